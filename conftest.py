@@ -1,0 +1,27 @@
+"""Which tests run: `slow` ones only with --full, `gpu` ones only where a CUDA device answers."""
+
+import functools
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="also run the tests marked slow")
+
+
+@functools.cache
+def _cuda_device_present() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--full"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        if slow:
+            config.hook.pytest_deselected(items=slow)
+            items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    for item in items:
+        if item.get_closest_marker("gpu") and not _cuda_device_present():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
