@@ -144,6 +144,18 @@ function(native_compile_options target)
   endif()
 endfunction()
 
+# A native test: one source, linked with the named targets, run by ctest. Only the top-level tree builds it.
+function(native_test name source)
+  if(NOT NATIVE_TESTS)
+    return()
+  endif()
+  add_executable(${name} ${source})
+  target_include_directories(${name} PRIVATE "${CMAKE_SOURCE_DIR}/tests/native")
+  native_compile_options(${name})
+  target_link_libraries(${name} PRIVATE ${ARGN})
+  add_test(NAME ${name} COMMAND ${name})
+endfunction()
+
 function(native_package package)
   cmake_parse_arguments(ARG "" "" "BINDINGS;CPU;SIMD;CUDA" ${ARGN})
   set(core ${package}_core)
@@ -206,9 +218,13 @@ function(native_package package)
     set_target_properties(${package}_C PROPERTIES OUTPUT_NAME _C
                           LIBRARY_OUTPUT_DIRECTORY "${CMAKE_CURRENT_BINARY_DIR}/${package}")
     native_compile_options(${package}_C)
+    target_include_directories(${package}_C SYSTEM PRIVATE "${NB_DIR}/include") # no warnings of nanobind's
     target_link_libraries(${package}_C PRIVATE ${core})
     target_link_options(${package}_C PRIVATE -Wl,-z,relro,-z,now)
     install(TARGETS ${package}_C LIBRARY DESTINATION ${package})
+    if(NOT SKBUILD) # scikit-build-core brings the Python files itself
+      install(DIRECTORY src/${package} DESTINATION . PATTERN __pycache__ EXCLUDE)
+    endif()
   endif()
 
   # --- for C++ projects: find_package(<package>), target <package>::core

@@ -6,10 +6,10 @@ A benchmark script builds a `Bench`, adds rows, and ends with `bench.finish()`:
     bench.compare("lidar 120k, 1 thread", ours=lambda: ..., peer=lambda: ...)
     bench.finish()
 
-`compare` runs ours and the peer in turn, `repeats` times after a warm-up, and keeps wall and CPU time of
-every run. The ratio is peer / ours by wall median (above 1: we are faster), with the ratio by CPU time
-beside it: on a busy machine the second is the one to trust for single-threaded rows. The spread is the
-interquartile range over the median.
+`compare` runs ours and the peer in turn, `repeats` times after a warm-up, and keeps wall and CPU
+time of every run. The ratio is peer / ours by wall median (above 1: we are faster), with the ratio
+by CPU time beside it: on a busy machine the second is the one to trust for single-threaded rows.
+The spread is the interquartile range over the median.
 
 Options of every script: --json FILE, --quick (three repeats), --only TEXT.
 """
@@ -141,9 +141,8 @@ class Bench:
         """Add a row that was timed elsewhere (in a process of its own, say) and print it."""
         if not self.rows:
             print(f"{self.name}: ours beside {self.peer}")
-            print(
-                f"{'case':44} {'ours ms':>9} {'peer ms':>9} {'ratio':>7} {'by CPU':>7} {'spread':>7}"
-            )
+            header = ("ours ms", "peer ms", "  ratio", " by CPU", " spread")
+            print(f"{'case':44}", *(f"{title:>{max(7, len(title))}}" for title in header))
         self.rows.append(row)
         peer = f"{row.peer['median_ms']:9.3f}" if row.peer else f"{'':9}"
         ratio = f"{row.ratio:6.2f}x" if row.ratio else f"{'':7}"

@@ -27,7 +27,7 @@ struct MachineError : std::runtime_error {
 };
 
 // One axis of a demanded shape: a number, or a letter that is bound by its first use.
-//   Dim n("N"); 
+//   Dim n("N");
 //   require(indices, "f", "indices", dlpack::cpu, int32, n, 4);
 //   require(rows, "f", "rows", dlpack::cpu, int32, n);   // the same N
 class Dim {
@@ -66,8 +66,8 @@ namespace detail {
 
 inline std::string demand(const char* function, const char* argument, DType dtype,
                           std::initializer_list<Dim*> shape, const char* device) {
-  std::string text = std::string(function) + ": " + argument + " must be contiguous " + name(dtype) +
-                     " of shape (";
+  std::string text =
+      std::string(function) + ": " + argument + " must be contiguous " + name(dtype) + " of shape (";
   size_t axis = 0;
   for (const Dim* dim : shape) text += (axis++ ? ", " : "") + dim->text();
   return text + (shape.size() == 1 ? ",)" : ")") + " on " + device;
@@ -80,8 +80,8 @@ inline std::string fact(const Tensor& t) {
 
 }  // namespace detail
 
-inline void require_shape(const Tensor& t, const char* function, const char* argument,
-                          int32_t device, DType dtype, std::initializer_list<Dim*> shape) {
+inline void require_shape(const Tensor& t, const char* function, const char* argument, int32_t device,
+                          DType dtype, std::initializer_list<Dim*> shape) {
   const char* place = device == dlpack::cpu ? "cpu" : "cuda";
   auto message = [&] { return detail::demand(function, argument, dtype, shape, place) + detail::fact(t); };
   if (t.dtype != dtype || t.device.type != device) throw TypeError(message());
@@ -99,12 +99,12 @@ template <class... Dims>
 void require(const Tensor& t, const char* function, const char* argument, int32_t device, DType dtype,
              Dims&&... dims) {
   auto as_dim = [](auto&& dim) -> decltype(auto) {
-    if constexpr (std::is_same_v<std::decay_t<decltype(dim)>, Dim>) return (dim);
-    else return Dim(static_cast<int64_t>(dim));
+    if constexpr (std::is_same_v<std::decay_t<decltype(dim)>, Dim>)
+      return (dim);
+    else
+      return Dim(static_cast<int64_t>(dim));
   };
-  auto check = [&](auto&&... bound) {
-    require_shape(t, function, argument, device, dtype, {&bound...});
-  };
+  auto check = [&](auto&&... bound) { require_shape(t, function, argument, device, dtype, {&bound...}); };
   check(as_dim(dims)...);
 }
 

@@ -46,16 +46,24 @@ inline Isa isa() {
 }  // namespace native
 
 #if NATIVE_X86_LEVELS
-#define NATIVE_DECLARE_ISA(...)          \
-  namespace baseline { __VA_ARGS__; }    \
-  namespace avx2 { __VA_ARGS__; }        \
-  namespace avx512 { __VA_ARGS__; }
-#define NATIVE_CALL_ISA(...)                                               \
-  (::native::isa() == ::native::Isa::avx512 ? &avx512::__VA_ARGS__         \
-   : ::native::isa() == ::native::Isa::avx2 ? &avx2::__VA_ARGS__           \
+#define NATIVE_DECLARE_ISA(...) \
+  namespace baseline {          \
+  __VA_ARGS__;                  \
+  }                             \
+  namespace avx2 {              \
+  __VA_ARGS__;                  \
+  }                             \
+  namespace avx512 {            \
+  __VA_ARGS__;                  \
+  }
+#define NATIVE_CALL_ISA(...)                                       \
+  (::native::isa() == ::native::Isa::avx512 ? &avx512::__VA_ARGS__ \
+   : ::native::isa() == ::native::Isa::avx2 ? &avx2::__VA_ARGS__   \
                                             : &baseline::__VA_ARGS__)
 #else
 #define NATIVE_DECLARE_ISA(...) \
-  namespace baseline { __VA_ARGS__; }
+  namespace baseline {          \
+  __VA_ARGS__;                  \
+  }
 #define NATIVE_CALL_ISA(...) (&baseline::__VA_ARGS__)
 #endif
