@@ -1,0 +1,134 @@
+"""VERSION, pyproject files, recipes, environments and pins say the same thing."""
+
+import re
+
+import pytest
+import workspace
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from support import pyproject
+
+ROOT = workspace.ROOT
+PACKAGES = workspace.packages()
+VERSION = (ROOT / "VERSION").read_text().strip()
+
+
+def variants() -> dict:
+    return yaml.safe_load((ROOT / "recipes" / "variants.yaml").read_text())
+
+
+def pins(name: str) -> dict[str, list[str]]:
+    """Constraint texts of a conda environment file by package name."""
+    lines = yaml.safe_load((ROOT / name).read_text())["dependencies"]
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        head, _, rest = line.partition(" ")
+        found.setdefault(head, []).append(rest.strip())
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
+def test_the_package_has_all_its_parts(package):
+    recipe = ROOT / "recipes" / package.name / "recipe.yaml"
+    parts = [
+        "README.md",
+        "pyproject.toml",
+        "VERSION",
+        "LICENSE",
+        "tests",
+        "benchmarks",
+        "demo.py",
+        f"src/{package.import_name}/__init__.py",
+        f"src/{package.import_name}/__main__.py",
+        f"src/{package.import_name}/py.typed",
+    ]
+    missing = [part for part in parts if not (package.folder / part).exists()]
+    assert not missing
+    assert recipe.exists()
+    assert (package.folder / "VERSION").read_text().strip() == VERSION
+    assert not (package.folder / "_shared").exists(), "a stale _shared would win over cmake/"
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
+def test_pyproject_reads_the_one_version_and_has_the_common_metadata(package):
+    data = pyproject(package)
+    assert data["project"]["name"] == package.name
+    assert data["project"]["dynamic"] == ["version"]
+    assert data["project"]["requires-python"] == ">=3.10"
+    assert data["project"]["license"] == "BSD-3-Clause"
+    (provider,) = data["tool"]["dynamic-metadata"]
+    assert provider["input"] == "VERSION"
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
+def test_the_recipe_has_the_version_and_the_ranges_of_pyproject(package):
+    text = (ROOT / "recipes" / package.name / "recipe.yaml").read_text()
+    recipe = yaml.safe_load(re.sub(r"\$\{\{.*?\}\}", "TEMPLATE", text))
+    assert recipe["schema_version"] == 1
+    assert recipe["context"]["version"] == VERSION
+    assert recipe["context"]["name"] == package.name
+    run = [item for item in recipe["requirements"]["run"] if isinstance(item, str)]
+    names = {line.split()[0] for line in run}
+    for line in pyproject(package)["project"]["dependencies"]:
+        requirement = Requirement(line)
+        if requirement.marker is not None:
+            continue
+        name = {"torch": "pytorch", "opencv-python": "opencv"}.get(requirement.name)
+        assert (name or canonicalize_name(requirement.name)) in names, f"{line} is not in run"
+
+
+def test_torch_has_one_floor_everywhere():
+    (floor,) = variants()["pytorch"]
+    for package in PACKAGES:
+        for line in pyproject(package)["project"]["dependencies"]:
+            requirement = Requirement(line)
+            if requirement.name == "torch":
+                assert str(requirement.specifier) == floor, package.name
+    assert floor in pins("environment.yml")["pytorch"]
+    assert floor in pins("environment-gpu.yml")["pytorch"]
+
+
+def test_environments_repeat_the_pins_of_the_variants():
+    pinned = variants()
+    newest = pinned["python"][-1].split()[0]
+    rows = dict(
+        zip(
+            pinned["cuda_compiler_version"],
+            zip(pinned["cxx_compiler_version"], pinned["c_stdlib_version"], strict=True),
+            strict=True,
+        )
+    )
+    for name, cuda in (("environment.yml", "None"), ("environment-gpu.yml", "13.0")):
+        environment = pins(name)
+        compiler, glibc = rows[cuda]
+        assert environment["python"] == [newest]
+        assert environment["gxx"] == [f"{compiler}.*"]
+        assert environment["sysroot_linux-64"] == [f"{glibc}.*"]
+    gpu = pins("environment-gpu.yml")
+    assert gpu["cuda-version"] == ["13.0.*"]
+    assert gpu["libcudnn"] == pinned["cudnn"]
+    assert set(pins("environment.yml")) <= set(gpu)
+
+
+def test_constraints_satisfy_every_range():
+    pinned = {}
+    for line in (ROOT / "tools" / "constraints.txt").read_text().splitlines():
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate():
+            (specifier,) = requirement.specifier
+            pinned[canonicalize_name(requirement.name)] = specifier.version
+    unpinned = set()
+    for package in PACKAGES:
+        data = pyproject(package)["project"]
+        extra = data.get("optional-dependencies", {}).get("test", [])
+        for line in [*data["dependencies"], *extra]:
+            requirement = Requirement(line)
+            if requirement.marker is not None and not requirement.marker.evaluate():
+                continue
+            name = canonicalize_name(requirement.name)
+            if name not in pinned:
+                unpinned.add(name)
+            else:
+                assert requirement.specifier.contains(pinned[name]), f"{package.name}: {line}"
+    assert not unpinned, "a dependency of the test run has no pin in tools/constraints.txt"

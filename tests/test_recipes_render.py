@@ -1,0 +1,54 @@
+"""Every recipe renders from the one pin file: variants, build strings and requirements."""
+
+import pytest
+import workspace
+from rattler_build import JinjaConfig, PlatformConfig, RenderConfig, Stage0Recipe, VariantConfig
+
+PACKAGES = workspace.packages()
+PLATFORM = PlatformConfig(target_platform="linux-64")
+
+
+def render(package: workspace.Package) -> list[dict]:
+    folder = workspace.ROOT / "recipes"
+    config = VariantConfig.from_file_with_context(
+        str(folder / "variants.yaml"), JinjaConfig(platform=PLATFORM)
+    )
+    recipe = Stage0Recipe.from_file(str(folder / package.name / "recipe.yaml"))
+    rendered = recipe.render(config, RenderConfig(platform=PLATFORM))
+    return [variant.recipe.to_dict() for variant in rendered]
+
+
+def names(requirements: list) -> list[str]:
+    return [item.split()[0] for item in requirements if isinstance(item, str)]
+
+
+@pytest.mark.parametrize("package", [p for p in PACKAGES if p.native], ids=lambda p: p.name)
+def test_a_native_package_has_cpu_and_cuda_builds_for_every_python(package):
+    builds = {recipe["build"]["string"]: recipe for recipe in render(package)}
+    kinds = {string.split("_")[0] for string in builds}
+    pythons = {string.split("_")[1].split("h")[0] for string in builds}
+    assert kinds == {"cpu", "cuda129", "cuda130"}
+    assert pythons == {"py310", "py311", "abi3"}
+    assert len(builds) == 9
+    for string, recipe in builds.items():
+        run = names(recipe["requirements"]["run"])
+        cuda = not string.startswith("cpu")
+        assert ("__cuda" in run) == cuda, string
+        number = recipe["build"].get("number", 0)
+        assert (number >= 200) == cuda, f"{string}: the solver must prefer CUDA where it can run"
+        assert string.endswith(f"_{number}")
+
+
+@pytest.mark.parametrize("package", [p for p in PACKAGES if not p.native], ids=lambda p: p.name)
+def test_a_pure_package_is_one_noarch_build(package):
+    (recipe,) = render(package)
+    assert recipe["build"]["noarch"] == "python"
+    assert "__cuda" not in names(recipe["requirements"]["run"])
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
+def test_every_recipe_tests_import_and_main_function(package):
+    for recipe in render(package):
+        kinds = [set(test) for test in recipe["tests"]]
+        assert any("python" in kind for kind in kinds), "no import test with pip check"
+        assert any("script" in kind for kind in kinds), "no test of the main function"
