@@ -2,6 +2,8 @@
 
 from .cell import ConvLSTMCell1d, ConvLSTMCell2d, ConvLSTMCell3d
 from .layers import ConvLSTM1d, ConvLSTM2d, ConvLSTM3d
+from .models import SequenceModel, detach, load_keras, load_keras_weights, next_frame, save_keras
+from .optim import KerasAdam
 
 __version__ = "0.1.0"
 
@@ -12,4 +14,11 @@ __all__ = [
     "ConvLSTMCell1d",
     "ConvLSTMCell2d",
     "ConvLSTMCell3d",
+    "KerasAdam",
+    "SequenceModel",
+    "detach",
+    "load_keras",
+    "load_keras_weights",
+    "next_frame",
+    "save_keras",
 ]
