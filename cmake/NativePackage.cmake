@@ -53,25 +53,28 @@ if(NATIVE_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
 endif()
 
 # ------------------------------------------------------------------------------------------ CUDA
-set(NATIVE_CUDA_MINIMUM 12.4) # the first whose host compilers and cuda::atomic_ref we use everywhere
+set(NATIVE_CUDA_MINIMUM 12.4) # the first whose libcu++ and host compilers are those we test against
 set(WITH_CUDA FALSE)
 if(NOT GPU STREQUAL "OFF")
-  check_language(CUDA)
-  if(CMAKE_CUDA_COMPILER)
-    execute_process(COMMAND "${CMAKE_CUDA_COMPILER}" --version OUTPUT_VARIABLE native_nvcc_text)
+  set(native_why "no CUDA compiler was found")
+  find_program(NATIVE_NVCC NAMES "$ENV{CUDACXX}" nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda
+               PATH_SUFFIXES bin)
+  if(NATIVE_NVCC)
+    execute_process(COMMAND "${NATIVE_NVCC}" --version OUTPUT_VARIABLE native_nvcc_text ERROR_QUIET)
     string(REGEX MATCH "release ([0-9.]+)" native_unused "${native_nvcc_text}")
     set(native_nvcc_version "${CMAKE_MATCH_1}")
     if(native_nvcc_version VERSION_LESS NATIVE_CUDA_MINIMUM)
-      set(native_why "nvcc ${native_nvcc_version} is too old: CUDA ${NATIVE_CUDA_MINIMUM} or newer is needed")
+      set(native_why "${NATIVE_NVCC} is CUDA ${native_nvcc_version}, and ${NATIVE_CUDA_MINIMUM} or newer is needed")
     else()
+      if(NOT CMAKE_CUDA_COMPILER)
+        set(CMAKE_CUDA_COMPILER "${NATIVE_NVCC}")
+      endif()
       set(WITH_CUDA TRUE)
     endif()
-  else()
-    set(native_why "no CUDA compiler was found")
   endif()
   if(NOT WITH_CUDA AND GPU STREQUAL "ON")
-    message(FATAL_ERROR "GPU=ON, but ${native_why}. Install the CUDA toolkit (conda: conda install cuda-nvcc), "
-                        "name it in the environment variable CUDACXX, or build for the CPU with GPU=OFF.")
+    message(FATAL_ERROR "GPU=ON, but ${native_why}. Install a CUDA toolkit (conda: conda install cuda-nvcc), "
+                        "name its nvcc in the environment variable CUDACXX, or build for the CPU with GPU=OFF.")
   elseif(NOT WITH_CUDA)
     message(STATUS "CPU only: ${native_why}")
   endif()

@@ -1,0 +1,113 @@
+"""The ways to install a native package, and the sentences that end the ways that cannot work."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import workspace
+from support import build_wheel
+
+ROOT = workspace.ROOT
+NATIVE = [package for package in workspace.packages() if package.native]
+CMAKE = Path(sys.executable).parent / "cmake"
+OTHER_PYTHONS = [
+    path
+    for minor in (10, 11, 12, 13, 14)
+    if (3, minor) != sys.version_info[:2] and (path := shutil.which(f"python3.{minor}"))
+]
+
+
+def configure(source: Path, build: Path, *arguments: str, **environment: str) -> str:
+    """What `cmake` says; the configuration must fail."""
+    done = subprocess.run(
+        [CMAKE, "-S", source, "-B", build, "-G", "Ninja", *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0, done.stdout
+    return " ".join((done.stdout + done.stderr).split())
+
+
+@pytest.mark.parametrize("package", NATIVE, ids=lambda p: p.name)
+def test_without_a_cxx_compiler_the_sentence_names_the_cure(package, tmp_path):
+    said = configure(package.folder, tmp_path, CXX="/nonexistent/c++")
+    assert "No C++ compiler was found. Install one with C++17" in said
+    assert "apt install g++" in said
+
+
+def test_gpu_on_without_nvcc_says_what_to_do(tmp_path):
+    said = configure(NATIVE[0].folder, tmp_path, "-DGPU=ON", "-DNATIVE_NVCC=OFF")
+    assert "GPU=ON, but no CUDA compiler was found" in said
+    assert "or build for the CPU with GPU=OFF" in said
+
+
+def test_gpu_on_with_an_old_cuda_names_both_versions(tmp_path):
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 11.2, V11.2.152'\n")
+    nvcc.chmod(0o755)
+    said = configure(NATIVE[0].folder, tmp_path / "build", "-DGPU=ON", CUDACXX=str(nvcc))
+    assert f"GPU=ON, but {nvcc} is CUDA 11.2, and 12.4 or newer is needed" in said
+
+
+@pytest.mark.parametrize("package", NATIVE, ids=lambda p: p.name)
+def test_a_rebuild_with_nothing_to_do_takes_less_than_a_second(package):
+    build = package.editable_build
+    command = [CMAKE, "--build", build]
+    subprocess.run(command, check=True, capture_output=True)
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        seconds.append(time.perf_counter() - started)
+        assert "no work to do" in done.stdout
+    assert min(seconds) < 1.0
+
+
+def test_pip_install_of_a_folder_works_with_build_isolation(fresh):
+    before = fresh.freeze()
+    try:
+        fresh.pip(ROOT / "packages" / "spconv-lite")
+        assert fresh.run("-c", "import spconv_lite").returncode == 0
+    finally:
+        fresh.remove(fresh.freeze() - before)
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on this machine")
+@pytest.mark.parametrize("package", NATIVE, ids=lambda p: p.name)
+def test_a_cuda_build_imports_without_a_driver_and_says_why_cuda_is_off(package, fresh, tmp_path):
+    wheel = build_wheel(package.folder, tmp_path, GPU="ON", CMAKE_CUDA_ARCHITECTURES="90")
+    before = fresh.freeze()
+    try:
+        fresh.pip(wheel)
+        info = fresh.run("-m", package.import_name)
+        assert info.returncode == 0, info.stderr
+        assert "90" in info.stdout
+        assert "no CUDA driver" in info.stdout or "device" in info.stdout
+    finally:
+        fresh.remove(fresh.freeze() - before)
+
+
+@pytest.mark.skipif(not OTHER_PYTHONS, reason="only one Python interpreter on this machine")
+@pytest.mark.parametrize("python", OTHER_PYTHONS)
+def test_the_native_module_works_under_other_interpreters_beside_numpy(python, tmp_path):
+    subprocess.run([python, "-m", "venv", tmp_path / "env"], check=True)
+    inside = tmp_path / "env" / "bin" / "python"
+    pip = [inside, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, "numpy"], check=True)
+    subprocess.run([*pip, "--no-deps", ROOT / "packages" / "spconv-lite"], check=True)
+    code = (
+        "import importlib.util, importlib.machinery, pathlib, numpy as np\n"
+        "spec = importlib.util.find_spec('spconv_lite')\n"
+        "(module,) = pathlib.Path(spec.submodule_search_locations[0]).glob('_C.*so')\n"
+        "loader = importlib.machinery.ExtensionFileLoader('_C', str(module))\n"
+        "core = importlib.util.module_from_spec(importlib.util.spec_from_loader('_C', loader))\n"
+        "loader.exec_module(core)\n"
+        "print(core.build_info())\n"
+    )
+    done = subprocess.run([inside, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
