@@ -1,0 +1,119 @@
+"""GIFs of predictions and side-by-side strips as PNG. Needs Pillow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from .keras_files import replacing
+
+BACKGROUND = (250, 250, 248)
+INK = (32, 34, 40)
+FAINT = (120, 124, 132)
+ACCENT = (196, 78, 50)
+
+
+def _pillow():
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError:
+        raise RuntimeError("Pictures need Pillow: pip install pillow") from None
+    return Image, ImageDraw, ImageFont
+
+
+def to_bytes(frame: np.ndarray) -> np.ndarray:
+    """(H, W, 1 or 3) in [0, 1] as (H, W, 3) bytes."""
+    frame = np.clip(np.asarray(frame, np.float32), 0, 1)
+    if frame.shape[-1] == 1:
+        frame = np.repeat(frame, 3, -1)
+    return np.rint(frame * 255).astype(np.uint8)
+
+
+def _tile(frame: np.ndarray, side: int):
+    image = _pillow()[0]
+    picture = image.fromarray(to_bytes(frame))
+    height = round(side * frame.shape[0] / frame.shape[1])
+    return picture.resize((side, height), image.Resampling.NEAREST)
+
+
+def strip(
+    rows: Mapping[str, np.ndarray],
+    columns: Sequence[str],
+    path: str | os.PathLike[str],
+    *,
+    split: int = 0,
+    side: int = 84,
+    title: str = "",
+) -> None:
+    """Writes a PNG: one row of frames (N, H, W, C) for each label.
+
+    A row with fewer frames than there are columns ends at the right edge. split: how many columns
+    are given to the model; a line is drawn after them.
+    """
+    image, draw_module, font_module = _pillow()
+    font, small = font_module.load_default(16), font_module.load_default(13)
+    label, gap, top = 172, 6, 62 if title else 34
+    first = next(iter(rows.values()))
+    height = round(side * first.shape[1] / first.shape[2])
+    width = label + len(columns) * (side + gap) + 14
+    picture = image.new("RGB", (width, top + len(rows) * (height + gap) + 10), BACKGROUND)
+    draw = draw_module.Draw(picture)
+    if title:
+        draw.text((14, 10), title, INK, font_module.load_default(19))
+    for k, name in enumerate(columns):
+        x = label + k * (side + gap)
+        draw.text((x + side / 2, top - 12), name, FAINT, small, anchor="mm")
+    for r, (name, frames) in enumerate(rows.items()):
+        y = top + r * (height + gap)
+        draw.text((14, y + height / 2), name, INK, font, anchor="lm")
+        offset = len(columns) - len(frames)
+        for k, frame in enumerate(frames):
+            picture.paste(_tile(frame, side), (label + (offset + k) * (side + gap), y))
+    if split:
+        x = label + split * (side + gap) - gap // 2 - 1
+        draw.line([(x, top - 22), (x, picture.height - 8)], ACCENT, 2)
+    with replacing(path) as temporary:
+        picture.save(temporary, format="PNG", optimize=True)
+
+
+def gif(
+    panels: Mapping[str, np.ndarray],
+    path: str | os.PathLike[str],
+    *,
+    side: int = 200,
+    milliseconds: int = 160,
+    given: int = 0,
+) -> None:
+    """Writes an animated GIF: the panels (T, H, W, C) side by side, each under its label.
+
+    given: the first so many frames are marked as input.
+    """
+    image, draw_module, font_module = _pillow()
+    font, small = font_module.load_default(16), font_module.load_default(13)
+    steps = {len(p) for p in panels.values()}
+    if len(steps) != 1:
+        raise ValueError(f"gif: all panels must have one number of frames, got {sorted(steps)}")
+    count, gap, top, bottom = steps.pop(), 14, 36, 30
+    first = next(iter(panels.values()))
+    height = round(side * first.shape[1] / first.shape[2])
+    size = (gap + len(panels) * (side + gap), top + height + bottom)
+    frames = []
+    for t in range(count):
+        picture = image.new("RGB", size, BACKGROUND)
+        draw = draw_module.Draw(picture)
+        for k, (name, panel) in enumerate(panels.items()):
+            x = gap + k * (side + gap)
+            draw.text((x + side / 2, top / 2), name, INK, font, anchor="mm")
+            picture.paste(_tile(panel[t], side), (x, top))
+        stage = "input" if t < given else "forecast"
+        colour = FAINT if t < given else ACCENT
+        text = f"frame {t + 1} of {count}" + (f"  ·  {stage}" if given else "")
+        draw.text((gap, top + height + bottom / 2), text, colour, small, anchor="lm")
+        frames.append(picture.quantize(64))
+    with replacing(path) as temporary:
+        frames[0].save(
+            temporary, format="GIF", save_all=True, append_images=frames[1:],
+            duration=milliseconds, loop=0, disposal=1,
+        )  # fmt: skip
