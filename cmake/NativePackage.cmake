@@ -17,6 +17,12 @@
 include_guard(GLOBAL)
 
 set(NATIVE_INCLUDE_DIR "${CMAKE_CURRENT_LIST_DIR}/include" CACHE INTERNAL "headers that every core needs")
+# the repository, or the unpacked sdist: its path stays out of the artifacts
+cmake_path(GET CMAKE_CURRENT_LIST_DIR PARENT_PATH native_root)
+if(native_root MATCHES "/_shared$")
+  cmake_path(GET native_root PARENT_PATH native_root)
+endif()
+set(NATIVE_ROOT "${native_root}" CACHE INTERNAL "")
 set(NATIVE_CONFIG_TEMPLATE "${CMAKE_CURRENT_LIST_DIR}/PackageConfig.cmake.in" CACHE INTERNAL "")
 set(GPU AUTO CACHE STRING "CUDA kernels: AUTO (if a compiler is found), ON or OFF")
 set_property(CACHE GPU PROPERTY STRINGS AUTO ON OFF)
@@ -128,14 +134,14 @@ else()
   set(native_levels baseline)
 endif()
 
-# What every target of ours is compiled with. Paths of the build machine stay out of the artifacts.
+# What every target of ours is compiled with.
 function(native_compile_options target)
   # $<C>: options for the host compiler in C++ sources only; nvcc has its own
   target_compile_options(${target} PRIVATE
     "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wshadow;-fstack-protector-strong;-ffp-contract=off>"
-    "$<$<COMPILE_LANGUAGE:CXX>:-ffile-prefix-map=${CMAKE_SOURCE_DIR}=.>"
+    "$<$<COMPILE_LANGUAGE:CXX>:-ffile-prefix-map=${NATIVE_ROOT}=.>"
     "$<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${NATIVE_WERROR}>>:-Werror>"
-    "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-ffile-prefix-map=${CMAKE_SOURCE_DIR}=.;--expt-relaxed-constexpr>"
+    "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-ffile-prefix-map=${NATIVE_ROOT}=.;--expt-relaxed-constexpr>"
     "$<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${NATIVE_WERROR}>>:-Werror=all-warnings>")
   if(NATIVE_SANITIZE)
     list(JOIN NATIVE_SANITIZE "," sanitizers)

@@ -89,6 +89,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=workspace.ROOT / "demo", help="default: demo/")
     options, arguments = parser.parse_known_args()  # what is left goes to the demos
     wanted = [p for p in workspace.packages(options.package) if (p.folder / "demo.py").exists()]
+    if not wanted:
+        sys.exit("none of these packages has a demo.py")
     workspace.ensure_system_packages(wanted)
     workspace.ensure_environment(wanted)
     out = options.out.resolve()

@@ -103,7 +103,12 @@ def ensure_environment(wanted: list[Package], *, gpu: str = "OFF") -> None:
             _say(f"installing {package.name}" + (" (compiling its core)" if package.native else ""))
             run(
                 [*pip, "--no-build-isolation", "-c", CONSTRAINTS, "-e", f"{package.folder}[test]"],
-                env=os.environ | {"GPU": gpu, "PATH": f"{VENV / 'bin'}:{os.environ['PATH']}"},
+                env=os.environ
+                | {
+                    "GPU": gpu,
+                    "NATIVE_WERROR": "ON" if os.environ.get("CI") else "OFF",
+                    "PATH": f"{VENV / 'bin'}:{os.environ['PATH']}",
+                },
             )
             stamps[package.name] = plan
             _write(stamps)

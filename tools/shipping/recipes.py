@@ -1,0 +1,176 @@
+"""The recipes rendered from the one pin file, and the metadata that the built packages will have."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import workspace
+from rattler_build import (
+    JinjaConfig,
+    PlatformConfig,
+    RenderConfig,
+    RenderedVariant,
+    Stage0Recipe,
+    VariantConfig,
+)
+
+from shipping import forge
+
+FOLDER = workspace.ROOT / "recipes"
+VARIANTS = FOLDER / "variants.yaml"
+PLATFORM = PlatformConfig(target_platform="linux-64")
+
+
+@dataclass(frozen=True)
+class Build:
+    """One variant of one recipe."""
+
+    recipe: dict
+    variant: dict
+    rendered: RenderedVariant
+
+    @property
+    def name(self) -> str:
+        return self.recipe["package"]["name"]
+
+    @property
+    def version(self) -> str:
+        return self.recipe["package"]["version"]
+
+    @property
+    def string(self) -> str:
+        return self.recipe["build"]["string"]
+
+    @property
+    def number(self) -> int:
+        return self.recipe["build"].get("number", 0)
+
+    @property
+    def noarch(self) -> bool:
+        return self.recipe["build"].get("noarch") == "python"
+
+    @property
+    def kind(self) -> str:
+        """`noarch`, `cpu`, `cuda129` or `cuda130`: what --variant chooses by."""
+        return "noarch" if self.noarch else self.string.split("_")[0]
+
+    @property
+    def python(self) -> str | None:
+        """`3.11`, or None for a noarch build."""
+        pinned = re.match(r"\d+\.\d+", str(self.variant.get("python", "")))
+        return pinned.group() if pinned and not self.noarch else None
+
+    @property
+    def abi3(self) -> bool:
+        return bool(self.recipe["build"].get("python", {}).get("version_independent"))
+
+    @property
+    def subdir(self) -> str:
+        return "noarch" if self.noarch else "linux-64"
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.name}-{self.version}-{self.string}.conda"
+
+    def requirements(self, section: str) -> list:
+        return self.recipe["requirements"].get(section, [])
+
+    def metadata(self) -> dict:
+        """The record that the channel's index will hold, as far as the recipe decides it."""
+        depends = [self._resolved(item) for item in self.requirements("run")]
+        ignored = self.recipe["requirements"].get("ignore_run_exports", {}).get("by_name", [])
+        for line in self._exported():
+            if line.split()[0] not in ignored and line not in depends:
+                depends.append(line)
+        record = {
+            "name": self.name,
+            "version": self.version,
+            "build": self.string,
+            "build_number": self.number,
+            "subdir": self.subdir,
+            "depends": sorted(depends),
+            "constrains": sorted(self.requirements("run_constraints")),
+        }
+        if self.noarch:
+            record["noarch"] = "python"
+        return record
+
+    def _exported(self) -> list[str]:
+        """What the build and host requirements add to the run requirements."""
+        lines: list[str] = []
+        for section, kinds in (("build", ("strong",)), ("host", ("strong", "weak"))):
+            for item in self.requirements(section):
+                name, *rest = item.split()
+                exports = forge.run_exports(name, self._pinned(name, rest))
+                if self.noarch:
+                    lines += exports.get("noarch", [])
+                elif not (name == "python" and self.abi3):
+                    lines += [line for kind in kinds for line in exports.get(kind, [])]
+        return lines
+
+    def _pinned(self, name: str, rest: list[str]) -> str:
+        """The version that a requirement pins: `15` for `15.*`, from the variants for `python`."""
+        text = rest[0] if rest else str(self.variant.get(name, ""))
+        return text.split()[0].removesuffix(".*") if text else ""
+
+    def _resolved(self, item: str | dict) -> str:
+        if isinstance(item, str):
+            return item
+        pin = item["pin_compatible"]
+        (host,) = (
+            self._pinned(name, rest)
+            for name, *rest in map(str.split, self.requirements("host"))
+            if name == pin["name"]
+        )
+        return f"{pin['name']} {pinned_range(host, pin)}"
+
+
+def pinned_range(version: str, pin: dict) -> str:
+    """`>=13.0,<14.0a0` for version 13.0 with lower bound x.x and upper bound x."""
+    parts = version.split(".")
+    low = ".".join(parts[: pin["lower_bound"].count("x")])
+    kept = pin["upper_bound"].count("x")
+    high = [*parts[: kept - 1], str(int(parts[kept - 1]) + 1), "0a0"]
+    return f">={low},<{'.'.join(high)}"
+
+
+def names() -> list[str]:
+    """The recipes that exist, the six packages first and in their order."""
+    found = {path.parent.name for path in FOLDER.glob("*/recipe.yaml")}
+    six = [name for name in workspace.SIX if name in found]
+    return six + sorted(found - set(six))
+
+
+def render(name: str, *, folder: Path = FOLDER) -> list[Build]:
+    """All variants of one recipe."""
+    config = VariantConfig.from_file_with_context(
+        str(folder / "variants.yaml"), JinjaConfig(platform=PLATFORM)
+    )
+    recipe = Stage0Recipe.from_file(str(folder / name / "recipe.yaml"))
+    return [
+        Build(variant.recipe.to_dict(), variant.variant, variant)
+        for variant in recipe.render(config, RenderConfig(platform=PLATFORM))
+    ]
+
+
+def in_build_order(builds: list[Build]) -> list[Build]:
+    """Dependencies among our own packages first; otherwise the given order."""
+    ours = {build.name for build in builds}
+    needs = {name: set() for name in ours}
+    for build in builds:
+        for section in ("build", "host", "run"):
+            for item in build.requirements(section):
+                needed = item.split()[0] if isinstance(item, str) else ""
+                if needed in ours and needed != build.name:
+                    needs[build.name].add(needed)
+    ordered: list[str] = []
+    waiting = list(dict.fromkeys(build.name for build in builds))
+    while waiting:
+        ready = [name for name in waiting if needs[name] <= set(ordered)]
+        if not ready:
+            raise RuntimeError(f"these recipes need each other in a circle: {', '.join(waiting)}")
+        ordered.append(ready[0])
+        waiting.remove(ready[0])
+    return sorted(builds, key=lambda build: ordered.index(build.name))
