@@ -32,20 +32,19 @@
 #define DEV_FN __device__ inline
 #define DEV_SHARED(type, name, count) __shared__ type name[count]
 // The dynamic shared memory of the launch, 16-byte aligned, as `type *name`.
-#define DEV_DYNAMIC_SHARED(type, name)                                                             \
-    extern __shared__ __align__(16) unsigned char native_dynamic_shared_[];                        \
-    type *name = reinterpret_cast<type *>(native_dynamic_shared_)
+#define DEV_DYNAMIC_SHARED(type, name)                                    \
+  extern __shared__ __align__(16) unsigned char native_dynamic_shared_[]; \
+  type* name = reinterpret_cast<type*>(native_dynamic_shared_)
 
 #elif defined(NATIVE_CUDA_SIM)
 #include "cusim.h"
 
 #define DEV_KERNEL(max_threads) inline void
 #define DEV_FN inline
-#define DEV_SHARED(type, name, count)                                                              \
-    static char name##_site_;                                                                      \
-    type *name = static_cast<type *>(                                                              \
-        cusim::shared_array(&name##_site_, sizeof(type) * (count), alignof(type)))
-#define DEV_DYNAMIC_SHARED(type, name) type *name = static_cast<type *>(cusim::dynamic_shared())
+#define DEV_SHARED(type, name, count) \
+  static char name##_site_;           \
+  type* name = static_cast<type*>(cusim::shared_array(&name##_site_, sizeof(type) * (count), alignof(type)))
+#define DEV_DYNAMIC_SHARED(type, name) type* name = static_cast<type*>(cusim::dynamic_shared())
 #endif
 
 namespace dev {
@@ -54,34 +53,34 @@ namespace dev {
 
 HD int popcount(std::uint32_t x) {
 #if defined(__CUDA_ARCH__)
-    return __popc(x);
+  return __popc(x);
 #else
-    return __builtin_popcount(x);
+  return __builtin_popcount(x);
 #endif
 }
 
 HD int popcount(std::uint64_t x) {
 #if defined(__CUDA_ARCH__)
-    return __popcll(x);
+  return __popcll(x);
 #else
-    return __builtin_popcountll(x);
+  return __builtin_popcountll(x);
 #endif
 }
 
 // Index of the lowest set bit; x must not be 0.
 HD int lowest_bit(std::uint32_t x) {
 #if defined(__CUDA_ARCH__)
-    return __ffs(static_cast<int>(x)) - 1;
+  return __ffs(static_cast<int>(x)) - 1;
 #else
-    return __builtin_ctz(x);
+  return __builtin_ctz(x);
 #endif
 }
 
 HD int lowest_bit(std::uint64_t x) {
 #if defined(__CUDA_ARCH__)
-    return __ffsll(static_cast<long long>(x)) - 1;
+  return __ffsll(static_cast<long long>(x)) - 1;
 #else
-    return __builtin_ctzll(x);
+  return __builtin_ctzll(x);
 #endif
 }
 
@@ -90,14 +89,14 @@ HD int lowest_bit(std::uint64_t x) {
 // Extent of a grid or a block. 64-bit, so that a size that CUDA cannot launch is an error and never
 // a silent wrap.
 struct Dim {
-    std::int64_t x = 1, y = 1, z = 1;
-    Dim(std::int64_t x_, std::int64_t y_ = 1, std::int64_t z_ = 1) : x(x_), y(y_), z(z_) {}
+  std::int64_t x = 1, y = 1, z = 1;
+  Dim(std::int64_t x_, std::int64_t y_ = 1, std::int64_t z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 
 // Grid-stride loop over one-dimensional launches:
 //   for (int64_t i = dev::thread_index(); i < n; i += dev::thread_count())
 DEV_FN std::int64_t thread_index() {
-    return static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  return static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
 }
 
 DEV_FN std::int64_t thread_count() { return static_cast<std::int64_t>(gridDim.x) * blockDim.x; }
@@ -107,7 +106,10 @@ DEV_FN int lane() { return static_cast<int>(threadIdx.x & 31u); }
 constexpr unsigned all_lanes = 0xffffffffu;
 
 // Passes a launch argument with an implicit conversion only: float to int stays a compiler warning.
-template <class P> P as_parameter(P value) { return value; }
+template <class P>
+P as_parameter(P value) {
+  return value;
+}
 
 #endif
 
@@ -115,147 +117,152 @@ template <class P> P as_parameter(P value) { return value; }
 
 using Stream = cudaStream_t;
 
-inline Stream stream_from(void *handle) { return static_cast<Stream>(handle); }
+inline Stream stream_from(void* handle) { return static_cast<Stream>(handle); }
 
-inline void check(cudaError_t status, const char *what) {
-    if (status != cudaSuccess)
-        throw std::runtime_error(std::string(what) + ": " + cudaGetErrorName(status) + " (" +
-                                 cudaGetErrorString(status) + ")");
+inline void check(cudaError_t status, const char* what) {
+  if (status != cudaSuccess)
+    throw std::runtime_error(std::string(what) + ": " + cudaGetErrorName(status) + " (" +
+                             cudaGetErrorString(status) + ")");
 }
 
 // Starts kernel(args...) on the stream; returns before it has run. Throws std::runtime_error when the
 // launch itself is refused.
 template <class... P, class... A>
-void launch(void (*kernel)(P...), Dim grid, Dim block, std::size_t shared_bytes, Stream stream,
-            A &&...args) {
-    const auto fits = [](const Dim &d, std::int64_t x, std::int64_t yz) {
-        return d.x >= 1 && d.x <= x && d.y >= 1 && d.y <= yz && d.z >= 1 && d.z <= yz;
-    };
-    if (!fits(grid, 0x7fffffff, 65535) || !fits(block, 1024, 1024))
-        throw std::runtime_error("dev::launch: grid " + std::to_string(grid.x) + "x" +
-                                 std::to_string(grid.y) + "x" + std::to_string(grid.z) +
-                                 " of blocks " + std::to_string(block.x) + "x" +
-                                 std::to_string(block.y) + "x" + std::to_string(block.z) +
-                                 " is outside what CUDA can launch");
-    if (shared_bytes > 48 * 1024)
-        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   static_cast<int>(shared_bytes)),
-              "dev::launch (shared memory)");
-    const auto narrow = [](const Dim &d) {
-        return dim3(static_cast<unsigned>(d.x), static_cast<unsigned>(d.y),
-                    static_cast<unsigned>(d.z));
-    };
-    kernel<<<narrow(grid), narrow(block), shared_bytes, stream>>>(as_parameter<P>(args)...);
-    check(cudaGetLastError(), "dev::launch");
+void launch(void (*kernel)(P...), Dim grid, Dim block, std::size_t shared_bytes, Stream stream, A&&... args) {
+  const auto fits = [](const Dim& d, std::int64_t x, std::int64_t yz) {
+    return d.x >= 1 && d.x <= x && d.y >= 1 && d.y <= yz && d.z >= 1 && d.z <= yz;
+  };
+  if (!fits(grid, 0x7fffffff, 65535) || !fits(block, 1024, 1024))
+    throw std::runtime_error("dev::launch: grid " + std::to_string(grid.x) + "x" + std::to_string(grid.y) +
+                             "x" + std::to_string(grid.z) + " of blocks " + std::to_string(block.x) + "x" +
+                             std::to_string(block.y) + "x" + std::to_string(block.z) +
+                             " is outside what CUDA can launch");
+  if (shared_bytes > 48 * 1024)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(shared_bytes)),
+          "dev::launch (shared memory)");
+  const auto narrow = [](const Dim& d) {
+    return dim3(static_cast<unsigned>(d.x), static_cast<unsigned>(d.y), static_cast<unsigned>(d.z));
+  };
+  kernel<<<narrow(grid), narrow(block), shared_bytes, stream>>>(as_parameter<P>(args)...);
+  check(cudaGetLastError(), "dev::launch");
 }
 
-inline void fill_bytes(void *target, int byte, std::size_t bytes, Stream stream) {
-    if (bytes) check(cudaMemsetAsync(target, byte, bytes, stream), "dev::fill_bytes");
+inline void fill_bytes(void* target, int byte, std::size_t bytes, Stream stream) {
+  if (bytes) check(cudaMemsetAsync(target, byte, bytes, stream), "dev::fill_bytes");
 }
 
-inline void copy_on_device(void *target, const void *source, std::size_t bytes, Stream stream) {
-    if (bytes)
-        check(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDeviceToDevice, stream),
-              "dev::copy_on_device");
+inline void copy_on_device(void* target, const void* source, std::size_t bytes, Stream stream) {
+  if (bytes)
+    check(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDeviceToDevice, stream), "dev::copy_on_device");
 }
 
 // Copies to the host and waits for the stream: the only call here that synchronises.
-inline void read_back(void *host, const void *device, std::size_t bytes, Stream stream) {
-    if (!bytes) return;
-    check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream), "dev::read_back");
-    check(cudaStreamSynchronize(stream), "dev::read_back");
+inline void read_back(void* host, const void* device, std::size_t bytes, Stream stream) {
+  if (!bytes) return;
+  check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream), "dev::read_back");
+  check(cudaStreamSynchronize(stream), "dev::read_back");
 }
 
 // Streaming multiprocessors of the current device: persistent grids are sized by it.
 inline int multiprocessors() {
-    int device = 0, count = 0;
-    check(cudaGetDevice(&device), "dev::multiprocessors");
-    check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
-          "dev::multiprocessors");
-    return count;
+  int device = 0, count = 0;
+  check(cudaGetDevice(&device), "dev::multiprocessors");
+  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "dev::multiprocessors");
+  return count;
 }
 
-template <class T> using Atomic = cuda::atomic_ref<T, cuda::thread_scope_device>;
+template <class T>
+using Atomic = cuda::atomic_ref<T, cuda::thread_scope_device>;
 
-template <class T> DEV_FN T load_relaxed(const T *p) {
-    return Atomic<T>(*const_cast<T *>(p)).load(cuda::memory_order_relaxed);
+template <class T>
+DEV_FN T load_relaxed(const T* p) {
+  return Atomic<T>(*const_cast<T*>(p)).load(cuda::memory_order_relaxed);
 }
-template <class T> DEV_FN T load_acquire(const T *p) {
-    return Atomic<T>(*const_cast<T *>(p)).load(cuda::memory_order_acquire);
+template <class T>
+DEV_FN T load_acquire(const T* p) {
+  return Atomic<T>(*const_cast<T*>(p)).load(cuda::memory_order_acquire);
 }
-template <class T> DEV_FN void store_relaxed(T *p, T value) {
-    Atomic<T>(*p).store(value, cuda::memory_order_relaxed);
+template <class T>
+DEV_FN void store_relaxed(T* p, T value) {
+  Atomic<T>(*p).store(value, cuda::memory_order_relaxed);
 }
-template <class T> DEV_FN void store_release(T *p, T value) {
-    Atomic<T>(*p).store(value, cuda::memory_order_release);
+template <class T>
+DEV_FN void store_release(T* p, T value) {
+  Atomic<T>(*p).store(value, cuda::memory_order_release);
 }
-template <class T> DEV_FN T fetch_add_acq_rel(T *p, T value) {
-    return Atomic<T>(*p).fetch_add(value, cuda::memory_order_acq_rel);
+template <class T>
+DEV_FN T fetch_add_acq_rel(T* p, T value) {
+  return Atomic<T>(*p).fetch_add(value, cuda::memory_order_acq_rel);
 }
 
 // Gives way to other threads inside a poll.
 DEV_FN void pause() { __nanosleep(64); }
 
 // Ends the kernel with an error when a promise of our own does not hold.
-#define DEV_ASSERT(condition)                                                                      \
-    do {                                                                                           \
-        if (!(condition)) __trap();                                                                \
-    } while (0)
+#define DEV_ASSERT(condition)   \
+  do {                          \
+    if (!(condition)) __trap(); \
+  } while (0)
 
 #elif defined(NATIVE_CUDA_SIM)
 
-using Stream = cusim::Device *;
+using Stream = cusim::Device*;
 
-inline Stream stream_from(void *handle) { return static_cast<Stream>(handle); }
+inline Stream stream_from(void* handle) { return static_cast<Stream>(handle); }
 
 template <class... P, class... A>
-void launch(void (*kernel)(P...), Dim grid, Dim block, std::size_t shared_bytes, Stream stream,
-            A &&...args) {
-    cusim::launch(stream, {grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, shared_bytes,
-                  kernel, as_parameter<P>(args)...);
+void launch(void (*kernel)(P...), Dim grid, Dim block, std::size_t shared_bytes, Stream stream, A&&... args) {
+  cusim::launch(stream, {grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, shared_bytes, kernel,
+                as_parameter<P>(args)...);
 }
 
-inline void fill_bytes(void *target, int byte, std::size_t bytes, Stream stream) {
-    cusim::fill_bytes(stream, target, byte, bytes);
+inline void fill_bytes(void* target, int byte, std::size_t bytes, Stream stream) {
+  cusim::fill_bytes(stream, target, byte, bytes);
 }
 
-inline void copy_on_device(void *target, const void *source, std::size_t bytes, Stream stream) {
-    cusim::copy_on_device(stream, target, source, bytes);
+inline void copy_on_device(void* target, const void* source, std::size_t bytes, Stream stream) {
+  cusim::copy_on_device(stream, target, source, bytes);
 }
 
-inline void read_back(void *host, const void *device, std::size_t bytes, Stream stream) {
-    cusim::read_back(stream, host, device, bytes);
+inline void read_back(void* host, const void* device, std::size_t bytes, Stream stream) {
+  cusim::read_back(stream, host, device, bytes);
 }
 
 inline int multiprocessors() { return cusim::multiprocessors; }
 
-template <class T> T load_relaxed(const T *p, CUSIM_SITE) {
-    cusim::yield_point(file, line);
-    return __atomic_load_n(p, __ATOMIC_RELAXED);
+template <class T>
+T load_relaxed(const T* p, CUSIM_SITE) {
+  cusim::yield_point(file, line);
+  return __atomic_load_n(p, __ATOMIC_RELAXED);
 }
-template <class T> T load_acquire(const T *p, CUSIM_SITE) {
-    cusim::yield_point(file, line);
-    return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+template <class T>
+T load_acquire(const T* p, CUSIM_SITE) {
+  cusim::yield_point(file, line);
+  return __atomic_load_n(p, __ATOMIC_ACQUIRE);
 }
-template <class T> void store_relaxed(T *p, T value, CUSIM_SITE) {
-    cusim::yield_point(file, line);
-    __atomic_store_n(p, value, __ATOMIC_RELAXED);
+template <class T>
+void store_relaxed(T* p, T value, CUSIM_SITE) {
+  cusim::yield_point(file, line);
+  __atomic_store_n(p, value, __ATOMIC_RELAXED);
 }
-template <class T> void store_release(T *p, T value, CUSIM_SITE) {
-    cusim::yield_point(file, line);
-    __atomic_store_n(p, value, __ATOMIC_RELEASE);
+template <class T>
+void store_release(T* p, T value, CUSIM_SITE) {
+  cusim::yield_point(file, line);
+  __atomic_store_n(p, value, __ATOMIC_RELEASE);
 }
-template <class T> T fetch_add_acq_rel(T *p, T value, CUSIM_SITE) {
-    cusim::yield_point(file, line);
-    return __atomic_fetch_add(p, value, __ATOMIC_ACQ_REL);
+template <class T>
+T fetch_add_acq_rel(T* p, T value, CUSIM_SITE) {
+  cusim::yield_point(file, line);
+  return __atomic_fetch_add(p, value, __ATOMIC_ACQ_REL);
 }
 
 inline void pause(CUSIM_SITE) { cusim::sleep(file, line); }
 
-#define DEV_ASSERT(condition)                                                                      \
-    do {                                                                                           \
-        if (!(condition)) cusim::assertion_failed(#condition, __FILE__, __LINE__);                 \
-    } while (0)
+#define DEV_ASSERT(condition)                                                  \
+  do {                                                                         \
+    if (!(condition)) cusim::assertion_failed(#condition, __FILE__, __LINE__); \
+  } while (0)
 
 #endif
 

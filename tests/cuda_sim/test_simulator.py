@@ -1,0 +1,128 @@
+"""The simulator finds every seeded bug, each by the right tool, and is silent on sound kernels."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+
+
+def _load(name):
+    spec = importlib.util.spec_from_file_location(f"cuda_sim_{name}", HERE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+simulate = _load("simulate")
+
+pytestmark = pytest.mark.skipif(simulate.missing() is not None, reason=str(simulate.missing()))
+
+SEEDS = {"plain": 20, "asan": 5, "tsan": 5}
+SOUND = [
+    "work_queue",
+    "hash_insert",
+    "hash_insert_counts_what_does_not_fit",
+    "block_reduce",
+    "grid_barrier",
+]
+
+RACE = "ThreadSanitizer: data race"
+# Seeded bug -> the flavours that must find it, each with a part of the report.
+BUGS = {
+    "publish_relaxed": {"tsan": RACE},
+    "poll_relaxed": {"tsan": RACE},
+    "count_without_atomics": {"tsan": RACE},
+    "insert_by_check_then_write": {"tsan": RACE},
+    "reverse_without_barrier": {"tsan": RACE},
+    "reverse_in_warp_without_syncwarp": {"tsan": RACE},
+    "shuffle_taken_for_a_fence": {"tsan": RACE},
+    "second_round_overwrites_shared": {"tsan": RACE},
+    "block_reads_what_another_block_writes": {"tsan": RACE},
+    "scale_without_bounds_check": {"asan": "heap-buffer-overflow"},
+    "shared_array_one_too_short": {"asan": "use-after-poison"},
+    "dynamic_shared_one_too_short": {"asan": "use-after-poison"},
+    "host_reads_a_device_pointer": {"asan": "use-after-poison"},
+    "index_beyond_31_bits": {"asan": "signed integer overflow"},
+    "wide_load_from_an_odd_row": {"asan": "misaligned address"},
+    **{
+        bug: dict.fromkeys(simulate.FLAVOURS, report)
+        for bug, report in {
+            "barrier_in_a_divergent_branch": "divergent block barrier",
+            "barrier_after_some_have_left": "deadlock",
+            "lane_outside_its_own_mask": "is not in its own mask 0x0000ffff",
+            "mask_names_lanes_that_left": "exited",
+            "lanes_disagree_on_the_operation": "execute different operations",
+            "shuffle_from_a_lane_outside_the_mask": "lane 8 reads lane 16, which is not in mask",
+            "warp_operation_in_a_short_warp": "names lanes that this warp does not have",
+            "promise_broken": "assertion failed: threadIdx.x < 5",
+            "shared_array_too_large": "52000 bytes of DEV_SHARED arrays",
+            "too_many_threads_in_a_block": "block 2048x1x1",
+            "grid_of_no_blocks": "grid 0x1x1",
+            "grid_beyond_16_bits_in_y": "grid 1x70000x1",
+            "too_much_dynamic_shared_memory": "120000 bytes of dynamic shared memory",
+            "grid_barrier_with_more_blocks_than_fit": "livelock",
+            "block_waits_for_the_one_before": "livelock",
+            "lock_never_released": "livelock",
+            "shared_memory_taken_for_zero": "not so: out.host()[0] == 64",
+        }.items()
+    },
+}
+
+
+FINDS = [(bug, flavour) for bug, reports in BUGS.items() for flavour in reports]
+
+
+@pytest.mark.parametrize("flavour", simulate.FLAVOURS)
+@pytest.mark.parametrize("case", SOUND)
+def test_sound_kernels_are_clean(flavour, case):
+    demo = simulate.build(HERE / "demo.cpp", flavour)
+    outcome = simulate.run(demo, case, seeds=SEEDS[flavour])
+    assert outcome.code == simulate.CLEAN, outcome.output
+
+
+def test_every_case_of_the_programs_is_listed_here():
+    assert sorted(SOUND) == simulate.cases(simulate.build(HERE / "demo.cpp", "plain"))
+    assert sorted(BUGS) == simulate.cases(simulate.build(HERE / "bugs.cpp", "plain"))
+
+
+@pytest.mark.parametrize(("bug", "flavour"), FINDS)
+def test_seeded_bugs_are_found_by_the_right_tool(bug, flavour):
+    bugs = simulate.build(HERE / "bugs.cpp", flavour)
+    outcome = simulate.run(bugs, bug, seeds=SEEDS[flavour])
+    assert outcome.code in (
+        simulate.SIMULATOR_ERROR,
+        simulate.WRONG_RESULT,
+        simulate.SANITIZER_REPORT,
+    ), outcome.output
+    assert BUGS[bug][flavour] in outcome.output
+
+
+def test_a_report_names_block_thread_file_line_and_seed():
+    outcome = simulate.run(
+        simulate.build(HERE / "bugs.cpp", "plain"), "lane_outside_its_own_mask", seed=7
+    )
+    assert outcome.code == simulate.SIMULATOR_ERROR
+    assert "block (0,0,0) thread (" in outcome.output
+    assert "bugs.cpp:" in outcome.output
+    assert "seed 7, 4 resident blocks" in outcome.output
+
+
+def test_a_seed_replays_the_same_interleaving():
+    program = simulate.build(HERE / "bugs.cpp", "plain")
+    reports = {
+        seed: [simulate.run(program, "lanes_disagree_on_the_operation", seed=seed) for _ in "ab"]
+        for seed in (3, 4, 5, 6)
+    }
+    assert all(first == again for first, again in reports.values())
+    assert len({first.output for first, _ in reports.values()}) > 1
+
+
+def test_a_program_that_does_not_compile_is_an_error_with_the_compilers_words(tmp_path):
+    program = tmp_path / "broken.cpp"
+    program.write_text('#include "cusim_test.h"\nint main() { return __activemask(); }\n')
+    with pytest.raises(RuntimeError, match="__activemask"):
+        simulate.build(program, "plain", build_dir=tmp_path)
