@@ -2,20 +2,13 @@
 
 import pytest
 import workspace
-from rattler_build import JinjaConfig, PlatformConfig, RenderConfig, Stage0Recipe, VariantConfig
+from shipping import recipes
 
 PACKAGES = workspace.packages()
-PLATFORM = PlatformConfig(target_platform="linux-64")
 
 
 def render(package: workspace.Package) -> list[dict]:
-    folder = workspace.ROOT / "recipes"
-    config = VariantConfig.from_file_with_context(
-        str(folder / "variants.yaml"), JinjaConfig(platform=PLATFORM)
-    )
-    recipe = Stage0Recipe.from_file(str(folder / package.name / "recipe.yaml"))
-    rendered = recipe.render(config, RenderConfig(platform=PLATFORM))
-    return [variant.recipe.to_dict() for variant in rendered]
+    return [build.recipe for build in recipes.render(package.name)]
 
 
 def names(requirements: list) -> list[str]:

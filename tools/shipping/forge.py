@@ -1,7 +1,7 @@
 """What the packages of conda-forge that our recipes name add to the packages built with them.
 
-Read from conda-forge's feedstocks (August 2026). The stand-in channel and the predicted metadata use
-this one table, and the offline proof compares the prediction with what was built.
+Read from conda-forge's feedstocks (August 2026). The stand-in channel and the predicted metadata
+use this one table, and the offline proof compares the prediction with what was built.
 """
 
 from __future__ import annotations

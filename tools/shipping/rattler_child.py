@@ -33,41 +33,15 @@ def call(task: str, **request: Any) -> Any:
 
 
 async def solve(channels: list[str], problems: list[dict]) -> list[dict]:
-    """Solve each problem (`specs`, `virtual`) over `channels`, folders or names.
+    """Solve each problem (`specs`, `virtual`) over `channels`, which are folders or addresses.
 
     An answer holds `records` (name to version, build, build_number, url) or `error`, the reason.
     """
-    import rattler
-
     sources = [source for channel in channels for source in _sources(channel)]
     answers = []
     for problem in problems:
-        virtual = [
-            rattler.GenericVirtualPackage(
-                rattler.PackageName(name), rattler.Version(version), rattler.BuildString("0")
-            )
-            for name, version in problem["virtual"].items()
-        ]
-        try:
-            records = await rattler.solve(
-                sources=sources,
-                specs=problem["specs"],
-                platforms=["linux-64", "noarch"],
-                virtual_packages=virtual,
-            )
-        except rattler.exceptions.SolverError as error:
-            answers.append({"error": str(error)})
-            continue
-        found = {
-            record.name.normalized: {
-                "version": str(record.version),
-                "build": str(record.build),
-                "build_number": record.build_number,
-                "url": record.url,
-            }
-            for record in records
-        }
-        answers.append({"records": found})
+        _, answer = await _solved(sources, problem["specs"], problem["virtual"])
+        answers.append(answer)
     return answers
 
 
@@ -77,24 +51,11 @@ async def install(
     """Solve `specs` and install the result into `prefix`; the answer is that of `solve`."""
     import rattler
 
-    virtual_packages = [
-        rattler.GenericVirtualPackage(
-            rattler.PackageName(name), rattler.Version(version), rattler.BuildString("0")
-        )
-        for name, version in virtual.items()
-    ]
     sources = [source for channel in channels for source in _sources(channel)]
-    try:
-        records = await rattler.solve(
-            sources=sources,
-            specs=specs,
-            platforms=["linux-64", "noarch"],
-            virtual_packages=virtual_packages,
-        )
-    except rattler.exceptions.SolverError as error:
-        return {"error": str(error)}
-    await rattler.install(records, prefix, cache_dir=cache, show_progress=False)
-    return {"records": {r.name.normalized: {"build": str(r.build)} for r in records}}
+    records, answer = await _solved(sources, specs, virtual)
+    if records:
+        await rattler.install(records, prefix, cache_dir=cache, show_progress=False)
+    return answer
 
 
 async def index(folder: str) -> dict:
@@ -103,6 +64,36 @@ async def index(folder: str) -> dict:
 
     await index_fs(folder, write_zst=False, write_shards=False, force=True)
     return {}
+
+
+async def _solved(sources: list, specs: list[str], virtual: dict[str, str]) -> tuple[list, dict]:
+    import rattler
+    from rattler.exceptions import SolverError
+
+    try:
+        records = await rattler.solve(
+            sources=sources,
+            specs=specs,
+            platforms=["linux-64", "noarch"],
+            virtual_packages=[
+                rattler.GenericVirtualPackage(
+                    rattler.PackageName(name), rattler.Version(version), rattler.BuildString("0")
+                )
+                for name, version in virtual.items()
+            ],
+        )
+    except SolverError as error:
+        return [], {"error": str(error)}
+    found = {
+        record.name.normalized: {
+            "version": str(record.version),
+            "build": str(record.build),
+            "build_number": record.build_number,
+            "url": record.url,
+        }
+        for record in records
+    }
+    return records, {"records": found}
 
 
 def _sources(channel: str) -> list:

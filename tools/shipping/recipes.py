@@ -1,4 +1,4 @@
-"""The recipes rendered from the one pin file, and the metadata that the built packages will have."""
+"""The recipes rendered from the one pin file, and the metadata of what will be built from them."""
 
 from __future__ import annotations
 
@@ -137,8 +137,8 @@ def pinned_range(version: str, pin: dict) -> str:
 
 
 def names() -> list[str]:
-    """The recipes that exist, the six packages first and in their order."""
-    found = {path.parent.name for path in FOLDER.glob("*/recipe.yaml")}
+    """The recipes that exist, as folders below recipes/, the six packages first and in order."""
+    found = {str(path.parent.relative_to(FOLDER)) for path in FOLDER.rglob("recipe.yaml")}
     six = [name for name in workspace.SIX if name in found]
     return six + sorted(found - set(six))
 
