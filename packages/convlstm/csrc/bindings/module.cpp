@@ -1,0 +1,198 @@
+// The private module: checks its tensors, unwraps them, calls the kernels. See ops.py for the doors.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+
+#include <optional>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+#include "cpu/gates.h"
+#include "cpu/weight_gradient.h"
+#include "native/caster.h"
+#include "native/check.h"
+#include "native/dispatch.h"
+#include "native/parallel.h"
+#ifdef WITH_CUDA
+#include "cuda/gates.h"
+#endif
+
+namespace nb = nanobind;
+using native::Dim;
+using native::Tensor;
+using native::operator==;
+using native::operator!=;
+using Maybe = std::optional<Tensor>;
+using namespace convlstm;
+
+namespace {
+
+template <class T>
+T *data_of(const Maybe &t) {
+  return t ? t->data_as<T>() : nullptr;
+}
+
+// The tensors of a step are contiguous: (pixels, F) or (pixels, 4F) after their leading axes.
+void require_flat(const Tensor &t, const Tensor &like, const char *function, const char *argument,
+                  int64_t count) {
+  if (t.dtype != like.dtype || t.device.type != like.device.type)
+    throw native::TypeError(std::string(function) + ": " + argument + " must be " +
+                            native::name(like.dtype) + " on " + native::device_name(like) + ", got " +
+                            native::name(t.dtype) + " on " + native::device_name(t));
+  if (!t.is_contiguous() || t.numel() != count)
+    throw native::ValueError(std::string(function) + ": " + argument + " must be contiguous with " +
+                             std::to_string(count) + " elements, got " +
+                             (t.is_contiguous() ? "" : "non-contiguous ") + native::shape_text(t));
+}
+
+void require_flat(const Maybe &t, const Tensor &like, const char *function, const char *argument,
+                  int64_t count) {
+  if (t) require_flat(*t, like, function, argument, count);
+}
+
+int64_t sequences_of(const Maybe &valid, const Tensor &like, const char *function) {
+  if (!valid) return 1;
+  if (valid->dtype != native::boolean || valid->device.type != like.device.type || valid->ndim != 1 ||
+      !valid->is_contiguous() || valid->size(0) < 1)
+    throw native::ValueError(std::string(function) + ": valid must be contiguous bool of shape (B,)");
+  return valid->size(0);
+}
+
+template <class T>
+void forward(const Tensor &pre, const Maybe &pre2, const Maybe &bias, const Maybe &peephole,
+             const Maybe &valid, const Maybe &h_before, const Tensor &c_before, const Maybe &gates,
+             const Tensor &c, const Tensor &h, int activation, int recurrent, int threads) {
+  const char *name = "gates_forward";
+  const int64_t channels = c.size(c.ndim - 1), states = c.numel(), b = sequences_of(valid, c, name);
+  require_flat(c, c, name, "c", states);
+  require_flat(pre, c, name, "pre", 4 * states);
+  require_flat(pre2, c, name, "pre2", 4 * states);
+  require_flat(bias, c, name, "bias", 4 * channels);
+  require_flat(peephole, c, name, "peephole", 3 * channels);
+  require_flat(h_before, c, name, "h_before", states);
+  require_flat(c_before, c, name, "c_before", states);
+  require_flat(gates, c, name, "gates", 4 * states);
+  require_flat(h, c, name, "h", states);
+  const int64_t pixels = channels ? states / channels : 0;
+  ForwardStep<T> s{pixels, channels, std::max<int64_t>(1, pixels / b), pre.data_as<T>(),
+                   data_of<const T>(pre2), data_of<const T>(bias), data_of<const T>(peephole),
+                   data_of<const uint8_t>(valid), data_of<const T>(h_before), c_before.data_as<const T>(),
+                   data_of<T>(gates), c.data_as<T>(), h.data_as<T>()};
+  const auto a = static_cast<Activation>(activation), r = static_cast<Activation>(recurrent);
+  nb::gil_scoped_release released;
+  if (c.is_cpu()) {
+    if constexpr (std::is_same_v<T, float>) return NATIVE_CALL_ISA(gates_forward_float)(s, a, r, threads);
+    else return NATIVE_CALL_ISA(gates_forward_double)(s, a, r, threads);
+  }
+#ifdef WITH_CUDA
+  if constexpr (std::is_same_v<T, float>)
+    if (c.is_cuda()) return cuda::gates_forward(s, a, r, c.stream);
+#endif
+  throw native::TypeError("gates_forward: no kernel for " + native::name(c.dtype) + " on " +
+                          native::device_name(c) + " in this build");
+}
+
+template <class T>
+void backward(const Tensor &gates, const Tensor &c_before, const Tensor &c, const Maybe &dh,
+              const Maybe &dh2, const Maybe &peephole, const Maybe &valid, const Tensor &dc,
+              const Tensor &d_pre, int activation, int recurrent, int threads) {
+  const char *name = "gates_backward";
+  const int64_t channels = c.size(c.ndim - 1), states = c.numel(), b = sequences_of(valid, c, name);
+  require_flat(c, c, name, "c", states);
+  require_flat(gates, c, name, "gates", 4 * states);
+  require_flat(c_before, c, name, "c_before", states);
+  require_flat(dh, c, name, "dh", states);
+  require_flat(dh2, c, name, "dh2", states);
+  require_flat(peephole, c, name, "peephole", 3 * channels);
+  require_flat(dc, c, name, "dc", states);
+  require_flat(d_pre, c, name, "d_pre", 4 * states);
+  const int64_t pixels = channels ? states / channels : 0;
+  BackwardStep<T> s{pixels, channels, std::max<int64_t>(1, pixels / b), gates.data_as<const T>(),
+                    c_before.data_as<const T>(), c.data_as<const T>(), data_of<const T>(dh),
+                    data_of<const T>(dh2), data_of<const T>(peephole), data_of<const uint8_t>(valid),
+                    dc.data_as<T>(), d_pre.data_as<T>()};
+  const auto a = static_cast<Activation>(activation), r = static_cast<Activation>(recurrent);
+  nb::gil_scoped_release released;
+  if (c.is_cpu()) {
+    if constexpr (std::is_same_v<T, float>) return NATIVE_CALL_ISA(gates_backward_float)(s, a, r, threads);
+    else return NATIVE_CALL_ISA(gates_backward_double)(s, a, r, threads);
+  }
+#ifdef WITH_CUDA
+  if constexpr (std::is_same_v<T, float>)
+    if (c.is_cuda()) return cuda::gates_backward(s, a, r, c.stream);
+#endif
+  throw native::TypeError("gates_backward: no kernel for " + native::name(c.dtype) + " on " +
+                          native::device_name(c) + " in this build");
+}
+
+template <class... A>
+void gates_forward_any(const Tensor &pre, A... rest) {
+  if (pre.dtype == native::float32) return forward<float>(pre, rest...);
+  if (pre.dtype == native::float64) return forward<double>(pre, rest...);
+  throw native::TypeError("gates_forward: pre must be float32 or float64, got " + native::name(pre.dtype));
+}
+
+template <class... A>
+void gates_backward_any(const Tensor &gates, A... rest) {
+  if (gates.dtype == native::float32) return backward<float>(gates, rest...);
+  if (gates.dtype == native::float64) return backward<double>(gates, rest...);
+  throw native::TypeError("gates_backward: gates must be float32 or float64, got " +
+                          native::name(gates.dtype));
+}
+
+void weight_gradient_any(const Tensor &x, const Tensor &d_out, const Tensor &d_weight, int64_t top,
+                         int64_t left, int threads) {
+  const char *name = "weight_gradient";
+  Dim n("N"), c("C"), k("K"), h("H"), w("W"), ho("out H"), wo("out W"), kh("kernel H"), kw("kernel W");
+  native::require(x, name, "x", native::dlpack::cpu, native::float32, n, h, w, c);
+  native::require(d_out, name, "d_out", native::dlpack::cpu, native::float32, n, ho, wo, k);
+  native::require(d_weight, name, "d_weight", native::dlpack::cpu, native::float32, kh, kw, c, k);
+  native::demand(top >= 0 && left >= 0 && top < kh.length() && left < kw.length(), [] {
+    return "weight_gradient: top and left must lie in the kernel";
+  });
+  const WeightGradient g{n.length(), h.length(), w.length(), c.length(), ho.length(), wo.length(),
+                         k.length(), kh.length(), kw.length(), top, left, x.data_as<const float>(),
+                         d_out.data_as<const float>(), d_weight.data_as<float>()};
+  nb::gil_scoped_release released;
+  NATIVE_CALL_ISA(weight_gradient)(g, threads);
+}
+
+// Asks the system for large pages behind a new block: 2 MiB at a time instead of 4 KiB are then made
+// present on first touch. A hint: whether it is followed is the system's choice.
+void prefer_large_pages(const Tensor &t) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t page = 4096;
+  const auto start = (reinterpret_cast<uintptr_t>(t.data) + page - 1) / page * page;
+  const auto end = (reinterpret_cast<uintptr_t>(t.data) + t.numel() * t.dtype.bits / 8) / page * page;
+  if (t.is_cpu() && end > start) madvise(reinterpret_cast<void *>(start), end - start, MADV_HUGEPAGE);
+#else
+  (void)t;
+#endif
+}
+
+}  // namespace
+
+NB_MODULE(_C, m) {
+  native::register_errors();
+  m.def("gates_forward", &gates_forward_any<Maybe, Maybe, Maybe, Maybe, Maybe, Tensor, Maybe, Tensor,
+                                            Tensor, int, int, int>,
+        nb::arg("pre"), nb::arg("pre2").none(), nb::arg("bias").none(), nb::arg("peephole").none(),
+        nb::arg("valid").none(), nb::arg("h_before").none(), nb::arg("c_before"), nb::arg("gates").none(),
+        nb::arg("c"), nb::arg("h"), nb::arg("activation"), nb::arg("recurrent"), nb::arg("threads"));
+  m.def("gates_backward", &gates_backward_any<Tensor, Tensor, Maybe, Maybe, Maybe, Maybe, Tensor, Tensor,
+                                              int, int, int>,
+        nb::arg("gates"), nb::arg("c_before"), nb::arg("c"), nb::arg("dh").none(), nb::arg("dh2").none(),
+        nb::arg("peephole").none(), nb::arg("valid").none(), nb::arg("dc"), nb::arg("d_pre"),
+        nb::arg("activation"), nb::arg("recurrent"), nb::arg("threads"));
+  m.def("weight_gradient", &weight_gradient_any, nb::arg("x"), nb::arg("d_out"), nb::arg("d_weight"),
+        nb::arg("top"), nb::arg("left"), nb::arg("threads"));
+  m.def("prefer_large_pages", &prefer_large_pages, nb::arg("t"));
+  m.def("isa", [] { return std::string(native::name(native::isa())); });
+#ifdef WITH_CUDA
+  m.attr("cuda_architectures") = NATIVE_CUDA_ARCHITECTURES;
+#else
+  m.attr("cuda_architectures") = "";
+#endif
+}

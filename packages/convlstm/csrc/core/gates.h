@@ -1,0 +1,151 @@
+// The pointwise half of a ConvLSTM step, forward and backward, for one element: what CPU and CUDA share.
+// Shi et al. 2015 (arXiv 1506.04214), equations 3, in Keras' gate order i, f, g, o. The definition is
+// reference.py.
+//
+// Memory of a step is channels last: a pixel has its 4F gate arguments side by side, i then f then g
+// then o, and its F states.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "native/device.h"
+
+namespace convlstm {
+
+// The codes of activations.NATIVE_CODES.
+enum class Activation : int {
+  linear = 0,
+  tanh = 1,
+  sigmoid = 2,
+  hard_sigmoid = 3,         // Keras 3: clip(x / 6 + 1 / 2, 0, 1)
+  hard_sigmoid_keras2 = 4,  // Keras 2: clip(x / 5 + 1 / 2, 0, 1)
+  relu = 5,
+};
+
+// e^z - 1 = scale * part + (scale - 1), scale a power of two, part = e^r - 1 with |r| <= ln(2) / 2.
+struct Expm1 {
+  float scale, part;
+};
+
+// No branch and no integer conversion, so that compilers vectorise it. |z| must be below 87 (NaN passes
+// through). The Taylor series to r^7 errs by less than 6e-9 relative to part.
+HD Expm1 expm1_parts(float z) {
+  const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  const float shifted = z * 1.44269504088896341f + magic;
+  const float n = shifted - magic;
+  const float r = (z - n * 0.693145751953125f) - n * 1.42860682030941723e-6f;
+  uint32_t bits;
+  std::memcpy(&bits, &shifted, sizeof bits);
+  bits = (bits << 23) + (127u << 23);
+  Expm1 e;
+  std::memcpy(&e.scale, &bits, sizeof bits);
+  float q = 1.98412698e-4f;
+  q = q * r + 1.38888889e-3f;
+  q = q * r + 8.33333333e-3f;
+  q = q * r + 4.16666667e-2f;
+  q = q * r + 1.66666667e-1f;
+  q = q * r + 0.5f;
+  e.part = r + r * r * q;
+  return e;
+}
+
+template <class T>
+HD T clamped(T x, T low, T high) {
+  x = x < low ? low : x;
+  return x > high ? high : x;
+}
+
+HD float tanh_of(float x) {
+  const Expm1 e = expm1_parts(2.0f * clamped(x, -10.0f, 10.0f));
+  const float m = e.scale * e.part + (e.scale - 1.0f);
+  return m / (m + 2.0f);
+}
+
+HD float sigmoid_of(float x) {
+  const Expm1 e = expm1_parts(clamped(-x, -86.0f, 86.0f));
+  return 1.0f / (1.0f + (e.scale * e.part + e.scale));
+}
+
+HD double tanh_of(double x) { return std::tanh(x); }
+HD double sigmoid_of(double x) { return 1.0 / (1.0 + std::exp(-x)); }
+
+template <Activation A, class T>
+HD T activate(T x) {
+  if constexpr (A == Activation::tanh) return tanh_of(x);
+  else if constexpr (A == Activation::sigmoid) return sigmoid_of(x);
+  else if constexpr (A == Activation::hard_sigmoid) return clamped(x / T(6) + T(0.5), T(0), T(1));
+  else if constexpr (A == Activation::hard_sigmoid_keras2) return clamped(T(0.2) * x + T(0.5), T(0), T(1));
+  else if constexpr (A == Activation::relu) return x < T(0) ? T(0) : x;
+  else return x;
+}
+
+// The derivative of A at x, from y = A(x).
+template <Activation A, class T>
+HD T slope(T y) {
+  if constexpr (A == Activation::tanh) return T(1) - y * y;
+  else if constexpr (A == Activation::sigmoid) return y * (T(1) - y);
+  else if constexpr (A == Activation::hard_sigmoid) return y > T(0) && y < T(1) ? T(1) / T(6) : T(0);
+  else if constexpr (A == Activation::hard_sigmoid_keras2) return y > T(0) && y < T(1) ? T(0.2) : T(0);
+  else if constexpr (A == Activation::relu) return y > T(0) ? T(1) : T(0);
+  else return T(1);
+}
+
+// One element forward. i, f, g, o: arguments in, activated values out.
+template <Activation A, Activation R, class T>
+HD void forward_element(T &i, T &f, T &g, T &o, T c_before, T p_i, T p_f, T p_o, T &c, T &h) {
+  i = activate<R>(i + p_i * c_before);
+  f = activate<R>(f + p_f * c_before);
+  g = activate<A>(g);
+  c = f * c_before + i * g;
+  o = activate<R>(o + p_o * c);
+  h = o * activate<A>(c);
+}
+
+// One element backward. i, f, g, o: activated values in, gradients of the arguments out.
+// dc: gradient of c in, of c_before out.
+template <Activation A, Activation R, class T>
+HD void backward_element(T &i, T &f, T &g, T &o, T c_before, T c, T dh, T p_i, T p_f, T p_o, T &dc) {
+  const T shown = activate<A>(c);
+  const T d_o = dh * shown * slope<R>(o);
+  const T d_c = dc + dh * o * slope<A>(shown) + p_o * d_o;
+  const T d_i = d_c * g * slope<R>(i);
+  const T d_f = d_c * c_before * slope<R>(f);
+  const T d_g = d_c * i * slope<A>(g);
+  dc = d_c * f + p_i * d_i + p_f * d_f;
+  i = d_i;
+  f = d_f;
+  g = d_g;
+  o = d_o;
+}
+
+// What a step works on. `pixels` counts B * size; `valid` has one byte for each of the B sequences, each
+// of `pixels_per_sequence` pixels. Null pointers: no second summand, no bias, no peepholes, all valid,
+// do not keep the gates.
+template <class T>
+struct ForwardStep {
+  int64_t pixels, channels, pixels_per_sequence;
+  const T *pre, *pre2;      // (pixels, 4F): their sum with the bias is what the gates get
+  const T *bias;            // (4F)
+  const T *peephole;        // (3, F)
+  const uint8_t *valid;     // (B)
+  const T *h_before;        // (pixels, F); read where a sequence is not valid
+  const T *c_before;        // (pixels, F)
+  T *gates;                 // (pixels, 4F), activated
+  T *c, *h;                 // (pixels, F)
+};
+
+template <class T>
+struct BackwardStep {
+  int64_t pixels, channels, pixels_per_sequence;
+  const T *gates;               // (pixels, 4F), activated
+  const T *c_before, *c;        // (pixels, F)
+  const T *dh, *dh2;            // (pixels, F): their sum is the gradient of h; either may be null
+  const T *peephole;
+  const uint8_t *valid;
+  T *dc;                        // (pixels, F): of c in, of c_before out
+  T *d_pre;                     // (pixels, 4F)
+};
+
+}  // namespace convlstm
