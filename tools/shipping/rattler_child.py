@@ -1,4 +1,4 @@
-"""Solve, install and index with py-rattler, in a child process.
+"""Build with py-rattler-build; solve, install and index with py-rattler: in a child process.
 
 py-rattler 0.26 to 0.28 may crash at interpreter exit after the work is done, so the child leaves by
 `os._exit` and the parent judges by the answer that it wrote.
@@ -18,18 +18,54 @@ from pathlib import Path
 from typing import Any
 
 
-def call(task: str, **request: Any) -> Any:
-    """Run one of the tasks below in a child process and return its answer."""
+def call(
+    task: str, *, log: Path | None = None, environment: dict[str, str] | None = None, **request: Any
+) -> Any:
+    """Run one of the tasks below in a child process and return its answer.
+
+    What the child prints goes to the file `log` where one is given. Raises RuntimeError with the end
+    of that text when there is no answer.
+    """
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder, "answer.json")
         asked = Path(folder, "request.json")
         asked.write_text(json.dumps({"task": task, **request}))
         done = subprocess.run(
-            [sys.executable, __file__, asked, answer], capture_output=True, text=True
+            [sys.executable, __file__, asked, answer],
+            env=os.environ | (environment or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
         )
+        if log:
+            log.write_text(done.stdout)
         if not answer.exists():
-            raise RuntimeError(f"rattler's {task} ended without an answer:\n{done.stderr}")
+            end = "\n".join(done.stdout.splitlines()[-60:])
+            where = f" (all of it: {log})" if log else ""
+            raise RuntimeError(f"{task} failed{where}:\n{end}")
         return json.loads(answer.read_text())
+
+
+async def build(
+    recipe: str, variants: str, string: str, channels: list[str], out: str, test: bool
+) -> dict:
+    """Build the variant of `recipe` whose build string is `string`, and run the recipe's tests."""
+    import rattler_build as rb
+
+    platform = rb.PlatformConfig(target_platform="linux-64")
+    config = rb.VariantConfig.from_file_with_context(variants, rb.JinjaConfig(platform=platform))
+    rendered = rb.Stage0Recipe.from_file(recipe).render(config, rb.RenderConfig(platform=platform))
+    (variant,) = (v for v in rendered if v.recipe.to_dict()["build"]["string"] == string)
+    result = variant.run_build(
+        tool_config=rb.ToolConfiguration(test_strategy="native" if test else "skip"),
+        output_dir=out,
+        channels=[Path(c).resolve().as_uri() if Path(c).is_dir() else c for c in channels],
+        progress_callback=_Log(),
+        no_build_id=True,
+        package_format="conda",
+    )
+    return {"packages": [str(package) for package in result.packages]}
 
 
 async def solve(channels: list[str], problems: list[dict]) -> list[dict]:
@@ -64,6 +100,28 @@ async def index(folder: str) -> dict:
 
     await index_fs(folder, write_zst=False, write_shards=False, force=True)
     return {}
+
+
+async def extract(package: str, folder: str) -> dict:
+    """Unpack a `.conda` file."""
+    from rattler.package_streaming import extract as unpack
+
+    unpack(Path(package), Path(folder))
+    return {}
+
+
+class _Log:
+    """What rattler-build and the build script say, as plain lines."""
+
+    def on_log(self, event) -> None:
+        print(event.message, flush=True)
+
+    def on_build_step(self, event) -> None:
+        print(f"== {event.message}", flush=True)
+
+    def on_download_start(self, event) -> None: ...
+    def on_download_progress(self, event) -> None: ...
+    def on_download_complete(self, event) -> None: ...
 
 
 async def _solved(sources: list, specs: list[str], virtual: dict[str, str]) -> tuple[list, dict]:
@@ -114,7 +172,8 @@ def _sources(channel: str) -> list:
 def main() -> None:
     asked, answer = Path(sys.argv[1]), Path(sys.argv[2])
     request = json.loads(asked.read_text())
-    task = {"solve": solve, "install": install, "index": index}[request.pop("task")]
+    tasks = {task.__name__: task for task in (build, solve, install, index, extract)}
+    task = tasks[request.pop("task")]
     result = asyncio.run(task(**request))
     aside = answer.with_suffix(".part")
     aside.write_text(json.dumps(result))

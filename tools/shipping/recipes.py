@@ -53,8 +53,11 @@ class Build:
 
     @property
     def kind(self) -> str:
-        """`noarch`, `cpu`, `cuda129` or `cuda130`: what --variant chooses by."""
-        return "noarch" if self.noarch else self.string.split("_")[0]
+        """`noarch`, `cpu`, `cuda129`, `cuda130` or `other`: what --variant chooses by."""
+        if self.noarch:
+            return "noarch"
+        kind = self.string.split("_")[0]
+        return kind if re.fullmatch(r"cpu|cuda\d+", kind) else "other"
 
     @property
     def python(self) -> str | None:
