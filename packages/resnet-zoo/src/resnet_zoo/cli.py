@@ -1,0 +1,333 @@
+"""The `resnet-zoo` command: predict, list, info, summary, draw, train, weights.
+
+Results go to stdout, progress and notes to stderr. Exit codes: 0 done, 1 some files failed, 2 wrong
+use or a failure that is explained in one sentence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import __version__
+from .cache import WeightsError, cache_dir, check
+from .distributed import pick_device, world
+from .resnet import ResNet
+from .sources import resolve
+from .weights import LICENCE_NOTE, WEIGHTS, WeightsEnum
+from .zoo import get_model, get_weight, list_models
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options)
+    except (WeightsError, ValueError, TypeError, RuntimeError, OSError) as error:
+        print(f"resnet-zoo {options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("resnet-zoo: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="resnet-zoo",
+        description="ResNet, ResNeXt and Wide ResNet: predict, inspect, train.",
+        epilog="example: resnet-zoo predict cat.jpg --model resnet50 --top-k 3",
+    )
+    parser.add_argument("--version", action="version", version=f"resnet-zoo {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[Any], int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    _predict_arguments(command("predict", _predict, "classify image files or folders"))
+    listing = command("list", _list, "models and their published weights")
+    listing.add_argument("pattern", nargs="?", default="*", help='shell pattern, e.g. "resnext*"')
+    listing.add_argument("--json", action="store_true")
+    info = command("info", _info, "what is known about one set of weights")
+    info.add_argument("weights", help="e.g. ResNet50_Weights.IMAGENET1K_V2, or a model's name")
+    summary = command("summary", _summary, "a table of shapes, parameters and MACs")
+    _model_arguments(summary)
+    summary.add_argument("--depth", choices=("stage", "block", "layer"), default="block")
+    draw = command("draw", _draw, "draw the structure, as SVG (-o FILE.svg) or text")
+    _model_arguments(draw)
+    draw.add_argument("-o", "--out", type=Path, help="SVG file; text on stdout without it")
+    _weights_arguments(command("weights", _weights, "download, verify or locate weight files"))
+    _train_arguments(command("train", _train, "train on an image folder or an array file"))
+    return parser
+
+
+def _model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a model's name, or a file that training wrote")
+    parser.add_argument("--size", type=int, default=224, help="height and width of the input")
+    parser.add_argument("--stem", choices=("imagenet", "small"), default=None)
+
+
+def _structure(options: Any) -> tuple[ResNet, tuple[int, int, int, int]]:
+    """The model of a name or file, without downloading anything, and an input shape for it."""
+    from .zoo import load_model
+
+    changes = {"stem": options.stem} if options.stem else {}
+    if Path(options.model).is_file():
+        model = load_model(options.model, **changes)
+    else:
+        with torch.device("meta"):  # shapes are enough: no memory, no initialisation
+            model = get_model(options.model, **changes)
+    return model, (1, model.conv1.in_channels, options.size, options.size)
+
+
+def _predict_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="+", metavar="IMG", help="image files or folders")
+    parser.add_argument("--model", help="e.g. resnet50 (the default without a trained file)")
+    parser.add_argument(
+        "--weights", help="entry, file, address or Hugging Face repo; DEFAULT is the default"
+    )
+    parser.add_argument("--top-k", type=int, default=5, metavar="K")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("-o", "--out", type=Path, help="write JSON lines into this file")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    parser.add_argument("--batch", type=int, default=8, metavar="N")
+    parser.add_argument("--offline", action="store_true", default=None, help="no downloads")
+    parser.add_argument("--cam", type=Path, metavar="DIR", help="write Grad-CAM overlays (PNG)")
+
+
+def _predict(options: Any) -> int:
+    from .predict import find_images, open_model, predict, write_shared
+
+    files = find_images(options.images)
+    with world(options.device) as here:
+        if here.size > 1 and options.out is None:
+            raise ValueError("several processes write one result file: say -o FILE")
+        model = open_model(options.model, options.weights, offline=options.offline).to(here.device)
+        categories = model.source.categories()
+        if categories is not None and len(categories) != model.fc.out_features:
+            categories = None
+        rows = predict(
+            model,
+            files[here.rank :: here.size],
+            transforms=model.source.transforms(),
+            categories=categories,
+            k=options.top_k,
+            batch_size=options.batch,
+            device=here.device,
+        )
+        if options.out is not None:
+            failed = write_shared(rows, options.out, here)
+        else:
+            failed = sum(_print_row(row, options.json) for row in rows)
+        if options.cam is not None and here.first:
+            _overlays(model, files, options.cam)
+    return 1 if failed else 0
+
+
+def _print_row(row: dict[str, Any], as_json: bool) -> bool:
+    """Print one result; True if it is an error."""
+    if as_json:
+        print(json.dumps(row, ensure_ascii=False), flush=True)
+    elif "error" in row:
+        print(f"{row['file']}: {row['error']}", file=sys.stderr)
+    else:
+        print(row["file"])
+        for guess in row["predictions"]:
+            print(f"  {guess['probability']:7.2%}  {guess['category']}")
+    return "error" in row
+
+
+def _overlays(model: ResNet, files: list[Path], folder: Path) -> None:
+    """One PNG for each readable image: what the model saw, with the heat of its first guess."""
+    from PIL import Image
+
+    from .gradcam import grad_cam, overlay
+    from .predict import open_image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    transforms = model.source.transforms()
+    device = model.conv1.weight.device
+    for path in files:
+        try:
+            image = transforms(open_image(path))
+        except (OSError, ValueError, SyntaxError):
+            continue
+        heat, _ = grad_cam(model, image[None].to(device))
+        seen = (transforms.denormalize(image) * 255).round().to(torch.uint8).expand(3, -1, -1)
+        size = (seen.shape[2], seen.shape[1])
+        picture = Image.frombytes("RGB", size, bytes(seen.permute(1, 2, 0).flatten().tolist()))
+        overlay(picture, heat[0]).save(folder / f"{path.stem}-cam.png")
+
+
+def _list(options: Any) -> int:
+    entries = [entry for name in list_models(options.pattern) for entry in WEIGHTS[name]]
+    if not entries:
+        raise ValueError(f"no model matches {options.pattern!r}; try: resnet-zoo list")
+    if options.json:
+        print(json.dumps([_describe(entry) for entry in entries], indent=1))
+        return 0
+    print(
+        f"{'model':<18} {'weights':<15} {'top-1':>7} {'top-5':>7} {'M param':>8} "
+        f"{'GMAC':>7} {'MiB':>7}"
+    )
+    for entry in entries:
+        record = entry.value
+        star = "*" if entry is type(entry)["DEFAULT"] else " "
+        print(
+            f"{record.model:<18} {entry.name + star:<15} {record.acc1:>7.3f} {record.acc5:>7.3f} "
+            f"{record.num_params / 1e6:>8.1f} {record.gmacs:>7.2f} {record.megabytes:>7.1f}"
+        )
+    print("* what DEFAULT means; accuracies are upstream's, on ImageNet-1K")
+    return 0
+
+
+def _describe(entry: WeightsEnum) -> dict[str, Any]:
+    meta = {key: value for key, value in entry.meta.items() if key != "categories"}
+    return {"entry": str(entry), "model": entry.value.model, "url": entry.url, **meta}
+
+
+def _entries(name: str) -> list[WeightsEnum]:
+    """The entry of a full name, or all entries of a model."""
+    return [get_weight(name)] if "." in name else list(WEIGHTS[_model_name(name)])
+
+
+def _model_name(name: str) -> str:
+    if name not in WEIGHTS:
+        raise ValueError(f"there is no model {name!r}; there are {', '.join(WEIGHTS)}")
+    return name
+
+
+def _info(options: Any) -> int:
+    for entry in _entries(options.weights):
+        for key, value in _describe(entry).items():
+            print(f"{key:<12} {value}")
+        print(f"{'transforms':<12} {entry.transforms()}")
+        path = cache_dir() / entry.value.file_name
+        print(f"{'file':<12} {path} ({'there' if path.exists() else 'not downloaded'})\n")
+    return 0
+
+
+def _summary(options: Any) -> int:
+    from .summary import summary
+
+    model, shape = _structure(options)
+    print(summary(model, shape, options.depth))
+    return 0
+
+
+def _draw(options: Any) -> int:
+    from .draw import draw_svg, draw_text
+
+    model, shape = _structure(options)
+    if options.out is None:
+        print(draw_text(model, shape))
+        return 0
+    if options.out.suffix != ".svg":
+        raise ValueError(f"--out must end in .svg, got {options.out}")
+    options.out.write_text(draw_svg(model, shape, Path(options.model).stem), encoding="utf-8")
+    print(options.out)
+    return 0
+
+
+def _weights_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("download", "verify", "path"))
+    parser.add_argument(
+        "weights",
+        nargs="*",
+        help="entries, models, addresses or repos; verify alone takes all files",
+    )
+    parser.add_argument("--offline", action="store_true", default=None, help="no downloads")
+
+
+def _weights(options: Any) -> int:
+    if options.action == "verify" and not options.weights:
+        entries = [entry for kind in WEIGHTS.values() for entry in kind]
+        return _verify([e for e in entries if (cache_dir() / e.value.file_name).exists()])
+    if not options.weights:
+        raise ValueError(f"say which: resnet-zoo weights {options.action} resnet50")
+    if options.action == "verify":
+        return _verify([entry for name in options.weights for entry in _entries(name)])
+    if options.action == "download":
+        print(f"resnet-zoo: licence note: {LICENCE_NOTE}", file=sys.stderr)
+    for name in options.weights:
+        is_entry = "." in name and "/" not in name
+        known = (
+            WEIGHTS[name]["DEFAULT"] if name in WEIGHTS else get_weight(name) if is_entry else name
+        )
+        if options.action == "path" and isinstance(known, WeightsEnum):
+            print(cache_dir() / known.value.file_name)
+        else:
+            print(resolve(known, offline=options.offline).path())
+    return 0
+
+
+def _verify(entries: list[WeightsEnum]) -> int:
+    """Hash the files in the cache; exit code 1 if one is missing or damaged."""
+    from .cache import Remote
+
+    bad = 0
+    for entry in entries:
+        path = cache_dir() / entry.value.file_name
+        remote = Remote(entry.url, path.name, entry.value.sha256)
+        fault = check(path, remote) if path.is_file() else "it is not there"
+        bad += fault is not None
+        print(f"{'bad ' if fault else 'good'}  {path}" + (f": {fault}" if fault else ""))
+    if not entries:
+        print(f"no published weights in {cache_dir()}")
+    return 1 if bad else 0
+
+
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    from .training import PRESETS
+
+    parser.add_argument("data", type=Path, help="folder DIR/CLASS/*.jpg, or .npz or .safetensors")
+    parser.add_argument("--valid", type=Path, required=True, help="the same for validation")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="folder for the run")
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="finetune")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change one choice of resnet_zoo.training.Recipe, e.g. --set epochs=10",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    parser.add_argument("--restart", action="store_true", help="ignore the run's last checkpoint")
+
+
+def _train(options: Any) -> int:
+    from .training import Recipe, open_source, train
+
+    changes: dict[str, Any] = {}
+    for item in options.set:
+        name, equals, text = item.partition("=")
+        if not equals or name not in Recipe.__dataclass_fields__:
+            names = ", ".join(Recipe.__dataclass_fields__)
+            raise ValueError(f"--set {item}: NAME=VALUE with NAME one of {names}")
+        try:
+            changes[name] = json.loads(text)
+        except ValueError:
+            changes[name] = text
+    pick_device(options.device)
+    source = open_source(options.data)
+    result = train(
+        source,
+        open_source(options.valid, like=source),
+        Recipe.preset(options.preset, **changes),
+        options.out,
+        device=options.device,
+        resume=not options.restart,
+    )
+    print(
+        f"top-1 {result.top1:.2f} %  top-5 {result.top5:.2f} %  best {result.best_top1:.2f} %  "
+        f"{result.seconds:.0f} s  {result.weights}"
+    )
+    return 0

@@ -1,0 +1,147 @@
+"""Predictions for image files: decode, preprocess, classify, report.
+
+A file that cannot be decoded becomes a row with `error`, and the others go on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor, nn
+
+from .distributed import World
+from .resnet import ResNet
+from .training.data import IMAGE_SUFFIXES
+from .transforms import ImageClassification
+from .zoo import get_model, load_model
+
+
+def find_images(paths: Sequence[str | Path]) -> list[Path]:
+    """The files among `paths`, and all images below the folders among them, in sorted order.
+
+    Raises FileNotFoundError for a path that does not exist, ValueError if nothing is found.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            found += [p for p in inside if p.is_file()]
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise FileNotFoundError(f"predict: there is no file or folder {path}")
+    if not found:
+        raise ValueError(f"predict: no images ({', '.join(IMAGE_SUFFIXES)}) in {paths[0]}")
+    return found
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Decode an image file, upright (EXIF orientation applied). Raises OSError or ValueError."""
+    with Image.open(path) as file:
+        return ImageOps.exif_transpose(file).copy()
+
+
+def open_model(name: str | None, weights: str | None, **kwargs: Any) -> ResNet:
+    """A model in evaluation mode from `--model` and `--weights`, with its `source` attached.
+
+    Without a name the weights must be a file that says which model it is; without weights the
+    model's DEFAULT entry is taken.
+    """
+    if name is None:
+        if weights is not None and Path(weights).is_file():
+            return load_model(weights, **kwargs).eval()
+        name = "resnet50"
+    return get_model(name, weights=weights or "DEFAULT", **kwargs).eval()
+
+
+def top_k(logits: Tensor, k: int, categories: Sequence[str] | None) -> list[list[dict[str, Any]]]:
+    """The k best classes of each row of (N, classes) logits, with softmax probabilities."""
+    values, indices = logits.float().softmax(1).topk(min(k, logits.shape[1]), dim=1)
+    return [
+        [
+            {
+                "index": index,
+                "category": categories[index] if categories else str(index),
+                "probability": round(value, 6),
+            }
+            for value, index in zip(row_values, row_indices, strict=True)
+        ]
+        for row_values, row_indices in zip(values.tolist(), indices.tolist(), strict=True)
+    ]
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module,
+    files: Sequence[str | Path],
+    *,
+    transforms: ImageClassification,
+    categories: Sequence[str] | None = None,
+    k: int = 5,
+    batch_size: int = 8,
+    device: torch.device | str = "cpu",
+) -> Iterator[dict[str, Any]]:
+    """Rows {"file", "predictions"} or {"file", "error"}, in the order of `files`.
+
+    Args:
+        model: gives (N, classes) logits; in evaluation mode and on `device`.
+        files: image files.
+        transforms: preprocessing, e.g. `model.source.transforms()`.
+        categories: class names; without them the index is the name.
+        k: predictions for each file.
+        batch_size: images of one forward.
+        device: where the batches go.
+    """
+    for start in range(0, len(files), batch_size):
+        tensors: list[Tensor] = []
+        errors: dict[int, str] = {}
+        chunk = files[start : start + batch_size]
+        for position, path in enumerate(chunk):
+            try:
+                tensors.append(transforms(open_image(path)))
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                kind = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+                errors[position] = kind or type(error).__name__
+        rows = iter(())
+        if tensors:
+            rows = iter(top_k(model(torch.stack(tensors).to(device)), k, categories))
+        for position, path in enumerate(chunk):
+            if position in errors:
+                yield {"file": str(path), "error": errors[position]}
+            else:
+                yield {"file": str(path), "predictions": next(rows)}
+
+
+def write_shared(rows: Iterator[dict[str, Any]], out: Path, here: World) -> int:
+    """Write the rows of all processes into one JSON-lines file, in the order of the input files.
+
+    Process r holds files r, r + size, ...; each writes its part aside, and the first one merges
+    them and renames. Returns the number of rows with errors in this process.
+    """
+    failed = 0
+    part = out.with_name(f"{out.name}.part{here.rank}")
+    with open(part, "w", encoding="utf-8") as file:
+        for row in rows:
+            failed += "error" in row
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    here.wait()
+    if here.first:
+        parts = [out.with_name(f"{out.name}.part{rank}") for rank in range(here.size)]
+        merged = out.with_name(out.name + ".tmp")
+        columns = [path.read_text(encoding="utf-8").splitlines() for path in parts]
+        with open(merged, "w", encoding="utf-8") as file:
+            for position in range(max(map(len, columns))):
+                for column in columns:
+                    if position < len(column):
+                        file.write(column[position] + "\n")
+        os.replace(merged, out)
+        for path in parts:
+            path.unlink()
+    here.wait()
+    return failed

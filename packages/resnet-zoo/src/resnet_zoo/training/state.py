@@ -1,0 +1,136 @@
+"""What a run must remember to go on exactly: model, averaged weights, optimizer, position.
+
+Randomness needs no state: every draw depends on (seed, epoch, step) alone.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .recipe import Recipe
+
+
+@dataclass
+class Position:
+    """Where a run stands: the next step to do."""
+
+    epoch: int = 0
+    step: int = 0  # within the epoch
+    best: float = -1.0
+
+
+class Average:
+    """Exponential moving average of a model's parameters and buffers.
+
+    Early on the decay is (1 + t) / (10 + t) after t steps, so that the first weights are forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay, self.steps = decay, 0
+        self.tensors = {k: v.detach().clone() for k, v in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        self.steps += 1
+        weight = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
+        for key, value in model.state_dict().items():
+            if value.is_floating_point():
+                self.tensors[key].lerp_(value, weight)
+            else:
+                self.tensors[key].copy_(value)
+
+
+def learning_rate(recipe: Recipe, progress: float) -> float:
+    """Linear warm-up, then half a cosine to zero; `progress` in epochs. A factor of `lr`."""
+    warmup = min(recipe.warmup_epochs, recipe.epochs)
+    if progress < warmup:
+        return max(progress, 0.01 * warmup) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / max(recipe.epochs - warmup, 1e-9)))
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum or AdamW; norms and biases without weight decay."""
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((parameter.ndim > 1, name.startswith("fc.")), []).append(parameter)
+    listed: list[dict[str, Any]] = [
+        {
+            "params": parameters,
+            "weight_decay": recipe.weight_decay if decays else 0.0,
+            "factor": recipe.head_lr if head else 1.0,
+        }
+        for (decays, head), parameters in groups.items()
+    ]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(listed, lr=recipe.lr, fused=True)
+    return torch.optim.SGD(
+        listed,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        fused=True,
+    )
+
+
+def save_checkpoint(
+    path: Path,
+    model: nn.Module,
+    average: Average | None,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    recipe: Recipe,
+    position: Position,
+) -> None:
+    """Write aside, flush to disk, rename: a killed run leaves the previous checkpoint whole."""
+    state = {
+        "model": model.state_dict(),
+        "average": average.tensors if average else None,
+        "average_steps": average.steps if average else 0,
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict(),
+        "recipe": recipe.to_dict(),
+        "position": {"epoch": position.epoch, "step": position.step, "best": position.best},
+    }
+    aside = path.with_name(path.name + ".tmp")
+    with open(aside, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+
+
+def load_checkpoint(
+    path: Path,
+    model: nn.Module,
+    average: Average | None,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    recipe: Recipe,
+) -> Position:
+    """Put a saved state into all parts. Raises ValueError if the recipe differs."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    machinery = {"workers", "checkpoint_steps", "tensorboard"}
+    own, saved = recipe.to_dict(), state["recipe"]
+    differing = sorted(k for k in own if k not in machinery and own[k] != saved.get(k))
+    if differing:
+        told = "; ".join(f"{k}: {saved.get(k)!r} then, {own[k]!r} now" for k in differing)
+        raise ValueError(
+            f"train: {path} belongs to another recipe ({told}); cure: the same settings, or "
+            "another output folder"
+        )
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    scaler.load_state_dict(state["scaler"])
+    if average is not None:
+        average.steps = state["average_steps"]
+        for key, value in state["average"].items():
+            average.tensors[key].copy_(value)
+    return Position(**state["position"])

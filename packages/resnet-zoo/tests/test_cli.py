@@ -1,0 +1,142 @@
+"""The commands, as a user runs them: output, exit codes, sentences."""
+
+import json
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from resnet_zoo import get_model, save_weights
+from resnet_zoo.cli import main
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A small model file that says how it was built, and a folder with two images and a fake."""
+    arguments = {"num_classes": 3, "stem": "small", "planes": 8}
+    torch.manual_seed(0)
+    model = get_model("resnet18", **arguments)
+    metadata = {
+        "model": "resnet18",
+        "model_args": arguments,
+        "categories": ["cat", "dog", "fox"],
+        "transforms": {"crop_size": 32, "resize_size": 32},
+    }
+    path = tmp_path / "small.safetensors"
+    save_weights(model, path, metadata)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.jpg"):
+        Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(folder / name)
+    (folder / "c.png").write_text("not an image")
+    return path, folder, model.eval()
+
+
+def test_predict_on_a_folder_reports_good_and_bad_files(trained, capsys):
+    path, folder, _ = trained
+    code = main(["predict", str(folder), "--weights", str(path), "--top-k", "2", "--json"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert code == 1
+    assert [row["file"][-5:] for row in rows] == ["a.png", "b.jpg", "c.png"]
+    assert rows[2]["error"] == "not an image"
+    for row in rows[:2]:
+        assert len(row["predictions"]) == 2
+        assert row["predictions"][0]["category"] in ("cat", "dog", "fox")
+        assert row["predictions"][0]["probability"] >= row["predictions"][1]["probability"]
+
+
+def test_predict_gives_what_the_model_gives(trained, capsys):
+    path, folder, model = trained
+    main(["predict", str(folder / "a.png"), "--weights", str(path), "--top-k", "3", "--json"])
+    row = json.loads(capsys.readouterr().out)
+    from resnet_zoo import resolve
+
+    image = resolve(path).transforms()(Image.open(folder / "a.png"))
+    with torch.inference_mode():
+        expected = model(image[None]).softmax(1)[0]
+    for guess in row["predictions"]:
+        assert guess["probability"] == pytest.approx(expected[guess["index"]].item(), abs=2e-6)
+
+
+def test_predict_writes_one_result_file_and_overlays(trained, tmp_path):
+    path, folder, _ = trained
+    out, heat = tmp_path / "result.jsonl", tmp_path / "heat"
+    code = main(
+        ["predict", str(folder), "--weights", str(path), "-o", str(out), "--cam", str(heat)]
+    )
+    assert code == 1
+    assert len(out.read_text().splitlines()) == 3
+    assert sorted(p.name for p in heat.iterdir()) == ["a-cam.png", "b-cam.png"]
+    assert Image.open(heat / "a-cam.png").size == (32, 32)
+    assert sorted(p.name for p in tmp_path.iterdir() if "result" in p.name) == ["result.jsonl"]
+
+
+def test_missing_weights_offline_end_in_one_sentence_with_the_cure(trained, capsys):
+    _, folder, _ = trained
+    code = main(["predict", str(folder), "--model", "resnet18", "--offline"])
+    error = capsys.readouterr().err
+    assert code == 2
+    assert "resnet18-f37072fd.pth" in error
+    assert "RESNET_ZOO_OFFLINE" in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["predict", "nowhere.jpg"], "no file or folder nowhere.jpg"),
+        (["summary", "resnet51"], "no model 'resnet51'"),
+        (["info", "ResNet50_Weights.V9"], "no entry"),
+        (["list", "vgg*"], "no model matches"),
+        (["weights", "download"], "say which"),
+        (["draw", "resnet18", "-o", "x.png"], "must end in .svg"),
+    ],
+)
+def test_wrong_use_is_exit_code_two_and_names_the_fault(arguments, said, capsys):
+    assert main(arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_list_and_info_show_the_published_entries(capsys):
+    assert main(["list", "resnext*", "--json"]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert {entry["model"] for entry in entries} == {
+        "resnext50_32x4d",
+        "resnext101_32x8d",
+        "resnext101_64x4d",
+    }
+    assert main(["info", "ResNet50_Weights.DEFAULT"]) == 0
+    assert "80.858" in capsys.readouterr().out
+
+
+def test_summary_totals_are_the_published_parameters_and_macs(capsys):
+    assert main(["summary", "resnext50_32x4d", "--depth", "stage"]) == 0
+    total = capsys.readouterr().out.splitlines()[-1].split()
+    assert total == ["total", "25,028,904", "4,230.5"]
+
+
+def test_draw_has_every_block_and_projection_and_is_sound_xml(tmp_path, capsys):
+    out = tmp_path / "r50.svg"
+    assert main(["draw", "resnet50", "-o", str(out)]) == 0
+    text = out.read_text()
+    titles = [node.text for node in ET.fromstring(text).iter("{http://www.w3.org/2000/svg}title")]
+    assert len(titles) == 16
+    assert titles[0] == "layer1.0, shortcut: conv 1x1, 256"
+    assert sum("identity" in title for title in titles) == 12
+    assert "2048 x 7 x 7" in text
+    capsys.readouterr()
+    assert main(["draw", "resnet18"]) == 0
+    assert (
+        "layer4.1   conv 3x3, 512 -> conv 3x3, 512  (+) shortcut identity"
+        in capsys.readouterr().out
+    )
+
+
+def test_weights_path_and_verify_name_the_cache(capsys):
+    assert main(["weights", "path", "resnet50"]) == 0
+    assert capsys.readouterr().out.strip().endswith("hub/checkpoints/resnet50-11ad3fa6.pth")
+    assert main(["weights", "verify", "resnet18"]) == 1
+    assert "it is not there" in capsys.readouterr().out

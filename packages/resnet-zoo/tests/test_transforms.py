@@ -1,0 +1,103 @@
+"""Preprocessing against torchvision's presets, for PIL images and tensors."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from resnet_zoo import WEIGHTS, ImageClassification
+from resnet_zoo.transforms import center_crop, pil_to_tensor, resize
+
+SIZES = [(640, 480), (333, 500), (232, 232), (256, 300), (100, 70), (1025, 257)]
+
+
+def picture(width, height, mode="RGB"):
+    rng = np.random.default_rng(width * height)
+    array = rng.integers(0, 256, (height // 7 + 1, width // 7 + 1, 3), dtype=np.uint8)
+    return Image.fromarray(array).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("resize_size", [256, 232])
+def test_pil_path_equals_torchvision_to_the_last_bit(torchvision, size, resize_size):
+    theirs = torchvision.transforms._presets.ImageClassification(
+        crop_size=224, resize_size=resize_size
+    )
+    image = picture(*size)
+    ours = ImageClassification(crop_size=224, resize_size=resize_size)
+    assert torch.equal(ours(image), theirs(image))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", ["uint8", "float32"])
+def test_tensor_path_equals_torchvision_to_the_last_bit(torchvision, size, kind):
+    theirs = torchvision.transforms._presets.ImageClassification(crop_size=224, resize_size=232)
+    tensor = pil_to_tensor(picture(*size)).expand(2, -1, -1, -1)
+    tensor = tensor if kind == "uint8" else tensor / 255
+    ours = ImageClassification(crop_size=224, resize_size=232)
+    assert torch.equal(ours(tensor), theirs(tensor))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pil_and_tensor_paths_agree_within_rounding(size):
+    transform = ImageClassification(crop_size=224)
+    image = picture(*size)
+    difference = (transform(image) - transform(pil_to_tensor(image))).abs().max()
+    assert difference <= 2 / 255 / 0.224
+
+
+def test_every_entry_has_the_transforms_and_meta_of_torchvision(torchvision):
+    for name, kind in WEIGHTS.items():
+        theirs = torchvision.models.get_model_weights(name)
+        assert list(kind.__members__) == list(theirs.__members__)
+        assert kind.__name__ == theirs.__name__
+        for entry in kind:
+            other = theirs[entry.name]
+            ours, preset = entry.transforms(), other.transforms()
+            assert [ours.crop_size] == preset.crop_size
+            assert [ours.resize_size] == preset.resize_size
+            assert (list(ours.mean), list(ours.std)) == (preset.mean, preset.std)
+            assert entry.value.file_name == other.url.rsplit("/", 1)[1]
+            meta = entry.meta
+            for key in ("categories", "num_params", "_metrics", "_ops", "_file_size", "recipe"):
+                assert meta[key] == other.meta[key], (entry, key)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])
+def test_other_modes_are_converted(mode):
+    out = ImageClassification(crop_size=32, resize_size=40)(picture(60, 50, "RGB").convert(mode))
+    assert out.shape == (3, 32, 32)
+    assert torch.isfinite(out).all()
+
+
+def test_grey_transform_gives_one_channel():
+    grey = ImageClassification(crop_size=8, resize_size=8, mean=(0.5,), std=(0.25,))
+    assert grey(picture(20, 10)).shape == (1, 8, 8)
+
+
+def test_a_crop_larger_than_the_image_pads_with_zeros_as_torchvision(torchvision):
+    image = picture(31, 20)
+    theirs = torchvision.transforms.functional.center_crop(image, [40, 40])
+    assert torch.equal(pil_to_tensor(center_crop(image, 40)), pil_to_tensor(theirs))
+    tensor = pil_to_tensor(image)
+    theirs = torchvision.transforms.functional.center_crop(tensor, [40, 40])
+    assert torch.equal(center_crop(tensor, 40), theirs)
+
+
+def test_denormalize_undoes_the_normalisation():
+    transform = ImageClassification(crop_size=16, resize_size=16)
+    image = torch.rand(3, 16, 16)
+    assert torch.allclose(transform.denormalize(transform(image)), image, atol=1e-6)
+    assert ImageClassification(**transform.to_dict()) == transform
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(ValueError, match="interpolation must be"):
+        ImageClassification(crop_size=8, interpolation="nearest")
+    with pytest.raises(ValueError, match="mean and std"):
+        ImageClassification(crop_size=8, mean=(0.5,))
+    with pytest.raises(TypeError, match="PIL image or a tensor"):
+        ImageClassification(crop_size=8)(np.zeros((3, 8, 8)))
+    with pytest.raises(TypeError, match="uint8 or floating"):
+        ImageClassification(crop_size=8)(torch.zeros(3, 9, 9, dtype=torch.int32))
+    assert resize(torch.zeros(3, 5, 5), 5).shape == (3, 5, 5)
