@@ -88,7 +88,7 @@ def build(
     folder = build_dir / flavour
     folder.mkdir(parents=True, exist_ok=True)
     flags = FLAVOURS[flavour]
-    includes = [f"-I{d}" for d in (HERE, ROOT / "cmake" / "include", *include_dirs)]
+    includes = [f"-I{d.resolve()}" for d in (HERE, ROOT / "cmake" / "include", *include_dirs)]
     base = [*COMMON, "-DNATIVE_CUDA_SIM=1", *includes]
 
     # The scheduler must not be instrumented by TSan: it would be a party to every race.

@@ -30,6 +30,7 @@
 // DEV_KERNEL(threads) name(arguments) { ... }: a kernel launched with at most `threads` per block.
 #define DEV_KERNEL(max_threads) __global__ void __launch_bounds__(max_threads)
 #define DEV_FN __device__ inline
+#define DEV_UNROLL _Pragma("unroll")
 #define DEV_SHARED(type, name, count) __shared__ type name[count]
 // The dynamic shared memory of the launch, 16-byte aligned, as `type *name`.
 #define DEV_DYNAMIC_SHARED(type, name)                                    \
@@ -41,6 +42,7 @@
 
 #define DEV_KERNEL(max_threads) inline void
 #define DEV_FN inline
+#define DEV_UNROLL
 #define DEV_SHARED(type, name, count) \
   static char name##_site_;           \
   type* name = static_cast<type*>(cusim::shared_array(&name##_site_, sizeof(type) * (count), alignof(type)))
