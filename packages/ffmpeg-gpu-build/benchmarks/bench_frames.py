@@ -1,0 +1,113 @@
+"""Frames out of a video and into one, beside PyAV, and the driver floors of both.
+
+Ours moves raw frames through a pipe from the ffmpeg program; PyAV calls the libraries of its wheel
+in this process. So CPU time of ours is that of Python alone: compare wall time.
+"""
+
+import itertools
+import sys
+import tempfile
+from pathlib import Path
+
+import av
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
+from measure import Bench
+
+from ffmpeg_gpu_build import binary, read_frames, transcode, write_frames
+from ffmpeg_gpu_build.ffmpeg import Ffmpeg
+from ffmpeg_gpu_build.verification import facts
+
+WIDTH, HEIGHT, FRAMES = 1280, 720, 120
+
+
+def film() -> list[np.ndarray]:
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
+    frames = []
+    for index in range(FRAMES):
+        waves = 60 * np.sin(x / 37 + index / 5) * np.cos(y / 23) + 128
+        picture = np.stack([waves, 255 * x / WIDTH, np.roll(waves, index * 3, 1)], axis=2)
+        frames.append(picture.astype(np.uint8))
+    return frames
+
+
+def av_read(path: Path, size: tuple[int, int]) -> int:
+    with av.open(str(path)) as container:
+        container.streams.video[0].thread_type = "AUTO"
+        made = (
+            f.to_ndarray(format="rgb24", width=size[0], height=size[1])
+            for f in container.decode(video=0)
+        )
+        return sum(frame.shape[0] == size[1] for frame in made)
+
+
+def av_write(path: Path, frames: list[np.ndarray]) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "18"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for array in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def av_floors() -> str:
+    """Driver and PTX floors of the libraries in PyAV's wheel."""
+    folder = Path(av.__file__).parent.parent / "av.libs"
+    codec = next(folder.glob("libavcodec*"))
+    modules = binary.ptx_modules(next(folder.glob("libavfilter*")))
+    floor = binary.ptx_floor(modules)
+    return f"driver {binary.nvenc_driver_floor(codec)}, {floor or 'no CUDA filter'}"
+
+
+def main() -> None:
+    program = Ffmpeg.at()
+    versions = {"ffmpeg": program.version, "av": av.__version__, "numpy": np.__version__}
+    bench = Bench("frames", f"PyAV {av.__version__}", versions=versions, repeats=5)
+    frames = film()
+    with tempfile.TemporaryDirectory() as folder:
+        clip, a, b = (Path(folder, name) for name in ("clip.mp4", "a.mp4", "b.mp4"))
+        write_frames(clip, frames, overwrite=True)
+        size = (WIDTH, HEIGHT)
+        for count in (sum(1 for _ in read_frames(clip)), av_read(clip, size)):
+            assert count == FRAMES, count
+        bench.compare(
+            f"read {FRAMES} frames 1280x720 rgb",
+            lambda: sum(1 for _ in read_frames(clip)),
+            lambda: av_read(clip, size),
+        )
+        small = (320, 180)
+        bench.compare(
+            f"read {FRAMES} frames, scaled to 320x180",
+            lambda: sum(1 for _ in read_frames(clip, size=small)),
+            lambda: av_read(clip, small),
+        )
+        bench.compare(
+            f"write {FRAMES} frames 1280x720 x264 crf 18",
+            lambda: write_frames(a, frames, overwrite=True),
+            lambda: av_write(b, frames),
+            repeats=3,
+        )
+        bench.compare(
+            "first frame of a file",
+            lambda: next(itertools.islice(read_frames(clip), 1)),
+            lambda: next(av.open(str(clip)).decode(video=0)).to_ndarray(format="rgb24"),
+        )
+        bench.compare(
+            f"transcode {FRAMES} frames to 640x360",
+            lambda: transcode(clip, a, hw="cpu", size=(640, 360), overwrite=True),
+            lambda: program.run(
+                "-v", "error", "-y", "-i", str(clip), "-vf", "scale=640:360", "-crf", "23", str(b)
+            ),
+            note="peer: the bare ffmpeg command",
+            repeats=3,
+        )
+    found = facts(program)
+    floors = f"driver {found.nvenc_driver_floor}, {found.ptx}"
+    bench.fact(f"floors of ffmpeg {found.version}", floors)
+    bench.fact(f"floors of PyAV {av.__version__}", av_floors())
+    bench.finish()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""The command: `ffmpeg-gpu-build`, or `python -m ffmpeg_gpu_build`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from . import __version__
+
+EXIT_USAGE, EXIT_FAILED, EXIT_INTERRUPTED = 2, 1, 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    from . import commands
+
+    top = argparse.ArgumentParser(
+        prog="ffmpeg-gpu-build",
+        description="Build an FFmpeg with GPU paths, prove each path by pixels, and use it.",
+        epilog="exit codes: 0 done; 1 failed, or a path is broken; 2 a wrong argument; "
+        "3 a required path is not proven; 130 interrupted",
+    )
+    top.add_argument("--version", action="version", version=f"ffmpeg-gpu-build {__version__}")
+    inside = top.add_subparsers(dest="command", metavar="COMMAND")
+    for name, (summary, arguments, function) in commands.COMMANDS.items():
+        sub = inside.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=(function.__doc__ or "").strip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        arguments(sub)
+        sub.set_defaults(function=function)
+    return top
+
+
+def about() -> str:
+    """Version, and the ffmpeg that would be used."""
+    from .ffmpeg import Ffmpeg, FfmpegError
+
+    try:
+        program = Ffmpeg.at()
+        found = f"{program.version} at {program.path} ({program.licence})"
+    except FfmpegError as error:
+        found = str(error)
+    return f"ffmpeg-gpu-build {__version__}\nffmpeg: {found}\nsee --help for the commands"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code is in the help."""
+    from .ffmpeg import FfmpegError
+
+    top = parser()
+    arguments = top.parse_args(argv)
+    if not arguments.command:
+        print(about())
+        return 0
+    try:
+        return arguments.function(arguments)
+    except KeyboardInterrupt:
+        print("interrupted; nothing half-made was left", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except ValueError as error:
+        print(f"ffmpeg-gpu-build: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except (FfmpegError, OSError) as error:
+        print(f"ffmpeg-gpu-build: {error}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

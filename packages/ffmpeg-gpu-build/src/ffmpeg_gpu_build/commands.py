@@ -1,0 +1,276 @@
+"""The commands: what each takes, and what it does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .terminal import Line, size_argument
+
+
+def _ffmpeg_argument(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--ffmpeg", metavar="PATH", help="program or its folder (default: $FFMPEG, PATH)"
+    )
+
+
+def _profile_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--profile", default="small", help="small, full or the path of your own .toml")
+    p.add_argument("--release", metavar="X.Y.Z", help="FFmpeg release instead of the profile's")
+    p.add_argument("--cuda", choices=("llvm", "nvcc"), help="compiler of the CUDA filters")
+    p.add_argument("--with", dest="add", action="append", default=[], metavar="COMPONENT")
+    p.add_argument("--without", dest="drop", action="append", default=[], metavar="COMPONENT")
+
+
+def _plan(a: argparse.Namespace) -> Any:
+    from .description import resolve
+
+    return resolve(a.profile, version=a.release, cuda=a.cuda, add=a.add, drop=a.drop)
+
+
+def _verify_arguments(p: argparse.ArgumentParser) -> None:
+    _ffmpeg_argument(p)
+    p.add_argument("--json", metavar="FILE", help="write the report as JSON ('-': to stdout)")
+    p.add_argument("--html", metavar="FILE", help="write the report as a page")
+    p.add_argument(
+        "--only", action="append", default=[], metavar="PATH", help="e.g. 'filter.*_opencl'"
+    )
+    p.add_argument("--require", action="append", default=[], metavar="PATH", help="must be proven")
+    p.add_argument("--profile", help="the build must have all that this profile asks for")
+    p.add_argument("--device", action="append", default=[], metavar="KIND=NAME", help="e.g. cuda=1")
+    p.add_argument("--jobs", type=int, default=2, help="checks at once (default 2)")
+    p.add_argument("--brief", action="store_true", help="leave out what is absent")
+
+
+def verify_command(a: argparse.Namespace) -> int:
+    """proven     ran, and the pixels were compared with the CPU's
+    absent     this hardware, its driver or this FFmpeg does not have it
+    broken     it should run and does not, or runs and is wrong; exit code 1
+    not tried  no way is known to judge it here
+    """
+    from .description import resolve
+    from .report import page, text
+    from .verification import verify
+
+    devices = dict(d.partition("=")[::2] for d in a.device)
+    line = Line()
+    report = verify(
+        a.ffmpeg,
+        only=a.only,
+        required=a.require,
+        expected=resolve(a.profile).verification() if a.profile else (),
+        devices=devices,
+        jobs=a.jobs,
+        progress=lambda n, total, v: line.show(f"{n}/{total} {v.path}"),
+    )
+    line.clear()
+    if a.json:
+        data = json.dumps(report.as_dict(), indent=1) + "\n"
+        if a.json == "-":
+            sys.stdout.write(data)
+        else:
+            Path(a.json).write_text(data, encoding="utf-8")
+    if a.html:
+        Path(a.html).write_text(page(report), encoding="utf-8")
+    if a.json != "-":
+        print(text(report, colour=sys.stdout.isatty(), all_paths=not a.brief))
+    return report.exit_code
+
+
+def _doctor_arguments(p: argparse.ArgumentParser) -> None:
+    _ffmpeg_argument(p)
+    p.add_argument(
+        "log", nargs="?", help="an FFmpeg log ('-': stdin); without it the machine is asked"
+    )
+
+
+def doctor_command(a: argparse.Namespace) -> int:
+    """With a log: which known failure it shows, and the cure. Make one with -loglevel verbose.
+    Without: what stands in the way of each device on this machine.
+    """
+    if a.log:
+        return _doctor_log(a.log)
+    from .report import head_lines
+    from .verdict import PROVEN
+    from .verification import verify
+
+    report = verify(a.ffmpeg, only=["device.*", "encode.*_nvenc"])
+    print("\n".join(head_lines(report)), end="\n\n")
+    for verdict in report.verdicts:
+        print(f"{verdict.path}: {verdict.status}: {verdict.sentence}")
+        if verdict.cure and verdict.status != PROVEN:
+            print(f"    {verdict.cure}")
+    return 0
+
+
+def _doctor_log(name: str) -> int:
+    from .failures import diagnose, last_lines
+    from .traps import recognise
+
+    raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    log = raw.decode("utf-8", "replace")
+    found = recognise(log) or diagnose(log)
+    if not found:
+        print("no known failure in this log; its last lines:\n" + last_lines(log))
+        return 1
+    print(f"{found.code}: {found.sentence}\n  {found.cure}\n  in the log: {found.line}")
+    return 0
+
+
+def _probe_arguments(p: argparse.ArgumentParser) -> None:
+    _ffmpeg_argument(p)
+    p.add_argument("file", nargs="+")
+
+
+def probe_command(a: argparse.Namespace) -> int:
+    """One line of JSON for each file."""
+    from .media import probe
+
+    for name in a.file:
+        media = probe(name, ffmpeg=a.ffmpeg)
+        video = media.video
+        print(
+            json.dumps(
+                {
+                    "file": name,
+                    "container": media.container,
+                    "seconds": media.seconds,
+                    "video": video and {**vars(video), "rate": str(video.rate)},
+                    "audio": media.audio,
+                    "subtitles": media.subtitles,
+                }
+            )
+        )
+    return 0
+
+
+def _transcode_arguments(p: argparse.ArgumentParser) -> None:
+    _ffmpeg_argument(p)
+    p.add_argument("src", help="a file, or a folder: then every video below it")
+    p.add_argument("dst", help="a file, or a folder")
+    hw = ("auto", "cuda", "vaapi", "vulkan", "opencl", "cpu")
+    p.add_argument("--hw", default="auto", choices=hw)
+    p.add_argument("--codec", default="h264", choices=("h264", "hevc", "av1", "vp9"))
+    p.add_argument("--size", type=size_argument, metavar="WxH")
+    p.add_argument("--filters", default="", help="a filter chain, e.g. unsharp_opencl=la=1.5")
+    p.add_argument("--quality", type=int, default=23, help="0 (best) to 51 (default 23)")
+    p.add_argument("--bitrate", help="e.g. 4M, instead of --quality")
+    p.add_argument("--audio", default="auto", choices=("auto", "copy", "aac", "opus", "none"))
+    p.add_argument("--device", action="append", default=[], help="e.g. 0; again for several GPUs")
+    p.add_argument(
+        "--sessions", type=int, default=2, help="files at once on each device (default 2)"
+    )
+    p.add_argument(
+        "--suffix", default=".mp4", help="ending of the files of a folder (default .mp4)"
+    )
+    p.add_argument("--overwrite", action="store_true")
+
+
+def transcode_command(a: argparse.Namespace) -> int:
+    """Each stage runs on the GPU only if `verify` proves it on this machine; the notes say why not.
+    The result appears under its name only when it is whole.
+    """
+    common = {
+        "hw": a.hw, "codec": a.codec, "size": a.size, "filters": a.filters, "quality": a.quality,
+        "bitrate": a.bitrate, "audio": a.audio, "ffmpeg": a.ffmpeg, "overwrite": a.overwrite,
+    }  # fmt: skip
+    if Path(a.src).is_dir():
+        return _transcode_folder(a, common)
+    from .transcoding import transcode
+
+    line, started = Line(), time.monotonic()
+
+    def tell(p: Any) -> None:
+        part = f"{100 * p.fraction:3.0f} %  " if p.fraction is not None else ""
+        passed = time.monotonic() - started
+        left = f"  {passed / p.fraction - passed:.0f} s left" if p.fraction else ""
+        line.show(f"{part}frame {p.frame}  {p.speed:.1f}x{left}")
+
+    done = transcode(a.src, a.dst, device=a.device[0] if a.device else "", progress=tell, **common)
+    line.clear()
+    p = done.pipeline
+    for note in done.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(
+        f"{done.path}: {done.frames} frames in {done.seconds:.1f} s ({done.fps:.0f} a second), "
+        f"decode {p.decode}, filter {p.filter}, encode {p.encoder} ({p.encode})"
+    )
+    return 0
+
+
+def _transcode_folder(a: argparse.Namespace, common: dict[str, Any]) -> int:
+    from .batch import Item, transcode_folder
+
+    def done(item: Item) -> None:
+        if item.error:
+            print(f"FAILED {item.src}: {item.error}", file=sys.stderr)
+        elif item.result:
+            print(f"{item.dst}: {item.result.frames} frames, {item.result.fps:.0f} a second")
+        else:
+            print(f"{item.dst}: there already")
+
+    items = transcode_folder(
+        a.src,
+        a.dst,
+        suffix=a.suffix,
+        sessions=a.sessions,
+        devices=a.device or ("",),
+        done=done,
+        **common,
+    )
+    failed = sum(item.error is not None for item in items)
+    print(f"{len(items) - failed} of {len(items)} files")
+    return 1 if failed else 0
+
+
+def _plan_arguments(p: argparse.ArgumentParser) -> None:
+    _profile_arguments(p)
+    p.add_argument(
+        "--show",
+        default="all",
+        choices=("all", "configure", "apt", "verify", "recipe"),
+        help="one list alone, for use in scripts",
+    )
+
+
+def plan_command(a: argparse.Namespace) -> int:
+    """Components, packages, configure line, licence and what verify will judge, all from one
+    description.
+    """
+    from . import emit
+
+    plan = _plan(a)
+    if a.show == "configure":
+        print(shlex.join(plan.configure_line()))
+    elif a.show == "apt":
+        print("\n".join(emit.apt_packages(plan)))
+    elif a.show == "verify":
+        print("\n".join(plan.verification()))
+    elif a.show == "recipe":
+        print(emit.recipe(plan), end="")
+    else:
+        print(emit.summary(plan))
+    return 0
+
+
+COMMANDS: dict[
+    str,
+    tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]],
+] = {
+    "verify": (
+        "judge every hardware path of an FFmpeg by pixels",
+        _verify_arguments,
+        verify_command,
+    ),
+    "doctor": ("say what a failure means, and its cure", _doctor_arguments, doctor_command),
+    "transcode": ("transcode a file or a folder", _transcode_arguments, transcode_command),
+    "probe": ("say what is in a media file", _probe_arguments, probe_command),
+    "plan": ("show what a build would be made of", _plan_arguments, plan_command),
+}
+"""Name -> (summary, function that adds the arguments, function that does it)."""

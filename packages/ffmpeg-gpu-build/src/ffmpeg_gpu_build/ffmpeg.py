@@ -1,0 +1,143 @@
+"""An FFmpeg on this machine: where it is, what it was built with, what it lists."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from . import proc
+
+
+class FfmpegError(RuntimeError):
+    """FFmpeg is missing or ended with an error; `code` names the cause where it was recognised."""
+
+    def __init__(self, message: str, code: str = "unknown", log: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.log = log
+
+
+def find(path: str | os.PathLike[str] | None = None) -> Path:
+    """The ffmpeg to use: `path`, else $FFMPEG, else the first on PATH.
+
+    A folder stands for its bin/ffmpeg. Raises FfmpegError where there is none.
+    """
+    wanted = os.fspath(path) if path is not None else os.environ.get("FFMPEG", "ffmpeg")
+    if Path(wanted).is_dir():
+        inside = [Path(wanted) / "bin" / "ffmpeg", Path(wanted) / "ffmpeg"]
+        wanted = str(next((p for p in inside if p.is_file()), inside[0]))
+    found = shutil.which(wanted)
+    if not found:
+        raise FfmpegError(
+            f"find: no ffmpeg at {wanted!r}; install one, build one (`ffmpeg-gpu-build build`), or "
+            "name one with --ffmpeg or $FFMPEG",
+            "no-ffmpeg",
+        )
+    return Path(found)
+
+
+@dataclass
+class Ffmpeg:
+    """One ffmpeg program. `env` is laid over the environment of every run (say LD_LIBRARY_PATH)."""
+
+    path: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def at(cls, path: str | os.PathLike[str] | Ffmpeg | None = None, **env: str) -> Ffmpeg:
+        """From a path, a folder, None (see `find`) or another Ffmpeg."""
+        if isinstance(path, Ffmpeg):
+            return cls(path.path, {**path.env, **env})
+        return cls(find(path), env)
+
+    def run(
+        self, *arguments: str | os.PathLike[str], timeout: float = 120.0, stdin: bytes | None = None
+    ) -> proc.Finished:
+        """Run with these arguments behind `-hide_banner`; see `proc.run`."""
+        return proc.run(
+            [self.path, "-hide_banner", *arguments], timeout=timeout, stdin=stdin, env=self.env
+        )
+
+    @property
+    def probe_path(self) -> Path:
+        """The ffprobe beside this ffmpeg, else the first on PATH. Raises FfmpegError if none."""
+        beside = self.path.with_name(self.path.name.replace("ffmpeg", "ffprobe"))
+        found = str(beside) if beside.is_file() else shutil.which("ffprobe")
+        if not found:
+            raise FfmpegError(f"probe: no ffprobe beside {self.path} nor on PATH", "no-ffprobe")
+        return Path(found)
+
+    @cached_property
+    def banner(self) -> str:
+        """`ffmpeg -version`. Raises FfmpegError if the program does not start."""
+        done = proc.run([self.path, "-version"], env=self.env, timeout=60)
+        if not done.ok:
+            last = (done.err.strip() or f"exit code {done.rc}").splitlines()[-1]
+            raise FfmpegError(f"{self.path} does not start: {last}", "does-not-start", done.err)
+        return done.out.decode("utf-8", "replace")
+
+    @property
+    def version(self) -> str:
+        """As it says itself, for example "5.1.9-0+deb12u1"."""
+        match = re.match(r"ffmpeg version (\S+)", self.banner)
+        return match[1] if match else "unknown"
+
+    @property
+    def every_frame(self) -> list[str]:
+        """Output arguments that neither drop nor repeat frames to fit a rate."""
+        numbers = re.match(r"n?(\d+)\.(\d+)", self.version)
+        old = numbers is not None and (int(numbers[1]), int(numbers[2])) < (5, 1)
+        return ["-vsync", "passthrough"] if old else ["-fps_mode", "passthrough"]
+
+    @property
+    def configuration(self) -> list[str]:
+        """The arguments of its configure."""
+        import shlex
+
+        match = re.search(r"^\s*configuration: (.*)$", self.banner, re.M)
+        try:
+            return shlex.split(match[1]) if match else []
+        except ValueError:
+            return match[1].split() if match else []
+
+    @property
+    def licence(self) -> str:
+        """What its configuration makes of it, in FFmpeg's words."""
+        arguments = self.configuration
+        if "--enable-nonfree" in arguments:
+            return "nonfree and unredistributable"
+        three = "3" if "--enable-version3" in arguments else None
+        if "--enable-gpl" in arguments:
+            return f"GPL version {three or '2'} or later"
+        return f"LGPL version {three or '2.1'} or later"
+
+    def _names(self, option: str, pattern: str) -> frozenset[str]:
+        text = self.run(option).out.decode("utf-8", "replace")
+        body = text.partition("---")[2] or text
+        return frozenset(re.findall(pattern, body, re.M))
+
+    @cached_property
+    def encoders(self) -> frozenset[str]:
+        return self._names("-encoders", r"^ [VAS][A-Z.]{5} (\S+)")
+
+    @cached_property
+    def decoders(self) -> frozenset[str]:
+        return self._names("-decoders", r"^ [VAS][A-Z.]{5} (\S+)")
+
+    @cached_property
+    def filters(self) -> frozenset[str]:
+        return self._names("-filters", r"^ [A-Z.]{2,3} (\S+) +\S+->\S+")
+
+    @cached_property
+    def hwaccels(self) -> frozenset[str]:
+        return self._names("-hwaccels", r"^([a-z0-9]+)\s*$")
+
+
+def file_argument(path: str | os.PathLike[str]) -> str:
+    """A file name that FFmpeg takes as a file whatever it contains: '-', ':', newlines, spaces."""
+    return "file:" + os.path.abspath(os.fspath(path))

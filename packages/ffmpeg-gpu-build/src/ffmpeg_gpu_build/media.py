@@ -1,0 +1,128 @@
+"""What is in a media file, by ffprobe's JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from . import proc
+from .failures import diagnose, last_lines
+from .ffmpeg import Ffmpeg, FfmpegError, file_argument
+
+# Local files only: a playlist in disguise must not make FFmpeg open a connection.
+PROTOCOLS = ("-protocol_whitelist", "file,pipe,fd,data,crypto")
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video stream. `size` is (width, height) as shown, after rotation; `depth` in bits."""
+
+    index: int
+    codec: str
+    size: tuple[int, int]
+    pixels: str
+    depth: int
+    rate: Fraction
+    frames: int | None
+
+
+@dataclass(frozen=True)
+class Media:
+    """A file: its container, seconds, first video stream, audio codecs and number of subtitles."""
+
+    path: Path
+    container: str
+    seconds: float | None
+    video: Video | None
+    audio: tuple[str, ...]
+    subtitles: int
+
+    @property
+    def frames(self) -> int | None:
+        """Number of video frames if the file says it or rate and duration do; else None."""
+        if self.video is None:
+            return None
+        if self.video.frames:
+            return self.video.frames
+        return round(self.seconds * self.video.rate) if self.seconds and self.video.rate else None
+
+
+def _rate(stream: dict[str, Any]) -> Fraction:
+    for key in ("avg_frame_rate", "r_frame_rate"):
+        top, _, bottom = stream.get(key, "0/0").partition("/")
+        if int(top) > 0 and int(bottom or 1) > 0:
+            return Fraction(int(top), int(bottom or 1))
+    return Fraction(0)
+
+
+def _depth(stream: dict[str, Any]) -> int:
+    said = stream.get("bits_per_raw_sample", "")
+    if said.isdigit() and int(said) > 0:
+        return int(said)
+    name = stream.get("pix_fmt", "")
+    return next((n for n in (16, 14, 12, 10, 9) if f"{n}le" in name or f"{n}be" in name), 8)
+
+
+def _video(stream: dict[str, Any]) -> Video:
+    width, height = int(stream["width"]), int(stream["height"])
+    turns = [d["rotation"] for d in stream.get("side_data_list", []) if "rotation" in d]
+    if turns and round(float(turns[0])) % 180 == 90:
+        width, height = height, width
+    frames = stream.get("nb_frames", "")
+    return Video(
+        index=int(stream["index"]),
+        codec=stream.get("codec_name", "unknown"),
+        size=(width, height),
+        pixels=stream.get("pix_fmt", "unknown"),
+        depth=_depth(stream),
+        rate=_rate(stream),
+        frames=int(frames) if frames.isdigit() else None,
+    )
+
+
+def probe(
+    path: str | os.PathLike[str], *, ffmpeg: str | os.PathLike[str] | Ffmpeg | None = None
+) -> Media:
+    """Look into a file with the ffprobe that belongs to `ffmpeg`.
+
+    Raises FileNotFoundError if there is no such file and FfmpegError (code "bad-input") if it is no
+    media file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"probe: path must be a file, there is none at {os.fspath(path)!r}")
+    program = Ffmpeg.at(ffmpeg)
+    done = proc.run(
+        [program.probe_path, "-v", "error", "-of", "json", "-show_format", "-show_streams",
+        *PROTOCOLS,
+         "-i", file_argument(path)],
+        env=program.env,
+    )  # fmt: skip
+    if not done.ok:
+        found = diagnose(done.err)
+        text = found.sentence if found else last_lines(done.err, 1)
+        raise FfmpegError(
+            f"probe: {os.fspath(path)!r}: {text}", found.code if found else "bad-input", done.err
+        )
+    answer = json.loads(done.out)
+    streams = answer.get("streams", [])
+    # a cover picture is a video stream to FFmpeg, not to us
+    moving = [
+        s
+        for s in streams
+        if s.get("codec_type") == "video" and not s.get("disposition", {}).get("attached_pic")
+    ]
+    seconds = answer.get("format", {}).get("duration")
+    return Media(
+        path=Path(path),
+        container=answer.get("format", {}).get("format_name", "unknown"),
+        seconds=float(seconds) if seconds else None,
+        video=_video(moving[0]) if moving and moving[0].get("width") else None,
+        audio=tuple(
+            s.get("codec_name", "unknown") for s in streams if s.get("codec_type") == "audio"
+        ),
+        subtitles=sum(s.get("codec_type") == "subtitle" for s in streams),
+    )

@@ -1,0 +1,325 @@
+"""Where each stage of a transcode runs: decode, filter, encode, each on a device or on the CPU.
+
+A stage goes to a device only if the check of `checks.py` proved that path on this machine; the
+proof is kept for the life of the process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from .checks import Machine, check_decoder, check_device, check_encoder, check_filter
+from .ffmpeg import Ffmpeg, FfmpegError
+from .filter_checks import device_of
+from .media import Video
+from .verdict import PROVEN, Verdict
+from .verification import ask_nvidia
+
+SOFTWARE = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1", "vp9": "libvpx-vp9"}
+NAMES_IN_PATHS = {"mpeg2video": "mpeg2"}
+AUTO_ORDER = ("cuda", "vaapi", "vulkan")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one kind of device is spoken to."""
+
+    decoder: str  # suffix of the hwaccel's path
+    encoder: str  # suffix of the encoder
+    scale: str
+
+
+KINDS = {
+    "cuda": Kind("nvdec", "nvenc", "scale_cuda"),
+    "vaapi": Kind("vaapi", "vaapi", "scale_vaapi"),
+    "vulkan": Kind("vulkan", "vulkan", "scale_vulkan"),
+}
+
+
+class HardwareError(FfmpegError):
+    """A device that was asked for cannot do a stage; `verdict` says why."""
+
+    def __init__(self, stage: str, hw: str, verdict: Verdict) -> None:
+        cure = f"; {verdict.cure}" if verdict.cure else ""
+        super().__init__(
+            f"transcode: hw={hw!r} cannot {stage}: {verdict.sentence}{cure}. hw='auto' takes "
+            f"what works, "
+            f"{stage if stage != 'scale' else 'hw'}='cpu' moves this stage",
+            verdict.code,
+        )
+        self.verdict = verdict
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Device of each stage ("cpu", "cuda", ...), the encoder, the ffmpeg arguments, and the
+    reasons.
+    """
+
+    decode: str
+    filter: str
+    encode: str
+    encoder: str
+    before: tuple[str, ...]
+    filters: str
+    notes: tuple[str, ...]
+
+
+@lru_cache(maxsize=256)
+def _proof(path: Path, env: tuple[tuple[str, str], ...], device: str, stage: str) -> Verdict:
+    """The verdict on a path, tried once a process."""
+    verb, _, name = stage.partition(".")
+    kind = name if verb == "device" else device_of(name)
+    program = Ffmpeg(path, dict(env))
+    nvidia = ask_nvidia(program.env) if kind == "cuda" else {}
+    machine = Machine(program, {kind: device} if device else {}, nvidia)
+    judges = {"encode": check_encoder, "decode": check_decoder, "filter": check_filter}
+    return (judges | {"device": check_device})[verb](machine, name)
+
+
+def proof(program: Ffmpeg, stage: str, device: str = "") -> Verdict:
+    """The verdict on one path id ("encode.h264_nvenc"), tried once a process and kept."""
+    return _proof(program.path, tuple(sorted(program.env.items())), device, stage)
+
+
+def quality_arguments(encoder: str, quality: int) -> list[str]:
+    """The encoder's arguments for constant quality. Raises ValueError outside 0 to 51."""
+    if not 0 <= quality <= 51:
+        raise ValueError(f"transcode: quality must be in 0..51, got {quality}")
+    if encoder.endswith("_nvenc"):
+        return ["-rc", "vbr", "-cq", str(quality), "-b:v", "0"]
+    if encoder.endswith(("_vaapi", "_vulkan")):
+        return ["-qp", str(quality)]
+    if encoder == "libvpx-vp9":
+        return ["-crf", str(quality), "-b:v", "0"]
+    return ["-crf", str(quality)]
+
+
+def _size(video: Video, size: tuple[int, int] | None, notes: list[str]) -> tuple[int, int] | None:
+    """The size to scale to, or None. Raises ValueError for an odd or empty one."""
+    if size is not None:
+        if len(size) != 2 or any(side < 16 or side % 2 for side in size):
+            raise ValueError(
+                f"transcode: size must be two even numbers of at least 16, got {tuple(size)}"
+            )
+        return None if tuple(size) == video.size else (int(size[0]), int(size[1]))
+    even = (max(2, video.size[0] // 2 * 2), max(2, video.size[1] // 2 * 2))
+    if even != video.size:
+        notes.append(f"odd size {video.size[0]}x{video.size[1]}: scaled to {even[0]}x{even[1]}")
+        return even
+    return None
+
+
+def _stage(
+    program: Ffmpeg, hw: str, kind: str, device: str, stage: str, path: str, notes: list[str]
+) -> bool:
+    """True if the path is proven. Else False under "auto", with a note; HardwareError otherwise."""
+    verdict = proof(program, path, device)
+    if verdict.status == PROVEN:
+        return True
+    if hw != "auto":
+        raise HardwareError(stage, kind, verdict)
+    notes.append(f"{stage} on the CPU: {path.partition('.')[2]}: {verdict.sentence}")
+    return False
+
+
+def plan_pipeline(
+    program: Ffmpeg,
+    video: Video,
+    *,
+    hw: str,
+    codec: str,
+    size: tuple[int, int] | None = None,
+    filters: str = "",
+    decode: str | None = None,
+    encode: str | None = None,
+    device: str = "",
+) -> Pipeline:
+    """Decide where each stage runs; see `transcode` for the arguments.
+
+    Raises ValueError for an unknown name and HardwareError if a device that was asked for cannot
+    do a stage.
+    """
+    if hw not in ("auto", "cpu", "opencl", *KINDS):
+        raise ValueError(
+            f"transcode: hw must be auto, cuda, vaapi, vulkan, opencl or cpu, got {hw!r}"
+        )
+    if codec not in SOFTWARE:
+        raise ValueError(f"transcode: codec must be one of {', '.join(SOFTWARE)}, got {codec!r}")
+    for name, value in (("decode", decode), ("encode", encode)):
+        if value not in (None, "cpu", hw):
+            raise ValueError(f"transcode: {name} must be 'cpu' or hw's {hw!r}, got {value!r}")
+    notes: list[str] = []
+    scale = _size(video, size, notes)
+    if hw == "opencl":
+        return _opencl(program, codec, scale, filters, device, notes)
+    kind = hw if hw in KINDS else "cpu"
+    if hw == "auto":
+        kind = _choose(program, device, notes)
+    if kind == "cpu":
+        return _software(program, codec, scale, filters, notes)
+    return _on_device(
+        program,
+        video,
+        hw,
+        kind,
+        codec,
+        scale,
+        filters,
+        device,
+        decode == "cpu",
+        encode == "cpu",
+        notes,
+    )
+
+
+def _choose(program: Ffmpeg, device: str, notes: list[str]) -> str:
+    """The first kind of device that opens and returns frames unchanged; "cpu" if none does."""
+    said = []
+    for kind in AUTO_ORDER:
+        verdict = proof(program, f"device.{kind}", device)
+        if verdict.status == PROVEN:
+            codecs = [f"encode.{codec}_{KINDS[kind].encoder}" for codec in ("h264", "hevc")]
+            paths = [f"decode.h264_{KINDS[kind].decoder}", *codecs]
+            if any(proof(program, path, device).status == PROVEN for path in paths):
+                return kind
+            said.append(f"{kind}: opens, but neither decodes nor encodes")
+        else:
+            said.append(f"{kind}: {verdict.sentence}")
+    notes.append("all on the CPU: " + "; ".join(said))
+    return "cpu"
+
+
+def _software_encoder(program: Ffmpeg, codec: str) -> str:
+    encoder = SOFTWARE[codec]
+    if encoder not in program.encoders:
+        raise FfmpegError(f"transcode: this FFmpeg has no {encoder} encoder", "not-built-in")
+    return encoder
+
+
+def choose_encoder(program: Ffmpeg, codec: str, hw: str, device: str = "") -> str:
+    """The encoder for frames that come from the CPU: hw is "cpu", "auto" or "cuda".
+
+    Raises ValueError for an unknown name, HardwareError if hw="cuda" cannot be had.
+    """
+    if hw not in ("cpu", "auto", "cuda"):
+        raise ValueError(f"write_frames: hw must be cpu, auto or cuda, got {hw!r}")
+    if codec not in SOFTWARE:
+        raise ValueError(f"write_frames: codec must be one of {', '.join(SOFTWARE)}, got {codec!r}")
+    if hw != "cpu":
+        verdict = proof(program, f"encode.{codec}_nvenc", device)
+        if verdict.status == PROVEN:
+            return f"{codec}_nvenc"
+        if hw == "cuda":
+            raise HardwareError("encode", hw, verdict)
+    return _software_encoder(program, codec)
+
+
+def _software(
+    program: Ffmpeg, codec: str, scale: tuple[int, int] | None, filters: str, notes: list[str]
+) -> Pipeline:
+    chain = [
+        f for f in (filters, f"scale={scale[0]}:{scale[1]}" if scale else "", "format=yuv420p") if f
+    ]
+    encoder = _software_encoder(program, codec)
+    return Pipeline("cpu", "cpu", "cpu", encoder, (), ",".join(chain), tuple(notes))
+
+
+def _opencl(
+    program: Ffmpeg,
+    codec: str,
+    scale: tuple[int, int] | None,
+    filters: str,
+    device: str,
+    notes: list[str],
+) -> Pipeline:
+    if not filters:
+        raise ValueError(
+            "transcode: hw='opencl' needs filters=..., for example 'unsharp_opencl=la=1.5': "
+            "FFmpeg has "
+            "no OpenCL decoder, encoder or scaler"
+        )
+    verdict = proof(program, "device.opencl", device)
+    if verdict.status != PROVEN:
+        raise HardwareError("filter", "opencl", verdict)
+    resize = f"scale={scale[0]}:{scale[1]}," if scale else ""
+    chain = f"{resize}format=yuv420p,hwupload,{filters},hwdownload,format=yuv420p"
+    before = (
+        "-init_hw_device",
+        "opencl=d" + (f":{device}" if device else ""),
+        "-filter_hw_device",
+        "d",
+    )
+    encoder = _software_encoder(program, codec)
+    return Pipeline("cpu", "opencl", "cpu", encoder, before, chain, tuple(notes))
+
+
+def _on_device(
+    program: Ffmpeg,
+    video: Video,
+    hw: str,
+    kind: str,
+    codec: str,
+    scale: tuple[int, int] | None,
+    filters: str,
+    device: str,
+    decode_on_cpu: bool,
+    encode_on_cpu: bool,
+    notes: list[str],
+) -> Pipeline:
+    """A pipeline on one device; CPU `filters` bring the frames down and up again."""
+    spoken = KINDS[kind]
+    source = NAMES_IN_PATHS.get(video.codec, video.codec)
+
+    def proven(stage: str, path: str) -> bool:
+        return _stage(program, hw, kind, device, stage, path, notes)
+
+    decodes = not decode_on_cpu and proven("decode", f"decode.{source}_{spoken.decoder}")
+    encodes = not encode_on_cpu and proven("encode", f"encode.{codec}_{spoken.encoder}")
+    converts = encodes and (video.depth > 8 or not decodes)
+    wants_scaler = bool(scale) or (decodes and converts)
+    scales = wants_scaler and (decodes or encodes) and proven("scale", f"filter.{spoken.scale}")
+    before = [
+        "-init_hw_device",
+        f"{kind}=d" + (f":{device}" if device else ""),
+        "-filter_hw_device",
+        "d",
+    ]
+    if decodes:
+        before += ["-hwaccel", kind, "-hwaccel_device", "d", "-hwaccel_output_format", kind]
+    chain: list[str] = []
+    up = decodes  # where the frames are: True on the device
+
+    def move(to_device: bool) -> None:
+        nonlocal up
+        if to_device and not up:
+            chain.extend(["format=nv12", "hwupload"])
+        elif up and not to_device:
+            deep = video.depth > 8 and not any(c.startswith("scale_") for c in chain)
+            chain.extend(["hwdownload", "format=p010le" if deep else "format=nv12"])
+        up = to_device
+
+    if filters:
+        move(False)
+        chain.append(filters)
+    if scales:
+        move(True)
+        box = f"w={scale[0]}:h={scale[1]}:" if scale else ""
+        chain.append(f"{spoken.scale}={box}format=nv12")
+    elif scale:
+        move(False)
+        chain.append(f"scale={scale[0]}:{scale[1]}")
+    if encodes:
+        move(True)
+        encoder = f"{codec}_{spoken.encoder}"
+    else:
+        move(False)
+        chain.append("format=yuv420p")
+        encoder = _software_encoder(program, codec)
+    where = {True: kind, False: "cpu"}
+    return Pipeline(
+        where[decodes], where[scales], where[encodes], encoder, tuple(before), ",".join(chain),
+        tuple(notes),
+    )  # fmt: skip

@@ -1,0 +1,196 @@
+"""One run of ffmpeg under supervision: progress, cancelling, a result that appears whole or not
+at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .failures import diagnose, last_lines
+from .ffmpeg import Ffmpeg, FfmpegError
+from .proc import stop
+
+
+class Cancelled(FfmpegError):
+    """The run was cancelled or took longer than it may; nothing was left behind."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands. `fraction` is None where the length is not known; `speed` is times
+    real time.
+    """
+
+    frame: int
+    fps: float
+    speed: float
+    seconds: float
+    fraction: float | None
+
+
+@contextmanager
+def written_aside(destination: Path, overwrite: bool) -> Iterator[Path]:
+    """A name beside `destination` to write to; renamed to it on success, removed on any failure.
+
+    Raises FileExistsError if the destination is there and may not be replaced, FileNotFoundError if
+    its folder is not.
+    """
+    if destination.exists() and not overwrite:
+        raise FileExistsError(
+            f"{os.fspath(destination)!r} is there already; pass overwrite=True (--overwrite) to "
+            f"replace it"
+        )
+    if not destination.parent.is_dir():
+        raise FileNotFoundError(f"no folder {os.fspath(destination.parent)!r} to write into")
+    name = f".part-{secrets.token_hex(6)}{destination.suffix}"
+    part = destination.parent / name
+    try:
+        yield part
+        if overwrite:
+            part.replace(destination)
+        else:
+            os.link(part, destination)  # fails if another run has put it there meanwhile
+            part.unlink()
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text.strip().rstrip("x"))
+    except ValueError:
+        return 0.0
+
+
+def _read_progress(
+    stream: Iterable[bytes], total: int | None, tell: Callable[[Progress], None] | None
+) -> int:
+    """Follow `-progress`; returns the number of frames at the end."""
+    values: dict[str, str] = {}
+    frame = 0
+    for line in stream:
+        key, _, value = line.decode("utf-8", "replace").strip().partition("=")
+        values[key] = value
+        if key == "progress":
+            frame = int(_number(values.get("frame", "0")))
+            if tell:
+                seconds = _number(values.get("out_time_us", "0")) / 1e6
+                fraction = min(1.0, frame / total) if total else None
+                speed = _number(values.get("speed", "0"))
+                tell(Progress(frame, _number(values.get("fps", "0")), speed, seconds, fraction))
+    return frame
+
+
+def _feed(
+    process: subprocess.Popen[bytes], chunks: Iterable[bytes], problem: list[BaseException]
+) -> None:
+    assert process.stdin is not None
+    try:
+        for chunk in chunks:
+            process.stdin.write(chunk)
+    except BrokenPipeError:
+        pass  # ffmpeg ended early: its own message is the cause
+    except BaseException as error:
+        problem.append(error)
+        stop(process)
+    finally:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+
+
+def supervise(
+    ffmpeg: Ffmpeg,
+    arguments: list[str],
+    *,
+    total: int | None = None,
+    tell: Callable[[Progress], None] | None = None,
+    cancel: threading.Event | None = None,
+    timeout: float | None = None,
+    chunks: Iterable[bytes] | None = None,
+) -> int:
+    """Run ffmpeg to the end and return the number of frames written.
+
+    `chunks` are bytes for its stdin. Raises FfmpegError with the recognised cause if it fails, and
+    Cancelled if `cancel` is set or `timeout` seconds pass. KeyboardInterrupt ends ffmpeg too.
+    """
+    command = [
+        os.fspath(ffmpeg.path), "-hide_banner", *(["-nostdin"] if chunks is None else []),
+        "-nostats", "-loglevel", "verbose", "-progress", "pipe:1", *arguments,
+    ]  # fmt: skip
+    why: list[str] = []
+    problem: list[BaseException] = []
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL if chunks is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env={**os.environ, **ffmpeg.env},
+            start_new_session=True,
+        )
+        watch = threading.Thread(target=_watch, args=(process, cancel, timeout, why), daemon=True)
+        watch.start()
+        feeder = threading.Thread(target=_feed, args=(process, chunks or (), problem), daemon=True)
+        if chunks is not None:
+            feeder.start()
+        try:
+            assert process.stdout is not None
+            frames = _read_progress(process.stdout, total, tell)
+            process.wait()
+        except BaseException:
+            stop(process)
+            raise
+        finally:
+            if chunks is not None:
+                feeder.join()
+            watch.join()
+            if process.stdout:
+                process.stdout.close()
+        log.seek(0)
+        text = log.read().decode("utf-8", "replace")
+    if problem:
+        raise problem[0]
+    if why:
+        raise Cancelled(f"ffmpeg was ended: {why[0]}", "cancelled", text)
+    if process.returncode != 0:
+        raise failure(text, process.returncode)
+    return frames
+
+
+def _watch(
+    process: subprocess.Popen[bytes],
+    cancel: threading.Event | None,
+    timeout: float | None,
+    why: list[str],
+) -> None:
+    end = None if timeout is None else time.monotonic() + timeout
+    while process.poll() is None:
+        if cancel is not None and cancel.is_set():
+            why.append("cancelled")
+        elif end is not None and time.monotonic() > end:
+            why.append(f"not done after {timeout:g} seconds")
+        if why:
+            stop(process)
+            return
+        time.sleep(0.05)
+
+
+def failure(log: str, code: int) -> FfmpegError:
+    """The error of a run that ended with `code`: the known cause and cure, or its last lines."""
+    found = diagnose(log)
+    if found:
+        return FfmpegError(
+            f"ffmpeg: {found.sentence} ({found.line}); {found.cure}", found.code, log
+        )
+    return FfmpegError(f"ffmpeg ended with exit code {code}:\n{last_lines(log)}", "unknown", log)

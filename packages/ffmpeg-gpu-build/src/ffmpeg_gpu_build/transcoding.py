@@ -1,0 +1,157 @@
+"""Transcode a file, with as much of the pipeline on the GPU as is proven there."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .ffmpeg import Ffmpeg, FfmpegError, file_argument
+from .media import PROTOCOLS, Media, probe
+from .pipeline import Pipeline, plan_pipeline, quality_arguments
+from .session import Progress, supervise, written_aside
+
+MUXERS = {
+    ".mp4": "mp4",
+    ".m4v": "mp4",
+    ".mov": "mov",
+    ".mkv": "matroska",
+    ".webm": "webm",
+    ".ts": "mpegts",
+    ".avi": "avi",
+}
+# Audio that a container takes as it is; any other is encoded.
+TAKES = {
+    "mp4": {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"},
+    "mov": {"aac", "mp3", "ac3", "alac", "pcm_s16le", "pcm_s24le"},
+    "webm": {"opus", "vorbis"},
+    "mpegts": {"aac", "mp3", "ac3", "mp2"},
+    "avi": {"mp3", "ac3", "pcm_s16le"},
+}
+
+
+@dataclass(frozen=True)
+class Transcoded:
+    """What came out: the file, frames, seconds it took, where each stage ran, why, and the
+    command.
+    """
+
+    path: Path
+    frames: int
+    seconds: float
+    pipeline: Pipeline
+    notes: tuple[str, ...]
+    command: tuple[str, ...]
+
+    @property
+    def fps(self) -> float:
+        """Frames a second of wall time."""
+        return self.frames / self.seconds if self.seconds else 0.0
+
+
+def muxer_of(path: Path) -> str:
+    """FFmpeg's muxer for a file name. Raises ValueError for an ending we do not write."""
+    if path.suffix.lower() not in MUXERS:
+        raise ValueError(
+            f"transcode: dst must end in one of {', '.join(MUXERS)}, got {path.name!r}"
+        )
+    return MUXERS[path.suffix.lower()]
+
+
+def _audio(media: Media, muxer: str, wanted: str, program: Ffmpeg) -> tuple[list[str], list[str]]:
+    """Arguments for the audio streams, and what to tell about them."""
+    if wanted not in ("auto", "copy", "none", "aac", "opus"):
+        raise ValueError(f"transcode: audio must be auto, copy, none, aac or opus, got {wanted!r}")
+    if wanted == "none" or not media.audio:
+        return ["-an"], []
+    if wanted == "copy":
+        return ["-map", "0:a", "-c:a", "copy"], []
+    arguments, notes = ["-map", "0:a"], []
+    fits = muxer not in TAKES or all(codec in TAKES[muxer] for codec in media.audio)
+    if wanted == "auto" and fits:
+        return [*arguments, "-c:a", "copy"], []
+    encoder = "libopus" if muxer == "webm" or wanted == "opus" else "aac"
+    if encoder not in program.encoders:
+        raise FfmpegError(f"transcode: this FFmpeg has no {encoder} encoder", "not-built-in")
+    if wanted == "auto":
+        notes.append(
+            f"audio {', '.join(media.audio)} does not go into {muxer}: encoded as {encoder}"
+        )
+    return [*arguments, "-c:a", encoder, "-b:a", "160k"], notes
+
+
+def transcode(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    *,
+    hw: str = "auto",
+    codec: str = "h264",
+    size: tuple[int, int] | None = None,
+    filters: str = "",
+    quality: int = 23,
+    bitrate: str | None = None,
+    audio: str = "auto",
+    decode: str | None = None,
+    encode: str | None = None,
+    device: str = "",
+    ffmpeg: str | os.PathLike[str] | Ffmpeg | None = None,
+    overwrite: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    cancel: threading.Event | None = None,
+    timeout: float | None = None,
+) -> Transcoded:
+    """Transcode the first video stream of `src`, and its audio, into `dst`.
+
+    hw       "auto": each stage on the GPU if `verify` proves it here, else on the CPU, and `notes`
+             say why; "cuda", "vaapi", "vulkan": all stages there or HardwareError; "opencl":
+             `filters` there; "cpu"
+    codec    "h264", "hevc", "av1" or "vp9"
+    size     (width, height), both even
+    filters  a chain between decode and encode; for hw="opencl" of OpenCL filters, else of CPU ones
+    quality  0 (best) to 51, on the encoder's own scale; bitrate ("4M") replaces it
+    audio    "auto" copies what the container takes and encodes the rest; "copy", "aac", "opus",
+             "none"
+    decode   "cpu" moves this stage off the device; encode likewise
+    device   which one: "1" for the second CUDA GPU, "/dev/dri/renderD129" for VAAPI
+
+    The file appears under its name only when whole. Raises FileNotFoundError, FileExistsError,
+    ValueError for an argument, HardwareError if hw cannot be had, Cancelled, FfmpegError.
+    """
+    source, target = Path(src), Path(dst)
+    program = Ffmpeg.at(ffmpeg)
+    muxer = muxer_of(target)
+    media = probe(source, ffmpeg=program)
+    if media.video is None:
+        raise FfmpegError(f"transcode: {os.fspath(src)!r} has no video stream", "bad-input")
+    pipeline = plan_pipeline(
+        program, media.video, hw=hw, codec=codec, size=size, filters=filters, decode=decode,
+        encode=encode, device=device,
+    )  # fmt: skip
+    sound, notes = _audio(media, muxer, audio, program)
+    if media.subtitles and muxer != "matroska":
+        notes.append(f"{media.subtitles} subtitle stream(s) do not go into {muxer}: left out")
+    elif media.subtitles:
+        sound += ["-map", "0:s?", "-c:s", "copy"]
+    rate = ["-b:v", bitrate] if bitrate else quality_arguments(pipeline.encoder, quality)
+    fast = ["-movflags", "+faststart"] if muxer in ("mp4", "mov") else []
+    started = time.monotonic()
+    with written_aside(target, overwrite) as part:
+        arguments = [
+            *pipeline.before, *PROTOCOLS, "-i", file_argument(source),
+            "-map", f"0:{media.video.index}", *(["-vf", pipeline.filters] if pipeline.filters else
+            []), "-c:v", pipeline.encoder, *rate, *sound, *fast,
+            "-f", muxer, "-y", file_argument(part),
+        ]  # fmt: skip
+        frames = supervise(
+            program, arguments, total=media.frames, tell=progress, cancel=cancel, timeout=timeout
+        )
+        if frames == 0:
+            raise FfmpegError("transcode: ffmpeg ended well and wrote no frame", "wrong-count")
+    seconds = time.monotonic() - started
+    everything = (*pipeline.notes, *notes)
+    return Transcoded(
+        target, frames, seconds, pipeline, everything, (str(program.path), *arguments)
+    )

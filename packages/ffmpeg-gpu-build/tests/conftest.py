@@ -1,0 +1,83 @@
+"""What several test files share: the distribution's ffmpeg and a driver that says what it is
+told.
+"""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ffmpeg_gpu_build import binary
+from ffmpeg_gpu_build.ffmpeg import Ffmpeg
+
+STUB = Path(__file__).parent / "stub_driver"
+
+
+@pytest.fixture(scope="session")
+def ffmpeg() -> Ffmpeg:
+    """The ffmpeg of the machine; the packages that tests need stand in apt.txt."""
+    if not shutil.which("ffmpeg"):
+        pytest.skip("no ffmpeg: install the packages of apt.txt")
+    return Ffmpeg.at()
+
+
+def _names(ffmpeg: Ffmpeg, pattern: bytes) -> set[str]:
+    """The driver functions that this ffmpeg looks up, from its own binaries."""
+    files = binary.libraries(ffmpeg.path) or {"libavcodec": ffmpeg.path}
+    found: set[str] = set()
+    for file in files.values():
+        found |= {
+            n.decode() for n in re.findall(rb"\0(" + pattern + rb")(?=\0)", file.read_bytes())
+        }
+    return found
+
+
+class StubDriver:
+    """Builds the three driver libraries; `with_env` gives an ffmpeg that loads them."""
+
+    def __init__(self, ffmpeg: Ffmpeg, folder: Path) -> None:
+        self.ffmpeg, self.folder = ffmpeg, folder
+        self.cuda = _names(ffmpeg, rb"cu[A-Z]\w+")
+        self.cuvid = _names(ffmpeg, rb"cuvid[A-Z]\w+")
+
+    def build(
+        self, name: str, *, lacks: tuple[str, ...] = (), without: tuple[str, ...] = ()
+    ) -> Path:
+        """A folder `name` with the libraries but for `without`, which lack these functions."""
+        folder = self.folder / name
+        if folder.exists():
+            return folder
+        folder.mkdir()
+        for library, source, names in (
+            ("libcuda.so.1", "cuda.c", self.cuda),
+            ("libnvcuvid.so.1", "cuvid.c", self.cuvid),
+            ("libnvidia-encode.so.1", "nvenc.c", set()),
+        ):
+            if library in without:
+                continue
+            weak = folder / f"weak_{source}"
+            weak.write_text(
+                "".join(
+                    f"__attribute__((weak)) int {n}(void) {{ return 0; }}\n" for n in sorted(names)
+                )
+            )
+            renames = [f"-D{n}=hidden_{n}" for n in lacks]
+            subprocess.run(
+                ["gcc", "-O1", "-w", "-shared", "-fPIC", "-fno-builtin", *renames,
+                 str(STUB / source), str(weak), "-o", str(folder / library)],
+                check=True, timeout=60,
+            )  # fmt: skip
+        return folder
+
+    def with_env(self, folder: Path, **answers: object) -> Ffmpeg:
+        """An ffmpeg that loads the libraries of `folder` and gets these answers."""
+        env = {f"STUB_{k.upper()}": str(v) for k, v in answers.items()}
+        return Ffmpeg.at(self.ffmpeg, LD_LIBRARY_PATH=str(folder), **env)
+
+
+@pytest.fixture(scope="session")
+def stub(ffmpeg: Ffmpeg, tmp_path_factory: pytest.TempPathFactory) -> StubDriver:
+    """Compiles the stub driver with gcc (seconds, once)."""
+    return StubDriver(ffmpeg, tmp_path_factory.mktemp("driver"))

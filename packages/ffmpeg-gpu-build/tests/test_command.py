@@ -1,0 +1,109 @@
+"""The command line: exit codes, machine-readable output, help."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ffmpeg_gpu_build import write_frames
+from ffmpeg_gpu_build.__main__ import main, parser
+from ffmpeg_gpu_build.commands import COMMANDS
+
+
+def test_verify_writes_json_and_html_and_answers_by_exit_code(tmp_path, capsys):
+    arguments = ["verify", "--only", "device.opencl", "--only", "encode.libx264", "--jobs", "1"]
+    report, html = tmp_path / "r.json", tmp_path / "r.html"
+    assert main([*arguments, "--json", str(report), "--html", str(html)]) == 0
+    answer = json.loads(report.read_text())
+    assert [v["status"] for v in answer["verdicts"]] == ["proven", "proven"]
+    assert "2 proven" in capsys.readouterr().out
+    assert "encode.libx264" in html.read_text()
+    assert main([*arguments, "--require", "encode.h264_nvenc"]) == 3
+    capsys.readouterr()
+    assert main([*arguments, "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["proven"] == 2
+
+
+def test_verify_against_a_profile_says_what_was_dropped(capsys):
+    assert main(["verify", "--profile", "small", "--only", "filter.transpose_cuda"]) == 1
+    assert "asked for, but not in this FFmpeg" in capsys.readouterr().out
+
+
+def test_doctor_reads_a_log(tmp_path, capsys):
+    log = tmp_path / "log"
+    log.write_text("x\n[h264_nvenc @ 0x1] OpenEncodeSessionEx failed: out of memory (10)\n")
+    assert main(["doctor", str(log)]) == 0
+    out = capsys.readouterr().out
+    assert "too-many-encodes" in out
+    log.write_text("nvcc fatal   : Unsupported gpu architecture 'compute_60'\n")
+    assert main(["doctor", str(log)]) == 0
+    assert "compute_60" in capsys.readouterr().out
+    log.write_text("all is well\n")
+    assert main(["doctor", str(log)]) == 1
+
+
+def test_doctor_without_a_log_asks_the_machine(capsys):
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "device.opencl: proven" in out
+    assert "NVENC needs driver" in out
+
+
+def test_transcode_and_probe_of_a_file_and_a_folder(tmp_path, capsys):
+    import numpy as np
+
+    source = tmp_path / "in"
+    source.mkdir()
+    write_frames(source / "a.mp4", [np.full((64, 64, 3), 90, np.uint8)] * 6)
+    assert main(["transcode", str(source / "a.mp4"), str(tmp_path / "b.mkv"), "--hw", "cpu"]) == 0
+    assert "6 frames" in capsys.readouterr().out
+    assert main(["probe", str(tmp_path / "b.mkv")]) == 0
+    assert json.loads(capsys.readouterr().out)["video"]["size"] == [64, 64]
+    out = str(tmp_path / "out")
+    assert main(["transcode", str(source), out, "--hw", "cpu", "--suffix", ".mkv"]) == 0
+    assert "1 of 1 files" in capsys.readouterr().out
+    assert (tmp_path / "out" / "a.mkv").is_file()
+    (source / "bad.mp4").write_bytes(b"")
+    assert main(["transcode", str(source), out, "--hw", "cpu", "--suffix", ".mkv"]) == 1
+
+
+def test_errors_are_one_sentence_on_stderr(tmp_path, capsys):
+    assert main(["transcode", str(tmp_path / "no.mp4"), str(tmp_path / "o.mp4")]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "none at" in err
+    assert main(["plan", "--profile", "tiny"]) == 2
+    assert "take one of full, small" in capsys.readouterr().err
+    assert main(["verify", "--ffmpeg", str(tmp_path)]) == 1
+
+
+@pytest.mark.parametrize("show", ["all", "configure", "apt", "verify", "recipe"])
+def test_plan_shows_each_list(capsys, show):
+    assert main(["plan", "--show", show]) == 0
+    out = capsys.readouterr().out
+    expected = {"apt": "libx264-dev", "verify": "filter.scale_cuda", "recipe": "schema_version: 1"}
+    assert expected.get(show, "--enable-cuda-llvm") in out
+
+
+def test_help_names_every_command_and_teaches_the_exit_codes(capsys):
+    with pytest.raises(SystemExit):
+        parser().parse_args(["--help"])
+    out = capsys.readouterr().out
+    assert all(name in out for name in COMMANDS)
+    assert "exit codes" in out
+
+
+def test_the_module_says_what_it_would_use(capsys):
+    assert main([]) == 0
+    assert "ffmpeg-gpu-build" in capsys.readouterr().out
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = (
+        "import sys, ffmpeg_gpu_build; "
+        "bad = {'numpy', 'torch', 'matplotlib', 'subprocess'} & set(sys.modules); "
+        "assert not bad, bad; ffmpeg_gpu_build.verify; ffmpeg_gpu_build.transcode; "
+        "assert callable(ffmpeg_gpu_build.verify) and callable(ffmpeg_gpu_build.probe)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

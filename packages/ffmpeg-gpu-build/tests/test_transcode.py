@@ -1,0 +1,272 @@
+"""Transcoding: exact in frames, explicit about where it ran, whole or not there at all."""
+
+import os
+import threading
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from ffmpeg_gpu_build import (
+    Cancelled,
+    FfmpegError,
+    HardwareError,
+    probe,
+    read_frames,
+    transcode,
+    transcode_folder,
+)
+from ffmpeg_gpu_build.pipeline import plan_pipeline, proof
+from ffmpeg_gpu_build.verdict import Verdict
+
+NASTY = ["-i.mp4", "a\nb.mp4", "a b;$(touch x)'\"&|.mp4", "http:x.mp4", "%03d.mp4", "ü.mp4"]
+
+
+@pytest.fixture(scope="module")
+def clip(ffmpeg, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    done = ffmpeg.run(
+        "-f", "lavfi", "-i", "testsrc2=s=320x180:r=30:d=2", "-f", "lavfi", "-i", "sine=d=2",
+        "-c:v", "libx264", "-preset", "ultrafast", "-c:a", "aac", str(path),
+    )  # fmt: skip
+    assert done.ok, done.err
+    return path
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [p.name for p in folder.iterdir() if p.name.startswith(".part-")]
+
+
+def count(path: Path) -> int:
+    return sum(1 for _ in read_frames(path, size=(64, 36), pixels="gray"))
+
+
+def test_every_frame_arrives_and_the_result_says_where_it_ran(clip, tmp_path):
+    seen = []
+    done = transcode(clip, tmp_path / "out.mkv", hw="cpu", size=(160, 90), progress=seen.append)
+    assert done.frames == 60 == count(tmp_path / "out.mkv")
+    assert seen[-1].fraction == 1.0
+    assert (done.pipeline.decode, done.pipeline.encode, done.pipeline.encoder) == (
+        "cpu", "cpu", "libx264",
+    )  # fmt: skip
+    media = probe(tmp_path / "out.mkv")
+    assert media.video.size == (160, 90)
+    assert media.video.rate == Fraction(30)
+    assert media.audio == ("aac",)
+
+
+def test_auto_without_a_gpu_says_why_it_ran_on_the_cpu(clip, tmp_path):
+    done = transcode(clip, tmp_path / "out.mp4", quality=40)
+    assert done.frames == 60
+    assert "no NVIDIA driver" in " ".join(done.notes)
+
+
+def test_asking_for_cuda_without_a_driver_is_an_error_and_leaves_nothing(clip, tmp_path):
+    with pytest.raises(HardwareError, match=r"no NVIDIA driver.*hw='auto'") as caught:
+        transcode(clip, tmp_path / "out.mp4", hw="cuda")
+    assert caught.value.code == "no-driver"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_opencl_filters_run_in_the_middle(clip, tmp_path):
+    done = transcode(clip, tmp_path / "out.mp4", hw="opencl", filters="transpose_opencl=dir=clock")
+    assert done.pipeline.filter == "opencl"
+    assert probe(tmp_path / "out.mp4").video.size == (180, 320)
+    with pytest.raises(ValueError, match="needs filters"):
+        transcode(clip, tmp_path / "other.mp4", hw="opencl")
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_file_names_are_only_names(clip, tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / name
+    os.link(clip, source) if clip.stat().st_dev == tmp_path.stat().st_dev else source.write_bytes(
+        clip.read_bytes()
+    )
+    done = transcode(name, "out" + name, hw="cpu", quality=45, size=(64, 36))
+    assert done.frames == 60
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([name, "out" + name])
+
+
+def test_an_existing_file_is_kept_unless_told_otherwise(clip, tmp_path):
+    target = tmp_path / "out.mp4"
+    target.write_bytes(b"precious")
+    with pytest.raises(FileExistsError, match="overwrite"):
+        transcode(clip, target, hw="cpu")
+    assert target.read_bytes() == b"precious"
+    transcode(clip, target, hw="cpu", overwrite=True, size=(64, 36))
+    assert count(target) == 60
+
+
+def test_cancelling_ends_ffmpeg_soon_and_leaves_nothing(ffmpeg, tmp_path):
+    long = tmp_path / "long.mkv"
+    assert ffmpeg.run(
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc2=s=1280x720:r=30:d=20",
+        "-c:v",
+        "mpeg4",
+        "-q:v",
+        "20",
+        str(long),
+    ).ok
+    cancel, seen = threading.Event(), []
+
+    def tell(p):
+        seen.append(p)
+        cancel.set()
+
+    started = time.monotonic()
+    with pytest.raises(Cancelled):
+        transcode(long, tmp_path / "out.mp4", hw="cpu", progress=tell, cancel=cancel)
+    assert time.monotonic() - started < 15
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["long.mkv"]
+    with pytest.raises(Cancelled, match=r"0\.2 seconds"):
+        transcode(long, tmp_path / "out.mp4", hw="cpu", timeout=0.2)
+
+
+def test_an_exception_in_the_callback_ends_ffmpeg_and_leaves_nothing(clip, tmp_path):
+    def tell(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        transcode(clip, tmp_path / "out.mp4", hw="cpu", progress=tell)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_and_foreign_files_are_refused_with_the_cause(clip, tmp_path):
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(clip.read_bytes()[:2000])
+    with pytest.raises(FfmpegError, match="damaged") as caught:
+        transcode(cut, tmp_path / "out.mp4", hw="cpu")
+    assert caught.value.code == "bad-input"
+    with pytest.raises(FileNotFoundError, match="none at"):
+        transcode(tmp_path / "gone.mp4", tmp_path / "out.mp4")
+
+
+def test_a_playlist_in_disguise_opens_no_connection(tmp_path):
+    trap = tmp_path / "film.mp4"
+    trap.write_text(
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n"
+    )
+    with pytest.raises(FfmpegError) as caught:
+        transcode(trap, tmp_path / "out.mp4", hw="cpu", timeout=20)
+    assert "whitelist" in caught.value.log or caught.value.code == "bad-input"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"hw": "gpu"}, "hw must be auto, cuda"),
+        ({"codec": "divx"}, "codec must be one of"),
+        ({"size": (161, 90)}, "two even numbers"),
+        ({"quality": 99, "hw": "cpu"}, r"quality must be in 0\.\.51"),
+        ({"audio": "loud"}, "audio must be"),
+        ({"decode": "cuda", "hw": "cpu"}, "decode must be 'cpu'"),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name(clip, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        transcode(clip, tmp_path / "out.mp4", **arguments)
+
+
+def test_an_unknown_ending_is_refused(clip, tmp_path):
+    with pytest.raises(ValueError, match="must end in one of"):
+        transcode(clip, tmp_path / "out.exe")
+
+
+def test_audio_that_does_not_fit_the_container_is_encoded_and_said(ffmpeg, tmp_path):
+    source = tmp_path / "a.mkv"
+    assert ffmpeg.run(
+        "-f", "lavfi", "-i", "testsrc2=s=64x48:d=1", "-f", "lavfi", "-i", "sine=d=1",
+        "-c:v", "libx264", "-c:a", "pcm_s16le", str(source),
+    ).ok  # fmt: skip
+    done = transcode(source, tmp_path / "a.mp4", hw="cpu")
+    assert probe(tmp_path / "a.mp4").audio == ("aac",)
+    assert any("pcm_s16le" in note for note in done.notes)
+    transcode(source, tmp_path / "b.mp4", hw="cpu", audio="none")
+    assert probe(tmp_path / "b.mp4").audio == ()
+
+
+def test_odd_sizes_become_even_and_say_so(ffmpeg, tmp_path):
+    source = tmp_path / "odd.mkv"
+    assert ffmpeg.run("-f", "lavfi", "-i", "testsrc=s=101x77:d=1", "-c:v", "ffv1", str(source)).ok
+    done = transcode(source, tmp_path / "even.mp4", hw="cpu")
+    assert probe(tmp_path / "even.mp4").video.size == (100, 76)
+    assert any("odd size" in note for note in done.notes)
+
+
+def test_a_folder_is_done_file_by_file_and_one_bad_file_ends_nothing(clip, tmp_path):
+    src, dst = tmp_path / "in", tmp_path / "out"
+    (src / "deep").mkdir(parents=True)
+    for name in ("a.mp4", "a.mkv", "deep/b.mp4"):
+        (src / name).write_bytes(clip.read_bytes())
+    (src / "bad.mp4").write_bytes(b"no film")
+    (src / "notes.txt").write_text("no film either")
+    running, most, lock = [0], [0], threading.Lock()
+
+    def tell(_):
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], threading.active_count())
+
+    arguments = {"hw": "cpu", "size": (64, 36), "quality": 45, "sessions": 2}
+    items = transcode_folder(src, dst, progress=tell, **arguments)
+    assert len(items) == 4
+    assert [i.src.name for i in items if i.error] == ["bad.mp4"]
+    made = sorted(str(p.relative_to(dst)) for p in dst.rglob("*.mp4"))
+    assert made == ["a.mkv.mp4", "a.mp4.mp4", "deep/b.mp4"]
+    again = transcode_folder(src, dst, **arguments)
+    assert [i.result for i in again if not i.error] == [None, None, None]
+
+
+def fake_proofs(monkeypatch, proven):
+    def answer(program, stage, device=""):
+        status = "proven" if stage in proven else "absent"
+        return Verdict(stage, status, "x", "it is not there")
+
+    monkeypatch.setattr("ffmpeg_gpu_build.pipeline.proof", answer)
+
+
+ALL_CUDA = {"device.cuda", "decode.h264_nvdec", "encode.h264_nvenc", "filter.scale_cuda"}
+
+
+@pytest.mark.parametrize(
+    ("proven", "stages", "chain"),
+    [
+        (ALL_CUDA, ("cuda", "cuda", "cuda"), "scale_cuda=w=160:h=90:format=nv12"),
+        (
+            ALL_CUDA - {"encode.h264_nvenc"},  # an H100: decodes and scales, does not encode
+            ("cuda", "cuda", "cpu"),
+            "scale_cuda=w=160:h=90:format=nv12,hwdownload,format=nv12,format=yuv420p",
+        ),
+        (
+            ALL_CUDA - {"decode.h264_nvdec"},
+            ("cpu", "cuda", "cuda"),
+            "format=nv12,hwupload,scale_cuda=w=160:h=90:format=nv12",
+        ),
+        (
+            ALL_CUDA - {"filter.scale_cuda"},
+            ("cuda", "cpu", "cuda"),
+            "hwdownload,format=nv12,scale=160:90,format=nv12,hwupload",
+        ),
+        ({"device.cuda"}, ("cpu", "cpu", "cpu"), "scale=160:90,format=yuv420p"),
+    ],
+)
+def test_auto_puts_each_proven_stage_on_the_gpu(monkeypatch, ffmpeg, clip, proven, stages, chain):
+    fake_proofs(monkeypatch, proven)
+    video = probe(clip).video
+    plan = plan_pipeline(ffmpeg, video, hw="auto", codec="h264", size=(160, 90))
+    assert (plan.decode, plan.filter, plan.encode) == stages
+    assert plan.filters == chain
+    assert ("-hwaccel_output_format" in plan.before) == (stages[0] == "cuda")
+    if stages != ("cuda", "cuda", "cuda"):
+        assert plan.notes
+
+
+def test_a_proof_is_tried_once_a_process(ffmpeg, monkeypatch):
+    first = proof(ffmpeg, "encode.h264_nvenc")
+    monkeypatch.setattr("ffmpeg_gpu_build.pipeline.check_encoder", None)
+    assert proof(ffmpeg, "encode.h264_nvenc") is first

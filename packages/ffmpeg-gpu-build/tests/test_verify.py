@@ -1,0 +1,147 @@
+"""Verdicts on the ffmpeg of the machine: OpenCL proven through PoCL, Vulkan judged by pixels."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ffmpeg_gpu_build import checks, pixels
+from ffmpeg_gpu_build.checks import Machine, check_encoder, check_filter
+from ffmpeg_gpu_build.ffmpeg import Ffmpeg, FfmpegError
+from ffmpeg_gpu_build.filter_checks import CHECKS, FilterCheck
+from ffmpeg_gpu_build.report import page, text
+from ffmpeg_gpu_build.verdict import Verdict, exit_code
+from ffmpeg_gpu_build.verification import paths_of, verify
+
+EXACT = ("transpose_opencl", "overlay_opencl", "dilation_opencl", "erosion_opencl")
+
+
+@pytest.fixture(scope="module")
+def machine(ffmpeg):
+    return Machine(ffmpeg, {}, {})
+
+
+@pytest.fixture(scope="module")
+def opencl(ffmpeg):
+    report = verify(ffmpeg, only=["device.opencl", "filter.*_opencl"])
+    if report.verdicts[0].status == "absent":
+        pytest.skip("no OpenCL: install the packages of apt.txt (pocl-opencl-icd)")
+    return report
+
+
+def test_opencl_filters_are_proven_by_pixels(opencl):
+    got = {v.path.removeprefix("filter."): v for v in opencl.verdicts}
+    for name in (n for n in CHECKS if n.endswith("_opencl")):
+        assert got[name].status == "proven", got[name]
+        assert got[name].measured["mean"] <= CHECKS[name].mean
+    for name in EXACT:
+        assert got[name].measured["max"] == 0
+
+
+def test_a_filter_without_a_twin_is_not_tried_and_not_called_proven(opencl):
+    got = {v.path: v for v in opencl.verdicts}
+    assert got["filter.remap_opencl"].status == "not tried"
+
+
+def test_the_software_encoder_keeps_every_frame(machine):
+    verdict = check_encoder(machine, "libx264")
+    assert verdict.status == "proven"
+    assert verdict.measured["frames"] == checks.ENCODE_FRAMES
+    assert verdict.measured["psnr"] > 35
+
+
+@pytest.mark.parametrize("clip", list(checks.clips()))
+def test_our_clips_decode_to_the_frames_that_are_written_down(ffmpeg, clip):
+    import hashlib
+
+    fact = checks.clips()[clip]
+    done = ffmpeg.run(
+        "-i", str(checks.CLIPS / f"{clip}.mkv"), "-f", "rawvideo", "-pix_fmt", fact["pixels"], "-"
+    )
+    deep = 2 if fact["pixels"].endswith("10le") else 1
+    assert len(done.out) == fact["frames"] * deep * pixels.frame_bytes(320, 180)
+    if fact.get("exact", True):
+        assert hashlib.md5(done.out, usedforsecurity=False).hexdigest() == fact["md5"]
+
+
+@pytest.mark.parametrize("name", [n for n in CHECKS if n != "hwupload_cuda"])
+def test_a_filter_that_does_nothing_would_not_pass(machine, name):
+    check = CHECKS[name]
+    done = checks._run_filter(machine, check, None)
+    if not done.ok:
+        pytest.skip(f"this ffmpeg has no {check.cpu}")
+    source = checks.source(pixels.FRAMES)
+    if len(done.out) != len(source):
+        return  # another size: an untouched picture is refused at once
+    assert pixels.compare(done.out, source).mean > max(0.5, 1.9 * check.mean)
+
+
+def test_wrong_pixels_with_exit_code_zero_are_broken(machine, monkeypatch):
+    wrong = FilterCheck("transpose_opencl=dir=clock", "transpose=dir=cclock", size=(180, 320))
+    monkeypatch.setitem(CHECKS, "transpose_opencl", wrong)
+    verdict = check_filter(machine, "transpose_opencl")
+    assert (verdict.status, verdict.code) == ("broken", "wrong-pixels")
+    assert verdict.measured["mean"] > 5
+
+
+def test_a_picture_of_another_size_is_broken(machine, monkeypatch):
+    wrong = FilterCheck("pad_opencl=w=352:h=200", "null")
+    monkeypatch.setitem(CHECKS, "pad_opencl", wrong)
+    assert check_filter(machine, "pad_opencl").code == "wrong-size"
+
+
+def test_a_part_that_was_asked_for_and_is_not_there_is_broken(ffmpeg):
+    report = verify(ffmpeg, only=["filter.no_such_cuda"], expected=["filter.no_such_cuda"])
+    assert [(v.status, v.code) for v in report.verdicts] == [("broken", "dropped")]
+    assert report.exit_code == 1
+
+
+def test_all_paths_of_this_ffmpeg_are_listed_once(ffmpeg):
+    paths = paths_of(ffmpeg)
+    assert len(paths) == len(set(paths)) > 60
+    expected = {"device.opencl", "encode.libx264", "encode.h264_nvenc", "decode.h264_nvdec"}
+    assert expected | {"decode.h264_cuvid", "filter.scale_cuda"} <= set(paths)
+
+
+def test_exit_codes_tell_broken_from_missing():
+    good = Verdict("filter.a", "proven", "pixels", "")
+    gone, bad = replace(good, path="encode.b", status="absent"), replace(good, status="broken")
+    assert exit_code([good, gone]) == 0
+    assert exit_code([good, gone], ["filter.a"]) == 0
+    assert exit_code([good, gone], ["encode.*"]) == 3
+    assert exit_code([good], ["filter.typo"]) == 3
+    assert exit_code([bad, gone], ["encode.b"]) == 1
+
+
+def test_the_reports_carry_every_verdict_and_escape_it(opencl):
+    evil = Verdict("filter.<script>", "broken", "x", "<b>&", measured={"a": "<i>"})
+    report = replace(opencl, verdicts=(*opencl.verdicts, evil))
+    html = page(report)
+    assert "<script>" not in html
+    assert "&lt;b&gt;&amp;" in html
+    assert html.count("<tr class=") == len(report.verdicts)
+    table = text(report)
+    assert all(v.path in table for v in report.verdicts)
+    assert "1 broken" in table
+    assert json.loads(json.dumps(report.as_dict()))["counts"]["broken"] == 1
+
+
+def test_a_program_that_is_not_there_or_does_not_start_is_an_error(tmp_path):
+    with pytest.raises(FfmpegError, match="no ffmpeg at"):
+        Ffmpeg.at(tmp_path)
+    broken = tmp_path / "ffmpeg"
+    broken.write_text("#!/bin/sh\necho 'libx.so: cannot open' >&2; exit 127\n")
+    broken.chmod(0o755)
+    with pytest.raises(FfmpegError, match=r"does not start: libx\.so"):
+        verify(broken)
+
+
+def test_the_pattern_uses_the_range_and_moves():
+    clip = pixels.pattern(3)
+    assert np.unique(clip).size > 180
+    assert np.abs(clip[0].astype(int) - clip[2]).mean() > 2
+    flat = pixels.compare(bytes(10), bytes(10))
+    assert (flat.mean, flat.max, flat.distinct) == (0.0, 0, 1)
+    with pytest.raises(ValueError, match="one size"):
+        pixels.compare(b"a", b"ab")
