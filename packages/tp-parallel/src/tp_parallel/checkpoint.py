@@ -1,0 +1,271 @@
+"""Checkpoints that any grid can read: written aside, committed by a manifest, checked before use.
+
+Tensors go through torch.distributed.checkpoint as slices of the unsplit tensors (vocabulary padding
+left out), so that a run saved on one (tp, pp, dp) resumes on any other. A checkpoint is a folder
+`step_00000100`; it is written as `step_00000100.part`, gets a manifest with the size and SHA-256 of
+every file, and is renamed as the last act. A folder without a true manifest is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from .context import ParallelContext
+from .errors import CheckpointError
+from .module import named_parameters
+from .optimizer import AdamW
+from .sharding import Shard, shard_of
+
+FORMAT = 1
+_MANIFEST = "manifest.json"
+_READ_BYTES = 1 << 20
+
+
+def save(
+    root: str | os.PathLike[str],
+    step: int,
+    models: Iterable[nn.Module],
+    optimizer: AdamW | None,
+    *,
+    context: ParallelContext,
+    extra: dict[str, Any] | None = None,
+) -> Path:
+    """Writes `root/step_XXXXXXXX` with parameters, optimizer state, random streams and `extra`.
+
+    Every rank calls it with the same arguments; `root` is one folder that all ranks see. `extra` is
+    JSON. Returns the path, once it is complete on disk. Synchronises all ranks. Raises OSError or
+    CheckpointError if it cannot be written; whatever was committed before stays as it was.
+    """
+    import torch.distributed.checkpoint as dcp
+
+    final = Path(root) / f"step_{step:08d}"
+    part = final.with_suffix(".part")
+    if context.rank == 0:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+    context.world.barrier(label="checkpoint.save: folder")
+    state = _state(models, optimizer, context) | _random_state(context)
+    with _quiet_alone() as alone:
+        dcp.save(state, storage_writer=dcp.FileSystemWriter(part), no_dist=alone)
+    context.world.barrier(label="checkpoint.save: tensors")
+    if context.rank == 0:
+        _commit(part, final, step, context, extra or {})
+    context.world.barrier(label="checkpoint.save: manifest")
+    return final
+
+
+def load(
+    path: str | os.PathLike[str],
+    models: Iterable[nn.Module],
+    optimizer: AdamW | None = None,
+    *,
+    context: ParallelContext,
+) -> dict[str, Any]:
+    """Reads a checkpoint into models and optimizer, whatever grid wrote it; returns its manifest.
+
+    Random streams continue where they were if the grid is the same; on another grid they start anew
+    from the seed and the step, since there is no stream to continue. Synchronises all ranks. Raises
+    CheckpointError, on every rank, if a file is missing or damaged or a tensor does not fit.
+    """
+    import torch.distributed.checkpoint as dcp
+
+    path = Path(path)
+    manifest = verify(path, context)
+    state = _state(models, optimizer, context)
+    same_grid = manifest["grid"] == _grid_of(context)
+    if same_grid:
+        state |= _random_state(context)
+    try:
+        with _quiet_alone() as alone:
+            dcp.load(state, storage_reader=dcp.FileSystemReader(path), no_dist=alone)
+    except (Exception, dcp.api.CheckpointException) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(
+            f"checkpoint.load: {path} does not fit the model: {lines[-1]}; build the model "
+            "from the "
+            "config in the manifest"
+        ) from error
+    if same_grid:
+        context.rng.load_state_dict(_random_streams(state, context))
+    else:
+        context.rng.reseed("resumed", manifest["step"])
+    if optimizer is not None:
+        optimizer.masters_to_parameters()
+    return manifest
+
+
+def latest(root: str | os.PathLike[str]) -> Path | None:
+    """The committed checkpoint with the highest step under `root`, or None."""
+    found = [p for p in Path(root).glob("step_*") if (p / _MANIFEST).is_file() and not p.suffix]
+    return max(found, default=None)
+
+
+def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The manifest of a checkpoint: step, grid, extra, files. Raises CheckpointError if
+    unreadable.
+    """
+    path = Path(path)
+    try:
+        manifest = json.loads((path / _MANIFEST).read_text())
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"checkpoint: {path} has no {_MANIFEST}: it was not written to the end; use another one"
+        ) from None
+    except ValueError as error:
+        raise CheckpointError(f"checkpoint: {path / _MANIFEST} is no JSON: {error}") from error
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(
+            f"checkpoint: {path} has format {manifest.get('format')!r}, this version reads {FORMAT}"
+        )
+    return manifest
+
+
+def verify(path: Path, context: ParallelContext) -> dict[str, Any]:
+    """Checks size and SHA-256 of every file, the work shared among ranks; returns the manifest."""
+    problem, manifest = None, {}
+    try:
+        manifest = read_manifest(path)
+        for name in sorted(manifest["files"])[context.rank :: context.world_size]:
+            _verify_file(path / name, manifest["files"][name])
+    except CheckpointError as error:
+        problem = str(error)
+    problems: list[str | None] = [problem]
+    if context.world_size > 1:
+        problems = [None] * context.world_size
+        dist.all_gather_object(problems, problem)
+    for found in problems:
+        if found:
+            raise CheckpointError(found)
+    return manifest
+
+
+@contextmanager
+def _quiet_alone() -> Iterator[bool]:
+    """Whether this is a single process; torch's warning about just that is not shown."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield not dist.is_initialized()
+
+
+def _verify_file(path: Path, want: dict[str, Any]) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint: {path} is missing; the checkpoint is incomplete")
+    size = path.stat().st_size
+    if size != want["size"]:
+        raise CheckpointError(
+            f"checkpoint: {path} has {size} bytes, the manifest says {want['size']}; it is damaged"
+        )
+    if _digest(path) != want["sha256"]:
+        raise CheckpointError(f"checkpoint: {path} differs from its SHA-256; it is damaged")
+
+
+def _commit(
+    part: Path, final: Path, step: int, context: ParallelContext, extra: dict[str, Any]
+) -> None:
+    files = {}
+    for file in sorted(part.iterdir()):
+        with open(file, "rb") as stream:
+            os.fsync(stream.fileno())
+        files[file.name] = {"size": file.stat().st_size, "sha256": _digest(file)}
+    manifest = {"format": FORMAT, "step": step, "grid": _grid_of(context), "seed": context.seed,
+                "extra": extra, "files": files}  # fmt: skip
+    with open(part / _MANIFEST, "w") as stream:
+        json.dump(manifest, stream, indent=1)
+        stream.flush()
+        os.fsync(stream.fileno())
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(part, final)
+    folder = os.open(final.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(_READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _grid_of(context: ParallelContext) -> dict[str, int]:
+    return {"tp": context.tp.size, "pp": context.pp.size, "dp": context.dp.size}
+
+
+def _state(
+    models: Iterable[nn.Module], optimizer: AdamW | None, context: ParallelContext
+) -> dict[str, torch.Tensor]:
+    """Everything to save or to read into, by global name, as slices of unsplit tensors."""
+    models = list(models)
+    moments = {} if optimizer is None else optimizer.moments()
+    state = {}
+    for name, parameter in named_parameters(models):
+        # a tied copy is read from its original, and only read: saving it is the first stage's part
+        source = getattr(parameter, "tied_to", name)
+        shard = shard_of(parameter)
+        state[f"model/{source}"] = _slice_of_whole(parameter.detach(), shard, context)
+        for key, value in moments.get(name, {}).items():
+            if value.dim():
+                value = _slice_of_whole(value.detach(), shard, context)
+            state[f"optimizer/{source}/{key}"] = value
+    return state
+
+
+def _slice_of_whole(local: torch.Tensor, shard: Shard, context: ParallelContext) -> torch.Tensor:
+    """`local` as what torch.distributed.checkpoint knows: a DTensor of the unpadded whole."""
+    if shard.dim is None:
+        return local
+    axis, dim = context.tp, shard.dim
+    whole = list(shard.shape)
+    if shard.blocks > 1:
+        local = local.unflatten(dim, (shard.blocks, -1))
+        whole[dim : dim + 1] = [shard.blocks, shard.shape[dim] // shard.blocks]
+        dim += 1
+    local = local.narrow(dim, 0, shard.valid_length(axis.rank, axis.size))
+    if axis.size == 1:
+        return local
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor import Shard as Cut
+
+    stride = torch.empty(whole, device="meta").stride()
+    return DTensor.from_local(
+        local,
+        context.tp_mesh(),
+        [Cut(dim)],
+        run_check=False,
+        shape=torch.Size(whole),
+        stride=stride,
+    )
+
+
+def _random_state(context: ParallelContext) -> dict[str, torch.Tensor]:
+    return {
+        f"random/{context.coordinates()}/{stream}/{index}": state
+        for stream, states in context.rng.state_dict().items()
+        for index, state in enumerate(states)
+    }
+
+
+def _random_streams(
+    state: dict[str, torch.Tensor], context: ParallelContext
+) -> dict[str, list[torch.Tensor]]:
+    return {
+        stream: [
+            state[f"random/{context.coordinates()}/{stream}/{index}"]
+            for index in range(len(states))
+        ]
+        for stream, states in context.rng.state_dict().items()
+    }

@@ -1,0 +1,300 @@
+"""The process grid: who shares a layer, who holds which stage, who sees which data.
+
+World ranks form a grid with the axes data (dp), pipeline (pp) and tensor (tp), as in Megatron-LM
+(Narayanan et al., 2021, arXiv 2104.04473, section 3). A `ParallelContext` is an ordinary object:
+layers are handed one, no module keeps one, and a process may hold several.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from .axis import Axis, Traffic
+from .errors import MismatchError
+from .rng import RngTracker
+from .weight_gradients import WeightGradients
+
+DEFAULT_TIMEOUT = 120.0  # seconds; a hung rank ends the others after at most this long
+_AXES = ("dp", "pp", "tp")
+_LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+class ParallelContext:
+    """This process's place in the grid, the collectives along each axis and its random streams.
+
+    Args:
+        tp, pp: tensor and pipeline sizes.
+        dp: data size; None takes what remains of the world.
+        order: axes from fastest to slowest changing rank, e.g. "tp-dp-pp" (Megatron's).
+        ranks: instead of `order`, the world ranks themselves as nested lists [dp][pp][tp].
+        device: where parameters and activations live; None takes CUDA device LOCAL_RANK if CUDA
+            answers, else the CPU.
+        seed: root of every random stream; equal on all ranks.
+        timeout: seconds after which a collective that makes no progress raises.
+        check_shapes: compare operation, shape and dtype across ranks before each payload; None
+            means yes on gloo (where a mismatch would kill the process), no on NCCL.
+
+    Without a launcher (no process group, no RANK in the environment) it is a grid of one process.
+    With torchrun's environment it starts the default process group and ends it in `close()`.
+
+    Raises ValueError if tp * pp * dp is not the world size, MismatchError (a RuntimeError) on every
+    rank, naming rank and value, if ranks ask for different grids. Synchronises all ranks.
+    """
+
+    def __init__(
+        self,
+        tp: int = 1,
+        pp: int = 1,
+        dp: int | None = None,
+        *,
+        order: str = "tp-dp-pp",
+        ranks: Sequence[Sequence[Sequence[int]]] | None = None,
+        device: torch.device | str | None = None,
+        seed: int = 1234,
+        timeout: float = DEFAULT_TIMEOUT,
+        check_shapes: bool | None = None,
+    ) -> None:
+        self.timeout = float(timeout)
+        self._owns_world = _start_world_if_launched(self.timeout)
+        self._distributed = dist.is_available() and dist.is_initialized()
+        self.rank = dist.get_rank() if self._distributed else 0
+        self.world_size = dist.get_world_size() if self._distributed else 1
+        self.device = _pick_device(device)
+        self.step = 0
+        self.traffic = Traffic()
+        on_gloo = self.device.type == "cpu"
+        self.check_shapes = on_gloo if check_shapes is None else check_shapes
+        self._doing: str | None = None
+        self._monitor = None
+        self._tp_mesh: dist.device_mesh.DeviceMesh | None = None
+
+        wish = {"tp": tp, "pp": pp, "dp": dp, "order": order, "ranks": ranks, "seed": seed,
+                "check_shapes": self.check_shapes}  # fmt: skip
+        self.check_equal("ParallelContext", wish)
+        grid = _grid(tp, pp, dp, order, ranks, self.world_size)
+        self.grid = grid
+        place = (grid == self.rank).nonzero()[0].tolist()
+        self._place = dict(zip(_AXES, place, strict=True))
+        self.dp = self._axis("dp", grid, 0)
+        self.pp = self._axis("pp", grid, 1)
+        self.tp = self._axis("tp", grid, 2)
+        self.ends = self._ends_axis(grid)
+        self.world = Axis("world", tuple(range(self.world_size)), self.rank,
+                          dist.group.WORLD if self._distributed else None, self)  # fmt: skip
+        self.seed = seed
+        self.weight_gradients = WeightGradients()
+        self._names = itertools.count()
+        self.rng = RngTracker(seed, dp=self.dp.rank, pp=self.pp.rank, tp=self.tp.rank,
+                              device=self.device)  # fmt: skip
+
+    @classmethod
+    def from_mesh(cls, mesh: dist.device_mesh.DeviceMesh, **options: Any) -> ParallelContext:
+        """A context over the ranks of a DeviceMesh with dimensions named dp, pp and tp (any
+        subset).
+
+        Raises ValueError for other dimension names.
+        """
+        names = mesh.mesh_dim_names or ()
+        if not names or any(name not in _AXES for name in names):
+            raise ValueError(
+                f"ParallelContext.from_mesh: mesh_dim_names must be among {_AXES}, got "
+                f"{names or None}"
+            )
+        ranks = mesh.mesh
+        missing = [name for name in _AXES if name not in names]
+        ranks = ranks.reshape(*ranks.shape, *[1] * len(missing))
+        ranks = ranks.permute([(*names, *missing).index(axis) for axis in _AXES])
+        dp, pp, tp = ranks.shape
+        options.setdefault("device", None if mesh.device_type == "cuda" else mesh.device_type)
+        return cls(tp=tp, pp=pp, dp=dp, ranks=ranks.tolist(), **options)
+
+    def mesh(self) -> dist.device_mesh.DeviceMesh:
+        """The grid as a torch DeviceMesh (dp, pp, tp), for FSDP2 or DTensor beside this library."""
+        self._need_world("ParallelContext.mesh")
+        return dist.device_mesh.DeviceMesh(self.device.type, self.grid, mesh_dim_names=_AXES)
+
+    def tp_mesh(self) -> dist.device_mesh.DeviceMesh:
+        """This rank's tensor axis as a one-dimensional DeviceMesh over the group that exists."""
+        self._need_world("ParallelContext.tp_mesh")
+        if self._tp_mesh is None:
+            self._tp_mesh = dist.device_mesh.DeviceMesh.from_group(
+                self.tp.group, self.device.type, mesh_dim_names=("tp",)
+            )
+        return self._tp_mesh
+
+    @property
+    def first_stage(self) -> bool:
+        return self.pp.rank == 0
+
+    @property
+    def last_stage(self) -> bool:
+        return self.pp.rank == self.pp.size - 1
+
+    def coordinates(self) -> str:
+        """This process's place for messages: "dp 0, pp 1, tp 0"."""
+        return ", ".join(f"{axis} {self._place[axis]}" for axis in _AXES)
+
+    def next_name(self) -> str:
+        """A name for a parameter that no model names: equal on ranks that build the same layers."""
+        return f"layer {next(self._names)}"
+
+    def check_equal(self, name: str, value: Any) -> None:
+        """Raises MismatchError on every rank if `value` differs between ranks; names who differs.
+
+        `value` is anything picklable; dictionaries are compared key by key. Synchronises all ranks.
+        """
+        if self.world_size == 1:
+            return
+        every: list[Any] = [None] * self.world_size
+        dist.all_gather_object(every, value)
+        differing = [rank for rank, other in enumerate(every) if other != every[0]]
+        if not differing:
+            return
+        rank = differing[0]
+        if isinstance(value, dict) and isinstance(every[0], dict):
+            keys = [k for k in {**every[0], **every[rank]} if every[0].get(k) != every[rank].get(k)]
+            fact = "; ".join(
+                f"{key} is {every[0].get(key)!r} on rank 0 and {every[rank].get(key)!r} on "
+                f"rank {rank}"
+                for key in keys
+            )
+        else:
+            fact = f"rank 0 has {every[0]!r}, rank {rank} has {every[rank]!r}"
+        raise MismatchError(
+            f"{name}: every rank must pass the same values, but {fact} "
+            f"(differing from rank 0: ranks {differing}); start all ranks with the same arguments"
+        )
+
+    def close(self) -> None:
+        """Ends the process group if this context started it. The context is of no use
+        afterwards.
+        """
+        if self._monitor is not None:
+            self._monitor.stop()
+            self._monitor = None
+        if self._owns_world and dist.is_initialized():
+            dist.destroy_process_group()
+            self._owns_world = False
+
+    def __enter__(self) -> ParallelContext:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- for Axis ---------------------------------------------------------------------------------
+
+    def enter(self, what: str) -> None:
+        self._doing = what
+        if self._monitor is not None:
+            self._monitor.enter(what, self.step)
+
+    def leave(self) -> None:
+        self._doing = None
+        if self._monitor is not None:
+            self._monitor.leave(self.step)
+
+    def diagnose(self, ranks: tuple[int, ...]) -> str:
+        """What is known about the state of `ranks`, as a sentence, or an empty string."""
+        return "" if self._monitor is None else self._monitor.diagnose(ranks)
+
+    # -- groups -----------------------------------------------------------------------------------
+
+    def _need_world(self, who: str) -> None:
+        if not self._distributed:
+            raise RuntimeError(
+                f"{who}: needs a process group, but this is a single process without a launcher; "
+                "start it with torchrun, or call torch.distributed.init_process_group first"
+            )
+
+    def _axis(self, name: str, grid: torch.Tensor, dim: int) -> Axis:
+        lines = grid.movedim(dim, -1).reshape(-1, grid.shape[dim]).tolist()
+        return self._group_of(name, lines)
+
+    def _ends_axis(self, grid: torch.Tensor) -> Axis:
+        """First and last pipeline stage: they hold the two copies of a tied embedding."""
+        lines = grid.movedim(1, -1).reshape(-1, grid.shape[1])
+        return self._group_of("ends", lines[:, [0, -1]].tolist() if lines.shape[1] > 1 else
+                              lines.tolist())  # fmt: skip
+
+    def _group_of(self, name: str, lines: list[list[int]]) -> Axis:
+        """Every rank creates every group, in the same order, as torch.distributed demands."""
+        found: Axis | None = None
+        limit = datetime.timedelta(seconds=self.timeout)
+        for line in lines:
+            group = dist.new_group(line, timeout=limit) if len(line) > 1 else None
+            if self.rank in line:
+                found = Axis(name, tuple(line), line.index(self.rank), group, self)
+        return found or Axis(name, (self.rank,), 0, None, self)
+
+
+def _start_world_if_launched(timeout: float) -> bool:
+    """Starts the default process group from torchrun's environment; True if it did."""
+    if not dist.is_available() or dist.is_initialized() or "RANK" not in os.environ:
+        return False
+    missing = [name for name in _LAUNCHER_VARIABLES if name not in os.environ]
+    if missing:
+        raise RuntimeError(
+            f"ParallelContext: RANK is set but {', '.join(missing)} is not; start with torchrun, "
+            "or unset RANK to run as a single process"
+        )
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout))
+    return True
+
+
+def _pick_device(device: torch.device | str | None) -> torch.device:
+    if device is not None:
+        return torch.device(device)
+    if torch.cuda.is_available():
+        index = int(os.environ.get("LOCAL_RANK", "0"))
+        torch.cuda.set_device(index)
+        return torch.device("cuda", index)
+    return torch.device("cpu")
+
+
+def _grid(
+    tp: int,
+    pp: int,
+    dp: int | None,
+    order: str,
+    ranks: Sequence[Sequence[Sequence[int]]] | None,
+    world: int,
+) -> torch.Tensor:
+    """World ranks as an int64 tensor [dp, pp, tp]. Raises ValueError if they are no such grid."""
+    for name, value in (("tp", tp), ("pp", pp), ("dp", 1 if dp is None else dp)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"ParallelContext: {name} must be a positive integer, got {value!r}")
+    if dp is None:
+        dp = max(world // (tp * pp), 1)
+    if tp * pp * dp != world:
+        raise ValueError(
+            f"ParallelContext: tp * pp * dp must be the world size {world}, got "
+            f"{tp} * {pp} * {dp} = {tp * pp * dp}; change the sizes, or start "
+            f"{tp * pp * dp} processes (torchrun --nproc-per-node {tp * pp * dp} ...)"
+        )
+    if ranks is not None:
+        grid = torch.tensor(ranks, dtype=torch.int64)
+        if tuple(grid.shape) != (dp, pp, tp) or sorted(grid.flatten().tolist()) != list(
+            range(world)
+        ):
+            raise ValueError(
+                f"ParallelContext: ranks must hold each of 0..{world - 1} once in the shape "
+                f"(dp {dp}, pp {pp}, tp {tp}), got shape {tuple(grid.shape)}"
+            )
+        return grid
+    names = order.split("-")
+    if sorted(names) != sorted(_AXES):
+        allowed = ", ".join("-".join(p) for p in itertools.permutations(("tp", "dp", "pp")))
+        raise ValueError(f"ParallelContext: order must be one of {allowed}; got {order!r}")
+    sizes = {"tp": tp, "pp": pp, "dp": dp}
+    slow_first = names[::-1]
+    grid = torch.arange(world).reshape([sizes[name] for name in slow_first])
+    return grid.permute([slow_first.index(axis) for axis in _AXES]).contiguous()

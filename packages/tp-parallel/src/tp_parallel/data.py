@@ -1,0 +1,107 @@
+"""Text as tokens, and the batch of a step as a function of the step alone.
+
+Since a batch depends only on (seed, step), a resumed run sees what the uninterrupted one would have
+seen, on any grid, with no position to save.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from .rng import derive_seed
+
+
+class ByteTokenizer:
+    """Every byte is a token; 256 ends a text."""
+
+    vocab_size = 257
+    end = 256
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, ids: list[int]) -> str:
+        return bytes(i for i in ids if i < 256).decode(errors="replace")
+
+
+class FileTokenizer:
+    """A `tokenizer.json` of Hugging Face's tokenizers library, which must be installed.
+
+    Raises ImportError, saying what to install, without it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        try:
+            from tokenizers import Tokenizer
+        except ImportError as error:
+            raise ImportError(
+                "FileTokenizer: needs the package tokenizers; pip install tokenizers, or use "
+                "'bytes'"
+            ) from error
+        self._tokenizer = Tokenizer.from_file(os.fspath(path))
+        self.vocab_size = self._tokenizer.get_vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids)
+
+
+def make_tokenizer(name: str) -> ByteTokenizer | FileTokenizer:
+    """The tokenizer called "bytes", or that of the tokenizer.json at the path `name`."""
+    return ByteTokenizer() if name == "bytes" else FileTokenizer(name)
+
+
+class TextData:
+    """A text cut into random windows.
+
+    Args:
+        path: any text file, UTF-8 (other bytes are replaced).
+        tokenizer: from `make_tokenizer`.
+        length: tokens of a window.
+        seed: root of the choice of windows.
+        held_out: share at the end of the text kept for evaluation.
+
+    Raises ValueError if the text is shorter than a window in either part.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], tokenizer, length: int, *, seed: int = 1234,
+        held_out: float = 0.05,
+    ) -> None:  # fmt: skip
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+        tokens = torch.tensor(tokenizer.encode(text), dtype=torch.int64)
+        cut = len(tokens) - int(len(tokens) * held_out)
+        self.train, self.test = tokens[:cut], tokens[cut:]
+        self.length, self.seed = length, seed
+        if len(self.train) < length + 1 or (held_out and len(self.test) < length + 1):
+            raise ValueError(
+                f"TextData: {path} has {len(tokens)} tokens, too few for windows of {length} "
+                "in both "
+                f"parts; use a longer text or a shorter --seq"
+            )
+
+    def batch(self, step: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(ids, labels) of a training step, int64 [rows, length] each; labels are the next
+        tokens.
+        """
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "batch", step))
+        starts = torch.randint(len(self.train) - self.length, (rows,), generator=generator)
+        return _windows(self.train, starts, self.length)
+
+    def evaluation(self, index: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(ids, labels) number `index` of the held-out part, evenly spread over it."""
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "evaluation", index))
+        starts = torch.randint(len(self.test) - self.length, (rows,), generator=generator)
+        return _windows(self.test, starts, self.length)
+
+
+def _windows(
+    tokens: torch.Tensor, starts: torch.Tensor, length: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    both = tokens[starts.unsqueeze(1) + torch.arange(length + 1)]
+    return both[:, :-1].contiguous(), both[:, 1:].contiguous()

@@ -1,0 +1,104 @@
+"""Text from a checkpoint: `python -m tp_parallel.generate --checkpoint run/step_00000200`.
+
+Any checkpoint runs on any tensor-parallel size, whatever grid trained it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import torch
+
+from . import checkpoint
+from .config import GPTConfig
+from .context import ParallelContext
+from .data import make_tokenizer
+from .gpt import GPTModel
+from .linear import SEQUENCE_DIM
+from .mappings import gather_from_region
+from .rng import derive_seed
+
+
+@torch.no_grad()
+def generate(
+    model: GPTModel,
+    ids: torch.Tensor,
+    tokens: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    seed: int = 1234,
+) -> torch.Tensor:
+    """Continues `ids`, int64 [batch, length], by `tokens` tokens; returns [batch, length + tokens].
+
+    temperature 0 takes the likeliest token; top_k keeps that many candidates. Only the last
+    max_positions tokens are seen. Every tp rank returns the same. For a whole model (pp = 1).
+    """
+    config, axis = model.config, model.context.tp
+    if not (model.pre_process and model.post_process):
+        raise ValueError("generate: needs the whole model; load the checkpoint with pp=1")
+    model.eval()
+    generator = torch.Generator().manual_seed(derive_seed(seed, "generate"))
+    for _ in range(tokens):
+        seen = ids[:, -config.max_positions :]
+        if config.sequence_parallel and seen.shape[SEQUENCE_DIM] % axis.size:
+            seen = seen[:, seen.shape[SEQUENCE_DIM] % axis.size :]
+        logits = gather_from_region(model(seen)[:, -1], axis, -1)[:, : config.vocab_size]
+        ids = torch.cat((ids, _choose(logits.float().cpu(), temperature, top_k, generator)
+                         .to(ids.device)), 1)  # fmt: skip
+    return ids
+
+
+def _choose(
+    logits: torch.Tensor, temperature: float, top_k: int | None, generator: torch.Generator
+) -> torch.Tensor:
+    if temperature == 0.0:
+        return logits.argmax(-1, keepdim=True)
+    if top_k is not None:
+        lowest = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
+        logits = logits.masked_fill(logits < lowest, -torch.inf)
+    return torch.multinomial(torch.softmax(logits / temperature, -1), 1, generator=generator)
+
+
+def load_model(path: str, context: ParallelContext) -> tuple[GPTModel, dict]:
+    """The whole model of a checkpoint that `pretrain` wrote, cut over `context.tp`, and its
+    manifest.
+    """
+    manifest = checkpoint.read_manifest(path)
+    config = GPTConfig(**manifest["extra"]["config"])
+    model = GPTModel(config, context=context, initialize=False)
+    checkpoint.load(path, [model], context=context)
+    return model, manifest
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tp_parallel.generate", description="Continue a prompt from a checkpoint."
+    )
+    parser.add_argument("--checkpoint", required=True, help="step_XXXXXXXX folder, or its parent")
+    parser.add_argument("--prompt", default="\n", help="text to continue")
+    parser.add_argument(
+        "--tokens", type=int, default=200, help="tokens to add (default: %(default)s)"
+    )
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default: 0.8)")
+    parser.add_argument("--top-k", type=int, default=None, help="keep that many candidates")
+    parser.add_argument("--seed", type=int, default=1234, help="of the choice (default: 1234)")
+    parser.add_argument("--tp", type=int, default=1, help="tensor-parallel size, under torchrun")
+    options = parser.parse_args(arguments)
+    with ParallelContext(tp=options.tp) as context:
+        path = checkpoint.latest(options.checkpoint) or options.checkpoint
+        model, manifest = load_model(path, context)
+        tokenizer = make_tokenizer(manifest["extra"]["settings"]["tokenizer"])
+        ids = torch.tensor([tokenizer.encode(options.prompt)], device=context.device)
+        if ids.numel() == 0:
+            parser.error("--prompt must hold at least one token")
+        out = generate(model, ids, options.tokens, temperature=options.temperature,
+                       top_k=options.top_k, seed=options.seed)  # fmt: skip
+        if context.rank == 0:
+            print(tokenizer.decode(out[0].tolist()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

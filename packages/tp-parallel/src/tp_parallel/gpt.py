@@ -1,0 +1,190 @@
+"""GPT as a whole or as one pipeline stage, its weights cut over the tensor axis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from .attention import rotary_angles
+from .config import GPTConfig
+from .context import ParallelContext
+from .cross_entropy import vocab_parallel_cross_entropy
+from .embedding import VocabParallelEmbedding
+from .linear import SEQUENCE_DIM
+from .linear_cross_entropy import vocab_parallel_linear_cross_entropy
+from .mappings import gather_from_region
+from .module import MegatronModule
+from .norm import NORMS
+from .output import parallel_lm_logits
+from .rng import recompute
+from .sharding import Shard, normal
+from .transformer import ParallelTransformerLayer, dropout
+
+
+class Embedding(nn.Module):
+    """Word and, where positions are learned, position embedding, then dropout.
+
+    Input int64 [batch, sequence]; output [batch, sequence, hidden], with sequence parallelism cut
+    over the sequence. Raises ValueError for a sequence beyond max_positions.
+    """
+
+    def __init__(
+        self, config: GPTConfig, *, context: ParallelContext, initialize: bool = True, device=None
+    ) -> None:
+        super().__init__()
+        self.config, self.context = config, context
+        self.word = VocabParallelEmbedding(
+            config.vocab_size, config.hidden, context=context, initialize=initialize,
+            init_method=normal(config.init_std), device=device, dtype=config.torch_dtype,
+            sequence_parallel=config.sequence_parallel,
+        )  # fmt: skip
+        if config.position == "learned":
+            shape = (config.max_positions, config.hidden)
+            device = context.device if device is None else torch.device(device)
+            self.position = nn.Parameter(
+                torch.empty(shape, device=device, dtype=config.torch_dtype)
+            )
+            self.position.shard, self.position.init = Shard(shape), normal(config.init_std)
+            self.position.sequence_parallel = config.sequence_parallel and context.tp.size > 1
+        else:
+            self.register_parameter("position", None)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        length = ids.shape[1]
+        if length > self.config.max_positions:
+            raise ValueError(
+                "Embedding: the sequence may have at most max_positions "
+                f"{self.config.max_positions} "
+                f"tokens, got {length}"
+            )
+        x = self.word(ids)
+        if self.position is not None:
+            position = self.position[:length].unsqueeze(0)
+            if self.word.sequence_parallel:
+                position = position.chunk(self.context.tp.size, SEQUENCE_DIM)[self.context.tp.rank]
+            x = x + position
+        return dropout(x, self.config, self.context, self.training)
+
+
+class GPTModel(MegatronModule):
+    """A decoder-only transformer, or the part of it that one pipeline stage holds.
+
+    Args:
+        config: its shape.
+        context: the process grid.
+        pre_process: this stage holds the embedding; its input is token ids.
+        post_process: this stage holds the final norm and the output layer; it gives logits or
+            losses.
+        layers: global indices of the transformer layers held; None takes all.
+        initialize: fill the parameters; False leaves them undefined.
+        init_mode: "whole" (the same bits for any tp and pp) or "local"; see `sharding.fill`.
+        device: "meta" builds without memory; `materialize()` then gives it.
+
+    Parameter names are those of the unsplit model on every stage. Raises ValueError if heads do not
+    divide; MismatchError if ranks pass different configs.
+    """
+
+    def __init__(
+        self,
+        config: GPTConfig,
+        *,
+        context: ParallelContext,
+        pre_process: bool = True,
+        post_process: bool = True,
+        layers: Iterable[int] | None = None,
+        initialize: bool = True,
+        init_mode: str = "whole",
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__(config, context)
+        context.check_equal("GPTModel config", config.to_dict())
+        self.pre_process, self.post_process = pre_process, post_process
+        indices = list(range(config.layers)) if layers is None else list(layers)
+        options = {"context": context, "initialize": False, "device": device}
+        if pre_process:
+            self.embedding = Embedding(config, **options)
+            if config.tie_embeddings and not post_process:
+                self.embedding.word.weight.tied_from = "head.weight"
+        self.layers = nn.ModuleDict(
+            {str(index): ParallelTransformerLayer(config, **options) for index in indices}
+        )
+        if post_process:
+            self.final_norm = NORMS[config.norm](
+                config.hidden, eps=config.norm_eps, dtype=config.torch_dtype,
+                sequence_parallel=config.sequence_parallel, **options,
+            )  # fmt: skip
+            self._add_output(options)
+        if initialize and str(device) != "meta":
+            self.initialize_parameters(init_mode)
+
+    def _add_output(self, options: dict) -> None:
+        """The output layer: the embedding itself, its copy on a later stage, or a matrix of its
+        own.
+        """
+        if self.config.tie_embeddings and self.pre_process:
+            return
+        self.head = VocabParallelEmbedding(
+            self.config.vocab_size, self.config.hidden, dtype=self.config.torch_dtype,
+            init_method=normal(self.config.init_std), **options,
+        )  # fmt: skip
+        if self.config.tie_embeddings:
+            self.head.weight.tied_to = "embedding.word.weight"
+
+    @property
+    def output_weight(self) -> nn.Parameter:
+        """[ceil(vocab_size / tp), hidden]: the output layer of a post_process stage."""
+        tied_here = self.config.tie_embeddings and self.pre_process
+        return self.embedding.word.weight if tied_here else self.head.weight
+
+    def hidden_states(self, x: torch.Tensor) -> torch.Tensor:
+        """The stage without its output layer: ids or activations to activations."""
+        if self.pre_process:
+            x = self.embedding(x)
+        rotary = self._rotary(x)
+        for layer in self.layers.values():
+            if self.config.recompute and self.training:
+                x = recompute(layer, x, rotary, rng=self.context.rng)
+            else:
+                x = layer(x, rotary)
+        return self.final_norm(x) if self.post_process else x
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        """Runs the stage.
+
+        x: int64 [batch, sequence] on a pre_process stage, else [batch, sequence, hidden]
+            activations.
+        Returns activations; on a post_process stage logits [batch, sequence, ceil(vocab_size / tp)]
+        or, with int64 labels [batch, sequence], the loss of each token, [batch, sequence].
+        """
+        x = self.hidden_states(x)
+        if not self.post_process:
+            return x
+        logits = parallel_lm_logits(
+            x, self.output_weight, context=self.context,
+            sequence_parallel=self.config.sequence_parallel,
+        )  # fmt: skip
+        if labels is None:
+            return logits
+        return vocab_parallel_cross_entropy(
+            logits, labels, context=self.context, vocab_size=self.config.vocab_size, inplace=True
+        )
+
+    def loss_sum(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Sum of the token losses without ever holding the logits; for a post_process stage."""
+        x = self.hidden_states(x)
+        axis = self.context.tp
+        if self.config.sequence_parallel and axis.size > 1:
+            x = gather_from_region(x, axis, SEQUENCE_DIM, "GPTModel.loss_sum")
+        return vocab_parallel_linear_cross_entropy(
+            x, self.output_weight, labels, context=self.context,
+            vocab_size=self.config.vocab_size, reduction="sum",
+        )  # fmt: skip
+
+    def _rotary(self, x: torch.Tensor) -> torch.Tensor | None:
+        if self.config.position != "rotary":
+            return None
+        split = self.config.sequence_parallel and self.context.tp.size > 1
+        length = x.shape[1] * (self.context.tp.size if split else 1)
+        return rotary_angles(length, self.config.head_dim, self.config.rotary_base, x.device)

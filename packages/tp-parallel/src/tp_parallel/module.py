@@ -1,0 +1,141 @@
+"""What every split model can do: fill its parameters, finish its gradients, know what to count.
+
+A parameter may carry: `shard`, how it is cut; `init`, what fills it; `sequence_parallel`, its
+gradient is a partial sum over tp; `tied_to`, the name of the parameter on the first stage that it
+copies; `tied_from`, on that parameter, the name of the copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import nn
+
+from .config import GPTConfig
+from .context import ParallelContext
+from .sharding import fill, gather_full, shard_of, split
+
+
+class MegatronModule(nn.Module):
+    """Base of models whose parameters are cut over the tensor axis and whose layers over stages."""
+
+    def __init__(self, config: GPTConfig, context: ParallelContext) -> None:
+        super().__init__()
+        self.config, self.context = config, context
+
+    def initialize_parameters(self, mode: str = "whole", seed: int | None = None) -> None:
+        """Fills every parameter by its `init`, from streams derived from seed and parameter
+        name.
+        """
+        seed = self.context.seed if seed is None else seed
+        for name, parameter in self.named_parameters():
+            fill(parameter, getattr(parameter, "tied_to", name), seed, self.context.tp, mode)
+
+    def materialize(
+        self, device: torch.device | str | None = None, mode: str = "whole"
+    ) -> MegatronModule:
+        """Gives memory to a model built on "meta" and fills it. Returns the model."""
+        kept = {name: dict(vars(p)) for name, p in self.named_parameters()}
+        self.to_empty(device=self.context.device if device is None else device)
+        for name, parameter in self.named_parameters():
+            vars(parameter).update(kept[name])
+        self.initialize_parameters(mode)
+        return self
+
+    @torch.no_grad()
+    def load_full(self, state: dict[str, torch.Tensor]) -> None:
+        """Takes the unsplit model's tensors by name and keeps this rank's parts.
+
+        Names of other stages are ignored; a missing one raises KeyError, a wrong shape ValueError.
+        """
+        axis = self.context.tp
+        for name, parameter in self.named_parameters():
+            source = getattr(parameter, "tied_to", name)
+            if source not in state:
+                raise KeyError(f"MegatronModule.load_full: {source!r} is not in the given state")
+            full = state[source].to(parameter.device, parameter.dtype)
+            parameter.copy_(split(full, shard_of(parameter), axis.rank, axis.size))
+
+    def gather_full(self, gradients: bool = False) -> dict[str, torch.Tensor]:
+        """The unsplit tensors (or gradients) of this stage by name, on every rank of the tensor
+        axis.
+        """
+        out = {}
+        for name, parameter in self.named_parameters():
+            if hasattr(parameter, "tied_to"):
+                continue
+            value = parameter.grad if gradients else parameter
+            if value is not None:
+                out[name] = gather_full(value, shard_of(parameter), self.context.tp)
+        return out
+
+
+def named_parameters(models: Iterable[nn.Module]) -> Iterator[tuple[str, nn.Parameter]]:
+    """Names and parameters of all stages this rank holds."""
+    for model in models:
+        yield from model.named_parameters()
+
+
+def counts_here(parameter: nn.Parameter, context: ParallelContext) -> bool:
+    """Whether this rank counts the parameter in a sum over the model: once for each distinct
+    value.
+    """
+    if hasattr(parameter, "tied_to"):
+        return False
+    return shard_of(parameter).dim is not None or context.tp.rank == 0
+
+
+@torch.no_grad()
+def finish_gradients(models: Iterable[nn.Module], context: ParallelContext) -> None:
+    """Completes the gradients after the last backward pass of a step.
+
+    Sums over tp what sequence parallelism left partial, adds the two uses of a tied embedding, and
+    sums over dp. The losses must be scaled for a sum: divided by the tokens of the whole batch.
+    """
+    models = list(models)
+    named = list(named_parameters(models))
+    partial = [p for _, p in named if getattr(p, "sequence_parallel", False)]
+    _all_reduce_flat(partial, context.tp, "finish_gradients: sequence parallel")
+    _sum_tied(named, context)
+    _all_reduce_flat([p for _, p in named], context.dp, "finish_gradients: data parallel")
+
+
+def _sum_tied(named: list[tuple[str, nn.Parameter]], context: ParallelContext) -> None:
+    """First and last stage add their gradients of the one embedding that both hold."""
+    tied = [p for _, p in named if hasattr(p, "tied_to") or hasattr(p, "tied_from")]
+    _all_reduce_flat(tied, context.ends, "finish_gradients: tied embedding")
+
+
+def _all_reduce_flat(parameters: list[nn.Parameter], axis, label: str) -> None:
+    """Sums gradients over `axis` in buckets; a missing gradient counts as zero."""
+    if axis.size == 1:
+        return
+    for bucket in _buckets(parameters):
+        for parameter in bucket:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        flat = torch.cat([p.grad.reshape(-1) for p in bucket])
+        axis.all_reduce(flat, label=label, kind="gradient")
+        at = 0
+        for parameter in bucket:
+            piece = flat.narrow(0, at, parameter.numel()).view_as(parameter.grad)
+            parameter.grad.copy_(piece)
+            at += parameter.numel()
+
+
+_BUCKET_ELEMENTS = 6 << 20  # 24 MB of float32, torch's DDP default
+
+
+def _buckets(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    bucket: list[nn.Parameter] = []
+    elements = 0
+    for parameter in parameters:
+        full = elements + parameter.numel() > _BUCKET_ELEMENTS
+        if bucket and (full or parameter.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, elements = [], 0
+        bucket.append(parameter)
+        elements += parameter.numel()
+    if bucket:
+        yield bucket

@@ -1,0 +1,109 @@
+"""The definition in plain torch: one process, no split, no fused kernel. Slow and obvious.
+
+Tests compare every split model with these functions; docs point here for what a model computes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from .config import GPTConfig
+
+State = dict[str, torch.Tensor]
+
+
+def gpt_logits(config: GPTConfig, state: State, ids: torch.Tensor) -> torch.Tensor:
+    """Logits [batch, sequence, vocab_size] of token ids [batch, sequence]; no dropout.
+
+    `state` holds the unsplit tensors under the names of `GPTModel`.
+    """
+    x = state["embedding.word.weight"][ids]
+    if config.position == "learned":
+        x = x + state["embedding.position"][: ids.shape[1]]
+    for index in range(config.layers):
+        x = _layer(config, state, f"layers.{index}.", x)
+    x = _norm(config, state, "final_norm.", x)
+    head = "embedding.word.weight" if config.tie_embeddings else "head.weight"
+    return x @ state[head].t()
+
+
+def gpt_loss(
+    config: GPTConfig, state: State, ids: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
+    """Mean cross entropy over the labels that are not -100."""
+    return F.cross_entropy(gpt_logits(config, state, ids).flatten(0, 1), labels.flatten())
+
+
+def cross_entropy(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    z_loss: float = 0.0,
+) -> torch.Tensor:
+    """Loss of each token from whole logits [tokens, classes]: torch's, plus z_loss * lse^2."""
+    loss = F.cross_entropy(
+        logits, target, label_smoothing=label_smoothing, ignore_index=ignore_index, reduction="none"
+    )
+    penalty = z_loss * torch.logsumexp(logits, -1).square()
+    return loss + penalty.masked_fill(target == ignore_index, 0.0)
+
+
+def _layer(config: GPTConfig, state: State, name: str, x: torch.Tensor) -> torch.Tensor:
+    y = _norm(config, state, name + "attention_norm.", x)
+    x = x + _attention(config, state, name + "attention.", y)
+    y = _norm(config, state, name + "mlp_norm.", x)
+    y = _linear(state, name + "mlp.up.", y)
+    if config.activation == "swiglu":
+        gate, up = y[..., : config.inner], y[..., config.inner :]
+        y = gate * torch.sigmoid(gate) * up
+    elif config.activation == "relu":
+        y = y.clamp(min=0)
+    else:
+        y = F.gelu(y, approximate="tanh" if config.activation == "gelu_tanh" else "none")
+    return x + _linear(state, name + "mlp.down.", y)
+
+
+def _attention(config: GPTConfig, state: State, name: str, x: torch.Tensor) -> torch.Tensor:
+    batch, length, _ = x.shape
+    per_group, d = config.heads // config.groups, config.head_dim
+    qkv = _linear(state, name + "qkv.", x).view(batch, length, config.groups, per_group + 2, d)
+    heads = []
+    mask = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
+    for group in range(config.groups):
+        k, v = qkv[:, :, group, per_group], qkv[:, :, group, per_group + 1]
+        k = _rotate(config, k)
+        for head in range(per_group):
+            q = _rotate(config, qkv[:, :, group, head])
+            scores = q @ k.transpose(1, 2) / math.sqrt(d)
+            heads.append(torch.softmax(scores.masked_fill(mask, -torch.inf), -1) @ v)
+    return _linear(state, name + "out.", torch.cat(heads, -1))
+
+
+def _rotate(config: GPTConfig, x: torch.Tensor) -> torch.Tensor:
+    """Rotary positions as complex multiplication: pair i is (x[i], x[i + d / 2])."""
+    if config.position != "rotary":
+        return x
+    half = config.head_dim // 2
+    frequency = config.rotary_base ** (-torch.arange(half, dtype=torch.float64) / half)
+    angle = torch.arange(x.shape[1], dtype=torch.float64)[:, None] * frequency
+    pairs = torch.complex(x[..., :half].double(), x[..., half:].double())
+    turned = pairs * torch.polar(torch.ones_like(angle), angle)
+    return torch.cat((turned.real, turned.imag), -1).to(x.dtype)
+
+
+def _norm(config: GPTConfig, state: State, name: str, x: torch.Tensor) -> torch.Tensor:
+    if config.norm == "rmsnorm":
+        scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + config.norm_eps)
+        return x * scale * state[name + "weight"]
+    centred = x - x.mean(-1, keepdim=True)
+    scale = torch.rsqrt(centred.square().mean(-1, keepdim=True) + config.norm_eps)
+    return centred * scale * state[name + "weight"] + state[name + "bias"]
+
+
+def _linear(state: State, name: str, x: torch.Tensor) -> torch.Tensor:
+    y = x @ state[name + "weight"].t()
+    return y + state[name + "bias"] if name + "bias" in state else y

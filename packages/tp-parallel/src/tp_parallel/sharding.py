@@ -1,0 +1,137 @@
+"""How one parameter is cut over the tensor axis, and how it is filled.
+
+A `Shard` rides on each split parameter (`parameter.shard`): which dimension is cut and, where a
+parameter stacks several matrices (gate and up of a SwiGLU), into how many blocks that dimension
+falls, each cut alone. A length that does not divide is padded with zeros up to ceil(length / size)
+on each rank, the same cut as torch.chunk's, so that any length can move between any two sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from .axis import Axis
+from .rng import derive_seed
+
+Init = Callable[[torch.Tensor, torch.Generator], object]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """How a parameter is cut: `shape` of the unsplit tensor; `dim` that is cut, or None;
+    `blocks`.
+    """
+
+    shape: tuple[int, ...]
+    dim: int | None = None
+    blocks: int = 1
+
+    def local_length(self, size: int) -> int:
+        """Length of the cut dimension on each rank, padding included."""
+        assert self.dim is not None
+        return self.blocks * -(-self.shape[self.dim] // self.blocks // size)
+
+    def local_shape(self, size: int) -> tuple[int, ...]:
+        """Shape on each of `size` ranks."""
+        if self.dim is None:
+            return self.shape
+        return (*self.shape[: self.dim], self.local_length(size), *self.shape[self.dim + 1 :])
+
+    def valid_length(self, rank: int, size: int) -> int:
+        """How much of the local length of one block is not padding."""
+        assert self.dim is not None
+        whole, part = self.shape[self.dim] // self.blocks, self.local_length(size) // self.blocks
+        return max(0, min(whole, (rank + 1) * part) - rank * part)
+
+
+def split(full: torch.Tensor, shard: Shard, rank: int, size: int) -> torch.Tensor:
+    """The slice of `full` for place `rank` of `size`, zero-padded, a new tensor.
+
+    Raises ValueError if `full` has not the shape `shard.shape`.
+    """
+    if tuple(full.shape) != shard.shape:
+        raise ValueError(
+            f"split: full must have the unsplit shape {shard.shape}, got {tuple(full.shape)}"
+        )
+    if shard.dim is None:
+        return full.clone()
+    blocks = full.unflatten(shard.dim, (shard.blocks, -1))
+    part, valid = shard.local_length(size) // shard.blocks, shard.valid_length(rank, size)
+    local = full.new_zeros(*blocks.shape[: shard.dim + 1], part, *full.shape[shard.dim + 1 :])
+    if valid:
+        piece = blocks.narrow(shard.dim + 1, rank * part, valid)
+        local.narrow(shard.dim + 1, 0, valid).copy_(piece)
+    return local.flatten(shard.dim, shard.dim + 1)
+
+
+def merge(parts: list[torch.Tensor], shard: Shard) -> torch.Tensor:
+    """The unsplit tensor from every rank's slice, in order, padding removed."""
+    if shard.dim is None:
+        return parts[0].clone()
+    blocks = [part.unflatten(shard.dim, (shard.blocks, -1)) for part in parts]
+    joined = torch.cat(blocks, shard.dim + 1)
+    whole = shard.shape[shard.dim] // shard.blocks
+    return joined.narrow(shard.dim + 1, 0, whole).flatten(shard.dim, shard.dim + 1)
+
+
+def gather_full(tensor: torch.Tensor, shard: Shard, axis: Axis) -> torch.Tensor:
+    """The unsplit tensor, on every rank, of something cut like `shard`: a weight or its
+    gradient.
+    """
+    if shard.dim is None:
+        return tensor.detach().clone()
+    stacked = axis.all_gather(tensor.detach().unsqueeze(0), 0, label="gather_full", kind="control")
+    return merge(list(stacked.unbind(0)), shard)
+
+
+def shard_of(parameter: torch.Tensor) -> Shard:
+    """The parameter's `Shard`; a parameter that carries none is a copy on every rank."""
+    return getattr(parameter, "shard", None) or Shard(tuple(parameter.shape))
+
+
+def normal(std: float) -> Init:
+    """Fills with N(0, std^2)."""
+    return lambda tensor, generator: tensor.normal_(0.0, std, generator=generator)
+
+
+def constant(value: float) -> Init:
+    """Fills with one value."""
+    return lambda tensor, _: tensor.fill_(value)
+
+
+@torch.no_grad()
+def fill(parameter: torch.Tensor, name: str, seed: int, axis: Axis, mode: str = "whole") -> None:
+    """Fills `parameter` by its `init`, from a stream derived from `seed` and its unsplit `name`.
+
+    "whole": every rank draws the unsplit tensor on the host and keeps its slice; slices gather to
+    the same bits for any axis size, at the cost of one whole parameter in memory. "local": each
+    rank draws its slice on the device from a stream of its own. Raises ValueError for another mode.
+    """
+    init: Init = parameter.init  # type: ignore[attr-defined]
+    shard = shard_of(parameter)
+    if mode == "whole":
+        generator = torch.Generator().manual_seed(derive_seed(seed, "init", name))
+        full = torch.empty(shard.shape, dtype=torch.float32)
+        if parameter.dtype == torch.float64:
+            full = full.double()
+        init(full, generator)
+        parameter.copy_(split(full, shard, axis.rank, axis.size))
+    elif mode == "local":
+        place = (axis.rank, axis.size) if shard.dim is not None else ()
+        generator = torch.Generator(parameter.device)
+        generator.manual_seed(derive_seed(seed, "init", name, *place))
+        init(parameter, generator)
+        if shard.dim is not None:
+            _clear_padding(parameter, shard, axis)
+    else:
+        raise ValueError(f"fill: mode must be 'whole' or 'local', got {mode!r}")
+
+
+def _clear_padding(parameter: torch.Tensor, shard: Shard, axis: Axis) -> None:
+    assert shard.dim is not None
+    valid = shard.valid_length(axis.rank, axis.size)
+    blocks = parameter.unflatten(shard.dim, (shard.blocks, -1))
+    blocks.narrow(shard.dim + 1, valid, blocks.shape[shard.dim + 1] - valid).zero_()

@@ -1,0 +1,173 @@
+"""Checkpoints: any grid to any other bitwise, exact resumption, and refusal of what is
+incomplete.
+"""
+
+import json
+
+import pytest
+import torch
+
+from tp_parallel import (
+    AdamW,
+    CheckpointError,
+    GPTConfig,
+    ParallelContext,
+    checkpoint,
+    finish_gradients,
+)
+from tp_parallel.pipeline import build_stages, run_schedule
+from tp_parallel.schedules import make_schedule
+
+SHAPE = {"vocab_size": 35, "hidden": 16, "layers": 4, "heads": 4, "max_positions": 8,
+         "activation": "swiglu"}  # fmt: skip
+
+
+def build(tp, pp, dp, tied=True, dtype="float32", chunks=1):
+    context = ParallelContext(tp, pp, dp, device="cpu")
+    config = GPTConfig(**SHAPE, tie_embeddings=tied, dtype=dtype)
+    models = build_stages(config, context, chunks=chunks)
+    return context, models, AdamW(models, context, lr=1e-2)
+
+
+def train(context, models, optimizer, steps):
+    for step in steps:
+        ids = torch.randint(35, (4, 8), generator=torch.Generator().manual_seed(step))
+        mine = ids.chunk(context.dp.size)[context.dp.rank]
+        optimizer.zero_grad()
+        run_schedule(
+            make_schedule("1f1b", context.pp.size, 1), models, [mine],
+            lambda m, x, n, t=mine: m.loss_sum(x, t) / 32, context=context, shape=tuple(mine.shape),
+        )  # fmt: skip
+        finish_gradients(models, context)
+        optimizer.step()
+
+
+def write(root, grid, tied=True, dtype="float32"):
+    context, models, optimizer = build(*grid, tied=tied, dtype=dtype)
+    train(context, models, optimizer, range(2))
+    checkpoint.save(root, 2, models, optimizer, context=context, extra={"note": "x"})
+    return contents(models, optimizer)
+
+
+def move(root, target, grid, tied=True, dtype="float32", chunks=1):
+    """Reads into another grid and writes from there."""
+    context, models, optimizer = build(*grid, tied=tied, dtype=dtype, chunks=chunks)
+    manifest = checkpoint.load(checkpoint.latest(root), models, optimizer, context=context)
+    checkpoint.save(target, manifest["step"], models, optimizer, context=context)
+    return contents(models, optimizer)
+
+
+def contents(models, optimizer):
+    """Unsplit parameters and, cut the same way, unsplit optimizer moments, by name."""
+    out = {}
+    moments = optimizer.moments()
+    for model in models:
+        out |= model.gather_full()
+        for name, parameter in model.named_parameters():
+            if hasattr(parameter, "tied_to"):
+                continue
+            parameter.grad = moments[name]["exp_avg_sq"].to(parameter.dtype)
+        out |= {f"{name} moment": v for name, v in model.gather_full(gradients=True).items()}
+    return out
+
+
+def joined(results):
+    return {name: value for result in results for name, value in result.items()}
+
+
+@pytest.mark.parametrize("there", [(1, 1, 1), (2, 2, 1), (4, 1, 1), (1, 2, 2), (2, 1, 2)], ids=str)
+def test_a_checkpoint_moves_to_any_grid_and_back_bitwise(world, tmp_path, there):
+    here = (2, 1, 1)
+    first, second, third = (tmp_path / name for name in "abc")
+    want = joined(world(2, write, root=first, grid=here))
+    size = there[0] * there[1] * there[2]
+    moved = joined(world(size, move, root=first, target=second, grid=there))
+    back = joined(world(2, move, root=second, target=third, grid=here))
+    assert moved.keys() == back.keys() == want.keys()
+    for name, value in want.items():
+        assert torch.equal(moved[name], value), name
+        assert torch.equal(back[name], value), name
+
+
+def test_untied_bfloat16_with_masters_moves_to_an_interleaved_pipeline(world, tmp_path):
+    options = {"tied": False, "dtype": "bfloat16"}
+    want = joined(world(2, write, root=tmp_path / "a", grid=(2, 1, 1), **options))
+    moved = joined(
+        world(
+            2, move, root=tmp_path / "a", target=tmp_path / "b", grid=(1, 2, 1), chunks=2, **options
+        )
+    )
+    assert moved.keys() == want.keys()
+    for name, value in want.items():
+        assert torch.equal(moved[name], value), name
+
+
+def resumed(root, grid):
+    context, models, optimizer = build(*grid)
+    train(context, models, optimizer, range(5))
+    want = contents(models, optimizer)
+    context, models, optimizer = build(*grid)
+    checkpoint.load(checkpoint.latest(root), models, optimizer, context=context)
+    train(context, models, optimizer, range(2, 5))
+    got = contents(models, optimizer)
+    return all(torch.equal(got[name], value) for name, value in want.items())
+
+
+@pytest.mark.parametrize("grid", [(1, 1, 1), (2, 1, 1)], ids=str)
+def test_a_resumed_run_equals_the_uninterrupted_one_bitwise(world, tmp_path, grid):
+    size = grid[0] * grid[1] * grid[2]
+    world(size, write, root=tmp_path, grid=grid)
+    assert world(size, resumed, root=tmp_path, grid=grid) == [True] * size
+
+
+def single(tmp_path, shape=None):
+    context = ParallelContext(device="cpu")
+    models = build_stages(GPTConfig(**(shape or SHAPE)), context)
+    return context, models
+
+
+def saved(tmp_path):
+    context, models = single(tmp_path)
+    return checkpoint.save(tmp_path, 3, models, None, context=context)
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda p: (p / "manifest.json").unlink(), "was not written to the end"),
+        (lambda p: (p / "manifest.json").write_text("{"), "is no JSON"),
+        (lambda p: (p / "__0_0.distcp").unlink(), "is missing"),
+        (lambda p: (p / "__0_0.distcp").write_bytes(b"short"), "has 5 bytes"),
+        (lambda p: flip(p / "__0_0.distcp"), "differs from its SHA-256"),
+    ],
+    ids=["manifest gone", "manifest torn", "file gone", "file short", "bit flipped"],
+)
+def test_a_damaged_checkpoint_is_refused_with_the_reason(tmp_path, harm, message):
+    path = saved(tmp_path)
+    harm(path)
+    context, models = single(tmp_path)
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.load(path, models, context=context)
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    path = saved(tmp_path)
+    context, models = single(tmp_path, SHAPE | {"hidden": 32})
+    with pytest.raises(CheckpointError, match="does not fit the model"):
+        checkpoint.load(path, models, context=context)
+
+
+def test_a_checkpoint_half_written_is_not_the_latest(tmp_path):
+    path = saved(tmp_path)
+    (tmp_path / "step_00000009.part").mkdir()
+    (tmp_path / "step_00000007").mkdir()
+    assert checkpoint.latest(tmp_path) == path
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert manifest["step"] == 3
+    assert manifest["grid"] == {"tp": 1, "pp": 1, "dp": 1}

@@ -1,0 +1,129 @@
+"""The trainer: same curve on any grid, exact resumption, SIGTERM, evaluation, and text from it."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+from tp_parallel import ParallelContext, __main__, checkpoint, generate, pretrain
+
+OPTIONS = ["--layers", "2", "--hidden", "16", "--heads", "2", "--seq", "16", "--batch", "4",
+           "--steps", "6", "--warmup", "2", "--eval-every", "3", "--eval-batches", "1",
+           "--dtype", "float64"]  # fmt: skip
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("the quick brown fox jumps over the lazy dog, again and again. " * 20)
+    return path
+
+
+def run(text, *more):
+    report = pretrain.pretrain(pretrain.parse(["--data", str(text), *OPTIONS, *more]))
+    return report.losses, report.evaluations, report.first_step
+
+
+def test_losses_and_evaluations_are_equal_on_every_grid(world, text):
+    losses, evaluations, _ = run(text)
+    assert losses[-1] < losses[0]
+    for grid in (["--tp", "2"], ["--dp", "2"], ["--pp", "2", "--schedule", "zero_bubble"]):
+        for got_losses, got_evaluations, _ in world(2, run_split, text=text, more=grid):
+            assert got_losses == pytest.approx(losses, abs=1e-10)
+            assert got_evaluations == pytest.approx(evaluations, abs=1e-10)
+
+
+def run_split(text, more):
+    return run(text, *more)
+
+
+def test_a_run_resumes_where_its_checkpoint_ends_and_equals_the_uninterrupted_one(text, tmp_path):
+    whole, _, _ = run(text, "--dropout", "0.1")
+    folder = str(tmp_path / "run")
+    context = ParallelContext(device="cpu")
+    settings = pretrain.parse(["--data", str(text), *OPTIONS, "--dropout", "0.1", "--save", folder,
+                               "--save-every", "2"])  # fmt: skip
+
+    first = interrupted(settings, context, after=2)
+    assert first.interrupted
+    assert len(first.losses) == 2
+    second = pretrain.pretrain(settings, context=ParallelContext(device="cpu"))
+    assert second.first_step == 2
+    assert first.losses + second.losses == whole
+
+
+def interrupted(settings, context, after):
+    """Runs and sends itself SIGTERM within step `after`."""
+
+    def provider(config, context, chunks):
+        stages = pretrain.build_stages(config, context, chunks=chunks)
+
+        def hook(*_):
+            if context.step == after - 1 and stages[0].training:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        stages[0].embedding.register_forward_pre_hook(hook)
+        return stages
+
+    return pretrain.pretrain(settings, provider, context)
+
+
+def test_metrics_hold_one_line_a_step_and_a_checkpoint_generates_text(text, tmp_path, capsys):
+    folder, metrics = tmp_path / "run", tmp_path / "metrics.jsonl"
+    run(text, "--save", str(folder), "--metrics", str(metrics), "--peak-tflops", "1")
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    steps = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in steps] == list(range(6))
+    assert all(row["mfu"] == pytest.approx(row["tflops_per_device"]) for row in steps)
+    capsys.readouterr()
+    assert generate.main(["--checkpoint", str(folder), "--prompt", "the ", "--tokens", "9",
+                          "--temperature", "0"]) == 0  # fmt: skip
+    greedy = capsys.readouterr().out
+    assert greedy.startswith("the ")
+    assert len(greedy.rstrip("\n")) >= 4
+
+
+def generated(folder, tp):
+    context = ParallelContext(tp=tp, device="cpu")
+    model, _ = generate.load_model(checkpoint.latest(folder), context)
+    ids = torch.tensor([[116, 104, 101, 32]])
+    return generate.generate(model, ids, 12, temperature=0.7, top_k=20).tolist()
+
+
+def test_generation_is_the_same_on_every_tensor_parallel_size(world, text, tmp_path):
+    run(text, "--save", str(tmp_path / "run"))
+    one = world(1, generated, folder=tmp_path / "run", tp=1)[0]
+    assert world(2, generated, folder=tmp_path / "run", tp=2) == [one, one]
+    assert len(one[0]) == 16
+
+
+def test_no_option_is_taken_for_an_abbreviation_by_torchrun():
+    from torch.distributed.run import get_args_parser
+
+    taken = [option for action in get_args_parser()._actions for option in action.option_strings]
+    for field in pretrain.fields(pretrain.Settings):
+        flag = "--" + field.name.replace("_", "-")
+        assert not [option for option in taken if option.startswith(flag)], flag
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--micro-batch", "3"], "multiple of --micro-batch, got 3"),
+        (["--seq", "4000"], "too few for windows of 4000"),
+        (["--hidden", "15"], "hidden must be a multiple of heads, got 15 and 2"),
+        (["--schedule", "gpipe", "--chunks", "2"], "only 'interleaved' takes chunks"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_before_training(text, more, message):
+    with pytest.raises(ValueError, match=message):
+        run(text, *more)
+
+
+def test_the_module_prints_version_and_back_ends(capsys):
+    assert __main__.main() == 0
+    out = capsys.readouterr().out
+    assert out.startswith("tp-parallel ")
+    assert "gloo" in out
