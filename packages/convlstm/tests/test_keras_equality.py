@@ -19,9 +19,7 @@ def build_pair(keras, rank, x, **options):
     theirs = keras_layer(keras, rank, **options)
     theirs.build(x.shape)
     rng = np.random.default_rng(1)
-    weights = [
-        (0.3 * rng.standard_normal(w.shape)).astype("float32") for w in theirs.get_weights()
-    ]
+    weights = [(0.3 * rng.standard_normal(w.shape)).astype("float32") for w in theirs.get_weights()]
     theirs.set_weights(weights)
     axis = 2 if options.get("data_format") == "channels_first" else -1
     ours = LAYERS[rank].from_keras_config(theirs.get_config(), in_channels=x.shape[axis])

@@ -1,6 +1,7 @@
 """ConvLSTM for PyTorch: equal to Keras, faster, with Keras' files and the next-frame example."""
 
 from .cell import ConvLSTMCell1d, ConvLSTMCell2d, ConvLSTMCell3d
+from .forecasting import forecast
 from .layers import ConvLSTM1d, ConvLSTM2d, ConvLSTM3d
 from .models import SequenceModel, detach, load_keras, load_keras_weights, next_frame, save_keras
 from .optim import KerasAdam
@@ -17,6 +18,7 @@ __all__ = [
     "KerasAdam",
     "SequenceModel",
     "detach",
+    "forecast",
     "load_keras",
     "load_keras_weights",
     "next_frame",

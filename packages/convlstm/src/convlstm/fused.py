@@ -1,9 +1,9 @@
-"""The fused sequence: convolutions of torch in one channels-last layout, native gate kernels between.
+"""The fused sequence: torch's convolutions in one layout, native gate kernels between them.
 
-Memory is time first and channels last throughout: sequences (T, B, size..., C), so that a step is one
-block, the recurrent convolution reads the last output where it lies, and what one layer writes the
-next one reads without a copy. The input convolution runs over several steps at once; so do the weight
-gradients and the input gradient, and only the gradient of the state goes step by step.
+Memory is time first and channels last throughout: sequences (T, B, size..., C), so that a step is
+one block, the recurrent convolution reads the last output where it lies, and what one layer writes
+the next one reads without a copy. The input convolution runs over several steps at once; so do the
+weight gradients and the input gradient, and only the gradient of the state goes step by step.
 """
 
 from __future__ import annotations
@@ -169,10 +169,10 @@ def _input_gradient(p: Problem, d_pre: Tensor, x: Tensor, turned: Tensor | None)
 
 @dataclass
 class Kept:
-    """What forward returns: hs (T or 1, B, ..., F), the last c, and for the backward pass cs and gates.
+    """What forward returns: hs (T or 1, B, ..., F), the last c, and cs and gates for backward.
 
-    KEEP_GATES: cs (T, B, ..., F) and gates (T, B, ..., 4F). KEEP_CHECKPOINTS: cs holds the state before
-    each piece. KEEP_NOTHING: both are empty.
+    KEEP_GATES: cs (T, B, ..., F) and gates (T, B, ..., 4F). KEEP_CHECKPOINTS: cs holds the state
+    before each piece. KEEP_NOTHING: both are empty.
     """
 
     hs: Tensor
@@ -303,7 +303,9 @@ def _piece_states(p: Problem, kept: Kept, piece: int, start: int, end: int, h_be
     gates = torch.empty_like(from_input)
     h = torch.empty_like(p.h0)
     for k in range(end - start):
-        _step(p, start + k, from_input[k], from_state[k], h_before[k], cs[k], gates[k], cs[k + 1], h)
+        _step(
+            p, start + k, from_input[k], from_state[k], h_before[k], cs[k], gates[k], cs[k + 1], h
+        )
     return gates, cs[:-1], cs[1:]
 
 
@@ -347,5 +349,3 @@ def _add_weight_gradients(
         out.peephole += torch.stack(
             [(d_i * before).sum(0), (d_f * before).sum(0), (d_o * after).sum(0)]
         )
-
-

@@ -54,7 +54,7 @@ def _h5py():
         import h5py
     except ImportError:
         raise RuntimeError(
-            "Keras files need h5py, which is not installed: pip install h5py (or conda install h5py)"
+            "Keras files need h5py, which is not installed: pip install h5py (conda install h5py)"
         ) from None
     return h5py
 
@@ -159,7 +159,7 @@ def _class_of_group(group: str) -> str:
 
 def _read_legacy(file) -> KerasFile:
     """Groups named after layers, each with `weight_names`: the paths of its arrays, in order."""
-    root = file["model_weights"] if "model_weights" in file else file
+    root = file.get("model_weights", file)
     version = _text(root.attrs.get("keras_version", file.attrs.get("keras_version", b"2")))
     config_text = file.attrs.get("model_config")
     layers: list[KerasLayer] | None = None

@@ -154,9 +154,7 @@ class Conv(nn.Module):
         self.channels_last = data_format == "channels_last"
         self.activation = activation_name(activation)
         self._activate = resolve_activation(self.activation)
-        kernel = initialize(
-            kernel_initializer, (*self.kernel_size, in_channels // groups, filters)
-        )
+        kernel = initialize(kernel_initializer, (*self.kernel_size, in_channels // groups, filters))
         self.weight = nn.Parameter(_from_keras_kernel(kernel))
         self.bias = nn.Parameter(torch.zeros(filters)) if bias else None
 
@@ -185,9 +183,7 @@ class Conv(nn.Module):
         return y.movedim(1, -1) if self.channels_last else y
 
     @classmethod
-    def from_keras_config(
-        cls, rank: int, config: Mapping[str, Any], in_channels: int
-    ) -> Conv:
+    def from_keras_config(cls, rank: int, config: Mapping[str, Any], in_channels: int) -> Conv:
         names = {
             "strides": "stride", "padding": "padding", "dilation_rate": "dilation",
             "groups": "groups", "data_format": "data_format", "activation": "activation",

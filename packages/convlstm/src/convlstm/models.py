@@ -1,4 +1,4 @@
-"""Whole models: a chain of layers that Keras can read and write, and the presets of the examples."""
+"""Whole models: chains of layers that Keras reads and writes, and the examples' presets."""
 
 from __future__ import annotations
 
@@ -100,9 +100,7 @@ def from_keras_file(file: KerasFile) -> SequenceModel:
     channels = shape[2] if first_format == "channels_first" else shape[-1]
     modules = []
     for layer in file.layers:
-        module, channels = build_layer(
-            layer.class_name, layer.config, channels, file.keras_version
-        )
+        module, channels = build_layer(layer.class_name, layer.config, channels, file.keras_version)
         module.load_keras_weights(layer.weights)
         modules.append(module)
     return SequenceModel(modules, [layer.name for layer in file.layers], shape)
@@ -157,24 +155,21 @@ def from_config(config: Mapping[str, Any] | str) -> SequenceModel:
 
 # Presets
 
-# (filters, kernel, activation) of each ConvLSTM; whether a BatchNorm follows the last; the loss.
+# (filters, kernel, activation) of each ConvLSTM, how many of them a BatchNorm follows, and the
+# kernel of the Conv3D head. Keras' head spans three steps, so that all outputs but the last see the
+# frame that they predict; "small" has a head of one step and learns from every output.
 PRESETS: dict[str, dict[str, Any]] = {
-    "seed": {
-        "layers": [(40, 3, "tanh")] * 4,
-        "norm_last": True,
-        "loss": "bce",
-        "size": (40, 40),
-    },
+    "seed": {"layers": [(40, 3, "tanh")] * 4, "norms": 4, "head": 3, "size": (40, 40)},
     "moving-mnist": {
         "layers": [(64, 5, "relu"), (64, 3, "relu"), (64, 1, "relu")],
-        "norm_last": False,
-        "loss": "bce",
+        "norms": 2,
+        "head": 3,
         "size": (64, 64),
     },
     "small": {
-        "layers": [(24, 5, "tanh"), (24, 3, "tanh")],
-        "norm_last": True,
-        "loss": "mae",
+        "layers": [(16, 5, "tanh"), (16, 5, "tanh")],
+        "norms": 0,
+        "head": (1, 3, 3),
         "size": (32, 32),
     },
 }
@@ -192,7 +187,8 @@ def next_frame(
 
     preset: "seed" is Keras' original example (4 x [ConvLSTM2D(40, 3x3, same) + BatchNorm] and a
     Conv3D(1, 3x3x3, sigmoid) head), "moving-mnist" the example of 2021 (64 filters 5x5, 3x3, 1x1,
-    relu), "small" two layers of 24 filters for a processor.
+    relu), "small" two layers of 16 filters 5x5 without BatchNorm and a head of one step, which
+    learn in minutes on a processor.
     size: (H, W); by default the preset's own. filters: in place of the preset's.
     colour: the last layer gives its last step alone and the head is a Conv2D with 3 channels:
     (B, T, H, W, 3) to the one next frame (B, H, W, 3).
@@ -211,17 +207,22 @@ def next_frame(
         out = filters or own
         layers.append(
             LAYERS[2](
-                width, out, kernel, padding="same", data_format="channels_last",
-                activation=activation, return_sequences=not (last and colour),
-            )  # fmt: skip
+                width,
+                out,
+                kernel,
+                padding="same",
+                data_format="channels_last",
+                activation=activation,
+                return_sequences=not (last and colour),
+            )
         )
         names.append("conv_lstm2d" + (f"_{k}" if k else ""))
         width = out
-        if not last or plan["norm_last"]:
+        if k < plan["norms"]:
             layers.append(BatchNorm(out))
             names.append("batch_normalization" + (f"_{k}" if k else ""))
-    rank = 2 if colour else 3
-    layers.append(Conv(rank, width, channels, 3, padding="same", activation="sigmoid"))
+    rank, kernel = (2, 3) if colour else (3, plan["head"])
+    layers.append(Conv(rank, width, channels, kernel, padding="same", activation="sigmoid"))
     names.append(f"conv{rank}d")
     return SequenceModel(layers, names, (None, None, h, w, channels))
 

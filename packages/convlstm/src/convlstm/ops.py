@@ -1,8 +1,8 @@
 """The one door to the computation of sequences: plans, and the operators of torch.library.
 
-`torch.ops.convlstm.sequence` is the fused sequence with autograd, fake tensors and a backward operator
-of its own; a second differentiation goes through `reference.sequence`. Its tensors are time first and
-channels last, (T, B, size..., C), see fused.py.
+`torch.ops.convlstm.sequence` is the fused sequence with autograd, fake tensors and a backward
+operator of its own; a second differentiation goes through `reference.sequence`. Its tensors are
+time first and channels last, (T, B, size..., C), see fused.py.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ _lib = torch.library.Library("convlstm", "DEF")
 _TAGS = (torch.Tag.pt2_compliant_tag,)
 _PROBLEM = (
     "Tensor x, Tensor h0, Tensor c0, Tensor weight_ih, Tensor weight_hh, Tensor? bias, "
-    "Tensor? peephole, Tensor? valid, SymInt[] stride, SymInt[] dilation, bool same, int activation, "
-    "int recurrent"
+    "Tensor? peephole, Tensor? valid, SymInt[] stride, SymInt[] dilation, bool same, "
+    "int activation, int recurrent"
 )
 _lib.define(
-    f"sequence({_PROBLEM}, int keep, bool last_only) -> (Tensor, Tensor, Tensor, Tensor)", tags=_TAGS
+    f"sequence({_PROBLEM}, int keep, bool last_only) -> (Tensor, Tensor, Tensor, Tensor)",
+    tags=_TAGS,
 )
 _lib.define(
     f"sequence_backward(Tensor? d_hs, Tensor? d_c, {_PROBLEM}, Tensor hs, Tensor cs, Tensor gates, "
@@ -123,9 +124,7 @@ def _backward(ctx, d_hs, d_c, _cs, _gates):
     if torch.is_grad_enabled():
         gradients = _reference_gradients(problem, ctx.options, d_hs, d_c, needs)
     else:
-        found = _sequence_backward(
-            d_hs, d_c, *problem, *ctx.options, hs, cs, gates, bool(needs[0])
-        )
+        found = _sequence_backward(d_hs, d_c, *problem, *ctx.options, hs, cs, gates, bool(needs[0]))
         gradients = [g if need else None for g, need in zip(found, needs, strict=True)]
     return (*gradients, *(None,) * 8)
 
@@ -134,7 +133,9 @@ def _reference_gradients(problem, options, d_hs, d_c, needs) -> list[Tensor | No
     """Gradients that can be differentiated again."""
     x, h0, c0, w_ih, w_hh, bias, peephole, valid = problem
     spec = _spec(w_ih, *options)
-    extras = CellExtras(None if peephole is None else peephole.view(*peephole.shape, *(1,) * spec.rank))
+    extras = CellExtras(
+        None if peephole is None else peephole.view(*peephole.shape, *(1,) * spec.rank)
+    )
     hs, _, c = reference.sequence(
         x.movedim(-1, 2).transpose(0, 1), h0.movedim(-1, 1), c0.movedim(-1, 1), w_ih, w_hh, bias,
         spec, None if valid is None else valid.T, extras,
@@ -147,9 +148,7 @@ def _reference_gradients(problem, options, d_hs, d_c, needs) -> list[Tensor | No
         outputs.append(c.movedim(1, -1))
         seeds.append(d_c)
     wanted = [t for t, need in zip(problem, needs, strict=False) if need]
-    found = iter(
-        torch.autograd.grad(outputs, wanted, seeds, create_graph=True, allow_unused=True)
-    )
+    found = iter(torch.autograd.grad(outputs, wanted, seeds, create_graph=True, allow_unused=True))
     return [next(found) if need else None for need in needs]
 
 
@@ -192,7 +191,7 @@ def sequence(
     recompute: bool = False,
     every_step: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """All steps of x (B, T, C, size...): the states h (B, T, F, size...), the last h and the last c.
+    """All steps of x (B, T, C, size...): states h (B, T, F, size...), the last h and the last c.
 
     Without every_step the states may be the last one alone, (B, 1, F, size...). plan: "fused",
     "loop" (reference.py), or "auto": fused on the CPU wherever it can be, else the loop.
@@ -227,5 +226,3 @@ def _fused(x, h, c, w_ih, w_hh, bias, spec: CellSpec, mask, extras, recompute, e
     if dtype in _LOW:
         states = states.to(dtype)
     return states, states[:, -1], c_last.movedim(-1, 1)
-
-

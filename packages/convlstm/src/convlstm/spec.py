@@ -1,4 +1,4 @@
-"""The static part of a ConvLSTM cell: geometry, activations, and the sizes that follow from them."""
+"""The static part of a ConvLSTM cell: geometry, activations, and the sizes that follow."""
 
 from __future__ import annotations
 

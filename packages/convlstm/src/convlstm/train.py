@@ -29,7 +29,8 @@ class TrainOptions:
     steps: updates in all. batch: sequences in each. loss: "mae", "mse" or "bce" (metric is MAE
     always). optimizer: "adam" is torch's, "keras-adam" has Keras' epsilon. every: updates between
     validations, checkpoints and log lines. patience: validations without a better loss before
-    training stops early; 0 never stops. seconds: stop after so much time; 0 never.
+    training stops early; 0 never stops. seconds: stop after so much time; 0 never. decay: lr falls
+    to a fiftieth in a straight line over the steps, or over the seconds where those end sooner.
     """
 
     steps: int = 1000
@@ -42,6 +43,7 @@ class TrainOptions:
     validation: int = 16
     patience: int = 0
     seconds: float = 0.0
+    decay: bool = False
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
@@ -132,6 +134,7 @@ class Trainer:
         self.model.train()
         total = 0.0
         while p.step < o.steps and not p.stopped:
+            self._set_rate(time.monotonic() - started)
             loss = self.update()
             total += loss
             self._show(loss, started)
@@ -147,6 +150,15 @@ class Trainer:
         if self._board is not None:
             self._board.close()
         return p
+
+    def _set_rate(self, seconds: float) -> None:
+        o = self.options
+        if o.decay:
+            done = self.progress.step / o.steps
+            if o.seconds:
+                done = max(done, min(1.0, seconds / o.seconds))
+            for group in self.optimizer.param_groups:
+                group["lr"] = o.lr * max(0.02, 1 - done)
 
     def update(self) -> float:
         """One update; returns its loss."""

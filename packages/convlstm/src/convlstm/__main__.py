@@ -1,0 +1,60 @@
+"""`convlstm`, or `python -m convlstm`: versions by default, and the commands."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import torch
+
+from . import _C, __version__
+
+
+def show_version() -> int:
+    """Version, build, CUDA and threads, one a line."""
+    built = _C.cuda_architectures
+    print(f"convlstm {__version__}")
+    print(f"instruction set   {_C.isa()}")
+    print(f"CUDA kernels      {f'built for {built}' if built else 'not in this build'}")
+    print(f"torch             {torch.__version__}, CUDA {torch.version.cuda or 'none'}")
+    print(f"threads           {torch.get_num_threads()}")
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    from . import commands
+
+    parser = argparse.ArgumentParser(
+        prog="convlstm",
+        description="ConvLSTM for PyTorch: train next-frame models, forecast, exchange with Keras.",
+    )
+    parser.add_argument("--version", action="version", version=f"convlstm {__version__}")
+    sub = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for add in (
+        commands.add_train,
+        commands.add_predict,
+        commands.add_gif,
+        commands.add_export,
+        commands.add_import,
+    ):
+        add(sub)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; returns its exit code: 0 done, 1 failed, 2 wrong arguments."""
+    options = make_parser().parse_args(arguments)
+    if not hasattr(options, "run"):
+        return show_version()
+    try:
+        return options.run(options)
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        print(f"convlstm: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("convlstm: interrupted; the last checkpoint is kept", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,275 @@
+"""The fused operator against the definition, and its place in torch: opcheck, compile, autograd."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+
+import convlstm
+from convlstm import ops, reference
+from convlstm.reference import CellExtras
+from convlstm.spec import CellSpec
+
+SPECS = {
+    "same 3x3": CellSpec.make(2, 5, 3, padding="same"),
+    "valid": CellSpec.make(2, 4, 3),
+    "even kernel": CellSpec.make(2, 4, (2, 4), padding="same"),
+    "stride": CellSpec.make(2, 4, 3, stride=2, padding="same"),
+    "dilation": CellSpec.make(2, 4, 3, dilation=(1, 2)),
+    "relu, hard sigmoid": CellSpec.make(2, 4, 3, padding="same", activation="relu",
+                                        recurrent_activation="hard_sigmoid"),
+    "keras 2 slope": CellSpec.make(2, 4, 1, recurrent_activation="hard_sigmoid_keras2"),
+    "sigmoid, linear": CellSpec.make(2, 4, 3, activation="linear"),
+    "one dimension": CellSpec.make(1, 6, 3, padding="same"),
+    "three dimensions": CellSpec.make(3, 3, 3, padding="same"),
+    "one channel": CellSpec.make(2, 1, 3, padding="same"),
+    "many channels": CellSpec.make(2, 37, 3, padding="same"),
+}  # fmt: skip
+
+
+def problem(spec, dtype=torch.float32, steps=4, batch=2, channels=3, peephole=False, grad=True):
+    """Random tensors of a sequence: x, h, c, weight_ih, weight_hh, bias, peephole."""
+    size = (7, 6, 5)[: spec.rank]
+    state = (batch, spec.hidden_channels, *spec.state_size(size))
+    gates = 4 * spec.hidden_channels
+    shapes = [
+        (batch, steps, channels, *size), state, state, (gates, channels, *spec.kernel_size),
+        (gates, spec.hidden_channels, *spec.kernel_size), (gates,),
+    ]  # fmt: skip
+    if peephole:
+        shapes.append((3, spec.hidden_channels, *(1,) * spec.rank))
+    tensors = [0.5 * torch.randn(s, dtype=dtype) for s in shapes]
+    for weight in tensors[3:5]:  # as many inputs, as small: states must not saturate
+        weight *= 2.4 / weight[0].numel() ** 0.5
+    return [t.requires_grad_(grad) for t in tensors]
+
+
+def run(tensors, spec, plan, mask=None, recompute=False):
+    x, h, c, w_ih, w_hh, bias, *rest = tensors
+    extras = CellExtras(*rest)
+    return ops.sequence(
+        x, h, c, w_ih, w_hh, bias, spec, mask=mask, extras=extras, plan=plan, recompute=recompute
+    )
+
+
+def gradients(tensors, outputs, seeds):
+    for t in tensors:
+        t.grad = None
+    sum((o * s).sum() for o, s in zip(outputs, seeds, strict=True)).backward()
+    return [t.grad for t in tensors]
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize("peephole", [False, True], ids=["", "peephole"])
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+def test_fused_equals_the_definition_forward_and_backward(
+    spec, peephole, masked, recompute, difference
+):
+    tensors = problem(spec, peephole=peephole)
+    mask = torch.tensor([[1, 0, 1, 1], [0, 1, 1, 0]], dtype=torch.bool) if masked else None
+    got = run(tensors, spec, "fused", mask, recompute)
+    want = run(tensors, spec, "loop", mask)
+    for a, b in zip(got, want, strict=True):
+        assert difference(a.detach(), b.detach()) <= 1e-6
+    seeds = [torch.randn(o.shape) for o in want]
+    got_grads = [g.clone() for g in gradients(tensors, got, seeds)]
+    for a, b in zip(got_grads, gradients(tensors, want, seeds), strict=True):
+        assert difference(a, b) <= 3e-6
+
+
+def test_many_steps_go_through_many_pieces(monkeypatch, difference):
+    from convlstm import fused
+
+    spec = SPECS["same 3x3"]
+    tensors = problem(spec, steps=7)
+    want = run(tensors, spec, "loop")
+    seeds = [torch.randn(o.shape) for o in want]
+    wanted = [g.clone() for g in gradients(tensors, want, seeds)]
+    for steps_per_piece in (1, 2, 3):
+        monkeypatch.setattr(fused, "BLOCK_BYTES", steps_per_piece * 2 * 7 * 6 * 5 * 4 * 4)
+        for recompute in (False, True):
+            got = run(tensors, spec, "fused", None, recompute)
+            for a, b in zip(gradients(tensors, got, seeds), wanted, strict=True):
+                assert difference(a, b) <= 3e-6
+
+
+@pytest.mark.parametrize("name", ["same 3x3", "stride", "one dimension"])
+def test_gradcheck_in_double_precision(name):
+    spec = SPECS[name]
+    tensors = problem(spec, torch.float64, steps=2, batch=1, channels=1, peephole=True)
+    assert gradcheck(lambda *t: run(t, spec, "fused"), tensors, fast_mode=True)
+
+
+def test_second_derivatives_in_double_precision():
+    spec = CellSpec.make(2, 2, 3, padding="same")
+    tensors = problem(spec, torch.float64, steps=2, batch=1, channels=1)
+    assert gradgradcheck(lambda *t: run(t, spec, "fused"), tensors, fast_mode=True)
+
+
+def operator_arguments(spec, keep, masked=False, grad=True):
+    x, h, c, w_ih, w_hh, bias, peephole = problem(spec, peephole=True, grad=False)
+    valid = torch.tensor([[1, 0], [1, 1], [0, 1], [1, 1]], dtype=torch.bool) if masked else None
+    tensors = [
+        x.transpose(0, 1).movedim(2, -1).contiguous(), h.movedim(1, -1).contiguous(),
+        c.movedim(1, -1).contiguous(), w_ih, w_hh, bias, peephole.flatten(1),
+    ]  # fmt: skip
+    tensors = [t.requires_grad_(grad) for t in tensors]
+    same = spec.padding == "same"
+    return (*tensors, valid, list(spec.stride), list(spec.dilation), same, 1, 2, keep, False)
+
+
+@pytest.mark.parametrize(("keep", "masked"), [(1, False), (2, True)])
+def test_opcheck_accepts_the_operator(keep, masked):
+    torch.library.opcheck(
+        torch.ops.convlstm.sequence.default,
+        operator_arguments(SPECS["same 3x3"], keep, masked),
+    )
+
+
+def test_opcheck_accepts_the_operator_without_gradients():
+    args = operator_arguments(SPECS["valid"], 0, grad=False)
+    torch.library.opcheck(torch.ops.convlstm.sequence.default, args)
+
+
+def test_compile_of_a_whole_layer_gives_the_eager_numbers(difference):
+    layer = convlstm.ConvLSTM2d(2, 4, 3, padding="same", return_sequences=True)
+    x = torch.randn(2, 3, 2, 6, 6)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    assert difference(compiled(x).detach(), layer(x).detach()) <= 1e-6
+    compiled(x).square().sum().backward()
+    got = [p.grad.clone() for p in layer.parameters()]
+    layer.zero_grad()
+    layer(x).square().sum().backward()
+    for a, p in zip(got, layer.parameters(), strict=True):
+        assert difference(a, p.grad) <= 1e-6
+
+
+def test_export_gives_the_eager_numbers(difference):
+    layer = convlstm.ConvLSTM2d(2, 4, 3, padding="same", return_sequences=True).eval()
+    x = torch.randn(2, 3, 2, 6, 6)
+    program = torch.export.export(layer, (x,))
+    assert difference(program.module()(x).detach(), layer(x).detach()) <= 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_keeps_the_cell_state_in_float32(dtype, difference):
+    layer = convlstm.ConvLSTM2d(2, 4, 3, padding="same", return_sequences=True, return_state=True)
+    x = torch.randn(2, 20, 2, 6, 6)
+    want, (_, want_c) = layer(x)
+    got, (h, c) = layer.to(dtype)(x.to(dtype))
+    assert (got.dtype, h.dtype, c.dtype) == (dtype, dtype, torch.float32)
+    bound = 0.03 if dtype == torch.bfloat16 else 0.004
+    assert difference(got.float().detach(), want.detach()) <= bound
+    assert difference(c.detach(), want_c.detach()) <= bound
+
+
+def test_autocast_runs_forward_and_backward():
+    layer = convlstm.ConvLSTM2d(2, 4, 3, padding="same", return_sequences=True)
+    x = torch.randn(2, 3, 2, 6, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.bfloat16
+    y.float().square().sum().backward()
+    assert layer.weight_hh.grad.dtype == torch.float32
+    assert layer.weight_hh.grad.abs().max() > 0
+
+
+def test_results_do_not_depend_on_the_number_of_threads():
+    spec = CellSpec.make(2, 8, 3, padding="same")
+    x = torch.randn(20, 40, 40, 8)
+    d = torch.randn(20, 40, 40, 32)
+    weight = torch.zeros(32, 8, 3, 3)
+    from convlstm import fused
+
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            results.append(
+                fused.weight_gradient(x, d, weight, spec.recurrent_pads(), (1, 1), (1, 1))
+            )
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def test_inputs_of_any_strides_give_the_same(difference):
+    spec = SPECS["same 3x3"]
+    tensors = problem(spec, grad=False)
+    want = run(tensors, spec, "fused")
+    strided = [torch.stack([t, t], -1)[..., 0] for t in tensors]
+    assert not strided[0].is_contiguous()
+    for a, b in zip(run(strided, spec, "fused"), want, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_an_empty_batch_gives_empty_outputs():
+    layer = convlstm.ConvLSTM2d(2, 4, 3, padding="same", return_sequences=True)
+    y = layer(torch.empty(0, 3, 2, 6, 6))
+    assert y.shape == (0, 3, 4, 6, 6)
+
+
+def test_not_a_number_reaches_the_output():
+    layer = convlstm.ConvLSTM2d(1, 8, 3, padding="same")
+    x = torch.zeros(1, 2, 1, 8, 8)
+    x[0, 0, 0, 4, 4] = float("nan")
+    y = layer(x)
+    assert y[0, :, 4, 4].isnan().all()
+    assert not y[0, :, 0, 0].isnan().any()
+
+
+def test_infinite_arguments_saturate_the_gates():
+    spec = CellSpec.make(2, 8, 1)
+    for value in (1e30, -1e30, float("inf"), float("-inf")):
+        pre = torch.full((1, 32, 1, 1), value)
+        c = torch.ones(1, 8, 1, 1)
+        want_h, want_c = reference.gates(pre, c, spec)
+        from convlstm import _C
+
+        h, c_next = torch.empty(1, 8), torch.empty(1, 8)
+        _C.gates_forward(
+            pre.flatten(1), None, None, None, None, None, c.flatten(1), None, c_next, h, 1, 2, 1
+        )
+        assert torch.allclose(h, want_h.flatten(1), atol=1e-6)
+        assert torch.allclose(c_next, want_c.flatten(1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"activation": "gelu"}, "no native kernel"),
+        ({"dropout": 0.5}, "dropout"),
+        ({"norm": "layer"}, "norm"),
+        ({"peephole": (4, 4)}, "by position"),
+    ],
+)
+def test_a_fused_plan_that_cannot_be_says_why(options, reason):
+    layer = convlstm.ConvLSTM2d(1, 4, 3, padding="same", plan="fused", **options)
+    with pytest.raises(ValueError, match=reason):
+        layer(torch.zeros(1, 2, 1, 4, 4))
+
+
+def test_the_private_kernels_refuse_what_does_not_fit():
+    from convlstm import _C
+
+    a, c = torch.zeros(2, 16), torch.zeros(2, 4)
+
+    def forward(pre=a, before=c, h=None):
+        out = torch.zeros(2, 4) if h is None else h
+        _C.gates_forward(pre, None, None, None, None, None, before, None, c.clone(), out, 1, 2, 1)
+
+    forward()
+    with pytest.raises(ValueError, match="pre must be contiguous with 32 elements"):
+        forward(pre=torch.zeros(2, 15))
+    with pytest.raises(TypeError, match="c_before must be float32"):
+        forward(before=c.double())
+    with pytest.raises(ValueError, match="non-contiguous"):
+        forward(h=torch.zeros(4, 2).T)
+    with pytest.raises(TypeError, match="float32 or float64"):
+        forward(pre=a.int())
+    with pytest.raises(TypeError):
+        forward(pre=None)
+    with pytest.raises(ValueError, match="no kernel for this activation"):
+        _C.gates_forward(a, None, None, None, None, None, c, None, c.clone(), c.clone(), 9, 2, 1)
