@@ -1,0 +1,221 @@
+// spconv_lite._C: check, unwrap, call. Private: ops.py is the door, see native/caster.h.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+
+#include <array>
+#include <optional>
+#include <string>
+
+#include <cpu/conv.h>
+#include <cpu/rulebook.h>
+#include <native/caster.h>
+#include <native/dispatch.h>
+#include <native/parallel.h>
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using native::Dim;
+using native::require;
+using native::operator==;  // the types live in native::dlpack
+using native::Tensor;
+using spconv_lite::Geometry;
+using spconv_lite::Kind;
+using spconv_lite::max_axes;
+
+namespace {
+
+constexpr auto cpu = native::dlpack::cpu;
+using Axes = std::array<int64_t, max_axes>;
+
+// A rulebook and the Python tensor whose memory it reads.
+struct OwnedRulebook {
+  nb::object indices;
+  spconv_lite::Rulebook rulebook;
+};
+
+Geometry make_geometry(int ndim, int64_t batch_size, const Axes& in_shape, const Axes& out_shape,
+                       const Axes& kernel, const Axes& stride, const Axes& padding, const Axes& dilation) {
+  Geometry g;
+  g.ndim = ndim;
+  g.batch_size = batch_size;
+  for (int axis = 0; axis < max_axes; ++axis) {
+    native::demand(
+        in_shape[axis] >= 0 && out_shape[axis] >= 0 && kernel[axis] > 0 && stride[axis] > 0 &&
+            dilation[axis] > 0,
+        [] { return std::string("get_indice_pairs: shapes, kernel, stride and dilation must be positive"); });
+    g.in_shape[axis] = in_shape[axis];
+    g.out_shape[axis] = out_shape[axis];
+    g.kernel[axis] = kernel[axis];
+    g.stride[axis] = stride[axis];
+    g.padding[axis] = padding[axis];
+    g.dilation[axis] = dilation[axis];
+  }
+  return g;
+}
+
+OwnedRulebook* build_rulebook(nb::object owner, const Tensor& indices, int ndim, int64_t batch_size,
+                              const Axes& in_shape, const Axes& out_shape, const Axes& kernel,
+                              const Axes& stride, const Axes& padding, const Axes& dilation, int kind,
+                              int threads) {
+  Dim n("N");
+  require(indices, "get_indice_pairs", "indices", cpu, native::int32, n, ndim + 1);
+  const Geometry g = make_geometry(ndim, batch_size, in_shape, out_shape, kernel, stride, padding, dilation);
+  nb::gil_scoped_release released;
+  spconv_lite::Rulebook rulebook(indices.data_as<int32_t>(), n.length(), g, static_cast<Kind>(kind), threads);
+  return new OwnedRulebook{std::move(owner), std::move(rulebook)};
+}
+
+void write_compact(const OwnedRulebook& self, const std::optional<Tensor>& out_indices, const Tensor& pair_in,
+                   const Tensor& pair_out, const Tensor& block_offset) {
+  const auto& rulebook = self.rulebook;
+  require(pair_in, "get_indice_pairs", "pair_in", cpu, native::int32, rulebook.pairs());
+  require(pair_out, "get_indice_pairs", "pair_out", cpu, native::uint8, rulebook.pairs());
+  require(block_offset, "get_indice_pairs", "block_offset", cpu, native::int64, rulebook.block_offsets());
+  nb::gil_scoped_release released;
+  if (out_indices) rulebook.write_out_indices(out_indices->data_as<int32_t>());
+  rulebook.write_compact(pair_in.data_as<int32_t>(), pair_out.data_as<uint8_t>(),
+                         block_offset.data_as<int64_t>());
+}
+
+void write_padded(const OwnedRulebook& self, const Tensor& out_indices, const Tensor& indice_pairs,
+                  const Tensor& indice_num) {
+  const auto& rulebook = self.rulebook;
+  Dim volume("K");
+  require(indice_num, "get_indice_pairs", "indice_num", cpu, native::int32, volume);
+  require(indice_pairs, "get_indice_pairs", "indice_pairs", cpu, native::int32, 2, volume,
+          rulebook.in_rows());
+  nb::gil_scoped_release released;
+  rulebook.write_out_indices(out_indices.data_as<int32_t>());
+  rulebook.write_padded(indice_pairs.data_as<int32_t>(), indice_num.data_as<int32_t>());
+}
+
+spconv_lite::Map make_map(const char* function, const Tensor& pair_in, const Tensor& pair_out,
+                          const Tensor& block_offset, int64_t in_rows, int64_t out_rows, int64_t volume) {
+  Dim pairs("P");
+  const int64_t blocks = (out_rows + spconv_lite::block_rows - 1) / spconv_lite::block_rows;
+  require(pair_in, function, "pair_in", cpu, native::int32, pairs);
+  require(pair_out, function, "pair_out", cpu, native::uint8, pairs);
+  require(block_offset, function, "block_offset", cpu, native::int64, blocks * volume + 1);
+  return {pair_in.data_as<int32_t>(),
+          pair_out.data_as<uint8_t>(),
+          block_offset.data_as<int64_t>(),
+          pairs.length(),
+          in_rows,
+          out_rows,
+          volume};
+}
+
+void transpose_rulebook(const Tensor& pair_in, const Tensor& pair_out, const Tensor& block_offset,
+                        int64_t in_rows, int64_t out_rows, int64_t volume, const Tensor& pair_in_t,
+                        const Tensor& pair_out_t, const Tensor& block_offset_t, int threads) {
+  const auto map = make_map("transpose_rulebook", pair_in, pair_out, block_offset, in_rows, out_rows, volume);
+  const auto to =
+      make_map("transpose_rulebook", pair_in_t, pair_out_t, block_offset_t, out_rows, in_rows, volume);
+  native::demand(map.pairs == to.pairs,
+                 [] { return std::string("transpose_rulebook: outputs have another length"); });
+  nb::gil_scoped_release released;
+  spconv_lite::transpose_rulebook(map.pair_in, map.pair_out, map.block_offset, map.pairs, in_rows, out_rows,
+                                  volume, threads, pair_in_t.data_as<int32_t>(),
+                                  pair_out_t.data_as<uint8_t>(), block_offset_t.data_as<int64_t>());
+}
+
+// The features and weights of one convolution, all of one dtype. `weight` is (out, K, in / groups).
+struct Operands {
+  native::DType dtype;
+  int64_t in_rows, in_channels, out_rows, out_channels, volume;
+};
+
+Operands check_operands(const char* function, const Tensor& x, const Tensor& weight, const Tensor& y,
+                        int64_t groups) {
+  const native::DType dtype = x.dtype == native::float64 ? native::float64 : native::float32;
+  Dim in_rows("N"), in("C"), out_rows("M"), out("C_out"), volume("K");
+  require(x, function, "features", cpu, dtype, in_rows, in);
+  native::demand(groups > 0 && in.length() % groups == 0, [&] {
+    return std::string(function) + ": groups must divide the " + std::to_string(in.length()) +
+           " channels, got " + std::to_string(groups);
+  });
+  require(weight, function, "weight", cpu, dtype, out, volume, in.length() / groups);
+  require(y, function, "output features", cpu, dtype, out_rows, out);
+  native::demand(out.length() % groups == 0, [&] {
+    return std::string(function) + ": groups must divide the " + std::to_string(out.length()) +
+           " output channels, got " + std::to_string(groups);
+  });
+  return {dtype, in_rows.length(), in.length(), out_rows.length(), out.length(), volume.length()};
+}
+
+template <class Run>
+void by_dtype(native::DType dtype, Run&& run) {
+  nb::gil_scoped_release released;
+  if (dtype == native::float64)
+    run(double{});
+  else
+    run(float{});
+}
+
+void convolve(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& pair_in,
+              const Tensor& pair_out, const Tensor& block_offset, const Tensor& y, int64_t groups,
+              int threads) {
+  const Operands op = check_operands("conv", x, weight, y, groups);
+  if (bias) require(*bias, "conv", "bias", cpu, op.dtype, op.out_channels);
+  const auto map = make_map("conv", pair_in, pair_out, block_offset, op.in_rows, op.out_rows, op.volume);
+  by_dtype(op.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    spconv_lite::convolve<T>(map, x.data_as<T>(), op.in_channels, weight.data_as<T>(),
+                             bias ? bias->data_as<T>() : nullptr, op.out_channels, groups, y.data_as<T>(),
+                             threads);
+  });
+}
+
+// `map` maps output rows to input rows, or is the forward map of a symmetric rulebook (mirror).
+void convolve_back(const Tensor& gradient, const Tensor& weight, const Tensor& pair_in,
+                   const Tensor& pair_out, const Tensor& block_offset, bool mirror, const Tensor& x_gradient,
+                   int64_t groups, int threads) {
+  const Operands op = check_operands("conv_input_grad", x_gradient, weight, gradient, groups);
+  const auto map =
+      make_map("conv_input_grad", pair_in, pair_out, block_offset, op.out_rows, op.in_rows, op.volume);
+  by_dtype(op.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    spconv_lite::convolve_back<T>(map, mirror, gradient.data_as<T>(), op.out_channels, weight.data_as<T>(),
+                                  op.in_channels, groups, x_gradient.data_as<T>(), threads);
+  });
+}
+
+void correlate(const Tensor& x, const Tensor& gradient, const Tensor& pair_in, const Tensor& pair_out,
+               const Tensor& block_offset, const Tensor& weight_gradient, int64_t groups, int threads) {
+  const Operands op = check_operands("conv_weight_grad", x, weight_gradient, gradient, groups);
+  const auto map =
+      make_map("conv_weight_grad", pair_in, pair_out, block_offset, op.in_rows, op.out_rows, op.volume);
+  by_dtype(op.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    spconv_lite::correlate<T>(map, x.data_as<T>(), op.in_channels, gradient.data_as<T>(), op.out_channels,
+                              groups, weight_gradient.data_as<T>(), threads);
+  });
+}
+
+}  // namespace
+
+NB_MODULE(_C, m) {
+  native::register_errors();
+  nb::class_<OwnedRulebook>(m, "Rulebook")
+      .def_prop_ro("out_rows", [](const OwnedRulebook& self) { return self.rulebook.out_rows(); })
+      .def_prop_ro("pairs", [](const OwnedRulebook& self) { return self.rulebook.pairs(); })
+      .def_prop_ro("block_offsets", [](const OwnedRulebook& self) { return self.rulebook.block_offsets(); })
+      .def("write_compact", &write_compact, "out_indices"_a.none(), "pair_in"_a, "pair_out"_a,
+           "block_offset"_a)
+      .def("write_padded", &write_padded);
+  m.def("build_rulebook", &build_rulebook, nb::rv_policy::take_ownership);
+  m.def("transpose_rulebook", &transpose_rulebook);
+  m.def("convolve", &convolve, "x"_a, "weight"_a, "bias"_a.none(), "pair_in"_a, "pair_out"_a,
+        "block_offset"_a, "y"_a, "groups"_a, "threads"_a);
+  m.def("convolve_back", &convolve_back);
+  m.def("correlate", &correlate);
+  m.def("isa", [] { return native::name(native::isa()); });
+  m.def("max_threads", [] { return native::max_threads(); });
+#if WITH_CUDA
+  m.attr("cuda_architectures") = NATIVE_CUDA_ARCHITECTURES;
+#else
+  m.attr("cuda_architectures") = "";
+#endif
+}

@@ -1,0 +1,34 @@
+// Sparse convolution over a compact rulebook (cpu/rulebook.h) on the CPU, T = float or double. Weights
+// are (out_channels, K, in_channels / groups), as spconv's KRSC with the kernel axes joined.
+// Results have the same bits for any number of threads.
+#pragma once
+
+#include <cstdint>
+
+namespace spconv_lite {
+
+struct Map {
+  const int32_t* pair_in;
+  const uint8_t* pair_out;
+  const int64_t* block_offset;
+  int64_t pairs, in_rows, out_rows, volume;
+};
+
+// y (out_rows, out_channels) = bias + sum over k of the pairs' x (in_rows, in_channels) @ weight[:, k].T
+// Throws native::ValueError if the map names rows that x or y do not have.
+template <class T>
+void convolve(const Map& map, const T* x, int64_t in_channels, const T* weight, const T* bias,
+              int64_t out_channels, int64_t groups, T* y, int threads);
+
+// x (in_rows of the forward map, in_channels) = sum over k of the pairs' gradient @ weight[:, k]. `map`
+// is the transposed map; for a submanifold with an odd kernel it may be the forward map with mirror.
+template <class T>
+void convolve_back(const Map& map, bool mirror, const T* gradient, int64_t out_channels, const T* weight,
+                   int64_t in_channels, int64_t groups, T* x, int threads);
+
+// weight_gradient (out_channels, K, in_channels / groups), over the forward map.
+template <class T>
+void correlate(const Map& map, const T* x, int64_t in_channels, const T* gradient, int64_t out_channels,
+               int64_t groups, T* weight_gradient, int threads);
+
+}  // namespace spconv_lite

@@ -1,0 +1,209 @@
+// See tiles.h. Fused gather, multiply, scatter: a tile of output rows stays in registers while it
+// meets one kernel offset, a block of rows stays in the first-level cache while it meets all of them,
+// and no gathered copy is ever written (the output-stationary dataflow of Tang et al., TorchSparse++,
+// MICRO 2023, on a CPU). Nothing of the standard library here: see pairs.cpp.
+#include <cpu/tiles.h>
+
+namespace spconv_lite {
+namespace NATIVE_ISA {
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int vector_bytes = 64, most_vectors = 4;
+constexpr int rows_for(int vectors) { return vectors == 4 ? 6 : vectors == 2 ? 12 : 16; }
+#elif defined(__AVX__)
+constexpr int vector_bytes = 32, most_vectors = 2;
+constexpr int rows_for(int vectors) { return vectors == 2 ? 6 : 12; }
+#else
+constexpr int vector_bytes = 16, most_vectors = 2;
+constexpr int rows_for(int vectors) { return vectors == 2 ? 6 : 12; }
+#endif
+
+constexpr int64_t block_rows = 128;
+
+template <int number>
+struct Count {
+  static constexpr int value = number;
+};
+
+template <class T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(vector_bytes), aligned(alignof(T)), may_alias));
+  static constexpr int width = vector_bytes / static_cast<int>(sizeof(T));
+};
+
+template <class T>
+inline typename VectorOf<T>::type load(const T* p) {
+  return *reinterpret_cast<const typename VectorOf<T>::type*>(p);
+}
+template <class T>
+inline void store(T* p, typename VectorOf<T>::type v) {
+  *reinterpret_cast<typename VectorOf<T>::type*>(p) = v;
+}
+
+// sums[out[m]] += x[in[m]] @ weight for `rows` pairs and `vectors` vectors of output channels.
+template <class T, int rows, int vectors>
+inline void multiply_tile(const T* x, int64_t x_stride, int64_t x_channels, const int32_t* in,
+                          const uint8_t* out, const T* weight, int64_t stride, T* sums) {
+  constexpr int width = VectorOf<T>::width;
+  typename VectorOf<T>::type sum[rows][vectors];
+  const T* from[rows];
+  T* to[rows];
+#pragma GCC unroll 16
+  for (int m = 0; m < rows; ++m) {
+    from[m] = x + in[m] * x_stride;
+    to[m] = sums + out[m] * stride;
+#pragma GCC unroll 4
+    for (int n = 0; n < vectors; ++n) sum[m][n] = load(to[m] + n * width);
+  }
+  for (int64_t c = 0; c < x_channels; ++c) {
+    typename VectorOf<T>::type w[vectors];
+#pragma GCC unroll 4
+    for (int n = 0; n < vectors; ++n) w[n] = load(weight + c * stride + n * width);
+#pragma GCC unroll 16
+    for (int m = 0; m < rows; ++m) {
+#pragma GCC unroll 4
+      for (int n = 0; n < vectors; ++n) sum[m][n] += w[n] * from[m][c];
+    }
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < rows; ++m) {
+#pragma GCC unroll 4
+    for (int n = 0; n < vectors; ++n) store(to[m] + n * width, sum[m][n]);
+  }
+}
+
+template <class T, int vectors>
+inline void multiply_columns(const Features<T>& f, const int32_t* in, const uint8_t* out, int64_t pairs,
+                             const T* weight, int64_t stride, T* sums) {
+  constexpr int most = rows_for(vectors);
+  int64_t m = 0;
+  auto tiles = [&](auto size) {
+    constexpr int rows = decltype(size)::value;
+    for (; m + rows <= pairs; m += rows)
+      multiply_tile<T, rows, vectors>(f.x, f.x_stride, f.x_channels, in + m, out + m, weight, stride, sums);
+  };
+  tiles(Count<most>{});
+  tiles(Count<4>{});
+  tiles(Count<2>{});
+  tiles(Count<1>{});
+}
+
+// Calls body(first column, number of vectors as a type) over `columns`, a multiple of the width.
+template <class T, class Body>
+inline void by_columns(int64_t columns, Body&& body) {
+  constexpr int width = VectorOf<T>::width;
+  int64_t n = 0;
+  for (; n + most_vectors * width <= columns; n += most_vectors * width) body(n, Count<most_vectors>{});
+  for (; n + 2 * width <= columns; n += 2 * width) body(n, Count<2>{});
+  for (; n + width <= columns; n += width) body(n, Count<1>{});
+}
+
+bool pairs_exist(const BlockMap& map, int64_t begin, int64_t end, int64_t x_rows) {
+  uint32_t in = 0;
+  uint8_t out = 0;
+  for (int64_t p = begin; p < end; ++p) {
+    const uint32_t row = static_cast<uint32_t>(map.pair_in[p]);
+    in = row > in ? row : in;
+    out = map.pair_out[p] > out ? map.pair_out[p] : out;
+  }
+  return begin == end || (in < x_rows && out < map.rows);
+}
+
+template <class T>
+bool convolve(const BlockMap& map, const Features<T>& f, const T* weight, const T* bias, bool mirror,
+              T* sums) {
+  if (!pairs_exist(map, map.offset[0], map.offset[map.volume], f.x_rows)) return false;
+  const int64_t stride = padded(f.y_channels);
+  for (int64_t row = 0; row < map.rows; ++row)
+    for (int64_t c = 0; c < stride; ++c) sums[row * stride + c] = bias != nullptr ? bias[c] : T(0);
+  for (int64_t k = 0; k < map.volume; ++k) {
+    const int64_t begin = map.offset[k], pairs = map.offset[k + 1] - begin;
+    if (pairs == 0) continue;
+    const T* w = weight + (mirror ? map.volume - 1 - k : k) * f.x_channels * stride;
+    by_columns<T>(stride, [&](int64_t n, auto vectors) {
+      multiply_columns<T, decltype(vectors)::value>(f, map.pair_in + begin, map.pair_out + begin, pairs,
+                                                    w + n, stride, sums + n);
+    });
+  }
+  for (int64_t row = 0; row < map.rows; ++row)
+    for (int64_t c = 0; c < f.y_channels; ++c) f.y[row * f.y_stride + c] = sums[row * stride + c];
+  return true;
+}
+
+// sums[c][...] += x[m][c] * y[m][...] for `channels` channels of x from c on.
+template <class T, int channels, int vectors>
+inline void correlate_tile(const T* const* x, const T* const* y, int64_t pairs, int64_t c, int64_t n, T* sums,
+                           int64_t stride) {
+  constexpr int width = VectorOf<T>::width;
+  typename VectorOf<T>::type sum[channels][vectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < channels; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) sum[i][v] = load(sums + (c + i) * stride + n + v * width);
+  }
+  for (int64_t m = 0; m < pairs; ++m) {
+    typename VectorOf<T>::type row[vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) row[v] = load(y[m] + n + v * width);
+#pragma GCC unroll 16
+    for (int i = 0; i < channels; ++i) {
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v) sum[i][v] += row[v] * x[m][c + i];
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < channels; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) store(sums + (c + i) * stride + n + v * width, sum[i][v]);
+  }
+}
+
+template <class T>
+bool correlate(const BlockMap& map, int64_t k, const Features<const T>& f, T* rows, T* sums) {
+  const int64_t begin = map.offset[k], pairs = map.offset[k + 1] - begin, stride = padded(f.y_channels);
+  if (!pairs_exist(map, begin, begin + pairs, f.x_rows) || pairs > block_rows) return false;
+  const T* x[block_rows];
+  const T* y[block_rows];
+  for (int64_t m = 0; m < pairs; ++m) {
+    x[m] = f.x + map.pair_in[begin + m] * f.x_stride;
+    y[m] = f.y + map.pair_out[begin + m] * f.y_stride;
+    if (stride == f.y_channels) continue;
+    T* copy = rows + m * stride;
+    for (int64_t c = 0; c < stride; ++c) copy[c] = c < f.y_channels ? y[m][c] : T(0);
+    y[m] = copy;
+  }
+  by_columns<T>(stride, [&](int64_t n, auto vectors) {
+    constexpr int v = decltype(vectors)::value;
+    constexpr int most = rows_for(v);
+    int64_t c = 0;
+    for (; c + most <= f.x_channels; c += most) correlate_tile<T, most, v>(x, y, pairs, c, n, sums, stride);
+    for (; c + 4 <= f.x_channels; c += 4) correlate_tile<T, 4, v>(x, y, pairs, c, n, sums, stride);
+    for (; c < f.x_channels; ++c) correlate_tile<T, 1, v>(x, y, pairs, c, n, sums, stride);
+  });
+  return true;
+}
+
+}  // namespace
+
+template <class T>
+bool convolve_block(const BlockMap& map, const Features<T>& f, const T* weight, const T* bias, bool mirror,
+                    T* sums) {
+  return convolve(map, f, weight, bias, mirror, sums);
+}
+
+template <class T>
+bool correlate_block(const BlockMap& map, int64_t k, const Features<const T>& f, T* rows, T* sums) {
+  return correlate(map, k, f, rows, sums);
+}
+
+template bool convolve_block(const BlockMap&, const Features<float>&, const float*, const float*, bool,
+                             float*);
+template bool convolve_block(const BlockMap&, const Features<double>&, const double*, const double*, bool,
+                             double*);
+template bool correlate_block(const BlockMap&, int64_t, const Features<const float>&, float*, float*);
+template bool correlate_block(const BlockMap&, int64_t, const Features<const double>&, double*, double*);
+
+}  // namespace NATIVE_ISA
+}  // namespace spconv_lite

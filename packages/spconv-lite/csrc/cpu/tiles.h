@@ -1,0 +1,46 @@
+// The inner loops of convolution on the CPU, over plain memory; compiled for each instruction set.
+// T is float or double.
+#pragma once
+
+#include <cstdint>
+
+#include <native/dispatch.h>
+
+namespace spconv_lite {
+
+// The pairs of one block of output rows: offset k has pairs [offset[k], offset[k + 1]).
+struct BlockMap {
+  const int32_t* pair_in;
+  const uint8_t* pair_out;
+  const int64_t* offset;
+  int64_t volume;
+  int64_t rows;  // output rows of this block, at most 128
+};
+
+// One group of channels. Rows of x and y are x_stride and y_stride values apart.
+template <class T>
+struct Features {
+  const T* x;
+  int64_t x_rows, x_stride, x_channels;
+  T* y;
+  int64_t y_stride, y_channels;
+};
+
+// Packed channels are padded to a multiple of this, so that vectors never need a tail.
+inline constexpr int64_t pad_to = 16;
+
+static inline int64_t padded(int64_t channels) { return (channels + pad_to - 1) / pad_to * pad_to; }
+
+// y[block] = bias + sum over k and pairs of x[pair_in] @ weight[k]; weight is (volume, x_channels,
+// padded(y_channels)), bias padded(y_channels) or null; `sums` is scratch of (128, padded(y_channels)).
+// mirror reads weight[volume - 1 - k]. False if a pair names a row that does not exist.
+NATIVE_DECLARE_ISA(template <class T> bool convolve_block(const BlockMap& map, const Features<T>& f,
+                                                          const T* weight, const T* bias, bool mirror,
+                                                          T* sums))
+
+// sums[x channel, y channel] += sum over the pairs of offset k of x[pair_in] ⊗ y[pair_out]: (x_channels,
+// padded(y_channels)). `rows` is scratch of (128, padded(y_channels)).
+NATIVE_DECLARE_ISA(template <class T> bool correlate_block(const BlockMap& map, int64_t k,
+                                                           const Features<const T>& f, T* rows, T* sums))
+
+}  // namespace spconv_lite

@@ -1,0 +1,72 @@
+"""Sparse convolution on point clouds in 1 to 4 dimensions, with spconv's names."""
+
+from importlib.metadata import version
+
+from . import ops
+from .conv import (
+    SparseConv1d,
+    SparseConv2d,
+    SparseConv3d,
+    SparseConv4d,
+    SparseConvolution,
+    SparseConvTranspose1d,
+    SparseConvTranspose2d,
+    SparseConvTranspose3d,
+    SparseConvTranspose4d,
+    SparseInverseConv1d,
+    SparseInverseConv2d,
+    SparseInverseConv3d,
+    SparseInverseConv4d,
+    SubMConv1d,
+    SubMConv2d,
+    SubMConv3d,
+    SubMConv4d,
+)
+from .core import IndiceData, SparseConvTensor, coalesce
+from .modules import (
+    RemoveGrid,
+    SparseBatchNorm,
+    SparseIdentity,
+    SparseModule,
+    SparseReLU,
+    SparseSequential,
+    ToDense,
+)
+from .tables import AddTable, AddTableMisaligned, ConcatTable, JoinTable
+
+__version__ = version("spconv-lite")
+
+__all__ = [
+    "AddTable",
+    "AddTableMisaligned",
+    "ConcatTable",
+    "IndiceData",
+    "JoinTable",
+    "RemoveGrid",
+    "SparseBatchNorm",
+    "SparseConv1d",
+    "SparseConv2d",
+    "SparseConv3d",
+    "SparseConv4d",
+    "SparseConvTensor",
+    "SparseConvTranspose1d",
+    "SparseConvTranspose2d",
+    "SparseConvTranspose3d",
+    "SparseConvTranspose4d",
+    "SparseConvolution",
+    "SparseIdentity",
+    "SparseInverseConv1d",
+    "SparseInverseConv2d",
+    "SparseInverseConv3d",
+    "SparseInverseConv4d",
+    "SparseModule",
+    "SparseReLU",
+    "SparseSequential",
+    "SubMConv1d",
+    "SubMConv2d",
+    "SubMConv3d",
+    "SubMConv4d",
+    "ToDense",
+    "coalesce",
+    "ops",
+]
