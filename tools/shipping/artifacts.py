@@ -19,7 +19,7 @@ from shipping.standins import MARK
 
 SIZE_LIMIT = 5_000_000
 TESTS = re.compile(r"(^|/)(tests?|cuda_sim|benchmarks)/|(^|/)(test_\w+\.py|conftest\.py)$")
-# what a compiled core may ask of the system; torch and Python are loaded by Python, cudart is static
+# what a compiled core may ask of the system: torch and Python load first, cudart is static
 LIBRARIES = re.compile(
     r"(libstdc\+\+|libgcc_s|libgomp|libm|libc|libpthread|libdl|librt|ld-linux-x86-64)\.so\.\d+"
 )
@@ -73,7 +73,7 @@ class Artifact:
 
 
 def built_with_standins(artifact: Artifact) -> list[str]:
-    """The stand-ins and local channels that went into the build; such a package is not published."""
+    """The stand-ins and local channels that went into the build: such a package stays here."""
     return [
         f"{record['name']} {record['build']}"
         for record in artifact.resolved()
@@ -156,6 +156,6 @@ def _dynamic_section(artifact: Artifact, name: str) -> list[str]:
     for places in re.findall(r"\((?:RPATH|RUNPATH)\).*\[(.*)\]", said):
         for place in filter(None, places.split(":")):
             inside = os.path.normpath(place.replace("$ORIGIN", str(Path("/prefix", name).parent)))
-            if not place.startswith("$ORIGIN") or not inside.startswith("/prefix/"):
+            if not place.startswith("$ORIGIN") or not (inside + "/").startswith("/prefix/"):
                 found.append(f"{name} looks for libraries outside the prefix: {place}")
     return found

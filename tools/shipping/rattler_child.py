@@ -23,8 +23,8 @@ def call(
 ) -> Any:
     """Run one of the tasks below in a child process and return its answer.
 
-    What the child prints goes to the file `log` where one is given. Raises RuntimeError with the end
-    of that text when there is no answer.
+    What the child prints goes to the file `log` where one is given. Raises RuntimeError with the
+    end of that text when there is no answer.
     """
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder, "answer.json")

@@ -11,7 +11,6 @@ from rattler_build import (
     JinjaConfig,
     PlatformConfig,
     RenderConfig,
-    RenderedVariant,
     Stage0Recipe,
     VariantConfig,
 )
@@ -29,7 +28,7 @@ class Build:
 
     recipe: dict
     variant: dict
-    rendered: RenderedVariant
+    path: Path
 
     @property
     def name(self) -> str:
@@ -78,6 +77,10 @@ class Build:
         return f"{self.name}-{self.version}-{self.string}.conda"
 
     def requirements(self, section: str) -> list:
+        """Of `build`, `host`, `run`, `run_constraints` or `test`, what the recipe's tests add."""
+        if section == "test":
+            added = [test.get("requirements", {}).get("run", []) for test in self.recipe["tests"]]
+            return [item for items in added for item in items]
         return self.recipe["requirements"].get(section, [])
 
     def metadata(self) -> dict:
@@ -151,11 +154,25 @@ def render(name: str, *, folder: Path = FOLDER) -> list[Build]:
     config = VariantConfig.from_file_with_context(
         str(folder / "variants.yaml"), JinjaConfig(platform=PLATFORM)
     )
-    recipe = Stage0Recipe.from_file(str(folder / name / "recipe.yaml"))
+    path = folder / name / "recipe.yaml"
+    recipe = Stage0Recipe.from_file(str(path))
     return [
-        Build(variant.recipe.to_dict(), variant.variant, variant)
+        Build(variant.recipe.to_dict(), variant.variant, path)
         for variant in recipe.render(config, RenderConfig(platform=PLATFORM))
     ]
+
+
+def required(builds: list[Build]) -> set[str]:
+    """Names of the packages that a channel must hold to build, test and install `builds`."""
+    ours = {build.name for build in builds}
+    items = [
+        item
+        for build in builds
+        for section in ("build", "host", "run", "test")
+        for item in build.requirements(section)
+    ]
+    found = {item.split()[0] for item in items if isinstance(item, str)}
+    return {name for name in found - ours if not name.startswith("__")}
 
 
 def in_build_order(builds: list[Build]) -> list[Build]:
@@ -163,7 +180,7 @@ def in_build_order(builds: list[Build]) -> list[Build]:
     ours = {build.name for build in builds}
     needs = {name: set() for name in ours}
     for build in builds:
-        for section in ("build", "host", "run"):
+        for section in ("build", "host", "run", "test"):
             for item in build.requirements(section):
                 needed = item.split()[0] if isinstance(item, str) else ""
                 if needed in ours and needed != build.name:

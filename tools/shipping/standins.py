@@ -21,6 +21,7 @@ from pathlib import Path
 
 from shipping import forge
 from shipping.rattler_child import call
+from shipping.recipes import Build
 
 MARK = "standin"
 CONDA_NAMES = {"torch": "pytorch", "opencv-python": "opencv", "opencv-python-headless": "opencv"}
@@ -40,15 +41,20 @@ for d in m.distributions(path=[site]):
     tops = {f.parts[0] for f in d.files or [] if f.parts[0] not in ("..", "__pycache__")}
     needs = [r for r in d.requires or [] if "extra ==" not in r]
     needs = [canonical(re.match(r"[A-Za-z0-9._-]+", r).group()) for r in needs]
-    dists[canonical(d.metadata["Name"])] = {"version": d.version, "tops": sorted(tops), "needs": needs}
+    name = canonical(d.metadata["Name"])
+    dists[name] = {"version": d.version, "tops": sorted(tops), "needs": needs}
 print(json.dumps({
     "version": ".".join(map(str, sys.version_info[:3])),
     "base": sys.base_prefix, "stdlib": sysconfig.get_path("stdlib"), "site": site,
     "include": sysconfig.get_path("include", vars={"installed_base": sys.base_prefix}),
     "library": sysconfig.get_config_var("LDLIBRARY"),
     "libdir": sysconfig.get_config_var("LIBDIR"),
-    "scheme": sysconfig.get_default_scheme(), "dists": dists}))
+    "dists": dists}))
 """
+
+
+class UnsuitablePython(RuntimeError):
+    """The interpreter cannot stand in for conda-forge's."""
 
 
 @dataclass
@@ -114,6 +120,41 @@ class StandIn:
         file.write_bytes(bz2.compress(buffer.getvalue(), 1))
 
 
+def cannot_build(build: Build, pythons: dict[str, Path]) -> str | None:
+    """Why stand-ins of this machine cannot build `build`; None if they can.
+
+    `pythons` are the interpreters of environments with the wheels, by version (`3.11`).
+    """
+    if build.kind == "other":
+        return "its source is downloaded"
+    if build.python and build.python not in pythons:
+        return f"no environment with Python {build.python} was given"
+    if build.kind.startswith("cuda"):
+        wanted, present = build.variant["cuda_compiler_version"], cuda_version()
+        if present != wanted:
+            return f"it needs nvcc {wanted}, " + (
+                f"this is {present}" if present else "there is none"
+            )
+    return None
+
+
+def cuda_version() -> str | None:
+    """`13.0`, the version of the nvcc on PATH, or None."""
+    nvcc = shutil.which("nvcc")
+    if not nvcc:
+        return None
+    said = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    return re.search(r"release (\d+\.\d+)", said).group(1)
+
+
+def python_version(python: Path) -> str:
+    """`3.11` of an interpreter."""
+    code = "import sys; print('%d.%d' % sys.version_info[:2])"
+    return subprocess.run(
+        [python, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
 def make_channel(folder: Path, pythons: list[Path], wanted: set[str]) -> list[StandIn]:
     """Write and index a channel with everything that `wanted`, conda package names, leads to.
 
@@ -142,12 +183,15 @@ def _environment(python: Path, wanted: set[str]) -> list[StandIn]:
     """Python itself and the wheels beside it, as far as wanted."""
     answer = subprocess.run([python, "-c", PROBE], capture_output=True, text=True, check=True)
     found = json.loads(answer.stdout)
-    if found["scheme"] not in ("posix_prefix", "venv"):
-        raise RuntimeError(
-            f"{python} installs by its distribution's own scheme ({found['scheme']}), which a conda "
-            "prefix cannot have; use a Python from python.org's sources"
-        )
     minor = ".".join(found["version"].split(".")[:2])
+    program = Path(found["base"], "bin", f"python{minor}")
+    ask = [program, "-c", "import sysconfig; print(sysconfig.get_default_scheme())"]
+    scheme = subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
+    if scheme != "posix_prefix":
+        raise UnsuitablePython(
+            f"{program} installs by a scheme of its distribution ({scheme}), which a conda prefix "
+            "cannot have: make the environment with a Python built from python.org's sources"
+        )
     spelled = {_canonical(name): name for name in wanted}
     by_dist = {dist: CONDA_NAMES.get(dist, spelled.get(dist, dist)) for dist in found["dists"]}
     waiting = [dist for dist, name in by_dist.items() if name in wanted]

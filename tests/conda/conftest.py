@@ -1,0 +1,99 @@
+"""The offline release that the tests of the conda packages share."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from shipping import recipes, standins
+from shipping.channel import Release
+from shipping.recipes import Build
+
+
+class Proof:
+    """A release built from stand-ins, and prefixes to install it into."""
+
+    def __init__(self, folder: Path, builds: list[Build], pythons: list[Path]) -> None:
+        standins.make_channel(folder / "standins", pythons, recipes.required(builds))
+        self.release = Release(folder, [str(folder / "standins")], fresh_cache=True)
+        self.folder = folder
+
+    def installed(self, build: Build, python: str, prefix: Path) -> "Prefix":
+        """`build` in a fresh prefix with that Python, chosen by its build string."""
+        cuda = build.variant.get("cuda_compiler_version") if build.kind.startswith("cuda") else None
+        specs = [f"{build.name} =={build.version} {build.string}", f"python {python}.*"]
+        records = self.release.install(specs, prefix, cuda)
+        assert records[build.name]["build"] == build.string
+        return Prefix(prefix, build)
+
+
+class Prefix:
+    """An environment as `conda install` leaves it."""
+
+    def __init__(self, folder: Path, build: Build) -> None:
+        self.folder = folder
+        self.build = build
+
+    def run(self, *command: str) -> subprocess.CompletedProcess:
+        """Run with nothing of this checkout in the environment."""
+        inherited = ("HOME", "LANG", "TMPDIR", "OMP_NUM_THREADS")
+        environment = {name: os.environ[name] for name in inherited if name in os.environ}
+        environment["PATH"] = f"{self.folder}/bin:/usr/bin:/bin"
+        environment["CONDA_PREFIX"] = environment["PREFIX"] = str(self.folder)
+        return subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True
+        )
+
+    def packages(self) -> set[str]:
+        """Names of the conda packages that are installed."""
+        files = (self.folder / "conda-meta").glob("*.json")
+        return {path.name.rsplit("-", 2)[0] for path in files}
+
+    def run_main_function(self) -> None:
+        """Run the last command of the recipe's tests, which is the library's main function."""
+        scripts = [test["script"] for test in self.build.recipe["tests"] if "script" in test]
+        command = script_lines(scripts[-1])[-1]
+        done = self.run(*shlex.split(command))
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+
+def script_lines(script: object) -> list[str]:
+    content = script["content"] if isinstance(script, dict) else script
+    lines = content.splitlines() if isinstance(content, str) else content
+    return [line for line in lines if line.strip()]
+
+
+def variant(name: str, kind: str, python: str | None = None) -> Build:
+    """The one build of that kind, for that Python where there are several."""
+    builds = [b for b in recipes.render(name) if b.kind == kind]
+    (found,) = [b for b in builds if python is None or b.python == python]
+    return found
+
+
+@pytest.fixture(scope="session")
+def make_proof(tmp_path_factory):
+    """Builds a Proof for some builds; skips where this Python cannot stand in for conda's."""
+
+    def make(builds: list[Build], pythons: list[Path] | None = None) -> Proof:
+        try:
+            return Proof(tmp_path_factory.mktemp("release"), builds, pythons or [own_python()])
+        except standins.UnsuitablePython as error:
+            pytest.skip(str(error))
+
+    return make
+
+
+def own_python() -> Path:
+    return Path(sys.executable)
+
+
+@pytest.fixture(scope="session")
+def own_version() -> str:
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+@pytest.fixture(scope="session")
+def find_variant():
+    return variant

@@ -1,0 +1,85 @@
+"""One package through the conda path without a network: built, tested, solved, installed, run.
+
+Every package and one CUDA build go the same way in test_offline_proof_of_all.py, with --full.
+"""
+
+import hashlib
+import json
+
+import pytest
+import workspace
+from shipping import artifacts, upload
+
+NAME = "resnet-zoo"
+MODULE = NAME.replace("-", "_")
+
+
+@pytest.fixture(scope="module")
+def build(find_variant):
+    return find_variant(NAME, "noarch")
+
+
+@pytest.fixture(scope="module")
+def proof(build, make_proof):
+    proof = make_proof([build])
+    proof.release.build(build)  # raises unless it builds, passes its tests and is fit for release
+    proof.release.index()
+    return proof
+
+
+@pytest.fixture(scope="module")
+def artifact(proof):
+    (artifact,) = proof.release.artifacts
+    return artifact
+
+
+@pytest.fixture(scope="module")
+def prefix(proof, build, own_version, tmp_path_factory):
+    return proof.installed(build, own_version, tmp_path_factory.mktemp("prefix") / "env")
+
+
+def test_the_index_holds_what_was_predicted_from_the_recipe(build, artifact):
+    index, predicted = artifact.index, build.metadata()
+    for key in ("name", "version", "build", "build_number", "subdir"):
+        assert index[key] == predicted[key]
+    assert sorted(set(index["depends"])) == predicted["depends"]
+    assert sorted(index.get("constrains", [])) == predicted["constrains"]
+
+
+def test_it_is_installed_without_any_other_of_our_packages(prefix):
+    assert prefix.packages() & set(workspace.SIX) == {NAME}
+
+
+def test_its_main_function_runs_from_the_prefix(prefix, build):
+    code = (
+        "import importlib.metadata as m; "
+        f"import {MODULE}; print({MODULE}.__file__, m.version('{NAME}'))"
+    )
+    done = prefix.run("python", "-c", code)
+    assert done.returncode == 0, done.stderr
+    place, version = done.stdout.split()
+    assert place.startswith(str(prefix.folder))
+    assert version == build.version
+    prefix.run_main_function()
+
+
+def test_such_a_build_is_marked_and_can_not_be_published(proof, artifact):
+    assert any("python" in line for line in artifacts.built_with_standins(artifact))
+    manifest = proof.release.write_manifest([])
+    assert not manifest["publishable"]
+    assert any("stand-ins" in text for text in upload.objections(manifest, tested=True))
+
+
+def test_manifest_checksums_and_sbom_describe_the_files(proof, artifact):
+    proof.release.write_manifest([])
+    digest = hashlib.sha256(artifact.path.read_bytes()).hexdigest()
+    (line,) = (proof.folder / "SHA256SUMS").read_text().splitlines()
+    assert line == f"{digest}  {artifact.path.relative_to(proof.folder)}"
+    manifest = json.loads((proof.folder / "manifest.json").read_text())
+    (entry,) = manifest["packages"]
+    assert (entry["sha256"], entry["size"]) == (digest, artifact.path.stat().st_size)
+    sbom = json.loads((proof.folder / "sbom.cdx.json").read_text())
+    ours = next(part for part in sbom["components"] if part["name"] == NAME)
+    assert ours["hashes"][0]["content"] == digest
+    (edges,) = sbom["dependencies"]
+    assert any("scikit-build-core" in ref for ref in edges["dependsOn"])

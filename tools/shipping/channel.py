@@ -1,0 +1,213 @@
+"""A release on disk: built packages in a channel with index, manifest, checksums and SBOM."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from importlib.metadata import version as installed
+from pathlib import Path
+
+import workspace
+
+from shipping import artifacts
+from shipping.artifacts import Artifact
+from shipping.rattler_child import call
+from shipping.recipes import VARIANTS, Build
+
+PACKED = ("packages", "recipes", "cmake", "VERSION", "LICENSE")
+
+
+class Release:
+    """A folder that fills with a channel, logs and unpacked copies of what was built."""
+
+    def __init__(self, folder: Path, sources: list[str], *, fresh_cache: bool) -> None:
+        """`sources` are the channels that dependencies come from: folders, names or addresses."""
+        self.folder = folder
+        self.channel = folder / "channel"
+        self.sources = sources
+        self.cache = {"RATTLER_CACHE_DIR": str(folder / "cache")} if fresh_cache else {}
+        self.artifacts: list[Artifact] = []
+        for name in ("channel/linux-64", "channel/noarch", "logs"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+
+    def build(self, build: Build, *, test: bool = True) -> Artifact:
+        """Build one variant, run its recipe's tests, check the artifact, put it into the channel.
+
+        Raises RuntimeError when the build or a test fails or the artifact is not fit for release.
+        """
+        stem = build.file_name.removesuffix(".conda")
+        work = self.folder / "work" / stem
+        shutil.rmtree(work, ignore_errors=True)
+        answer = call(
+            "build",
+            log=self.folder / "logs" / f"{stem}.log",
+            environment=self.cache | driver(build),
+            recipe=str(build.path),
+            variants=str(VARIANTS),
+            string=build.string,
+            channels=self.channels(),
+            out=str(work),
+            test=test,
+        )
+        (package,) = map(Path, answer["packages"])
+        artifact = Artifact.unpack(package, self.folder / "unpacked" / stem)
+        if found := artifacts.complaints(artifact):
+            raise RuntimeError("not fit for release:\n  " + "\n  ".join(found))
+        kept = self.channel / build.subdir / package.name
+        shutil.copyfile(package, kept)
+        shutil.rmtree(work)
+        self.artifacts.append(Artifact(kept, artifact.folder))
+        return self.artifacts[-1]
+
+    def channels(self) -> list[str]:
+        """Ours first, once it has an index; then those of the dependencies."""
+        indexed = (self.channel / "noarch" / "repodata.json").exists()
+        return [*([str(self.channel)] if indexed else []), *self.sources]
+
+    def index(self) -> None:
+        """Write the channel's repodata."""
+        call("index", folder=str(self.channel))
+
+    def install(self, specs: list[str], prefix: Path, cuda: str | None = None) -> dict[str, dict]:
+        """Solve and install into a fresh prefix; returns the records. Raises with the reason."""
+        virtual = {"__linux": "6.1", "__glibc": "2.36", "__unix": "0", "__archspec": "1"}
+        answer = call(
+            "install",
+            environment=self.cache,
+            channels=self.channels(),
+            specs=specs,
+            virtual=virtual | ({"__cuda": cuda} if cuda else {}),
+            prefix=str(prefix),
+            cache=str(self.folder / "cache"),
+        )
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer["records"]
+
+    def write_manifest(self, extra_files: list[Path]) -> dict:
+        """manifest.json, SHA256SUMS and sbom.cdx.json beside the index; returns the manifest."""
+        manifest = {
+            "version": (workspace.ROOT / "VERSION").read_text().strip(),
+            "commit": _git("rev-parse", "HEAD"),
+            "uncommitted_changes": bool(_git("status", "--porcelain", "--", *PACKED)),
+            "built": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "tool": f"py-rattler-build {installed('py-rattler-build')}",
+            "channels": self.sources,
+            "publishable": not any(map(artifacts.built_with_standins, self.artifacts)),
+            "packages": [_entry(artifact) for artifact in self.artifacts],
+            "python": [
+                {"file": path.name, "size": path.stat().st_size, "sha256": _sha256(path)}
+                for path in extra_files
+            ],
+        }
+        _write(self.folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+        files = [artifact.path for artifact in self.artifacts] + extra_files
+        lines = [f"{_sha256(path)}  {path.relative_to(self.folder)}\n" for path in files]
+        _write(self.folder / "SHA256SUMS", "".join(lines))
+        _write(self.folder / "sbom.cdx.json", json.dumps(sbom(self.artifacts), indent=1) + "\n")
+        return manifest
+
+
+def build_all(
+    release: Release, builds: list[Build], say: Callable[[str], None], *, test: bool = True
+) -> list[str]:
+    """Build in order; returns what failed, as sentences. What needs a failed package fails too."""
+    failed = []
+    for number, build in enumerate(builds, 1):
+        started = time.monotonic()
+        say(f"[{number}/{len(builds)}] {build.file_name}")
+        try:
+            artifact = release.build(build, test=test)
+        except RuntimeError as error:
+            failed.append(f"{build.file_name}: {error}")
+            say(f"    failed: {error}")
+            continue
+        size, seconds = artifact.path.stat().st_size, time.monotonic() - started
+        done = "built and tested" if test else "built, not tested,"
+        say(f"    {size / 1000:.0f} kB, {done} in {seconds:.0f} s")
+        release.index()
+    return failed
+
+
+def driver(build: Build) -> dict[str, str]:
+    """The driver that a build's test environment sees: none for a CPU build."""
+    cuda = build.variant.get("cuda_compiler_version", "")
+    return {"CONDA_OVERRIDE_CUDA": cuda if build.kind.startswith("cuda") else ""}
+
+
+def sbom(built: list[Artifact]) -> dict:
+    """CycloneDX 1.6: our packages, and what was in the environments they were built in."""
+    ours = [_component(artifact.index, artifact.sha256) for artifact in built]
+    for component, artifact in zip(ours, built, strict=True):
+        component["licenses"] = [{"expression": artifact.index["license"]}]
+    used, edges = {}, []
+    for component, artifact in zip(ours, built, strict=True):
+        parts = [_component(record, record["sha256"]) for record in artifact.resolved()]
+        used |= {part["bom-ref"]: part | {"scope": "excluded"} for part in parts}
+        needs = sorted({part["bom-ref"] for part in parts})
+        edges.append({"ref": component["bom-ref"], "dependsOn": needs})
+    return {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "serialNumber": f"urn:uuid:{uuid.uuid4()}",
+        "version": 1,
+        "metadata": {
+            "timestamp": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "tools": {"components": [{"type": "application", "name": "tools/release.py"}]},
+        },
+        "components": [*ours, *used.values()],
+        "dependencies": edges,
+    }
+
+
+def _component(record: dict, sha256: str) -> dict:
+    build, subdir = record["build"], record["subdir"]
+    purl = f"pkg:conda/{record['name']}@{record['version']}?build={build}&subdir={subdir}"
+    return {
+        "type": "library",
+        "bom-ref": purl,
+        "name": record["name"],
+        "version": record["version"],
+        "purl": purl,
+        "hashes": [{"alg": "SHA-256", "content": sha256}],
+    }
+
+
+def _entry(artifact: Artifact) -> dict:
+    index = artifact.index
+    return {
+        "name": index["name"],
+        "version": index["version"],
+        "build": index["build"],
+        "subdir": index["subdir"],
+        "file": f"channel/{index['subdir']}/{artifact.path.name}",
+        "size": artifact.path.stat().st_size,
+        "sha256": artifact.sha256,
+        "payload_sha256": artifact.payload_sha256,
+        "depends": sorted(index["depends"]),
+        "constrains": sorted(index.get("constrains", [])),
+        "license": index["license"],
+        "standins": artifacts.built_with_standins(artifact),
+    }
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    done = subprocess.run(command, cwd=workspace.ROOT, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _write(path: Path, text: str) -> None:
+    aside = path.with_name(path.name + ".part")
+    aside.write_text(text)
+    aside.replace(path)

@@ -1,0 +1,55 @@
+"""Source distributions, and wheels built as a package index would: from nothing but the sdist."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+MAKE_SDIST = "import sys, scikit_build_core.build as b; print(b.build_sdist(sys.argv[1]))"
+
+
+def build_sdist(source: Path, out: Path) -> Path:
+    """The sdist of the package in `source`, in the folder `out`. Raises RuntimeError."""
+    out.mkdir(parents=True, exist_ok=True)
+    before = set(out.glob("*.tar.gz"))
+    _run([sys.executable, "-c", MAKE_SDIST, out], cwd=source)
+    name = source.resolve().name.replace("-", "_")
+    found = set(out.glob("*.tar.gz")) - before or set(out.glob(f"{name}-*.tar.gz"))
+    (sdist,) = found
+    return sdist
+
+
+def build_wheel(source: Path, out: Path, **environment: str) -> Path:
+    """The wheel of the package in `source`; `environment` may set GPU and NATIVE_WERROR."""
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    command += ["--no-index", "-w", str(out), str(source)]
+    if "CMAKE_CUDA_ARCHITECTURES" in environment:
+        architectures = environment["CMAKE_CUDA_ARCHITECTURES"]
+        command.append(f"-Ccmake.define.CMAKE_CUDA_ARCHITECTURES={architectures}")
+    before = set(out.glob("*.whl"))
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    _run(command, env=os.environ | {"GPU": "OFF", "PATH": path} | environment)
+    (wheel,) = set(out.glob("*.whl")) - before
+    return wheel
+
+
+def build_from_sdist(
+    source: Path, out: Path, scratch: Path, **environment: str
+) -> tuple[Path, Path]:
+    """The sdist and the wheel made from it alone, both in `out`; `scratch` is a new folder."""
+    sdist = build_sdist(source, out)
+    scratch.mkdir(parents=True)
+    with tarfile.open(sdist) as archive:
+        archive.extractall(scratch, filter="data")
+    return sdist, build_wheel(scratch / sdist.name.removesuffix(".tar.gz"), out, **environment)
+
+
+def _run(command: list, **options) -> None:
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, **options
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(map(str, command))} failed:\n{done.stdout}{done.stderr}")
