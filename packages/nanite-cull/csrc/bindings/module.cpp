@@ -1,0 +1,366 @@
+// Python's door to the core: check, unwrap, call.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/function.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "cpu/build.h"
+#include "cpu/cull.h"
+#include "cpu/meshopt_api.h"
+#include "cpu/raster.h"
+#include "cpu/resolve.h"
+#include "cpu/validate.h"
+#include "native/dispatch.h"
+#include "native/parallel.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace nanite_cull;
+
+namespace {
+
+template <class T, class... Shape>
+using Array = nb::ndarray<const T, nb::c_contig, nb::device::cpu, Shape...>;
+template <class T>
+using Out = nb::ndarray<nb::numpy, T>;
+
+template <class T>
+const T* data_or_null(const std::optional<nb::ndarray<const T, nb::c_contig, nb::device::cpu>>& array) {
+  return array ? array->data() : nullptr;
+}
+
+// A read-only view of a vector that `owner` keeps alive.
+template <class T>
+Out<const T> view_of(const std::vector<T>& values, std::vector<size_t> shape, nb::handle owner) {
+  return Out<const T>(values.data(), shape.size(), shape.data(), owner);
+}
+
+// One member of an array of structs, as a strided view.
+template <class T, class S>
+Out<const T> member_of(const std::vector<S>& records, const T* first, nb::handle owner) {
+  const size_t shape[1] = {records.size()};
+  const int64_t strides[1] = {sizeof(S) / sizeof(T)};
+  return Out<const T>(records.empty() ? nullptr : first, 1, shape, owner, strides);
+}
+
+std::shared_ptr<Asset> build_asset(Array<float> positions, Array<uint32_t> faces,
+                                   std::optional<Array<float>> normals, std::optional<Array<float>> uvs,
+                                   std::optional<Array<float>> colors,
+                                   std::optional<Array<uint32_t>> materials, const BuildOptions& options,
+                                   std::optional<std::function<void(double, std::string)>> progress) {
+  MeshInput mesh;
+  mesh.positions = positions.data(), mesh.vertex_count = positions.shape(0);
+  mesh.faces = faces.data(), mesh.face_count = faces.shape(0);
+  mesh.normals = data_or_null<float>(normals), mesh.uvs = data_or_null<float>(uvs);
+  mesh.colors = data_or_null<float>(colors), mesh.materials = data_or_null<uint32_t>(materials);
+  Progress report;
+  if (progress)
+    report = [&](double share, const char* step) {
+      nb::gil_scoped_acquire held;
+      (*progress)(share, step);
+    };
+  nb::gil_scoped_release released;
+  return std::make_shared<Asset>(build(mesh, options, report));
+}
+
+// What one frame leaves behind; reused by the next.
+struct Frame {
+  CullContext context;
+  VisibleClusters visible;
+  VisibilityBuffer buffer;
+  CullStats cull_stats;
+  RasterStats raster_stats;
+};
+
+void bind_asset(nb::module_& m) {
+  nb::class_<BuildReport>(m, "BuildReport")
+      .def_ro("input_triangles", &BuildReport::input_triangles)
+      .def_ro("input_vertices", &BuildReport::input_vertices)
+      .def_ro("degenerate_triangles", &BuildReport::degenerate_triangles)
+      .def_ro("welded_positions", &BuildReport::welded_positions)
+      .def_ro("stuck_groups", &BuildReport::stuck_groups)
+      .def_ro("fallback_groups", &BuildReport::fallback_groups)
+      .def_ro("roots", &BuildReport::roots)
+      .def_ro("root_triangles", &BuildReport::root_triangles)
+      .def_ro("max_error", &BuildReport::max_error)
+      .def_ro("seconds_weld", &BuildReport::seconds_weld)
+      .def_ro("seconds_leaves", &BuildReport::seconds_leaves)
+      .def_ro("seconds_levels", &BuildReport::seconds_levels)
+      .def_ro("seconds_hierarchy", &BuildReport::seconds_hierarchy);
+
+  nb::class_<BuildOptions>(m, "BuildOptions")
+      .def(nb::init<>())
+      .def_rw("max_triangles", &BuildOptions::max_triangles)
+      .def_rw("group_size", &BuildOptions::group_size)
+      .def_rw("width", &BuildOptions::width)
+      .def_rw("position_bits", &BuildOptions::position_bits)
+      .def_rw("normal_weight", &BuildOptions::normal_weight)
+      .def_rw("uv_weight", &BuildOptions::uv_weight)
+      .def_rw("color_weight", &BuildOptions::color_weight)
+      .def_rw("keep_source", &BuildOptions::keep_source)
+      .def_rw("threads", &BuildOptions::threads);
+
+  auto floats = [](std::vector<float> Asset::* member, size_t width) {
+    return [member, width](nb::handle_t<Asset> self) {
+      const Asset& a = nb::cast<const Asset&>(self);
+      return view_of(a.*member, {(a.*member).size() / width, width}, self);
+    };
+  };
+  nb::class_<Asset>(m, "Asset")
+      .def_ro("step", &Asset::step)
+      .def_ro("width", &Asset::width)
+      .def_ro("depth", &Asset::depth)
+      .def_ro("levels", &Asset::levels)
+      .def_ro("report", &Asset::report)
+      .def_prop_ro("positions", floats(&Asset::positions, 3))
+      .def_prop_ro("normals", floats(&Asset::normals, 3))
+      .def_prop_ro("uvs", floats(&Asset::uvs, 2))
+      .def_prop_ro("colors", floats(&Asset::colors, 4))
+      .def_prop_ro("materials",
+                   [](nb::handle_t<Asset> s) {
+                     auto& a = nb::cast<const Asset&>(s);
+                     return view_of(a.materials, {a.materials.size()}, s);
+                   })
+      .def_prop_ro("vertex_refs",
+                   [](nb::handle_t<Asset> s) {
+                     auto& a = nb::cast<const Asset&>(s);
+                     return view_of(a.vertex_refs, {a.vertex_refs.size()}, s);
+                   })
+      .def_prop_ro("triangles",
+                   [](nb::handle_t<Asset> s) {
+                     auto& a = nb::cast<const Asset&>(s);
+                     return view_of(a.triangles, {a.triangle_count(), 3}, s);
+                   })
+      .def_prop_ro("leaf_source",
+                   [](nb::handle_t<Asset> s) {
+                     auto& a = nb::cast<const Asset&>(s);
+                     return view_of(a.leaf_source, {a.leaf_source.size()}, s);
+                   })
+      // tables, column by column
+      .def("cluster_column",
+           [](nb::handle_t<Asset> s, const std::string& name) -> nb::object {
+             auto& a = nb::cast<const Asset&>(s);
+             const Cluster* c = a.clusters.data();
+             if (name == "vertex_begin") return nb::cast(member_of(a.clusters, &c->vertex_begin, s));
+             if (name == "triangle_begin") return nb::cast(member_of(a.clusters, &c->triangle_begin, s));
+             if (name == "vertex_count") return nb::cast(member_of(a.clusters, &c->vertex_count, s));
+             if (name == "triangle_count") return nb::cast(member_of(a.clusters, &c->triangle_count, s));
+             if (name == "group") return nb::cast(member_of(a.clusters, &c->group, s));
+             if (name == "source_group") return nb::cast(member_of(a.clusters, &c->source_group, s));
+             if (name == "level") return nb::cast(member_of(a.clusters, &c->level, s));
+             if (name == "longest_edge") return nb::cast(member_of(a.clusters, &c->longest_edge, s));
+             const ClusterBounds& b = a.bounds;
+             const std::pair<const char*, const std::vector<float>*> columns[] = {
+                 {"lo_x", &b.lo[0]}, {"lo_y", &b.lo[1]}, {"lo_z", &b.lo[2]}, {"hi_x", &b.hi[0]},
+                 {"hi_y", &b.hi[1]}, {"hi_z", &b.hi[2]}, {"x", &b.x},        {"y", &b.y},
+                 {"z", &b.z},        {"r", &b.r},        {"error", &b.error}};
+             for (auto& [column, values] : columns)
+               if (name == column) return nb::cast(view_of(*values, {values->size()}, s));
+             throw nb::key_error(name.c_str());
+           })
+      .def("group_column",
+           [](nb::handle_t<Asset> s, const std::string& name) -> nb::object {
+             auto& a = nb::cast<const Asset&>(s);
+             const Group* g = a.groups.data();
+             if (name == "error") return nb::cast(member_of(a.groups, &g->bounds.error, s));
+             if (name == "x") return nb::cast(member_of(a.groups, &g->bounds.sphere.x, s));
+             if (name == "y") return nb::cast(member_of(a.groups, &g->bounds.sphere.y, s));
+             if (name == "z") return nb::cast(member_of(a.groups, &g->bounds.sphere.z, s));
+             if (name == "r") return nb::cast(member_of(a.groups, &g->bounds.sphere.r, s));
+             if (name == "cluster_begin") return nb::cast(member_of(a.groups, &g->cluster_begin, s));
+             if (name == "cluster_count") return nb::cast(member_of(a.groups, &g->cluster_count, s));
+             if (name == "level") return nb::cast(member_of(a.groups, &g->level, s));
+             throw nb::key_error(name.c_str());
+           })
+      .def_prop_ro("nodes",
+                   [](nb::handle_t<Asset> s) {  // (nodes, 13, 8) words: x y z r, lo, hi, errors, child
+                     auto& a = nb::cast<const Asset&>(s);
+                     const size_t shape[3] = {a.nodes.size(), sizeof(Node) / 32, 8};
+                     return Out<const uint32_t>(reinterpret_cast<const uint32_t*>(a.nodes.data()), 3, shape,
+                                                s);
+                   })
+      .def_prop_ro("box",
+                   [](const Asset& a) {
+                     return nb::make_tuple(nb::make_tuple(a.box.lo[0], a.box.lo[1], a.box.lo[2]),
+                                           nb::make_tuple(a.box.hi[0], a.box.hi[1], a.box.hi[2]));
+                   })
+      .def_prop_ro(
+          "sphere",
+          [](const Asset& a) { return nb::make_tuple(a.sphere.x, a.sphere.y, a.sphere.z, a.sphere.r); })
+      .def(
+          "validate", [](const Asset& a, size_t limit) { return validate(a, limit); }, "limit"_a,
+          nb::call_guard<nb::gil_scoped_release>());
+
+  m.def("build", &build_asset, "positions"_a.noconvert(), "faces"_a.noconvert(),
+        "normals"_a.noconvert().none(), "uvs"_a.noconvert().none(), "colors"_a.noconvert().none(),
+        "materials"_a.noconvert().none(), "options"_a, "progress"_a.none());
+}
+
+void bind_view(nb::module_& m) {
+  nb::class_<View>(m, "View")
+      .def(nb::init<>())
+      .def_rw("near", &View::near_distance)
+      .def_rw("pixels_per_unit", &View::pixels_per_unit)
+      .def_rw("threshold", &View::threshold)
+      .def_rw("orthographic", &View::orthographic)
+      .def_rw("width", &View::width)
+      .def_rw("height", &View::height)
+      .def(
+          "set",
+          [](View& v, Array<double, nb::shape<4, 4>> world_to_clip, Array<double, nb::shape<3>> eye) {
+            std::copy(world_to_clip.data(), world_to_clip.data() + 16, v.world_to_clip);
+            std::copy(eye.data(), eye.data() + 3, v.eye);
+          },
+          "world_to_clip"_a.noconvert(), "eye"_a.noconvert());
+
+  nb::class_<CullOptions>(m, "CullOptions")
+      .def(nb::init<>())
+      .def_rw("max_candidate_nodes", &CullOptions::max_candidate_nodes)
+      .def_rw("max_candidate_clusters", &CullOptions::max_candidate_clusters)
+      .def_rw("max_visible_clusters", &CullOptions::max_visible_clusters)
+      .def_rw("frustum", &CullOptions::frustum)
+      .def_rw("hierarchy", &CullOptions::hierarchy)
+      .def_rw("threads", &CullOptions::threads);
+  nb::class_<RasterOptions>(m, "RasterOptions")
+      .def(nb::init<>())
+      .def_rw("cull_back", &RasterOptions::cull_back)
+      .def_rw("overdraw", &RasterOptions::overdraw)
+      .def_rw("large_path_only", &RasterOptions::large_path_only)
+      .def_rw("threads", &RasterOptions::threads);
+
+  nb::class_<Scene>(m, "Scene")
+      .def(nb::init<>())
+      .def("__len__", &Scene::size)
+      .def(
+          "add_asset", [](Scene& s, std::shared_ptr<Asset> asset) { return s.add_asset(std::move(asset)); },
+          "asset"_a)
+      .def(
+          "add",
+          [](Scene& s, uint32_t asset, Array<float, nb::shape<-1, 12>> t, int threads) {
+            return s.add(asset, t.data(), t.shape(0), threads);
+          },
+          "asset"_a, "transforms"_a.noconvert(), "threads"_a, nb::call_guard<nb::gil_scoped_release>())
+      .def(
+          "update",
+          [](Scene& s, int64_t first, Array<float, nb::shape<-1, 12>> t, int threads) {
+            s.update(first, t.data(), t.shape(0), threads);
+          },
+          "first"_a, "transforms"_a.noconvert(), "threads"_a, nb::call_guard<nb::gil_scoped_release>());
+}
+
+nb::dict cull_stats(const CullStats& s) {
+  nb::dict d;
+  d["instances"] = s.instances, d["visible_instances"] = s.visible_instances, d["nodes"] = s.nodes;
+  d["candidate_clusters"] = s.candidate_clusters, d["visible_small"] = s.visible_small,
+  d["visible_large"] = s.visible_large;
+  d["triangles"] = s.triangles, d["dropped_candidate_nodes"] = s.dropped_nodes;
+  d["dropped_candidate_clusters"] = s.dropped_candidate_clusters,
+  d["dropped_visible_clusters"] = s.dropped_visible_clusters;
+  return d;
+}
+
+template <class T>
+T* writable(const std::optional<nb::ndarray<T, nb::c_contig, nb::device::cpu>>& array) {
+  return array ? array->data() : nullptr;
+}
+
+void bind_frame(nb::module_& m) {
+  using Ids = std::optional<nb::ndarray<uint32_t, nb::c_contig, nb::device::cpu>>;
+  using Values = std::optional<nb::ndarray<float, nb::c_contig, nb::device::cpu>>;
+  nb::class_<Frame>(m, "Frame")
+      .def(nb::init<>())
+      .def("cull",
+           [](Frame& f, const Scene& scene, const View& view, const CullOptions& options) {
+             {
+               nb::gil_scoped_release released;
+               f.context.init_context(view, options);
+               f.context.cull(scene, f.visible, f.cull_stats);
+             }
+             return cull_stats(f.cull_stats);
+           })
+      .def("raster",
+           [](Frame& f, const Scene& scene, const View& view, const RasterOptions& options) {
+             {
+               nb::gil_scoped_release released;
+               raster(scene, view, f.visible, options, f.buffer, f.raster_stats);
+             }
+             nb::dict d;
+             d["clusters"] = f.raster_stats.clusters, d["drawn_triangles"] = f.raster_stats.drawn_triangles;
+             d["clipped_triangles"] = f.raster_stats.clipped_triangles;
+             return d;
+           })
+      .def(
+          "resolve",
+          [](const Frame& f, const Scene& scene, const View& view, Ids instance, Ids cluster, Ids triangle,
+             Ids level, Ids material, Values normal, Values uv, Values color, int threads) {
+            ResolveTargets t;
+            t.instance = writable(instance), t.cluster = writable(cluster), t.triangle = writable(triangle),
+            t.level = writable(level);
+            t.material = writable(material), t.normal = writable(normal), t.uv = writable(uv),
+            t.color = writable(color);
+            nb::gil_scoped_release released;
+            resolve(scene, view, f.visible, f.buffer, t, threads);
+          },
+          "scene"_a, "view"_a, "instance"_a.none(), "cluster"_a.none(), "triangle"_a.none(), "level"_a.none(),
+          "material"_a.none(), "normal"_a.none(), "uv"_a.none(), "color"_a.none(), "threads"_a)
+      // the visible clusters as (n, 2): instance, cluster; small ones first
+      .def("visible",
+           [](const Frame& f) {
+             const size_t n = f.visible.small + f.visible.large;
+             auto* copy = new Visible[n];
+             for (size_t i = 0; i < n; ++i)
+               copy[i] = i < f.visible.small ? f.visible.buffer[i] : f.visible.large_at(i - f.visible.small);
+             nb::capsule owner(copy, [](void* p) noexcept { delete[] static_cast<Visible*>(p); });
+             return nb::ndarray<nb::numpy, uint32_t>(reinterpret_cast<uint32_t*>(copy), {n, 2}, owner);
+           })
+      .def_prop_ro("small", [](const Frame& f) { return f.visible.small; })
+      .def_prop_ro("capacity", [](const Frame& f) { return f.visible.buffer.size(); })
+      .def_prop_ro("depth",
+                   [](nb::handle_t<Frame> s) {
+                     auto& b = nb::cast<const Frame&>(s).buffer;
+                     return view_of(b.depth, {size_t(b.height), size_t(b.width)}, s);
+                   })
+      .def_prop_ro("id",
+                   [](nb::handle_t<Frame> s) {
+                     auto& b = nb::cast<const Frame&>(s).buffer;
+                     return view_of(b.id, {size_t(b.height), size_t(b.width)}, s);
+                   })
+      .def_prop_ro("overdraw",
+                   [](nb::handle_t<Frame> s) {
+                     auto& b = nb::cast<const Frame&>(s).buffer;
+                     return view_of(b.overdraw, {b.overdraw.empty() ? 0 : size_t(b.height), size_t(b.width)},
+                                    s);
+                   })
+      .def(
+          "raster_triangles",
+          [](Frame& f, Array<float, nb::shape<-1, 3>> positions, Array<uint32_t, nb::shape<-1, 3>> faces,
+             Array<float, nb::shape<4, 4>> matrix, const RasterOptions& options, int width, int height) {
+            nb::gil_scoped_release released;
+            raster_triangles(positions.data(), positions.shape(0), faces.data(), faces.shape(0),
+                             matrix.data(), options, width, height, f.buffer);
+          },
+          "positions"_a.noconvert(), "faces"_a.noconvert(), "matrix"_a.noconvert(), "options"_a, "width"_a,
+          "height"_a);
+
+  m.def("object_to_clip", [](const View& view, const Scene& scene, uint32_t instance) {
+    auto* values = new float[16];
+    nb::capsule owner(values, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+    object_to_clip(view, scene.instances.at(instance), values);
+    return nb::ndarray<nb::numpy, float>(values, {4, 4}, owner);
+  });
+}
+
+}  // namespace
+
+NB_MODULE(_C, m) {
+  m.doc() = "The core of nanite_cull; private, its functions check little.";
+  m.def("open_meshoptimizer", [](const std::string& path) { return open_meshopt(path).path; });
+  m.def("instruction_set", [] { return native::name(native::isa()); });
+  m.def("max_threads", [] { return native::max_threads(); });
+  bind_asset(m);
+  bind_view(m);
+  bind_frame(m);
+}

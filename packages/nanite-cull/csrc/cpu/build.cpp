@@ -1,0 +1,318 @@
+#include "build.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <string>
+
+#include "grouping.h"
+#include "hierarchy.h"
+#include "native/check.h"
+#include "native/parallel.h"
+#include "pool.h"
+#include "simplify_group.h"
+
+namespace nanite_cull {
+
+namespace {
+
+constexpr size_t chunk_triangles = 32768;  // leaf clusters are made per chunk: never depends on threads
+constexpr int max_passes = 64;
+constexpr double least_progress = 0.01;  // of a pool's triangles must lie in groups that simplify
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// Faces in Morton order of their centres.
+std::vector<uint32_t> spatial_order(const WeldedMesh& mesh, int threads) {
+  float lo[3], hi[3];
+  for (int a = 0; a < 3; ++a) {
+    lo[a] = hi[a] = mesh.positions[a];
+    for (size_t w = 0; w < mesh.wedge_count(); ++w)
+      lo[a] = std::min(lo[a], mesh.positions[3 * w + a]), hi[a] = std::max(hi[a], mesh.positions[3 * w + a]);
+  }
+  const float inverse = 1 / std::max({hi[0] - lo[0], hi[1] - lo[1], hi[2] - lo[2]});
+  std::vector<uint32_t> keys(mesh.faces.size() / 3);
+  native::parallel_for(keys.size(), 65536, threads, [&](int64_t first, int64_t last) {
+    for (int64_t f = first; f < last; ++f) {
+      float centre[3] = {0, 0, 0};
+      for (int c = 0; c < 3; ++c)
+        for (int a = 0; a < 3; ++a) centre[a] += mesh.positions[3 * size_t(mesh.faces[3 * f + c]) + a] / 3;
+      keys[f] = morton(centre, lo, inverse);
+    }
+  });
+  return sorted_order(keys);
+}
+
+// Leaf clusters of faces order[first, last).
+ClusterPool leaves_of_chunk(const WeldedMesh& mesh, const std::vector<uint32_t>& order, size_t first,
+                            size_t last, const BuildOptions& options) {
+  std::vector<uint32_t> corners, to_wedge, indices, sources;
+  corners.reserve((last - first) * 3);
+  for (size_t i = first; i < last; ++i) {
+    const uint32_t* f = &mesh.faces[3 * size_t(order[i])];
+    corners.insert(corners.end(), f, f + 3);
+    sources.push_back(mesh.source[order[i]]);
+  }
+  to_wedge = corners;
+  std::sort(to_wedge.begin(), to_wedge.end());
+  to_wedge.erase(std::unique(to_wedge.begin(), to_wedge.end()), to_wedge.end());
+  indices.reserve(corners.size());
+  for (uint32_t c : corners)
+    indices.push_back(
+        static_cast<uint32_t>(std::lower_bound(to_wedge.begin(), to_wedge.end(), c) - to_wedge.begin()));
+  std::vector<float> positions;
+  positions.reserve(to_wedge.size() * 3);
+  for (uint32_t w : to_wedge)
+    for (int a = 0; a < 3; ++a) positions.push_back(mesh.positions[3 * size_t(w) + a] * mesh.unit);
+
+  ClusterPool pool;
+  split_into_clusters(indices, positions, to_wedge, &sources, options.max_triangles, pool);
+  for (auto& entry : pool.entries)
+    entry.own = {sphere_around(mesh.positions.data(), &pool.vertices[entry.vertex_begin], entry.vertex_count),
+                 0.0f};
+  return pool;
+}
+
+ClusterPool leaf_clusters(const WeldedMesh& mesh, const BuildOptions& options) {
+  const std::vector<uint32_t> order = spatial_order(mesh, options.threads);
+  const size_t chunks = std::max<size_t>(1, order.size() / chunk_triangles);
+  std::vector<ClusterPool> parts(chunks);
+  native::parallel_for(chunks, 1, options.threads, [&](int64_t c, int64_t) {
+    parts[c] =
+        leaves_of_chunk(mesh, order, order.size() * c / chunks, order.size() * (c + 1) / chunks, options);
+  });
+  ClusterPool pool;
+  for (ClusterPool& part : parts) {
+    pool.append(part);
+    part = {};
+  }
+  return pool;
+}
+
+// Moves clusters from the passes into the asset, group by group.
+class Emitter {
+ public:
+  Emitter(Asset& asset, const WeldedMesh& mesh, bool keep_source)
+      : asset_(asset), mesh_(mesh), keep_source_(keep_source) {
+    renumbered_.assign(mesh.wedge_count(), none);
+  }
+
+  uint32_t emit(const ClusterPool& pool, const uint32_t* members, size_t count, const LodBounds& bounds,
+                uint32_t pass) {
+    const uint32_t g = static_cast<uint32_t>(asset_.groups.size());
+    asset_.groups.push_back(
+        {bounds, static_cast<uint32_t>(asset_.clusters.size()), static_cast<uint32_t>(count), pass});
+    for (size_t i = 0; i < count; ++i) emit_cluster(pool, members[i], g);
+    return g;
+  }
+
+ private:
+  void emit_cluster(const ClusterPool& pool, uint32_t index, uint32_t g) {
+    const ClusterPool::Entry& entry = pool.entries[index];
+    Cluster cluster;
+    cluster.vertex_begin = static_cast<uint32_t>(asset_.vertex_refs.size());
+    cluster.triangle_begin = static_cast<uint32_t>(asset_.triangle_count());
+    cluster.vertex_count = entry.vertex_count;
+    cluster.triangle_count = entry.triangle_count;
+    cluster.group = g;
+    cluster.source_group = entry.source_group;
+    cluster.level = entry.level;
+    const uint8_t* corners = pool.triangles.data() + size_t(entry.triangle_begin) * 3;
+    asset_.triangles.insert(asset_.triangles.end(), corners, corners + size_t(entry.triangle_count) * 3);
+    if (keep_source_ && entry.source_group == none) {
+      // leaf clusters that were carried to a later pass would break the order of leaf_source
+      leaf_source_.push_back({cluster.triangle_begin,
+                              {pool.sources.begin() + entry.triangle_begin,
+                               pool.sources.begin() + entry.triangle_begin + entry.triangle_count}});
+    }
+    Box box;
+    for (int a = 0; a < 3; ++a) box.lo[a] = infinite_error, box.hi[a] = -infinite_error;
+    for (int v = 0; v < entry.vertex_count; ++v) {
+      const uint32_t wedge = pool.vertices[entry.vertex_begin + v];
+      const float* p = &mesh_.positions[3 * size_t(wedge)];
+      for (int a = 0; a < 3; ++a)
+        box.lo[a] = std::min(box.lo[a], p[a]), box.hi[a] = std::max(box.hi[a], p[a]);
+      asset_.vertex_refs.push_back(vertex(wedge));
+    }
+    cluster.longest_edge = longest_edge(pool, entry);
+    asset_.clusters.push_back(cluster);
+    ClusterBounds& b = asset_.bounds;
+    for (int a = 0; a < 3; ++a) b.lo[a].push_back(box.lo[a]), b.hi[a].push_back(box.hi[a]);
+    b.x.push_back(entry.own.sphere.x), b.y.push_back(entry.own.sphere.y), b.z.push_back(entry.own.sphere.z);
+    b.r.push_back(entry.own.sphere.r), b.error.push_back(entry.own.error);
+  }
+
+  float longest_edge(const ClusterPool& pool, const ClusterPool::Entry& entry) const {
+    float longest = 0;
+    const uint8_t* corner = pool.triangles.data() + size_t(entry.triangle_begin) * 3;
+    const uint32_t* wedges = pool.vertices.data() + entry.vertex_begin;
+    for (int t = 0; t < entry.triangle_count; ++t, corner += 3)
+      for (int c = 0; c < 3; ++c) {
+        const float* p = &mesh_.positions[3 * size_t(wedges[corner[c]])];
+        const float* q = &mesh_.positions[3 * size_t(wedges[corner[(c + 1) % 3]])];
+        const float x = p[0] - q[0], y = p[1] - q[1], z = p[2] - q[2];
+        longest = std::max(longest, x * x + y * y + z * z);
+      }
+    return std::sqrt(longest) * (1 + 1e-6f);
+  }
+
+  // Vertices are numbered as clusters use them, leaves first: neighbours lie side by side in memory.
+  uint32_t vertex(uint32_t wedge) {
+    if (renumbered_[wedge] != none) return renumbered_[wedge];
+    auto copy = [&](const auto& from, auto& to, int width) {
+      if (!from.empty())
+        to.insert(to.end(), &from[size_t(wedge) * width], &from[size_t(wedge) * width] + width);
+    };
+    copy(mesh_.positions, asset_.positions, 3);
+    copy(mesh_.normals, asset_.normals, 3);
+    copy(mesh_.uvs, asset_.uvs, 2);
+    copy(mesh_.colors, asset_.colors, 4);
+    copy(mesh_.materials, asset_.materials, 1);
+    return renumbered_[wedge] = static_cast<uint32_t>(asset_.positions.size() / 3 - 1);
+  }
+
+ public:
+  // One entry for each triangle of the asset; `none` where it is not a source triangle.
+  void finish() {
+    if (!keep_source_) return;
+    asset_.leaf_source.assign(asset_.triangle_count(), none);
+    for (const auto& [begin, faces] : leaf_source_)
+      std::copy(faces.begin(), faces.end(), asset_.leaf_source.begin() + begin);
+    size_t last = asset_.leaf_source.size();
+    while (last > 0 && asset_.leaf_source[last - 1] == none) --last;
+    asset_.leaf_source.resize(last);
+    asset_.leaf_source.shrink_to_fit();
+  }
+
+ private:
+  Asset& asset_;
+  const WeldedMesh& mesh_;
+  bool keep_source_;
+  std::vector<uint32_t> renumbered_;
+  std::vector<std::pair<uint32_t, std::vector<uint32_t>>> leaf_source_;
+};
+
+// Nothing coarser can be made: the rest of the pool become roots.
+void emit_roots(Emitter& emitter, Asset& asset, const ClusterPool& pool, const Grouping& grouping,
+                uint32_t pass) {
+  for (size_t g = 0; g < grouping.size(); ++g) {
+    const uint32_t* members = &grouping.members[grouping.begin[g]];
+    const size_t count = grouping.begin[g + 1] - grouping.begin[g];
+    emitter.emit(pool, members, count, terminal_bounds(pool, members, count), pass);
+  }
+  asset.report.roots = pool.size();
+  asset.report.root_triangles = pool.triangle_total();
+}
+
+void build_levels(Asset& asset, const WeldedMesh& mesh, ClusterPool pool, const BuildOptions& options,
+                  const Progress& progress) {
+  Emitter emitter(asset, mesh, options.keep_source);
+  const double leaves = double(pool.triangle_total());
+  double done = 0;
+  uint32_t pass = 0;
+  for (;; ++pass) {
+    const Grouping grouping = group_clusters(mesh, pool, options.group_size);
+    if (pool.size() == 1 || pass == max_passes) {
+      emit_roots(emitter, asset, pool, grouping, pass);
+      break;
+    }
+    const std::vector<uint8_t> locked = lock_borders(mesh, pool, grouping, options.threads);
+    std::vector<GroupResult> results(grouping.size());
+    native::parallel_for(grouping.size(), 4, options.threads, [&](int64_t first, int64_t last) {
+      for (int64_t g = first; g < last; ++g)
+        results[g] = simplify_group(mesh, pool, &grouping.members[grouping.begin[g]],
+                                    grouping.begin[g + 1] - grouping.begin[g], locked, options);
+    });
+    double simplified = 0;
+    for (size_t g = 0; g < grouping.size(); ++g) {
+      asset.report.fallback_groups += results[g].accepted && results[g].fallback;
+      asset.report.stuck_groups += !results[g].accepted;
+      for (uint32_t m = grouping.begin[g]; results[g].accepted && m < grouping.begin[g + 1]; ++m)
+        simplified += pool.entries[grouping.members[m]].triangle_count;
+    }
+    if (simplified < least_progress * double(pool.triangle_total())) {
+      emit_roots(emitter, asset, pool, grouping, pass);
+      break;
+    }
+    ClusterPool next;
+    for (size_t g = 0; g < grouping.size(); ++g) {
+      const uint32_t* members = &grouping.members[grouping.begin[g]];
+      const size_t count = grouping.begin[g + 1] - grouping.begin[g];
+      if (!results[g].accepted) {  // carried on: other neighbours next time
+        for (size_t i = 0; i < count; ++i) next.append(pool, members[i]);
+        continue;
+      }
+      const uint32_t id = emitter.emit(pool, members, count, results[g].bounds, pass);
+      asset.report.max_error = std::max(asset.report.max_error, results[g].bounds.error);
+      for (auto& entry : results[g].clusters.entries) {
+        entry.source_group = id;
+        entry.level = pass + 1;
+        entry.own = results[g].bounds;
+      }
+      if (!pool.sources.empty())
+        results[g].clusters.sources.assign(results[g].clusters.triangle_total(), none);
+      next.append(results[g].clusters);
+      results[g] = {};
+    }
+    pool = std::move(next);
+    done += simplified;
+    if (progress) progress(0.4 + 0.55 * std::min(1.0, done / (2 * leaves)), "levels");
+  }
+  emitter.finish();
+  asset.levels = pass + 1;
+}
+
+void check_options(const BuildOptions& o) {
+  native::demand(
+      o.max_triangles >= 12 && o.max_triangles <= max_cluster_triangles && o.max_triangles % 4 == 0, [&] {
+        return "build: max_triangles must be a multiple of 4 from 12 to 128, got " +
+               std::to_string(o.max_triangles);
+      });
+  native::demand(o.group_size >= 2 && o.group_size <= 32,
+                 [&] { return "build: group_size must be 2 to 32, got " + std::to_string(o.group_size); });
+  native::demand(o.width == 4 || o.width == 8,
+                 [&] { return "build: width must be 4 or 8, got " + std::to_string(o.width); });
+  native::demand(o.position_bits >= 0 && o.position_bits <= 24, [&] {
+    return "build: position_bits must be 0 (automatic) to 24, got " + std::to_string(o.position_bits);
+  });
+}
+
+}  // namespace
+
+Asset build(const MeshInput& mesh, const BuildOptions& options, const Progress& progress) {
+  check_options(options);
+  Asset asset;
+  asset.width = options.width;
+  double start = now();
+  auto lap = [&](double& seconds) {
+    const double end = now();
+    seconds = end - start;
+    start = end;
+  };
+  WeldedMesh welded = weld(mesh, grid_step(mesh, options.position_bits));
+  asset.step = welded.step;
+  asset.report.input_triangles = mesh.face_count;
+  asset.report.input_vertices = mesh.vertex_count;
+  asset.report.degenerate_triangles = welded.degenerate;
+  asset.report.welded_positions = welded.position_count;
+  lap(asset.report.seconds_weld);
+  if (progress) progress(0.1, "leaves");
+
+  ClusterPool pool = leaf_clusters(welded, options);
+  welded.faces = {};
+  welded.source = {};
+  lap(asset.report.seconds_leaves);
+  if (progress) progress(0.4, "levels");
+
+  build_levels(asset, welded, std::move(pool), options, progress);
+  lap(asset.report.seconds_levels);
+
+  build_hierarchy(asset);
+  lap(asset.report.seconds_hierarchy);
+  if (progress) progress(1.0, "done");
+  return asset;
+}
+
+}  // namespace nanite_cull

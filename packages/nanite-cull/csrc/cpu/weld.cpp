@@ -1,0 +1,317 @@
+#include "weld.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+
+#include "native/check.h"
+
+namespace nanite_cull {
+
+namespace {
+
+constexpr int grid_bits = 24;           // integers up to 2^24 are exact in float
+constexpr int64_t sample_size = 65536;  // faces looked at for the grid step
+constexpr uint32_t unset = none;
+
+void check_input(const MeshInput& mesh) {
+  native::demand(mesh.face_count > 0 && mesh.vertex_count > 0, [] {
+    return std::string("build: the mesh has no triangles; give faces of shape (M, 3) with M > 0");
+  });
+  native::demand(mesh.vertex_count < int64_t(none) && mesh.face_count < (int64_t(1) << 31), [&] {
+    return "build: at most 2^31 triangles and 2^32 vertices fit one asset, got " +
+           std::to_string(mesh.face_count) + " triangles; split the mesh";
+  });
+  for (int64_t i = 0; i < mesh.face_count * 3; ++i)
+    native::demand(mesh.faces[i] < uint64_t(mesh.vertex_count), [&] {
+      return "build: faces must index vertices 0 to " + std::to_string(mesh.vertex_count - 1) + ", got " +
+             std::to_string(int32_t(mesh.faces[i])) + " in face " + std::to_string(i / 3);
+    });
+}
+
+void check_finite(const float* values, int64_t count, int width, const char* what) {
+  for (int64_t i = 0; values != nullptr && i < count * width; ++i)
+    native::demand(std::isfinite(values[i]), [&] {
+      return std::string("build: ") + what + " must be finite, got " + std::to_string(values[i]) +
+             " at vertex " + std::to_string(i / width) + "; remove or repair that vertex";
+    });
+}
+
+float power_of_two_below(double x) { return static_cast<float>(std::exp2(std::floor(std::log2(x)))); }
+
+// The first percentile of the edges of a sample of faces; zero edges do not count.
+double short_edge(const MeshInput& mesh) {
+  std::vector<double> lengths;
+  const int64_t stride = std::max<int64_t>(1, mesh.face_count / sample_size);
+  for (int64_t f = 0; f < mesh.face_count; f += stride)
+    for (int c = 0; c < 3; ++c) {
+      const float* a = mesh.positions + 3 * size_t(mesh.faces[3 * f + c]);
+      const float* b = mesh.positions + 3 * size_t(mesh.faces[3 * f + (c + 1) % 3]);
+      const double x = double(a[0]) - b[0], y = double(a[1]) - b[1], z = double(a[2]) - b[2];
+      const double length = std::sqrt(x * x + y * y + z * z);
+      if (length > 0) lengths.push_back(length);
+    }
+  if (lengths.empty()) return 0;
+  auto rank = lengths.begin() + static_cast<ptrdiff_t>(lengths.size() / 100);
+  std::nth_element(lengths.begin(), rank, lengths.end());
+  return *rank;
+}
+
+// A hash table from a key of `width` words to a dense id; keys live in the caller's array.
+class KeyTable {
+ public:
+  KeyTable(size_t expected, int width) : width_(width) {
+    size_t size = 64;
+    while (size < expected * 2) size *= 2;
+    slots_.assign(size, unset);
+  }
+
+  // The id of `key`, new or known. New keys are appended to `keys`.
+  uint32_t find_or_add(const uint32_t* key, std::vector<uint32_t>& keys) {
+    size_t slot = hash(key) & (slots_.size() - 1);
+    while (slots_[slot] != unset) {
+      if (std::memcmp(&keys[size_t(slots_[slot]) * width_], key, sizeof(uint32_t) * width_) == 0)
+        return slots_[slot];
+      slot = (slot + 1) & (slots_.size() - 1);
+    }
+    const uint32_t id = static_cast<uint32_t>(keys.size() / width_);
+    keys.insert(keys.end(), key, key + width_);
+    slots_[slot] = id;
+    if (size_t(id) * 2 > slots_.size()) grow(keys);
+    return id;
+  }
+
+ private:
+  size_t hash(const uint32_t* key) const {
+    uint64_t h = 0x9e3779b97f4a7c15ull;
+    for (int i = 0; i < width_; ++i) {
+      h = (h ^ key[i]) * 0xff51afd7ed558ccdull;
+      h ^= h >> 32;
+    }
+    return h;
+  }
+  void grow(const std::vector<uint32_t>& keys) {
+    slots_.assign(slots_.size() * 2, unset);
+    for (size_t id = 0; id * width_ < keys.size(); ++id) {
+      size_t slot = hash(&keys[id * width_]) & (slots_.size() - 1);
+      while (slots_[slot] != unset) slot = (slot + 1) & (slots_.size() - 1);
+      slots_[slot] = static_cast<uint32_t>(id);
+    }
+  }
+  int width_;
+  std::vector<uint32_t> slots_;
+};
+
+uint32_t quantize(float value, double step) {
+  return static_cast<uint32_t>(static_cast<int32_t>(std::llrint(double(value) / step)));
+}
+
+// Octahedral map of a direction to two 12-bit integers (Meyer et al., "On Floating-Point Normal
+// Vectors", 2010); a zero vector becomes +z.
+uint32_t encode_normal(const float* n) {
+  const double x = n[0], y = n[1], z = n[2], sum = std::fabs(x) + std::fabs(y) + std::fabs(z);
+  double u = sum > 0 ? x / sum : 0, v = sum > 0 ? y / sum : 0;
+  if (z < 0) {
+    const double fold_u = (1 - std::fabs(v)) * (u < 0 ? -1 : 1);
+    v = (1 - std::fabs(u)) * (v < 0 ? -1 : 1);
+    u = fold_u;
+  }
+  return static_cast<uint32_t>(std::lrint(u * 2047) + 2047) |
+         static_cast<uint32_t>(std::lrint(v * 2047) + 2047) << 12;
+}
+
+}  // namespace
+
+void decode_normal(uint32_t code, float* n) {
+  const float u = (float(code & 4095) - 2047) / 2047, v = (float(code >> 12 & 4095) - 2047) / 2047;
+  float x = u, y = v;
+  const float z = 1 - std::fabs(u) - std::fabs(v);
+  if (z < 0) {
+    x = (1 - std::fabs(v)) * (u < 0 ? -1.0f : 1.0f);
+    y = (1 - std::fabs(u)) * (v < 0 ? -1.0f : 1.0f);
+  }
+  const float length = std::sqrt(x * x + y * y + z * z);
+  n[0] = x / length, n[1] = y / length, n[2] = z / length;
+}
+
+float uv_step(const float* uvs, int64_t count) {
+  float largest = 0;
+  for (int64_t i = 0; i < count * 2; ++i) largest = std::max(largest, std::fabs(uvs[i]));
+  return largest > 0 ? power_of_two_below(largest) / 65536 : 1;
+}
+
+namespace {
+
+void unpack_color(uint32_t code, float* color) {
+  for (int c = 0; c < 4; ++c) color[c] = float(code >> (8 * c) & 255) / 255;
+}
+
+uint32_t pack_color(const float* color) {
+  uint32_t code = 0;
+  for (int c = 0; c < 4; ++c)
+    code |= static_cast<uint32_t>(std::lrint(std::clamp(color[c], 0.0f, 1.0f) * 255)) << (8 * c);
+  return code;
+}
+
+// What tells wedges at one position apart, as words of a key after the position id.
+class WedgeKeys {
+ public:
+  WedgeKeys(const MeshInput& mesh) : mesh_(mesh) {
+    if (mesh.uvs) uv_step_ = uv_step(mesh.uvs, mesh.vertex_count);
+  }
+  int width() const {
+    return 1 + (mesh_.normals != nullptr) + 2 * (mesh_.uvs != nullptr) + (mesh_.colors != nullptr) +
+           (mesh_.materials != nullptr);
+  }
+  void write(uint32_t position, size_t vertex, size_t face, uint32_t* key) const {
+    *key++ = position;
+    if (mesh_.normals) *key++ = encode_normal(mesh_.normals + 3 * vertex);
+    for (int c = 0; mesh_.uvs && c < 2; ++c) *key++ = quantize(mesh_.uvs[2 * vertex + c], uv_step_);
+    if (mesh_.colors) *key++ = pack_color(mesh_.colors + 4 * vertex);
+    if (mesh_.materials) *key++ = mesh_.materials[face];
+  }
+  void read(const uint32_t* key, WeldedMesh& out, size_t wedge) const {
+    ++key;
+    if (mesh_.normals) decode_normal(*key++, &out.normals[3 * wedge]);
+    for (int c = 0; mesh_.uvs && c < 2; ++c) out.uvs[2 * wedge + c] = float(int32_t(*key++)) * uv_step_;
+    if (mesh_.colors) unpack_color(*key++, &out.colors[4 * wedge]);
+    if (mesh_.materials) out.materials[wedge] = *key++;
+  }
+  void resize(WeldedMesh& out, size_t wedges) const {
+    if (mesh_.normals) out.normals.resize(3 * wedges);
+    if (mesh_.uvs) out.uvs.resize(2 * wedges);
+    if (mesh_.colors) out.colors.resize(4 * wedges);
+    if (mesh_.materials) out.materials.resize(wedges);
+  }
+
+ private:
+  const MeshInput& mesh_;
+  float uv_step_ = 1;
+};
+
+// Numbers positions by their first use in the faces, so that a welded mesh and the same mesh with every
+// corner apart become the same arrays. Positions that no face uses go.
+void renumber_by_use(const MeshInput& mesh, std::vector<uint32_t>& position, std::vector<uint32_t>& grid) {
+  std::vector<uint32_t> renumbered(grid.size() / 3, unset), ordered;
+  ordered.reserve(grid.size());
+  for (int64_t i = 0; i < mesh.face_count * 3; ++i) {
+    const size_t old = position[mesh.faces[i]];
+    if (renumbered[old] != unset) continue;
+    renumbered[old] = static_cast<uint32_t>(ordered.size() / 3);
+    ordered.insert(ordered.end(), &grid[3 * old], &grid[3 * old] + 3);
+  }
+  for (uint32_t& p : position) p = renumbered[p];
+  grid.swap(ordered);
+}
+
+// Vertices to position ids; `grid` receives three integers for each position.
+std::vector<uint32_t> weld_positions(const MeshInput& mesh, float step, std::vector<uint32_t>& grid) {
+  std::vector<uint32_t> position(mesh.vertex_count);
+  KeyTable table(mesh.vertex_count, 3);
+  grid.reserve(size_t(mesh.vertex_count) * 3);
+  const float inverse = 1 / step;  // exact: a power of two
+  for (int64_t v = 0; v < mesh.vertex_count; ++v) {
+    uint32_t key[3];
+    for (int a = 0; a < 3; ++a)
+      key[a] = static_cast<uint32_t>(static_cast<int32_t>(std::lrint(mesh.positions[3 * v + a] * inverse)));
+    position[v] = table.find_or_add(key, grid);
+  }
+  renumber_by_use(mesh, position, grid);
+  return position;
+}
+
+bool has_area(const std::vector<uint32_t>& grid, uint32_t a, uint32_t b, uint32_t c) {
+  int64_t u[3], v[3];
+  for (int i = 0; i < 3; ++i) {
+    u[i] = int64_t(int32_t(grid[3 * size_t(b) + i])) - int32_t(grid[3 * size_t(a) + i]);
+    v[i] = int64_t(int32_t(grid[3 * size_t(c) + i])) - int32_t(grid[3 * size_t(a) + i]);
+  }
+  return u[1] * v[2] != u[2] * v[1] || u[2] * v[0] != u[0] * v[2] || u[0] * v[1] != u[1] * v[0];
+}
+
+}  // namespace
+
+float grid_step(const MeshInput& mesh, int bits) {
+  check_input(mesh);
+  check_finite(mesh.positions, mesh.vertex_count, 3, "vertices");
+  check_finite(mesh.normals, mesh.vertex_count, 3, "normals");
+  check_finite(mesh.uvs, mesh.vertex_count, 2, "uvs");
+  check_finite(mesh.colors, mesh.vertex_count, 4, "colors");
+  double largest = 0, extent = 0;
+  for (int a = 0; a < 3; ++a) {
+    double lo = mesh.positions[a], hi = lo;
+    for (int64_t v = 0; v < mesh.vertex_count; ++v) {
+      lo = std::min<double>(lo, mesh.positions[3 * v + a]);
+      hi = std::max<double>(hi, mesh.positions[3 * v + a]);
+    }
+    largest = std::max({largest, std::fabs(lo), std::fabs(hi)});
+    extent = std::max(extent, hi - lo);
+  }
+  native::demand(largest < 1e18, [&] {
+    return "build: vertices must lie within 1e18 of the origin, got " + std::to_string(largest) +
+           "; scale the mesh";
+  });
+  const double edge = short_edge(mesh);
+  native::demand(extent > 0 && edge > 0, [&] {
+    return "build: all " + std::to_string(mesh.face_count) +
+           " triangles are degenerate (no edge has a length)";
+  });
+  const float finest = std::max(power_of_two_below(largest) * std::exp2(1.0f - grid_bits), 1e-30f);
+  const double wanted = bits > 0 ? extent * std::exp2(-bits) : std::min(extent / 65536, edge / 16);
+  return std::max(finest, power_of_two_below(wanted));
+}
+
+WeldedMesh weld(const MeshInput& mesh, float step) {
+  WeldedMesh out;
+  out.step = step;
+  std::vector<uint32_t> grid;
+  const std::vector<uint32_t> position = weld_positions(mesh, step, grid);
+  out.position_count = static_cast<uint32_t>(grid.size() / 3);
+
+  const WedgeKeys wedge_keys(mesh);
+  const int width = wedge_keys.width();
+  std::vector<uint32_t> keys;
+  KeyTable wedges(width > 1 ? mesh.vertex_count : 0, width);
+  bool area = false;
+  out.faces.reserve(size_t(mesh.face_count) * 3);
+  out.source.reserve(mesh.face_count);
+  for (int64_t f = 0; f < mesh.face_count; ++f) {
+    const uint32_t* v = mesh.faces + 3 * f;
+    const uint32_t p[3] = {position[v[0]], position[v[1]], position[v[2]]};
+    if (p[0] == p[1] || p[1] == p[2] || p[2] == p[0]) {
+      ++out.degenerate;
+      continue;
+    }
+    area = area || has_area(grid, p[0], p[1], p[2]);
+    for (int c = 0; c < 3; ++c) {
+      uint32_t key[8];
+      if (width > 1) wedge_keys.write(p[c], v[c], f, key);
+      out.faces.push_back(width > 1 ? wedges.find_or_add(key, keys) : p[c]);
+    }
+    out.source.push_back(static_cast<uint32_t>(f));
+  }
+  native::demand(area, [&] {
+    return "build: all " + std::to_string(mesh.face_count) +
+           " triangles are degenerate on the mesh grid (step " + std::to_string(step) +
+           "); raise position_bits if the mesh is finer than that";
+  });
+
+  const size_t count = width > 1 ? keys.size() / width : out.position_count;
+  out.positions.resize(3 * count);
+  wedge_keys.resize(out, count);
+  if (width > 1) out.position_of.resize(count);
+  for (size_t w = 0; w < count; ++w) {
+    const size_t p = width > 1 ? keys[w * width] : w;
+    for (int a = 0; a < 3; ++a) out.positions[3 * w + a] = float(int32_t(grid[3 * p + a])) * step;
+    if (width == 1) continue;
+    out.position_of[w] = static_cast<uint32_t>(p);
+    wedge_keys.read(&keys[w * width], out, w);
+  }
+  float largest = 0;
+  for (float p : out.positions) largest = std::max(largest, std::fabs(p));
+  out.unit = 1 / power_of_two_below(largest);
+  return out;
+}
+
+}  // namespace nanite_cull

@@ -1,0 +1,29 @@
+"""Cluster level of detail, hierarchical culling and software rasterisation of huge meshes.
+
+asset = nanite_cull.build(vertices, faces)
+frame = nanite_cull.Renderer(1920, 1080).render(nanite_cull.Scene(asset), camera)
+frame.save("picture.png")
+"""
+
+from importlib.metadata import version
+
+from nanite_cull import meshes
+from nanite_cull.asset import Asset, build
+from nanite_cull.camera import Camera
+from nanite_cull.mesh_io import load
+from nanite_cull.render import Frame, Renderer
+from nanite_cull.scene import Scene
+
+__version__ = version("nanite-cull")
+
+__all__ = [
+    "Asset",
+    "Camera",
+    "Frame",
+    "Renderer",
+    "Scene",
+    "__version__",
+    "build",
+    "load",
+    "meshes",
+]

@@ -1,0 +1,243 @@
+"""The command `nanite-cull`."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+import nanite_cull as nc
+from nanite_cull import _C, meshes, orbit, pictures
+from nanite_cull._core import open_meshoptimizer
+
+PROCEDURAL: dict[str, Callable[[int], tuple[np.ndarray, np.ndarray]]] = {
+    "icosphere": meshes.icosphere,
+    "planet": meshes.planet,
+    "heightfield": meshes.heightfield,
+}
+MESH_HELP = (
+    "a mesh file (GLB, glTF, OBJ, PLY, STL), or a procedural one: planet:8, icosphere:8 "
+    "(subdivisions), heightfield:1000 (vertices a side)"
+)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must look like 1280x720, got {text!r}") from None
+    return width, height
+
+
+def _mesh(name: str) -> dict:
+    kind, _, size = name.partition(":")
+    if kind in PROCEDURAL and size.isdigit():
+        vertices, faces = PROCEDURAL[kind](int(size))
+        return {"vertices": vertices, "faces": faces}
+    from nanite_cull.mesh_io import read_mesh
+
+    return read_mesh(name)
+
+
+def _asset(args: argparse.Namespace) -> nc.Asset:
+    return nc.build(**_mesh(args.mesh), threads=args.threads)
+
+
+def _renderer(args: argparse.Namespace) -> nc.Renderer:
+    return nc.Renderer(
+        *args.size,
+        threshold=args.threshold,
+        threads=args.threads,
+        cull_back=args.cull_back,
+        overdraw=getattr(args, "kind", "") == "overdraw",
+    )
+
+
+def _print(args: argparse.Namespace, values: dict) -> None:
+    if args.json:
+        print(json.dumps(values))
+        return
+    width = max(len(key) for key in values)
+    for key, value in values.items():
+        text = (
+            f"{value:,}"
+            if isinstance(value, int)
+            else f"{value:.6g}"
+            if isinstance(value, float)
+            else value
+        )
+        print(f"{key.replace('_', ' '):{width}}  {text}")
+
+
+def _version(args: argparse.Namespace) -> int:
+    _print(
+        args,
+        {
+            "version": nc.__version__,
+            "instruction_set": _C.instruction_set(),
+            "threads": _C.max_threads(),
+            "cuda": "not in this package yet",
+            "meshoptimizer": open_meshoptimizer(),
+        },
+    )
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    asset = _asset(args)
+    _print(args, asset.statistics())
+    if not args.json:
+        print("\nlevel  clusters   triangles   fill  ratio")
+        for level in asset.levels():
+            counts = f"{level.level:5}  {level.clusters:8,}  {level.triangles:10,}"
+            print(f"{counts}  {level.fill:5.1f}  {level.ratio:5.2f}")
+    return 0
+
+
+def _validate(args: argparse.Namespace) -> int:
+    problems = _asset(args).validate()
+    if args.json:
+        print(json.dumps({"problems": problems}))
+    else:
+        print("\n".join(problems) or "all promises hold")
+    return 1 if problems else 0
+
+
+def _camera(args: argparse.Namespace, asset: nc.Asset) -> nc.Camera:
+    return nc.Camera.around(asset, args.azimuth, args.elevation, args.distance)
+
+
+def _render(args: argparse.Namespace) -> int:
+    asset = _asset(args)
+    frame = _renderer(args).render(nc.Scene(asset), _camera(args, asset))
+    frame.save(args.output, args.kind)
+    _print(args, {"picture": str(args.output), **frame.stats})
+    return 0
+
+
+def _orbit(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    asset, renderer = _asset(args), _renderer(args)
+    frames = orbit.turn(asset, renderer, args.frames, distances=(args.distance, args.distance))
+    images = [f.picture(args.kind) for f in tqdm(frames, "orbit", args.frames, disable=None)]
+    orbit.save_gif(images, args.output)
+    _print(args, {"animation": str(args.output), "frames": len(images)})
+    return 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    start = time.perf_counter(), time.process_time()
+    asset = _asset(args)
+    built = time.perf_counter() - start[0], time.process_time() - start[1]
+    scene, camera, renderer = nc.Scene(asset), _camera(args, asset), _renderer(args)
+    wall, cpu = [], []
+    for _ in range(args.frames + 1):
+        a, b = time.perf_counter(), time.process_time()
+        frame = renderer.render(scene, camera)
+        wall.append(time.perf_counter() - a)
+        cpu.append(time.process_time() - b)
+        stats = frame.stats
+        del frame
+    _print(
+        args,
+        {
+            "source_triangles": asset.statistics()["source_triangles"],
+            "build_wall_s": built[0],
+            "build_cpu_s": built[1],
+            "frame_wall_ms": 1e3 * float(np.median(wall[1:])),
+            "frame_cpu_ms": 1e3 * float(np.median(cpu[1:])),
+            "drawn_clusters": stats["clusters"],
+            "drawn_triangles": stats["triangles"],
+        },
+    )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nanite-cull",
+        description="Cluster level of detail: build, look at and draw huge meshes.",
+        epilog="Exit code: 0 done, 1 a check failed, 2 wrong usage or input.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="command")
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int], text: str, *groups: str
+    ) -> argparse.ArgumentParser:
+        p = commands.add_parser(name, help=text, description=text)
+        p.set_defaults(run=run)
+        p.add_argument("--json", action="store_true", help="figures as one line of JSON")
+        if "mesh" in groups:
+            p.add_argument("mesh", help=MESH_HELP)
+            p.add_argument("--threads", type=int, default=0, help="0: all (default)")
+        if "view" in groups:
+            p.add_argument(
+                "--size",
+                type=_size,
+                default=(1280, 720),
+                metavar="WxH",
+                help="pixels (default 1280x720)",
+            )
+            p.add_argument(
+                "--threshold",
+                type=float,
+                default=1.0,
+                help="pixels of error that may show (default 1)",
+            )
+            p.add_argument(
+                "--azimuth", type=float, default=30, help="degrees around the mesh (default 30)"
+            )
+            p.add_argument(
+                "--elevation", type=float, default=25, help="degrees above the ground (default 25)"
+            )
+            p.add_argument(
+                "--distance", type=float, default=1.0, help="1 shows the whole mesh (default)"
+            )
+            p.add_argument(
+                "--cull-back", action="store_true", help="leave out triangles that turn their back"
+            )
+        if "picture" in groups:
+            p.add_argument("--kind", choices=pictures.KINDS, default="shaded", help="what to show")
+            p.add_argument("-o", "--output", type=Path, required=True, help="file to write")
+        return p
+
+    command("version", _version, "what this build is and where meshoptimizer was found")
+    command("info", _info, "levels, clusters and figures of a mesh", "mesh")
+    command("validate", _validate, "check every structural promise", "mesh")
+    command("render", _render, "draw one picture", "mesh", "view", "picture")
+    p = command("orbit", _orbit, "draw a turn around the mesh as a GIF", "mesh", "view", "picture")
+    p.add_argument("--frames", type=_positive, default=48, help="(default 48)")
+    p = command("bench", _bench, "time the build and frames", "mesh", "view")
+    p.add_argument("--frames", type=_positive, default=10, help="(default 10)")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    if args.command is None:
+        args = parser.parse_args(["version"])
+    try:
+        return args.run(args)
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+        print(f"nanite-cull {args.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("nanite-cull: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,277 @@
+"""Built meshes: what `build` and `load` return and a scene draws."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from nanite_cull import _C
+from nanite_cull._arrays import floats, indices
+from nanite_cull._core import open_meshoptimizer
+
+NONE = 0xFFFFFFFF
+
+CLUSTER_DTYPE = np.dtype(
+    [
+        ("vertex_begin", "u4"),
+        ("triangle_begin", "u4"),
+        ("vertex_count", "u2"),
+        ("triangle_count", "u2"),
+        ("group", "u4"),
+        ("source_group", "u4"),
+        ("level", "u4"),
+        ("longest_edge", "f4"),
+        ("lo", "f4", 3),
+        ("hi", "f4", 3),
+        ("centre", "f4", 3),
+        ("radius", "f4"),
+        ("error", "f4"),
+    ]
+)
+GROUP_DTYPE = np.dtype(
+    [
+        ("centre", "f4", 3),
+        ("radius", "f4"),
+        ("error", "f4"),
+        ("cluster_begin", "u4"),
+        ("cluster_count", "u4"),
+        ("level", "u4"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One pass of the build: its clusters and triangles, and how full the clusters are."""
+
+    level: int
+    clusters: int
+    triangles: int
+    fill: float
+    ratio: float  # triangles of this level / of the one before; 1 for the leaves
+
+
+class Asset:
+    """A mesh as a graph of clusters with a hierarchy over it. Immutable; made by `build` or
+    `load`."""
+
+    def __init__(self, core: _C.Asset) -> None:
+        self._core = core
+
+    @property
+    def positions(self) -> np.ndarray:
+        """(V, 3) float32, read-only: every vertex, on the mesh grid."""
+        return self._core.positions
+
+    @property
+    def normals(self) -> np.ndarray:
+        """(V, 3) float32, or (0, 3) when the mesh came without."""
+        return self._core.normals
+
+    @property
+    def uvs(self) -> np.ndarray:
+        """(V, 2) float32, or (0, 2)."""
+        return self._core.uvs
+
+    @property
+    def colors(self) -> np.ndarray:
+        """(V, 4) float32, or (0, 4)."""
+        return self._core.colors
+
+    @property
+    def materials(self) -> np.ndarray:
+        """(V,) uint32, or empty. A triangle's material is that of its first corner."""
+        return self._core.materials
+
+    @property
+    def vertex_refs(self) -> np.ndarray:
+        """(R,) uint32: the vertices of each cluster, one cluster after the other."""
+        return self._core.vertex_refs
+
+    @property
+    def local_triangles(self) -> np.ndarray:
+        """(T, 3) uint8: corners as positions in the cluster's part of `vertex_refs`."""
+        return self._core.triangles
+
+    @property
+    def leaf_source(self) -> np.ndarray:
+        """(<= T,) uint32: the input face behind each leaf triangle; 2**32 - 1 behind others."""
+        return self._core.leaf_source
+
+    @cached_property
+    def clusters(self) -> np.ndarray:
+        """One record for each cluster (see CLUSTER_DTYPE); `error` and `centre` are its own
+        bounds."""
+        column = self._core.cluster_column
+        out = np.empty(len(column("group")), CLUSTER_DTYPE)
+        for name in CLUSTER_DTYPE.names[:8]:
+            out[name] = column(name)
+        for axis, letter in enumerate("xyz"):
+            out["lo"][:, axis] = column("lo_" + letter)
+            out["hi"][:, axis] = column("hi_" + letter)
+            out["centre"][:, axis] = column(letter)
+        out["radius"], out["error"] = column("r"), column("error")
+        return out
+
+    @cached_property
+    def groups(self) -> np.ndarray:
+        """One record for each group (see GROUP_DTYPE): the parent bounds of its clusters."""
+        column = self._core.group_column
+        out = np.empty(len(column("error")), GROUP_DTYPE)
+        for axis, letter in enumerate("xyz"):
+            out["centre"][:, axis] = column(letter)
+        out["radius"] = column("r")
+        for name in ("error", "cluster_begin", "cluster_count", "level"):
+            out[name] = column(name)
+        return out
+
+    @property
+    def nodes(self) -> np.ndarray:
+        """(nodes, 13, 8) uint32: eight children side by side; rows 0-11 are float32 bits."""
+        return self._core.nodes
+
+    @property
+    def step(self) -> float:
+        """The mesh grid: positions are integers times this power of two."""
+        return self._core.step
+
+    @property
+    def box(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper corner of the mesh."""
+        lo, hi = self._core.box
+        return np.array(lo), np.array(hi)
+
+    @property
+    def sphere(self) -> tuple[np.ndarray, float]:
+        """Centre and radius of a sphere around every LOD sphere: a little more than the mesh."""
+        *centre, radius = self._core.sphere
+        return np.array(centre), radius
+
+    @property
+    def report(self) -> _C.BuildReport:
+        """Counts and seconds of the build."""
+        return self._core.report
+
+    def levels(self) -> list[Level]:
+        """Clusters and triangles of each level, leaves first."""
+        level = self.clusters["level"]
+        clusters = np.bincount(level)
+        triangles = np.bincount(level, self.clusters["triangle_count"]).astype(int)
+        return [
+            Level(i, int(c), int(t), float(t / c), float(t / triangles[i - 1]) if i else 1.0)
+            for i, (c, t) in enumerate(zip(clusters, triangles, strict=True))
+            if c
+        ]
+
+    def statistics(self) -> dict[str, Any]:
+        """Figures of the whole asset, ready for JSON."""
+        count = self.clusters["triangle_count"]
+        leaf = self.clusters["source_group"] == NONE
+        root = ~np.isfinite(self.groups["error"][self.clusters["group"]])
+        return {
+            "source_triangles": int(count[leaf].sum()),
+            "triangles": int(count.sum()),
+            "vertices": len(self.positions),
+            "clusters": len(count),
+            "fill": float(count.mean()),
+            "groups": len(self.groups),
+            "levels": len(self.levels()),
+            "nodes": len(self.nodes),
+            "tree_depth": self._core.depth,
+            "roots": int(root.sum()),
+            "root_triangles": int(count[root].sum()),
+            "max_error": float(self.clusters["error"].max()),
+            "grid_step": self.step,
+        }
+
+    def faces(self, cluster: int) -> np.ndarray:
+        """(n, 3) vertex indices of one cluster's triangles."""
+        record = self.clusters[cluster]
+        first, begin = int(record["vertex_begin"]), int(record["triangle_begin"])
+        local = self.local_triangles[begin : begin + int(record["triangle_count"])]
+        return self.vertex_refs[first + local.astype(np.int64)]
+
+    def validate(self, limit: int = 20) -> list[str]:
+        """Checks every structural promise: ranges, levels, errors, spheres, boxes, the hierarchy.
+
+        Returns at most `limit` sentences that name what is broken; an empty list when all holds.
+        """
+        return self._core.validate(limit)
+
+    def __repr__(self) -> str:
+        s = self.statistics()
+        counts = f"{s['source_triangles']:,} triangles, {s['clusters']:,} clusters"
+        return f"Asset({counts}, {s['levels']} levels)"
+
+
+def build(
+    vertices: Any,
+    faces: Any,
+    *,
+    normals: Any = None,
+    uvs: Any = None,
+    colors: Any = None,
+    material_ids: Any = None,
+    max_triangles: int = 128,
+    group_size: int = 16,
+    width: int = 8,
+    position_bits: int = 0,
+    keep_source: bool = True,
+    threads: int = 0,
+    progress: bool | None = None,
+) -> Asset:
+    """Builds the cluster graph of a triangle mesh.
+
+    vertices: (N, 3) numbers; faces: (M, 3) integers. Optional: normals (N, 3), uvs (N, 2), colors
+    (N, 3) or (N, 4) in 0 to 1, material_ids (M,) integers. Arrays are numpy, torch (cpu) or DLPack.
+
+    Positions are snapped to a power-of-two grid and welded, so a soup of separate triangles gives
+    what the welded mesh gives. `position_bits` sets the grid (bits across the mesh); 0 chooses it
+    from the short edges. `max_triangles` is the size of a cluster, `group_size` how many are
+    simplified together (smaller: finer steps), `width` the children of a hierarchy node (4 or 8).
+    The result has the same bytes for any number of `threads` (0: all). `progress` shows a bar;
+    None: on a terminal only.
+
+    Raises ValueError for a mesh or an option that cannot be built, TypeError for the wrong kind of
+    array, RuntimeError when meshoptimizer is missing. KeyboardInterrupt stops it between passes.
+    """
+    open_meshoptimizer()
+    v = floats(vertices, "build", "vertices", 3)
+    f = indices(faces, "build", "faces", (None, 3))
+    if colors is not None:
+        colors = np.asarray(colors)
+        if colors.ndim == 2 and colors.shape[1] == 3:
+            colors = np.concatenate([colors, np.ones((len(colors), 1), colors.dtype)], 1)
+    given = {
+        name: None if array is None else floats(array, "build", name, wide, len(v))
+        for name, array, wide in (("normals", normals, 3), ("uvs", uvs, 2), ("colors", colors, 4))
+    }
+    materials = (
+        None if material_ids is None else indices(material_ids, "build", "material_ids", (len(f),))
+    )
+    options = _C.BuildOptions()
+    for name in ("max_triangles", "group_size", "width", "position_bits", "keep_source", "threads"):
+        setattr(options, name, locals()[name])
+
+    from tqdm import tqdm
+
+    with tqdm(
+        total=100, desc="build", unit="%", disable=None if progress is None else not progress
+    ) as bar:
+
+        def show(share: float, step: str) -> None:
+            bar.set_postfix_str(step, refresh=False)
+            bar.update(round(share * 100) - bar.n)
+
+        core = _C.build(
+            v,
+            f,
+            given["normals"],
+            given["uvs"],
+            given["colors"],
+            materials,
+            options,
+            None if bar.disable else show,
+        )
+    return Asset(core)

@@ -1,0 +1,51 @@
+"""A turn around a scene as an animated GIF."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from nanite_cull.asset import Asset
+from nanite_cull.camera import Camera
+from nanite_cull.render import Frame, Renderer
+from nanite_cull.scene import Scene
+
+
+def turn(
+    asset: Asset,
+    renderer: Renderer,
+    frames: int,
+    *,
+    distances: tuple[float, float] = (1.0, 1.0),
+    elevation: float = 22,
+) -> Iterator[Frame]:
+    """Renders a full turn; the camera's distance swings between the two given ones and back."""
+    scene = Scene(asset)
+    near, far = distances
+    for i in range(frames):
+        swing = 0.5 - 0.5 * np.cos(2 * np.pi * i / frames)
+        distance = near * (far / near) ** swing
+        yield renderer.render(scene, Camera.around(asset, 360 * i / frames, elevation, distance))
+
+
+def save_gif(pictures: list[np.ndarray], path: str | Path, *, seconds: float = 4.0) -> Path:
+    """Writes (height, width, 3) uint8 pictures as an endless GIF, aside and then renamed."""
+    from PIL import Image
+
+    path = Path(path)
+    images = [Image.fromarray(p).quantize(128, dither=Image.Dither.NONE) for p in pictures]
+    handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".gif")
+    os.close(handle)
+    try:
+        images[0].save(
+            aside, save_all=True, append_images=images[1:], loop=0,
+            duration=max(20, round(1000 * seconds / len(images))),
+        )  # fmt: skip
+        os.chmod(aside, 0o644)
+        os.replace(aside, path)
+    except BaseException:
+        os.unlink(aside)
+        raise
+    return path

@@ -1,0 +1,121 @@
+"""Arrays as pictures: shading and debug colours."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from nanite_cull.render import Frame
+
+KINDS = ("shaded", "cluster", "level", "triangle", "instance", "normal", "depth", "overdraw")
+BACKGROUND_TOP, BACKGROUND_BOTTOM = (0.16, 0.19, 0.24), (0.42, 0.47, 0.54)
+LIGHT = np.array([0.45, 0.75, 0.5]) / np.linalg.norm([0.45, 0.75, 0.5])
+# Level colours: a ramp that stays readable in print and for colour-blind readers (after viridis).
+LEVEL_STOPS = (
+    np.array(
+        [(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], np.float32
+    )
+    / 255
+)
+
+
+def stable_color(ids: np.ndarray) -> np.ndarray:
+    """(..., 3) float32 in 0 to 1: the same id has the same colour in every picture."""
+    h = ids.astype(np.uint32) * np.uint32(0x9E3779B1)
+    h ^= h >> np.uint32(15)
+    h *= np.uint32(0x85EBCA77)
+    h ^= h >> np.uint32(13)
+    channels = [(h >> np.uint32(8 * c) & np.uint32(255)).astype(np.float32) / 255 for c in range(3)]
+    return 0.25 + 0.75 * np.stack(channels, -1)
+
+
+def ramp(values: np.ndarray) -> np.ndarray:
+    """(..., 3) colours of values in 0 to 1."""
+    at = np.clip(np.nan_to_num(values), 0, 1) * (len(LEVEL_STOPS) - 1)
+    low = np.minimum(at.astype(int), len(LEVEL_STOPS) - 2)
+    part = (at - low)[..., None].astype(np.float32)
+    return LEVEL_STOPS[low] * (1 - part) + LEVEL_STOPS[low + 1] * part
+
+
+def _light(frame: "Frame") -> np.ndarray:
+    """(height, width, 1): a lamp, the sky and a rim; both sides of a surface are lit."""
+    normal, camera = frame.normal, frame.camera
+    rotation = camera.view[:3, :3].astype(np.float32)
+    if camera.fov_y is None:
+        towards = normal @ rotation[2]
+    else:
+        half = np.float32(np.tan(np.radians(camera.fov_y) / 2))
+        x = (np.arange(frame.width, dtype=np.float32) + 0.5) * 2 / frame.width - 1
+        y = 1 - (np.arange(frame.height, dtype=np.float32) + 0.5) * 2 / frame.height
+        x, y = np.meshgrid(x * half * frame.width / frame.height, y * half)
+        ray = np.stack([-x, -y, np.ones_like(x)], -1) / np.sqrt(x * x + y * y + 1)[..., None]
+        towards = np.einsum("hwc,hwc->hw", normal, ray @ rotation)
+    normal = np.where(towards[..., None] < 0, -normal, normal)
+    lamp = np.maximum(normal @ LIGHT.astype(np.float32), 0)
+    sky = 0.5 + 0.5 * normal[..., 1]
+    rim = (1 - np.abs(towards)) ** 3
+    return (0.72 * lamp + 0.26 * sky + 0.10 * rim)[..., None]
+
+
+def _background(frame: "Frame") -> np.ndarray:
+    t = np.linspace(0, 1, frame.height, dtype=np.float32)[:, None, None]
+    rows = (
+        np.array(BACKGROUND_TOP, np.float32) * (1 - t) + np.array(BACKGROUND_BOTTOM, np.float32) * t
+    )
+    return np.broadcast_to(rows, (frame.height, frame.width, 3))
+
+
+def _base(frame: "Frame", kind: str) -> np.ndarray:
+    if kind == "cluster":
+        return stable_color(frame.cluster ^ (frame.instance << np.uint32(20)))
+    if kind == "triangle":
+        return stable_color(frame.triangle)
+    if kind == "instance":
+        return stable_color(frame.instance)
+    if kind == "level":
+        top = max(len(asset.levels()) - 1 for asset in frame._scene.assets)
+        return ramp(frame.level.astype(np.float32) / max(1, top))
+    if len(frame._scene.assets[0].colors):
+        return frame.color[..., :3]
+    return np.full((frame.height, frame.width, 3), (0.80, 0.76, 0.70), np.float32)
+
+
+def picture(frame: "Frame", kind: str) -> np.ndarray:
+    """(height, width, 3) uint8 picture of a frame. Raises ValueError for an unknown kind."""
+    if kind not in KINDS:
+        raise ValueError(f"picture: kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    if kind == "normal":
+        color = frame.normal * 0.5 + 0.5
+    elif kind == "overdraw":
+        color = ramp(frame.overdraw / max(8, np.percentile(frame.overdraw, 99.5)))
+    elif kind == "depth":
+        near, far = (
+            (frame.depth[frame.coverage].max(), frame.depth[frame.coverage].min())
+            if frame.coverage.any()
+            else (1, 0)
+        )
+        color = ramp(0.08 + 0.92 * (frame.depth - far) / max(near - far, 1e-30))
+    else:
+        color = _base(frame, kind) * np.clip(_light(frame), 0, 1.2)
+    color = np.where(frame.coverage[..., None], color, _background(frame))
+    return (np.clip(color, 0, 1) ** (1 / 1.1) * 255 + 0.5).astype(np.uint8)
+
+
+def save(image: np.ndarray, path: str | Path) -> Path:
+    """Writes an image file beside `path` and renames it, so that no half file is ever seen."""
+    from PIL import Image
+
+    path = Path(path)
+    handle, aside = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
+    os.close(handle)
+    try:
+        Image.fromarray(image).save(aside)
+        os.chmod(aside, 0o644)
+        os.replace(aside, path)
+    except BaseException:
+        os.unlink(aside)
+        raise
+    return path

@@ -1,0 +1,252 @@
+"""From a scene and a camera to pixels."""
+
+import sys
+import warnings
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nanite_cull import _C, pictures
+from nanite_cull.asset import NONE
+from nanite_cull.camera import Camera
+from nanite_cull.scene import Scene
+
+ON_OVERFLOW = ("raise", "warn")
+
+
+class Frame:
+    """One rendered frame. Arrays have shape (height, width) and are computed when first asked for.
+
+    They stay as they are as long as the frame or one of its arrays is referred to; a Renderer
+    reuses the memory of a frame that nobody holds any more.
+    """
+
+    def __init__(
+        self,
+        core: _C.Frame,
+        scene: Scene,
+        camera: Camera,
+        view: _C.View,
+        threads: int,
+        stats: dict[str, Any],
+    ) -> None:
+        self._core, self._scene, self._view, self._threads = core, scene, view, threads
+        self.camera, self.stats = camera, stats
+        self.width, self.height = view.width, view.height
+
+    @property
+    def depth(self) -> np.ndarray:
+        """float32, reversed Z: near / distance in perspective, 0 where nothing was drawn."""
+        return self._core.depth
+
+    @property
+    def coverage(self) -> np.ndarray:
+        """bool: something was drawn."""
+        return self.depth > 0
+
+    @property
+    def visibility(self) -> np.ndarray:
+        """uint64: depth bits << 32 | visible cluster << 7 | triangle of the cluster."""
+        return self.depth.view(np.uint32).astype(np.uint64) << np.uint64(32) | self._core.id
+
+    @property
+    def visible_clusters(self) -> np.ndarray:
+        """(n, 2) uint32: instance and cluster of every cluster that was drawn."""
+        return self._core.visible()
+
+    @property
+    def overdraw(self) -> np.ndarray:
+        """uint32: fragments tested at each pixel. Needs Renderer(overdraw=True)."""
+        if self._core.overdraw.size == 0:
+            raise RuntimeError("Frame.overdraw: was not counted; use Renderer(..., overdraw=True)")
+        return self._core.overdraw
+
+    def _resolve(self, **targets: np.ndarray) -> None:
+        names = ("instance", "cluster", "triangle", "level", "material", "normal", "uv", "color")
+        self._core.resolve(
+            self._scene._core, self._view, *(targets.get(name) for name in names), self._threads
+        )
+
+    @cached_property
+    def _ids(self) -> dict[str, np.ndarray]:
+        shape = (self.height, self.width)
+        out = {
+            n: np.empty(shape, np.uint32)
+            for n in ("instance", "cluster", "triangle", "level", "material")
+        }
+        self._resolve(**out)
+        return out
+
+    @property
+    def instance(self) -> np.ndarray:
+        """uint32: the instance seen; 2**32 - 1 where nothing was drawn, as in the other ids."""
+        return self._ids["instance"]
+
+    @property
+    def cluster(self) -> np.ndarray:
+        """uint32: the cluster of the instance's asset."""
+        return self._ids["cluster"]
+
+    @property
+    def triangle(self) -> np.ndarray:
+        """uint32: the triangle, counted over all clusters of the instance's asset."""
+        return self._ids["triangle"]
+
+    @property
+    def level(self) -> np.ndarray:
+        """uint32: the level of detail of the cluster; 0 is the source mesh."""
+        return self._ids["level"]
+
+    @property
+    def material(self) -> np.ndarray:
+        """uint32: the triangle's material."""
+        return self._ids["material"]
+
+    def _plane(self, name: str, width: int) -> np.ndarray:
+        out = np.empty((self.height, self.width, width), np.float32)
+        self._resolve(**{name: out})
+        return out
+
+    @cached_property
+    def normal(self) -> np.ndarray:
+        """(height, width, 3) float32: unit world normals; zero where nothing was drawn."""
+        return self._plane("normal", 3)
+
+    @cached_property
+    def uv(self) -> np.ndarray:
+        """(height, width, 2) float32 texture coordinates."""
+        return self._plane("uv", 2)
+
+    @cached_property
+    def color(self) -> np.ndarray:
+        """(height, width, 4) float32 vertex colours."""
+        return self._plane("color", 4)
+
+    @property
+    def source_triangle(self) -> np.ndarray:
+        """int64: the input face, where a leaf cluster of a single-asset scene is seen; else -1."""
+        if len(self._scene.assets) != 1:
+            raise RuntimeError("Frame.source_triangle: needs a scene of one asset")
+        source = self._scene.assets[0].leaf_source
+        if not len(source):
+            raise RuntimeError(
+                "Frame.source_triangle: the asset was built or stored without its source"
+            )
+        out = np.full(self.triangle.shape, -1, np.int64)
+        hit = self.triangle < len(source)
+        out[hit] = source[self.triangle[hit]]
+        out[out == NONE] = -1
+        return out
+
+    @property
+    def distance(self) -> np.ndarray:
+        """float32: world units along the view axis; infinite where nothing was drawn."""
+        camera, depth = self.camera, self.depth
+        if camera.fov_y is None:
+            inside = camera.far - depth * (camera.far - camera.near)
+        else:
+            with np.errstate(divide="ignore"):
+                inside = np.float32(camera.near) / depth
+        return np.where(depth > 0, inside, np.inf).astype(np.float32)
+
+    def picture(self, kind: str = "shaded") -> np.ndarray:
+        """(height, width, 3) uint8. kind: one of nanite_cull.pictures.KINDS."""
+        return pictures.picture(self, kind)
+
+    def save(self, path: str | Path, kind: str = "shaded") -> Path:
+        """Writes a picture (PNG or what the suffix says), aside and then renamed."""
+        return pictures.save(self.picture(kind), path)
+
+
+class Renderer:
+    """Culls and draws on the CPU; headless, no graphics API. Keeps its buffers between frames.
+
+    width, height: pixels. threshold: pixels of error that may show; 0 draws the source mesh
+    exactly. cull_back: leave out triangles that turn their back. frustum, hierarchy: switches for
+    tests and
+    for looking at the cost. max_candidate_nodes, max_candidate_clusters, max_visible_clusters:
+    capacities; what does not fit is counted in Frame.stats and on_overflow says whether that raises
+    (RuntimeError) or warns. threads: 0 means all; the result is the same for any number.
+    """
+
+    def __init__(
+        self,
+        width: int = 1280,
+        height: int = 720,
+        *,
+        threshold: float = 1.0,
+        cull_back: bool = False,
+        overdraw: bool = False,
+        frustum: bool = True,
+        hierarchy: bool = True,
+        large_path_only: bool = False,
+        max_candidate_nodes: int = 1 << 16,
+        max_candidate_clusters: int = 1 << 22,
+        max_visible_clusters: int = 1 << 20,
+        on_overflow: str = "raise",
+        threads: int = 0,
+    ) -> None:
+        if on_overflow not in ON_OVERFLOW:
+            raise ValueError(
+                f"Renderer: on_overflow must be one of {ON_OVERFLOW}, got {on_overflow!r}"
+            )
+        if not (1 <= width <= 16384 and 1 <= height <= 16384):
+            raise ValueError(
+                f"Renderer: width and height must be 1 to 16384, got {width} x {height}"
+            )
+        self.width, self.height, self.threshold, self.threads = width, height, threshold, threads
+        self.on_overflow = on_overflow
+        self._cull, self._raster = _C.CullOptions(), _C.RasterOptions()
+        self._cull.frustum, self._cull.hierarchy, self._cull.threads = frustum, hierarchy, threads
+        self._cull.max_candidate_nodes = max_candidate_nodes
+        self._cull.max_candidate_clusters = max_candidate_clusters
+        self._cull.max_visible_clusters = max_visible_clusters
+        self._raster.cull_back, self._raster.overdraw = cull_back, overdraw
+        self._raster.large_path_only, self._raster.threads = large_path_only, threads
+        self._core: _C.Frame | None = None
+
+    def _check_overflow(self, stats: dict[str, Any]) -> None:
+        dropped = {
+            k.removeprefix("dropped_"): v for k, v in stats.items() if k.startswith("dropped_")
+        }
+        if not any(dropped.values()):
+            return
+        text = "cull: geometry is missing, capacities were too small: " + ", ".join(
+            f"{what} dropped {count} at capacity {getattr(self._cull, 'max_' + what)}"
+            for what, count in dropped.items()
+            if count
+        )
+        if self.on_overflow == "raise":
+            raise RuntimeError(text + "; raise them in Renderer(...)")
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
+
+    def _free_core(self) -> _C.Frame:
+        """The last frame's buffers if nobody holds it or one of its arrays, else new ones."""
+        if self._core is None or sys.getrefcount(self._core) > 2:  # ours and the call's
+            self._core = _C.Frame()
+        return self._core
+
+    def _cull_into(
+        self, core: _C.Frame, scene: Scene, camera: Camera
+    ) -> tuple[_C.View, dict[str, Any]]:
+        if not isinstance(scene, Scene):
+            raise TypeError(f"Renderer: scene must be a Scene, got {type(scene).__name__}")
+        view = camera._core(self.width, self.height, self.threshold)
+        stats = core.cull(scene._core, view, self._cull)
+        self._check_overflow(stats)
+        return view, stats
+
+    def cull(self, scene: Scene, camera: Camera) -> tuple[np.ndarray, dict[str, Any]]:
+        """Visible clusters, (n, 2) uint32 (instance, cluster), and statistics; draws nothing."""
+        core = self._free_core()
+        _, stats = self._cull_into(core, scene, camera)
+        return core.visible(), stats
+
+    def render(self, scene: Scene, camera: Camera) -> Frame:
+        """Culls and draws one frame."""
+        core = self._free_core()
+        view, stats = self._cull_into(core, scene, camera)
+        stats |= core.raster(scene._core, view, self._raster)
+        return Frame(core, scene, camera, view, self.threads, stats)
