@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from .cache import WeightsError, cache_dir
 from .checkpoint import LoadReport, read_metadata, read_state_dict, save_weights
 from .features import ResNetFeatures
+from .fold import fold_batchnorm
+from .inference import Optimized, optimize
 from .resnet import BasicBlock, Bottleneck, ResNet
 from .sources import Source, resolve
 from .transforms import ImageClassification
@@ -52,6 +54,7 @@ __all__ = [
     "Bottleneck",
     "ImageClassification",
     "LoadReport",
+    "Optimized",
     "ResNeXt50_32X4D_Weights",
     "ResNeXt101_32X8D_Weights",
     "ResNeXt101_64X4D_Weights",
@@ -68,6 +71,7 @@ __all__ = [
     "Wide_ResNet50_2_Weights",
     "Wide_ResNet101_2_Weights",
     "cache_dir",
+    "fold_batchnorm",
     "get_model",
     "get_model_weights",
     "get_weight",
@@ -75,6 +79,7 @@ __all__ = [
     "list_models",
     "load_model",
     "load_report",
+    "optimize",
     "read_metadata",
     "read_state_dict",
     "resnet18",

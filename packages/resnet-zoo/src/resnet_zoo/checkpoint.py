@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -102,7 +103,7 @@ def _read_pickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         if _looks_like(path) == "a web page":
             detail = "it is a web page, not a weight file. Cure: fetch it again"
-        elif "Unsupported global" in str(error) or "Unsupported class" in str(error):
+        elif re.search("unsupported (global|class)", str(error), re.IGNORECASE):
             detail = (
                 "it holds Python objects beside tensors, which could run code on this machine when "
                 "loaded. Cure: use weights in safetensors, or have whoever made the file save "

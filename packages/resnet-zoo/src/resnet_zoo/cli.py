@@ -1,4 +1,4 @@
-"""The `resnet-zoo` command: predict, list, info, summary, draw, train, weights.
+"""The `resnet-zoo` command: predict, list, info, summary, draw, export, bench, train, weights.
 
 Results go to stdout, progress and notes to stderr. Exit codes: 0 done, 1 some files failed, 2 wrong
 use or a failure that is explained in one sentence.
@@ -18,6 +18,7 @@ import torch
 from . import __version__
 from .cache import WeightsError, cache_dir, check
 from .distributed import pick_device, world
+from .inference import optimize
 from .resnet import ResNet
 from .sources import resolve
 from .weights import LICENCE_NOTE, WEIGHTS, WeightsEnum
@@ -64,6 +65,19 @@ def _parser() -> argparse.ArgumentParser:
     draw = command("draw", _draw, "draw the structure, as SVG (-o FILE.svg) or text")
     _model_arguments(draw)
     draw.add_argument("-o", "--out", type=Path, help="SVG file; text on stdout without it")
+    export = command("export", _export, "write the model as ONNX")
+    _model_arguments(export)
+    export.add_argument("--weights", help="as for predict; DEFAULT is the default")
+    export.add_argument("--onnx", type=Path, required=True, metavar="FILE.onnx")
+    export.add_argument("--fixed-batch", action="store_true", help="N = 1 instead of any N")
+    export.add_argument("--offline", action="store_true", default=None, help="no downloads")
+    bench = command("bench", _bench, "time the ways to run a model on this machine")
+    _model_arguments(bench)
+    bench.add_argument("--batch", type=int, default=1, metavar="N")
+    bench.add_argument("--level", choices=("fold", "fast", "max"), default="fast")
+    bench.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    bench.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    bench.add_argument("--threads", type=int, help="torch's threads on the CPU")
     _weights_arguments(command("weights", _weights, "download, verify or locate weight files"))
     _train_arguments(command("train", _train, "train on an image folder or an array file"))
     return parser
@@ -100,6 +114,7 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--batch", type=int, default=8, metavar="N")
     parser.add_argument("--offline", action="store_true", default=None, help="no downloads")
+    parser.add_argument("--optimize", choices=("fold", "fast", "max"), help="run a faster model")
     parser.add_argument("--cam", type=Path, metavar="DIR", help="write Grad-CAM overlays (PNG)")
 
 
@@ -114,8 +129,14 @@ def _predict(options: Any) -> int:
         categories = model.source.categories()
         if categories is not None and len(categories) != model.fc.out_features:
             categories = None
+        runner: torch.nn.Module = model
+        if options.optimize:
+            side = model.source.transforms().crop_size
+            shape = (options.batch, model.conv1.in_channels, side, side)
+            runner = optimize(model, options.optimize, example=shape)
+            print(runner.report, file=sys.stderr)
         rows = predict(
-            model,
+            runner,
             files[here.rank :: here.size],
             transforms=model.source.transforms(),
             categories=categories,
@@ -234,6 +255,34 @@ def _draw(options: Any) -> int:
         raise ValueError(f"--out must end in .svg, got {options.out}")
     options.out.write_text(draw_svg(model, shape, Path(options.model).stem), encoding="utf-8")
     print(options.out)
+    return 0
+
+
+def _export(options: Any) -> int:
+    from .export import export_onnx
+    from .predict import open_model
+
+    if Path(options.model).is_file():
+        model = open_model(None, options.model)
+    else:
+        model = open_model(options.model, options.weights, offline=options.offline)
+    dynamic = not options.fixed_batch
+    print(export_onnx(model, options.onnx, size=options.size, dynamic_batch=dynamic))
+    return 0
+
+
+def _bench(options: Any) -> int:
+    """Random weights with calibrated norms: the speed does not depend on them."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    changes = {"stem": options.stem} if options.stem else {}
+    device = pick_device(options.device)
+    model = get_model(options.model, **changes).to(device)
+    shape = (options.batch, 3, options.size, options.size)
+    with torch.no_grad():
+        model.train()(torch.randn(4, 3, 64, 64, device=device))
+    done = optimize(model.eval(), options.level, dtype=getattr(torch, options.dtype), example=shape)
+    print(done.report)
     return 0
 
 

@@ -1,0 +1,166 @@
+"""Folding, fused convolutions, choosing by measuring: equal outputs, honest reports."""
+
+import pytest
+import torch
+from torch import nn
+
+from resnet_zoo import fold_batchnorm, get_model, optimize
+from resnet_zoo.fold import norm_pairs
+from resnet_zoo.fused import FusedResNet, unavailable
+
+VARIANTS = {
+    "resnet18": {},
+    "resnet50": {},
+    "resnext50_32x4d": {},
+    "dilated": {
+        "name": "resnet50",
+        "planes": 16,
+        "replace_stride_with_dilation": [False, True, True],
+    },
+    "small grey": {"name": "resnet18", "stem": "small", "in_channels": 1, "planes": 16},
+    "wide": {"name": "wide_resnet50_2", "planes": 16},
+}
+
+
+def build(variant, calibrate):
+    arguments = dict(VARIANTS[variant])
+    torch.manual_seed(3)
+    model = get_model(arguments.pop("name", variant), num_classes=20, **arguments)
+    channels = model.conv1.in_channels
+    model.train()
+    with torch.no_grad():
+        for _ in range(2):
+            model(torch.randn(4, channels, 40, 40))
+    return model.eval()
+
+
+def relative(a, b):
+    return ((a - b).abs().max() / b.abs().max()).item()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@torch.no_grad()
+def test_folded_and_fused_models_equal_the_original_at_several_sizes(variant, calibrate):
+    model = build(variant, calibrate)
+    folded = fold_batchnorm(model)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    others = {"folded": folded, "channels last": folded.to(memory_format=torch.channels_last)}
+    if unavailable() is None:
+        others["fused"] = FusedResNet(model)
+    for shape in ((1, 64, 64), (3, 64, 64), (2, 97, 61)):
+        x = torch.randn(shape[0], model.conv1.in_channels, *shape[1:])
+        kept = x.clone()
+        expected = model(x)
+        for name, other in others.items():
+            assert relative(other(x), expected) < 1e-5, (name, shape)
+            assert relative(other(x.to(memory_format=torch.channels_last)), expected) < 1e-5
+        assert torch.equal(x, kept)
+
+
+@torch.no_grad()
+def test_folding_twice_changes_nothing_and_leaves_the_original(calibrate):
+    model = build("resnet18", calibrate)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    once = fold_batchnorm(model)
+    twice = fold_batchnorm(once)
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(once(x), twice(x))
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert sum(1 for _ in norm_pairs(model)) == 1 + 16 + 3
+
+
+def test_train_mode_is_refused(calibrate):
+    model = get_model("resnet18", planes=4).train()
+    with pytest.raises(ValueError, match="evaluation mode"):
+        fold_batchnorm(model)
+    with pytest.raises(ValueError, match="evaluation mode"):
+        optimize(model)
+
+
+def test_other_norms_are_kept_by_folding_and_refused_by_the_fused_model():
+    model = get_model("resnet18", planes=8, norm_layer=lambda c: nn.GroupNorm(4, c)).eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(fold_batchnorm(model)(x), model(x))
+    if unavailable() is None:
+        with pytest.raises(RuntimeError, match="not a batch norm"):
+            FusedResNet(model)
+    untracked = get_model(
+        "resnet18", planes=8, norm_layer=lambda c: nn.BatchNorm2d(c, track_running_stats=False)
+    )
+    with pytest.raises(ValueError, match="no running statistics"):
+        fold_batchnorm(untracked.eval())
+
+
+@pytest.mark.parametrize("level", ["fold", "fast"])
+def test_the_report_says_what_was_tried_and_what_was_kept(level, calibrate):
+    model = build("resnet18", calibrate)
+    fast = optimize(model, level, example=(2, 3, 64, 64))
+    report = fast.report
+    assert report.kept in {trial.name for trial in report.trials}
+    assert report.input_shape == (2, 3, 64, 64)
+    if level == "fast":
+        times = {t.name: t.milliseconds for t in report.trials if t.milliseconds}
+        assert report.kept == min(times, key=times.get)
+        assert {"fold", "fold, channels last", "as given"} <= set(times)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert relative(fast(x), model(x)) < 1e-5
+    assert f"kept: {report.kept}" in str(report)
+    with pytest.raises(RuntimeError, match="for inference"):
+        fast.train()
+
+
+def test_a_reduced_dtype_stays_within_its_stated_error_and_is_compared(calibrate):
+    model = build("resnet18", calibrate)
+    fast = optimize(model, "fast", dtype=torch.bfloat16, example=(1, 3, 64, 64))
+    kept = next(t for t in fast.report.trials if t.name == fast.report.kept)
+    assert 0 < kept.error <= 0.05
+    given = next(t for t in fast.report.trials if t.name == "as given")
+    assert ("slower" in kept.note) == (kept.milliseconds > given.milliseconds)
+    assert fast(torch.randn(1, 3, 64, 64)).dtype == torch.float32
+
+
+def test_nothing_within_the_tolerance_is_an_error(calibrate):
+    model = build("resnet18", calibrate)
+    with pytest.raises(RuntimeError, match="nothing stayed within 1e-12"):
+        optimize(model, "fold", tolerance=1e-12)
+    broken = build("resnet18", calibrate)
+    broken.fc.bias.data[0] = float("nan")
+    with pytest.raises(RuntimeError, match="nothing stayed within"):
+        optimize(broken, "fast", example=(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"level": "ludicrous"}, "level must be one of"),
+        ({"engine": "tensorrt"}, "engine must be one of"),
+        ({"dtype": torch.int8}, "dtype must be"),
+    ],
+)
+def test_unknown_choices_are_named(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        optimize(get_model("resnet18", planes=4).eval(), **arguments)
+
+
+@pytest.mark.slow
+def test_the_compiled_model_equals_the_original(calibrate):
+    model = build("resnet18", calibrate)
+    fast = optimize(model, "max", example=(1, 3, 64, 64))
+    compiled = next(t for t in fast.report.trials if t.name == "compiled")
+    assert compiled.error < 1e-5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_on_cuda_every_candidate_equals_the_original(calibrate, dtype):
+    model = build("resnet50", calibrate).cuda()
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        tolerance = {torch.float32: 1e-4}.get(dtype)
+        fast = optimize(model, "max", dtype=dtype, example=(4, 3, 64, 64), tolerance=tolerance)
+    assert not [t for t in fast.report.trials if "not used" in t.note]
+    x = torch.randn(4, 3, 64, 64, device="cuda")
+    with torch.no_grad():
+        assert relative(fast(x), model(x)) < 0.05
+        assert fast(x[:1]).shape == (1, 20)
