@@ -23,6 +23,8 @@ SPECS = {
     "three dimensions": CellSpec.make(3, 3, 3, padding="same"),
     "one channel": CellSpec.make(2, 1, 3, padding="same"),
     "many channels": CellSpec.make(2, 37, 3, padding="same"),
+    "many channels, valid": CellSpec.make(2, 19, 3),
+    "many channels, stride": CellSpec.make(2, 9, 3, stride=2, padding="same"),
 }  # fmt: skip
 
 
@@ -75,6 +77,30 @@ def test_fused_equals_the_definition_forward_and_backward(
     got_grads = [g.clone() for g in gradients(tensors, got, seeds)]
     for a, b in zip(got_grads, gradients(tensors, want, seeds), strict=True):
         assert difference(a, b) <= 3e-6
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (3, 3), (4, 1)])
+@pytest.mark.parametrize("channels", [(5, 3), (16, 0), (1, 40)])
+@pytest.mark.parametrize("outs", [(16, 0), (7, 3), (40, 1)])
+@pytest.mark.parametrize("pads", [(1, 1), (0, 0), (2, 2), (1, 0)])
+def test_winograd_equals_the_convolution(size, channels, outs, pads, difference):
+    from convlstm import _C
+
+    (height, width), (top, left) = size, pads
+    out_height, out_width = height + 2 * top - 2, width + 2 * left - 2
+    if min(out_height, out_width) < 1:
+        return
+    x, x2 = (torch.randn(2, height, width, c) for c in channels)
+    weight = torch.randn(sum(outs), sum(channels), 3, 3) / (9 * sum(channels)) ** 0.5
+    transformed = torch.empty(_C.winograd_size(sum(channels), sum(outs)))
+    _C.winograd_weights(weight, transformed)
+    out, out2 = (torch.full((2, out_height, out_width, k), float("nan")) for k in outs)
+    _C.winograd(
+        x, x2 if channels[1] else None, transformed, out, out2 if outs[1] else None, top, left, 1
+    )
+    both = torch.cat([x, x2], -1).movedim(-1, 1).double()
+    want = torch.conv2d(both, weight.double(), padding=pads).movedim(1, -1)
+    assert difference(torch.cat([out, out2], -1), want) <= 2e-6
 
 
 def test_many_steps_go_through_many_pieces(monkeypatch, difference):

@@ -164,6 +164,88 @@ def _input_gradient(p: Problem, d_pre: Tensor, x: Tensor, turned: Tensor | None)
     return _last(d_x)
 
 
+# Winograd's convolution: 3x3 kernels in float32 on the CPU
+
+
+# Fewer filters than this and its transforms cost more than they save.
+WINOGRAD_CHANNELS = 8
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A 3x3 convolution of stride 1 with its weights transformed once for many calls.
+
+    Pads are those before the first row and column: the output's size says the rest.
+    """
+
+    transformed: Tensor
+    top: int
+    left: int
+
+    @classmethod
+    def make(cls, weight: Tensor, pads) -> Filter:
+        weight = weight.contiguous()
+        out = weight.new_empty(_C.winograd_size(weight.shape[1], weight.shape[0]))
+        _C.winograd_weights(weight, out)
+        return cls(out, pads[0][0], pads[1][0])
+
+    def __call__(self, x: Tensor, out: Tensor, x2: Tensor | None = None, out2=None) -> Tensor:
+        """(N, H, W, C) to `out`; x2's channels follow x's, out2's channels those of out."""
+        threads = torch.get_num_threads()
+        _C.winograd(x, x2, self.transformed, out, out2, self.top, self.left, threads)
+        return out
+
+
+def _suits_winograd(p: Problem) -> bool:
+    spec = p.spec
+    return (
+        p.x.device.type == "cpu"
+        and p.x.dtype == torch.float32
+        and spec.kernel_size == (3, 3)
+        and spec.hidden_channels >= WINOGRAD_CHANNELS
+        and min(p.c0.shape[1:3]) >= 3
+    )
+
+
+@dataclass(frozen=True)
+class Filters:
+    """How the convolutions of a problem are done: by Winograd's filters, or (None) by torch's.
+
+    Where input and state have one size and stride, one filter takes both (`joint`); else `state`
+    takes the state alone. `back` gives the gradient of the state, and with `joint_back` also that
+    of the input.
+    """
+
+    joint: Filter | None = None
+    state: Filter | None = None
+    back: Filter | None = None
+    joint_back: bool = False
+
+    @classmethod
+    def forward(cls, p: Problem) -> Filters:
+        if not _suits_winograd(p):
+            return cls()
+        if _is_joint(p):
+            both = torch.cat([p.weight_ih, p.weight_hh], 1)
+            return cls(joint=Filter.make(both, p.spec.recurrent_pads()))
+        return cls(state=Filter.make(p.weight_hh, p.spec.recurrent_pads()))
+
+    @classmethod
+    def backward(cls, p: Problem, need_x: bool) -> Filters:
+        if not _suits_winograd(p):
+            return cls()
+        joint = need_x and _is_joint(p)
+        weight = torch.cat([p.weight_hh, p.weight_ih], 1) if joint else p.weight_hh
+        turned = weight.flip((2, 3)).transpose(0, 1)
+        pads = _turned_pads(p.spec.recurrent_pads(), p.weight_hh)
+        return cls(back=Filter.make(turned, pads), joint_back=joint)
+
+
+def _is_joint(p: Problem) -> bool:
+    """Whether one convolution over the input and the state side by side does the work of both."""
+    return p.spec.padding == "same" and _is_plain(p.spec)
+
+
 # Forward
 
 
@@ -189,18 +271,25 @@ def forward(p: Problem, keep: int, last_only: bool) -> Kept:
     cs = block(p.c0, {0: 0, 1: p.steps, 2: len(pieces)}[keep], *shape)
     gates = block(p.c0, p.steps if keep == KEEP_GATES else 0, *shape[:-1], 4 * shape[-1])
     spare = [torch.empty_like(p.c0), torch.empty_like(p.c0)] if keep != KEEP_GATES else []
+    filters = Filters.forward(p)
     w_ih, w_hh = _weight(p.weight_ih), _weight(p.weight_hh)
     pads = p.spec.recurrent_pads()
+    pre = p.c0.new_empty(*shape[:-1], 4 * shape[-1])
     h, c = p.h0, p.c0
     for piece, (start, end) in enumerate(pieces):
         if keep == KEEP_CHECKPOINTS:
             cs[piece] = c
-        from_input = _from_input(p, w_ih, start, end)
+        from_input = None if filters.joint else _from_input(p, w_ih, start, end)
         for t in range(start, end):
-            from_state = _convolve(h, w_hh, pads)
+            if filters.joint:
+                filters.joint(p.x[t], pre, h)
+            elif filters.state:
+                filters.state(h, pre)
+            else:
+                pre = _convolve(h, w_hh, pads)
             h_next = hs[t % 2 if last_only else t]
             c_next = cs[t] if keep == KEEP_GATES else spare[t % 2]
-            _step(p, t, from_input[t - start], from_state, h, c,
+            _step(p, t, pre, None if filters.joint else from_input[t - start], h, c,
                   gates[t] if keep == KEEP_GATES else None, c_next, h_next)  # fmt: skip
             h, c = h_next, c_next
     if last_only:
@@ -253,6 +342,7 @@ def backward(
         None if p.bias is None else torch.zeros_like(p.bias),
         None if p.peephole is None else torch.zeros_like(p.peephole),
     )
+    filters = Filters.backward(p, need_x)
     turned_hh = _turned(p.weight_hh)
     turned_ih = _turned(p.weight_ih) if need_x and _is_plain(p.spec) else None
     d_h: Tensor | None = None
@@ -266,9 +356,15 @@ def backward(
             k = t - start
             d_shown = None if d_hs is None else d_hs[t]
             _step_backward(p, t, gates[k], c_before[k], c_after[k], d_shown, d_h, out.c0, d_pre[k])
-            d_h = _state_gradient(p, t, d_pre[k], d_shown, d_h, turned_hh)
+            if filters.back:
+                d_x = out.x[t] if filters.joint_back else None
+                d_before = filters.back(d_pre[k], torch.empty_like(p.h0), None, d_x)
+            else:
+                pads = _turned_pads(p.spec.recurrent_pads(), p.weight_hh)
+                d_before = _convolve(d_pre[k], turned_hh, pads)
+            d_h = _carried(p, t, d_before, d_shown, d_h)
         _add_weight_gradients(p, out, start, end, h_before, c_before, c_after, d_pre)
-        if need_x:
+        if need_x and not filters.joint_back:
             x = p.x[start:end].flatten(0, 1)
             d_x = _input_gradient(p, d_pre.flatten(0, 1), x, turned_ih)
             out.x[start:end] = d_x.unflatten(0, (end - start, -1))
@@ -318,10 +414,8 @@ def _step_backward(p: Problem, t, gates, c_before, c, d_shown, d_h, d_c, d_pre) 
     )  # fmt: skip
 
 
-def _state_gradient(p: Problem, t, d_pre, d_shown, d_h, turned: Tensor) -> Tensor:
-    """The gradient of the state before step t; a step that is not valid hands its own through."""
-    pads = _turned_pads(p.spec.recurrent_pads(), p.weight_hh)
-    before = _convolve(d_pre, turned, pads)
+def _carried(p: Problem, t, before: Tensor, d_shown, d_h) -> Tensor:
+    """The gradient of the state before step t; a step that is not valid adds its own to it."""
     if p.valid is not None:
         carried = ~p.valid[t].view(-1, *(1,) * (before.dim() - 1))
         for part in (d_shown, d_h):

@@ -1,0 +1,228 @@
+// Winograd's minimal filtering F(2x2, 3x3): Lavin & Gray 2015 (arXiv 1509.09308), sections 4.1 and 5.
+//
+// A tile of 4x4 inputs gives 2x2 outputs with 16 products a channel in place of 36:
+//   Y = A' [ (G g G') . (B' d B) ] A,
+//   B' = [1 0 -1 0; 0 1 1 0; 0 -1 1 0; 0 1 0 -1],  A' = [1 1 1 0; 0 1 -1 -1],
+//   G = [1 0 0; 1/2 1/2 1/2; 1/2 -1/2 1/2; 0 0 1].
+// Over channels the products are 16 matrix products, one for each position in the tile. They run on
+// blocks of tiles whose transformed inputs and products stay in the second-level cache.
+#include "cpu/winograd.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "native/parallel.h"
+
+namespace convlstm::NATIVE_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int lanes = 16, tile_rows = 12;
+#elif defined(__AVX2__)
+constexpr int lanes = 8, tile_rows = 6;
+#else
+constexpr int lanes = 4, tile_rows = 6;
+#endif
+constexpr int columns = 2 * lanes;  // output channels of one register block
+constexpr int positions = 16;       // of a 4x4 tile
+constexpr int64_t cache_floats = 64 * 1024;  // of each of the two blocks: half of a 512 KiB cache
+constexpr int64_t most_tiles = 96;
+
+typedef float Vector __attribute__((vector_size(lanes * sizeof(float)), aligned(4)));
+
+Vector &at(float *p) { return *reinterpret_cast<Vector *>(p); }
+const Vector &at(const float *p) { return *reinterpret_cast<const Vector *>(p); }
+
+int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+// What a block of tiles works in.
+struct Workspace {
+  int64_t tiles, channels, width;  // rows and columns of the inputs, columns of the products
+  std::vector<float> inputs;       // (positions, tiles, channels)
+  std::vector<float> products;     // (positions, tiles, width)
+  std::vector<float> zeros;        // a pixel outside the frame
+};
+
+// B' d B for one tile: d has the 16 pixels, each with its channels side by side.
+void transform_input(const float *const d[16], int64_t channels, float *out, int64_t stride) {
+#pragma omp simd
+  for (int64_t c = 0; c < channels; ++c) {
+    float t[16];
+    for (int j = 0; j < 4; ++j) {
+      const float a = d[j][c], b = d[4 + j][c], e = d[8 + j][c], f = d[12 + j][c];
+      t[j] = a - e;
+      t[4 + j] = b + e;
+      t[8 + j] = e - b;
+      t[12 + j] = b - f;
+    }
+    for (int i = 0; i < 4; ++i) {
+      const float a = t[4 * i], b = t[4 * i + 1], e = t[4 * i + 2], f = t[4 * i + 3];
+      out[(4 * i) * stride + c] = a - e;
+      out[(4 * i + 1) * stride + c] = b + e;
+      out[(4 * i + 2) * stride + c] = e - b;
+      out[(4 * i + 3) * stride + c] = b - f;
+    }
+  }
+}
+
+// A' m A for one tile. Of its 2x2 outputs the second row and column may lie outside the frame: those are
+// written to the place of an output that lies inside, before it.
+void transform_output(const float *m, int64_t stride, int64_t channels, float *out, int64_t row_stride,
+                      int64_t pixel_stride, bool second_row, bool second_column) {
+  float *y00 = out, *y01 = second_column ? out + pixel_stride : out;
+  float *y10 = second_row ? out + row_stride : out;
+  float *y11 = second_row && second_column ? out + row_stride + pixel_stride : out;
+#pragma omp simd
+  for (int64_t c = 0; c < channels; ++c) {
+    float s[4], d[4];
+    for (int j = 0; j < 4; ++j) {
+      const float a = m[j * stride + c], b = m[(4 + j) * stride + c];
+      const float e = m[(8 + j) * stride + c], f = m[(12 + j) * stride + c];
+      s[j] = a + b + e;
+      d[j] = b - e - f;
+    }
+    y11[c] = d[1] - d[2] - d[3];
+    y10[c] = d[0] + d[1] + d[2];
+    y01[c] = s[1] - s[2] - s[3];
+    y00[c] = s[0] + s[1] + s[2];
+  }
+}
+
+// products (tile_rows, columns) = inputs (tile_rows, channels) * weights (channels, columns).
+void multiply(const float *inputs, int64_t channels, const float *weights, float *products, int64_t width) {
+  Vector a[tile_rows], b[tile_rows];
+  for (int r = 0; r < tile_rows; ++r) a[r] = Vector{}, b[r] = Vector{};
+  for (int64_t c = 0; c < channels; ++c, weights += columns) {
+    const Vector low = at(weights), high = at(weights + lanes);
+#pragma GCC unroll 12
+    for (int r = 0; r < tile_rows; ++r) {
+      const float x = inputs[r * channels + c];
+      a[r] += x * low;
+      b[r] += x * high;
+    }
+  }
+  for (int r = 0; r < tile_rows; ++r) {
+    at(products + r * width) = a[r];
+    at(products + r * width + lanes) = b[r];
+  }
+}
+
+struct Place {
+  int64_t frame, y, x;  // of the first output of a tile
+};
+
+Place place_of(const Winograd &w, int64_t tile) {
+  const int64_t across = (w.out_width + 1) / 2, down = (w.out_height + 1) / 2;
+  return {tile / (across * down), tile / across % down * 2, tile % across * 2};
+}
+
+void load_tiles(const Winograd &w, int64_t first, int64_t count, Workspace &s) {
+  const int64_t stride = s.tiles * s.channels;
+  for (int64_t k = 0; k < count; ++k) {
+    const Place p = place_of(w, first + k);
+    const float *pixels[16], *pixels2[16];
+    for (int i = 0; i < 16; ++i) {
+      const int64_t y = p.y + i / 4 - w.top, x = p.x + i % 4 - w.left;
+      const bool inside = y >= 0 && y < w.height && x >= 0 && x < w.width;
+      const int64_t pixel = (p.frame * w.height + y) * w.width + x;
+      pixels[i] = inside ? w.x + pixel * w.channels : s.zeros.data();
+      pixels2[i] = inside && w.channels2 ? w.x2 + pixel * w.channels2 : s.zeros.data();
+    }
+    float *row = s.inputs.data() + k * s.channels;
+    transform_input(pixels, w.channels, row, stride);
+    if (w.channels2) transform_input(pixels2, w.channels2, row + w.channels, stride);
+  }
+}
+
+void store_tiles(const Winograd &w, int64_t first, int64_t count, int64_t first_out, int64_t outs,
+                 const Workspace &s) {
+  for (int64_t k = 0; k < count; ++k) {
+    const Place p = place_of(w, first + k);
+    const int64_t pixel = (p.frame * w.out_height + p.y) * w.out_width + p.x;
+    const float *products = s.products.data() + k * s.width;
+    const int64_t here = std::clamp<int64_t>(w.out_channels - first_out, 0, outs);
+    auto store = [&](float *out, int64_t channels, int64_t from, int64_t skip, int64_t count_out) {
+      transform_output(products + skip, s.tiles * s.width, count_out, out + pixel * channels + from,
+                       w.out_width * channels, channels, p.y + 1 < w.out_height, p.x + 1 < w.out_width);
+    };
+    if (here) store(w.out, w.out_channels, first_out, 0, here);
+    if (here < outs) store(w.out2, w.out_channels2, first_out + here - w.out_channels, here, outs - here);
+  }
+}
+
+void run_tiles(const Winograd &w, int64_t first, int64_t count, Workspace &s) {
+  load_tiles(w, first, count, s);
+  const int64_t rows = round_up(count, tile_rows), panel = s.channels * columns;
+  const int64_t every_out = w.out_channels + w.out_channels2;
+  const int64_t panels = round_up(every_out, columns) / columns;
+  for (int64_t first_out = 0; first_out < every_out; first_out += s.width) {
+    const int64_t outs = std::min(s.width, every_out - first_out);
+    for (int64_t q = 0; q < positions; ++q) {
+      const float *inputs = s.inputs.data() + q * s.tiles * s.channels;
+      float *products = s.products.data() + q * s.tiles * s.width;
+      for (int64_t k = 0; k < outs; k += columns) {
+        const float *weights = w.transformed + (q * panels + (first_out + k) / columns) * panel;
+        for (int64_t r = 0; r < rows; r += tile_rows)
+          multiply(inputs + r * s.channels, s.channels, weights, products + r * s.width + k, s.width);
+      }
+    }
+    store_tiles(w, first, count, first_out, outs, s);
+  }
+}
+
+Workspace workspace_for(const Winograd &w) {
+  Workspace s;
+  s.channels = w.channels + w.channels2;
+  s.tiles = std::clamp<int64_t>(cache_floats / (positions * std::max<int64_t>(1, s.channels)), tile_rows,
+                                most_tiles) / tile_rows * tile_rows;
+  s.width = std::max<int64_t>(cache_floats / (positions * s.tiles) / columns, 1) * columns;
+  s.width = std::min(s.width, round_up(w.out_channels + w.out_channels2, columns));
+  return s;
+}
+
+}  // namespace
+
+int64_t winograd_size(int64_t channels, int64_t out_channels) {
+  return positions * channels * round_up(out_channels, columns);
+}
+
+void winograd_weights(const float *weights, int64_t channels, int64_t out_channels, float *transformed) {
+  const int64_t panels = round_up(out_channels, columns) / columns;
+  std::fill_n(transformed, winograd_size(channels, out_channels), 0.0f);
+  for (int64_t k = 0; k < out_channels; ++k)
+    for (int64_t c = 0; c < channels; ++c) {
+      const float *g = weights + (k * channels + c) * 9;
+      float t[4][3];
+      for (int j = 0; j < 3; ++j) {
+        const float a = g[j], b = g[3 + j], e = g[6 + j];
+        t[0][j] = a;
+        t[1][j] = 0.5f * (a + b + e);
+        t[2][j] = 0.5f * (a - b + e);
+        t[3][j] = e;
+      }
+      for (int i = 0; i < 4; ++i) {
+        const float a = t[i][0], b = t[i][1], e = t[i][2];
+        const float u[4] = {a, 0.5f * (a + b + e), 0.5f * (a - b + e), e};
+        for (int j = 0; j < 4; ++j) {
+          const int64_t q = 4 * i + j;
+          transformed[((q * panels + k / columns) * channels + c) * columns + k % columns] = u[j];
+        }
+      }
+    }
+}
+
+void winograd(const Winograd &w, int threads) {
+  const int64_t tiles = w.frames * ((w.out_height + 1) / 2) * ((w.out_width + 1) / 2);
+  const Workspace plan = workspace_for(w);
+  native::parallel_for(tiles, plan.tiles, threads, [&](int64_t begin, int64_t end) {
+    thread_local Workspace s;
+    s.tiles = plan.tiles, s.channels = plan.channels, s.width = plan.width;
+    s.inputs.resize(positions * s.tiles * s.channels);
+    s.products.resize(positions * s.tiles * s.width);
+    s.zeros.assign(std::max(w.channels, w.channels2), 0.0f);
+    run_tiles(w, begin, end - begin, s);
+  });
+}
+
+}  // namespace convlstm::NATIVE_ISA
