@@ -35,7 +35,8 @@ def dense_conv(x, weight, bias, stride, padding, dilation, groups=1, transposed=
     kernel = weight.movedim(-1, 1)
     if transposed:
         call = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[ndim - 1]
-        return call(x, kernel.transpose(0, 1), bias, stride, padding, 0, groups, dilation)
+        kernel = torch.cat([part.transpose(0, 1) for part in kernel.chunk(groups)])
+        return call(x, kernel, bias, stride, padding, 0, groups, dilation)
     call = (F.conv1d, F.conv2d, F.conv3d)[ndim - 1]
     return call(x, kernel, bias, stride, padding, dilation, groups)
 

@@ -1,4 +1,4 @@
-"""Every wrong input is refused with a message that says what was wrong, or has a written meaning."""
+"""Every wrong input is refused with a message that says what was wrong, or has a meaning."""
 
 import pytest
 import torch
@@ -32,23 +32,27 @@ def test_wrong_dtype():
 
 def test_wrong_rank():
     assert message(ValueError, subm, GOOD[0]) == (
-        "get_indice_pairs: indices must have shape (N, 3), columns batch and 2 coordinates, got (3,)"
+        "get_indice_pairs: indices must have shape (N, 3), columns batch and 2 coordinates, got "
+        "(3,)"
     )
     assert message(ValueError, subm, GOOD, shape=(4, 4, 4), ksize=(3, 3, 3)) == (
-        "get_indice_pairs: indices must have shape (N, 4), columns batch and 3 coordinates, got (2, 3)"
+        "get_indice_pairs: indices must have shape (N, 4), columns batch and 3 coordinates, got "
+        "(2, 3)"
     )
 
 
 def test_negative_coordinate():
     assert message(ValueError, subm, sites([0, 0, 0], [0, 1, -2])) == (
-        "get_indice_pairs: indices row 1 is (0, 1, -2), outside batch_size 1 and spatial_shape (4, 4); "
+        "get_indice_pairs: indices row 1 is (0, 1, -2), outside batch_size 1 and spatial_shape "
+        "(4, 4); "
         "drop such points or enlarge the grid"
     )
 
 
 def test_coordinate_beyond_the_grid():
     assert message(ValueError, subm, sites([0, 0, 0], [0, 4, 0])) == (
-        "get_indice_pairs: indices row 1 is (0, 4, 0), outside batch_size 1 and spatial_shape (4, 4); "
+        "get_indice_pairs: indices row 1 is (0, 4, 0), outside batch_size 1 and spatial_shape (4, "
+        "4); "
         "drop such points or enlarge the grid"
     )
 
@@ -56,7 +60,8 @@ def test_coordinate_beyond_the_grid():
 @pytest.mark.parametrize("batch", [-1, 2])
 def test_batch_index_beyond_batch_size(batch):
     assert message(ValueError, subm, sites([batch, 1, 1]), batch_size=2) == (
-        f"get_indice_pairs: indices row 0 is ({batch}, 1, 1), outside batch_size 2 and spatial_shape "
+        f"get_indice_pairs: indices row 0 is ({batch}, 1, 1), outside batch_size 2 and "
+        "spatial_shape "
         "(4, 4); drop such points or enlarge the grid"
     )
 
@@ -82,7 +87,7 @@ def test_a_grid_of_more_than_2_to_31_cells_is_right():
     shape = [4096, 4096, 4096]
     indices = sites([0, 0, 0, 0], [0, 4095, 4095, 4095])
     pair_in, pair_out, offset = subm(indices, 1, shape, (3, 3, 3))
-    assert pair_in.tolist() == [0, 1] and pair_out.tolist() == [0, 1]
+    assert [pair_in.tolist(), pair_out.tolist()] == [[0, 1], [0, 1]]
     y = ops.conv(
         torch.tensor([[1.0], [1000.0]]),
         torch.ones(1, 3, 3, 3, 1),
@@ -100,7 +105,8 @@ def test_a_grid_of_more_than_2_to_31_cells_is_right():
 def test_a_grid_of_more_than_2_to_63_cells_is_refused():
     shape = [2**21, 2**21, 2**21]
     assert message(ValueError, subm, sites([0, 0, 0, 0]), 1, shape, (3, 3, 3)) == (
-        "get_indice_pairs: batch_size 1 and spatial_shape [2097152, 2097152, 2097152] have more than "
+        "get_indice_pairs: batch_size 1 and spatial_shape [2097152, 2097152, 2097152] have more "
+        "than "
         "2^63 - 1 cells; use larger voxels"
     )
 
@@ -115,7 +121,8 @@ def test_settings_out_of_range():
     assert message(
         ValueError, ops.rulebook, GOOD, 1, [4, 4], [5, 5], [1, 1], [0, 0], [1, 1], [0, 0], False
     ) == (
-        "get_indice_pairs: the kernel does not fit: spatial_shape [4, 4] with ksize [5, 5], padding "
+        "get_indice_pairs: the kernel does not fit: spatial_shape [4, 4] with ksize [5, 5], "
+        "padding "
         "[0, 0] and dilation [1, 1] gives [0, 0]; enlarge the grid or the padding"
     )
 
@@ -124,12 +131,14 @@ def test_features_that_do_not_fit():
     book = subm(GOOD)
     weight = torch.ones(5, 3, 3, 2)
     assert message(ValueError, ops.conv, torch.ones(2, 3), weight, None, *book, 2, 1, True) == (
-        "conv: features must have 2 channels for a weight of shape (5, 3, 3, 2) and groups 1, got (2, 3)"
+        "conv: features must have 2 channels for a weight of shape (5, 3, 3, 2) and groups 1, got "
+        "(2, 3)"
     )
     assert message(
         TypeError, ops.conv, torch.ones(2, 2), weight.double(), None, *book, 2, 1, True
     ) == (
-        "conv: features and weight must be of one floating dtype, got torch.float32 and torch.float64; "
+        "conv: features and weight must be of one floating dtype, got torch.float32 and "
+        "torch.float64; "
         "convert one of them or use torch.autocast"
     )
     assert message(TypeError, ops.conv, GOOD, weight.int(), None, *book, 2, 1, True) == (
@@ -141,7 +150,10 @@ def test_features_that_do_not_fit():
 def test_a_rulebook_of_other_features_is_refused():
     pair_in, pair_out, offset = subm(GOOD)
     weight = torch.ones(5, 3, 3, 2)
-    foreign = "spconv_lite: the rulebook names rows that these features do not have; build it for these indices"
+    foreign = (
+        "spconv_lite: the rulebook names rows that these features do not have; build it for these "
+        "indices"
+    )
     for book, rows in (
         ((pair_in + 7, pair_out, offset), 2),
         ((pair_in - 7, pair_out, offset), 2),
@@ -175,10 +187,12 @@ def test_the_private_module_refuses_wrong_kinds():
     )
     build = ops._C.build_rulebook
     assert message(TypeError, build, floats, floats, *settings) == (
-        "get_indice_pairs: indices must be contiguous int32 of shape (N, 3) on cpu, got float32 (3, 3) on cpu"
+        "get_indice_pairs: indices must be contiguous int32 of shape (N, 3) on cpu, got float32 "
+        "(3, 3) on cpu"
     )
     assert message(ValueError, build, strided, strided, *settings) == (
-        "get_indice_pairs: indices must be contiguous int32 of shape (N, 3) on cpu, got non-contiguous "
+        "get_indice_pairs: indices must be contiguous int32 of shape (N, 3) on cpu, got "
+        "non-contiguous "
         "int32 (3, 3) on cpu"
     )
 
@@ -213,11 +227,13 @@ def test_keys_are_checked():
     x = sp.SparseConvTensor(torch.ones(2, 3), GOOD, [4, 4], 1)
     y = sp.SubMConv2d(3, 3, 3, indice_key="a")(x)
     assert message(ValueError, sp.SubMConv2d(3, 3, (1, 3), indice_key="a"), y) == (
-        "SubMConv2d: indice_key 'a' was made with another kernel_size: [3, 3], here [1, 3]; give this "
+        "SubMConv2d: indice_key 'a' was made with another kernel_size: [3, 3], here [1, 3]; give "
+        "this "
         "layer its own indice_key"
     )
     assert message(ValueError, sp.SparseConv2d(3, 3, 3, padding=1, indice_key="a"), y) == (
-        "SparseConv2d: indice_key 'a' is taken; only submanifold layers share a key, give this layer its own"
+        "SparseConv2d: indice_key 'a' is taken; only submanifold layers share a key, give this "
+        "layer its own"
     )
     assert message(ValueError, sp.SparseInverseConv2d(3, 3, 3, indice_key="b"), y) == (
         "SparseInverseConv2d: indice_key 'b' must name an earlier convolution or pool that is not "

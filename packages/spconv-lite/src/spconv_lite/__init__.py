@@ -33,6 +33,7 @@ from .modules import (
     ToDense,
 )
 from .tables import AddTable, AddTableMisaligned, ConcatTable, JoinTable
+from .voxel import PointToVoxel, gather_features_by_pc_voxel_id
 
 __version__ = version("spconv-lite")
 
@@ -42,6 +43,7 @@ __all__ = [
     "ConcatTable",
     "IndiceData",
     "JoinTable",
+    "PointToVoxel",
     "RemoveGrid",
     "SparseBatchNorm",
     "SparseConv1d",
@@ -68,5 +70,6 @@ __all__ = [
     "SubMConv4d",
     "ToDense",
     "coalesce",
+    "gather_features_by_pc_voxel_id",
     "ops",
 ]

@@ -1,9 +1,9 @@
 """Sparse convolution layers in 1 to 4 dimensions, with spconv's names, signatures and weights.
 
-The weight is (out_channels, *kernel_size, in_channels / groups): spconv's KRSC. One exception, as in
-spconv 2.2 and later, so that checkpoints give the same numbers: where a layer is a plain matrix
-product (kernel 1 and stride 1, or any submanifold layer of kernel 1), the weight's memory is read as
-(in_channels, out_channels).
+The weight is (out_channels, *kernel_size, in_channels / groups): spconv's KRSC. One exception, as
+in spconv 2.2 and later, so that checkpoints give the same numbers: where a layer is a plain matrix
+product (kernel 1 and stride 1, or any submanifold layer of kernel 1), the weight's memory is read
+as (in_channels, out_channels).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class SparseConvolution(SparseModule):
     Args, beyond those of torch's Conv3d:
         subm: the output sites are the input sites; stride and padding have no effect.
         transposed: a transposed convolution; its output sites are all that some input reaches.
-        inverse: undoes the convolution or pool of the same `indice_key`: the output has its input sites,
-            in their order.
+        inverse: undoes the convolution or pool of the same `indice_key`: the output has its input
+            sites, in their order.
         indice_key: submanifold layers of one key share a rulebook; an inverse layer finds its own.
         algo, fp32_accum, large_kernel_fast_algo, record_voxel_count: taken for spconv's signature,
             and without effect: sums are always in float32 or wider.
@@ -70,7 +70,8 @@ class SparseConvolution(SparseModule):
         super().__init__(name=name)
         if in_channels % groups or out_channels % groups:
             raise ValueError(
-                f"SparseConvolution: groups must divide in_channels and out_channels, got {groups}, "
+                "SparseConvolution: groups must divide in_channels and out_channels, got "
+                f"{groups}, "
                 f"{in_channels} and {out_channels}"
             )
         if inverse and indice_key is None:
@@ -115,11 +116,12 @@ class SparseConvolution(SparseModule):
         return ", ".join(parts)
 
     def forward(self, input: SparseConvTensor) -> SparseConvTensor:
-        """A SparseConvTensor with out_channels; raises ValueError for wrong channels or a rulebook key
-        that does not fit."""
+        """A SparseConvTensor with out_channels; raises ValueError for wrong channels or a rulebook
+        key that does not fit."""
         if len(input.spatial_shape) != self.ndim:
             raise ValueError(
-                f"{type(self).__name__}: input must have {self.ndim} spatial axes, got {input.spatial_shape}"
+                f"{type(self).__name__}: input must have {self.ndim} spatial axes, got "
+                f"{input.spatial_shape}"
             )
         if input.features.shape[1] != self.in_channels:
             raise ValueError(
@@ -169,7 +171,8 @@ class SparseConvolution(SparseModule):
         if data is not None:
             if not self.subm:
                 raise ValueError(
-                    f"{type(self).__name__}: indice_key {self.indice_key!r} is taken; only submanifold "
+                    f"{type(self).__name__}: indice_key {self.indice_key!r} is taken; only "
+                    "submanifold "
                     "layers share a key, give this layer its own"
                 )
             self._check_subm(input, data)
@@ -198,14 +201,16 @@ class SparseConvolution(SparseModule):
         ):
             if stored != mine:
                 raise ValueError(
-                    f"{type(self).__name__}: indice_key {self.indice_key!r} was made with another {what}: "
+                    f"{type(self).__name__}: indice_key {self.indice_key!r} was made with another "
+                    f"{what}: "
                     f"{stored}, here {mine}; give this layer its own indice_key"
                 )
 
     def _check_inverse(self, input: SparseConvTensor, data: IndiceData | None) -> None:
         if data is None or data.is_subm:
             raise ValueError(
-                f"{type(self).__name__}: indice_key {self.indice_key!r} must name an earlier convolution or "
+                f"{type(self).__name__}: indice_key {self.indice_key!r} must name an earlier "
+                "convolution or "
                 f"pool that is not submanifold; known keys: {sorted(input.indice_dict)}"
             )
         for what, stored, mine in (
@@ -215,7 +220,8 @@ class SparseConvolution(SparseModule):
         ):
             if stored != mine:
                 raise ValueError(
-                    f"{type(self).__name__}: to undo {self.indice_key!r} the input must have its output's "
+                    f"{type(self).__name__}: to undo {self.indice_key!r} the input must have its "
+                    "output's "
                     f"{what}: {stored}, got {mine}"
                 )
 
@@ -466,8 +472,8 @@ class SparseConvTranspose4d(SparseConvTransposeNd):
 
 
 class SparseInverseConvNd(SparseConvolution):
-    """Undoes the convolution or pool of the same indice_key: its output sites are that layer's input
-    sites, in their order."""
+    """Undoes the convolution or pool of the same indice_key: its output sites are that layer's
+    input sites, in their order."""
 
     _axes: int
 

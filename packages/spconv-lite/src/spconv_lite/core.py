@@ -50,8 +50,8 @@ class SparseConvTensor:
     Args:
         features: (N, C), any floating dtype.
         indices: (N, 1 + ndim) int32, columns batch index and coordinates in the order of
-            `spatial_shape` (z, y, x in 3-D). int64 is accepted and narrowed. Each site at most once:
-            layers raise on duplicates, see `spconv_lite.coalesce`.
+            `spatial_shape` (z, y, x in 3-D). int64 is accepted and narrowed. Each site at most
+            once: layers raise on duplicates, see `spconv_lite.coalesce`.
         spatial_shape: ndim lengths, 1 to 4 of them.
         batch_size: number of samples.
         indice_dict: rulebooks by `indice_key`, shared by the tensors of one network pass.
@@ -101,7 +101,8 @@ class SparseConvTensor:
             )
         if features.device != indices.device:
             raise TypeError(
-                f"SparseConvTensor: features and indices must be on one device, got {features.device} "
+                "SparseConvTensor: features and indices must be on one device, got "
+                f"{features.device} "
                 f"and {indices.device}"
             )
         self.features = features
@@ -137,7 +138,8 @@ class SparseConvTensor:
         """The same sites with other features (N, C')."""
         if feature.shape[0] != self.indices.shape[0]:
             raise ValueError(
-                f"SparseConvTensor.replace_feature: feature must have {self.indices.shape[0]} rows, got "
+                f"SparseConvTensor.replace_feature: feature must have {self.indices.shape[0]} "
+                "rows, got "
                 f"{tuple(feature.shape)}"
             )
         new = self.shadow_copy()
@@ -181,7 +183,8 @@ class SparseConvTensor:
         """Sample `batch` alone, as a tensor of batch size 1."""
         if not 0 <= batch < self.batch_size:
             raise ValueError(
-                f"SparseConvTensor.select_batch: batch must be in [0, {self.batch_size}), got {batch}"
+                f"SparseConvTensor.select_batch: batch must be in [0, {self.batch_size}), got "
+                f"{batch}"
             )
         rows = (self.indices[:, 0] == batch).nonzero().squeeze(1)
         indices = self.indices[rows]
@@ -215,7 +218,8 @@ def _features_of(other: SparseConvTensor | Tensor, like: SparseConvTensor) -> Te
         return other
     if other.indices is not like.indices and not torch.equal(other.indices, like.indices):
         raise ValueError(
-            "SparseConvTensor: + needs tensors with the same sites in the same order; use AddTableMisaligned"
+            "SparseConvTensor: + needs tensors with the same sites in the same order; use "
+            "AddTableMisaligned"
         )
     return other.features
 
@@ -232,8 +236,8 @@ def coalesce(x: SparseConvTensor, reduce: str = "sum") -> SparseConvTensor:
     """Merges the rows of equal sites; the result is in row-major order of its sites.
 
     Args:
-        reduce: "sum", "mean", "max" or "first" (the row that comes first). Deterministic: the rows of a
-            site are taken in their order.
+        reduce: "sum", "mean", "max" or "first" (the row that comes first). Deterministic: the rows
+            of a site are taken in their order.
     """
     if reduce not in ("sum", "mean", "max", "first"):
         raise ValueError(

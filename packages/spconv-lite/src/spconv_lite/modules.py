@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import torch
 from torch import Tensor, nn
 
 from .core import SparseConvTensor
 
 
 class SparseModule(nn.Module):
-    """A module that takes and gives SparseConvTensor: SparseSequential hands it the whole tensor."""
+    """A module that takes and gives SparseConvTensor: SparseSequential hands it all of it."""
 
     def __init__(self, name: str | None = None) -> None:
         super().__init__()
@@ -25,8 +26,9 @@ class _OnFeatures:
 
 
 class SparseSequential(SparseModule):
-    """nn.Sequential for sparse tensors. Modules that are not sparse (BatchNorm1d, ReLU, Linear, ...) get
-    the features (N, C); with no active site they are skipped, as in spconv.
+    """nn.Sequential for sparse tensors. Modules that are not sparse (BatchNorm1d, ReLU, Linear,
+    ...) get the features (N, C); with no active site they are skipped, as in spconv (in a
+    compiled graph they run: its number of sites is not known).
 
     Built from modules in order, from one OrderedDict, or from keyword arguments.
     """
@@ -57,7 +59,7 @@ class SparseSequential(SparseModule):
             sparse = isinstance(module, SparseModule | _OnFeatures)
             if sparse or not isinstance(input, SparseConvTensor):
                 input = module(input)
-            elif input.features.shape[0] != 0:
+            elif torch.compiler.is_compiling() or input.features.shape[0] != 0:
                 input = input.replace_feature(module(input.features))
         return input
 

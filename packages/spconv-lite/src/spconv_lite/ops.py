@@ -1,9 +1,9 @@
 """torch.ops.spconv_lite: schema, implementation, fake and autograd of every operator.
 
-A rulebook is three tensors (see csrc/cpu/rulebook.h): `pair_in` int32 (P,), `pair_out` uint8 (P,) and
-`block_offset` int64 (ceil(out_rows / 128) * K + 1,). A convolution is bilinear in features and weight,
-so the derivatives of the three operators `conv`, `conv_input_grad` and `conv_weight_grad` are these
-three again: gradients of any order.
+A rulebook is three tensors (see csrc/cpu/rulebook.h): `pair_in` int32 (P,), `pair_out` uint8 (P,)
+and `block_offset` int64 (ceil(out_rows / 128) * K + 1,). A convolution is bilinear in features and
+weight, so the derivatives of the three operators `conv`, `conv_input_grad` and `conv_weight_grad`
+are these three again: gradients of any order.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _tags = (torch.Tag.pt2_compliant_tag,)
 
 
 class Rulebook(NamedTuple):
-    """The pairs (input row, output row) of every kernel offset, sorted by block of 128 output rows, then
-    by offset."""
+    """The pairs (input row, output row) of every kernel offset, sorted by block of 128 output rows,
+    then by offset."""
 
     pair_in: Tensor
     pair_out: Tensor
@@ -56,7 +56,7 @@ def get_deconv_output_size(
     dilation: Sequence[int],
     output_padding: Sequence[int],
 ) -> list[int]:
-    """Spatial shape of a transposed convolution's output; as torch computes it, dilation included."""
+    """Spatial shape of a transposed convolution's output; as torch's, dilation included."""
     axes = zip(input_size, kernel_size, stride, padding, dilation, output_padding, strict=True)
     return [(n - 1) * s - 2 * p + d * (k - 1) + o + 1 for n, k, s, p, d, o in axes]
 
@@ -100,7 +100,8 @@ def _geometry(
     ndim = len(spatial_shape)
     if not 1 <= ndim <= MAX_AXES:
         raise ValueError(
-            f"get_indice_pairs: spatial_shape must have 1 to {MAX_AXES} axes, got {list(spatial_shape)}"
+            f"get_indice_pairs: spatial_shape must have 1 to {MAX_AXES} axes, got "
+            f"{list(spatial_shape)}"
         )
     if indices.ndim != 2 or indices.shape[1] != ndim + 1:
         raise ValueError(
@@ -123,7 +124,8 @@ def _geometry(
     ):
         if len(values) != ndim or any(value < least for value in values):
             raise ValueError(
-                f"get_indice_pairs: {name} must be {ndim} integers of at least {least}, got {list(values)}"
+                f"get_indice_pairs: {name} must be {ndim} integers of at least {least}, got "
+                f"{list(values)}"
             )
     if subm and transpose:
         raise ValueError("get_indice_pairs: a layer is submanifold or transposed, not both")
@@ -139,13 +141,16 @@ def _geometry(
         out_shape = get_conv_output_size(in_shape, ksize, stride, padding, dilation)
     if min(out_shape) < 1:
         raise ValueError(
-            f"get_indice_pairs: the kernel does not fit: spatial_shape {in_shape} with ksize {ksize}, "
-            f"padding {padding} and dilation {dilation} gives {out_shape}; enlarge the grid or the padding"
+            f"get_indice_pairs: the kernel does not fit: spatial_shape {in_shape} with ksize "
+            f"{ksize}, "
+            f"padding {padding} and dilation {dilation} gives {out_shape}; enlarge the grid or "
+            "the padding"
         )
     for name, shape in (("spatial_shape", in_shape), ("the output shape", out_shape)):
         if batch_size * math.prod(shape) > 2**63 - 1:
             raise ValueError(
-                f"get_indice_pairs: batch_size {batch_size} and {name} {shape} have more than 2^63 - 1 "
+                f"get_indice_pairs: batch_size {batch_size} and {name} {shape} have more than "
+                "2^63 - 1 "
                 "cells; use larger voxels"
             )
         if max(shape) > 2**31 - 1:
@@ -169,7 +174,8 @@ _GEOMETRY = "int batch_size, int[] spatial_shape, int[] ksize"
 _STRIDED = f"{_GEOMETRY}, int[] stride, int[] padding, int[] dilation, int[] out_padding"
 
 _lib.define(
-    f"get_indice_pairs(Tensor indices, {_STRIDED}, bool subm, bool transpose) -> (Tensor, Tensor, Tensor)",
+    f"get_indice_pairs(Tensor indices, {_STRIDED}, bool subm, bool transpose) -> (Tensor, Tensor, "
+    "Tensor)",
     tags=_tags,
 )
 _lib.define(
@@ -294,7 +300,8 @@ _lib.define(
     tags=_tags,
 )
 _lib.define(
-    f"conv_input_grad(Tensor grad, Tensor weight, {_BOOK}, SymInt in_rows, int groups, bool symmetric) "
+    f"conv_input_grad(Tensor grad, Tensor weight, {_BOOK}, SymInt in_rows, int groups, bool "
+    "symmetric) "
     "-> Tensor",
     tags=_tags,
 )
@@ -310,7 +317,8 @@ _NARROW = (torch.float16, torch.bfloat16)
 def _checked(name: str, first: str, x: Tensor, second: str, w: Tensor) -> None:
     if x.dtype != w.dtype or not x.dtype.is_floating_point:
         raise TypeError(
-            f"{name}: {first} and {second} must be of one floating dtype, got {x.dtype} and {w.dtype}; "
+            f"{name}: {first} and {second} must be of one floating dtype, got {x.dtype} and "
+            f"{w.dtype}; "
             "convert one of them or use torch.autocast"
         )
     if x.ndim != 2:

@@ -1,7 +1,7 @@
 """The definition, in plain torch, slow and obvious. Tests compare with it.
 
-`rulebook` is a dictionary look-up over every site and offset; `convolve` is one matrix product and one
-index_add for each offset.
+`rulebook` is a dictionary look-up over every site and offset; `convolve` is one matrix product and
+one index_add for each offset.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def rulebook(
     subm: bool = False,
     transpose: bool = False,
 ) -> tuple[Tensor, list[list[tuple[int, int]]]]:
-    """The output sites (M, 1 + ndim) int32, row-major or those of the input (subm), and for each kernel
-    offset its pairs (input row, output row), sorted by output row."""
+    """The output sites (M, 1 + ndim) int32, row-major or those of the input (subm), and for each
+    kernel offset its pairs (input row, output row), sorted by output row."""
     sizes = list(spatial_shape), list(ksize), list(stride), list(padding), list(dilation)
     if subm:
         stride, padding = (
@@ -77,8 +77,8 @@ def convolve(
     book: list[list[tuple[int, int]]],
     out_rows: int,
 ) -> Tensor:
-    """(out_rows, C_out) = bias + sum over offsets k of the pairs' features @ weight[:, k].T, for a weight
-    (C_out, ..., C_in)."""
+    """(out_rows, C_out) = bias + sum over offsets k of the pairs' features @ weight[:, k].T, for a
+    weight (C_out, ..., C_in)."""
     flat = weight.reshape(weight.shape[0], -1, weight.shape[-1])
     out = features.new_zeros((out_rows, weight.shape[0]))
     for k, pairs in enumerate(book):

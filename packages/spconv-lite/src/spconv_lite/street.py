@@ -1,8 +1,8 @@
 """A procedural street and a rotating 64-beam LiDAR in it: labelled point clouds without a data set.
 
-The scene is a set of primitives (ground, boxes, upright cylinders, spheres); every beam is intersected
-with every primitive it can meet, and the nearest hit returns, with range noise and drop-outs. The
-angles are those of a common 64-beam sensor: 2 degrees up to 24.8 degrees down.
+The scene is a set of primitives (ground, boxes, upright cylinders, spheres); every beam is
+intersected with every primitive it can meet, and the nearest hit returns, with range noise and
+drop-outs. The angles are those of a common 64-beam sensor: 2 degrees up to 24.8 degrees down.
 """
 
 from __future__ import annotations
@@ -162,8 +162,8 @@ def scan(
     beams: int = 64,
     turns: int = 2048,
 ) -> Scan:
-    """One revolution of the sensor at `position` (metres): about 120,000 points for 64 x 2048 beams.
-    Points are relative to the sensor. Deterministic for a seed."""
+    """One revolution of the sensor at `position` (metres): about 120,000 points for 64 x 2048
+    beams. Points are relative to the sensor. Deterministic for a seed."""
     rng = np.random.default_rng(seed)
     elevation = np.deg2rad(np.linspace(*ELEVATION_DEGREES, beams))
     azimuth = np.linspace(-np.pi, np.pi, turns, endpoint=False)
@@ -223,9 +223,9 @@ def voxel_sites(
     grid=(1440, 1440, 41),
     low=(-36.0, -36.0, -2.3),
 ) -> np.ndarray:
-    """Exactly `count` distinct voxels of merged scans, int32 (count, 4), columns batch 0, z, y, x, in the
-    order in which the sensor saw them: the input of the benchmarks. Voxel size, grid and low corner are
-    given as x, y, z; spatial shape (41, 1440, 1440)."""
+    """Exactly `count` distinct voxels of merged scans, int32 (count, 4), columns batch 0, z, y, x,
+    in the order in which the sensor saw them: the input of the benchmarks. Voxel size, grid and low
+    corner are given as x, y, z; spatial shape (41, 1440, 1440)."""
     street = make_street(seed)
     found = np.empty((0, 3), np.int64)
     sweep = 0

@@ -19,7 +19,8 @@ def _check_same_sites(name: str, tensors: Sequence[SparseConvTensor]) -> None:
             other.indices is not first.indices and not torch.equal(other.indices, first.indices)
         ):
             raise ValueError(
-                f"{name}: the tensors must have the same sites in the same order; use AddTableMisaligned "
+                f"{name}: the tensors must have the same sites in the same order; use "
+                "AddTableMisaligned "
                 "to add tensors of different sites"
             )
 
@@ -44,16 +45,18 @@ class AddTable(SparseModule):
 
 
 class AddTableMisaligned(SparseModule):
-    """Adds tensors of one shape and different sites: the result has every site that one of them has, in
-    row-major order. Rulebooks are not kept."""
+    """Adds tensors of one shape and different sites: the result has every site that one of them
+    has, in row-major order. Rulebooks are not kept."""
 
     def forward(self, input: Sequence[SparseConvTensor]) -> SparseConvTensor:
         first = input[0]
         for other in input[1:]:
             if other.spatial_shape != first.spatial_shape or other.batch_size != first.batch_size:
                 raise ValueError(
-                    "AddTableMisaligned: the tensors must have one spatial_shape and batch_size, got "
-                    f"{first.spatial_shape}, {first.batch_size} and {other.spatial_shape}, {other.batch_size}"
+                    "AddTableMisaligned: the tensors must have one spatial_shape and batch_size, "
+                    "got "
+                    f"{first.spatial_shape}, {first.batch_size} and {other.spatial_shape}, "
+                    f"{other.batch_size}"
                 )
         return coalesce(
             SparseConvTensor(

@@ -1,0 +1,162 @@
+"""Points to voxels: the same voxels in the same order in every run, on any device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_Array = TypeVar("_Array", Tensor, np.ndarray)
+
+
+class PointToVoxel:
+    """Cuts a point cloud into voxels. Signature and results as in spconv.
+
+    Args:
+        vsize_xyz: voxel size on each axis, x first.
+        coors_range_xyz: low corner then high corner, x first.
+        num_point_features: columns of the points, the coordinates included.
+        max_num_voxels: voxels beyond are dropped; voxels are in the order of their first point.
+        max_num_points_per_voxel: points of a voxel beyond are dropped, in the order of the points.
+        device: where the points are.
+
+    Attributes:
+        grid_size: cells on each axis in the order of the indices (z, y, x): a spatial_shape.
+
+    Raises: ValueError for shapes that do not fit, TypeError for points on another device or of no
+    floating dtype. Points outside the range and points that are not finite belong to no voxel.
+    """
+
+    def __init__(
+        self,
+        vsize_xyz: Sequence[float],
+        coors_range_xyz: Sequence[float],
+        num_point_features: int,
+        max_num_voxels: int,
+        max_num_points_per_voxel: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.ndim = len(vsize_xyz)
+        if len(coors_range_xyz) != 2 * self.ndim:
+            raise ValueError(
+                f"PointToVoxel: coors_range_xyz must have {2 * self.ndim} numbers, low corner and "
+                "high "
+                f"corner, got {list(coors_range_xyz)}"
+            )
+        if num_point_features < self.ndim:
+            raise ValueError(
+                f"PointToVoxel: num_point_features must be at least {self.ndim}, "
+                f"got {num_point_features}"
+            )
+        low, high = coors_range_xyz[: self.ndim], coors_range_xyz[self.ndim :]
+        cells = [round((b - a) / v) for a, b, v in zip(low, high, vsize_xyz, strict=True)]
+        if min(cells) < 1 or math.prod(cells) > 2**63 - 1:
+            raise ValueError(f"PointToVoxel: the range must hold 1 to 2^63 - 1 voxels, got {cells}")
+        self.vsize, self.low, self.grid_size = list(vsize_xyz), list(low), cells[::-1]
+        self.num_point_features = num_point_features
+        self.max_num_voxels = max_num_voxels
+        self.max_num_points_per_voxel = max_num_points_per_voxel
+        self.device = torch.device(device)
+
+    def __call__(
+        self, pc: _Array, clear_voxels: bool = True, empty_mean: bool = False
+    ) -> tuple[_Array, _Array, _Array]:
+        """The first three results of `generate_voxel_with_id`."""
+        return self.generate_voxel_with_id(pc, clear_voxels, empty_mean)[:3]
+
+    def generate_voxel_with_id(
+        self, pc: _Array, clear_voxels: bool = True, empty_mean: bool = False
+    ) -> tuple[_Array, _Array, _Array, _Array]:
+        """Args:
+            pc: (N, num_point_features), x, y, z first; a tensor or a numpy array, float32 or
+            float64.
+            clear_voxels: taken for spconv's signature; unused places are always zero.
+            empty_mean: fills unused places of a voxel with the mean of its points.
+
+        Returns:
+            voxels (M, max_num_points_per_voxel, num_point_features), as pc;
+            indices (M, ndim) int32 in the order z, y, x;
+            num_per_voxel (M,) int32;
+            pc_voxel_id (N,) int64, the voxel of each point or -1.
+        """
+        if isinstance(pc, np.ndarray):
+            results = self.generate_voxel_with_id(torch.from_numpy(pc), clear_voxels, empty_mean)
+            return tuple(t.numpy() for t in results)
+        if pc.ndim != 2 or pc.shape[1] != self.num_point_features:
+            raise ValueError(
+                f"PointToVoxel: pc must have shape (N, {self.num_point_features}), "
+                f"got {tuple(pc.shape)}"
+            )
+        if not pc.dtype.is_floating_point or pc.device.type != self.device.type:
+            raise TypeError(
+                f"PointToVoxel: pc must be floating point on {self.device}, "
+                f"got {pc.dtype} on {pc.device}"
+            )
+        cells, valid = self._cells(pc)
+        points = valid.nonzero().squeeze(1)
+        keys, order = _row_major(cells[points], self.grid_size).sort(stable=True)
+        points = points[order]  # by cell, those of one cell in their order
+        fresh = torch.ones_like(keys, dtype=torch.bool)
+        fresh[1:] = keys[1:] != keys[:-1]
+        start = fresh.nonzero().squeeze(1)
+        group = fresh.cumsum(0) - 1
+        number = torch.empty_like(start)
+        number[points[start].argsort()] = torch.arange(len(start), device=pc.device)
+        voxel, place = number[group], torch.arange(len(points), device=pc.device) - start[group]
+        kept = voxel < self.max_num_voxels
+        points, voxel, place = points[kept], voxel[kept], place[kept]
+        pc_voxel_id = torch.full((pc.shape[0],), -1, dtype=torch.int64, device=pc.device)
+        pc_voxel_id[points] = voxel
+        return (*self._fill(pc, cells, points, voxel, place, empty_mean), pc_voxel_id)
+
+    def _cells(self, pc: Tensor) -> tuple[Tensor, Tensor]:
+        """Cell of each point (N, ndim) int64 in the order z, y, x; whether it is in the grid."""
+        low, size = pc.new_tensor(self.low), pc.new_tensor(self.vsize)
+        cells = ((pc[:, : self.ndim] - low) / size).floor().flip(1)
+        grid = torch.tensor(self.grid_size, device=pc.device)
+        valid = ((cells >= 0) & (cells < grid)).all(1)  # not a number compares false
+        return torch.where(valid[:, None], cells, 0).long(), valid
+
+    def _fill(
+        self,
+        pc: Tensor,
+        cells: Tensor,
+        points: Tensor,
+        voxel: Tensor,
+        place: Tensor,
+        empty_mean: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        count = torch.bincount(voxel)
+        shape = len(count), self.max_num_points_per_voxel, self.num_point_features
+        indices = cells.new_empty((len(count), self.ndim), dtype=torch.int32)
+        first = place == 0
+        indices[voxel[first]] = cells[points[first]].int()
+        kept = place < self.max_num_points_per_voxel
+        voxels = pc.new_zeros(shape)
+        voxels[voxel[kept], place[kept]] = pc[points[kept]]
+        number = count.clamp(max=self.max_num_points_per_voxel)
+        if empty_mean:
+            empty = torch.arange(shape[1], device=pc.device) >= number[:, None]
+            mean = voxels.sum(1) / number[:, None]
+            voxels = torch.where(empty[:, :, None], mean[:, None], voxels)
+        return voxels, indices, number.int()
+
+
+def _row_major(cells: Tensor, shape: Sequence[int]) -> Tensor:
+    index = cells[:, 0]
+    for axis in range(1, len(shape)):
+        index = index * shape[axis] + cells[:, axis]
+    return index
+
+
+def gather_features_by_pc_voxel_id(
+    seg_res_features: Tensor, pc_voxel_id: Tensor, invalid_value: float = 0
+) -> Tensor:
+    """Features (N, ...) of the voxel of each point; invalid_value for points of no voxel."""
+    found = seg_res_features[pc_voxel_id.clamp(min=0)]
+    lost = (pc_voxel_id < 0).view(-1, *[1] * (found.ndim - 1))
+    return found.masked_fill(lost, invalid_value)
