@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -25,9 +26,11 @@ import matplotlib.pyplot as plt
 from tp_parallel.draw import draw_schedule
 from tp_parallel.schedules import make_schedule
 
-STEPS = 120
-MODEL = ["--layers", "3", "--hidden", "96", "--heads", "4", "--seq", "64", "--batch", "16"]
-TRAIN = ["--steps", str(STEPS), "--lr", "4e-3", "--warmup", "15", "--eval-every", str(STEPS),
+STEPS = 180
+MODEL = ["--layers", "2", "--hidden", "96", "--heads", "4", "--ffn", "256", "--seq", "64",
+         "--batch", "16", "--position", "rotary", "--norm", "rmsnorm",
+         "--activation", "swiglu"]  # fmt: skip
+TRAIN = ["--steps", str(STEPS), "--lr", "4e-3", "--warmup", "20", "--eval-every", str(STEPS),
          "--log-every", "20"]  # fmt: skip
 PROMPT = "The for statement"
 CODE = """torchrun --nproc-per-node 2 -m tp_parallel.pretrain --data help.txt --tp 2 --save run
@@ -99,10 +102,10 @@ def draw_schedules(path: Path) -> None:
 
 
 def draw_text(text: str, path: Path) -> None:
-    lines = text.splitlines()[:18]
-    figure = plt.figure(figsize=(8, 0.5 + 0.21 * len(lines)))
+    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, 84) or [""]][:16]
+    figure = plt.figure(figsize=(8, 0.4 + 0.2 * len(lines)))
     figure.patch.set_facecolor("#fbfaf6")
-    figure.text(0.03, 0.95, "\n".join(line[:88] for line in lines), family="monospace", fontsize=9,
+    figure.text(0.03, 0.95, "\n".join(lines), family="monospace", fontsize=9,
                 va="top", parse_math=False)  # fmt: skip
     figure.savefig(path, dpi=130)
     plt.close(figure)
@@ -121,7 +124,7 @@ def main() -> None:
         two, held_two = train(work, 2)
         print("writing text with the checkpoint of the split run", file=sys.stderr)
         written = launch(1, "tp_parallel.generate",
-                         ["--checkpoint", str(work / "tp2"), "--prompt", PROMPT, "--tokens", "500",
+                         ["--checkpoint", str(work / "tp2"), "--prompt", PROMPT, "--tokens", "450",
                           "--temperature", "0.6"])  # fmt: skip
     draw_losses(one, two, out / "loss.png")
     draw_schedules(out / "schedules.png")

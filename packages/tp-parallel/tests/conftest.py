@@ -53,12 +53,21 @@ def _serve(rank, port, pipe):
                 dist.destroy_process_group()
 
 
+@pytest.fixture(scope="session")
+def forkserver():
+    """A multiprocessing context whose processes have imported the slow modules when they start."""
+    method = multiprocessing.get_context("forkserver")
+    method.set_forkserver_preload(
+        ["tp_parallel", "torch.distributed.tensor", "torch.distributed.checkpoint"]
+    )
+    return method
+
+
 class World:
-    def __init__(self):
+    def __init__(self, method):
         import torch.distributed as dist
 
-        self._method = multiprocessing.get_context("forkserver")
-        self._method.set_forkserver_preload(["torch.distributed", "tp_parallel"])
+        self._method = method
         self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self._workers = []
         self._number = 0
@@ -110,7 +119,7 @@ class World:
 
 
 @pytest.fixture(scope="session")
-def world():
-    pool = World()
+def world(forkserver):
+    pool = World(forkserver)
     yield pool
     pool.stop()

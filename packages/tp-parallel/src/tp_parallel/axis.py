@@ -58,7 +58,7 @@ class Owner(Protocol):
     check_shapes: bool
 
     def coordinates(self) -> str: ...
-    def diagnose(self, ranks: tuple[int, ...]) -> str: ...
+    def diagnose(self, ranks: tuple[int, ...], error: BaseException) -> str: ...
     def enter(self, what: str) -> None: ...
     def leave(self) -> None: ...
 
@@ -238,7 +238,7 @@ class Axis:
                 raise
             except RuntimeError as error:
                 raise CollectiveError(
-                    f"{self._where()}: {what} failed. {self._owner.diagnose(self.ranks)}"
+                    f"{self._where()}: {what} failed. {self._owner.diagnose(self.ranks, error)}"
                     f"Cause: {str(error).strip().splitlines()[0]}"
                 ) from error
             finally:

@@ -57,8 +57,11 @@ def save(
         part.mkdir(parents=True)
     context.world.barrier(label="checkpoint.save: folder")
     state = _state(models, optimizer, context) | _random_state(context)
-    with _quiet_alone() as alone:
-        dcp.save(state, storage_writer=dcp.FileSystemWriter(part), no_dist=alone)
+    try:
+        with _quiet_alone() as alone, context.doing("checkpoint.save"):
+            dcp.save(state, storage_writer=dcp.FileSystemWriter(part), no_dist=alone)
+    except (Exception, dcp.api.CheckpointException) as error:
+        raise CheckpointError(_failure("checkpoint.save", part, context, error)) from error
     context.world.barrier(label="checkpoint.save: tensors")
     if context.rank == 0:
         _commit(part, final, step, context, extra or {})
@@ -149,6 +152,17 @@ def verify(path: Path, context: ParallelContext) -> dict[str, Any]:
         if found:
             raise CheckpointError(found)
     return manifest
+
+
+def _failure(what: str, path: Path, context: ParallelContext, error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    ranks = tuple(range(context.world_size))
+    return (
+        f"rank {context.rank} ({context.coordinates()}), step {context.step}: {what} of {path} "
+        f"failed. {context.diagnose(ranks, error)}Cause: {lines[-1]}; the last committed "
+        "checkpoint "
+        "is as it was"
+    )
 
 
 @contextmanager

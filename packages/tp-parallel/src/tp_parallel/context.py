@@ -10,14 +10,16 @@ from __future__ import annotations
 import datetime
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from .axis import Axis, Traffic
-from .errors import MismatchError
+from .errors import CollectiveError, MismatchError
+from .faults import Monitor
 from .rng import RngTracker
 from .weight_gradients import WeightGradients
 
@@ -41,6 +43,9 @@ class ParallelContext:
         check_shapes: compare operation, shape and dtype across ranks before each payload; None
             means yes on gloo (where a mismatch would kill the process), no on NCCL.
 
+        monitor: let ranks leave signs of life, so that an error names the rank that died, hangs or
+            raised; None means yes where this context starts the process group.
+
     Without a launcher (no process group, no RANK in the environment) it is a grid of one process.
     With torchrun's environment it starts the default process group and ends it in `close()`.
 
@@ -60,6 +65,7 @@ class ParallelContext:
         seed: int = 1234,
         timeout: float = DEFAULT_TIMEOUT,
         check_shapes: bool | None = None,
+        monitor: bool | None = None,
     ) -> None:
         self.timeout = float(timeout)
         self._owns_world = _start_world_if_launched(self.timeout)
@@ -72,7 +78,7 @@ class ParallelContext:
         on_gloo = self.device.type == "cpu"
         self.check_shapes = on_gloo if check_shapes is None else check_shapes
         self._doing: str | None = None
-        self._monitor = None
+        self._monitor: Monitor | None = None
         self._tp_mesh: dist.device_mesh.DeviceMesh | None = None
 
         wish = {"tp": tp, "pp": pp, "dp": dp, "order": order, "ranks": ranks, "seed": seed,
@@ -88,6 +94,8 @@ class ParallelContext:
         self.ends = self._ends_axis(grid)
         self.world = Axis("world", tuple(range(self.world_size)), self.rank,
                           dist.group.WORLD if self._distributed else None, self)  # fmt: skip
+        if self.world_size > 1 and (self._owns_world if monitor is None else monitor):
+            self._monitor = Monitor(self.rank, self.world_size)
         self.seed = seed
         self.weight_gradients = WeightGradients()
         self._names = itertools.count()
@@ -186,8 +194,18 @@ class ParallelContext:
     def __enter__(self) -> ParallelContext:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            self.report(error)
         self.close()
+
+    def report(self, error: BaseException) -> None:
+        """Leaves `error` for the other ranks, whose own errors will then name it.
+
+        `with context:` and `pretrain` do this by themselves.
+        """
+        if self._monitor is not None:
+            self._monitor.report(error, victim=isinstance(error, CollectiveError))
 
     # -- for Axis ---------------------------------------------------------------------------------
 
@@ -201,9 +219,18 @@ class ParallelContext:
         if self._monitor is not None:
             self._monitor.leave(self.step)
 
-    def diagnose(self, ranks: tuple[int, ...]) -> str:
-        """What is known about the state of `ranks`, as a sentence, or an empty string."""
-        return "" if self._monitor is None else self._monitor.diagnose(ranks)
+    @contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Marks an operation under way that is not one of an `Axis`."""
+        self.enter(what)
+        try:
+            yield
+        finally:
+            self.leave()
+
+    def diagnose(self, ranks: tuple[int, ...], error: BaseException) -> str:
+        """Which of `ranks` caused `error`, as a sentence, or an empty string."""
+        return "" if self._monitor is None else self._monitor.diagnose(ranks, error)
 
     # -- groups -----------------------------------------------------------------------------------
 

@@ -126,6 +126,9 @@ def pretrain(
         )  # fmt: skip
     try:
         return _Trainer(settings, context, model_provider).run()
+    except BaseException as error:
+        context.report(error)
+        raise
     finally:
         if own:
             context.close()
