@@ -11,6 +11,8 @@ from shipping import recipes, standins
 from shipping.channel import Release
 from shipping.recipes import Build
 
+OWN_PYTHON = Path(sys.executable)
+
 
 class Proof:
     """A release built from stand-ins, and prefixes to install it into."""
@@ -78,15 +80,16 @@ def make_proof(tmp_path_factory):
 
     def make(builds: list[Build], pythons: list[Path] | None = None) -> Proof:
         try:
-            return Proof(tmp_path_factory.mktemp("release"), builds, pythons or [own_python()])
+            return Proof(tmp_path_factory.mktemp("release"), builds, pythons or [OWN_PYTHON])
         except standins.UnsuitablePython as error:
             pytest.skip(str(error))
 
     return make
 
 
+@pytest.fixture(scope="session")
 def own_python() -> Path:
-    return Path(sys.executable)
+    return OWN_PYTHON
 
 
 @pytest.fixture(scope="session")

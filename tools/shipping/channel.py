@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import fcntl
 import hashlib
 import json
 import shutil
 import subprocess
+import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version as installed
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from shipping.artifacts import Artifact
 from shipping.rattler_child import call
 from shipping.recipes import VARIANTS, Build
 
+WORK = Path(tempfile.gettempdir(), "conda-release")
 PACKED = ("packages", "recipes", "cmake", "VERSION", "LICENSE")
 
 
@@ -42,28 +46,27 @@ class Release:
         Raises RuntimeError when the build or a test fails or the artifact is not fit for release.
         """
         stem = build.file_name.removesuffix(".conda")
-        work = self.folder / "work" / stem
-        shutil.rmtree(work, ignore_errors=True)
-        answer = call(
-            "build",
-            log=self.folder / "logs" / f"{stem}.log",
-            environment=self.cache | driver(build),
-            recipe=str(build.path),
-            variants=str(VARIANTS),
-            string=build.string,
-            channels=self.channels(),
-            out=str(work),
-            test=test,
-        )
-        (package,) = map(Path, answer["packages"])
-        artifact = Artifact.unpack(package, self.folder / "unpacked" / stem)
+        with _work_folder(stem) as work:
+            answer = call(
+                "build",
+                log=self.folder / "logs" / f"{stem}.log",
+                environment=self.cache | driver(build),
+                recipe=str(build.path),
+                variants=str(VARIANTS),
+                string=build.string,
+                channels=self.channels(),
+                out=str(work),
+                test=test,
+            )
+            (package,) = map(Path, answer["packages"])
+            kept = self.channel / build.subdir / package.name
+            shutil.copyfile(package, kept)
+        artifact = Artifact.unpack(kept, self.folder / "unpacked" / stem)
         if found := artifacts.complaints(artifact):
+            kept.unlink()
             raise RuntimeError("not fit for release:\n  " + "\n  ".join(found))
-        kept = self.channel / build.subdir / package.name
-        shutil.copyfile(package, kept)
-        shutil.rmtree(work)
-        self.artifacts.append(Artifact(kept, artifact.folder))
-        return self.artifacts[-1]
+        self.artifacts.append(artifact)
+        return artifact
 
     def channels(self) -> list[str]:
         """Ours first, once it has an index; then those of the dependencies."""
@@ -133,6 +136,24 @@ def build_all(
         say(f"    {size / 1000:.0f} kB, {done} in {seconds:.0f} s")
         release.index()
     return failed
+
+
+@contextmanager
+def _work_folder(stem: str) -> Iterator[Path]:
+    """An empty folder that has the same path in every release, held by a lock.
+
+    The first line of a command in bin/ holds the prefix that it was built in, and RECORD its hash:
+    with one path, the same commit gives the same bytes.
+    """
+    WORK.mkdir(parents=True, exist_ok=True)
+    with (WORK / f"{stem}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder = WORK / stem
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def driver(build: Build) -> dict[str, str]:

@@ -19,12 +19,14 @@ import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import workspace
+
 from shipping import forge
 from shipping.rattler_child import call
 from shipping.recipes import Build
 
 MARK = "standin"
-CONDA_NAMES = {"torch": "pytorch", "opencv-python": "opencv", "opencv-python-headless": "opencv"}
+CONDA_NAMES = {"torch": "pytorch", "opencv-python-headless": "opencv"}
 COMPILERS = ("14.3", "15.2")
 GLIBCS = ("2.17", "2.28")
 
@@ -153,6 +155,31 @@ def python_version(python: Path) -> str:
     return subprocess.run(
         [python, "-c", code], capture_output=True, text=True, check=True
     ).stdout.strip()
+
+
+def environment(interpreter: str, folder: Path, wanted: set[str]) -> Path:
+    """The Python of an environment of `interpreter` with the wheels that `wanted` names, by pip.
+
+    A second call with the same wheels finds it made. Raises RuntimeError when pip fails.
+    """
+    pypi = {conda: dist for dist, conda in CONDA_NAMES.items()}
+    system = re.compile(r"python|python-abi3|(gxx|gcc|sysroot|cuda).*|lib(gcc|stdcxx|cudnn)")
+    wheels = sorted(pypi.get(name, name) for name in wanted if not system.fullmatch(name))
+    python = folder / "bin" / "python"
+    stamp = folder / "wheels.json"
+    if stamp.exists() and json.loads(stamp.read_text()) == wheels:
+        return python
+    shutil.rmtree(folder, ignore_errors=True)
+    for command in (
+        [interpreter, "-m", "venv", folder],
+        [python, "-m", "pip", "install", "--quiet", "-c", workspace.CONSTRAINTS, *wheels],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            said = (done.stdout + done.stderr).strip().splitlines()[-1:]
+            raise RuntimeError(f"no environment with {interpreter}: {' '.join(said)}")
+    stamp.write_text(json.dumps(wheels))
+    return python
 
 
 def make_channel(folder: Path, pythons: list[Path], wanted: set[str]) -> list[StandIn]:

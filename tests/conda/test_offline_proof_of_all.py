@@ -1,0 +1,98 @@
+"""Every CPU build of every package, and a CUDA build, through the conda path without a network.
+
+The builds for other Pythons than the one that runs the tests need python3.10, python3.12 and
+python3.13 on PATH; their wheels are installed with pip below build/ once.
+"""
+
+import shutil
+import subprocess
+
+import pytest
+import workspace
+from shipping import recipes, standins
+
+pytestmark = pytest.mark.slow
+
+ALL = [b for name in recipes.names() for b in recipes.render(name) if b.name in workspace.SIX]
+CPU = [build for build in ALL if build.kind in ("cpu", "noarch")]
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+
+
+@pytest.fixture(scope="module")
+def pythons(own_version, own_python):
+    """Interpreters with wheels by version; those that this machine lacks are absent."""
+    found = {own_version: own_python}
+    for version in PYTHONS:
+        interpreter = shutil.which(f"python{version}")
+        if version in found or not interpreter:
+            continue
+        if subprocess.run([interpreter, "-c", ""], capture_output=True).returncode:
+            continue  # a version manager's shim without the interpreter
+        folder = workspace.ROOT / "build" / "standins" / f"python{version}"
+        try:
+            found[version] = standins.environment(interpreter, folder, recipes.required(CPU))
+        except RuntimeError as error:
+            print(error)
+    return found
+
+
+@pytest.fixture(scope="module")
+def proof(make_proof, pythons):
+    return make_proof(ALL, list(pythons.values()))
+
+
+def served(build) -> list[str]:
+    """The Python versions that a build is for, of those that the matrix has."""
+    if build.abi3:
+        return ["3.12", "3.13"]
+    return [build.python] if build.python else list(PYTHONS)
+
+
+@pytest.mark.parametrize("build", CPU, ids=lambda build: f"{build.name}-{build.string}")
+def test_it_is_built_solved_installed_and_run(build, proof, pythons, tmp_path):
+    if build.python and build.python not in pythons:
+        pytest.skip(f"no Python {build.python} with its wheels on this machine")
+    artifact = proof.release.build(build)
+    proof.release.index()
+    assert sorted(set(artifact.index["depends"])) == build.metadata()["depends"]
+    for python in served(build):
+        if python in pythons:
+            prefix = proof.installed(build, python, tmp_path / python)
+            assert prefix.packages() & set(workspace.SIX) == {build.name}
+            prefix.run_main_function()
+            shutil.rmtree(prefix.folder)
+
+
+@pytest.mark.skipif(standins.cuda_version() is None, reason="no nvcc on this machine")
+def test_a_cuda_build_is_chosen_for_a_driver_and_runs_on_the_cpu_without_one(
+    proof, find_variant, own_version, tmp_path
+):
+    kind = "cuda" + standins.cuda_version().replace(".", "")
+    python = own_version if own_version in ("3.10", "3.11") else "3.12"
+    build = find_variant("spconv-lite", kind, python)
+    artifact = proof.release.build(build)
+    proof.release.index()
+    assert "__cuda" in artifact.index["depends"]
+    prefix = proof.installed(build, own_version, tmp_path / "env")
+    prefix.run_main_function()
+    with pytest.raises(RuntimeError, match="__cuda"):
+        proof.release.install([f"spconv-lite * {build.string}"], tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", ["resnet-zoo", "spconv-lite"])
+def test_building_the_same_commit_again_gives_the_same_payload(
+    name, find_variant, make_proof, own_version
+):
+    python = own_version if own_version in ("3.10", "3.11") else "3.12"
+    native = workspace.Package(name).native
+    build = find_variant(name, "cpu" if native else "noarch", python if native else None)
+    if build.python and build.python != own_version:
+        pytest.skip(f"the build needs Python {build.python}")
+    first, second = (make_proof([build]).release.build(build, test=False) for _ in range(2))
+    contents = [
+        {entry["_path"]: entry.get("sha256") for entry in artifact.paths}
+        for artifact in (first, second)
+    ]
+    differing = {path for path, _ in contents[0].items() ^ contents[1].items()}
+    assert not differing
+    assert first.payload_sha256 == second.payload_sha256
