@@ -5,10 +5,13 @@ from .forecasting import forecast
 from .layers import ConvLSTM1d, ConvLSTM2d, ConvLSTM3d
 from .models import SequenceModel, detach, load_keras, load_keras_weights, next_frame, save_keras
 from .optim import KerasAdam
+from .stack import Bidirectional, ConvLSTM
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Bidirectional",
+    "ConvLSTM",
     "ConvLSTM1d",
     "ConvLSTM2d",
     "ConvLSTM3d",
