@@ -253,7 +253,8 @@ void bind_view(nb::module_& m) {
 
 nb::dict cull_stats(const CullStats& s) {
   nb::dict d;
-  d["instances"] = s.instances, d["visible_instances"] = s.visible_instances, d["nodes"] = s.nodes;
+  d["instances"] = s.instances, d["visible_instances"] = s.visible_instances,
+  d["far_instances"] = s.far_instances, d["nodes"] = s.nodes;
   d["candidate_clusters"] = s.candidate_clusters, d["visible_small"] = s.visible_small,
   d["visible_large"] = s.visible_large;
   d["triangles"] = s.triangles, d["dropped_candidate_nodes"] = s.dropped_nodes;

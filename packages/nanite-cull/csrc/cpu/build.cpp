@@ -7,6 +7,7 @@
 
 #include "grouping.h"
 #include "hierarchy.h"
+#include "local_ids.h"
 #include "native/check.h"
 #include "native/parallel.h"
 #include "pool.h"
@@ -48,20 +49,15 @@ std::vector<uint32_t> spatial_order(const WeldedMesh& mesh, int threads) {
 // Leaf clusters of faces order[first, last).
 ClusterPool leaves_of_chunk(const WeldedMesh& mesh, const std::vector<uint32_t>& order, size_t first,
                             size_t last, const BuildOptions& options) {
-  std::vector<uint32_t> corners, to_wedge, indices, sources;
-  corners.reserve((last - first) * 3);
+  std::vector<uint32_t> to_wedge, indices, sources;
+  LocalIds ids((last - first) * 3);
+  indices.reserve((last - first) * 3);
+  sources.reserve(last - first);
   for (size_t i = first; i < last; ++i) {
-    const uint32_t* f = &mesh.faces[3 * size_t(order[i])];
-    corners.insert(corners.end(), f, f + 3);
+    for (int c = 0; c < 3; ++c)
+      indices.push_back(ids.find_or_add(mesh.faces[3 * size_t(order[i]) + c], to_wedge));
     sources.push_back(mesh.source[order[i]]);
   }
-  to_wedge = corners;
-  std::sort(to_wedge.begin(), to_wedge.end());
-  to_wedge.erase(std::unique(to_wedge.begin(), to_wedge.end()), to_wedge.end());
-  indices.reserve(corners.size());
-  for (uint32_t c : corners)
-    indices.push_back(
-        static_cast<uint32_t>(std::lower_bound(to_wedge.begin(), to_wedge.end(), c) - to_wedge.begin()));
   std::vector<float> positions;
   positions.reserve(to_wedge.size() * 3);
   for (uint32_t w : to_wedge)

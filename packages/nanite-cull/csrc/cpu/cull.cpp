@@ -4,6 +4,7 @@
 #include <cmath>
 #include <string>
 
+#include "cull_far.h"
 #include "cull_simd.h"
 #include "native/check.h"
 #include "native/parallel.h"
@@ -13,6 +14,7 @@ namespace nanite_cull {
 namespace {
 
 constexpr int64_t batch_instances = 512;  // the unit of parallel work
+constexpr float always_inside = 1e30f;    // the offset of a plane without a normal: a far plane at infinity
 
 void require_capacity(uint64_t capacity, const char* name) {
   native::demand(capacity >= 1 && capacity < (uint64_t(1) << 31), [&] {
@@ -21,15 +23,6 @@ void require_capacity(uint64_t capacity, const char* name) {
 }
 
 }  // namespace
-
-// What one batch of instances found; batches are joined in their order.
-struct CullContext::Batch {
-  std::vector<uint32_t> nodes;   // waiting
-  std::vector<uint32_t> groups;  // whose parents are too coarse: their clusters are candidates
-  std::vector<uint32_t> clusters;
-  std::vector<Visible> small, large;
-  CullStats stats;
-};
 
 void CullContext::init_context(const View& view, const CullOptions& options) {
   native::demand(view.width >= 1 && view.height >= 1 && view.width <= 16384 && view.height <= 16384, [&] {
@@ -57,59 +50,88 @@ void CullContext::init_context(const View& view, const CullOptions& options) {
     for (int j = 0; j < 3; ++j) length += plane[j] * plane[j];
     length = std::sqrt(length);
     for (int j = 0; j < 4; ++j)
-      world_planes_[p][j] = static_cast<float>(length > 0 ? plane[j] / length : j == 3);
+      world_planes_[p][j] = length > 0 ? static_cast<float>(plane[j] / length) : j == 3 ? always_inside : 0;
   }
 }
 
 void CullContext::cull(const Scene& scene, VisibleClusters& out, CullStats& stats) {
   const int64_t count = scene.size();
-  std::vector<Batch> batches((count + batch_instances - 1) / batch_instances);
+  batches_.resize((count + batch_instances - 1) / batch_instances);
   native::parallel_for(count, batch_instances, options_.threads, [&](int64_t first, int64_t last) {
-    instance_cull(scene, first, last, batches[first / batch_instances]);
+    Batch& batch = batches_[first / batch_instances];
+    batch.small.clear(), batch.large.clear();
+    batch.stats = {};
+    instance_cull(scene, first, last, batch);
   });
 
   out.buffer.resize(options_.max_visible_clusters);
   out.small = out.large = 0;
   stats = {};
   stats.instances = count;
-  for (const Batch& batch : batches) {
+  const uint64_t capacity = out.buffer.size();
+  for (const Batch& batch : batches_) {
     const CullStats& s = batch.stats;
-    stats.visible_instances += s.visible_instances, stats.nodes += s.nodes;
-    stats.candidate_clusters += s.candidate_clusters, stats.triangles += s.triangles;
+    stats.visible_instances += s.visible_instances, stats.far_instances += s.far_instances;
+    stats.nodes += s.nodes, stats.candidate_clusters += s.candidate_clusters, stats.triangles += s.triangles;
     stats.dropped_nodes += s.dropped_nodes, stats.dropped_candidate_clusters += s.dropped_candidate_clusters;
-    const uint64_t capacity = out.buffer.size();
-    for (const Visible& v : batch.small)
-      if (out.small + out.large < capacity)
-        out.buffer[out.small++] = v;
-      else
-        ++stats.dropped_visible_clusters;
-    for (const Visible& v : batch.large)
-      if (out.small + out.large < capacity)
-        out.buffer[capacity - 1 - out.large++] = v;
-      else
-        ++stats.dropped_visible_clusters;
+    const uint64_t small = std::min<uint64_t>(batch.small.size(), capacity - out.small - out.large);
+    std::copy_n(batch.small.begin(), small, out.buffer.begin() + out.small);
+    out.small += small;
+    const uint64_t large = std::min<uint64_t>(batch.large.size(), capacity - out.small - out.large);
+    std::reverse_copy(batch.large.begin(), batch.large.begin() + large, out.buffer.end() - out.large - large);
+    out.large += large;
+    stats.dropped_visible_clusters += batch.small.size() - small + batch.large.size() - large;
   }
   stats.visible_small = out.small, stats.visible_large = out.large;
 }
 
 void CullContext::instance_cull(const Scene& scene, int64_t first, int64_t last, Batch& batch) const {
-  const InstanceSpheres& s = scene.spheres;
-  for (int64_t i = first; i < last; ++i) {
-    bool inside = true;
-    for (int p = 0; options_.frustum && p < 6; ++p) {
-      const float* n = world_planes_[p];
-      const float slack = 4e-6f * (std::fabs(n[0] * s.x[i]) + std::fabs(n[1] * s.y[i]) +
-                                   std::fabs(n[2] * s.z[i]) + std::fabs(n[3]));
-      inside = inside && n[0] * s.x[i] + n[1] * s.y[i] + n[2] * s.z[i] + n[3] >= -(s.r[i] + slack);
-    }
-    if (!inside) continue;
-    ++batch.stats.visible_instances;
-    const Asset& asset = *scene.assets[scene.instances[i].asset];
-    InstanceView view = make_instance_view(view_, scene.instances[i], asset);
-    if (!options_.frustum) view.plane_count = 0;
-    node_cull(asset, view, batch);
-    cluster_cull(asset, view, static_cast<uint32_t>(i), batch);
+  for (int64_t i = first; i < last;) {
+    if (options_.hierarchy && i + 8 <= last && far_cull(scene, i, batch))
+      i += 8;
+    else
+      near_cull(scene, i++, batch);
   }
+}
+
+// Eight instances of one asset at once; false where they are not that.
+bool CullContext::far_cull(const Scene& scene, int64_t first, Batch& batch) const {
+  const uint32_t* assets = &scene.lanes.asset[first];
+  const uint32_t asset = assets[0];
+  for (int i = 1; i < 8; ++i)
+    if (assets[i] != asset) return false;
+  const RootCluster& root = scene.roots[asset];
+  FarMasks masks;
+  if (!test_far(scene, first, root, view_, world_planes_, options_.frustum, masks)) return false;
+  for (uint32_t left = ~masks.outside & 255; left; left &= left - 1) {
+    const int lane = __builtin_ctz(left);
+    const uint32_t instance = static_cast<uint32_t>(first + lane);
+    const bool small = masks.root_small >> lane & 1, large = masks.root_large >> lane & 1;
+    if (!small && !large) {
+      near_cull(scene, instance, batch);
+      continue;
+    }
+    (large ? batch.large : batch.small).push_back({instance, root.cluster});
+    ++batch.stats.visible_instances, ++batch.stats.far_instances, ++batch.stats.candidate_clusters;
+    batch.stats.triangles += root.triangles;
+  }
+  return true;
+}
+
+void CullContext::near_cull(const Scene& scene, int64_t i, Batch& batch) const {
+  const InstanceSpheres& s = scene.spheres;
+  for (int p = 0; options_.frustum && p < 6; ++p) {
+    const float* n = world_planes_[p];
+    const float x = n[0] * s.x[i], y = n[1] * s.y[i], z = n[2] * s.z[i];
+    const float slack = sphere_slack * (((std::fabs(x) + std::fabs(y)) + std::fabs(z)) + std::fabs(n[3]));
+    if (((x + y) + z) + n[3] < -(s.r[i] + slack)) return;
+  }
+  ++batch.stats.visible_instances;
+  const Asset& asset = *scene.assets[scene.instances[i].asset];
+  InstanceView view = make_instance_view(view_, scene.instances[i], asset);
+  if (!options_.frustum) view.plane_count = 0;
+  node_cull(asset, view, batch);
+  cluster_cull(asset, view, static_cast<uint32_t>(i), batch);
 }
 
 void CullContext::node_cull(const Asset& asset, const InstanceView& view, Batch& batch) const {

@@ -27,7 +27,8 @@ struct CullOptions {
 
 struct CullStats {
   uint64_t instances = 0, visible_instances = 0;
-  uint64_t nodes = 0;  // nodes whose children were tested
+  uint64_t far_instances = 0;  // drawn as their one root cluster, without a look at the hierarchy
+  uint64_t nodes = 0;          // nodes whose children were tested
   uint64_t candidate_clusters = 0;
   uint64_t visible_small = 0, visible_large = 0, triangles = 0;
   // what did not fit, and so is missing in the result
@@ -45,6 +46,9 @@ struct VisibleClusters {
 // A triangle edge longer than this many pixels makes its cluster a large one (Karis et al. 2021).
 constexpr float large_edge_pixels = 32;
 
+// What the test of a sphere against a plane can lose by rounding, in relation to its terms.
+constexpr float sphere_slack = 4e-6f;
+
 class CullContext {
  public:
   // Throws native::ValueError for a view or a capacity that makes no sense.
@@ -52,8 +56,18 @@ class CullContext {
   void cull(const Scene& scene, VisibleClusters& out, CullStats& stats);
 
  private:
-  struct Batch;
+  // What one batch of instances found; batches are joined in their order.
+  struct Batch {
+    std::vector<uint32_t> nodes;   // waiting
+    std::vector<uint32_t> groups;  // whose parents are too coarse: their clusters are candidates
+    std::vector<uint32_t> clusters;
+    std::vector<Visible> small, large;
+    CullStats stats;
+  };
+
   void instance_cull(const Scene& scene, int64_t first, int64_t last, Batch& batch) const;
+  bool far_cull(const Scene& scene, int64_t first, Batch& batch) const;
+  void near_cull(const Scene& scene, int64_t index, Batch& batch) const;
   void node_cull(const Asset& asset, const InstanceView& view, Batch& batch) const;
   void cluster_cull(const Asset& asset, const InstanceView& view, uint32_t instance, Batch& batch) const;
   bool is_large(const Asset& asset, const LodView& lod, uint32_t cluster) const;
@@ -61,6 +75,7 @@ class CullContext {
   View view_;
   CullOptions options_;
   float world_planes_[6][4];
+  std::vector<Batch> batches_;  // kept: their memory serves the next frame
 };
 
 }  // namespace nanite_cull

@@ -39,11 +39,30 @@ void singular_values(const double m[3][3], double& largest, double& smallest) {
   smallest = std::sqrt(std::max(0.0, std::min({g[0][0], g[1][1], g[2][2]})));
 }
 
+RootCluster root_of(const Asset& asset) {
+  RootCluster root;
+  uint32_t found = 0;
+  for (const Group& group : asset.groups) {
+    if (group.bounds.error < infinite_error) continue;
+    found += group.cluster_count;
+    root.cluster = group.cluster_begin;
+  }
+  if (found != 1) return {};
+  const uint32_t c = root.cluster;
+  const ClusterBounds& b = asset.bounds;
+  root.own = {{b.x[c], b.y[c], b.z[c], b.r[c]}, b.error[c]};
+  for (int a = 0; a < 3; ++a) root.box.lo[a] = b.lo[a][c], root.box.hi[a] = b.hi[a][c];
+  root.longest_edge = asset.clusters[c].longest_edge;
+  root.triangles = asset.clusters[c].triangle_count;
+  return root;
+}
+
 }  // namespace
 
 uint32_t Scene::add_asset(std::shared_ptr<const Asset> asset) {
   for (uint32_t i = 0; i < assets.size(); ++i)
     if (assets[i] == asset) return i;
+  roots.push_back(root_of(*asset));
   assets.push_back(std::move(asset));
   return static_cast<uint32_t>(assets.size() - 1);
 }
@@ -54,14 +73,12 @@ uint32_t Scene::add(uint32_t asset, const float* transforms, int64_t count, int 
   native::demand(size() + count < int64_t(none),
                  [] { return std::string("Scene.add: at most 2^32 - 2 instances"); });
   const int64_t first = size();
-  instances.resize(first + count);
-  for (auto* v : {&spheres.x, &spheres.y, &spheres.z, &spheres.r}) v->resize(first + count);
-  for (int64_t i = first; i < first + count; ++i) instances[i].asset = asset;
+  resize(first + count);
+  for (int64_t i = first; i < first + count; ++i) instances[i].asset = lanes.asset[i] = asset;
   try {
     update(first, transforms, count, threads);
   } catch (...) {
-    instances.resize(first);
-    for (auto* v : {&spheres.x, &spheres.y, &spheres.z, &spheres.r}) v->resize(first);
+    resize(first);
     throw;
   }
   return static_cast<uint32_t>(first);
@@ -75,6 +92,15 @@ void Scene::update(int64_t first, const float* transforms, int64_t count, int th
   native::parallel_for(count, 4096, threads, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) set(first + i, transforms + 12 * i);
   });
+}
+
+void Scene::resize(int64_t count) {
+  instances.resize(count);
+  for (auto* v : {&spheres.x, &spheres.y, &spheres.z, &spheres.r, &lanes.largest, &lanes.smallest})
+    v->resize(count);
+  for (auto& v : lanes.inverse) v.resize(count);
+  for (auto& v : lanes.translation) v.resize(count);
+  lanes.asset.resize(count);
 }
 
 void Scene::set(int64_t index, const float* t) {
@@ -101,6 +127,9 @@ void Scene::set(int64_t index, const float* t) {
     for (int j = 0; j < 3; ++j) out.inverse[3 * i + j] = static_cast<float>(cofactor(j, i) / determinant);
   out.largest = static_cast<float>(largest * (1 + bound_slack));
   out.smallest = static_cast<float>(smallest * (1 - bound_slack));
+  for (int i = 0; i < 9; ++i) lanes.inverse[i][index] = out.inverse[i];
+  for (int i = 0; i < 3; ++i) lanes.translation[i][index] = t[4 * i + 3];
+  lanes.largest[index] = out.largest, lanes.smallest[index] = out.smallest;
   const Sphere& s = assets[out.asset]->sphere;
   double centre[3];
   for (int i = 0; i < 3; ++i) centre[i] = m[i][0] * s.x + m[i][1] * s.y + m[i][2] * s.z + t[4 * i + 3];

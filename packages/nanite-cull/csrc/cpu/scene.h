@@ -20,6 +20,21 @@ struct InstanceSpheres {
   std::vector<float> x, y, z, r;
 };
 
+// The same instances component by component, for tests of eight at a time.
+struct InstanceLanes {
+  std::vector<float> inverse[9], translation[3], largest, smallest;
+  std::vector<uint32_t> asset;
+};
+
+// The one cluster that nothing coarser replaces; `cluster` is none where an asset has several.
+struct RootCluster {
+  uint32_t cluster = none;
+  LodBounds own;
+  Box box;
+  float longest_edge = 0;
+  uint32_t triangles = 0;
+};
+
 class Scene {
  public:
   // Returns the asset's number. The scene keeps it alive.
@@ -35,10 +50,13 @@ class Scene {
   int64_t size() const { return static_cast<int64_t>(instances.size()); }
 
   std::vector<std::shared_ptr<const Asset>> assets;
+  std::vector<RootCluster> roots;  // of the assets
   std::vector<Instance> instances;
   InstanceSpheres spheres;
+  InstanceLanes lanes;
 
  private:
+  void resize(int64_t count);
   void set(int64_t index, const float* transform);
 };
 

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "core/lod.h"
+#include "local_ids.h"
 #include "meshopt_api.h"
 
 namespace nanite_cull {
@@ -21,30 +22,6 @@ struct Patch {
   std::vector<uint32_t> to_wedge;
   std::vector<float> positions;
   std::vector<uint8_t> lock;
-};
-
-class LocalIds {
- public:
-  explicit LocalIds(size_t expected) {
-    size_t size = 64;
-    while (size < expected * 2) size *= 2;
-    keys_.assign(size, none);
-    ids_.resize(size);
-  }
-  uint32_t find_or_add(uint32_t key, std::vector<uint32_t>& added) {
-    size_t slot = (key * 0x9e3779b97f4a7c15ull >> 24) & (keys_.size() - 1);
-    while (keys_[slot] != none) {
-      if (keys_[slot] == key) return ids_[slot];
-      slot = (slot + 1) & (keys_.size() - 1);
-    }
-    keys_[slot] = key;
-    ids_[slot] = static_cast<uint32_t>(added.size());
-    added.push_back(key);
-    return ids_[slot];
-  }
-
- private:
-  std::vector<uint32_t> keys_, ids_;
 };
 
 Patch join(const WeldedMesh& mesh, const ClusterPool& pool, const uint32_t* members, size_t count,
