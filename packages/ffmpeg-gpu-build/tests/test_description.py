@@ -58,7 +58,12 @@ def test_the_configure_line_names_every_part_of_a_build_that_disables_everything
 
 def test_enable_arguments_become_assertions():
     macros = resolve("small").component_macros()
-    for macro in ("CONFIG_CUDA_LLVM", "CONFIG_OPENCL", "CONFIG_VULKAN", "CONFIG_SPIRV_COMPILER"):
+    for macro in (
+        "CONFIG_CUDA_LLVM",
+        "CONFIG_OPENCL",
+        "CONFIG_VULKAN",
+        "CONFIG_SCALE_VULKAN_FILTER",
+    ):
         assert macro in macros
     assert macros["CONFIG_SCALE_CUDA_FILTER"] == "cuda-filters"
 

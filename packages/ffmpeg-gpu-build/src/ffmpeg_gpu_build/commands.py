@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import time
@@ -259,6 +260,90 @@ def plan_command(a: argparse.Namespace) -> int:
     return 0
 
 
+def _build_arguments(p: argparse.ArgumentParser) -> None:
+    _profile_arguments(p)
+    p.add_argument("--prefix", required=True, help="where the build goes; may be moved later")
+    p.add_argument("--work", help="where it is built (default: below the user's cache)")
+    p.add_argument("--source", default="auto", help="auto, apt, url, or a tarball (.asc beside it)")
+    p.add_argument("--sha256", help="of the tarball, where the release is not pinned here")
+    p.add_argument("--jobs", type=int, default=os.cpu_count() or 2)
+    p.add_argument(
+        "--install-deps", action="store_true", help="install missing apt packages (root)"
+    )
+    p.add_argument("--no-ccache", action="store_true")
+    p.add_argument("--dry-run", action="store_true", help="show the whole plan, do nothing")
+
+
+def build_command(a: argparse.Namespace) -> int:
+    """Fetched, checked, configured, compiled and installed in stages; after a failure or Ctrl-C
+    the same command goes on where it was. The prefix holds a whole build or the one before.
+    """
+    from . import builder
+    from .apt import AptError
+    from .make import BuildError
+    from .source import SourceError
+
+    plan = _plan(a)
+    prefix = Path(a.prefix).absolute()
+    work = Path(a.work).absolute() if a.work else builder.default_work(plan)
+    line = Line()
+    options = builder.Options(
+        prefix=prefix, work=work, source=a.source, sha256=a.sha256, jobs=a.jobs,
+        install_deps=a.install_deps, ccache=not a.no_ccache, tell=line.step,
+    )  # fmt: skip
+    if a.dry_run:
+        print(builder.dry_run(plan, options))
+        return 0
+    print(f"licence: {plan.licence_sentence}")
+    try:
+        made = builder.build(plan, options)
+    except (BuildError, SourceError, AptError) as error:
+        line.clear()
+        print(f"ffmpeg-gpu-build: {error}", file=sys.stderr)
+        return 1
+    line.clear()
+    facts = made.facts
+    print(f"built: {made.prefix}/bin/ffmpeg ({facts['licence']})")
+    print(f"NVENC needs driver {facts['nvenc_driver_floor']}; CUDA filters: {facts['ptx']}")
+    print(f"now: ffmpeg-gpu-build verify --ffmpeg {made.prefix} --profile {a.profile}")
+    return 0
+
+
+def _fate_arguments(p: argparse.ArgumentParser) -> None:
+    _profile_arguments(p)
+    p.add_argument("--work", help="the work folder of the build (default: as `build` takes it)")
+    p.add_argument("--only", default="", metavar="REGEX", help="tests whose name matches")
+    p.add_argument("--samples", help="folder of FFmpeg's samples; without it, tests that need none")
+    p.add_argument("--jobs", type=int, default=os.cpu_count() or 2)
+    p.add_argument("--list", action="store_true", help="name the tests, run none")
+
+
+def fate_command(a: argparse.Namespace) -> int:
+    """Runs on the objects of a finished build, with the library path that they need; exit code 1
+    if a test fails that is not explained.
+    """
+    from . import builder, fate
+    from .make import BuildError
+
+    work = Path(a.work).absolute() if a.work else builder.default_work(_plan(a))
+    samples = Path(a.samples).absolute() if a.samples else None
+    line = Line()
+    try:
+        if a.list:
+            print("\n".join(fate.list_tests(work / "objects", samples)))
+            return 0
+        done = fate.run(work, only=a.only, samples=samples, jobs=a.jobs, tell=line.step)
+    except BuildError as error:
+        line.clear()
+        print(f"ffmpeg-gpu-build: {error}", file=sys.stderr)
+        return 1
+    line.clear()
+    for name, why in done.failed.items():
+        print(f"FAILED {name}: {why}")
+    print(f"{done.passed} of {done.total} tests passed")
+    return 1 if done.unexplained else 0
+
+
 COMMANDS: dict[
     str,
     tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]],
@@ -271,6 +356,8 @@ COMMANDS: dict[
     "doctor": ("say what a failure means, and its cure", _doctor_arguments, doctor_command),
     "transcode": ("transcode a file or a folder", _transcode_arguments, transcode_command),
     "probe": ("say what is in a media file", _probe_arguments, probe_command),
+    "build": ("build FFmpeg from the description", _build_arguments, build_command),
+    "fate": ("run FFmpeg's own tests on a build", _fate_arguments, fate_command),
     "plan": ("show what a build would be made of", _plan_arguments, plan_command),
 }
 """Name -> (summary, function that adds the arguments, function that does it)."""

@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from . import proc
@@ -117,9 +117,14 @@ class Ffmpeg:
         return f"LGPL version {three or '2.1'} or later"
 
     def _names(self, option: str, pattern: str) -> frozenset[str]:
-        text = self.run(option).out.decode("utf-8", "replace")
+        text = _printed(self.path, self.path.stat().st_mtime_ns, self._loader, option)
         body = text.partition("---")[2] or text
         return frozenset(re.findall(pattern, body, re.M))
+
+    @property
+    def _loader(self) -> tuple[tuple[str, str], ...]:
+        """The part of the environment that decides which libraries are loaded."""
+        return tuple(sorted((k, v) for k, v in self.env.items() if k.startswith("LD_")))
 
     @cached_property
     def encoders(self) -> frozenset[str]:
@@ -136,6 +141,13 @@ class Ffmpeg:
     @cached_property
     def hwaccels(self) -> frozenset[str]:
         return self._names("-hwaccels", r"^([a-z0-9]+)\s*$")
+
+
+@lru_cache(maxsize=64)
+def _printed(path: Path, stamp: int, loader: tuple[tuple[str, str], ...], option: str) -> str:
+    """What the program prints for -encoders and the like: the same for one file on one system."""
+    done = proc.run([path, "-hide_banner", option], env=dict(loader), timeout=60)
+    return done.out.decode("utf-8", "replace")
 
 
 def file_argument(path: str | os.PathLike[str]) -> str:

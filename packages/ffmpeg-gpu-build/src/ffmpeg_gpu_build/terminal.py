@@ -6,6 +6,7 @@ import argparse
 import re
 import shutil
 import sys
+from typing import Any
 
 
 class Line:
@@ -13,6 +14,7 @@ class Line:
 
     def __init__(self) -> None:
         self.on = sys.stderr.isatty()
+        self._told: object = None
 
     def show(self, text: str) -> None:
         """Replace the line."""
@@ -21,11 +23,31 @@ class Line:
             sys.stderr.write("\r\033[K" + text[:width])
             sys.stderr.flush()
 
+    def step(self, step: Any) -> None:
+        """Show where a build stands; without a terminal one line for each tenth of a stage."""
+        count = f"{step.done}/{step.total}  " if step.total else ""
+        left = f"{step.left / 60:.0f} min left  " if step.left is not None else ""
+        text = f"{step.stage}: {count}{left}{step.text}"
+        if self.on:
+            self.show(text)
+            return
+        tenth = (step.stage, _part(step))
+        if tenth != self._told:
+            self._told = tenth
+            print(text, file=sys.stderr, flush=True)
+
     def clear(self) -> None:
         """Take the line away."""
         if self.on:
             sys.stderr.write("\r\033[K")
             sys.stderr.flush()
+
+
+def _part(step: Any) -> object:
+    """What must change for a line to be printed: a tenth of the stage, or a hundred files."""
+    if step.total:
+        return step.done * 10 // step.total
+    return step.done // 100 if step.done else step.text
 
 
 def size_argument(text: str) -> tuple[int, int]:

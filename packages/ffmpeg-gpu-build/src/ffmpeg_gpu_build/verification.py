@@ -166,10 +166,11 @@ def verify(
     read = facts(program)
     machine = Machine(program, dict(devices or {}), ask_nvidia(program.env))
     expected = list(expected)
-    paths = list(dict.fromkeys([*paths_of(program), *expected]))
+    listed = paths_of(program)
+    paths = list(dict.fromkeys([*listed, *expected]))
     if only:
         paths = [p for p in paths if any(_matches(p, wanted) for wanted in only)]
-    present = set(paths_of(program))
+    present = set(listed)
     opened: dict[str, Verdict] = {}
     verdicts: dict[str, Verdict] = {}
 

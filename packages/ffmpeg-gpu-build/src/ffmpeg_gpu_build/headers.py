@@ -1,0 +1,116 @@
+"""Headers and compilers that are newer than the system's, unpacked into a private folder."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import proc
+from .apt import AptError, PrivateApt
+from .description import Plan
+from .toolchain import find_glslang, has_module
+
+# package of the plan -> the pkg-config condition under which the system's own will do
+SYSTEM_WILL_DO = {
+    "libffmpeg-nvenc-dev": "ffnvcodec >= {lowest}",
+    "libvulkan-dev": "vulkan >= {lowest}",
+    "spirv-headers": "SPIRV-Headers >= 1.6.1",
+}
+# glslang of a newer suite runs by its own loader and libraries
+GLSLANG_LIBRARIES = ("libc6", "libstdc++6", "libgcc-s1", "spirv-tools")
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """What was unpacked: the environment that makes it seen, glslang, and the versions."""
+
+    env: dict[str, str]
+    glslang: str | None
+    versions: dict[str, str]
+
+
+def repoint(folder: Path) -> int:
+    """Point the .pc files below a folder at that folder; the number of files changed."""
+    changed = 0
+    for file in folder.rglob("*.pc"):
+        text = file.read_text()
+        new = re.sub(r"^prefix\s*=.*$", f"prefix={folder}/usr", text, count=1, flags=re.M)
+        new = re.sub(r"^(includedir|libdir)=/usr", r"\1=${prefix}", new, flags=re.M)
+        if new != text:
+            file.write_text(new)
+            changed += 1
+    return changed
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The environment under which pkg-config finds what lies in the folder first."""
+    paths = sorted({str(file.parent) for file in folder.rglob("*.pc")})
+    old = os.environ.get("PKG_CONFIG_PATH")
+    return {"PKG_CONFIG_PATH": ":".join([*paths, *([old] if old else [])])} if paths else {}
+
+
+def _runnable_glslang(apt: PrivateApt, folder: Path) -> str:
+    """The glslang below the folder, by its own loader where the system's libraries are too old."""
+    program = next(
+        p for p in (folder / "usr/bin/glslang", folder / "usr/bin/glslangValidator") if p.exists()
+    )
+    if find_glslang(program) == str(program):
+        return str(program)
+    for package in GLSLANG_LIBRARIES:
+        apt.unpack(package, "0", folder)
+    loader = next(folder.rglob("ld-linux-*.so.*"), None)
+    if loader is None:
+        raise AptError("glslang: the loader of its libc6 was not found")
+    libraries = sorted({str(p.parent) for p in folder.rglob("*.so*") if p.is_file()})
+    wrapper = folder / "glslang"
+    wrapper.write_text(
+        f"#!/bin/sh\nexec '{loader}' --library-path '{':'.join(libraries)}' '{program}' \"$@\"\n"
+    )
+    wrapper.chmod(0o755)
+    if find_glslang(wrapper) != str(wrapper):
+        done = proc.run([wrapper, "--version"])
+        raise AptError(f"glslang: the unpacked one does not run: {done.err.strip()[-300:]}")
+    return str(wrapper)
+
+
+def provide(plan: Plan, folder: Path) -> Unpacked:
+    """Unpack what the plan wants newer than the system has it. Raises AptError.
+
+    Each package into a folder of its own; one that is there already is not fetched again.
+    """
+    versions: dict[str, str] = {}
+    glslang = find_glslang()
+    apt: PrivateApt | None = None
+    for package, lowest in plan.unpack.items():
+        condition = SYSTEM_WILL_DO.get(package, "").format(lowest=lowest)
+        if (condition and has_module(condition)) or (package == "glslang-tools" and glslang):
+            versions[package] = "the system's"
+            continue
+        target, stamp = folder / package, folder / f"{package}.version"
+        if not stamp.exists():
+            apt = apt or PrivateApt(folder / "apt")
+            version = apt.unpack(package, lowest, target)
+            repoint(target)
+            if package == "glslang-tools":
+                _runnable_glslang(apt, target)
+            stamp.write_text(version)
+        versions[package] = stamp.read_text()
+    env: dict[str, str] = {}
+    includes = []
+    for package in (p for p in versions if p != "glslang-tools"):
+        own = environment(folder / package)
+        if own:
+            parts = [own["PKG_CONFIG_PATH"], env.get("PKG_CONFIG_PATH", "")]
+            env["PKG_CONFIG_PATH"] = ":".join(p for p in parts if p)
+        include = folder / package / "usr/include"
+        if include.is_dir():
+            includes.append(str(include))
+    if includes:
+        env["C_INCLUDE_PATH"] = ":".join(includes)
+    if glslang is None and "glslang-tools" in versions:
+        below = folder / "glslang-tools"
+        wrapped = below / "glslang"
+        glslang = str(wrapped if wrapped.exists() else below / "usr/bin/glslang")
+    return Unpacked(env, glslang, versions)

@@ -1,0 +1,131 @@
+"""What lies beside the binaries: a manifest of the build and a CycloneDX bill of materials."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import re
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from . import __version__, binary, proc
+from .description import Plan, components, nvenc_floor
+from .emit import headers_version
+from .source import Checked, sha256_of
+from .toolchain import module_version
+
+FOLDER = Path("share/ffmpeg-gpu-build")
+
+
+def _first_line(command: list[str]) -> str | None:
+    try:
+        text = proc.run(command, timeout=30).out.decode("utf-8", "replace").strip()
+    except OSError:
+        return None
+    return text.splitlines()[0] if text else None
+
+
+def linked(plan: Plan, env: Mapping[str, str]) -> dict[str, str]:
+    """The libraries and headers that the plan builds against, with their pkg-config versions."""
+    found = {}
+    for component in plan.components:
+        for condition in components()[component].get("needs", []):
+            name = condition.split()[0]
+            version = module_version(name, env)
+            if version:
+                found[name] = version
+    return found
+
+
+def manifest(
+    plan: Plan,
+    checked: Checked,
+    configure: list[str],
+    staged: Path,
+    env: Mapping[str, str],
+    unpacked: Mapping[str, str],
+    licence: str,
+) -> dict[str, Any]:
+    """Everything that made this build, and the SHA-256 of every program and library in it."""
+    libraries = {p.name.split(".")[0]: p for p in (staged / "lib").glob("lib*.so.*.*.*")}
+    modules = binary.ptx_modules(libraries["libavfilter"]) if "libavfilter" in libraries else []
+    floor = binary.ptx_floor(modules)
+    codec = libraries.get("libavcodec")
+    files = [p for p in (*(staged / "bin").iterdir(), *libraries.values()) if p.is_file()]
+    headers = headers_version(plan)
+    return {
+        "tool": f"ffmpeg-gpu-build {__version__}",
+        "ffmpeg": plan.version,
+        "profile": plan.profile,
+        "source_sha256": checked.sha256,
+        "source_signed": checked.signed,
+        "licence": licence,
+        "may_be_passed_on": plan.licence != "nonfree",
+        "configure": configure,
+        "components": list(plan.components),
+        "nvenc_driver_floor": binary.nvenc_driver_floor(codec) if codec else None,
+        "nvenc_driver_floor_expected": nvenc_floor(headers) if headers else None,
+        "ptx": floor
+        and {"modules": len(modules), "version": floor.version, "target": floor.target},
+        "libraries": linked(plan, env),
+        "unpacked": dict(unpacked),
+        "compilers": {
+            name: line
+            for name in ("gcc", "nasm", "clang", "nvcc", "make")
+            if (line := _first_line([name, "--version"]))
+        },
+        "files": {str(p.relative_to(staged)): sha256_of(p) for p in sorted(files)},
+    }
+
+
+def bill_of_materials(plan: Plan, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as CycloneDX 1.5: FFmpeg and what it was built against.
+
+    The serial number follows from the content, so that equal builds have equal bills.
+    """
+    spdx = {"lgpl": "LGPL-3.0-or-later", "gpl": "GPL-3.0-or-later"}.get(plan.licence)
+    licences = [{"license": {"id": spdx} if spdx else {"name": facts["licence"]}}]
+    top = {
+        "type": "application",
+        "bom-ref": f"ffmpeg@{plan.version}",
+        "name": "ffmpeg",
+        "version": plan.version,
+        "purl": f"pkg:generic/ffmpeg@{plan.version}",
+        "hashes": [{"alg": "SHA-256", "content": facts["source_sha256"]}],
+        "licenses": licences,
+    }
+    parts = [
+        {
+            "type": "library",
+            "bom-ref": f"{name}@{version}",
+            "name": name,
+            "version": version,
+            "purl": f"pkg:generic/{name.lower()}@{version}",
+        }
+        for name, version in sorted(facts["libraries"].items())
+    ]
+    content = hashlib.sha256(json.dumps([top, parts], sort_keys=True).encode()).digest()
+    return {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.5",
+        "serialNumber": f"urn:uuid:{uuid.UUID(bytes=content[:16], version=4)}",
+        "version": 1,
+        "metadata": {
+            "timestamp": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "tools": [{"name": "ffmpeg-gpu-build", "version": __version__}],
+            "component": top,
+        },
+        "components": parts,
+        "dependencies": [{"ref": top["bom-ref"], "dependsOn": [p["bom-ref"] for p in parts]}],
+    }
+
+
+def relocate_pkgconfig(staged: Path) -> None:
+    """Let the .pc files find their prefix by their own place, so that the install may move."""
+    for file in (staged / "lib" / "pkgconfig").glob("*.pc"):
+        text = re.sub(r"^prefix=.*$", "prefix=${pcfiledir}/../..", file.read_text(), flags=re.M)
+        text = re.sub(r"^(libdir|includedir)=/.*/(\w+)$", r"\1=${prefix}/\2", text, flags=re.M)
+        file.write_text(text)

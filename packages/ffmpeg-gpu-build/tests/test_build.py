@@ -1,0 +1,293 @@
+"""The build, on a small stand-in for FFmpeg's tree: stages, resuming, locks, stops, full disks.
+
+The stand-in has a configure, a Makefile and the output format of FFmpeg's; compiled by gcc in a
+second.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+from ffmpeg_gpu_build import builder, fate, source
+from ffmpeg_gpu_build.builder import Options, build
+from ffmpeg_gpu_build.description import resolve
+from ffmpeg_gpu_build.make import BuildError
+from ffmpeg_gpu_build.manifest import FOLDER
+from ffmpeg_gpu_build.source import SourceError
+
+CONFIGURE = """#!/bin/sh
+here=$(cd "$(dirname "$0")" && pwd)
+for a in "$@"; do case "$a" in --prefix=*) prefix=${a#--prefix=};; esac; done
+echo configured >> "$COUNT"
+mkdir -p ffbuild; echo log > ffbuild/config.log
+{ for m in $MACROS; do echo "#define $m 1"; done
+  echo '#define FFMPEG_LICENSE "LGPL version 3 or later"'; } > config.h
+: > config_components.h
+sed "s|@PREFIX@|$prefix|g; s|@SRC@|$here|g" "$here/Makefile.in" > Makefile
+"""
+MAKEFILE = """
+L = libavcodec.so.9.0.0
+all: ffmpeg
+$(L): @SRC@/lib.c
+\t@printf "CC\\t%s\\n" lib.o
+\t@if [ -n "$$WAIT" ]; then touch "$$WAIT"; sleep 60; fi
+\t@if [ -n "$$FULL" ]; then cat @SRC@/lib.c > /dev/full; fi
+\tgcc -shared -fPIC -Wl,-soname,$(L) $< -o $@
+ffmpeg: @SRC@/main.c $(L)
+\t@printf "LD\\t%s\\n" ffmpeg
+\tgcc $< $(L) -o $@
+fate-list:
+\t@printf "fate-good\\nfate-iamf\\nfate-bad\\n"
+fate-good fate-bad:
+\t@printf "TEST\\t%s\\n" $@
+\t@case "$$LD_LIBRARY_PATH" in *libavcodec*libswscale*) ;; *) exit 127;; esac
+\t@mkdir -p tests/data/fate; echo "one bit is off" > tests/data/fate/bad.err
+\t@[ $@ = fate-good ]
+fate-iamf:
+\t@printf "TEST\\t%s\\n" $@
+install: all
+\t@if [ -n "$$NOINSTALL" ]; then exit 1; fi
+\tmkdir -p "$(DESTDIR)@PREFIX@/bin" "$(DESTDIR)@PREFIX@/lib/pkgconfig"
+\tcp ffmpeg "$(DESTDIR)@PREFIX@/bin/"; cp $(L) "$(DESTDIR)@PREFIX@/lib/"
+\tprintf 'prefix=@PREFIX@\\nlibdir=@PREFIX@/lib\\nName: x\\nDescription: x\\nVersion: 9\\n' \\
+\t  > "$(DESTDIR)@PREFIX@/lib/pkgconfig/libavcodec.pc"
+"""
+
+
+@pytest.fixture
+def stage(tmp_path, monkeypatch):
+    """A tarball of the stand-in, its plan and options; configure's runs are counted in a file."""
+    for tool in ("patchelf", "make", "gcc"):
+        if not shutil.which(tool):
+            pytest.skip(f"no {tool}: install the packages of apt.txt")
+    tree = tmp_path / "ffmpeg-9.9.9"
+    tree.mkdir()
+    (tree / "configure").write_text(CONFIGURE)
+    (tree / "configure").chmod(0o755)
+    (tree / "Makefile.in").write_text(MAKEFILE)
+    (tree / "lib.c").write_text('const char *avcodec_name(void) { return "stand-in"; }\n')
+    (tree / "main.c").write_text(
+        "#include <stdio.h>\nconst char *avcodec_name(void);\n"
+        "int main(void) { puts(avcodec_name()); return 0; }\n"
+    )
+    for name in ("COPYING.LGPLv3", "COPYING.GPLv3"):
+        (tree / name).write_text("a licence\n")
+    file = tmp_path / "ffmpeg-9.9.9.tar.xz"
+    with tarfile.open(file, "w:xz") as archive:
+        archive.add(tree, "ffmpeg-9.9.9")
+    shutil.rmtree(tree)
+    profile = tmp_path / "mine.toml"
+    profile.write_text("version = '9.9.9'\ncomponents = ['base', 'transcode']\n")
+    plan = resolve(profile)
+    monkeypatch.setattr("ffmpeg_gpu_build.toolchain.missing", lambda *_: [])
+    monkeypatch.setenv("MACROS", " ".join(plan.component_macros()))
+    monkeypatch.setenv("COUNT", str(tmp_path / "count"))
+    (tmp_path / "a place").mkdir()
+    options = Options(
+        prefix=tmp_path / "a place" / "built",
+        work=tmp_path / "work",
+        source=str(file),
+        sha256=source.sha256_of(file),
+    )
+    return plan, options
+
+
+def configured(options):
+    return (options.work.parent / "count").read_text().count("configured")
+
+
+def leftovers(options):
+    return [p.name for p in options.prefix.parent.iterdir() if p != options.prefix]
+
+
+def test_a_build_ends_whole_with_its_papers_and_may_be_moved(stage):
+    plan, options = stage
+    steps = []
+    options.tell = steps.append
+    made = build(plan, options)
+    assert made.resumed == ()
+    assert {s.stage for s in steps} >= {"fetch", "unpack", "configure", "compile", "install"}
+    last = [s for s in steps if s.stage == "compile"][-1]
+    assert (last.done, last.total) == (2, 2)
+    moved = options.prefix.parent / "moved here"
+    options.prefix.rename(moved)
+    assert subprocess.run([moved / "bin" / "ffmpeg"], capture_output=True).stdout == b"stand-in\n"
+    papers = json.loads((moved / FOLDER / "manifest.json").read_text())
+    assert papers["ffmpeg"] == "9.9.9"
+    assert papers["source_sha256"] == options.sha256
+    assert papers["licence"] == "LGPL version 3 or later"
+    assert papers["files"]["bin/ffmpeg"] == source.sha256_of(moved / "bin" / "ffmpeg")
+    bill = json.loads((moved / FOLDER / "sbom.cdx.json").read_text())
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.5")
+    assert bill["metadata"]["component"]["version"] == "9.9.9"
+    assert (moved / FOLDER / "COPYING.LGPLv3").is_file()
+    pc = (moved / "lib" / "pkgconfig" / "libavcodec.pc").read_text()
+    assert "prefix=${pcfiledir}/../..\nlibdir=${prefix}/lib\n" in pc
+
+
+def test_what_was_done_is_not_done_again(stage):
+    plan, options = stage
+    build(plan, options)
+    again = build(plan, options)
+    assert again.resumed == ("unpack", "configure", "compile")
+    assert configured(options) == 1
+
+
+def test_another_configure_line_configures_anew_and_edits_no_makefile(stage, tmp_path):
+    plan, options = stage  # trap 9: a changed config.mak would compile everything, or lie
+    build(plan, options)
+    profile = tmp_path / "mine.toml"
+    profile.write_text(profile.read_text() + "configure = ['--extra-version=x']\n")
+    again = build(resolve(profile), options)
+    assert again.resumed == ()
+    assert configured(options) == 2
+
+
+def test_fate_counts_and_names_what_failed(stage):
+    plan, options = stage
+    with pytest.raises(BuildError, match="is not finished"):
+        fate.run(options.work)
+    build(plan, options)
+    (options.work / "objects" / "ffbuild" / "config.mak").touch()
+    done = fate.run(options.work, jobs=1)
+    assert (done.passed, done.total) == (2, 3)
+    assert done.failed == {"fate-bad": "one bit is off"}
+    assert done.unexplained == ["fate-bad"]
+    assert fate.run(options.work, only="good$").failed == {}
+    with pytest.raises(BuildError, match="no test matches"):
+        fate.run(options.work, only="nothing")
+
+
+def test_a_full_disk_is_named_and_the_build_goes_on_where_it_was(stage, monkeypatch):
+    plan, options = stage
+    monkeypatch.setenv("FULL", "1")
+    with pytest.raises(BuildError, match="the disk is full") as caught:
+        build(plan, options)
+    assert caught.value.code == "disk-full"
+    assert not options.prefix.exists()
+    monkeypatch.delenv("FULL")
+    assert build(plan, options).resumed == ("unpack", "configure")
+    assert configured(options) == 1
+
+
+def test_a_failed_install_leaves_the_build_that_was_there(stage, monkeypatch):
+    plan, options = stage
+    build(plan, options)
+    before = (options.prefix / FOLDER / "manifest.json").read_bytes()
+    monkeypatch.setenv("NOINSTALL", "1")
+    with pytest.raises(BuildError, match="install failed"):
+        build(plan, options)
+    assert (options.prefix / FOLDER / "manifest.json").read_bytes() == before
+    assert leftovers(options) == [".built.lock"]
+
+
+def test_a_part_that_configure_left_out_ends_the_build_before_make(stage, monkeypatch):
+    plan, options = stage
+    macros = [m for m in plan.component_macros() if m != "CONFIG_H264_DECODER"]
+    monkeypatch.setenv("MACROS", " ".join(macros))
+    with pytest.raises(BuildError, match="transcode: h264_decoder"):
+        build(plan, options)
+    assert not options.prefix.exists()
+    monkeypatch.setenv("MACROS", " ".join(plan.component_macros()))
+    assert build(plan, options).resumed == ("unpack",)
+
+
+def test_a_wrong_checksum_stops_before_anything_is_unpacked(stage):
+    plan, options = stage
+    options.sha256 = "0" * 64
+    with pytest.raises(SourceError):
+        build(plan, options)
+    assert not (options.work / "src").exists()
+
+
+def test_two_builds_in_one_prefix_do_not_meet(stage):
+    plan, options = stage
+    with (options.prefix.parent / ".built.lock").open("a+") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(BuildError, match="another build is at work") as caught:
+            build(plan, options)
+        assert caught.value.code == "busy"
+    assert build(plan, options).prefix.is_dir()
+
+
+def test_a_folder_that_is_no_build_of_ours_is_not_replaced(stage):
+    plan, options = stage
+    options.prefix.mkdir()
+    (options.prefix / "thesis.txt").write_text("years of work")
+    with pytest.raises(BuildError, match="no build of ours"):
+        build(plan, options)
+    assert (options.prefix / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_work_folder_with_spaces_is_refused_with_the_reason(stage):
+    plan, options = stage
+    options.work = options.work.parent / "my work"
+    with pytest.raises(BuildError, match="no spaces"):
+        build(plan, options)
+
+
+def test_what_is_missing_is_named_with_the_command(stage, monkeypatch):
+    plan, options = stage
+    from ffmpeg_gpu_build.toolchain import Missing
+
+    lacking = [
+        Missing("program nasm", "base", ("nasm",)),
+        Missing("x264", "x264", ("libx264-dev",)),
+    ]
+    monkeypatch.setattr("ffmpeg_gpu_build.toolchain.missing", lambda *_: lacking)
+    with pytest.raises(BuildError, match="apt-get install libx264-dev nasm") as caught:
+        build(plan, options)
+    assert caught.value.code == "missing"
+    text = builder.dry_run(plan, options)
+    assert "missing   x264: x264" in text
+    assert not options.prefix.exists()
+
+
+def test_interrupting_ends_every_process_and_the_next_run_goes_on(stage, tmp_path):
+    _, options = stage
+    waiting = tmp_path / "waiting"
+    code = (
+        "import sys; from ffmpeg_gpu_build import toolchain; toolchain.missing = lambda *_: []; "
+        "from ffmpeg_gpu_build.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [
+        sys.executable, "-c", code, "build", "--profile", str(tmp_path / "mine.toml"),
+        "--prefix", str(options.prefix), "--work", str(options.work),
+        "--source", options.source, "--sha256", options.sha256, "--no-ccache",
+    ]  # fmt: skip
+    env = {**os.environ, "WAIT": str(waiting)}
+    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, start_new_session=True)
+    for _ in range(600):
+        if waiting.exists():
+            break
+        time.sleep(0.1)
+    assert waiting.exists()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert b"interrupted" in err
+    assert not options.prefix.exists()
+    assert not any(_runs_in(options.work))
+    done = subprocess.run(command, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert configured(options) == 1
+    assert (options.prefix / "bin" / "ffmpeg").is_file()
+
+
+def _runs_in(folder: Path):
+    """Processes whose working folder lies below `folder`."""
+    for process in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            if str(folder) in os.readlink(process):
+                yield process
+        except OSError:
+            continue

@@ -1,0 +1,190 @@
+"""The traps of building FFmpeg with GPU parts: each one stays closed."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ffmpeg_gpu_build import apt, builder, fate, make, toolchain, traps
+from ffmpeg_gpu_build.description import resolve
+from ffmpeg_gpu_build.make import BuildError
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """A folder in front of PATH, and a function that puts a shell script there."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+    def write(name, body):
+        file = folder / name
+        file.write_text(f"#!/bin/sh\n{body}\n")
+        file.chmod(0o755)
+        return file
+
+    return write
+
+
+NVCC = """
+for a in "$@"; do case "$a" in *compute_30*|*compute_35*|*compute_5*|*compute_6*|*compute_70*)
+  echo "nvcc fatal   : Unsupported gpu architecture '${a%%,*}'" >&2; exit 1;; esac; done
+exit 0"""
+
+
+def test_1_an_nvcc_that_dropped_old_gpus_gets_the_lowest_it_knows(programs):
+    programs("nvcc", NVCC)
+    assert toolchain.nvcc_flags() == "-gencode arch=compute_75,code=sm_75 -O2"
+    plan = resolve("small", cuda="nvcc")
+    line = plan.configure_line({"nvccflags": toolchain.nvcc_flags()})
+    assert "--nvccflags=-gencode arch=compute_75,code=sm_75 -O2" in line
+    programs("nvcc", "exit 1")
+    assert toolchain.nvcc_flags() is None
+
+
+@pytest.fixture
+def configured(tmp_path):
+    """What configure leaves: all parts of the small profile but those a test takes out."""
+    plan = resolve("small")
+
+    def leave(without=(), config_log=""):
+        (tmp_path / "ffbuild").mkdir(exist_ok=True)
+        (tmp_path / "ffbuild" / "config.log").write_text(config_log)
+        lines = [f"#define {m} {int(m not in without)}" for m in plan.component_macros()]
+        (tmp_path / "config.h").write_text("\n".join(lines[:20]) + "\n")
+        (tmp_path / "config_components.h").write_text("\n".join(lines[20:]) + "\n")
+        return plan, tmp_path
+
+    return leave
+
+
+def test_2_vulkan_filters_that_configure_dropped_without_a_word_are_an_error(configured):
+    gone = [m for m in resolve("small").component_macros() if m.endswith("_VULKAN_FILTER")]
+    assert len(gone) > 10
+    plan, folder = configured(gone, "glslc: error: invalid value 'vulkan1.4' in '--target-env'\n")
+    with pytest.raises(BuildError, match="scale_vulkan_filter") as caught:
+        make.assert_enabled(plan, folder, folder / "log")
+    assert caught.value.code == "glslc-too-old"
+    assert "glslang 15" in str(caught.value)
+
+
+@pytest.mark.parametrize("macro", ["CONFIG_SCALE_CUDA_FILTER", "CONFIG_OPENCL", "CONFIG_LIBX264"])
+def test_2_any_part_that_was_asked_for_and_is_off_is_an_error(configured, macro):
+    make.assert_enabled(*configured(), Path("log"))
+    with pytest.raises(BuildError, match=macro.removeprefix("CONFIG_").lower()) as caught:
+        make.assert_enabled(*configured([macro]), Path("log"))
+    assert caught.value.code == "dropped"
+
+
+def test_3_a_glslang_that_passes_configure_and_fails_in_make_is_not_taken(programs):
+    old = programs("glslang", 'echo "Glslang Version: 11:12.0.0"')
+    programs("glslangValidator", 'echo "Glslang Version: 11:12.0.0"')
+    assert toolchain.glslang_version(str(old)) == (12, 0)
+    assert toolchain.find_glslang() is None
+    new = programs("glslang", 'echo "Glslang Version: 11:15.1.0"')
+    assert toolchain.find_glslang() == str(new)
+    glslc = programs("glslc", 'echo "shaderc v2023.2"')
+    assert toolchain.glslang_version(str(glslc)) is None
+
+
+def test_4_vulkan_headers_that_are_too_old_are_seen_before_the_build(tmp_path):
+    (tmp_path / "vulkan.pc").write_text("Name: v\nDescription: v\nVersion: 1.3.239\n")
+    env = {"PKG_CONFIG_LIBDIR": str(tmp_path), "PKG_CONFIG_PATH": ""}
+    lacking = toolchain.missing(resolve("small"), env)
+    assert "vulkan >= 1.3.277" in [m.what for m in lacking]
+    (tmp_path / "vulkan.pc").write_text("Name: v\nDescription: v\nVersion: 1.4.309\n")
+    lacking = toolchain.missing(resolve("small"), env)
+    assert "vulkan >= 1.3.277" not in [m.what for m in lacking]
+
+
+def test_5_spirv_headers_are_taken_new_enough():
+    assert resolve("small").unpack["spirv-headers"] == "1.6.1+1.4.309"
+
+
+def test_7_clangs_warning_about_the_cuda_version_is_harmless(programs):
+    for name in toolchain.CLANGS:
+        programs(name, "exit 1")
+    assert toolchain.find_clang() is None
+    warning = "clang: warning: CUDA version is newer than the latest supported version 11.5"
+    programs("clang-14", f'echo "{warning}" >&2; exit 0')
+    assert toolchain.find_clang() == "clang-14"
+
+
+def test_10_one_missing_package_loses_no_other(programs):
+    programs("apt-cache", '[ "$2" = libfdk-aac-dev ] && exit 0; echo "  Candidate: 1.0"')
+    good, bad = apt.resolvable(["libx264-dev", "libfdk-aac-dev", "nasm"])
+    assert (good, bad) == (["libx264-dev", "nasm"], ["libfdk-aac-dev"])
+    programs(
+        "apt-get",
+        'for p in "$@"; do :; done; [ "$p" = libfdk-aac-dev ] || exit 0\n'
+        'echo "E: Unable to locate package $p" >&2; exit 100',
+    )
+    failed = apt.install(["libx264-dev", "libfdk-aac-dev", "nasm"])
+    assert failed == {"libfdk-aac-dev": "E: Unable to locate package libfdk-aac-dev"}
+
+
+def test_12_programs_and_libraries_find_each_other_after_a_move(tmp_path):
+    if not toolchain.shutil.which("patchelf"):
+        pytest.skip("no patchelf: install the packages of apt.txt")
+    staged = tmp_path / "a prefix"
+    (staged / "bin").mkdir(parents=True)
+    (staged / "lib").mkdir()
+    code, main = tmp_path / "l.c", tmp_path / "m.c"
+    code.write_text("int answer(void) { return 7; }\n")
+    main.write_text("int answer(void); int main(void) { return answer(); }\n")
+    library = staged / "lib" / "libavx.so.1.0.0"
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", code, "-o", library, "-Wl,-soname,libavx.so.1.0.0"], check=True
+    )
+    wrong = ["-Wl,-rpath,../lib"]  # what FFmpeg's own flags end up as
+    subprocess.run(["gcc", main, library, "-o", staged / "bin" / "ffmpeg", *wrong], check=True)
+    builder.set_runpaths(staged)
+    moved = tmp_path / "elsewhere"
+    staged.rename(moved)
+    assert subprocess.run([moved / "bin" / "ffmpeg"], cwd="/").returncode == 7
+
+
+def test_13_fate_gets_all_seven_library_folders(tmp_path):
+    folders = fate.library_path(tmp_path).split(":")
+    assert len(folders) == 7
+    assert str(tmp_path / "libswresample") in folders
+
+
+@pytest.mark.parametrize(
+    ("log", "code"),
+    [
+        ("nvcc fatal   : Unsupported gpu architecture 'compute_60'", "nvcc-architecture"),
+        ("ERROR: failed checking for nvcc.", "nvcc-check-failed"),
+        ("glslc: error: invalid value 'vulkan1.4' in '--target-env=vulkan1.4'", "glslc-too-old"),
+        ("error: '' : GL_EXT_spec_constant_composites required", "glslang-too-old"),
+        ("ERROR: vulkan requested but not found", "vulkan-headers-too-old"),
+        ("ops.c:77: error: unknown type name 'SpvFPEncoding'", "spirv-headers-too-old"),
+        ("WARNING: libnpp has been removed and enabling it does nothing.", "npp-retired"),
+        ("ERROR: libnpp support is deprecated, version 13.0 and up are not", "npp-retired"),
+        ("libx264 is gpl and --enable-gpl is not specified.", "licence-gate"),
+        ("cuda_nvcc is nonfree and --enable-nonfree is not specified.", "licence-gate"),
+        (
+            "libfdk_aac is incompatible with the gpl and --enable-nonfree is not specified.",
+            "licence-gate",
+        ),
+        ("E: Unable to locate package libfdk-aac-dev", "no-such-package"),
+        ("make: *** [tests/Makefile:1: fate-x] Error 127", "fate-loader"),
+        ("ERROR: x265 not found using pkg-config", "dependency-not-found"),
+        ("nasm/yasm not found or too old. Use --disable-x86asm", "no-assembler"),
+        ("gcc is unable to create an executable file.", "no-compiler"),
+        ("fatal error: error writing to /x.s: No space left on device", "disk-full"),
+        ("gcc: fatal error: Killed signal terminated program cc1", "killed"),
+    ],
+)
+def test_logs_of_a_build_are_recognised(log, code):
+    found = traps.recognise(f"CC\tlibavutil/x.o\n{log}\nmake: leaving\n")
+    assert found is not None
+    assert found.code == code
+    assert found.cure
+    assert "{" not in found.sentence
+
+
+def test_the_licence_gate_names_what_and_which_switch():
+    found = traps.recognise("libx264 is gpl and --enable-gpl is not specified.")
+    assert found.sentence == "libx264 needs --enable-gpl: it changes the licence of the whole build"
