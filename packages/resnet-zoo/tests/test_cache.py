@@ -17,7 +17,7 @@ from resnet_zoo import download as downloading
 from resnet_zoo.cache import Remote, fetch, recorded_hash, sha256_of
 
 DATA = bytes(torch.randint(0, 256, (600_000,), generator=torch.Generator().manual_seed(1)).tolist())
-ARGUMENTS = {"num_classes": 4, "stem": "small", "planes": 4}
+ARGUMENTS = {"num_classes": 4, "stem": "small", "planes": 8}
 
 
 @pytest.fixture(autouse=True)
@@ -310,10 +310,10 @@ def published(server, tmp_path):
 
 def test_a_model_loads_from_an_address_through_the_cache(server, published):
     model, url = published
-    again = resnet18(weights=url, stem="small", planes=4)
+    again = resnet18(weights=url, stem="small", planes=8)
     for key, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[key], value)
-    resnet18(weights=url, stem="small", planes=4, offline=True)
+    resnet18(weights=url, stem="small", planes=8, offline=True)
     assert len(server.requests) == 1
 
 
@@ -337,13 +337,13 @@ def test_a_hugging_face_repo_is_verified_by_the_declared_hash(server, published,
     )
     server.faults["model.safetensors"] = ["redirect", "flip"]
     with pytest.raises(WeightsError, match="expected"):
-        resnet18(weights="owner/tiny", stem="small", planes=4)
+        resnet18(weights="owner/tiny", stem="small", planes=8)
     server.faults["model.safetensors"] = ["redirect"]
-    model = resnet18(weights="hf:owner/tiny", stem="small", planes=4)
+    model = resnet18(weights="hf:owner/tiny", stem="small", planes=8)
     assert model.source.categories() == ["a", "b", "c", "d"]
     transform = model.source.transforms()
     assert (transform.crop_size, transform.resize_size) == (64, 80)
     assert (transform.interpolation, transform.mean) == ("bicubic", (0.5, 0.5, 0.5))
-    offline = get_model("resnet18", weights="owner/tiny", stem="small", planes=4, offline=True)
+    offline = get_model("resnet18", weights="owner/tiny", stem="small", planes=8, offline=True)
     assert torch.equal(offline.fc.weight, model.fc.weight)
     assert Path(model.source.path()).name == "owner--tiny--model.safetensors"

@@ -24,7 +24,7 @@ from resnet_zoo import (
     save_weights,
 )
 
-TINY = {"stem": "small", "planes": 4}
+TINY = {"stem": "small", "planes": 8}
 
 
 @pytest.fixture
@@ -157,14 +157,14 @@ def test_a_pth_that_is_no_state_dict_is_refused(tmp_path, content):
 def test_missing_unexpected_and_misshapen_keys_are_all_listed(model, tmp_path):
     state = model.state_dict()
     state["surprise"] = state.pop("bn1.weight")
-    state["conv1.weight"] = torch.zeros(4, 3, 5, 5)
+    state["conv1.weight"] = torch.zeros(8, 3, 5, 5)
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(WeightsError) as caught:
         resnet18(weights=tmp_path / "w.pth", **TINY)
     text = str(caught.value)
     assert "1 keys missing: bn1.weight" in text
     assert "1 keys unexpected: surprise" in text
-    assert "conv1.weight: (4, 3, 5, 5) in the file, (4, 3, 3, 3) in the model" in text
+    assert "conv1.weight: (8, 3, 5, 5) in the file, (8, 3, 3, 3) in the model" in text
 
 
 def test_another_number_of_classes_keeps_only_the_head_fresh_and_says_so(model, tmp_path):
@@ -211,7 +211,7 @@ def test_pretrained_true_is_version_one_with_a_warning_that_names_weights():
     with pytest.warns(FutureWarning), pytest.raises(WeightsError, match="0676ba61"):
         resnet50(True, offline=True)
     with pytest.warns(FutureWarning):
-        assert resnet18(pretrained=False, planes=4).fc.out_features == 1000
+        assert resnet18(pretrained=False, planes=8).fc.out_features == 1000
 
 
 def test_default_is_version_two_where_it_exists():

@@ -70,7 +70,7 @@ def test_folding_twice_changes_nothing_and_leaves_the_original(calibrate):
 
 
 def test_train_mode_is_refused(calibrate):
-    model = get_model("resnet18", planes=4).train()
+    model = get_model("resnet18", planes=8).train()
     with pytest.raises(ValueError, match="evaluation mode"):
         fold_batchnorm(model)
     with pytest.raises(ValueError, match="evaluation mode"):
@@ -141,7 +141,7 @@ def test_nothing_within_the_tolerance_is_an_error(calibrate):
 )
 def test_unknown_choices_are_named(arguments, said):
     with pytest.raises(ValueError, match=said):
-        optimize(get_model("resnet18", planes=4).eval(), **arguments)
+        optimize(get_model("resnet18", planes=8).eval(), **arguments)
 
 
 @pytest.mark.slow

@@ -120,6 +120,8 @@ def test_small_stem_keeps_the_resolution_of_small_images():
     assert model(torch.zeros(2, 1, 32, 32)).shape == (2, 10)
     with pytest.raises(ValueError, match="stem must be one of imagenet, small"):
         ResNet(BasicBlock, (1, 1, 1, 1), stem="tiny")
+    with pytest.raises(ValueError, match="planes must be a multiple of 8"):
+        ResNet(BasicBlock, (1, 1, 1, 1), planes=4)
 
 
 def test_forward_is_the_head_of_the_features_and_pre_logits_feed_fc(calibrate):

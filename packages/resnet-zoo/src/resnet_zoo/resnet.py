@@ -153,12 +153,13 @@ class ResNet(nn.Module):
         in_channels: channels of the image.
         stem: "imagenet" (7x7 stride 2, then 3x3 max pool: /4) or "small" (3x3 stride 1, no pool:
             /1), the usual choice for 32x32 images.
-        planes: channels of the stem and first stage; each later stage has twice as many. Less
-            than 64 gives the narrow networks that suit tiny pictures.
+        planes: channels of the stem and first stage; each later stage has twice as many. A
+            multiple of 8; less than 64 gives narrow networks, for tiny pictures.
         stochastic_depth: drop rate of the last block; earlier blocks drop linearly less often.
 
     Input (N, in_channels, H, W), floating point; output (N, num_classes).
-    Raises ValueError for a wrong `replace_stride_with_dilation`, `stem` or `stochastic_depth`.
+    Raises ValueError for a wrong `replace_stride_with_dilation`, `stem`, `planes` or
+    `stochastic_depth`.
     """
 
     def __init__(
@@ -188,8 +189,10 @@ class ResNet(nn.Module):
             )
         if stem not in STEMS:
             raise ValueError(f"ResNet: stem must be one of {', '.join(STEMS)}, got {stem!r}")
-        if planes < 1:
-            raise ValueError(f"ResNet: planes must be positive, got {planes}")
+        # Fewer corrupt the heap in torch 2.13: oneDNN's backward of 1x1 stride-2 convolutions of 4
+        # channels in channels-last layout writes outside its buffers on AVX2.
+        if planes < 8 or planes % 8:
+            raise ValueError(f"ResNet: planes must be a multiple of 8, got {planes}")
         if not 0.0 <= stochastic_depth < 1.0:
             raise ValueError(f"ResNet: stochastic_depth must be in [0, 1), got {stochastic_depth}")
         self._norm_layer = norm_layer or nn.BatchNorm2d
