@@ -22,7 +22,7 @@ def show_version() -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    from . import commands
+    from . import commands, environment
 
     parser = argparse.ArgumentParser(
         prog="convlstm",
@@ -36,6 +36,9 @@ def make_parser() -> argparse.ArgumentParser:
         commands.add_gif,
         commands.add_export,
         commands.add_import,
+        environment.add_doctor,
+        environment.add_env,
+        environment.add_kernel,
     ):
         add(sub)
     return parser
