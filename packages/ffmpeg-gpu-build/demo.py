@@ -1,6 +1,6 @@
 """Judge the FFmpeg that is present, show what its GPU filters really wrote, and encode a clip.
 
-    python demo.py --out DIR [--ffmpeg PATH]
+    python demo.py --out DIR [--ffmpeg PATH | --build-ffmpeg]
 
 Writes verdicts.html, pictures, clip.mp4 and card.json into DIR.
 """
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ffmpeg_gpu_build import checks, probe, read_frames, verify, write_frames
+from ffmpeg_gpu_build import builder, checks, probe, read_frames, resolve, verify, write_frames
 from ffmpeg_gpu_build.checks import Machine
 from ffmpeg_gpu_build.ffmpeg import Ffmpeg
 from ffmpeg_gpu_build.filter_checks import CHECKS, device_of
@@ -171,10 +172,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--ffmpeg", help="program or its folder (default: $FFMPEG, PATH)")
+    parser.add_argument("--build-ffmpeg", action="store_true", help="build `small` first (minutes)")
     arguments = parser.parse_args()
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    program, line = Ffmpeg.at(arguments.ffmpeg), Line()
+    line = Line()
+    if arguments.build_ffmpeg:
+        plan = resolve("small")
+        prefix = out.absolute() / "ffmpeg"
+        work = builder.default_work(plan)
+        options = builder.Options(
+            prefix=prefix, work=work, jobs=os.cpu_count() or 2, tell=line.step
+        )
+        arguments.ffmpeg = builder.build(plan, options).prefix
+    program = Ffmpeg.at(arguments.ffmpeg)
     print(f"judging {program.path} ...", file=sys.stderr)
     report = verify(program, progress=lambda n, total, v: line.show(f"{n}/{total} {v.path}"))
     line.clear()

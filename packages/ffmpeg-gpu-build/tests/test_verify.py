@@ -85,6 +85,17 @@ def test_wrong_pixels_with_exit_code_zero_are_broken(machine, monkeypatch):
     assert verdict.measured["mean"] > 5
 
 
+def test_a_picture_that_is_one_pixel_aside_is_named():
+    frames = np.frombuffer(checks.source(1), np.uint8)[: 320 * 180].reshape(180, 320)
+    moved = np.roll(frames, 1, axis=1).tobytes()
+    assert checks._shift(moved, frames.tobytes(), (320, 180)) == "1 right"
+    assert (
+        checks._shift(np.roll(frames, 1, axis=0).tobytes(), frames.tobytes(), (320, 180))
+        == "1 down"
+    )
+    assert checks._shift(frames[::-1].tobytes(), frames.tobytes(), (320, 180)) is None
+
+
 def test_a_picture_of_another_size_is_broken(machine, monkeypatch):
     wrong = FilterCheck("pad_opencl=w=352:h=200", "null")
     monkeypatch.setitem(CHECKS, "pad_opencl", wrong)

@@ -16,6 +16,7 @@ from . import proc
 from .description import version_key
 
 SUITES = {"debian": ("trixie", "sid"), "ubuntu": ("devel",)}
+COMPONENTS = {"debian": "main", "ubuntu": "main universe"}
 ETC = Path("/etc/apt")
 
 
@@ -94,7 +95,7 @@ class PrivateApt:
         archive = main_archive(etc)
         options = f"[signed-by={archive.signed_by}] " if archive.signed_by else ""
         lines = [
-            f"{kind} {options}{archive.uri} {suite} main"
+            f"{kind} {options}{archive.uri} {suite} {COMPONENTS.get(system_id(), 'main')}"
             for suite in SUITES.get(system_id(), ())
             for kind in ("deb", "deb-src")
         ]

@@ -73,6 +73,22 @@ def _ptx_head(text: bytes) -> Ptx | None:
     return Ptx(version[1].decode(), target[1].decode()) if version and target else None
 
 
+def ptx_texts(path: Path) -> list[bytes]:
+    """All gzip-compressed PTX of a binary, whole, in file order."""
+    found = []
+    with _mapped(path) as data:
+        at = data.find(b"\x1f\x8b\x08")
+        while at >= 0:
+            try:
+                text = zlib.decompressobj(31).decompress(data[at:])
+            except zlib.error:
+                text = b""
+            if _ptx_head(text[:8192]):
+                found.append(text)
+            at = data.find(b"\x1f\x8b\x08", at + 1)
+    return found
+
+
 def ptx_modules(path: Path) -> list[Ptx]:
     """The heads of all PTX in a binary, gzip-compressed or plain, in file order."""
     found = []

@@ -177,6 +177,10 @@ def check_filter(machine: Machine, name: str) -> Verdict:
     if gap.distinct < FLAT:
         text = f"writes {gap.distinct} grey level(s) with exit code 0: a flat picture"
         return Verdict(path, BROKEN, "flat-picture", text, _driver_cure(name), numbers, done.argv)
+    shift = _shift(done.out, want.out, check.size) if gap.mean > check.mean else None
+    if shift:
+        text = f"the picture of the CPU filter, {shift} pixel aside, with exit code 0"
+        return Verdict(path, BROKEN, "shifted", text, _SHIFT_CURE, numbers, done.argv)
     if gap.mean > check.mean:
         text = (
             f"differs from {check.cpu.partition('=')[0]} by {gap.mean:.2f} grey levels, exit code 0"
@@ -184,6 +188,25 @@ def check_filter(machine: Machine, name: str) -> Verdict:
         return Verdict(path, BROKEN, "wrong-pixels", text, _driver_cure(name), numbers, done.argv)
     text = "equal to the CPU filter" if gap.max == 0 else f"within {gap.mean:.2f} of the CPU filter"
     return Verdict(path, PROVEN, "pixels", text, "", numbers, done.argv)
+
+
+_SHIFT_CURE = (
+    "FFmpeg's flip and transpose shaders count from size where size - 1 is meant, on every GPU: "
+    "use the filter of the CPU, OpenCL or CUDA"
+)
+
+
+def _shift(got: bytes, want: bytes, size: tuple[int, int]) -> str | None:
+    """Which way `got` is `want` moved by one pixel, by the first luma plane; None if it is not."""
+    width, height = size
+    a, b = (np.frombuffer(x, np.uint8, width * height).reshape(height, width) for x in (got, want))
+    near, far, whole = slice(1, None), slice(None, -1), slice(None)
+    for name, (y, x) in {"1 right": (0, 1), "1 down": (1, 0), "1 right and down": (1, 1)}.items():
+        to = (near if y else whole, near if x else whole)
+        back = (far if y else whole, far if x else whole)
+        if np.array_equal(a[to], b[back]):
+            return name
+    return None
 
 
 def _driver_cure(name: str) -> str:
@@ -196,7 +219,9 @@ def _decode_arguments(machine: Machine, name: str, clip: str) -> list[str]:
     kind, deep = device_of(name), clips()[clip]["pixels"].endswith("10le")
     out = clips()[clip]["pixels"]
     if name.endswith(("_cuvid", "_qsv")):
-        return ["-c:v", name, "-i", file_argument(CLIPS / f"{clip}.mkv"), "-pix_fmt", out]
+        index = machine.devices.get("cuda") if kind == "cuda" else None
+        which = ["-gpu", index] if index else []
+        return ["-c:v", name, *which, "-i", file_argument(CLIPS / f"{clip}.mkv"), "-pix_fmt", out]
     download = "p010le" if deep else "nv12"
     return [
         *machine.open_device(kind), "-hwaccel", kind, "-hwaccel_device", "d",
@@ -219,9 +244,7 @@ def _no_decoder(machine: Machine, path: str, codec: str) -> Verdict | None:
 
 
 def check_decoder(machine: Machine, name: str) -> Verdict:
-    """Decode our clips with frames forced onto the device and compare them with the CPU's
-    frames.
-    """
+    """Decode our clips with frames forced onto the device; compare them with the CPU's frames."""
     path, codec = f"decode.{name}", name.rpartition("_")[0]
     wanted = CLIPS_OF.get(codec, (codec,))
     if any(clip not in clips() for clip in wanted):

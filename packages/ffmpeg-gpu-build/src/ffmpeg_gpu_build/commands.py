@@ -262,7 +262,9 @@ def plan_command(a: argparse.Namespace) -> int:
 
 def _build_arguments(p: argparse.ArgumentParser) -> None:
     _profile_arguments(p)
-    p.add_argument("--prefix", required=True, help="where the build goes; may be moved later")
+    p.add_argument(
+        "--prefix", default="ffmpeg", help="where it goes (default: ./ffmpeg); may be moved"
+    )
     p.add_argument("--work", help="where it is built (default: below the user's cache)")
     p.add_argument("--source", default="auto", help="auto, apt, url, or a tarball (.asc beside it)")
     p.add_argument("--sha256", help="of the tarball, where the release is not pinned here")
@@ -271,6 +273,7 @@ def _build_arguments(p: argparse.ArgumentParser) -> None:
         "--install-deps", action="store_true", help="install missing apt packages (root)"
     )
     p.add_argument("--no-ccache", action="store_true")
+    p.add_argument("--docker", metavar="BASE", help="print a Dockerfile, e.g. for ubuntu:24.04")
     p.add_argument("--dry-run", action="store_true", help="show the whole plan, do nothing")
 
 
@@ -284,6 +287,14 @@ def build_command(a: argparse.Namespace) -> int:
     from .source import SourceError
 
     plan = _plan(a)
+    if a.docker:
+        from .docker import dockerfile
+
+        chosen = ["--profile", a.profile]
+        chosen += [x for name in a.add for x in ("--with", name)]
+        chosen += [x for name in a.drop for x in ("--without", name)]
+        print(dockerfile(plan, a.docker, shlex.join(chosen)), end="")
+        return 0
     prefix = Path(a.prefix).absolute()
     work = Path(a.work).absolute() if a.work else builder.default_work(plan)
     line = Line()

@@ -70,7 +70,7 @@ def run_logged(
     Ctrl-C ends the whole group of processes.
     """
     kept: list[bytes] = []
-    with log.open("ab") as file:
+    with log.open("ab", buffering=0) as file:
         file.write(f"\n== {stage}: {' '.join(command)}\n".encode())
         process = subprocess.Popen(
             command,

@@ -1,0 +1,42 @@
+"""A Dockerfile that does what `build` does, on a bare Ubuntu or Debian."""
+
+from __future__ import annotations
+
+from .description import Plan
+from .emit import apt_packages
+
+BASES = ("ubuntu:22.04", "ubuntu:24.04", "debian:12", "debian:13")
+
+
+def dockerfile(plan: Plan, base: str, arguments: str) -> str:
+    """The text of a Dockerfile for one of `BASES`; its context is the root of this repository.
+
+    `arguments` are those that chose the plan ("--profile small --without x264").
+    The second stage holds the build and the libraries that it links, nothing of the compilers.
+    Raises ValueError for another base.
+    """
+    if base not in BASES:
+        raise ValueError(f"docker: base must be one of {', '.join(BASES)}, got {base!r}")
+    packages = " \\\n        ".join(["ca-certificates", "python3-venv", *apt_packages(plan)])
+    sources = "packages/ffmpeg-gpu-build"
+    return f"""\
+# FFmpeg {plan.version}, profile {plan.profile}. {plan.licence_sentence}.
+# docker build -f Dockerfile -t ffmpeg-gpu .    (in the root of the repository)
+FROM {base} AS build
+ENV DEBIAN_FRONTEND=noninteractive
+RUN apt-get update && apt-get install -y --no-install-recommends \\
+        {packages}
+COPY VERSION LICENSE /tool/
+COPY {sources} /tool/{sources}
+RUN python3 -m venv /venv && /venv/bin/pip install /tool/{sources}
+RUN /venv/bin/ffmpeg-gpu-build build {arguments} --release {plan.version} \\
+        --cuda {plan.cuda} --prefix /opt/ffmpeg --work /build
+RUN ldd /opt/ffmpeg/lib/*.so | awk '$3 ~ "^/(usr/)?lib" {{ print $3 }}' | sort -u \\
+        | grep -vE '/(libc|libm|libpthread|libdl|ld-linux[^/]*)\\.so' \\
+        | xargs -I% cp -L % /opt/ffmpeg/lib/
+
+FROM {base}
+COPY --from=build /opt/ffmpeg /opt/ffmpeg
+ENV PATH=/opt/ffmpeg/bin:$PATH NVIDIA_DRIVER_CAPABILITIES=compute,utility,video
+ENTRYPOINT ["ffmpeg"]
+"""
