@@ -10,6 +10,7 @@
 #include "cpu/build.h"
 #include "cpu/cull.h"
 #include "cpu/meshopt_api.h"
+#include "cpu/ncl_file.h"
 #include "cpu/raster.h"
 #include "cpu/resolve.h"
 #include "cpu/validate.h"
@@ -193,6 +194,27 @@ void bind_asset(nb::module_& m) {
       .def(
           "validate", [](const Asset& a, size_t limit) { return validate(a, limit); }, "limit"_a,
           nb::call_guard<nb::gil_scoped_release>());
+
+  m.def(
+      "encode_ncl",
+      [](const Asset& asset, int threads) {
+        std::vector<uint8_t> bytes;
+        {
+          nb::gil_scoped_release released;
+          bytes = encode_ncl(asset, threads);
+        }
+        return nb::bytes(bytes.data(), bytes.size());
+      },
+      "asset"_a, "threads"_a);
+  m.def(
+      "read_ncl",
+      [](const std::string& path, int threads) {
+        ReadOptions options;
+        options.threads = threads;
+        nb::gil_scoped_release released;
+        return std::make_shared<Asset>(read_ncl(path, options));
+      },
+      "path"_a, "threads"_a);
 
   m.def("build", &build_asset, "positions"_a.noconvert(), "faces"_a.noconvert(),
         "normals"_a.noconvert().none(), "uvs"_a.noconvert().none(), "colors"_a.noconvert().none(),

@@ -91,7 +91,7 @@ struct BuildReport {
 
 struct Asset {
   // vertices: positions are integers times `step`, exact in float
-  float step = 1;
+  float step = 1, uv_step = 1;
   std::vector<float> positions;     // (V, 3)
   std::vector<float> normals;       // (V, 3) or empty
   std::vector<float> uvs;           // (V, 2) or empty

@@ -123,35 +123,11 @@ class Emitter {
                               {pool.sources.begin() + entry.triangle_begin,
                                pool.sources.begin() + entry.triangle_begin + entry.triangle_count}});
     }
-    Box box;
-    for (int a = 0; a < 3; ++a) box.lo[a] = infinite_error, box.hi[a] = -infinite_error;
-    for (int v = 0; v < entry.vertex_count; ++v) {
-      const uint32_t wedge = pool.vertices[entry.vertex_begin + v];
-      const float* p = &mesh_.positions[3 * size_t(wedge)];
-      for (int a = 0; a < 3; ++a)
-        box.lo[a] = std::min(box.lo[a], p[a]), box.hi[a] = std::max(box.hi[a], p[a]);
-      asset_.vertex_refs.push_back(vertex(wedge));
-    }
-    cluster.longest_edge = longest_edge(pool, entry);
+    for (int v = 0; v < entry.vertex_count; ++v)
+      asset_.vertex_refs.push_back(vertex(pool.vertices[entry.vertex_begin + v]));
     asset_.clusters.push_back(cluster);
-    ClusterBounds& b = asset_.bounds;
-    for (int a = 0; a < 3; ++a) b.lo[a].push_back(box.lo[a]), b.hi[a].push_back(box.hi[a]);
-    b.x.push_back(entry.own.sphere.x), b.y.push_back(entry.own.sphere.y), b.z.push_back(entry.own.sphere.z);
-    b.r.push_back(entry.own.sphere.r), b.error.push_back(entry.own.error);
-  }
-
-  float longest_edge(const ClusterPool& pool, const ClusterPool::Entry& entry) const {
-    float longest = 0;
-    const uint8_t* corner = pool.triangles.data() + size_t(entry.triangle_begin) * 3;
-    const uint32_t* wedges = pool.vertices.data() + entry.vertex_begin;
-    for (int t = 0; t < entry.triangle_count; ++t, corner += 3)
-      for (int c = 0; c < 3; ++c) {
-        const float* p = &mesh_.positions[3 * size_t(wedges[corner[c]])];
-        const float* q = &mesh_.positions[3 * size_t(wedges[corner[(c + 1) % 3]])];
-        const float x = p[0] - q[0], y = p[1] - q[1], z = p[2] - q[2];
-        longest = std::max(longest, x * x + y * y + z * z);
-      }
-    return std::sqrt(longest) * (1 + 1e-6f);
+    asset_.bounds.resize(asset_.clusters.size());
+    measure_cluster(asset_, static_cast<uint32_t>(asset_.clusters.size() - 1));
   }
 
   // Vertices are numbered as clusters use them, leaves first: neighbours lie side by side in memory.
@@ -288,7 +264,7 @@ Asset build(const MeshInput& mesh, const BuildOptions& options, const Progress& 
     start = end;
   };
   WeldedMesh welded = weld(mesh, grid_step(mesh, options.position_bits));
-  asset.step = welded.step;
+  asset.step = welded.step, asset.uv_step = welded.uv_step;
   asset.report.input_triangles = mesh.face_count;
   asset.report.input_vertices = mesh.vertex_count;
   asset.report.degenerate_triangles = welded.degenerate;

@@ -126,4 +126,35 @@ Sphere sphere_around(const std::vector<Sphere>& spheres) {
   return out;
 }
 
+void measure_cluster(Asset& asset, uint32_t index) {
+  Cluster& cluster = asset.clusters[index];
+  ClusterBounds& b = asset.bounds;
+  const uint32_t* refs = &asset.vertex_refs[cluster.vertex_begin];
+  for (int a = 0; a < 3; ++a) {
+    float lo = infinite_error, hi = -infinite_error;
+    for (int v = 0; v < cluster.vertex_count; ++v) {
+      lo = std::min(lo, asset.positions[3 * size_t(refs[v]) + a]);
+      hi = std::max(hi, asset.positions[3 * size_t(refs[v]) + a]);
+    }
+    b.lo[a][index] = lo, b.hi[a][index] = hi;
+  }
+  float longest = 0;
+  const uint8_t* corner = &asset.triangles[3 * size_t(cluster.triangle_begin)];
+  for (int t = 0; t < cluster.triangle_count; ++t, corner += 3)
+    for (int c = 0; c < 3; ++c) {
+      const float* p = &asset.positions[3 * size_t(refs[corner[c]])];
+      const float* q = &asset.positions[3 * size_t(refs[corner[(c + 1) % 3]])];
+      const float x = p[0] - q[0], y = p[1] - q[1], z = p[2] - q[2];
+      longest = std::max(longest, (x * x + y * y) + z * z);
+    }
+  cluster.longest_edge = std::sqrt(longest) * (1 + 1e-6f);
+  LodBounds own;
+  if (cluster.source_group != none)
+    own = asset.groups[cluster.source_group].bounds;
+  else
+    own.sphere = sphere_around(asset.positions.data(), refs, cluster.vertex_count);
+  b.x[index] = own.sphere.x, b.y[index] = own.sphere.y, b.z[index] = own.sphere.z, b.r[index] = own.sphere.r;
+  b.error[index] = own.error;
+}
+
 }  // namespace nanite_cull

@@ -53,6 +53,10 @@ void split_into_clusters(const std::vector<uint32_t>& indices, const std::vector
 // The smallest of a few cheap spheres around points given as (x, y, z) triples.
 Sphere sphere_around(const float* points, const uint32_t* indices, size_t count);
 
+// Fills in what follows from a cluster's record and the vertices: box, longest edge, and its own LOD bounds
+// (the making group's, or for a leaf a sphere around its vertices and no error).
+void measure_cluster(Asset& asset, uint32_t cluster);
+
 // A sphere around spheres, larger than each by a relative margin of lod_margin.
 Sphere sphere_around(const std::vector<Sphere>& spheres);
 

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <string>
 
+#include "key_table.h"
 #include "native/check.h"
 
 namespace nanite_cull {
@@ -58,58 +59,17 @@ double short_edge(const MeshInput& mesh) {
   return *rank;
 }
 
-// A hash table from a key of `width` words to a dense id; keys live in the caller's array.
-class KeyTable {
- public:
-  KeyTable(size_t expected, int width) : width_(width) {
-    size_t size = 64;
-    while (size < expected * 2) size *= 2;
-    slots_.assign(size, unset);
-  }
-
-  // The id of `key`, new or known. New keys are appended to `keys`.
-  uint32_t find_or_add(const uint32_t* key, std::vector<uint32_t>& keys) {
-    size_t slot = hash(key) & (slots_.size() - 1);
-    while (slots_[slot] != unset) {
-      if (std::memcmp(&keys[size_t(slots_[slot]) * width_], key, sizeof(uint32_t) * width_) == 0)
-        return slots_[slot];
-      slot = (slot + 1) & (slots_.size() - 1);
-    }
-    const uint32_t id = static_cast<uint32_t>(keys.size() / width_);
-    keys.insert(keys.end(), key, key + width_);
-    slots_[slot] = id;
-    if (size_t(id) * 2 > slots_.size()) grow(keys);
-    return id;
-  }
-
- private:
-  size_t hash(const uint32_t* key) const {
-    uint64_t h = 0x9e3779b97f4a7c15ull;
-    for (int i = 0; i < width_; ++i) {
-      h = (h ^ key[i]) * 0xff51afd7ed558ccdull;
-      h ^= h >> 32;
-    }
-    return h;
-  }
-  void grow(const std::vector<uint32_t>& keys) {
-    slots_.assign(slots_.size() * 2, unset);
-    for (size_t id = 0; id * width_ < keys.size(); ++id) {
-      size_t slot = hash(&keys[id * width_]) & (slots_.size() - 1);
-      while (slots_[slot] != unset) slot = (slot + 1) & (slots_.size() - 1);
-      slots_[slot] = static_cast<uint32_t>(id);
-    }
-  }
-  int width_;
-  std::vector<uint32_t> slots_;
-};
-
 uint32_t quantize(float value, double step) {
   return static_cast<uint32_t>(static_cast<int32_t>(std::llrint(double(value) / step)));
 }
 
+}  // namespace
+
+namespace {
+
 // Octahedral map of a direction to two 12-bit integers (Meyer et al., "On Floating-Point Normal
 // Vectors", 2010); a zero vector becomes +z.
-uint32_t encode_normal(const float* n) {
+uint32_t octahedral_code(const float* n) {
   const double x = n[0], y = n[1], z = n[2], sum = std::fabs(x) + std::fabs(y) + std::fabs(z);
   double u = sum > 0 ? x / sum : 0, v = sum > 0 ? y / sum : 0;
   if (z < 0) {
@@ -122,6 +82,18 @@ uint32_t encode_normal(const float* n) {
 }
 
 }  // namespace
+
+uint32_t encode_normal(const float* normal) {
+  uint32_t code = octahedral_code(normal);
+  for (int i = 0; i < 4; ++i) {  // on a fold two codes mean one direction: take the one that comes back
+    float decoded[3];
+    decode_normal(code, decoded);
+    const uint32_t again = octahedral_code(decoded);
+    if (again == code) break;
+    code = again;
+  }
+  return code;
+}
 
 void decode_normal(uint32_t code, float* n) {
   const float u = (float(code & 4095) - 2047) / 2047, v = (float(code >> 12 & 4095) - 2047) / 2047;
@@ -157,9 +129,7 @@ uint32_t pack_color(const float* color) {
 // What tells wedges at one position apart, as words of a key after the position id.
 class WedgeKeys {
  public:
-  WedgeKeys(const MeshInput& mesh) : mesh_(mesh) {
-    if (mesh.uvs) uv_step_ = uv_step(mesh.uvs, mesh.vertex_count);
-  }
+  WedgeKeys(const MeshInput& mesh, float step) : mesh_(mesh), uv_step_(step) {}
   int width() const {
     return 1 + (mesh_.normals != nullptr) + 2 * (mesh_.uvs != nullptr) + (mesh_.colors != nullptr) +
            (mesh_.materials != nullptr);
@@ -187,7 +157,7 @@ class WedgeKeys {
 
  private:
   const MeshInput& mesh_;
-  float uv_step_ = 1;
+  float uv_step_;
 };
 
 // Numbers positions by their first use in the faces, so that a welded mesh and the same mesh with every
@@ -269,7 +239,8 @@ WeldedMesh weld(const MeshInput& mesh, float step) {
   const std::vector<uint32_t> position = weld_positions(mesh, step, grid);
   out.position_count = static_cast<uint32_t>(grid.size() / 3);
 
-  const WedgeKeys wedge_keys(mesh);
+  if (mesh.uvs) out.uv_step = uv_step(mesh.uvs, mesh.vertex_count);
+  const WedgeKeys wedge_keys(mesh, out.uv_step);
   const int width = wedge_keys.width();
   std::vector<uint32_t> keys;
   KeyTable wedges(width > 1 ? mesh.vertex_count : 0, width);

@@ -22,7 +22,7 @@ struct MeshInput {
 
 // A wedge is a vertex with attributes; several may sit at one position (a seam).
 struct WeldedMesh {
-  float step = 1;
+  float step = 1, uv_step = 1;
   float unit = 1;  // a power of two that brings coordinates to about one: what meshoptimizer is given
   std::vector<float> positions;       // (wedges, 3): integers times step, of at most 24 bits
   std::vector<uint32_t> position_of;  // (wedges) position id; empty where every wedge is its own position
@@ -46,6 +46,9 @@ float grid_step(const MeshInput& mesh, int bits);
 // with three distinct corners stay: they draw nothing and keep their neighbours joined.
 // Throws native::ValueError when no triangle with area is left.
 WeldedMesh weld(const MeshInput& mesh, float step);
+
+// A direction as two 12-bit integers by the octahedral map; a zero vector becomes +z.
+uint32_t encode_normal(const float* normal);
 
 // A unit vector from its 24-bit octahedral code, as weld() stores it.
 void decode_normal(uint32_t code, float* normal);

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import nanite_cull as nc
-from nanite_cull import _C, meshes, orbit, pictures
+from nanite_cull import _C, meshes, ncl, orbit, pictures
 from nanite_cull._core import open_meshoptimizer
 
 PROCEDURAL: dict[str, Callable[[int], tuple[np.ndarray, np.ndarray]]] = {
@@ -19,7 +19,8 @@ PROCEDURAL: dict[str, Callable[[int], tuple[np.ndarray, np.ndarray]]] = {
     "heightfield": meshes.heightfield,
 }
 MESH_HELP = (
-    "a mesh file (GLB, glTF, OBJ, PLY, STL), or a procedural one: planet:8, icosphere:8 "
+    "a built .ncl file, a mesh file (GLB, glTF, OBJ, PLY, STL), or a procedural mesh: planet:8, "
+    "icosphere:8 "
     "(subdivisions), heightfield:1000 (vertices a side)"
 )
 
@@ -50,6 +51,8 @@ def _mesh(name: str) -> dict:
 
 
 def _asset(args: argparse.Namespace) -> nc.Asset:
+    if Path(args.mesh).suffix == ".ncl":
+        return nc.load(args.mesh, threads=args.threads)
     return nc.build(**_mesh(args.mesh), threads=args.threads)
 
 
@@ -93,14 +96,30 @@ def _version(args: argparse.Namespace) -> int:
     return 0
 
 
+def _build(args: argparse.Namespace) -> int:
+    asset = _asset(args)
+    ncl.save(asset, args.output, threads=args.threads)
+    size, source = args.output.stat().st_size, asset.statistics()["source_triangles"]
+    _print(args, {"file": str(args.output), "bytes": size, "bytes_per_triangle": size / source})
+    if not args.json:
+        print()
+        _print_levels(asset)
+    return 0
+
+
+def _print_levels(asset: nc.Asset) -> None:
+    print("level  clusters   triangles   fill  ratio")
+    for level in asset.levels():
+        counts = f"{level.level:5}  {level.clusters:8,}  {level.triangles:10,}"
+        print(f"{counts}  {level.fill:5.1f}  {level.ratio:5.2f}")
+
+
 def _info(args: argparse.Namespace) -> int:
     asset = _asset(args)
     _print(args, asset.statistics())
     if not args.json:
-        print("\nlevel  clusters   triangles   fill  ratio")
-        for level in asset.levels():
-            counts = f"{level.level:5}  {level.clusters:8,}  {level.triangles:10,}"
-            print(f"{counts}  {level.fill:5.1f}  {level.ratio:5.2f}")
+        print()
+        _print_levels(asset)
     return 0
 
 
@@ -213,6 +232,8 @@ def _parser() -> argparse.ArgumentParser:
         return p
 
     command("version", _version, "what this build is and where meshoptimizer was found")
+    p = command("build", _build, "build a mesh and store it as .ncl", "mesh")
+    p.add_argument("-o", "--output", type=Path, required=True, help=".ncl file to write")
     command("info", _info, "levels, clusters and figures of a mesh", "mesh")
     command("validate", _validate, "check every structural promise", "mesh")
     command("render", _render, "draw one picture", "mesh", "view", "picture")

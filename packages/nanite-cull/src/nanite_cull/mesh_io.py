@@ -51,5 +51,12 @@ def read_mesh(path: str | Path) -> dict[str, Any]:
 
 
 def load(path: str | Path, **options: Any) -> Asset:
-    """Reads a mesh file (glTF, GLB, OBJ, PLY, STL) and builds it; `options` go to `build`."""
+    """Reads an .ncl file, or a mesh file (glTF, GLB, OBJ, PLY, STL) and builds it.
+
+    `options` go to `build`; for an .ncl file only `threads` has a meaning.
+    """
+    if Path(path).suffix == ".ncl":
+        from nanite_cull import ncl
+
+        return ncl.read(path, threads=options.get("threads", 0))
     return build(**read_mesh(path), **options)
