@@ -121,7 +121,21 @@ void transpose_rulebook(const Tensor& pair_in, const Tensor& pair_out, const Ten
                                   pair_out_t.data_as<uint8_t>(), block_offset_t.data_as<int64_t>());
 }
 
-// The features and weights of one convolution, all of one dtype. `weight` is (out, K, in / groups).
+// A weight (out, k..., in) as (out, K, in), in the memory of `shape`.
+Tensor join_kernel_axes(const Tensor& weight, int64_t shape[3]) {
+  if (weight.ndim < 2 || !weight.is_contiguous()) return weight;  // for require to refuse
+  shape[0] = weight.shape[0];
+  shape[1] = 1;
+  for (int axis = 1; axis + 1 < weight.ndim; ++axis) shape[1] *= weight.shape[axis];
+  shape[2] = weight.shape[weight.ndim - 1];
+  Tensor joined = weight;
+  joined.ndim = 3;
+  joined.shape = shape;
+  joined.strides = nullptr;
+  return joined;
+}
+
+// The features and weights of one convolution, all of one dtype. `weight` is (out, k..., in / groups).
 struct Operands {
   native::DType dtype;
   int64_t in_rows, in_channels, out_rows, out_channels, volume;
@@ -136,7 +150,8 @@ Operands check_operands(const char* function, const Tensor& x, const Tensor& wei
     return std::string(function) + ": groups must divide the " + std::to_string(in.length()) +
            " channels, got " + std::to_string(groups);
   });
-  require(weight, function, "weight", cpu, dtype, out, volume, in.length() / groups);
+  int64_t shape[3];
+  require(join_kernel_axes(weight, shape), function, "weight", cpu, dtype, out, volume, in.length() / groups);
   require(y, function, "output features", cpu, dtype, out_rows, out);
   native::demand(out.length() % groups == 0, [&] {
     return std::string(function) + ": groups must divide the " + std::to_string(out.length()) +

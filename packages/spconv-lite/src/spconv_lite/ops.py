@@ -314,83 +314,87 @@ _lib.define(
 _NARROW = (torch.float16, torch.bfloat16)
 
 
-def _checked(name: str, first: str, x: Tensor, second: str, w: Tensor) -> None:
-    if x.dtype != w.dtype or not x.dtype.is_floating_point:
+def _explain(name: str, first: str, x: Tensor, second: str, w: Tensor, groups: int) -> None:
+    """Raises what was wrong in a caller's words, after the native module has refused a call: checks
+    that cost nothing while all is well."""
+    if x.dtype is not w.dtype or not x.dtype.is_floating_point:
         raise TypeError(
             f"{name}: {first} and {second} must be of one floating dtype, got {x.dtype} and "
-            f"{w.dtype}; "
-            "convert one of them or use torch.autocast"
-        )
+            f"{w.dtype}; convert one of them or use torch.autocast"
+        ) from None
     if x.ndim != 2:
-        raise ValueError(f"{name}: {first} must have shape (N, C), got {tuple(x.shape)}")
-
-
-def _flat(weight: Tensor) -> Tensor:
-    """(out, k..., in) as (out, K, in)."""
-    return weight.contiguous().view(weight.shape[0], -1, weight.shape[-1])
+        raise ValueError(f"{name}: {first} must have shape (N, C), got {tuple(x.shape)}") from None
+    if second == "weight" and x.shape[1] != w.shape[-1] * groups:
+        raise ValueError(
+            f"{name}: {first} must have {w.shape[-1] * groups} channels for a weight of shape "
+            f"{tuple(w.shape)} and groups {groups}, got {tuple(x.shape)}"
+        ) from None
 
 
 def _conv(features, weight, bias, pair_in, pair_out, block_offset, out_rows, groups, symmetric):
-    _checked("conv", "features", features, "weight", weight)
-    if features.shape[1] != weight.shape[-1] * groups:
-        raise ValueError(
-            f"conv: features must have {weight.shape[-1] * groups} channels for a weight of shape "
-            f"{tuple(weight.shape)} and groups {groups}, got {tuple(features.shape)}"
-        )
     dtype = features.dtype
-    if dtype in _NARROW:  # sums in float32, one rounding at the end
-        features, weight = features.float(), weight.float()
+    if dtype is not torch.float32 and dtype in _NARROW:  # sums in float32, one rounding at the end
+        features, weight = features.float(), weight.float() if weight.dtype is dtype else weight
         bias = None if bias is None else bias.float()
     out = features.new_empty((out_rows, weight.shape[0]))
-    _C.convolve(
-        features.contiguous(),
-        _flat(weight),
-        None if bias is None else bias.contiguous(),
-        pair_in,
-        pair_out,
-        block_offset,
-        out,
-        groups,
-        torch.get_num_threads(),
-    )
-    return out if out.dtype == dtype else out.to(dtype)
+    try:
+        _C.convolve(
+            features.contiguous(),
+            weight.contiguous(),
+            None if bias is None else bias.contiguous(),
+            pair_in,
+            pair_out,
+            block_offset,
+            out,
+            groups,
+            torch.get_num_threads(),
+        )
+    except (TypeError, ValueError):
+        _explain("conv", "features", features, "weight", weight, groups)
+        raise
+    return out if out.dtype is dtype else out.to(dtype)
 
 
 def _conv_input_grad(grad, weight, pair_in, pair_out, block_offset, in_rows, groups, symmetric):
-    _checked("conv_input_grad", "grad", grad, "weight", weight)
     dtype = grad.dtype
-    if dtype in _NARROW:
-        grad, weight = grad.float(), weight.float()
-    flat = _flat(weight)
-    book = pair_in, pair_out, block_offset
+    if dtype is not torch.float32 and dtype in _NARROW:
+        grad, weight = grad.float(), weight.float() if weight.dtype is dtype else weight
+    weight, book = weight.contiguous(), (pair_in, pair_out, block_offset)
     if not symmetric:
-        book = _transpose_rulebook(*book, in_rows, grad.shape[0], flat.shape[1])
+        book = _transpose_rulebook(*book, in_rows, grad.shape[0], math.prod(weight.shape[1:-1]))
     out = grad.new_empty((in_rows, weight.shape[-1] * groups))
-    _C.convolve_back(
-        grad.contiguous(), flat, *book, symmetric, out, groups, torch.get_num_threads()
-    )
-    return out if out.dtype == dtype else out.to(dtype)
+    try:
+        _C.convolve_back(
+            grad.contiguous(), weight, *book, symmetric, out, groups, torch.get_num_threads()
+        )
+    except (TypeError, ValueError):
+        _explain("conv_input_grad", "grad", grad, "weight of out channels", weight, groups)
+        raise
+    return out if out.dtype is dtype else out.to(dtype)
 
 
 def _conv_weight_grad(
     features, grad, pair_in, pair_out, block_offset, weight_shape, groups, symmetric
 ):
-    _checked("conv_weight_grad", "features", features, "grad", grad)
     dtype = features.dtype
-    if dtype in _NARROW:
-        features, grad = features.float(), grad.float()
+    if dtype is not torch.float32 and dtype in _NARROW:
+        features, grad = features.float(), grad.float() if grad.dtype is dtype else grad
     out = features.new_empty(weight_shape)
-    _C.correlate(
-        features.contiguous(),
-        grad.contiguous(),
-        pair_in,
-        pair_out,
-        block_offset,
-        out.view(out.shape[0], -1, out.shape[-1]),
-        groups,
-        torch.get_num_threads(),
-    )
-    return out if out.dtype == dtype else out.to(dtype)
+    try:
+        _C.correlate(
+            features.contiguous(),
+            grad.contiguous(),
+            pair_in,
+            pair_out,
+            block_offset,
+            out,
+            groups,
+            torch.get_num_threads(),
+        )
+    except (TypeError, ValueError):
+        _explain("conv_weight_grad", "features", features, "grad", grad, groups)
+        raise
+    return out if out.dtype is dtype else out.to(dtype)
 
 
 def _save_conv(ctx, inputs, output):
