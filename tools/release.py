@@ -65,9 +65,9 @@ def arguments() -> argparse.Namespace:
         "--python",
         action="append",
         default=[],
-        metavar="PYTHON",
-        help="with --offline: another interpreter such as python3.12, for the builds that need it; "
-        "its wheels are installed with pip below build/ the first time",
+        metavar="VERSION",
+        help="with --offline: another Python such as 3.12, for the builds that need it; its wheels "
+        "are installed with pip below build/ the first time; without torch, so not tested",
     )
     parser.add_argument("--no-test", action="store_true", help="skip the recipe tests")
     parser.add_argument("--no-wheels", action="store_true", help="no sdists and wheels")
@@ -123,15 +123,13 @@ def chosen(options: argparse.Namespace, parser_error=sys.exit) -> list:
     return recipes.in_build_order(builds)
 
 
-def offline_channel(options: argparse.Namespace, builds: list) -> tuple[list, list[str]]:
-    """What stand-ins of this machine can build, and their channel."""
+def offline_channel(options: argparse.Namespace, builds: list) -> tuple[list, list[str], set[str]]:
+    """What stand-ins of this machine can build, their channel, the Pythons that have torch."""
     from shipping import recipes, standins
 
-    pythons = {standins.python_version(PYTHON): PYTHON}
-    for interpreter in options.python:
-        version = standins.python_version(interpreter)
-        folder = ROOT / "build" / "standins" / f"python{version}"
-        pythons[version] = standins.environment(interpreter, folder, recipes.required(builds))
+    pythons = {f"{sys.version_info.major}.{sys.version_info.minor}": PYTHON}
+    for version in options.python:
+        pythons[version] = standins.environment(version, recipes.required(builds))
     able = []
     for build in builds:
         why = standins.cannot_build(build, pythons)
@@ -144,7 +142,8 @@ def offline_channel(options: argparse.Namespace, builds: list) -> tuple[list, li
     if able and not options.dry_run:
         packages = standins.make_channel(folder, list(pythons.values()), recipes.required(able))
         say(f"    {len(packages)} stand-ins in {folder}")
-    return able, [str(folder)]
+    with_torch = {version for version, path in pythons.items() if standins.has_torch(path)}
+    return able, [str(folder)], with_torch
 
 
 def python_files(options: argparse.Namespace, names: set[str]) -> list[Path]:
@@ -178,8 +177,9 @@ def main() -> int:
     builds = chosen(options)
     sources = options.channel or ["conda-forge"]
     say(f"plan: {len(builds)} builds, in this order")
+    with_torch = None
     if options.offline:
-        builds, sources = offline_channel(options, builds)
+        builds, sources, with_torch = offline_channel(options, builds)
     for build in builds:
         say(f"    {build.file_name:60} {build.subdir}")
     if options.dry_run:
@@ -191,7 +191,12 @@ def main() -> int:
     for name in ("channel", "logs", "unpacked", "work", "python"):
         shutil.rmtree(options.out / name, ignore_errors=True)
     release = channel.Release(options.out, sources, fresh_cache=options.offline)
-    failed = channel.build_all(release, builds, say, test=not options.no_test)
+
+    def tested(build) -> bool:
+        possible = with_torch is None or build.python is None or build.python in with_torch
+        return possible and not options.no_test
+
+    failed = channel.build_all(release, builds, say, tested)
     made = [] if options.no_wheels else python_files(options, {build.name for build in builds})
     manifest = release.write_manifest(made)
     for name in ("work", "unpacked"):

@@ -48,6 +48,10 @@ class Prefix:
             command, cwd=self.folder, env=environment, capture_output=True, text=True
         )
 
+    @property
+    def module(self) -> str:
+        return self.build.name.replace("-", "_")
+
     def packages(self) -> set[str]:
         """Names of the conda packages that are installed."""
         files = (self.folder / "conda-meta").glob("*.json")
@@ -85,11 +89,6 @@ def make_proof(tmp_path_factory):
             pytest.skip(str(error))
 
     return make
-
-
-@pytest.fixture(scope="session")
-def own_python() -> Path:
-    return OWN_PYTHON
 
 
 @pytest.fixture(scope="session")

@@ -118,21 +118,27 @@ class Release:
 
 
 def build_all(
-    release: Release, builds: list[Build], say: Callable[[str], None], *, test: bool = True
+    release: Release,
+    builds: list[Build],
+    say: Callable[[str], None],
+    tested: Callable[[Build], bool],
 ) -> list[str]:
-    """Build in order; returns what failed, as sentences. What needs a failed package fails too."""
+    """Build in order; returns what failed, as sentences. What needs a failed package fails too.
+
+    `tested` says whether a build's recipe tests are run.
+    """
     failed = []
     for number, build in enumerate(builds, 1):
         started = time.monotonic()
         say(f"[{number}/{len(builds)}] {build.file_name}")
         try:
-            artifact = release.build(build, test=test)
+            artifact = release.build(build, test=tested(build))
         except RuntimeError as error:
             failed.append(f"{build.file_name}: {error}")
             say(f"    failed: {error}")
             continue
         size, seconds = artifact.path.stat().st_size, time.monotonic() - started
-        done = "built and tested" if test else "built, not tested,"
+        done = "built and tested" if tested(build) else "built, not tested,"
         say(f"    {size / 1000:.0f} kB, {done} in {seconds:.0f} s")
         release.index()
     return failed

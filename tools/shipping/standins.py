@@ -12,6 +12,7 @@ import bz2
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -149,36 +150,57 @@ def cuda_version() -> str | None:
     return re.search(r"release (\d+\.\d+)", said).group(1)
 
 
-def python_version(python: Path) -> str:
-    """`3.11` of an interpreter."""
-    code = "import sys; print('%d.%d' % sys.version_info[:2])"
-    return subprocess.run(
-        [python, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.strip()
+def has_torch(python: Path) -> bool:
+    code = "import importlib.util as u; raise SystemExit(u.find_spec('torch') is None)"
+    return subprocess.run([python, "-c", code]).returncode == 0
 
 
-def environment(interpreter: str, folder: Path, wanted: set[str]) -> Path:
-    """The Python of an environment of `interpreter` with the wheels that `wanted` names, by pip.
+def interpreter(version: str) -> str | None:
+    """A Python of that version (`3.12`) that starts: on PATH, or installed by pyenv or uv."""
+    name, home = f"python{version}", Path.home()
+    folders = [
+        Path(os.environ.get("PYENV_ROOT", home / ".pyenv"), "versions"),
+        home / ".local/share/uv/python",
+    ]
+    found = [shutil.which(name)]
+    for folder in folders:
+        found += sorted(map(str, folder.glob(f"*{version}*/bin/{name}")))
+    for path in filter(None, found):  # a version manager's command may be there and not start
+        if subprocess.run([path, "-c", ""], capture_output=True).returncode == 0:
+            return path
+    return None
 
-    A second call with the same wheels finds it made. Raises RuntimeError when pip fails.
+
+def environment(version: str, wanted: set[str]) -> Path:
+    """The Python of an environment of that version with the wheels that `wanted` names, by pip.
+
+    All but torch, whose wheel with what it needs is several GB: builds for this Python are made and
+    loaded, not tested (`has_torch`). The environment lies below build/; a second call with the same
+    wheels finds it made. Raises RuntimeError when there is no such interpreter or pip fails.
     """
+    program = interpreter(version)
+    if program is None:
+        raise RuntimeError(f"no python{version} on this machine")
+    folder = workspace.ROOT / "build" / "standins" / f"python{version}"
     pypi = {conda: dist for dist, conda in CONDA_NAMES.items()}
-    system = re.compile(r"python|python-abi3|(gxx|gcc|sysroot|cuda).*|lib(gcc|stdcxx|cudnn)")
+    system = re.compile(
+        r"python|pytorch|python-abi3|(gxx|gcc|sysroot|cuda).*|lib(gcc|stdcxx|cudnn)"
+    )
     wheels = sorted(pypi.get(name, name) for name in wanted if not system.fullmatch(name))
     python = folder / "bin" / "python"
     stamp = folder / "wheels.json"
-    if stamp.exists() and json.loads(stamp.read_text()) == wheels:
+    present = json.loads(stamp.read_text()) if stamp.exists() else []
+    if set(wheels) <= set(present):
         return python
-    shutil.rmtree(folder, ignore_errors=True)
     for command in (
-        [interpreter, "-m", "venv", folder],
+        [program, "-m", "venv", folder],
         [python, "-m", "pip", "install", "--quiet", "-c", workspace.CONSTRAINTS, *wheels],
     ):
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             said = (done.stdout + done.stderr).strip().splitlines()[-1:]
-            raise RuntimeError(f"no environment with {interpreter}: {' '.join(said)}")
-    stamp.write_text(json.dumps(wheels))
+            raise RuntimeError(f"no environment with {program}: {' '.join(said)}")
+    stamp.write_text(json.dumps(sorted({*present, *wheels})))
     return python
 
 
@@ -228,6 +250,10 @@ def _environment(python: Path, wanted: set[str]) -> list[StandIn]:
         if dist not in packed:
             packed[dist] = _wheel(dist, by_dist, found, minor)
             waiting += [need for need in found["dists"][dist]["needs"] if need in by_dist]
+    if "pytorch" in wanted and "torch" not in found["dists"]:
+        tag = f"py{minor.replace('.', '')}"
+        build = f"cpu_{MARK}_empty_{tag}_0"  # lets the solver go on; nothing can import it
+        packed["torch"] = [StandIn("pytorch", "2.13.0", build, depends=[f"python {minor}.*"])]
     return [_python(found, minor), *(one for each in packed.values() for one in each)]
 
 
