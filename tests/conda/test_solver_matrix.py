@@ -9,6 +9,7 @@ import re
 
 import pytest
 import workspace
+from packaging.version import Version
 from shipping import recipes
 from shipping.rattler_child import call
 
@@ -17,6 +18,8 @@ DRIVERS = {None: "cpu", "12.2": "cuda129", "12.9": "cuda129", "13.0": "cuda130",
 ALL = {name: recipes.render(name) for name in recipes.names() if name in workspace.SIX}
 NATIVE = [name for name, builds in ALL.items() if not builds[0].noarch]
 PURE = [name for name in ALL if name not in NATIVE]
+KINDS = {name: {build.kind for build in builds} for name, builds in ALL.items()}
+WITH_CUDA = [name for name in NATIVE if KINDS[name] > {"cpu"}]
 
 
 def record(name: str, version: str, build: str = "0", number: int = 0, **more) -> dict:
@@ -59,12 +62,13 @@ def channel(tmp_path_factory) -> str:
     ours = [build.metadata() for builds in ALL.values() for build in builds]
     records = ours + conda_forge()
     known = {entry["name"] for entry in records}
-    for line in sorted({line for entry in ours for line in entry["depends"]}):
-        name = line.split()[0]
+    floors: dict[str, set[Version]] = {}
+    for line in (line for entry in ours for line in entry["depends"]):
+        name, *rest = line.split()
         if name not in known and not name.startswith("__"):
-            known.add(name)
-            floor = re.search(r"\d[\d.]*", line.removeprefix(name))
-            records.append(record(name, floor.group() if floor else "1.0"))
+            found = re.search(r"\d[\d.]*", " ".join(rest))
+            floors.setdefault(name, set()).add(Version(found.group() if found else "0"))
+    records += [record(name, str(max(versions))) for name, versions in floors.items()]
     for subdir in ("linux-64", "noarch"):
         here = [entry for entry in records if entry["subdir"] == subdir]
         files = {f"{e['name']}-{e['version']}-{e['build']}.conda": e for e in here}
@@ -107,10 +111,11 @@ def test_the_build_follows_driver_and_python(name, driver, matrix):
     for python in PYTHONS:
         records = matrix[name, driver, python, None]["records"]
         abi = "abi3" if python in ("3.12", "3.13") else f"py{python.replace('.', '')}"
-        assert re.match(f"{DRIVERS[driver]}_{abi}h", records[name]["build"]), (driver, python)
-        torch_kind = DRIVERS[driver]
-        assert records["pytorch"]["build"].startswith(torch_kind)
-        assert ("cuda-version" in records) == (driver is not None)
+        kind = DRIVERS[driver] if name in WITH_CUDA else "cpu"
+        assert re.match(f"{kind}_{abi}h", records[name]["build"]), (driver, python)
+        if name in WITH_CUDA:  # goes with the pytorch of its kind
+            assert records["pytorch"]["build"].startswith(kind)
+            assert ("cuda-version" in records) == (driver is not None)
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
@@ -156,7 +161,7 @@ IMPOSSIBLE = {
 def refused(channel) -> dict[tuple[str, str], dict]:
     asked = {
         (name, what): problem(*(spec.format(name) for spec in specs), driver=driver, **virtual)
-        for name in NATIVE
+        for name in WITH_CUDA
         for what, (specs, driver, virtual, _) in IMPOSSIBLE.items()
     }
     answers = call("solve", channels=[channel], problems=list(asked.values()))
@@ -164,7 +169,7 @@ def refused(channel) -> dict[tuple[str, str], dict]:
 
 
 @pytest.mark.parametrize("what", IMPOSSIBLE)
-@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("name", WITH_CUDA)
 def test_what_cannot_work_is_refused_with_a_reason_that_names_it(name, what, refused):
     answer = refused[name, what]
     assert "error" in answer, answer

@@ -69,6 +69,10 @@ class Build:
         return bool(self.recipe["build"].get("python", {}).get("version_independent"))
 
     @property
+    def glibc(self) -> tuple[int, ...]:
+        return tuple(map(int, str(self.variant.get("c_stdlib_version", "0")).split(".")))
+
+    @property
     def subdir(self) -> str:
         return "noarch" if self.noarch else "linux-64"
 
@@ -156,10 +160,28 @@ def render(name: str, *, folder: Path = FOLDER) -> list[Build]:
     )
     path = folder / name / "recipe.yaml"
     recipe = Stage0Recipe.from_file(str(path))
-    return [
+    builds = [
         Build(variant.recipe.to_dict(), variant.variant, path)
         for variant in recipe.render(config, RenderConfig(platform=PLATFORM))
     ]
+    return _without_twins(builds)
+
+
+def _without_twins(builds: list[Build]) -> list[Build]:
+    """One CPU build where the zipped keys give one for each CUDA version.
+
+    Rendering does not apply `build.skip`, with which a package without kernels leaves out the rows
+    for CUDA. A compiled recipe that has nothing to do with CUDA (`other`) is rendered once for each
+    row too, as `stdlib('c')` names one; the build for the oldest glibc stays.
+    """
+    oldest = min((build.glibc for build in builds), default=())
+    kept = []
+    for build in builds:
+        cuda_row = build.variant.get("cuda_compiler_version", "None") != "None"
+        newer_glibc = build.kind == "other" and build.glibc > oldest
+        if not (build.kind == "cpu" and cuda_row) and not newer_glibc:
+            kept.append(build)
+    return kept
 
 
 def required(builds: list[Build]) -> set[str]:
