@@ -252,7 +252,8 @@ def test_what_is_missing_is_named_with_the_command(stage, monkeypatch):
     assert not options.prefix.exists()
 
 
-def test_interrupting_ends_every_process_and_the_next_run_goes_on(stage, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_ends_every_process_and_the_next_run_goes_on(stage, tmp_path, number):
     _, options = stage
     waiting = tmp_path / "waiting"
     code = (
@@ -271,7 +272,7 @@ def test_interrupting_ends_every_process_and_the_next_run_goes_on(stage, tmp_pat
             break
         time.sleep(0.1)
     assert waiting.exists()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
     assert b"interrupted" in err

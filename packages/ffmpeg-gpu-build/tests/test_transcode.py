@@ -1,6 +1,7 @@
 """Transcoding: exact in frames, explicit about where it ran, whole or not there at all."""
 
 import os
+import subprocess
 import threading
 import time
 from fractions import Fraction
@@ -205,21 +206,50 @@ def test_a_folder_is_done_file_by_file_and_one_bad_file_ends_nothing(clip, tmp_p
         (src / name).write_bytes(clip.read_bytes())
     (src / "bad.mp4").write_bytes(b"no film")
     (src / "notes.txt").write_text("no film either")
-    running, most, lock = [0], [0], threading.Lock()
-
-    def tell(_):
-        with lock:
-            running[0] += 1
-            most[0] = max(most[0], threading.active_count())
-
     arguments = {"hw": "cpu", "size": (64, 36), "quality": 45, "sessions": 2}
-    items = transcode_folder(src, dst, progress=tell, **arguments)
+    items = transcode_folder(src, dst, **arguments)
     assert len(items) == 4
     assert [i.src.name for i in items if i.error] == ["bad.mp4"]
     made = sorted(str(p.relative_to(dst)) for p in dst.rglob("*.mp4"))
     assert made == ["a.mkv.mp4", "a.mp4.mp4", "deep/b.mp4"]
     again = transcode_folder(src, dst, **arguments)
     assert [i.result for i in again if not i.error] == [None, None, None]
+
+
+def test_a_batch_keeps_to_its_sessions_on_every_device(tmp_path, monkeypatch):
+    src = tmp_path / "in"
+    src.mkdir()
+    for index in range(12):
+        (src / f"{index}.mp4").touch()
+    running, most, lock = {"0": 0, "1": 0}, {"0": 0, "1": 0}, threading.Lock()
+
+    def slow(source, target, *, device, **_):
+        with lock:
+            running[device] += 1
+            most[device] = max(most[device], running[device])
+        time.sleep(0.05)
+        with lock:
+            running[device] -= 1
+
+    monkeypatch.setattr("ffmpeg_gpu_build.batch.transcode", slow)
+    items = transcode_folder(src, tmp_path / "out", sessions=2, devices=("0", "1"))
+    assert len(items) == 12
+    assert most == {"0": 2, "1": 2}
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(clip, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only where a small file system can be mounted")
+    try:
+        with pytest.raises(FfmpegError, match="the disk is full") as caught:
+            transcode(clip, small / "out.mkv", hw="cpu", quality=2)
+        assert caught.value.code == "disk-full"
+        assert list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
 
 
 def fake_proofs(monkeypatch, proven):

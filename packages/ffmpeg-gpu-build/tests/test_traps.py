@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ffmpeg_gpu_build import apt, builder, fate, make, toolchain, traps
+from ffmpeg_gpu_build import apt, binary, builder, fate, make, toolchain, traps
 from ffmpeg_gpu_build.description import resolve
 from ffmpeg_gpu_build.make import BuildError
 
@@ -109,6 +109,35 @@ def test_7_clangs_warning_about_the_cuda_version_is_harmless(programs):
     warning = "clang: warning: CUDA version is newer than the latest supported version 11.5"
     programs("clang-14", f'echo "{warning}" >&2; exit 0')
     assert toolchain.find_clang() == "clang-14"
+
+
+def test_15_a_cuda_toolkit_does_not_raise_the_ptx_version(tmp_path):
+    name = toolchain.find_clang()
+    if name is None:
+        pytest.skip("no clang")
+    source, out = tmp_path / "a.cu", tmp_path / "a.ptx"
+    source.write_text('extern "C" __attribute__((global)) void f(int *p) { *p = 1; }\n')
+    line = next(a for a in resolve("small").configure_line() if a.startswith("--nvccflags="))
+    flags = line.removeprefix("--nvccflags=").split()
+    assert set(toolchain.CLANG_FLAGS) <= set(flags)
+    more = ["-S", "-nocudalib", "-nocudainc", "--cuda-device-only"]
+    subprocess.run([name, *flags, *more, str(source), "-o", str(out)], check=True)
+    head = binary._ptx_head(out.read_bytes())
+    assert (head.version, head.target) == ("5.0", "sm_60")
+
+
+def test_15_libraries_with_a_higher_floor_are_not_installed():
+    plan = resolve("small")
+    facts = {
+        "nvenc_driver_floor": "530.41.03",
+        "nvenc_driver_floor_expected": "530.41.03",
+        "ptx": {"modules": 10, "version": "5.0", "target": "sm_60"},
+    }
+    builder.assert_floors(plan, facts)
+    with pytest.raises(BuildError, match=r"PTX 8\.5 for sm_60"):
+        builder.assert_floors(plan, facts | {"ptx": facts["ptx"] | {"version": "8.5"}})
+    with pytest.raises(BuildError, match=r"asks for driver 570\.0"):
+        builder.assert_floors(plan, facts | {"nvenc_driver_floor": "570.0"})
 
 
 def test_10_one_missing_package_loses_no_other(programs):

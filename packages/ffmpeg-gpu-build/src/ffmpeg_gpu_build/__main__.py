@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from . import __version__
@@ -48,6 +50,10 @@ def about() -> str:
     return f"ffmpeg-gpu-build {__version__}\nffmpeg: {found}\nsee --help for the commands"
 
 
+def _terminated(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is in the help."""
     from .ffmpeg import FfmpegError
@@ -57,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.command:
         print(about())
         return 0
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminated)  # ends what was started, as Ctrl-C does
     try:
         return arguments.function(arguments)
     except KeyboardInterrupt:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from . import apt, binary, headers, make, manifest, proc, source, toolchain
-from .description import Plan, releases
+from .description import Plan, releases, version_key
 from .make import BuildError, Step
 
 STAGES = ("fetch", "unpack", "configure", "compile", "install")
@@ -194,6 +194,30 @@ def set_runpaths(staged: Path) -> None:
             raise BuildError(f"install: {file.name} did not take its RUNPATH: {done.err.strip()}")
 
 
+def assert_floors(plan: Plan, facts: Mapping[str, Any]) -> None:
+    """Hold the finished libraries to the driver floors of the plan.
+
+    Raises BuildError, code "floor", if NVENC asks for another driver than its headers should, or
+    the CUDA filters for more than PTX 5.0 and sm_60 though clang compiled them.
+    """
+    got, expected = facts["nvenc_driver_floor"], facts["nvenc_driver_floor_expected"]
+    if expected and got != expected:
+        raise BuildError(
+            f"install: NVENC asks for driver {got}, its headers for {expected}", "floor"
+        )
+    ptx = facts["ptx"]
+    if plan.cuda != "llvm" or not ptx:
+        return
+    version, target = version_key(ptx["version"]), version_key(ptx["target"])
+    if version > toolchain.HIGHEST_PTX or target > toolchain.HIGHEST_TARGET:
+        raise BuildError(
+            f"install: the CUDA filters are PTX {ptx['version']} for {ptx['target']}, more than "
+            f"5.0 and "
+            "sm_60: clang took the version of a CUDA toolkit; pass --cuda-path=/nonexistent to it",
+            "floor",
+        )
+
+
 def install(
     plan: Plan,
     options: Options,
@@ -212,6 +236,7 @@ def install(
         set_runpaths(staged)
         manifest.relocate_pkgconfig(staged)
         found = manifest.manifest(plan, staged=staged, env=env, **facts)
+        assert_floors(plan, found)
         folder = staged / manifest.FOLDER
         folder.mkdir(parents=True)
         bill = manifest.bill_of_materials(plan, found)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .ffmpeg import Ffmpeg, FfmpegError, file_argument
-from .media import PROTOCOLS, Video, probe
+from .media import PROTOCOLS, Video, probe, require_whole
 from .pipeline import KINDS, HardwareError, choose_encoder, proof, quality_arguments
 from .proc import stop
 from .session import failure, supervise, written_aside
@@ -232,4 +232,6 @@ def write_frames(
             *(["-movflags", "+faststart"] if muxer in ("mp4", "mov") else []),
             "-f", muxer, "-y", file_argument(part),
         ]  # fmt: skip
-        return supervise(program, arguments, chunks=_same(iterator, head))
+        number = supervise(program, arguments, chunks=_same(iterator, head))
+        require_whole(part, number, program)
+        return number

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -125,4 +126,31 @@ def probe(
             s.get("codec_name", "unknown") for s in streams if s.get("codec_type") == "audio"
         ),
         subtitles=sum(s.get("codec_type") == "subtitle" for s in streams),
+    )
+
+
+def require_whole(path: Path, frames: int, program: Ffmpeg) -> None:
+    """Hold a file that ffmpeg just wrote to the number of frames it said it wrote.
+
+    FFmpeg can end with exit code 0 and no message after a write failed. Raises FfmpegError, code
+    "disk-full" where no space is left, else "wrong-count".
+    """
+    done = proc.run(
+        [program.probe_path, "-v", "error", "-of", "json", "-select_streams", "V:0",
+         "-count_packets", "-show_entries", "stream=nb_read_packets", *PROTOCOLS,
+         "-i", file_argument(path)],
+        env=program.env, timeout=3600,
+    )  # fmt: skip
+    streams = json.loads(done.out).get("streams", []) if done.ok else []
+    found = int(streams[0].get("nb_read_packets", 0)) if streams else 0
+    if found == frames and frames > 0:
+        return
+    full = shutil.disk_usage(path.parent).free < 1 << 16
+    cause = "the disk is full; free space or write elsewhere" if full else "ffmpeg gave no reason"
+    raise FfmpegError(
+        f"ffmpeg ended with exit code 0, but {found} of {frames} frames are in the file: "
+        f"{cause}; the "
+        "unfinished file was removed",
+        "disk-full" if full else "wrong-count",
+        done.err,
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .ffmpeg import Ffmpeg, FfmpegError, file_argument
-from .media import PROTOCOLS, Media, probe
+from .media import PROTOCOLS, Media, probe, require_whole
 from .pipeline import Pipeline, plan_pipeline, quality_arguments
 from .session import Progress, supervise, written_aside
 
@@ -148,8 +148,7 @@ def transcode(
         frames = supervise(
             program, arguments, total=media.frames, tell=progress, cancel=cancel, timeout=timeout
         )
-        if frames == 0:
-            raise FfmpegError("transcode: ffmpeg ended well and wrote no frame", "wrong-count")
+        require_whole(part, frames, program)
     seconds = time.monotonic() - started
     everything = (*pipeline.notes, *notes)
     return Transcoded(
