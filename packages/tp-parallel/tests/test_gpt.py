@@ -5,6 +5,7 @@ import torch
 
 from tp_parallel import (
     AdamW,
+    CodeGeeXModel,
     GPTConfig,
     GPTModel,
     ParallelContext,
@@ -24,7 +25,13 @@ VARIANTS = {
     "sequence llama": {"sequence_parallel": True, "position": "rotary", "norm": "rmsnorm",
                        "activation": "swiglu", "recompute": True},
     "recompute": {"recompute": True, "activation": "relu"},
+    "codegeex": {"heads": 8, "kv_heads": 4},
+    "codegeex sequence": {"sequence_parallel": True, "position": "rotary"},
 }  # fmt: skip
+
+
+def class_of(variant):
+    return CodeGeeXModel if variant.startswith("codegeex") else GPTModel
 
 
 def config_of(variant, dtype):
@@ -39,9 +46,10 @@ def batch(config, seed=0, rows=4, length=12):
     return ids[:, :-1], labels
 
 
-def train_unsplit(config, steps, lr):
+def train_unsplit(variant, dtype, steps, lr):
     """Losses, first gradients, first gradient norm and final parameters of the definition."""
-    model = GPTModel(config, context=ParallelContext(device="cpu"))
+    config = config_of(variant, dtype)
+    model = class_of(variant)(config, context=ParallelContext(device="cpu"))
     state = {k: v.requires_grad_() for k, v in model.gather_full().items()}
     optimizer = torch.optim.AdamW(
         state.values(), lr=lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0
@@ -62,7 +70,7 @@ def train_split(variant, dtype, steps, tp, lr):
     """One rank's share of the same training; everything gathered at the end."""
     config = config_of(variant, dtype)
     context = ParallelContext(tp=tp, device="cpu")
-    model = GPTModel(config, context=context)
+    model = class_of(variant)(config, context=context)
     optimizer = AdamW([model], context, lr=lr, clip_grad=None)
     losses, first, norm = [], None, None
     for step in range(steps):
@@ -90,7 +98,7 @@ def assert_same(got, want, tolerance, what):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("tp", [1, 2, 4])
 def test_split_training_equals_the_unsplit_definition_in_float64(world, variant, tp):
-    losses, gradients, parameters = train_unsplit(config_of(variant, "float64"), 5, 1e-2)
+    losses, gradients, parameters = train_unsplit(variant, "float64", 5, 1e-2)
     norm = torch.stack([g.square().sum() for g in gradients.values()]).sum().sqrt()
     for result in world(tp, train_split, variant=variant, dtype="float64", steps=5, tp=tp, lr=1e-2):
         assert result[0] == pytest.approx(losses, abs=1e-10)
@@ -102,7 +110,7 @@ def test_split_training_equals_the_unsplit_definition_in_float64(world, variant,
 @pytest.mark.parametrize("variant", ["gpt2", "llama"])
 def test_split_training_equals_the_unsplit_definition_in_float32(world, variant):
     # the bias of the keys has no gradient but rounding, which Adam turns into steps of up to lr
-    losses, gradients, parameters = train_unsplit(config_of(variant, "float32"), 5, 1e-3)
+    losses, gradients, parameters = train_unsplit(variant, "float32", 5, 1e-3)
     for result in world(2, train_split, variant=variant, dtype="float32", steps=5, tp=2, lr=1e-3):
         assert result[0] == pytest.approx(losses, abs=1e-5)
         assert_same(result[1], gradients, 1e-5, "gradient of")

@@ -5,9 +5,11 @@ from importlib.metadata import version as _version
 
 from .attention import ParallelSelfAttention
 from .axis import Axis, Traffic
+from .codegeex import CodeGeeXModel
 from .config import GPTConfig
 from .context import ParallelContext
 from .cross_entropy import vocab_parallel_cross_entropy
+from .data_parallel import DataParallel
 from .embedding import VocabParallelEmbedding
 from .errors import CheckpointError, CollectiveError, MismatchError
 from .gpt import Embedding, GPTModel
@@ -37,8 +39,10 @@ __all__ = [
     "AdamW",
     "Axis",
     "CheckpointError",
+    "CodeGeeXModel",
     "CollectiveError",
     "ColumnParallelLinear",
+    "DataParallel",
     "Embedding",
     "GPTConfig",
     "GPTModel",

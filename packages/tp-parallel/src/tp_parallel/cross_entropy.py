@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
+from . import ops
 from .axis import Axis
 from .context import ParallelContext
 
@@ -88,8 +89,7 @@ class _CrossEntropy(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         logits, target, lse = ctx.saved_tensors
-        out = logits.detach() if ctx.inplace else torch.empty_like(logits)
-        logits_gradient(logits.detach(), target, lse, grad, ctx.terms, out)
+        out = logits_gradient(logits.detach(), target, lse, grad, ctx.terms, ctx.inplace)
         return out, None, None, None, None
 
 
@@ -97,6 +97,10 @@ def local_statistics(logits: torch.Tensor, target: torch.Tensor, terms: LossTerm
     """Maximum, sum of exp(x - maximum), target logit and sum of this rank's columns: [tokens,
     4].
     """
+    if ops.has_kernel(logits):
+        return ops.loss_statistics(
+            logits, target, terms.start, terms.valid, terms.ignore_index, terms.label_smoothing > 0
+        )
     wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
     out = torch.zeros(len(logits), STATISTICS, dtype=wide, device=logits.device)
     out[:, _MAX] = -torch.inf
@@ -145,10 +149,30 @@ def logits_gradient(
     lse: torch.Tensor,
     grad: torch.Tensor,
     terms: LossTerms,
+    inplace: bool,
+) -> torch.Tensor:
+    """grad * d loss / d logits, in a new tensor or in `logits` itself."""
+    grad = grad.to(lse.dtype).masked_fill(target == terms.ignore_index, 0.0)
+    if not ops.has_kernel(logits):
+        out = logits if inplace else torch.empty_like(logits)
+        _logits_gradient_in_torch(logits, target, lse, grad, terms, out)
+        return out
+    arguments = (logits, target, lse, grad, terms.start, terms.valid, terms.ignore_index,
+                 terms.label_smoothing, terms.z_loss, terms.vocab_size)  # fmt: skip
+    if not inplace:
+        return ops.loss_gradient(*arguments)
+    ops.loss_gradient_(*arguments)
+    return logits
+
+
+def _logits_gradient_in_torch(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    lse: torch.Tensor,
+    grad: torch.Tensor,
+    terms: LossTerms,
     out: torch.Tensor,
 ) -> None:
-    """Writes grad * d loss / d logits into `out`, which may be `logits` itself."""
-    grad = grad.to(lse.dtype).masked_fill(target == terms.ignore_index, 0.0)
     for begin in range(0, len(logits), _chunk_rows(logits)):
         part = slice(begin, begin + _chunk_rows(logits))
         scale = grad[part].unsqueeze(-1)

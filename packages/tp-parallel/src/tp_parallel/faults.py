@@ -50,7 +50,8 @@ class Monitor:
         failure.
         """
         text = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
-        record = {"text": text, "victim": victim, "step": self._mine["step"]}
+        doing = self._mine["doing"] or self._mine["last"]
+        record = {"text": text, "victim": victim, "step": self._mine["step"], "doing": doing}
         try:
             if not self._store.check([f"error {self._rank}"]):
                 self._store.set(f"error {self._rank}", json.dumps(record))
@@ -96,8 +97,12 @@ class Monitor:
                 )
                 + " "
             )
-        other = [r for r in others if r in ranks]
-        return "".join(f"Rank {r} is alive, {_where(now[r])}. " for r in other)
+        # nobody is at fault by the above: the ranks wait for each other in different operations
+        other = [r for r in ranks if r != self._rank]
+        return "".join(
+            f"Rank {r} was in {(errors[r] or now[r])['doing']} at step {now[r]['step']}. "
+            for r in other
+        )
 
     def _run(self) -> None:
         while not self._stopping.wait(INTERVAL):

@@ -111,6 +111,7 @@ class GPTModel(MegatronModule):
             {str(index): ParallelTransformerLayer(config, **options) for index in indices}
         )
         if post_process:
+            self.add_top(options)
             self.final_norm = NORMS[config.norm](
                 config.hidden, eps=config.norm_eps, dtype=config.torch_dtype,
                 sequence_parallel=config.sequence_parallel, **options,
@@ -118,6 +119,13 @@ class GPTModel(MegatronModule):
             self._add_output(options)
         if initialize and str(device) != "meta":
             self.initialize_parameters(init_mode)
+
+    def add_top(self, options: dict) -> None:
+        """For models with a layer of another kind above the others: builds it, with `options`."""
+
+    def top(self, x: torch.Tensor, rotary: torch.Tensor | None) -> torch.Tensor:
+        """For models with a layer of another kind above the others: runs it."""
+        return x
 
     def _add_output(self, options: dict) -> None:
         """The output layer: the embedding itself, its copy on a later stage, or a matrix of its
@@ -148,7 +156,7 @@ class GPTModel(MegatronModule):
                 x = recompute(layer, x, rotary, rng=self.context.rng)
             else:
                 x = layer(x, rotary)
-        return self.final_norm(x) if self.post_process else x
+        return self.final_norm(self.top(x, rotary)) if self.post_process else x
 
     def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """Runs the stage.

@@ -88,7 +88,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             total += loss.sum()
             if not (need_hidden or need_weight):
                 continue
-            logits_gradient(logits, ids, lse, scale.expand(len(ids)), terms, logits)
+            logits_gradient(logits, ids, lse, scale.expand(len(ids)), terms, inplace=True)
             if need_hidden:
                 torch.matmul(logits, weight, out=grad_hidden[part])
             if need_weight:
@@ -102,15 +102,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         kept = list(ctx.saved_tensors)
-        grad_hidden = kept.pop(0) * grad.to(kept_dtype(ctx)) if ctx.needs_input_grad[0] else None
+        grad_hidden = kept.pop(0).mul_(grad) if ctx.needs_input_grad[0] else None
         grad_weight = None
         if ctx.needs_input_grad[1]:
-            grad_weight = (kept.pop(0) * grad).to(ctx.weight_dtype)
+            grad_weight = kept.pop(0).mul_(grad).to(ctx.weight_dtype)
         return grad_hidden, grad_weight, None, None, None, None, None
-
-
-def kept_dtype(ctx) -> torch.dtype:
-    return ctx.saved_tensors[0].dtype
 
 
 def _accumulate(total: torch.Tensor, logits_grad: torch.Tensor, x: torch.Tensor) -> None:

@@ -18,13 +18,15 @@ State = dict[str, torch.Tensor]
 def gpt_logits(config: GPTConfig, state: State, ids: torch.Tensor) -> torch.Tensor:
     """Logits [batch, sequence, vocab_size] of token ids [batch, sequence]; no dropout.
 
-    `state` holds the unsplit tensors under the names of `GPTModel`.
+    `state` holds the unsplit tensors under the names of `GPTModel` or `CodeGeeXModel`.
     """
     x = state["embedding.word.weight"][ids]
     if config.position == "learned":
         x = x + state["embedding.position"][: ids.shape[1]]
     for index in range(config.layers):
         x = _layer(config, state, f"layers.{index}.", x)
+    if "top_query.position" in state:
+        x = _top_query(config, state, x)
     x = _norm(config, state, "final_norm.", x)
     head = "embedding.word.weight" if config.tie_embeddings else "head.weight"
     return x @ state[head].t()
@@ -55,6 +57,10 @@ def cross_entropy(
 def _layer(config: GPTConfig, state: State, name: str, x: torch.Tensor) -> torch.Tensor:
     y = _norm(config, state, name + "attention_norm.", x)
     x = x + _attention(config, state, name + "attention.", y)
+    return _mlp(config, state, name, x)
+
+
+def _mlp(config: GPTConfig, state: State, name: str, x: torch.Tensor) -> torch.Tensor:
     y = _norm(config, state, name + "mlp_norm.", x)
     y = _linear(state, name + "mlp.up.", y)
     if config.activation == "swiglu":
@@ -72,15 +78,35 @@ def _attention(config: GPTConfig, state: State, name: str, x: torch.Tensor) -> t
     per_group, d = config.heads // config.groups, config.head_dim
     qkv = _linear(state, name + "qkv.", x).view(batch, length, config.groups, per_group + 2, d)
     heads = []
-    mask = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
     for group in range(config.groups):
         k, v = qkv[:, :, group, per_group], qkv[:, :, group, per_group + 1]
-        k = _rotate(config, k)
         for head in range(per_group):
-            q = _rotate(config, qkv[:, :, group, head])
-            scores = q @ k.transpose(1, 2) / math.sqrt(d)
-            heads.append(torch.softmax(scores.masked_fill(mask, -torch.inf), -1) @ v)
+            heads.append(_attend(config, qkv[:, :, group, head], k, v))
     return _linear(state, name + "out.", torch.cat(heads, -1))
+
+
+def _attend(config: GPTConfig, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """One head: [batch, sequence, head_dim] each."""
+    length = k.shape[1]
+    mask = torch.ones(length, length, dtype=torch.bool, device=k.device).triu(1)
+    scores = _rotate(config, q) @ _rotate(config, k).transpose(1, 2) / math.sqrt(config.head_dim)
+    return torch.softmax(scores.masked_fill(mask, -torch.inf), -1) @ v
+
+
+def _top_query(config: GPTConfig, state: State, x: torch.Tensor) -> torch.Tensor:
+    """CodeGeeX's last layer: queries from the positions alone."""
+    name, d = "top_query.", config.head_dim
+    y = _norm(config, state, name + "attention_norm.", x)
+    key_value = _linear(state, name + "key_value.", y)
+    q = _linear(state, name + "query.", state[name + "position"][: x.shape[1]])
+    q = q.expand(len(x), -1, -1)
+    heads = []
+    for head in range(config.heads):
+        at = head // (config.heads // config.groups) * 2 * d
+        k, v = key_value[..., at : at + d], key_value[..., at + d : at + 2 * d]
+        heads.append(_attend(config, q[..., head * d : (head + 1) * d], k, v))
+    x = x + _linear(state, name + "out.", torch.cat(heads, -1))
+    return _mlp(config, state, name, x)
 
 
 def _rotate(config: GPTConfig, x: torch.Tensor) -> torch.Tensor:

@@ -78,15 +78,23 @@ class ParallelTransformerLayer(nn.Module):
         self.mlp = ParallelMLP(config, **part)
 
     def forward(self, x: torch.Tensor, rotary: torch.Tensor | None = None) -> torch.Tensor:
-        x = self.add(x, *self.attention(self.attention_norm(x), rotary))
-        return self.add(x, *self.mlp(self.mlp_norm(x)))
+        y = self.attention(self.attention_norm(x), rotary)
+        x = add_residual(x, *y, self.config, self.context, self.training)
+        y = self.mlp(self.mlp_norm(x))
+        return add_residual(x, *y, self.config, self.context, self.training)
 
-    def add(self, x: torch.Tensor, y: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """x + dropout(y + bias), the dropout from the stream that fits the cut of the
-        activation.
-        """
-        y = y if bias is None else y + bias
-        return x + dropout(y, self.config, self.context, self.training)
+
+def add_residual(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    bias: torch.Tensor | None,
+    config: GPTConfig,
+    context: ParallelContext,
+    training: bool,
+) -> torch.Tensor:
+    """x + dropout(y + bias), the dropout from the stream that fits the cut of the activation."""
+    y = y if bias is None else y + bias
+    return x + dropout(y, config, context, training)
 
 
 def dropout(

@@ -1,0 +1,85 @@
+"""CodeGeeX: a GPT whose last layer asks with a learned vector for each position.
+
+Zheng et al., 2023, arXiv 2303.17568, section 2.2: above the transformer layers sits a top query
+layer, whose queries come from an embedding of the position to be predicted instead of from the
+hidden states.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .attention import attend, check_heads, rotate
+from .config import GPTConfig
+from .context import ParallelContext
+from .gpt import GPTModel
+from .linear import ColumnParallelLinear, RowParallelLinear
+from .norm import NORMS
+from .sharding import Shard, normal
+from .transformer import ParallelMLP, add_residual
+
+
+class TopQueryLayer(nn.Module):
+    """norm, attention with position queries, add; norm, MLP, add.
+
+    Input and output [batch, sequence, hidden], with sequence parallelism [batch, sequence / tp,
+    hidden].
+    """
+
+    def __init__(
+        self, config: GPTConfig, *, context: ParallelContext, initialize: bool = True, device=None
+    ) -> None:
+        super().__init__()
+        check_heads("TopQueryLayer", config, context)
+        self.config, self.context = config, context
+        build = {"context": context, "initialize": initialize, "device": device,
+                 "dtype": config.torch_dtype}  # fmt: skip
+        split = {**build, "bias": config.bias, "sequence_parallel": config.sequence_parallel}
+        norm = {**build, "eps": config.norm_eps, "sequence_parallel": config.sequence_parallel}
+        std = config.init_std / (2 * config.layers) ** 0.5
+        shape = (config.max_positions, config.hidden)
+        place = context.device if device is None else torch.device(device)
+        self.position = nn.Parameter(torch.empty(shape, device=place, dtype=config.torch_dtype))
+        self.position.shard, self.position.init = Shard(shape), normal(config.init_std)
+        self.attention_norm = NORMS[config.norm](config.hidden, **norm)
+        # the positions are whole on every rank, whatever the hidden states are
+        self.query = ColumnParallelLinear(
+            config.hidden, config.hidden, init_method=normal(config.init_std),
+            **{**split, "sequence_parallel": False},
+        )  # fmt: skip
+        self.key_value = ColumnParallelLinear(
+            config.hidden, 2 * config.groups * config.head_dim,
+            init_method=normal(config.init_std), **split,
+        )  # fmt: skip
+        self.out = RowParallelLinear(
+            config.hidden, config.hidden, skip_bias_add=True, init_method=normal(std), **split
+        )
+        self.mlp_norm = NORMS[config.norm](config.hidden, **norm)
+        self.mlp = ParallelMLP(config, context=context, initialize=initialize, device=device,
+                               output_std=std)  # fmt: skip
+
+    def forward(self, x: torch.Tensor, rotary: torch.Tensor | None = None) -> torch.Tensor:
+        config, head_dim = self.config, self.config.head_dim
+        key_value = self.key_value(self.attention_norm(x)).unflatten(-1, (-1, 2, head_dim))
+        k, v = (part.transpose(1, 2) for part in key_value.unbind(-2))
+        length = k.shape[2]
+        q = self.query(self.position[:length].unsqueeze(0)).unflatten(-1, (-1, head_dim))
+        q = q.transpose(1, 2).expand(len(x), -1, -1, -1)
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
+        y = attend(q, k, v, config.attention_dropout, self.training, self.context)
+        y = self.out(y.transpose(1, 2).flatten(2))
+        x = add_residual(x, *y, config, self.context, self.training)
+        y = self.mlp(self.mlp_norm(x))
+        return add_residual(x, *y, config, self.context, self.training)
+
+
+class CodeGeeXModel(GPTModel):
+    """`GPTModel` with a `TopQueryLayer` before the final norm, on the last stage."""
+
+    def add_top(self, options: dict) -> None:
+        self.top_query = TopQueryLayer(self.config, **options)
+
+    def top(self, x: torch.Tensor, rotary: torch.Tensor | None) -> torch.Tensor:
+        return self.top_query(x, rotary)

@@ -1,0 +1,243 @@
+"""Data parallelism inside one process, with the contract of torch.nn.DataParallel.
+
+One forward pass is four steps, each a function of its own: copy the module to every device
+(`replicate`), cut the inputs along the batch (`scatter`), run the replicas in threads
+(`parallel_apply`), and join the outputs (`gather`). The copies are made by autograd, so gradients
+add up in the source module by themselves. For many processes and hosts use
+`ParallelContext(dp=...)` instead.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+Device = torch.device | int | str
+
+
+class DataParallel(nn.Module):
+    """Runs `module` on several devices at once, each with its share of the batch.
+
+    Args:
+        module: its parameters must lie on the first device; it stays reachable as `.module`, and
+            state-dict keys start with "module.".
+        device_ids: devices to use, CUDA indices or any torch devices (["cpu", "cpu"] in tests);
+            None takes all GPUs, and without any the module simply runs where it is.
+        output_device: where outputs are joined; None takes the first device.
+        dim: dimension of inputs and outputs that counts the batch.
+
+    Gradients of all replicas are summed into the module's parameters. Buffers that a forward pass
+    changes are kept from the first replica. Tensors in nested tuples, lists and dicts are cut and
+    joined; anything else is handed to every replica. Raises RuntimeError if a parameter is
+    elsewhere.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        device_ids: Sequence[Device] | None = None,
+        output_device: Device | None = None,
+        dim: int = 0,
+    ) -> None:
+        super().__init__()
+        if device_ids is None:
+            device_ids = list(range(torch.cuda.device_count()))
+        self.module, self.dim = module, dim
+        self.device_ids = [_device(device) for device in device_ids]
+        first = self.device_ids[0] if self.device_ids else None
+        self.output_device = first if output_device is None else _device(output_device)
+
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        if not self.device_ids:
+            return self.module(*inputs, **kwargs)
+        self._check_source()
+        parts = scatter((inputs, kwargs), self.device_ids, self.dim)
+        devices = self.device_ids[: len(parts)]
+        replicas = replicate(self.module, devices)
+        outputs = parallel_apply(
+            replicas, [part[0] for part in parts], [part[1] for part in parts], devices
+        )
+        return gather(outputs, self.output_device, self.dim)
+
+    def _check_source(self) -> None:
+        for name, tensor in (*self.module.named_parameters(), *self.module.named_buffers()):
+            if tensor.device != self.device_ids[0]:
+                raise RuntimeError(
+                    "DataParallel: the module must lie on device_ids[0], "
+                    f"{self.device_ids[0]}, but "
+                    f"{name} is on {tensor.device}; call module.to({str(self.device_ids[0])!r})"
+                )
+
+
+def replicate(module: nn.Module, devices: Sequence[Device]) -> list[nn.Module]:
+    """One copy of `module` a device; parameters are autograd copies of the source's.
+
+    The first replica shares the source's buffers, so that its changes remain; the others hold
+    copies. A replica is for one forward pass: its parameters are plain tensors.
+    """
+    replicas = []
+    for index, device in enumerate(map(_device, devices)):
+        memo: dict[int, Any] = {}  # keeps shared modules and tied parameters shared
+
+        def copy_of(tensor: torch.Tensor, buffer: bool, index=index, device=device, memo=memo):
+            if id(tensor) not in memo:
+                if buffer:
+                    memo[id(tensor)] = (
+                        tensor if index == 0 else tensor.detach().to(device, copy=True)
+                    )
+                else:
+                    memo[id(tensor)] = tensor.to(device) if tensor.device != device else tensor * 1
+            return memo[id(tensor)]
+
+        replicas.append(_replica(module, copy_of, memo))
+    return replicas
+
+
+def scatter(inputs: Any, devices: Sequence[Device], dim: int = 0) -> list[Any]:
+    """`inputs` cut along `dim` into at most one part a device, nesting kept.
+
+    Parts are those of torch.chunk, so there may be fewer than devices; a part is moved to its
+    device. Raises ValueError if two tensors give different numbers of parts.
+    """
+    devices = [_device(device) for device in devices]
+    counts: set[int] = set()
+    _count_parts(inputs, len(devices), dim, counts)
+    if len(counts) > 1:
+        raise ValueError(
+            f"scatter: all tensors must have the same length along dimension {dim}, but they fall "
+            f"into {sorted(counts)} parts; pass what is no batch as something other than a tensor"
+        )
+    number = counts.pop() if counts else 1
+    return [_part(inputs, i, number, devices[i], len(devices), dim) for i in range(number)]
+
+
+def parallel_apply(
+    modules: Sequence[nn.Module],
+    inputs: Sequence[tuple[Any, ...]],
+    kwargs: Sequence[Mapping[str, Any]] | None = None,
+    devices: Sequence[Device] | None = None,
+) -> list[Any]:
+    """`module(*input, **kwargs)` for each, at the same time; results in order.
+
+    Grad mode and autocast are those of the caller. If replicas raise, the error of the first one is
+    raised again, with the replica's number noted.
+    """
+    kwargs = kwargs or [{}] * len(modules)
+    devices = [None] * len(modules) if devices is None else [_device(d) for d in devices]
+    results: list[Any] = [None] * len(modules)
+    errors: dict[int, BaseException] = {}
+    grad = torch.is_grad_enabled()
+    casts = {kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
+             for kind in ("cpu", "cuda")}  # fmt: skip
+
+    def work(index: int) -> None:
+        device = devices[index]
+        try:
+            kind = "cpu" if device is None else device.type
+            on, dtype = casts.get(kind, (False, torch.float32))
+            with (
+                torch.set_grad_enabled(grad),
+                _current(device),
+                torch.autocast(kind, dtype=dtype, enabled=on),
+            ):
+                results[index] = modules[index](*inputs[index], **kwargs[index])
+        except BaseException as error:
+            errors[index] = error
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(1, len(modules))]
+    for thread in threads:
+        thread.start()
+    work(0)
+    for thread in threads:
+        thread.join()
+    for index in sorted(errors):
+        where = "" if devices[index] is None else f" on {devices[index]}"
+        if hasattr(errors[index], "add_note"):  # Python 3.11
+            errors[index].add_note(f"in replica {index}{where} of parallel_apply")
+        raise errors[index]
+    return results
+
+
+def gather(outputs: Sequence[Any], device: Device, dim: int = 0) -> Any:
+    """Joins the replicas' outputs along `dim` on `device`, nesting kept; scalars become a vector.
+
+    Raises ValueError if dicts differ in their keys, TypeError for outputs that cannot be joined.
+    """
+    device, first = _device(device), outputs[0]
+    if isinstance(first, torch.Tensor):
+        moved = [output.to(device) for output in outputs]
+        if first.dim() == 0:
+            return torch.stack(moved)
+        return moved[0] if len(moved) == 1 else torch.cat(moved, dim)
+    if first is None:
+        return None
+    if isinstance(first, Mapping):
+        if any(output.keys() != first.keys() for output in outputs):
+            raise ValueError("gather: every replica must return a dict with the same keys")
+        return type(first)({k: gather([o[k] for o in outputs], device, dim) for k in first})
+    if isinstance(first, (tuple, list)):
+        items = [gather(list(column), device, dim) for column in zip(*outputs, strict=True)]
+        return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
+    raise TypeError(
+        f"gather: outputs must be tensors, None, or tuples, lists and dicts of them, got "
+        f"{type(first).__name__}"
+    )
+
+
+def _replica(module: nn.Module, copy_of, memo: dict[int, Any]) -> nn.Module:
+    if id(module) in memo:
+        return memo[id(module)]
+    replica = module.__new__(type(module))
+    memo[id(module)] = replica
+    replica.__dict__ = module.__dict__.copy()
+    replica._parameters = {name: None for name, p in module._parameters.items() if p is None}
+    replica._buffers = {
+        name: None if buffer is None else copy_of(buffer, True)
+        for name, buffer in module._buffers.items()
+    }
+    replica._modules = {
+        name: None if child is None else _replica(child, copy_of, memo)
+        for name, child in module._modules.items()
+    }
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            setattr(replica, name, copy_of(parameter, False))
+    return replica
+
+
+def _count_parts(item: Any, devices: int, dim: int, counts: set[int]) -> None:
+    if isinstance(item, torch.Tensor):
+        counts.add(len(item.chunk(devices, dim)))
+    elif isinstance(item, Mapping):
+        for value in item.values():
+            _count_parts(value, devices, dim, counts)
+    elif isinstance(item, (tuple, list)):
+        for value in item:
+            _count_parts(value, devices, dim, counts)
+
+
+def _part(item: Any, index: int, number: int, device: torch.device, devices: int, dim: int) -> Any:
+    if isinstance(item, torch.Tensor):
+        return item.chunk(devices, dim)[index].to(device)
+    if isinstance(item, Mapping):
+        return type(item)(
+            {k: _part(v, index, number, device, devices, dim) for k, v in item.items()}
+        )
+    if isinstance(item, (tuple, list)):
+        parts = [_part(v, index, number, device, devices, dim) for v in item]
+        return type(item)(*parts) if hasattr(item, "_fields") else type(item)(parts)
+    return item
+
+
+def _current(device: torch.device | None):
+    """Makes a CUDA device the thread's current one; nothing for others."""
+    on_cuda = device is not None and device.type == "cuda"
+    return torch.cuda.device(device if on_cuda else -1)
+
+
+def _device(device: Device) -> torch.device:
+    return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)

@@ -1,0 +1,101 @@
+"""The door to the native loss kernels: torch.library operators over the module `_C`.
+
+CPU kernels for float32, bfloat16 and float64 logits. Gradients are those of the autograd functions
+that call these operators.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from . import _C
+
+_LARGE = 4 << 20  # bytes from which fresh memory is asked for in large pages
+
+_lib = torch.library.Library("tp_parallel", "DEF")
+_lib.define(
+    "loss_statistics(Tensor logits, Tensor target, int start, int valid, int ignore_index, "
+    "bool with_sum) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_lib.define(
+    "loss_gradient(Tensor logits, Tensor target, Tensor lse, Tensor grad, int start, int valid, "
+    "int ignore_index, float smoothing, float z_loss, int classes) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_lib.define(
+    "loss_gradient_(Tensor(a!) logits, Tensor target, Tensor lse, Tensor grad, int start, int "
+    "valid, "
+    "int ignore_index, float smoothing, float z_loss, int classes) -> ()",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def _wide(logits: torch.Tensor) -> torch.dtype:
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+def _statistics(logits, target, start, valid, ignore_index, with_sum):
+    logits, target = logits.contiguous(), target.contiguous()
+    out = logits.new_empty((len(logits), 4), dtype=_wide(logits))
+    threads = torch.get_num_threads()
+    _C.loss_statistics(logits, target, start, valid, ignore_index, with_sum, out, threads)
+    return out
+
+
+def _into(out, logits, target, lse, grad, start, valid, ignore_index, smoothing, z_loss, classes):
+    _C.loss_gradient(
+        logits, target.contiguous(), lse.contiguous(), grad.contiguous(), start, valid,
+        ignore_index, smoothing, z_loss, classes, out, torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def _gradient(logits, *arguments):
+    logits = logits.contiguous()
+    out = torch.empty_like(logits)
+    if out.numel() * out.element_size() >= _LARGE:
+        _C.prefer_large_pages(out)
+    _into(out, logits, *arguments)
+    return out
+
+
+def _gradient_inplace(logits, *arguments):
+    if not logits.is_contiguous():
+        raise ValueError(
+            f"loss_gradient_: logits must be contiguous to be overwritten, got strides "
+            f"{logits.stride()}; pass inplace=False"
+        )
+    _into(logits, logits, *arguments)
+
+
+_lib.impl("loss_statistics", _statistics, "CPU")
+_lib.impl("loss_gradient", _gradient, "CPU")
+_lib.impl("loss_gradient_", _gradient_inplace, "CPU")
+torch.library.register_fake(
+    "tp_parallel::loss_statistics",
+    lambda logits, *_: logits.new_empty((logits.shape[0], 4), dtype=_wide(logits)),
+    lib=_lib,
+)
+torch.library.register_fake(
+    "tp_parallel::loss_gradient",
+    lambda logits, *_: torch.empty_like(logits, memory_format=torch.contiguous_format),
+    lib=_lib,
+)
+torch.library.register_fake("tp_parallel::loss_gradient_", lambda *_: None, lib=_lib)
+
+loss_statistics = torch.ops.tp_parallel.loss_statistics.default
+loss_gradient = torch.ops.tp_parallel.loss_gradient.default
+loss_gradient_ = torch.ops.tp_parallel.loss_gradient_.default
+DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+
+
+def has_kernel(logits: torch.Tensor) -> bool:
+    """Whether the native kernels take these logits; other dtypes and devices run as torch
+    operators.
+    """
+    return logits.device.type == "cpu" and logits.dtype in DTYPES
+
+
+def isa() -> str:
+    """The instruction set the kernels run with: baseline, avx2 or avx512."""
+    return _C.isa()
