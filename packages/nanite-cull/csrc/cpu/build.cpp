@@ -126,8 +126,6 @@ class Emitter {
     for (int v = 0; v < entry.vertex_count; ++v)
       asset_.vertex_refs.push_back(vertex(pool.vertices[entry.vertex_begin + v]));
     asset_.clusters.push_back(cluster);
-    asset_.bounds.resize(asset_.clusters.size());
-    measure_cluster(asset_, static_cast<uint32_t>(asset_.clusters.size() - 1));
   }
 
   // Vertices are numbered as clusters use them, leaves first: neighbours lie side by side in memory.
@@ -233,6 +231,10 @@ void build_levels(Asset& asset, const WeldedMesh& mesh, ClusterPool pool, const 
     if (progress) progress(0.4 + 0.55 * std::min(1.0, done / (2 * leaves)), "levels");
   }
   emitter.finish();
+  asset.bounds.resize(asset.clusters.size());
+  native::parallel_for(asset.clusters.size(), 256, options.threads, [&](int64_t first, int64_t last) {
+    for (int64_t c = first; c < last; ++c) measure_cluster(asset, static_cast<uint32_t>(c));
+  });
   asset.levels = pass + 1;
 }
 
@@ -263,7 +265,7 @@ Asset build(const MeshInput& mesh, const BuildOptions& options, const Progress& 
     seconds = end - start;
     start = end;
   };
-  WeldedMesh welded = weld(mesh, grid_step(mesh, options.position_bits));
+  WeldedMesh welded = weld(mesh, grid_step(mesh, options.position_bits), options.threads);
   asset.step = welded.step, asset.uv_step = welded.uv_step;
   asset.report.input_triangles = mesh.face_count;
   asset.report.input_vertices = mesh.vertex_count;

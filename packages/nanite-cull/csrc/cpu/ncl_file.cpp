@@ -186,14 +186,16 @@ void join_groups(std::vector<DecodedGroup>& groups, const Tables& t, const Verte
 }
 
 // Own bounds from the group that made each cluster; boxes and edges from the vertices.
-void complete_clusters(Asset& asset) {
+void complete_clusters(Asset& asset, int threads) {
   asset.bounds.resize(asset.clusters.size());
-  for (uint32_t c = 0; c < asset.clusters.size(); ++c) {
-    Cluster& cluster = asset.clusters[c];
-    if (cluster.source_group != none && cluster.source_group >= asset.groups.size())
-      refuse("cluster " + std::to_string(c) + " names a group that does not exist");
-    measure_cluster(asset, c);
-  }
+  native::parallel_for(asset.clusters.size(), 256, threads, [&](int64_t first, int64_t last) {
+    for (int64_t c = first; c < last; ++c) {
+      const uint32_t source = asset.clusters[c].source_group;
+      if (source != none && source >= asset.groups.size())
+        refuse("cluster " + std::to_string(c) + " names a group that does not exist");
+      measure_cluster(asset, static_cast<uint32_t>(c));
+    }
+  });
 }
 
 }  // namespace
@@ -272,7 +274,7 @@ Asset decode_ncl(const uint8_t* data, size_t size, const ReadOptions& options) {
   asset.step = t.header.step, asset.uv_step = t.header.uv_step;
   asset.width = t.header.width, asset.levels = t.header.levels;
   join_groups(groups, t, layout, asset);
-  complete_clusters(asset);
+  complete_clusters(asset, options.threads);
   build_hierarchy(asset);
   const std::vector<std::string> problems = validate(asset, 1);
   if (!problems.empty()) refuse("the content is unsound: " + problems[0]);

@@ -7,6 +7,7 @@
 
 #include "key_table.h"
 #include "native/check.h"
+#include "native/parallel.h"
 
 namespace nanite_cull {
 
@@ -14,7 +15,6 @@ namespace {
 
 constexpr int grid_bits = 24;           // integers up to 2^24 are exact in float
 constexpr int64_t sample_size = 65536;  // faces looked at for the grid step
-constexpr uint32_t unset = none;
 
 void check_input(const MeshInput& mesh) {
   native::demand(mesh.face_count > 0 && mesh.vertex_count > 0, [] {
@@ -160,42 +160,70 @@ class WedgeKeys {
   float uv_step_;
 };
 
-// Numbers positions by their first use in the faces, so that a welded mesh and the same mesh with every
-// corner apart become the same arrays. Positions that no face uses go.
-void renumber_by_use(const MeshInput& mesh, std::vector<uint32_t>& position, std::vector<uint32_t>& grid) {
-  std::vector<uint32_t> renumbered(grid.size() / 3, unset), ordered;
-  ordered.reserve(grid.size());
-  for (int64_t i = 0; i < mesh.face_count * 3; ++i) {
-    const size_t old = position[mesh.faces[i]];
-    if (renumbered[old] != unset) continue;
-    renumbered[old] = static_cast<uint32_t>(ordered.size() / 3);
-    ordered.insert(ordered.end(), &grid[3 * old], &grid[3 * old] + 3);
+// Equal positions find each other in one table that all threads fill: a slot belongs to whichever vertex
+// comes first, so the vertex that stands for a position may differ from run to run. Numbers by use do not.
+class SharedTable {
+ public:
+  explicit SharedTable(size_t expected) {
+    size_t size = 64;
+    while (size < expected * 2) size *= 2;
+    slots_.assign(size, none);
   }
-  for (uint32_t& p : position) p = renumbered[p];
-  grid.swap(ordered);
-}
+  // A vertex with the grid point of `vertex`: the same one for all of them.
+  uint32_t representative(uint32_t vertex, const int32_t* grid) {
+    const int32_t* key = grid + 3 * size_t(vertex);
+    uint64_t h = 0x9e3779b97f4a7c15ull;
+    for (int a = 0; a < 3; ++a) {
+      h = (h ^ static_cast<uint32_t>(key[a])) * 0xff51afd7ed558ccdull;
+      h ^= h >> 32;
+    }
+    for (size_t slot = h & (slots_.size() - 1);; slot = (slot + 1) & (slots_.size() - 1)) {
+      uint32_t owner = none;
+      if (__atomic_compare_exchange_n(&slots_[slot], &owner, vertex, false, __ATOMIC_RELAXED,
+                                      __ATOMIC_RELAXED))
+        return vertex;
+      if (std::memcmp(grid + 3 * size_t(owner), key, 3 * sizeof(int32_t)) == 0) return owner;
+    }
+  }
 
-// Vertices to position ids; `grid` receives three integers for each position.
-std::vector<uint32_t> weld_positions(const MeshInput& mesh, float step, std::vector<uint32_t>& grid) {
-  std::vector<uint32_t> position(mesh.vertex_count);
-  KeyTable table(mesh.vertex_count, 3);
-  grid.reserve(size_t(mesh.vertex_count) * 3);
+ private:
+  std::vector<uint32_t> slots_;
+};
+
+// The position id of each vertex, by first use in the faces: a welded mesh and the same mesh with every
+// corner apart become the same arrays. `grid` receives three integers for each position in use.
+std::vector<uint32_t> weld_positions(const MeshInput& mesh, float step, int threads,
+                                     std::vector<int32_t>& grid) {
   const float inverse = 1 / step;  // exact: a power of two
-  for (int64_t v = 0; v < mesh.vertex_count; ++v) {
-    uint32_t key[3];
-    for (int a = 0; a < 3; ++a)
-      key[a] = static_cast<uint32_t>(static_cast<int32_t>(std::lrint(mesh.positions[3 * v + a] * inverse)));
-    position[v] = table.find_or_add(key, grid);
+  std::vector<int32_t> points(size_t(mesh.vertex_count) * 3);
+  std::vector<uint32_t> position(mesh.vertex_count);
+  native::parallel_for(points.size(), 1 << 17, threads, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i)
+      points[i] = static_cast<int32_t>(std::lrint(mesh.positions[i] * inverse));
+  });
+  SharedTable table(mesh.vertex_count);
+  native::parallel_for(mesh.vertex_count, 1 << 15, threads, [&](int64_t first, int64_t last) {
+    for (int64_t v = first; v < last; ++v)
+      position[v] = table.representative(static_cast<uint32_t>(v), points.data());
+  });
+  std::vector<uint32_t> number(mesh.vertex_count, none);
+  for (int64_t i = 0; i < mesh.face_count * 3; ++i) {
+    const size_t owner = position[mesh.faces[i]];
+    if (number[owner] != none) continue;
+    number[owner] = static_cast<uint32_t>(grid.size() / 3);
+    grid.insert(grid.end(), &points[3 * owner], &points[3 * owner] + 3);
   }
-  renumber_by_use(mesh, position, grid);
+  native::parallel_for(mesh.vertex_count, 1 << 16, threads, [&](int64_t first, int64_t last) {
+    for (int64_t v = first; v < last; ++v) position[v] = number[position[v]];
+  });
   return position;
 }
 
-bool has_area(const std::vector<uint32_t>& grid, uint32_t a, uint32_t b, uint32_t c) {
+bool has_area(const std::vector<int32_t>& grid, uint32_t a, uint32_t b, uint32_t c) {
   int64_t u[3], v[3];
   for (int i = 0; i < 3; ++i) {
-    u[i] = int64_t(int32_t(grid[3 * size_t(b) + i])) - int32_t(grid[3 * size_t(a) + i]);
-    v[i] = int64_t(int32_t(grid[3 * size_t(c) + i])) - int32_t(grid[3 * size_t(a) + i]);
+    u[i] = int64_t(grid[3 * size_t(b) + i]) - grid[3 * size_t(a) + i];
+    v[i] = int64_t(grid[3 * size_t(c) + i]) - grid[3 * size_t(a) + i];
   }
   return u[1] * v[2] != u[2] * v[1] || u[2] * v[0] != u[0] * v[2] || u[0] * v[1] != u[1] * v[0];
 }
@@ -232,11 +260,11 @@ float grid_step(const MeshInput& mesh, int bits) {
   return std::max(finest, power_of_two_below(wanted));
 }
 
-WeldedMesh weld(const MeshInput& mesh, float step) {
+WeldedMesh weld(const MeshInput& mesh, float step, int threads) {
   WeldedMesh out;
   out.step = step;
-  std::vector<uint32_t> grid;
-  const std::vector<uint32_t> position = weld_positions(mesh, step, grid);
+  std::vector<int32_t> grid;
+  const std::vector<uint32_t> position = weld_positions(mesh, step, threads, grid);
   out.position_count = static_cast<uint32_t>(grid.size() / 3);
 
   if (mesh.uvs) out.uv_step = uv_step(mesh.uvs, mesh.vertex_count);
@@ -274,7 +302,7 @@ WeldedMesh weld(const MeshInput& mesh, float step) {
   if (width > 1) out.position_of.resize(count);
   for (size_t w = 0; w < count; ++w) {
     const size_t p = width > 1 ? keys[w * width] : w;
-    for (int a = 0; a < 3; ++a) out.positions[3 * w + a] = float(int32_t(grid[3 * p + a])) * step;
+    for (int a = 0; a < 3; ++a) out.positions[3 * w + a] = float(grid[3 * p + a]) * step;
     if (width == 1) continue;
     out.position_of[w] = static_cast<uint32_t>(p);
     wedge_keys.read(&keys[w * width], out, w);

@@ -45,7 +45,7 @@ float grid_step(const MeshInput& mesh, int bits);
 // Snaps, welds and drops triangles that have two corners on one grid point. Triangles without area but
 // with three distinct corners stay: they draw nothing and keep their neighbours joined.
 // Throws native::ValueError when no triangle with area is left.
-WeldedMesh weld(const MeshInput& mesh, float step);
+WeldedMesh weld(const MeshInput& mesh, float step, int threads);
 
 // A direction as two 12-bit integers by the octahedral map; a zero vector becomes +z.
 uint32_t encode_normal(const float* normal);
