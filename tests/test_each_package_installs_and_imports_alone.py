@@ -22,9 +22,9 @@ def test_it_installs_with_its_declared_dependencies_and_runs(package, fresh, whe
         )
         done = fresh.run("-c", code)
         assert done.returncode == 0, done.stderr
-        info = fresh.run("-m", package.import_name)
+        info = fresh.run("-m", package.import_name, *([] if package.native else ["--version"]))
         assert info.returncode == 0, info.stderr
-        assert package.name in info.stdout
+        assert (workspace.ROOT / "VERSION").read_text().strip() in info.stdout
         check = subprocess.run([fresh.python, "-m", "pip", "check"], capture_output=True, text=True)
         assert check.returncode == 0, check.stdout
     finally:

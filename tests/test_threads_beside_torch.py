@@ -47,8 +47,8 @@ for mine, theirs in zip(here, loader):
 import os
 child = os.fork()                                          # a plain fork: nobody set one thread
 if child == 0:
-    import torch
-    os._exit(0 if torch.equal(encode(0), here[0]) else 1)
+    same = bytes(encode(0).numpy()) == bytes(here[0].numpy())   # torch's own threads would hang
+    os._exit(0 if same else 1)
 assert os.waitpid(child, 0)[1] == 0
 print("done")
 """

@@ -13,9 +13,12 @@ from . import _C, __version__
 def show_version() -> int:
     """Version, build, CUDA and threads, one a line."""
     built = _C.cuda_architectures
+    cuda = f"compiled for {built}, never run" if built else "not in this build (GPU=ON builds them)"
+    if built and not torch.cuda.is_available():
+        cuda += f"; no CUDA device answers torch {torch.__version__}"
     print(f"convlstm {__version__}")
     print(f"instruction set   {_C.isa()}")
-    print(f"CUDA kernels      {f'built for {built}' if built else 'not in this build'}")
+    print(f"CUDA kernels      {cuda}")
     print(f"torch             {torch.__version__}, CUDA {torch.version.cuda or 'none'}")
     print(f"threads           {torch.get_num_threads()}")
     return 0
