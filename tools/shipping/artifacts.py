@@ -110,7 +110,7 @@ def _contents(artifact: Artifact) -> list[str]:
         found.append("no py.typed")
     found += [f"carries a test: {name}" for name in artifact.names if TESTS.search(name)]
     inside = re.compile(
-        rf"(.*site-packages/{module}(-[^/]+\.dist-info)?/|bin/{artifact.index['name']}$)"
+        rf"(.*site-packages/{module}(-[^/]+\.dist-info)?/|(bin|python-scripts)/{artifact.index['name']}$)"
     )
     found += [f"a file outside the package: {n}" for n in artifact.names if not inside.match(n)]
     return found

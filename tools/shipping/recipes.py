@@ -103,7 +103,7 @@ class Build:
             "depends": sorted(depends),
             "constrains": sorted(self.requirements("run_constraints")),
         }
-        if self.noarch:
+        if self.noarch or self.abi3:  # both are linked into whichever Python is installed
             record["noarch"] = "python"
         return record
 
