@@ -167,7 +167,7 @@ def test_a_rulebook_of_other_features_is_refused():
     assert message(
         ValueError, ops.conv, torch.ones(2, 2), weight, None, *subm(GOOD), 300, 1, True
     ) == (
-        "conv: block_offset must be contiguous int64 of shape (28,) on cpu, got int64 (10,) on cpu"
+        "conv: block_offset must be contiguous int64 of shape (19,) on cpu, got int64 (10,) on cpu"
     )
 
 

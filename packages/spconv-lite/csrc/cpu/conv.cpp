@@ -111,16 +111,17 @@ void correlate(const Map& map, const T* x, int64_t in_channels, const T* gradien
     const Features<const T> f{x + g * in,         map.in_rows,  in_channels, in,
                               gradient + g * out, out_channels, out};
     native::parallel_for(volume * parts, 1, threads, [&](int64_t task, int64_t) {
-      const Scratch<T> rows(stride == out ? 0 : block_rows * stride);
+      const Scratch<T> rows(stride == out ? 0 : correlated_rows * stride);
       const int64_t k = task / parts, part = task % parts;
+      const int64_t first = part * blocks / parts, last = (part + 1) * blocks / parts;
       T* sum = sums.get() + task * size;
       std::fill(sum, sum + size, T(0));
-      for (int64_t block = part * blocks / parts; block < (part + 1) * blocks / parts; ++block) {
-        Features<const T> slice = f;
-        slice.y += block * block_rows * f.y_stride;
-        if (!NATIVE_CALL_ISA(correlate_block<T>)(block_of(map, block), k, slice, rows.get(), sum))
-          throw_foreign();
-      }
+      BlockMap slice = block_of(map, first);
+      slice.rows = std::min(map.out_rows, last * block_rows) - first * block_rows;
+      Features<const T> rest = f;
+      rest.y += first * block_rows * f.y_stride;
+      if (!NATIVE_CALL_ISA(correlate_blocks<T>)(slice, last - first, k, rest, rows.get(), sum))
+        throw_foreign();
     });
     native::parallel_for(volume, 1, threads, [&](int64_t k, int64_t) {
       T* total = sums.get() + k * parts * size;

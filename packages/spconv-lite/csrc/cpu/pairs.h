@@ -15,7 +15,7 @@ namespace spconv_lite {
 
 // Output rows are handled in blocks: a block's accumulators stay in the first-level cache, and a row's
 // place in its block fits 8 bits.
-inline constexpr int64_t block_rows = 128;
+inline constexpr int64_t block_rows = 256;
 
 struct SiteTable {
   int64_t shape[max_axes] = {1, 1, 1, 1};

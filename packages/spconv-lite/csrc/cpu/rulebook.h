@@ -5,9 +5,9 @@
 //   allocate rulebook.out_rows(), rulebook.pairs(), rulebook.block_offsets(); then
 //   rulebook.write_compact(pair_in, pair_out, block_offset);
 //
-// The compact form, used inside: pairs sorted by block of 128 output rows, then by kernel offset.
+// The compact form, used inside: pairs sorted by block of 256 output rows, then by kernel offset.
 // Pair p of block b and offset k lies in [block_offset[b * K + k], block_offset[b * K + k + 1]);
-// pair_in[p] is the input row and 128 * b + pair_out[p] the output row: 5 bytes a pair.
+// pair_in[p] is the input row and 256 * b + pair_out[p] the output row: 5 bytes a pair.
 // Everything is deterministic and independent of `threads`.
 #pragma once
 
@@ -75,8 +75,8 @@ class Rulebook {
   std::vector<int64_t> block_offset_;
 };
 
-// The same pairs seen from the input rows: sorted by block of 128 input rows, then by offset.
-// block_offset has ceil(out_rows / 128) * volume + 1 entries, block_offset_t as many for in_rows.
+// The same pairs seen from the input rows: sorted by block of 256 input rows, then by offset.
+// block_offset has ceil(out_rows / 256) * volume + 1 entries, block_offset_t as many for in_rows.
 // Throws native::ValueError when a row is out of range.
 void transpose_rulebook(const int32_t* pair_in, const uint8_t* pair_out, const int64_t* block_offset,
                         int64_t pairs, int64_t in_rows, int64_t out_rows, int64_t volume, int threads,

@@ -20,8 +20,6 @@ constexpr int vector_bytes = 16, most_vectors = 2;
 constexpr int rows_for(int vectors) { return vectors == 2 ? 6 : 12; }
 #endif
 
-constexpr int64_t block_rows = 128;
-
 template <int number>
 struct Count {
   static constexpr int value = number;
@@ -74,20 +72,26 @@ inline void multiply_tile(const T* x, int64_t x_stride, int64_t x_channels, cons
   }
 }
 
+// The last 1 to `rows` pairs, in a tile of their own size.
+template <class T, int rows, int vectors>
+inline void multiply_rest(const Features<T>& f, const int32_t* in, const uint8_t* out, int64_t pairs,
+                          const T* weight, int64_t stride, T* sums) {
+  if constexpr (rows > 0) {
+    if (pairs == rows)
+      multiply_tile<T, rows, vectors>(f.x, f.x_stride, f.x_channels, in, out, weight, stride, sums);
+    else
+      multiply_rest<T, rows - 1, vectors>(f, in, out, pairs, weight, stride, sums);
+  }
+}
+
 template <class T, int vectors>
 inline void multiply_columns(const Features<T>& f, const int32_t* in, const uint8_t* out, int64_t pairs,
                              const T* weight, int64_t stride, T* sums) {
-  constexpr int most = rows_for(vectors);
+  constexpr int rows = rows_for(vectors);
   int64_t m = 0;
-  auto tiles = [&](auto size) {
-    constexpr int rows = decltype(size)::value;
-    for (; m + rows <= pairs; m += rows)
-      multiply_tile<T, rows, vectors>(f.x, f.x_stride, f.x_channels, in + m, out + m, weight, stride, sums);
-  };
-  tiles(Count<most>{});
-  tiles(Count<4>{});
-  tiles(Count<2>{});
-  tiles(Count<1>{});
+  for (; m + rows <= pairs; m += rows)
+    multiply_tile<T, rows, vectors>(f.x, f.x_stride, f.x_channels, in + m, out + m, weight, stride, sums);
+  multiply_rest<T, rows - 1, vectors>(f, in + m, out + m, pairs - m, weight, stride, sums);
 }
 
 // Calls body(first column, number of vectors as a type) over `columns`, a multiple of the width.
@@ -160,28 +164,46 @@ inline void correlate_tile(const T* const* x, const T* const* y, int64_t pairs, 
   }
 }
 
+// sums += x ⊗ y over the pairs, all channels.
 template <class T>
-bool correlate(const BlockMap& map, int64_t k, const Features<const T>& f, T* rows, T* sums) {
-  const int64_t begin = map.offset[k], pairs = map.offset[k + 1] - begin, stride = padded(f.y_channels);
-  if (!pairs_exist(map, begin, begin + pairs, f.x_rows) || pairs > block_rows) return false;
-  const T* x[block_rows];
-  const T* y[block_rows];
-  for (int64_t m = 0; m < pairs; ++m) {
-    x[m] = f.x + map.pair_in[begin + m] * f.x_stride;
-    y[m] = f.y + map.pair_out[begin + m] * f.y_stride;
-    if (stride == f.y_channels) continue;
-    T* copy = rows + m * stride;
-    for (int64_t c = 0; c < stride; ++c) copy[c] = c < f.y_channels ? y[m][c] : T(0);
-    y[m] = copy;
-  }
+void correlate_rows(const T* const* x, const T* const* y, int64_t pairs, int64_t x_channels, int64_t stride,
+                    T* sums) {
   by_columns<T>(stride, [&](int64_t n, auto vectors) {
     constexpr int v = decltype(vectors)::value;
     constexpr int most = rows_for(v);
     int64_t c = 0;
-    for (; c + most <= f.x_channels; c += most) correlate_tile<T, most, v>(x, y, pairs, c, n, sums, stride);
-    for (; c + 4 <= f.x_channels; c += 4) correlate_tile<T, 4, v>(x, y, pairs, c, n, sums, stride);
-    for (; c < f.x_channels; ++c) correlate_tile<T, 1, v>(x, y, pairs, c, n, sums, stride);
+    for (; c + most <= x_channels; c += most) correlate_tile<T, most, v>(x, y, pairs, c, n, sums, stride);
+    for (; c + 4 <= x_channels; c += 4) correlate_tile<T, 4, v>(x, y, pairs, c, n, sums, stride);
+    for (; c < x_channels; ++c) correlate_tile<T, 1, v>(x, y, pairs, c, n, sums, stride);
   });
+}
+
+// Pairs of several blocks are taken together: long sums spend less on loading and storing them.
+template <class T>
+bool correlate(const BlockMap& map, int64_t blocks, int64_t k, const Features<const T>& f, T* rows, T* sums) {
+  const int64_t stride = padded(f.y_channels);
+  const T* x[correlated_rows];
+  const T* y[correlated_rows];
+  int64_t held = 0;
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t begin = map.offset[block * map.volume + k], end = map.offset[block * map.volume + k + 1];
+    BlockMap part = map;
+    part.rows = map.rows - block * block_rows < block_rows ? map.rows - block * block_rows : block_rows;
+    if (!pairs_exist(part, begin, end, f.x_rows)) return false;
+    for (int64_t p = begin; p < end; ++p) {
+      x[held] = f.x + map.pair_in[p] * f.x_stride;
+      y[held] = f.y + (block * block_rows + map.pair_out[p]) * f.y_stride;
+      if (stride != f.y_channels) {
+        T* copy = rows + held * stride;
+        for (int64_t c = 0; c < stride; ++c) copy[c] = c < f.y_channels ? y[held][c] : T(0);
+        y[held] = copy;
+      }
+      if (++held < correlated_rows) continue;
+      correlate_rows(x, y, held, f.x_channels, stride, sums);
+      held = 0;
+    }
+  }
+  correlate_rows(x, y, held, f.x_channels, stride, sums);
   return true;
 }
 
@@ -194,16 +216,19 @@ bool convolve_block(const BlockMap& map, const Features<T>& f, const T* weight, 
 }
 
 template <class T>
-bool correlate_block(const BlockMap& map, int64_t k, const Features<const T>& f, T* rows, T* sums) {
-  return correlate(map, k, f, rows, sums);
+bool correlate_blocks(const BlockMap& map, int64_t blocks, int64_t k, const Features<const T>& f, T* rows,
+                      T* sums) {
+  return correlate(map, blocks, k, f, rows, sums);
 }
 
 template bool convolve_block(const BlockMap&, const Features<float>&, const float*, const float*, bool,
                              float*);
 template bool convolve_block(const BlockMap&, const Features<double>&, const double*, const double*, bool,
                              double*);
-template bool correlate_block(const BlockMap&, int64_t, const Features<const float>&, float*, float*);
-template bool correlate_block(const BlockMap&, int64_t, const Features<const double>&, double*, double*);
+template bool correlate_blocks(const BlockMap&, int64_t, int64_t, const Features<const float>&, float*,
+                               float*);
+template bool correlate_blocks(const BlockMap&, int64_t, int64_t, const Features<const double>&, double*,
+                               double*);
 
 }  // namespace NATIVE_ISA
 }  // namespace spconv_lite

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include <cpu/pairs.h>
 #include <native/dispatch.h>
 
 namespace spconv_lite {
@@ -14,7 +15,7 @@ struct BlockMap {
   const uint8_t* pair_out;
   const int64_t* offset;
   int64_t volume;
-  int64_t rows;  // output rows of this block, at most 128
+  int64_t rows;  // output rows of this block, at most block_rows
 };
 
 // One group of channels. Rows of x and y are x_stride and y_stride values apart.
@@ -26,21 +27,25 @@ struct Features {
   int64_t y_stride, y_channels;
 };
 
+// Pairs whose products are summed before the sums are stored.
+inline constexpr int64_t correlated_rows = 256;
+
 // Packed channels are padded to a multiple of this, so that vectors never need a tail.
 inline constexpr int64_t pad_to = 16;
 
 static inline int64_t padded(int64_t channels) { return (channels + pad_to - 1) / pad_to * pad_to; }
 
 // y[block] = bias + sum over k and pairs of x[pair_in] @ weight[k]; weight is (volume, x_channels,
-// padded(y_channels)), bias padded(y_channels) or null; `sums` is scratch of (128, padded(y_channels)).
-// mirror reads weight[volume - 1 - k]. False if a pair names a row that does not exist.
+// padded(y_channels)), bias padded(y_channels) or null; `sums` is scratch of (block_rows,
+// padded(y_channels)). mirror reads weight[volume - 1 - k]. False if a pair names a row that does not exist.
 NATIVE_DECLARE_ISA(template <class T> bool convolve_block(const BlockMap& map, const Features<T>& f,
                                                           const T* weight, const T* bias, bool mirror,
                                                           T* sums))
 
 // sums[x channel, y channel] += sum over the pairs of offset k of x[pair_in] ⊗ y[pair_out]: (x_channels,
-// padded(y_channels)). `rows` is scratch of (128, padded(y_channels)).
-NATIVE_DECLARE_ISA(template <class T> bool correlate_block(const BlockMap& map, int64_t k,
-                                                           const Features<const T>& f, T* rows, T* sums))
+// padded(y_channels)), for `blocks` blocks from map.offset on; map.rows counts the rows of all of them.
+// `rows` is scratch of (correlated_rows, padded(y_channels)).
+NATIVE_DECLARE_ISA(template <class T> bool correlate_blocks(const BlockMap& map, int64_t blocks, int64_t k,
+                                                            const Features<const T>& f, T* rows, T* sums))
 
 }  // namespace spconv_lite

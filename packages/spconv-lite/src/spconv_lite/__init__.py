@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from . import ops
+from .checkpoints import from_spconv_1
 from .conv import (
     SparseConv1d,
     SparseConv2d,
@@ -32,6 +33,18 @@ from .modules import (
     SparseSequential,
     ToDense,
 )
+from .pool import (
+    SparseAvgPool1d,
+    SparseAvgPool2d,
+    SparseAvgPool3d,
+    SparseAvgPool4d,
+    SparseGlobalAvgPool,
+    SparseGlobalMaxPool,
+    SparseMaxPool1d,
+    SparseMaxPool2d,
+    SparseMaxPool3d,
+    SparseMaxPool4d,
+)
 from .tables import AddTable, AddTableMisaligned, ConcatTable, JoinTable
 from .voxel import PointToVoxel, gather_features_by_pc_voxel_id
 
@@ -45,6 +58,10 @@ __all__ = [
     "JoinTable",
     "PointToVoxel",
     "RemoveGrid",
+    "SparseAvgPool1d",
+    "SparseAvgPool2d",
+    "SparseAvgPool3d",
+    "SparseAvgPool4d",
     "SparseBatchNorm",
     "SparseConv1d",
     "SparseConv2d",
@@ -56,11 +73,17 @@ __all__ = [
     "SparseConvTranspose3d",
     "SparseConvTranspose4d",
     "SparseConvolution",
+    "SparseGlobalAvgPool",
+    "SparseGlobalMaxPool",
     "SparseIdentity",
     "SparseInverseConv1d",
     "SparseInverseConv2d",
     "SparseInverseConv3d",
     "SparseInverseConv4d",
+    "SparseMaxPool1d",
+    "SparseMaxPool2d",
+    "SparseMaxPool3d",
+    "SparseMaxPool4d",
     "SparseModule",
     "SparseReLU",
     "SparseSequential",
@@ -70,6 +93,7 @@ __all__ = [
     "SubMConv4d",
     "ToDense",
     "coalesce",
+    "from_spconv_1",
     "gather_features_by_pc_voxel_id",
     "ops",
 ]

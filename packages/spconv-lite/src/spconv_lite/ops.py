@@ -1,7 +1,7 @@
 """torch.ops.spconv_lite: schema, implementation, fake and autograd of every operator.
 
 A rulebook is three tensors (see csrc/cpu/rulebook.h): `pair_in` int32 (P,), `pair_out` uint8 (P,)
-and `block_offset` int64 (ceil(out_rows / 128) * K + 1,). A convolution is bilinear in features and
+and `block_offset` int64 (ceil(out_rows / 256) * K + 1,). A convolution is bilinear in features and
 weight, so the derivatives of the three operators `conv`, `conv_input_grad` and `conv_weight_grad`
 are these three again: gradients of any order.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import _C
 
-BLOCK_ROWS = 128  # as block_rows in csrc/cpu/pairs.h
+BLOCK_ROWS = 256  # as block_rows in csrc/cpu/pairs.h
 MAX_AXES = 4
 
 _lib = torch.library.Library("spconv_lite", "DEF")
@@ -25,7 +25,7 @@ _tags = (torch.Tag.pt2_compliant_tag,)
 
 
 class Rulebook(NamedTuple):
-    """The pairs (input row, output row) of every kernel offset, sorted by block of 128 output rows,
+    """The pairs (input row, output row) of every kernel offset, sorted by block of 256 output rows,
     then by offset."""
 
     pair_in: Tensor
