@@ -136,18 +136,19 @@ def _refuse(member: tarfile.TarInfo, top: str) -> str | None:
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts:
         return "leaves the folder"
-    if path.parts and path.parts[0] != top:
+    if not path.parts or path.parts[0] != top:
         return f"is not below {top}/"
     if member.ischr() or member.isblk() or member.isfifo():
         return "is a device"
     if member.issym() or member.islnk():
         target = PurePosixPath(member.linkname)
         base = path.parent if member.issym() else PurePosixPath()
-        depth = 0
+        depth, inside = 0, bool(target.parts) and not target.is_absolute()
         for part in (*base.parts, *target.parts):
             depth += -1 if part == ".." else 0 if part == "." else 1
-            if target.is_absolute() or depth < 1:
-                return f"links to {member.linkname}, outside"
+            inside = inside and depth >= 1
+        if not inside:
+            return f"links to {member.linkname!r}, outside"
     return None
 
 
