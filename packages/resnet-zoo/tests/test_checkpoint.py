@@ -1,7 +1,9 @@
 """Weight files: what is accepted, what is refused and how it is said; names for `weights=`."""
 
+import copy
 import json
 import os
+import pickle
 import struct
 
 import pytest
@@ -21,6 +23,7 @@ from resnet_zoo import (
     read_state_dict,
     resnet18,
     resnet50,
+    resolve,
     save_weights,
 )
 
@@ -188,6 +191,25 @@ def test_colour_weights_enter_a_grey_model_summed(model, tmp_path, calibrate):
     x = torch.randn(2, 1, 16, 16)
     with torch.no_grad():
         assert torch.allclose(grey(x), model(x.expand(-1, 3, -1, -1)), atol=1e-4)
+
+
+def test_a_loaded_model_can_be_pickled_and_copied(model, tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_weights(model, path)
+    loaded = resnet18(weights=path, **TINY)
+    for twin in (pickle.loads(pickle.dumps(loaded)), copy.deepcopy(loaded)):
+        assert same(twin, model)
+        assert twin.source.label == str(path)
+
+
+@pytest.mark.parametrize(
+    "weights", ["DEFAULT", "hf:timm/resnet50.a1_in1k", "https://example.org/r-00000000.pth"]
+)
+def test_sources_say_where_they_come_from_and_can_be_pickled(weights):
+    source = resolve(weights, "resnet50", offline=True)
+    assert pickle.loads(pickle.dumps(source)) == source
+    with pytest.raises(WeightsError, match="downloads are off"):
+        source.path()
 
 
 def test_a_model_file_knows_its_model(model, tmp_path):

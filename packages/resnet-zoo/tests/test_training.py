@@ -1,5 +1,6 @@
 """Training: exact resume, the parts of the recipe, sources, several processes, the command."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -86,6 +87,16 @@ def test_another_recipe_in_the_same_folder_is_refused_with_the_difference(source
     with pytest.raises(ValueError, match=r"lr: 0\.05 then, 0\.1 now"):
         train(*sources, recipe(lr=0.1), tmp_path)
     train(*sources, recipe(lr=0.1), tmp_path, resume=False, stop_after=1)
+
+
+def test_tensorboard_is_written_or_its_absence_is_told(sources, tmp_path):
+    wanted = recipe(epochs=1, tensorboard=True)
+    if importlib.util.find_spec("tensorboard") is None:
+        with pytest.raises(RuntimeError, match="needs the package tensorboard; cure"):
+            train(*sources, wanted, tmp_path)
+    else:
+        train(*sources, wanted, tmp_path)
+        assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
 def test_accumulated_forwards_equal_one_large_batch():

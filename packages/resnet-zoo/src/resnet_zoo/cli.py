@@ -176,6 +176,7 @@ def _overlays(model: ResNet, files: list[Path], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     transforms = model.source.transforms()
     device = model.conv1.weight.device
+    written: set[str] = set()
     for path in files:
         try:
             image = transforms(open_image(path))
@@ -185,7 +186,12 @@ def _overlays(model: ResNet, files: list[Path], folder: Path) -> None:
         seen = (transforms.denormalize(image) * 255).round().to(torch.uint8).expand(3, -1, -1)
         size = (seen.shape[2], seen.shape[1])
         picture = Image.frombytes("RGB", size, bytes(seen.permute(1, 2, 0).flatten().tolist()))
-        overlay(picture, heat[0]).save(folder / f"{path.stem}-cam.png")
+        name, number = f"{path.stem}-cam.png", 1
+        while name in written:  # pictures of the same name in several folders
+            number += 1
+            name = f"{path.stem}-{number}-cam.png"
+        written.add(name)
+        overlay(picture, heat[0]).save(folder / name)
 
 
 def _list(options: Any) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,12 @@ class World:
         if self.size > 1:
             dist.all_reduce(values)
         return values
+
+    def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite the tensors of all processes with those of the first one."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
 
     def wait(self) -> None:
         """Return when all processes have come here."""

@@ -8,6 +8,7 @@ starts over instead of being stitched together.
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import json
 import os
@@ -162,7 +163,7 @@ def _refuse_page(response: http.client.HTTPResponse, url: str) -> None:
 def _refuse_full_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise OSError(28, f"{needed:,} bytes are needed")
+        raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed")
 
 
 def _append(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,19 @@ HUB = "https://huggingface.co"
 
 @dataclass
 class Source:
-    """One set of weights: `label` for messages, `path()` for the verified file."""
+    """One set of weights: `label` for messages. A model keeps its source, so it can be pickled."""
 
     label: str
-    path: Callable[[], Path]
-    describe: Callable[[], dict[str, Any]]  # metadata: "categories", "transforms", "model"
+    offline: bool | None = None
+    progress: bool = True
+
+    def path(self) -> Path:
+        """The verified local file, fetched if need be. Raises WeightsError."""
+        return self._fetch(Remote.from_url(self.label))
+
+    def describe(self) -> dict[str, Any]:
+        """What is known beside the tensors: "categories", "transforms", "model"."""
+        return read_metadata(self.path())
 
     def categories(self) -> list[str] | None:
         """Class names in the order of the outputs, or None if the source does not say."""
@@ -40,6 +47,58 @@ class Source:
         """The preprocessing of the weights; the 256/224 preset where the source does not say."""
         stored = self.describe().get("transforms")
         return ImageClassification(**stored) if stored else ImageClassification(crop_size=224)
+
+    def _fetch(self, remote: Remote) -> Path:
+        return fetch(remote, offline=self.offline, progress=self.progress)
+
+
+@dataclass
+class FileSource(Source):
+    """A file on this machine, named by `label`."""
+
+    def path(self) -> Path:
+        return Path(self.label)
+
+
+@dataclass
+class EntrySource(Source):
+    """A published entry."""
+
+    entry: WeightsEnum | None = None
+
+    def path(self) -> Path:
+        return self.entry.path(offline=self.offline, progress=self.progress)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "categories": self.entry.meta["categories"],
+            "transforms": self.entry.transforms().to_dict(),
+            "model": self.entry.value.model,
+        }
+
+
+@dataclass
+class HubSource(Source):
+    """A Hugging Face repo in timm's layout: model.safetensors beside config.json, revision main."""
+
+    repo: str = ""
+
+    def path(self) -> Path:
+        return self._file("model.safetensors")
+
+    def describe(self) -> dict[str, Any]:
+        try:
+            config = json.loads(self._file("config.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise WeightsError(
+                f"weights: config.json of {self.repo} is not JSON: {error}"
+            ) from error
+        return _from_timm_config(config)
+
+    def _file(self, name: str) -> Path:
+        base = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+        stem = self.repo.replace("/", "--")
+        return self._fetch(Remote(f"{base}/{self.repo}/resolve/main/{name}", f"{stem}--{name}"))
 
 
 def resolve(
@@ -60,14 +119,13 @@ def resolve(
     if isinstance(weights, (str, os.PathLike)):
         text = os.fspath(weights)
         if Path(text).is_file():
-            return _from_file(Path(text))
+            return FileSource(text, offline, progress)
         if text.startswith(("https://", "http://")):
-            remote = Remote.from_url(text)
-            return _from_cache(remote, text, offline, progress)
+            return Source(text, offline, progress)
         if text.endswith(SUFFIXES):
             raise WeightsError(f"weights: there is no file {text}")
         if match := _REPO.match(text):
-            return _from_hub(match.group(1), offline, progress)
+            return HubSource(f"hf:{match.group(1)}", offline, progress, match.group(1))
         weights = _entry_named(text, model)
     if not isinstance(weights, WeightsEnum):
         raise TypeError(
@@ -76,7 +134,7 @@ def resolve(
         )
     if model is not None and not isinstance(weights, WEIGHTS[model]):
         raise TypeError(f"{model}: weights must be of {WEIGHTS[model].__name__}, got {weights}")
-    return _from_entry(weights, offline, progress)
+    return EntrySource(str(weights), offline, progress, weights)
 
 
 def _entry_named(text: str, model: str | None) -> WeightsEnum:
@@ -91,47 +149,6 @@ def _entry_named(text: str, model: str | None) -> WeightsEnum:
         f"weights: {text!r} is neither a file, an address, a repo (owner/name) nor an entry such "
         "as ResNet50_Weights.IMAGENET1K_V2"
     )
-
-
-def _from_entry(entry: WeightsEnum, offline: bool | None, progress: bool) -> Source:
-    def describe() -> dict[str, Any]:
-        return {
-            "categories": entry.meta["categories"],
-            "transforms": entry.transforms().to_dict(),
-            "model": entry.value.model,
-        }
-
-    return Source(str(entry), lambda: entry.path(offline=offline, progress=progress), describe)
-
-
-def _from_file(path: Path) -> Source:
-    return Source(str(path), lambda: path, lambda: read_metadata(path))
-
-
-def _from_cache(remote: Remote, label: str, offline: bool | None, progress: bool) -> Source:
-    def path() -> Path:
-        return fetch(remote, offline=offline, progress=progress)
-
-    return Source(label, path, lambda: read_metadata(path()))
-
-
-def _from_hub(repo: str, offline: bool | None, progress: bool) -> Source:
-    """timm's layout: model.safetensors beside config.json, at the main revision."""
-    base = f"{(os.environ.get('HF_ENDPOINT') or HUB).rstrip('/')}/{repo}/resolve/main"
-    stem = repo.replace("/", "--")
-
-    def get(name: str) -> Path:
-        remote = Remote(f"{base}/{name}", f"{stem}--{name}")
-        return fetch(remote, offline=offline, progress=progress)
-
-    def describe() -> dict[str, Any]:
-        try:
-            config = json.loads(get("config.json").read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise WeightsError(f"weights: config.json of {repo} is not JSON: {error}") from error
-        return _from_timm_config(config)
-
-    return Source(f"hf:{repo}", lambda: get("model.safetensors"), describe)
 
 
 def _from_timm_config(config: dict[str, Any]) -> dict[str, Any]:

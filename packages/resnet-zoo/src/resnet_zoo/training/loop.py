@@ -135,6 +135,9 @@ class _Run:
             if not finished:
                 break
             position.epoch, position.step = position.epoch + 1, 0
+            # Each process has running statistics of its own; all go on with the first one's.
+            self.here.copy_from_first(self.model.buffers())
+            self.here.copy_from_first(self.average.tensors.values() if self.average else ())
             with self._averaged():
                 top1, top5 = evaluate(self.model, self.valid, self.recipe, self.here)
                 if self.here.first and top1 > position.best:
