@@ -6,6 +6,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import convlstm
 from convlstm import ops, reference
+from convlstm.convolutions import CatFilter, ProductFilter, WinogradFilter, weight_gradient
 from convlstm.reference import CellExtras
 from convlstm.spec import CellSpec
 
@@ -22,6 +23,8 @@ SPECS = {
     "one dimension": CellSpec.make(1, 6, 3, padding="same"),
     "three dimensions": CellSpec.make(3, 3, 3, padding="same"),
     "one channel": CellSpec.make(2, 1, 3, padding="same"),
+    "many channels 5x5": CellSpec.make(2, 9, 5, padding="same"),
+    "pointwise": CellSpec.make(2, 9, 1, padding="same"),
     "many channels": CellSpec.make(2, 37, 3, padding="same"),
     "many channels, valid": CellSpec.make(2, 19, 3),
     "many channels, stride": CellSpec.make(2, 9, 3, stride=2, padding="same"),
@@ -79,28 +82,45 @@ def test_fused_equals_the_definition_forward_and_backward(
         assert difference(a, b) <= 3e-6
 
 
-@pytest.mark.parametrize("size", [(8, 8), (7, 9), (3, 3), (4, 1)])
-@pytest.mark.parametrize("channels", [(5, 3), (16, 0), (1, 40)])
-@pytest.mark.parametrize("outs", [(16, 0), (7, 3), (40, 1)])
-@pytest.mark.parametrize("pads", [(1, 1), (0, 0), (2, 2), (1, 0)])
-def test_winograd_equals_the_convolution(size, channels, outs, pads, difference):
-    from convlstm import _C
-
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (3, 1)])
+@pytest.mark.parametrize("channels", [(5, 3), (16, 0)])
+@pytest.mark.parametrize("outs", [(16, 0), (40, 3)])
+@pytest.mark.parametrize(
+    ("kernel", "pads"),
+    [((3, 3), (1, 1)), ((3, 3), (0, 0)), ((3, 3), (2, 2)), ((3, 3), (1, 0)), ((5, 5), (2, 2)),
+     ((2, 4), (0, 1)), ((7, 3), (3, 1)), ((1, 1), (0, 0))],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", [WinogradFilter, CatFilter, ProductFilter])
+def test_filters_equal_the_convolution(kind, size, channels, outs, kernel, pads, difference):
     (height, width), (top, left) = size, pads
-    out_height, out_width = height + 2 * top - 2, width + 2 * left - 2
+    out_height, out_width = height + 2 * top + 1 - kernel[0], width + 2 * left + 1 - kernel[1]
     if min(out_height, out_width) < 1:
         return
     x, x2 = (torch.randn(2, height, width, c) for c in channels)
-    weight = torch.randn(sum(outs), sum(channels), 3, 3) / (9 * sum(channels)) ** 0.5
-    transformed = torch.empty(_C.winograd_size(sum(channels), sum(outs)))
-    _C.winograd_weights(weight, transformed)
+    weight = torch.randn(sum(outs), sum(channels), *kernel) / (9 * sum(channels)) ** 0.5
     out, out2 = (torch.full((2, out_height, out_width, k), float("nan")) for k in outs)
-    _C.winograd(
-        x, x2 if channels[1] else None, transformed, out, out2 if outs[1] else None, top, left, 1
-    )
+    convolution = kind.make(weight, [(top, top), (left, left)])
+    got = convolution(x, out, x2 if channels[1] else None, out2 if outs[1] else None)
+    if not outs[1]:
+        out = got
     both = torch.cat([x, x2], -1).movedim(-1, 1).double()
     want = torch.conv2d(both, weight.double(), padding=pads).movedim(1, -1)
     assert difference(torch.cat([out, out2], -1), want) <= 2e-6
+
+
+@pytest.mark.parametrize("name", ["same 3x3", "even kernel", "valid", "three dimensions"])
+def test_heavy_weights_give_the_same(name, monkeypatch, difference):
+    from convlstm import convolutions
+
+    spec = SPECS[name]
+    tensors = problem(spec)
+    want = run(tensors, spec, "loop")
+    seeds = [torch.randn(o.shape) for o in want]
+    wanted = [g.clone() for g in gradients(tensors, want, seeds)]
+    monkeypatch.setattr(convolutions, "HEAVY", 0)
+    got = run(tensors, spec, "fused")
+    for x, y in zip(gradients(tensors, got, seeds), wanted, strict=True):
+        assert difference(x, y) <= 3e-6
 
 
 def test_many_steps_go_through_many_pieces(monkeypatch, difference):
@@ -205,16 +225,12 @@ def test_results_do_not_depend_on_the_number_of_threads():
     x = torch.randn(20, 40, 40, 8)
     d = torch.randn(20, 40, 40, 32)
     weight = torch.zeros(32, 8, 3, 3)
-    from convlstm import fused
-
     threads = torch.get_num_threads()
     try:
         results = []
         for n in (1, 2, 3):
             torch.set_num_threads(n)
-            results.append(
-                fused.weight_gradient(x, d, weight, spec.recurrent_pads(), (1, 1), (1, 1))
-            )
+            results.append(weight_gradient(x, d, weight, spec.recurrent_pads(), (1, 1), (1, 1)))
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(results[0], results[1])

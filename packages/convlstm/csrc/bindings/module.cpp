@@ -167,7 +167,7 @@ int64_t winograd_size_any(int64_t channels, int64_t out_channels) {
 void winograd_weights_any(const Tensor &weights, const Tensor &transformed) {
   const char *name = "winograd_weights";
   Dim k("K"), c("C");
-  native::require(weights, name, "weights", native::dlpack::cpu, native::float32, k, c, 3, 3);
+  native::require(weights, name, "weights", native::dlpack::cpu, native::float32, c, 3, 3, k);
   native::require(transformed, name, "transformed", native::dlpack::cpu, native::float32,
                   winograd_size_any(c.length(), k.length()));
   nb::gil_scoped_release released;
@@ -176,7 +176,8 @@ void winograd_weights_any(const Tensor &weights, const Tensor &transformed) {
 }
 
 void winograd_any(const Tensor &x, const Maybe &x2, const Tensor &transformed, const Tensor &out,
-                  const Maybe &out2, int64_t top, int64_t left, int threads) {
+                  const Maybe &out2, int64_t parts_down, int64_t parts_across, int64_t top, int64_t left,
+                  int threads) {
   const char *name = "winograd";
   Dim n("N"), h("H"), w("W"), c("C"), c2("C2"), ho("out H"), wo("out W"), k("K"), k2("K2");
   native::require(x, name, "x", native::dlpack::cpu, native::float32, n, h, w, c);
@@ -185,11 +186,12 @@ void winograd_any(const Tensor &x, const Maybe &x2, const Tensor &transformed, c
   if (out2) native::require(*out2, name, "out2", native::dlpack::cpu, native::float32, n, ho, wo, k2);
   const int64_t second = x2 ? c2.length() : 0, second_out = out2 ? k2.length() : 0;
   native::require(transformed, name, "transformed", native::dlpack::cpu, native::float32,
-                  winograd_size_any(c.length() + second, k.length() + second_out));
-  native::demand(top >= 0 && left >= 0 && top <= 2 && left <= 2,
-                 [] { return "winograd: top and left must be 0, 1 or 2"; });
+                  winograd_size_any(parts_down * parts_across * (c.length() + second),
+                                    k.length() + second_out));
+  native::demand(top >= 0 && left >= 0 && top < 3 * parts_down && left < 3 * parts_across,
+                 [] { return "winograd: top and left must lie in the kernel"; });
   const Winograd problem{n.length(), h.length(), w.length(), c.length(), second, ho.length(), wo.length(),
-                         k.length(), second_out, top, left, x.data_as<const float>(),
+                         k.length(), second_out, parts_down, parts_across, top, left, x.data_as<const float>(),
                          data_of<const float>(x2), transformed.data_as<const float>(), out.data_as<float>(),
                          data_of<float>(out2)};
   nb::gil_scoped_release released;
@@ -228,7 +230,7 @@ NB_MODULE(_C, m) {
   m.def("winograd_size", &winograd_size_any, nb::arg("channels"), nb::arg("out_channels"));
   m.def("winograd_weights", &winograd_weights_any, nb::arg("weights"), nb::arg("transformed"));
   m.def("winograd", &winograd_any, nb::arg("x"), nb::arg("x2").none(), nb::arg("transformed"),
-        nb::arg("out"), nb::arg("out2").none(), nb::arg("top"), nb::arg("left"), nb::arg("threads"));
+        nb::arg("out"), nb::arg("out2").none(), nb::arg("parts_down"), nb::arg("parts_across"), nb::arg("top"), nb::arg("left"), nb::arg("threads"));
   m.def("prefer_large_pages", &prefer_large_pages, nb::arg("t"));
   m.def("isa", [] { return std::string(native::name(native::isa())); });
 #ifdef WITH_CUDA

@@ -24,6 +24,7 @@ constexpr int lanes = 4, most_inputs = 6;
 #endif
 constexpr int block = 2 * lanes;     // output channels of a block: two registers
 constexpr int64_t most_parts = 16;   // sums of their own
+constexpr int64_t most_sums = 1 << 20;  // floats of all of them
 constexpr int64_t pixels_per_group = 192;  // of the packed operands: they stay in the first-level cache
 
 typedef float Vector __attribute__((vector_size(lanes * sizeof(float)), aligned(4)));
@@ -139,7 +140,8 @@ void add_frames(const WeightGradient &w, int64_t begin, int64_t end, float *sums
 void weight_gradient(const WeightGradient &w, int threads) {
   const int64_t padded_out = (w.out_channels + block - 1) / block * block;
   const int64_t rows = w.kernel_height * w.kernel_width * w.channels;
-  const int64_t frames_per_part = std::max<int64_t>(1, (w.frames + most_parts - 1) / most_parts);
+  const int64_t wanted = std::clamp<int64_t>(most_sums / std::max<int64_t>(1, rows * padded_out), 1, most_parts);
+  const int64_t frames_per_part = std::max<int64_t>(1, (w.frames + wanted - 1) / wanted);
   const int64_t parts = std::max<int64_t>(1, (w.frames + frames_per_part - 1) / frames_per_part);
   std::vector<float> sums(parts * rows * padded_out);
   native::parallel_for(w.frames, frames_per_part, threads, [&](int64_t begin, int64_t end) {

@@ -28,6 +28,8 @@ constexpr int columns = 2 * lanes;  // output channels of one register block
 constexpr int positions = 16;       // of a 4x4 tile
 constexpr int64_t cache_floats = 64 * 1024;  // of each of the two blocks: half of a 512 KiB cache
 constexpr int64_t most_tiles = 96;
+// Fewer would read the weights too often; with many channels the inputs then spill to the next cache.
+constexpr int64_t least_tiles = 24;
 
 typedef float Vector __attribute__((vector_size(lanes * sizeof(float)), aligned(4)));
 
@@ -121,17 +123,22 @@ void load_tiles(const Winograd &w, int64_t first, int64_t count, Workspace &s) {
   const int64_t stride = s.tiles * s.channels;
   for (int64_t k = 0; k < count; ++k) {
     const Place p = place_of(w, first + k);
-    const float *pixels[16], *pixels2[16];
-    for (int i = 0; i < 16; ++i) {
-      const int64_t y = p.y + i / 4 - w.top, x = p.x + i % 4 - w.left;
-      const bool inside = y >= 0 && y < w.height && x >= 0 && x < w.width;
-      const int64_t pixel = (p.frame * w.height + y) * w.width + x;
-      pixels[i] = inside ? w.x + pixel * w.channels : s.zeros.data();
-      pixels2[i] = inside && w.channels2 ? w.x2 + pixel * w.channels2 : s.zeros.data();
-    }
     float *row = s.inputs.data() + k * s.channels;
-    transform_input(pixels, w.channels, row, stride);
-    if (w.channels2) transform_input(pixels2, w.channels2, row + w.channels, stride);
+    for (int64_t down = 0; down < w.parts_down; ++down)
+      for (int64_t across = 0; across < w.parts_across; ++across) {
+        const float *pixels[16], *pixels2[16];
+        const int64_t top = p.y + 3 * down - w.top, left = p.x + 3 * across - w.left;
+        for (int i = 0; i < 16; ++i) {
+          const int64_t y = top + i / 4, x = left + i % 4;
+          const bool inside = y >= 0 && y < w.height && x >= 0 && x < w.width;
+          const int64_t pixel = (p.frame * w.height + y) * w.width + x;
+          pixels[i] = inside ? w.x + pixel * w.channels : s.zeros.data();
+          pixels2[i] = inside && w.channels2 ? w.x2 + pixel * w.channels2 : s.zeros.data();
+        }
+        transform_input(pixels, w.channels, row, stride);
+        if (w.channels2) transform_input(pixels2, w.channels2, row + w.channels, stride);
+        row += w.channels + w.channels2;
+      }
   }
 }
 
@@ -173,8 +180,8 @@ void run_tiles(const Winograd &w, int64_t first, int64_t count, Workspace &s) {
 
 Workspace workspace_for(const Winograd &w) {
   Workspace s;
-  s.channels = w.channels + w.channels2;
-  s.tiles = std::clamp<int64_t>(cache_floats / (positions * std::max<int64_t>(1, s.channels)), tile_rows,
+  s.channels = w.every_channel();
+  s.tiles = std::clamp<int64_t>(cache_floats / (positions * std::max<int64_t>(1, s.channels)), least_tiles,
                                 most_tiles) / tile_rows * tile_rows;
   s.width = std::max<int64_t>(cache_floats / (positions * s.tiles) / columns, 1) * columns;
   s.width = std::min(s.width, round_up(w.out_channels + w.out_channels2, columns));
@@ -188,28 +195,35 @@ int64_t winograd_size(int64_t channels, int64_t out_channels) {
 }
 
 void winograd_weights(const float *weights, int64_t channels, int64_t out_channels, float *transformed) {
-  const int64_t panels = round_up(out_channels, columns) / columns;
-  std::fill_n(transformed, winograd_size(channels, out_channels), 0.0f);
-  for (int64_t k = 0; k < out_channels; ++k)
+  const int64_t panels = round_up(out_channels, columns) / columns, panel = channels * columns;
+  for (int64_t p = 0; p < panels; ++p) {
+    const int64_t here = std::min<int64_t>(columns, out_channels - p * columns);
     for (int64_t c = 0; c < channels; ++c) {
-      const float *g = weights + (k * channels + c) * 9;
-      float t[4][3];
-      for (int j = 0; j < 3; ++j) {
-        const float a = g[j], b = g[3 + j], e = g[6 + j];
-        t[0][j] = a;
-        t[1][j] = 0.5f * (a + b + e);
-        t[2][j] = 0.5f * (a - b + e);
-        t[3][j] = e;
-      }
-      for (int i = 0; i < 4; ++i) {
-        const float a = t[i][0], b = t[i][1], e = t[i][2];
-        const float u[4] = {a, 0.5f * (a + b + e), 0.5f * (a - b + e), e};
-        for (int j = 0; j < 4; ++j) {
-          const int64_t q = 4 * i + j;
-          transformed[((q * panels + k / columns) * channels + c) * columns + k % columns] = u[j];
+      const float *g = weights + c * 9 * out_channels + p * columns;
+      float *u = transformed + p * panel + c * columns;
+#pragma omp simd
+      for (int64_t k = 0; k < here; ++k) {
+        float t[12];
+        for (int j = 0; j < 3; ++j) {
+          const float a = g[j * out_channels + k], b = g[(3 + j) * out_channels + k];
+          const float e = g[(6 + j) * out_channels + k];
+          t[j] = a;
+          t[3 + j] = 0.5f * (a + b + e);
+          t[6 + j] = 0.5f * (a - b + e);
+          t[9 + j] = e;
+        }
+        for (int i = 0; i < 4; ++i) {
+          const float a = t[3 * i], b = t[3 * i + 1], e = t[3 * i + 2];
+          u[(4 * i) * panels * panel + k] = a;
+          u[(4 * i + 1) * panels * panel + k] = 0.5f * (a + b + e);
+          u[(4 * i + 2) * panels * panel + k] = 0.5f * (a - b + e);
+          u[(4 * i + 3) * panels * panel + k] = e;
         }
       }
+      for (int64_t k = here; k < columns; ++k)
+        for (int64_t q = 0; q < positions; ++q) u[q * panels * panel + k] = 0.0f;
     }
+  }
 }
 
 void winograd(const Winograd &w, int threads) {

@@ -67,15 +67,16 @@ class MovingSquares:
 class MovingDigits:
     """Moving-MNIST-style sequences from the 1,797 handwritten digits that come with scikit-learn.
 
-    `count` digits, enlarged from 8x8 to `digit` pixels, move at a constant speed and bounce off
-    the edges; overlapping ink takes the maximum. Digits from number 1500 on are held out.
+    `count` digits, enlarged from 8x8 to `digit` pixels, move at a constant speed (`speed`: lowest
+    and highest, in pixels a frame, drawn between pixels) and bounce off the edges; overlapping ink
+    takes the maximum. Digits from number 1500 on are held out.
     """
 
     steps: int = 20
     size: tuple[int, int] = (32, 32)
     count: int = 2
     digit: int = 16
-    speed: tuple[float, float] = (1.0, 2.5)
+    speed: tuple[float, float] = (1.0, 2.0)
     colour: bool = False
 
     def batch(self, seed: int, number: int, size: int, held_out: bool = False) -> np.ndarray:
@@ -100,14 +101,25 @@ class MovingDigits:
         angle, speed = rng.random() * 2 * np.pi, rng.uniform(*self.speed)
         velocity = speed * np.array([np.sin(angle), np.cos(angle)])
         for frame in frames:
-            y, x = np.rint(place).astype(int)
-            part = frame[y : y + self.digit, x : x + self.digit]
-            np.maximum(part, image, out=part)
+            y, x = np.floor(place).astype(int)
+            moved = _between(image, *(place - (y, x)))
+            part = frame[y : y + self.digit + 1, x : x + self.digit + 1]
+            np.maximum(part, moved[: part.shape[0], : part.shape[1]], out=part)
             place = place + velocity
             for axis in range(2):
                 if not 0 <= place[axis] <= room[axis]:
                     velocity[axis] = -velocity[axis]
                     place[axis] = np.clip(place[axis], 0, room[axis])
+
+
+def _between(image: np.ndarray, down: float, right: float) -> np.ndarray:
+    """An image (n, n, C) moved by a part of a pixel, (n + 1, n + 1, C): linear interpolation."""
+    n = len(image)
+    out = np.zeros((n + 1, n + 1, image.shape[-1]), np.float32)
+    for dy, wy in ((0, 1 - down), (1, down)):
+        for dx, wx in ((0, 1 - right), (1, right)):
+            out[dy : dy + n, dx : dx + n] += (wy * wx) * image
+    return out
 
 
 @lru_cache(maxsize=4)

@@ -12,13 +12,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import _C
 from .activations import NATIVE_CODES
-from .reference import CONV
-from .spec import CellSpec, flat_pads
+from .convolutions import (
+    Filter,
+    OneFilter,
+    channels_last,
+    choose_filter,
+    convolve,
+    input_gradient,
+    is_heavy,
+    turned,
+    turned_pads,
+    weight_gradient,
+)
+from .spec import CellSpec
 
 # Steps are taken together while the arguments of their gates fill at most so many bytes: blocks of
 # this size are reused by the allocator; larger ones are given back and made present anew each time.
@@ -77,173 +87,51 @@ def block(like: Tensor, *shape: int) -> Tensor:
     return out
 
 
-# Convolutions on (N, size..., C)
-
-
-def _first(x: Tensor) -> Tensor:
-    return x.movedim(-1, 1)
-
-
-def _last(x: Tensor) -> Tensor:
-    return x.movedim(1, -1).contiguous()
-
-
-def _weight(weight: Tensor) -> Tensor:
-    """Weights in the memory format of channels-last convolutions."""
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    if weight.dim() not in formats:
-        return weight.contiguous()
-    return weight.contiguous(memory_format=formats[weight.dim()])
-
-
-def _convolve(x: Tensor, weight: Tensor, pads, stride=1, dilation=1) -> Tensor:
-    """(N, size..., C) to (N, out size..., K); pads are (before, after) of each axis."""
-    x = _first(x)
-    if any(a != b for a, b in pads):
-        x, padding = F.pad(x, flat_pads(pads)), (0,) * len(pads)
-    else:
-        padding = tuple(a for a, _ in pads)
-    return _last(CONV[len(pads)](x, weight, None, stride, padding, dilation))
-
-
-def _turned(weight: Tensor) -> Tensor:
-    """The weights whose convolution is the transpose of `weight`'s, for stride 1."""
-    axes = tuple(range(2, weight.dim()))
-    return _weight(weight.flip(axes).transpose(0, 1))
-
-
-def _turned_pads(pads, weight: Tensor):
-    return [(k - 1 - a, k - 1 - b) for (a, b), k in zip(pads, weight.shape[2:], strict=True)]
-
-
-def _is_plain(spec: CellSpec) -> bool:
-    return max(spec.stride) == 1 and max(spec.dilation) == 1
-
-
-def weight_gradient(x: Tensor, d_out: Tensor, weight: Tensor, pads, stride, dilation) -> Tensor:
-    """The gradient of `weight` (K, C, k...) from x (N, size..., C) and d_out (N, out..., K)."""
-    plain = all(v == 1 for v in (*stride, *dilation))
-    rank = len(pads)
-    fits = all(a < k for (a, _), k in zip(pads, weight.shape[2:], strict=True))
-    if x.device.type == "cpu" and x.dtype == torch.float32 and plain and rank <= 2 and fits:
-        if rank == 1:
-            x, d_out = x.unsqueeze(1), d_out.unsqueeze(1)
-        kernel = (1,) * (2 - rank) + tuple(weight.shape[2:])
-        out = x.new_empty(*kernel, x.shape[-1], d_out.shape[-1])
-        top = 0 if rank == 1 else pads[0][0]
-        _C.weight_gradient(x, d_out, out, top, pads[-1][0], torch.get_num_threads())
-        return out.permute(3, 2, 0, 1).reshape(weight.shape)
-    x = _first(x)
-    if any(a != b for a, b in pads):
-        x, pads = F.pad(x, flat_pads(pads)), [(0, 0)] * rank
-    padding = [a for a, _ in pads]
-    return torch.ops.aten.convolution_backward(
-        _first(d_out), x, weight, None, list(stride), padding, list(dilation), False,
-        [0] * rank, 1, [False, True, False],
-    )[1]  # fmt: skip
-
-
-def _input_gradient(p: Problem, d_pre: Tensor, x: Tensor, turned: Tensor | None) -> Tensor:
-    """The gradient of x (N, size..., C) from that of the gates' arguments."""
-    size, spec = x.shape[1:-1], p.spec
-    pads = spec.input_pads(size)
-    if turned is not None:
-        return _convolve(d_pre, turned, _turned_pads(pads, p.weight_ih))
-    padded = _first(x)
-    if any(a != b for a, b in pads):
-        padded, padding = F.pad(padded, flat_pads(pads)), [0] * spec.rank
-    else:
-        padding = [a for a, _ in pads]
-    d_x = torch.ops.aten.convolution_backward(
-        _first(d_pre), padded, p.weight_ih, None, list(spec.stride), padding, list(spec.dilation),
-        False, [0] * spec.rank, 1, [True, False, False],
-    )[0]  # fmt: skip
-    if any(a != b for a, b in pads):
-        for axis, ((a, _), n) in enumerate(zip(pads, size, strict=True)):
-            d_x = d_x.narrow(2 + axis, a, n)
-    return _last(d_x)
-
-
-# Winograd's convolution: 3x3 kernels in float32 on the CPU
-
-
-# Fewer filters than this and its transforms cost more than they save.
-WINOGRAD_CHANNELS = 8
-
-
-@dataclass(frozen=True)
-class Filter:
-    """A 3x3 convolution of stride 1 with its weights transformed once for many calls.
-
-    Pads are those before the first row and column: the output's size says the rest.
-    """
-
-    transformed: Tensor
-    top: int
-    left: int
-
-    @classmethod
-    def make(cls, weight: Tensor, pads) -> Filter:
-        weight = weight.contiguous()
-        out = weight.new_empty(_C.winograd_size(weight.shape[1], weight.shape[0]))
-        _C.winograd_weights(weight, out)
-        return cls(out, pads[0][0], pads[1][0])
-
-    def __call__(self, x: Tensor, out: Tensor, x2: Tensor | None = None, out2=None) -> Tensor:
-        """(N, H, W, C) to `out`; x2's channels follow x's, out2's channels those of out."""
-        threads = torch.get_num_threads()
-        _C.winograd(x, x2, self.transformed, out, out2, self.top, self.left, threads)
-        return out
-
-
-def _suits_winograd(p: Problem) -> bool:
-    spec = p.spec
-    return (
-        p.x.device.type == "cpu"
-        and p.x.dtype == torch.float32
-        and spec.kernel_size == (3, 3)
-        and spec.hidden_channels >= WINOGRAD_CHANNELS
-        and min(p.c0.shape[1:3]) >= 3
-    )
+# Which convolutions
 
 
 @dataclass(frozen=True)
 class Filters:
-    """How the convolutions of a problem are done: by Winograd's filters, or (None) by torch's.
+    """The convolutions that go step by step.
 
-    Where input and state have one size and stride, one filter takes both (`joint`); else `state`
-    takes the state alone. `back` gives the gradient of the state, and with `joint_back` also that
-    of the input.
+    forward: `joint` takes the input and the state side by side; else `state` takes the state alone.
+    back: gives the gradient of the state, and with `joint` that of the input beside it.
     """
 
-    joint: Filter | None = None
-    state: Filter | None = None
-    back: Filter | None = None
-    joint_back: bool = False
+    step: Filter
+    joint: bool
 
     @classmethod
     def forward(cls, p: Problem) -> Filters:
-        if not _suits_winograd(p):
-            return cls()
-        if _is_joint(p):
-            both = torch.cat([p.weight_ih, p.weight_hh], 1)
-            return cls(joint=Filter.make(both, p.spec.recurrent_pads()))
-        return cls(state=Filter.make(p.weight_hh, p.spec.recurrent_pads()))
+        if _is_heavy(p):
+            return cls(OneFilter(p.weight_hh, p.spec.recurrent_pads(), False), False)
+        joint = _is_joint(p)
+        weight = torch.cat([p.weight_ih, p.weight_hh], 1) if joint else p.weight_hh
+        return cls(_filter(p, weight, p.spec.recurrent_pads()), joint)
 
     @classmethod
-    def backward(cls, p: Problem, need_x: bool) -> Filters:
-        if not _suits_winograd(p):
-            return cls()
+    def back(cls, p: Problem, need_x: bool) -> Filters:
+        if _is_heavy(p):
+            return cls(OneFilter(p.weight_hh, p.spec.recurrent_pads(), True), False)
         joint = need_x and _is_joint(p)
         weight = torch.cat([p.weight_hh, p.weight_ih], 1) if joint else p.weight_hh
-        turned = weight.flip((2, 3)).transpose(0, 1)
-        pads = _turned_pads(p.spec.recurrent_pads(), p.weight_hh)
-        return cls(back=Filter.make(turned, pads), joint_back=joint)
+        pads = turned_pads(p.spec.recurrent_pads(), p.weight_hh)
+        return cls(_filter(p, turned(weight), pads), joint)
+
+
+def _filter(p: Problem, weight: Tensor, pads) -> Filter:
+    return choose_filter(weight, pads, p.h0, p.c0.shape[1:-1], p.steps)
+
+
+def _is_heavy(p: Problem) -> bool:
+    pixels = p.steps * p.c0.numel() // p.c0.shape[-1]
+    return is_heavy(p.weight_hh, pixels)
 
 
 def _is_joint(p: Problem) -> bool:
     """Whether one convolution over the input and the state side by side does the work of both."""
-    return p.spec.padding == "same" and _is_plain(p.spec)
+    s = p.spec
+    return s.padding == "same" and max(*s.stride, *s.dilation) == 1
 
 
 # Forward
@@ -272,21 +160,14 @@ def forward(p: Problem, keep: int, last_only: bool) -> Kept:
     gates = block(p.c0, p.steps if keep == KEEP_GATES else 0, *shape[:-1], 4 * shape[-1])
     spare = [torch.empty_like(p.c0), torch.empty_like(p.c0)] if keep != KEEP_GATES else []
     filters = Filters.forward(p)
-    w_ih, w_hh = _weight(p.weight_ih), _weight(p.weight_hh)
-    pads = p.spec.recurrent_pads()
     pre = p.c0.new_empty(*shape[:-1], 4 * shape[-1])
     h, c = p.h0, p.c0
     for piece, (start, end) in enumerate(pieces):
         if keep == KEEP_CHECKPOINTS:
             cs[piece] = c
-        from_input = None if filters.joint else _from_input(p, w_ih, start, end)
+        from_input = None if filters.joint else _from_input(p, start, end)
         for t in range(start, end):
-            if filters.joint:
-                filters.joint(p.x[t], pre, h)
-            elif filters.state:
-                filters.state(h, pre)
-            else:
-                pre = _convolve(h, w_hh, pads)
+            pre = filters.step(p.x[t], pre, h) if filters.joint else filters.step(h, pre)
             h_next = hs[t % 2 if last_only else t]
             c_next = cs[t] if keep == KEEP_GATES else spare[t % 2]
             _step(p, t, pre, None if filters.joint else from_input[t - start], h, c,
@@ -297,10 +178,10 @@ def forward(p: Problem, keep: int, last_only: bool) -> Kept:
     return Kept(hs, c.clone() if keep == KEEP_GATES else c, cs, gates)
 
 
-def _from_input(p: Problem, w_ih: Tensor, start: int, end: int) -> Tensor:
+def _from_input(p: Problem, start: int, end: int) -> Tensor:
     x = p.x[start:end].flatten(0, 1)
     pads = p.spec.input_pads(x.shape[1:-1])
-    out = _convolve(x, w_ih, pads, p.spec.stride, p.spec.dilation)
+    out = convolve(x, channels_last(p.weight_ih), pads, p.spec.stride, p.spec.dilation)
     return out.unflatten(0, (end - start, -1))
 
 
@@ -342,9 +223,7 @@ def backward(
         None if p.bias is None else torch.zeros_like(p.bias),
         None if p.peephole is None else torch.zeros_like(p.peephole),
     )
-    filters = Filters.backward(p, need_x)
-    turned_hh = _turned(p.weight_hh)
-    turned_ih = _turned(p.weight_ih) if need_x and _is_plain(p.spec) else None
+    filters = Filters.back(p, need_x)
     d_h: Tensor | None = None
     pieces = list(p.pieces())
     for piece in reversed(range(len(pieces))):
@@ -356,17 +235,19 @@ def backward(
             k = t - start
             d_shown = None if d_hs is None else d_hs[t]
             _step_backward(p, t, gates[k], c_before[k], c_after[k], d_shown, d_h, out.c0, d_pre[k])
-            if filters.back:
-                d_x = out.x[t] if filters.joint_back else None
-                d_before = filters.back(d_pre[k], torch.empty_like(p.h0), None, d_x)
+            d_before = torch.empty_like(p.h0)
+            if filters.joint:
+                d_before = filters.step(d_pre[k], d_before, None, out.x[t])
             else:
-                pads = _turned_pads(p.spec.recurrent_pads(), p.weight_hh)
-                d_before = _convolve(d_pre[k], turned_hh, pads)
+                d_before = filters.step(d_pre[k], d_before)
             d_h = _carried(p, t, d_before, d_shown, d_h)
         _add_weight_gradients(p, out, start, end, h_before, c_before, c_after, d_pre)
-        if need_x and not filters.joint_back:
-            x = p.x[start:end].flatten(0, 1)
-            d_x = _input_gradient(p, d_pre.flatten(0, 1), x, turned_ih)
+        if need_x and not filters.joint:
+            x, spec = p.x[start:end].flatten(0, 1), p.spec
+            pads = spec.input_pads(x.shape[1:-1])
+            d_x = input_gradient(
+                d_pre.flatten(0, 1), x, p.weight_ih, pads, spec.stride, spec.dilation
+            )
             out.x[start:end] = d_x.unflatten(0, (end - start, -1))
     out.h0.copy_(d_h)
     return out
@@ -392,9 +273,9 @@ def _piece_states(p: Problem, kept: Kept, piece: int, start: int, end: int, h_be
         return kept.gates[start:end], before, kept.cs[start:end]
     cs = block(p.c0, end - start + 1, *p.c0.shape)
     cs[0] = kept.cs[piece]
-    from_input = _from_input(p, _weight(p.weight_ih), start, end)
-    from_state = _convolve(
-        h_before.flatten(0, 1), _weight(p.weight_hh), p.spec.recurrent_pads()
+    from_input = _from_input(p, start, end)
+    from_state = convolve(
+        h_before.flatten(0, 1), channels_last(p.weight_hh), p.spec.recurrent_pads()
     ).unflatten(0, (end - start, -1))
     gates = torch.empty_like(from_input)
     h = torch.empty_like(p.h0)
