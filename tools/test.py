@@ -14,7 +14,6 @@ Ends with a table of stages and one line of totals; exit code 0 only if everythi
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import shutil
 import subprocess
@@ -140,7 +139,7 @@ def pytest_stage(name: str, folder: Path, options: argparse.Namespace) -> Stage:
 
 
 def sanitized_stage(package: Package) -> Stage:
-    """pytest of a native package over its module built by the asan preset.
+    """The tests marked `native` of a package, over its module built by the asan preset.
 
     -S keeps site.py out, so the editable install's import hook cannot bring back the plain module.
     Leaks are looked for in the native tests: Python itself reports hundreds of kilobytes.
@@ -155,7 +154,7 @@ def sanitized_stage(package: Package) -> Stage:
     tests = str((package.folder / "tests").relative_to(ROOT))
     return Stage(
         f"asan: {package.name}",
-        [str(PYTHON), "-S", "-m", "pytest", tests, "-q", "-p", "no:cacheprovider"],
+        [str(PYTHON), "-S", "-m", "pytest", tests, "-q", "-m", "native"],
         {
             "PYTHONPATH": f"{site}:{workspace.site_packages()}",
             "LD_PRELOAD": ":".join(libraries),
@@ -224,7 +223,6 @@ def main() -> int:
         print("changed: " + (", ".join(package.name for package in wanted) or "no package"))
     workspace.ensure_system_packages(wanted)
     workspace.ensure_environment(workspace.packages() if not options.package else wanted)
-    os.environ.setdefault("CCACHE_DIR", str(ROOT / ".ccache"))
     stages = plan(wanted, options)
     broken_builds = set()
     for stage in stages:
