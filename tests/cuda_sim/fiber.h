@@ -148,8 +148,8 @@ struct Context {
 
 // ---- memory of fibers and blocks ----
 
-// Mappings of one size above a guard page. Kept for reuse, except under ThreadSanitizer: there memory
-// used by a thread before looks like a race, and a fresh mapping does not.
+// Mappings of one size above a guard page, kept for reuse. Under ThreadSanitizer memory that another thread
+// has used looks like a race, and a fresh mapping does not: there it is mapped anew in place.
 class MappingPool {
  public:
   explicit MappingPool(std::size_t bytes) : bytes_(bytes) {}
@@ -159,27 +159,29 @@ class MappingPool {
       char* memory = free_.back();
       free_.pop_back();
       asan_unpoison(memory, bytes_);
+#if CUSIM_TSAN
+      map(memory, bytes_, MAP_FIXED);
+#endif
       return memory;
     }
-    void* base = mmap(nullptr, bytes_ + guard_, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char* base = map(nullptr, bytes_ + guard_, 0);
+    mprotect(base, guard_, PROT_NONE);
+    return base + guard_;
+  }
+
+  void give(char* memory) { free_.push_back(memory); }
+
+ private:
+  static char* map(char* where, std::size_t bytes, int flags) {
+    void* base = mmap(where, bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags, -1, 0);
     if (base == MAP_FAILED) {
       std::fputs("cusim: no memory for the stacks of the threads\n", stderr);
       std::abort();
     }
-    mprotect(base, guard_, PROT_NONE);
-    return static_cast<char*>(base) + guard_;
+    return static_cast<char*>(base);
   }
 
-  void give(char* memory) {
-#if CUSIM_TSAN
-    munmap(memory - guard_, bytes_ + guard_);
-#else
-    free_.push_back(memory);
-#endif
-  }
-
- private:
   std::size_t bytes_;
   std::size_t guard_ = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   std::vector<char*> free_;

@@ -3,8 +3,8 @@
 Every file is compiled by nvcc with all warnings as errors, spills and local memory among them. What
 ptxas reports for each kernel is compared with a budget file kept beside the kernels:
 
-    python tests/cuda_sim/nvcc_guard.py --budget csrc/cuda/budget.json csrc/cuda/*.cu [-I DIR]
-    python tests/cuda_sim/nvcc_guard.py --budget csrc/cuda/budget.json csrc/cuda/*.cu --update
+    python tests/cuda_sim/nvcc_guard.py --budget FILE.json csrc/cuda/conv.cu [-I DIR]
+    python tests/cuda_sim/nvcc_guard.py --budget FILE.json csrc/cuda/conv.cu --update
 
 Exit codes: 0 within the budget, 1 not, 2 no nvcc.
 """
@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,9 +191,16 @@ def check(
 
 
 def update(budget_file: Path, report: Report) -> None:
-    """Writes the measured usage as the new budget, sorted: a change reads well in a diff."""
+    """Writes the measured usage as the new budget, sorted: a change reads well in a diff.
+
+    Registers are rounded up to a multiple of 8, the unit in which a device hands them out, and get one
+    unit more: ptxas was seen to choose 182 or 188 for one kernel from run to run.
+    """
     kernels = {
-        arch: {name: asdict(usage) for name, usage in sorted(found.items())}
+        arch: {
+            name: asdict(replace(usage, registers=-(-usage.registers // 8) * 8 + 8))
+            for name, usage in sorted(found.items())
+        }
         for arch, found in sorted(report.items())
     }
     aside = budget_file.with_name(f"{budget_file.name}.{os.getpid()}")
@@ -226,7 +233,8 @@ def _run(
         done = subprocess.run([*command, str(unit)], capture_output=True, text=True)
     said = done.stdout + done.stderr
     if done.returncode:
-        lines = [line for line in said.splitlines() if not line.startswith("ptxas info")]
+        fine = re.compile(r"ptxas info|\s+0 bytes stack frame, 0 bytes spill")
+        lines = [line for line in said.splitlines() if not fine.match(line)]
         raise GuardError(
             f"{source.name} ({architecture}) does not compile clean:\n"
             + "\n".join(lines)

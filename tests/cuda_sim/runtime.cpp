@@ -43,7 +43,7 @@ void* shared_array(const void* site, std::size_t bytes, std::size_t alignment) {
   if (b.static_used > static_shared_limit)
     fail(text("%zu bytes of DEV_SHARED arrays, CUDA takes at most %zu", b.static_used, static_shared_limit));
   if (b.array_count == max_shared_arrays) fail("too many DEV_SHARED arrays in one block");
-  const std::size_t unit = std::max<std::size_t>(alignment, 16);
+  const std::size_t unit = std::max<std::size_t>(alignment, 32);
   char* array = b.arena + (b.arena_used + unit - 1) / unit * unit;
   asan_unpoison(array, bytes);
   fill_poison(array, bytes);

@@ -6,7 +6,7 @@
 //   host                        only HD and the bit helpers exist: for what CPU and CUDA code share
 //
 // Rules for kernels, so that the simulator and its sanitizers see what a device would do:
-//   - shared arrays by DEV_SHARED or DEV_DYNAMIC_SHARED, launches by dev::launch;
+//   - shared arrays by DEV_SHARED (32-byte aligned) or DEV_DYNAMIC_SHARED, launches by dev::launch;
 //   - legacy atomics (atomicAdd, atomicCAS, ...) are relaxed: they order nothing else;
 //   - data is handed from thread to thread inside a kernel by store_release and load_acquire, by
 //     fetch_add_acq_rel, or by a barrier; polls use load_acquire and dev::pause();
@@ -30,8 +30,10 @@
 // DEV_KERNEL(threads) name(arguments) { ... }: a kernel launched with at most `threads` per block.
 #define DEV_KERNEL(max_threads) __global__ void __launch_bounds__(max_threads)
 #define DEV_FN __device__ inline
-#define DEV_UNROLL _Pragma("unroll")
-#define DEV_SHARED(type, name, count) __shared__ type name[count]
+#define DEV_PRAGMA(text) _Pragma(#text)
+#define DEV_UNROLL DEV_PRAGMA(unroll)
+#define DEV_UNROLL_BY(count) DEV_PRAGMA(unroll count)
+#define DEV_SHARED(type, name, count) __shared__ __align__(32) type name[count]
 // The dynamic shared memory of the launch, 16-byte aligned, as `type *name`.
 #define DEV_DYNAMIC_SHARED(type, name)                                    \
   extern __shared__ __align__(16) unsigned char native_dynamic_shared_[]; \
@@ -43,6 +45,7 @@
 #define DEV_KERNEL(max_threads) inline void
 #define DEV_FN inline
 #define DEV_UNROLL
+#define DEV_UNROLL_BY(count)
 #define DEV_SHARED(type, name, count) \
   static char name##_site_;           \
   type* name = static_cast<type*>(cusim::shared_array(&name##_site_, sizeof(type) * (count), alignof(type)))

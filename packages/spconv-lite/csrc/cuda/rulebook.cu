@@ -1,9 +1,11 @@
 // Launches of the rulebook kernels. Compiled and simulated, never run.
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include <cuda/workspace.h>
 #include <native/check.h>
+#include <cuda/neighbours.cuh>
 #include <cuda/radix_sort.cuh>
 #include <cuda/rulebook.cuh>
 
@@ -104,6 +106,21 @@ struct SortWorkspace {
   }
 };
 
+struct OrderWorkspace {
+  unsigned long long *keys, *other_keys;
+  int32_t *other_order, *scratch;
+  int64_t bytes;
+
+  OrderWorkspace(int64_t rows, void* memory) {
+    Workspace workspace(memory);
+    keys = workspace.array<unsigned long long>(rows);
+    other_keys = workspace.array<unsigned long long>(rows);
+    other_order = workspace.array<int32_t>(rows);
+    scratch = workspace.array<int32_t>(sort_scratch(rows));
+    bytes = workspace.bytes();
+  }
+};
+
 void clear_failures(Failures* failures, dev::Stream stream) {
   dev::fill_bytes(failures, no_row_byte, sizeof(Failures), stream);
   dev::fill_bytes(&failures->unplaced, 0, sizeof(failures->unplaced), stream);
@@ -113,6 +130,19 @@ void clear_map(const SiteMap& map, int64_t dense_cells, int64_t slots, dev::Stre
   dev::fill_bytes(map.grid_out, no_row_byte, static_cast<size_t>(dense_cells) * sizeof(int32_t), stream);
   dev::fill_bytes(map.keys, 0xff, static_cast<size_t>(slots) * sizeof(*map.keys), stream);
   dev::fill_bytes(map.rows, no_row_byte, static_cast<size_t>(slots) * sizeof(int32_t), stream);
+}
+
+// Numbers the output sites that find_conv_sites has found and writes their indices.
+void number_sites(const ConvWorkspace& w, const Geometry& g, int64_t out_rows, int32_t* out_indices,
+                  void* sort_workspace, dev::Stream stream) {
+  const SortWorkspace s(out_rows, sort_workspace);
+  int bits = 0;  // of the largest key
+  while (bits < 63 && (cells(g.batch_size, g.out_shape) - 1) >> bits != 0) ++bits;
+  dev::copy_on_device(s.keys, w.found, static_cast<size_t>(out_rows) * sizeof(*w.found), stream);
+  unsigned long long* const keys[2] = {s.keys, s.other_keys};
+  const int sorted = radix_sort(keys, nullptr, out_rows, bits, s.scratch, stream);
+  dev::launch(number_out_sites, grid_for(out_rows), threads_per_block, 0, stream, keys[sorted], out_rows,
+              g.ndim, w.map, out_indices);
 }
 
 PairLists cleared_lists(int32_t* indice_pairs, int32_t* indice_num, int64_t volume, int64_t rows,
@@ -176,16 +206,61 @@ void write_conv_indice_pairs(const int32_t* indices, int64_t rows, const Geometr
   const PairLists lists = cleared_lists(indice_pairs, indice_num, geometry.volume(), rows, stream);
   if (rows == 0 || out_rows == 0) return;
   const ConvWorkspace w(geometry, rows, transposed, workspace);
-  const SortWorkspace s(out_rows, sort_workspace);
-  int bits = 0;  // of the largest key
-  while (bits < 63 && (cells(geometry.batch_size, geometry.out_shape) - 1) >> bits != 0) ++bits;
-  dev::copy_on_device(s.keys, w.found, static_cast<size_t>(out_rows) * sizeof(*w.found), stream);
-  unsigned long long* const keys[2] = {s.keys, s.other_keys};
-  const int sorted = radix_sort(keys, nullptr, out_rows, bits, s.scratch, stream);
-  dev::launch(number_out_sites, grid_for(out_rows), threads_per_block, 0, stream, keys[sorted], out_rows,
-              geometry.ndim, w.map, out_indices);
+  number_sites(w, geometry, out_rows, out_indices, sort_workspace, stream);
   dev::launch(get_conv_indice_pairs, grid_for(rows, lists.volume), threads_per_block, 0, stream, indices,
               rows, geometry, transposed, w.map, lists);
+}
+
+void subm_neighbours(const int32_t* indices, int64_t rows, const Geometry& geometry, int32_t* table,
+                     Failures* failures, void* workspace, void* stream_handle) {
+  check_rows(rows, "input");
+  const dev::Stream stream = dev::stream_from(stream_handle);
+  const SubmWorkspace w(geometry, rows, workspace);
+  clear_failures(failures, stream);
+  if (rows == 0) return;
+  clear_map(w.map, w.dense_cells, w.slots, stream);
+  dev::launch(prepare_subm_grid, grid_for(rows), threads_per_block, 0, stream, indices, rows, geometry, w.map,
+              failures);
+  dev::launch(find_sources, grid_for(rows, geometry.volume()), neighbour_threads, 0, stream, indices, rows,
+              geometry, w.map, table);
+}
+
+void conv_neighbours(const int32_t* indices, int64_t rows, const Geometry& geometry, bool transposed,
+                     int64_t out_rows, int32_t* out_indices, int32_t* targets, int32_t* sources,
+                     void* workspace, void* sort_workspace, void* stream_handle) {
+  const dev::Stream stream = dev::stream_from(stream_handle);
+  const int64_t volume = geometry.volume();
+  dev::fill_bytes(targets, 0xff, static_cast<size_t>(volume * rows) * sizeof(int32_t), stream);
+  dev::fill_bytes(sources, 0xff, static_cast<size_t>(volume * out_rows) * sizeof(int32_t), stream);
+  if (rows == 0 || out_rows == 0) return;
+  const ConvWorkspace w(geometry, rows, transposed, workspace);
+  number_sites(w, geometry, out_rows, out_indices, sort_workspace, stream);
+  const dev::Dim grid = grid_for(rows, volume);
+  dev::launch(find_targets, grid, neighbour_threads, 0, stream, indices, rows, geometry, transposed, w.map,
+              targets);
+  dev::launch(turn_table, grid, neighbour_threads, 0, stream, targets, rows, volume, out_rows, sources);
+}
+
+int64_t mask_count(int64_t rows, int64_t volume) {
+  return (rows + tile_rows - 1) / tile_rows * mask_words(volume);
+}
+
+int64_t order_workspace_bytes(int64_t rows) { return OrderWorkspace(rows, nullptr).bytes; }
+
+void order_rows(const int32_t* table, int64_t rows, int64_t volume, int32_t* order, uint32_t* masks,
+                void* workspace, void* stream_handle) {
+  if (rows == 0) return;
+  const dev::Stream stream = dev::stream_from(stream_handle);
+  const OrderWorkspace w(rows, workspace);
+  // The sort goes back and forth: it begins where it has to, to end in `order`.
+  const int bits = static_cast<int>(std::min<int64_t>(volume, 64));
+  const bool odd = (bits + digit_bits - 1) / digit_bits % 2 != 0;
+  unsigned long long* const keys[2] = {w.keys, w.other_keys};
+  int32_t* const values[2] = {odd ? w.other_order : order, odd ? order : w.other_order};
+  dev::launch(row_masks, grid_for(rows), neighbour_threads, 0, stream, table, rows, volume, w.keys,
+              values[0]);
+  radix_sort(keys, values, rows, bits, w.scratch, stream);
+  dev::launch(tile_masks, grid_for(rows), neighbour_threads, 0, stream, table, order, rows, volume, masks);
 }
 
 }  // namespace spconv_lite::cuda

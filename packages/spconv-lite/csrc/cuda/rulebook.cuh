@@ -75,19 +75,6 @@ get_subm_indice_pairs(const int32_t* indices, int64_t rows, Geometry g, SiteMap 
 
 // ---- strided and transposed ----
 
-// The output site that the site of an input row reaches through offset k. False if there is none.
-DEV_FN bool target_site(const Geometry& g, bool transposed, const Site& in, int64_t k, Site* out) {
-  int64_t offset[max_axes];
-  kernel_offset(g, k, offset);
-  out->batch = in.batch;
-  bool fits = true;
-  for (int axis = 0; axis < max_axes; ++axis) {
-    out->at[axis] = target_coordinate(g, transposed, axis, in.at[axis], offset[axis]);
-    fits = fits && out->at[axis] >= 0;
-  }
-  return fits;
-}
-
 // Puts every output site once into the map and the list `found`, in no particular order.
 DEV_KERNEL(threads_per_block)
 find_out_sites(const int32_t* indices, int64_t rows, Geometry g, bool transposed, SiteMap out_map,

@@ -1,11 +1,15 @@
-// The rulebook (kernel map) of one sparse convolution on CUDA: pairs laid out as spconv does.
+// The rulebook (kernel map) of one sparse convolution on CUDA, in two forms.
 //
+// Pairs, laid out as spconv does:
 //   indice_pairs  int32 (2, K, rows): [0, k, p] the input row, [1, k, p] the output row of pair p of kernel
 //                 offset k; unused places are -1. rows is the number of input rows.
 //   indice_num    int32 (K,): how many pairs each offset has
 //
 // The set of pairs of an offset is fixed; their order within it is not: places are taken by atomics. The
 // output sites are in row-major order, as on the CPU.
+//
+// Neighbour tables int32 (K, rows), which the convolution of conv.h reads: [k, i] is the row that row i reads
+// through kernel offset k, or -1. They are the same in every run.
 //
 // All pointers are device memory, except where said. Work is queued on `stream` (a cudaStream_t; null is the
 // default stream) of the current device and nothing waits, except find_conv_sites. Functions throw
@@ -53,5 +57,39 @@ int64_t sort_workspace_bytes(int64_t out_rows);
 void write_conv_indice_pairs(const int32_t* indices, int64_t rows, const Geometry& geometry, bool transposed,
                              int64_t out_rows, int32_t* out_indices, int32_t* indice_pairs,
                              int32_t* indice_num, void* workspace, void* sort_workspace, void* stream);
+
+// ---- neighbour tables ----
+
+// The table of a submanifold convolution (K, rows). workspace: subm_workspace_bytes.
+void subm_neighbours(const int32_t* indices, int64_t rows, const Geometry& geometry, int32_t* table,
+                     Failures* failures, void* workspace, void* stream);
+
+// The tables of a strided or transposed convolution after find_conv_sites, in place of indice_pairs:
+//   targets (K, rows)      the output row that each input row reaches, which the input's gradient reads
+//   sources (K, out_rows)  the input row that each output row reads, which the forward pass reads
+// Also writes out_indices. The input sites must be unique. Workspaces as for write_conv_indice_pairs.
+void conv_neighbours(const int32_t* indices, int64_t rows, const Geometry& geometry, bool transposed,
+                     int64_t out_rows, int32_t* out_indices, int32_t* targets, int32_t* sources,
+                     void* workspace, void* sort_workspace, void* stream);
+
+inline constexpr int tile_rows = 64;  // rows of `order` that share one set of offsets
+
+HD int64_t mask_words(int64_t volume) { return (volume + 31) / 32; }
+
+// Rows of a convolution and what each reads. Made by order_rows; `table` by one of the functions above.
+struct NeighbourTable {
+  const int32_t* table;   // (K, rows): the row that row i reads through offset k, or -1
+  const int32_t* order;   // (rows,): rows in the order of their sets of offsets
+  const uint32_t* masks;  // (ceil(rows / tile_rows), mask_words(K)): offsets that a tile has
+  int64_t rows;
+  int64_t volume;
+};
+
+int64_t mask_count(int64_t rows, int64_t volume);  // uint32 of NeighbourTable::masks
+int64_t order_workspace_bytes(int64_t rows);
+
+// Writes `order` (rows,) and `masks` (mask_count) of a table.
+void order_rows(const int32_t* table, int64_t rows, int64_t volume, int32_t* order, uint32_t* masks,
+                void* workspace, void* stream);
 
 }  // namespace spconv_lite::cuda

@@ -1,5 +1,5 @@
-// Coordinate to row on the device: a dense grid of rows where the grid is small, else a hash table with
-// 64-bit keys and linear probing.
+// Sites on the device. Coordinate to row: a dense grid of rows where the grid is small, else a hash table
+// with 64-bit keys and linear probing.
 #pragma once
 
 #include <core/rulebook.h>
@@ -98,6 +98,19 @@ DEV_FN int32_t find_row(const SiteMap& map, const Site& site) {
     if (slot >= 0) row = map.rows[slot];
   }
   return row == no_row ? -1 : row;
+}
+
+// The output site that the site of an input row reaches through offset k. False if there is none.
+DEV_FN bool target_site(const Geometry& g, bool transposed, const Site& in, int64_t k, Site* out) {
+  int64_t offset[max_axes];
+  kernel_offset(g, k, offset);
+  out->batch = in.batch;
+  bool fits = true;
+  for (int axis = 0; axis < max_axes; ++axis) {
+    out->at[axis] = target_coordinate(g, transposed, axis, in.at[axis], offset[axis]);
+    fits = fits && out->at[axis] >= 0;
+  }
+  return fits;
 }
 
 }  // namespace spconv_lite::cuda

@@ -1,0 +1,250 @@
+// Neighbour tables and the CUDA convolution in the simulator, beside loops over brute-force pairs. Features
+// are small integers, so that sums are exact in any order and results must be equal to the bit.
+#include <cuda/conv.cu>
+#include <cuda/rulebook.cu>
+
+#include <memory>
+
+#include "cusim_test.h"
+#include "sites.h"
+
+namespace cuda = spconv_lite::cuda;
+using cuda::Arithmetic;
+using cuda::Channels;
+using cuda::NeighbourTable;
+using cusim::Buffer;
+using sim::Expected;
+using sim::Kind;
+using spconv_lite::Geometry;
+
+namespace {
+
+// A table ready for use, in device memory, and what keeps it there.
+struct Table {
+  Buffer<int32_t> table, order;
+  Buffer<uint32_t> masks;
+  Buffer<char> workspace;
+  int64_t rows, volume;
+
+  Table(int64_t rows_, int64_t volume_)
+      : table(static_cast<size_t>(rows_ * volume_)),
+        order(static_cast<size_t>(rows_)),
+        masks(static_cast<size_t>(cuda::mask_count(rows_, volume_))),
+        workspace(static_cast<size_t>(cuda::order_workspace_bytes(rows_))),
+        rows(rows_),
+        volume(volume_) {}
+
+  void sort(cusim::Device& device) {
+    cuda::order_rows(table.data(), rows, volume, order.data(), masks.data(), workspace.data(), &device);
+  }
+  NeighbourTable view() { return {table.data(), order.data(), masks.data(), rows, volume}; }
+};
+
+struct Layer {
+  Geometry g;
+  Kind kind;
+  std::vector<int32_t> sites;
+  Expected expected;
+  int64_t in_rows, out_rows;
+  std::unique_ptr<Table> sources, targets;
+
+  Layer(cusim::Device& device, const Geometry& geometry, Kind kind_, int64_t rows, uint64_t seed)
+      : g(geometry), kind(kind_) {
+    sim::Random random(seed);
+    sites = sim::random_sites(random, g, rows);
+    expected = sim::brute_force(sites, g, kind);
+    in_rows = static_cast<int64_t>(sites.size()) / (1 + g.ndim);
+    out_rows = static_cast<int64_t>(expected.out_indices.size()) / (1 + g.ndim);
+    Buffer<int32_t> indices(sites);
+    Buffer<cuda::Failures> failures(1);
+    sources = std::make_unique<Table>(out_rows, g.volume());
+    targets = std::make_unique<Table>(in_rows, g.volume());
+    if (kind == Kind::submanifold) {
+      Buffer<char> workspace(static_cast<size_t>(cuda::subm_workspace_bytes(g, in_rows)));
+      cuda::subm_neighbours(indices.data(), in_rows, g, sources->table.data(), failures.data(),
+                            workspace.data(), &device);
+      CUSIM_REQUIRE(device.statistics.host_waits == 0);
+    } else {
+      const bool transposed = kind == Kind::transposed;
+      Buffer<char> workspace(static_cast<size_t>(cuda::conv_workspace_bytes(g, in_rows, transposed)));
+      CUSIM_REQUIRE(cuda::find_conv_sites(indices.data(), in_rows, g, transposed, failures.data(),
+                                          workspace.data(), &device) == out_rows);
+      Buffer<char> sort(static_cast<size_t>(cuda::sort_workspace_bytes(out_rows)));
+      Buffer<int32_t> out_indices(expected.out_indices.size());
+      cuda::conv_neighbours(indices.data(), in_rows, g, transposed, out_rows, out_indices.data(),
+                            targets->table.data(), sources->table.data(), workspace.data(), sort.data(),
+                            &device);
+      CUSIM_REQUIRE(out_indices.host() == expected.out_indices);
+      targets->sort(device);
+    }
+    sources->sort(device);
+  }
+
+  // The table that brute force gives; by output row, or by input row.
+  std::vector<int32_t> expected_table(bool by_output) const {
+    const int64_t rows = by_output ? out_rows : in_rows;
+    std::vector<int32_t> table(static_cast<size_t>(rows * g.volume()), -1);
+    for (int64_t k = 0; k < g.volume(); ++k)
+      for (const auto& [in, out] : expected.pairs[static_cast<size_t>(k)])
+        table[static_cast<size_t>(k * rows + (by_output ? out : in))] = by_output ? in : out;
+    return table;
+  }
+};
+
+void require_sorted(Table& table) {
+  const std::vector<int32_t> neighbours = table.table.host(), order = table.order.host();
+  const std::vector<uint32_t> masks = table.masks.host();
+  const int64_t words = (table.volume + 31) / 32;
+  std::vector<bool> seen(order.size(), false);
+  std::vector<uint32_t> expected(masks.size(), 0);
+  uint64_t before = 0;
+  for (size_t place = 0; place < order.size(); ++place) {
+    const size_t row = static_cast<size_t>(order[place]);
+    CUSIM_REQUIRE(row < seen.size() && !seen[row]);
+    seen[row] = true;
+    uint64_t key = 0;
+    for (int64_t k = 0; k < table.volume; ++k) {
+      if (neighbours[static_cast<size_t>(k * table.rows) + row] < 0) continue;
+      if (k < 64) key |= uint64_t{1} << k;
+      expected[place / 64 * static_cast<size_t>(words) + static_cast<size_t>(k / 32)] |= 1u << (k % 32);
+    }
+    CUSIM_REQUIRE(before <= key);
+    before = key;
+  }
+  CUSIM_REQUIRE(masks == expected);
+}
+
+template <class T>
+std::vector<T> integers(sim::Random& random, int64_t count) {
+  std::vector<T> values(static_cast<size_t>(count));
+  for (T& value : values) value = static_cast<T>(random(-4, 4));
+  return values;
+}
+
+// Forward, both gradients, beside three loops over the pairs.
+template <class T>
+void compare(cusim::Device& device, Layer& layer, const Channels& c, bool with_bias) {
+  const Arithmetic arithmetic = sizeof(T) == 4 ? Arithmetic::float32 : Arithmetic::float64;
+  sim::Random random(device.config.seed);
+  const int64_t volume = layer.g.volume(), ins = c.in * c.groups, outs = c.out * c.groups;
+  const auto x = integers<T>(random, layer.in_rows * ins), weight = integers<T>(random, outs * volume * c.in),
+             bias = integers<T>(random, outs), gradient = integers<T>(random, layer.out_rows * outs);
+  std::vector<T> y(static_cast<size_t>(layer.out_rows * outs)), dx(x.size(), 0), dw(weight.size(), 0);
+  for (size_t i = 0; i < y.size(); ++i) y[i] = with_bias ? bias[i % static_cast<size_t>(outs)] : T(0);
+  for (int64_t k = 0; k < volume; ++k)
+    for (const auto& [in, out] : layer.expected.pairs[static_cast<size_t>(k)])
+      for (int64_t o = 0; o < outs; ++o)
+        for (int64_t i = 0; i < c.in; ++i) {
+          const auto xi = static_cast<size_t>(in * ins + o / c.out * c.in + i);
+          const auto wi = static_cast<size_t>((o * volume + k) * c.in + i),
+                     yi = static_cast<size_t>(out * outs + o);
+          y[yi] += weight[wi] * x[xi];
+          dx[xi] += weight[wi] * gradient[yi];
+          dw[wi] += x[xi] * gradient[yi];
+        }
+  if (with_bias)
+    for (T& value : y) value = std::max(value, T(0));  // and relu
+
+  Buffer<T> x_(x), weight_(weight), bias_(bias), gradient_(gradient), y_(y.size()), dx_(x.size()),
+      dw_(weight.size());
+  const uint64_t waits = device.statistics.host_waits;
+  cuda::convolve(arithmetic, layer.sources->view(), c, x_.data(), weight_.data(),
+                 with_bias ? bias_.data() : nullptr, with_bias, y_.data(), &device);
+  CUSIM_REQUIRE(y_.host() == y);
+  const bool mirror = layer.kind == Kind::submanifold;
+  cuda::convolve_back(arithmetic, (mirror ? layer.sources : layer.targets)->view(), mirror, c,
+                      gradient_.data(), weight_.data(), dx_.data(), &device);
+  CUSIM_REQUIRE(dx_.host() == dx);
+  Buffer<char> workspace(
+      static_cast<size_t>(cuda::correlate_workspace_bytes(arithmetic, layer.out_rows, volume, c)));
+  cuda::correlate(arithmetic, layer.sources->view(), c, x_.data(), gradient_.data(), dw_.data(),
+                  workspace.data(), &device);
+  CUSIM_REQUIRE(dw_.host() == dw);
+  CUSIM_REQUIRE(device.statistics.host_waits == waits);
+}
+
+Geometry cube(int ndim, int64_t length, int64_t kernel, int64_t stride, Kind kind) {
+  Geometry g;
+  g.ndim = ndim;
+  g.batch_size = 2;
+  for (int axis = spconv_lite::max_axes - ndim; axis < spconv_lite::max_axes; ++axis) {
+    g.in_shape[axis] = length;
+    g.kernel[axis] = kernel;
+    g.stride[axis] = stride;
+    g.padding[axis] = kernel / 2;
+    g.out_shape[axis] = sim::out_size(g, kind, axis);
+  }
+  return g;
+}
+
+template <class T>
+void compare_layer(cusim::Device& device, const Geometry& g, Kind kind, int64_t rows, const Channels& c,
+                   bool with_bias = false) {
+  Layer layer(device, g, kind, rows, device.config.seed);
+  CUSIM_REQUIRE(layer.sources->table.host() == layer.expected_table(true));
+  require_sorted(*layer.sources);
+  if (kind != Kind::submanifold) {
+    CUSIM_REQUIRE(layer.targets->table.host() == layer.expected_table(false));
+    require_sorted(*layer.targets);
+  }
+  compare<T>(device, layer, c, with_bias);
+}
+
+}  // namespace
+
+CUSIM_CASE(subm_3x3x3_with_wide_loads) {
+  compare_layer<float>(device, cube(3, 8, 3, 1, Kind::submanifold), Kind::submanifold, 150, {16, 32});
+}
+CUSIM_CASE(subm_with_channels_that_fill_no_vector) {
+  compare_layer<float>(device, cube(2, 12, 3, 1, Kind::submanifold), Kind::submanifold, 90, {5, 7}, true);
+}
+CUSIM_CASE(subm_with_more_than_one_tile_of_channels) {
+  compare_layer<float>(device, cube(1, 60, 3, 1, Kind::submanifold), Kind::submanifold, 70, {68, 72});
+}
+CUSIM_CASE(subm_in_float64) {
+  compare_layer<double>(device, cube(2, 12, 3, 1, Kind::submanifold), Kind::submanifold, 90, {6, 34}, true);
+}
+CUSIM_CASE(groups) {
+  compare_layer<float>(device, cube(2, 12, 3, 1, Kind::submanifold), Kind::submanifold, 60, {4, 8, 3}, true);
+}
+CUSIM_CASE(depthwise) {
+  compare_layer<float>(device, cube(2, 12, 3, 1, Kind::submanifold), Kind::submanifold, 60, {1, 1, 6});
+}
+CUSIM_CASE(more_than_64_offsets) {
+  compare_layer<float>(device, cube(1, 60, 67, 1, Kind::submanifold), Kind::submanifold, 60, {4, 4});
+}
+CUSIM_CASE(strided) {
+  compare_layer<float>(device, cube(3, 8, 3, 2, Kind::convolution), Kind::convolution, 60, {8, 16}, true);
+}
+CUSIM_CASE(strided_with_an_even_kernel) {
+  compare_layer<double>(device, cube(2, 12, 2, 2, Kind::convolution), Kind::convolution, 60, {3, 5});
+}
+CUSIM_CASE(transposed) {
+  compare_layer<float>(device, cube(2, 9, 3, 2, Kind::transposed), Kind::transposed, 40, {8, 8}, true);
+}
+CUSIM_CASE(four_axes) {
+  Geometry g = cube(4, 5, 3, 1, Kind::submanifold);
+  g.kernel[0] = g.kernel[2] = 1;
+  g.padding[0] = g.padding[2] = 0;
+  compare_layer<float>(device, g, Kind::submanifold, 40, {4, 4});
+}
+CUSIM_CASE(one_row) {
+  compare_layer<float>(device, cube(3, 8, 3, 1, Kind::submanifold), Kind::submanifold, 1, {4, 4});
+}
+
+CUSIM_CASE(no_rows) {
+  Layer layer(device, cube(3, 8, 3, 1, Kind::submanifold), Kind::submanifold, 0, 1);
+  compare<float>(device, layer, {4, 4}, true);
+}
+
+CUSIM_CASE(channels_that_the_kernels_do_not_take_are_refused) {
+  const NeighbourTable table{nullptr, nullptr, nullptr, 10, 27};
+  try {
+    cuda::convolve(Arithmetic::float32, table, {0, 4}, nullptr, nullptr, nullptr, false, nullptr, &device);
+    CUSIM_REQUIRE(!"accepted");
+  } catch (const native::ValueError& error) {
+    CUSIM_REQUIRE(std::string(error.what()).find("1 groups of 0 to 4 channels") != std::string::npos);
+  }
+}
+
+CUSIM_MAIN
