@@ -188,7 +188,7 @@ def main() -> int:
         say("nothing was built: what is released must agree first")
         return 1
 
-    for name in ("channel", "logs", "unpacked", "work", "python"):
+    for name in ("cache", "channel", "logs", "unpacked", "work", "python"):
         shutil.rmtree(options.out / name, ignore_errors=True)
     release = channel.Release(options.out, sources, fresh_cache=options.offline)
 
