@@ -1,13 +1,18 @@
 """The file format: bit for bit there and back, small, and never trusting."""
 
 import os
+import shutil
 import struct
+import subprocess
+import sysconfig
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import nanite_cull as nc
-from nanite_cull import meshes, ncl
+from nanite_cull import _C, meshes, ncl
+from nanite_cull._core import open_meshoptimizer
 
 STORED = ("positions", "normals", "uvs", "colors", "materials", "vertex_refs", "local_triangles",
           "clusters", "groups", "nodes")  # fmt: skip
@@ -125,3 +130,63 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(planet_asset, stored, m
 def test_a_missing_file_is_file_not_found(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing\.ncl does not exist"):
         nc.load(tmp_path / "nothing.ncl")
+
+
+def test_damage_behind_right_hashes_is_refused_or_harmless(tmp_path):
+    """Hashes switched off: the decoders and the validator meet the damage themselves."""
+    path = ncl.save(nc.build(*meshes.icosphere(3)), tmp_path / "a.ncl")
+    data = np.frombuffer(path.read_bytes(), np.uint8)
+    random = np.random.default_rng(3)
+    refused = 0
+    for _ in range(400):
+        damaged = data.copy()
+        at = random.integers(12, len(data), random.integers(1, 4))
+        damaged[at] = random.integers(0, 256, len(at))
+        path.write_bytes(damaged.tobytes())
+        try:
+            asset = _C.read_ncl(str(path), 1, False)
+        except ValueError:
+            refused += 1
+        else:
+            assert asset.validate(1) == []
+    assert refused > 100
+
+
+@pytest.mark.slow
+def test_a_fuzzer_finds_no_crash_in_the_reader(tmp_path):
+    compiler = next((c for c in ("clang++-19", "clang++") if shutil.which(c)), None)
+    if compiler is None:
+        pytest.skip("needs clang++ with libFuzzer")
+    package = Path(__file__).resolve().parents[1]
+    core = ("build", "grouping", "group_codec", "hierarchy", "meshopt_api", "ncl_file", "pool",
+            "simplify_group", "validate", "weld")  # fmt: skip
+    command = [
+        compiler, "-std=c++17", "-g", "-O1", "-fsanitize=fuzzer,address,undefined",
+        "-fno-sanitize-recover=undefined", "-ffp-contract=off", f"-I{package / 'csrc'}",
+        f"-I{package.parents[1] / 'cmake' / 'include'}", str(package / "tests" / "fuzz_ncl.cpp"),
+        *(str(package / "csrc" / "cpu" / f"{name}.cpp") for name in core),
+        "-ldl", "-o", str(tmp_path / "fuzz"),
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    torus = meshes.torus(12, 8)
+    ncl.save(nc.build(*meshes.icosphere(1)), corpus / "sphere")
+    ncl.save(nc.build(*torus[:2], normals=torus[2], uvs=torus[3]), corpus / "torus")
+    ncl.save(nc.build([[0, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 2]]), corpus / "triangle")
+    folder, name = (sysconfig.get_config_var(v) for v in ("LIBDIR", "INSTSONAME"))
+    library = Path(folder or "/") / str(name)
+    environment = os.environ | {"NCL_MESHOPTIMIZER": open_meshoptimizer()}
+    environment["ASAN_OPTIONS"] = "detect_leaks=0"  # the libraries' own, at exit
+    if library.exists():
+        environment["NCL_PYTHON"] = str(library)
+    limits = ["-max_total_time=60", "-max_len=4096", "-timeout=10", "-rss_limit_mb=2048"]
+    done = subprocess.run(
+        [tmp_path / "fuzz", *limits, corpus],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "DONE" in done.stderr

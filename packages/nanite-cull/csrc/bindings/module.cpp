@@ -208,13 +208,13 @@ void bind_asset(nb::module_& m) {
       "asset"_a, "threads"_a);
   m.def(
       "read_ncl",
-      [](const std::string& path, int threads) {
+      [](const std::string& path, int threads, bool verify_hashes) {
         ReadOptions options;
-        options.threads = threads;
+        options.threads = threads, options.verify_hashes = verify_hashes;
         nb::gil_scoped_release released;
         return std::make_shared<Asset>(read_ncl(path, options));
       },
-      "path"_a, "threads"_a);
+      "path"_a, "threads"_a, "verify_hashes"_a = true);
 
   m.def("build", &build_asset, "positions"_a.noconvert(), "faces"_a.noconvert(),
         "normals"_a.noconvert().none(), "uvs"_a.noconvert().none(), "colors"_a.noconvert().none(),
