@@ -5,42 +5,83 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 import torch
 
-from . import _C, __version__
+from . import PointToVoxel, __version__, ops, pictures, scans
 
 
 def build_info() -> dict[str, object]:
     """Version, kind of build, instruction set, threads, and why CUDA is off if it is."""
-    architectures = _C.cuda_architectures
+    architectures = ops._C.cuda_architectures
     if not architectures:
         cuda = "off: built without CUDA; install the CUDA toolkit and build with GPU=ON"
     else:
         cuda = f"kernels for {architectures}, compiled and simulated, never run; not used by layers"
-        if not torch.cuda.is_available():
-            cuda += f"; no CUDA device answers torch {torch.__version__}"
     return {
         "spconv-lite": __version__,
         "build": "CUDA" if architectures else "CPU",
-        "instruction set": _C.isa(),
+        "instruction set": ops._C.isa(),
         "threads": torch.get_num_threads(),
         "cuda": cuda,
         "torch": torch.__version__,
     }
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="spconv-lite", description=__doc__)
-    commands = parser.add_subparsers(dest="command")
-    info = commands.add_parser("info", help="version, build, threads and CUDA")
-    info.add_argument("--json", action="store_true", help="for machines")
-    options = parser.parse_args(argv)
-    facts = build_info()
-    if getattr(options, "json", False):
+def _print(facts: dict[str, object], as_json: bool) -> None:
+    if as_json:
         print(json.dumps(facts))
     else:
         print("\n".join(f"{name:16} {value}" for name, value in facts.items()))
+
+
+def voxelize(options: argparse.Namespace) -> dict[str, object]:
+    """Reads a scan, cuts it into voxels and draws them from above."""
+    points = torch.from_numpy(scans.read_points(options.scan))
+    make = PointToVoxel(options.voxel, options.range, points.shape[1], len(points) + 1, 1)
+    _, indices, _ = make(points)
+    picture = pictures.from_above(indices.numpy(), tuple(make.grid_size))
+    pictures.write_png(options.output, picture)
+    return {
+        "points": len(points),
+        "voxels": len(indices),
+        "grid (z, y, x)": " x ".join(map(str, make.grid_size)),
+        "picture": str(options.output),
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="spconv-lite", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="for machines")
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("info", help="version, build, threads and CUDA (the default)")
+    make = commands.add_parser(
+        "voxelize",
+        help="a scan (.npy, KITTI .bin, .ply, .pcd) as voxels, drawn from above",
+        epilog="example: spconv-lite voxelize 000000.bin -o scan.png --voxel 0.1 0.1 0.2",
+    )
+    make.add_argument("scan", type=Path)
+    make.add_argument("-o", "--output", type=Path, required=True, help="the picture, a .png")
+    make.add_argument(
+        "--voxel", type=float, nargs=3, default=[0.1, 0.1, 0.2], metavar=("X", "Y", "Z"),
+        help="size in metres, default 0.1 0.1 0.2",
+    )  # fmt: skip
+    make.add_argument(
+        "--range", type=float, nargs=6, default=[-50.0, -50.0, -4.0, 50.0, 50.0, 4.0],
+        metavar=("X0", "Y0", "Z0", "X1", "Y1", "Z1"), help="default -50 -50 -4 50 50 4",
+    )  # fmt: skip
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0, or 2 with a sentence on stderr when a file or an option does not fit."""
+    options = _parser().parse_args(argv)
+    try:
+        _print(voxelize(options) if options.command == "voxelize" else build_info(), options.json)
+    except (ValueError, OSError) as error:
+        print(f"spconv-lite: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

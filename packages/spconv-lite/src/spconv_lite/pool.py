@@ -1,8 +1,8 @@
 """Pools over the active sites of each window, with spconv's names.
 
 A window's maximum or mean is that of its active input sites alone: features that are all negative
-give a negative maximum, and a mean is not diluted by cells that hold nothing. Inputs that share a maximum
-share its gradient.
+give a negative maximum, and a mean is not diluted by cells that hold nothing. Inputs that share a
+maximum share its gradient.
 """
 
 from __future__ import annotations
