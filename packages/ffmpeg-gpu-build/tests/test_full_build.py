@@ -1,8 +1,8 @@
 """The real thing: FFmpeg's newest release, profile `small`, compiled, verified and used.
 
 Only with --full. Takes minutes of two cores, needs an archive with FFmpeg's sources, and the
-packages that `ffmpeg-gpu-build plan --show apt` names. FFMPEG_GPU_BUILD_WORK names a work folder to
-keep: the build is then resumed in place of begun anew.
+packages that `ffmpeg-gpu-build plan --show apt` names. FFMPEG_GPU_BUILD_WORK names the work folder
+of a `build --no-ccache`, which is then resumed in place of begun anew.
 """
 
 import os
@@ -34,6 +34,7 @@ def built(tmp_path_factory):
     options = builder.Options(
         prefix=prefix,
         work=work,
+        ccache=not kept,
         jobs=os.cpu_count() or 2,
         install_deps=os.environ.get("CI") == "true",
     )
