@@ -12,7 +12,7 @@ import torch
 
 from convlstm import data, forecasting, metrics, models, pictures, train
 
-SIZE, FRAMES, GIVEN, AHEAD = (24, 24), 10, 8, 4
+SIZE, FRAMES, GIVEN, AHEAD = (24, 24), 9, 8, 4
 CODE = """import convlstm
 
 model = convlstm.next_frame("small", size=(24, 24), filters=12)   # ConvLSTM2d x 2 + Conv3D
@@ -27,7 +27,7 @@ def trained(seconds: float) -> tuple[models.SequenceModel, train.Trainer]:
     torch.manual_seed(0)
     model = models.next_frame("small", size=SIZE, filters=12)
     options = train.TrainOptions(
-        steps=600, batch=8, lr=6e-3, loss="mse", every=50, seconds=seconds, decay=True
+        steps=1500, batch=4, lr=6e-3, loss="mse", every=50, seconds=seconds, decay=True
     )
     trainer = train.Trainer(model, source, options)
     trainer.run()

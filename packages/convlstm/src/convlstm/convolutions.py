@@ -142,7 +142,7 @@ class ProductFilter:
 @dataclass(frozen=True)
 class OneFilter:
     """torch's convolution of one input with its weights as they are, or (`back`) its transpose: for
-    weights so large beside the frames that any other arrangement of them costs more than it saves."""
+    weights so large beside the frames that arranging them anew costs more than it saves."""
 
     weight: Tensor  # (K, C, k...)
     pads: Pads
