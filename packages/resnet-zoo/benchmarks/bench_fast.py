@@ -16,7 +16,7 @@ CASES = [(m, b, t) for t in (1, 2) for m in ("resnet18", "resnet50") for b in (1
 
 def main() -> None:
     peer, ours = Engine("torchvision"), Engine("fast")
-    bench = Bench("resnet-zoo fast", "torchvision eager", versions=peer.versions, repeats=7)
+    bench = Bench("resnet-zoo fast", "torchvision eager", versions=peer.versions, repeats=5)
     for model, batch, threads in CASES:
         case = f"{model}, batch {batch}, {threads} thread{'s' * (threads > 1)}"
         if not bench.wants(case):

@@ -21,7 +21,7 @@ def main() -> None:
     kinds = [k for k in kinds if k == "max" or importlib.util.find_spec(k)]
     engines = [Engine(kind) for kind in kinds]
     versions = {name: v for engine in engines for name, v in engine.versions.items()}
-    bench = Bench("resnet-zoo max", "the engine named", versions=versions, repeats=7)
+    bench = Bench("resnet-zoo max", "the engine named", versions=versions, repeats=5)
     ratios: dict[str, list[float]] = {}
     best: list[float] = []
     for model, batch in CASES:

@@ -13,7 +13,6 @@ is not slower; in another dtype the report says if it is.
 from __future__ import annotations
 
 import copy
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -261,7 +260,7 @@ def _fastest(good: dict[str, nn.Module], model: ResNet, x: Tensor, trials: list[
 
 
 def _time(modules: dict[str, nn.Module], x: Tensor) -> dict[str, float]:
-    """Median seconds of each, interleaved, over at least 5 rounds and about a second each."""
+    """Seconds of the least disturbed run of each, interleaved, over at least 5 rounds."""
     runs: dict[str, list[float]] = {name: [] for name in modules}
     begin = time.perf_counter()
     rounds = 0
@@ -273,4 +272,4 @@ def _time(modules: dict[str, nn.Module], x: Tensor) -> dict[str, float]:
                 torch.cuda.synchronize(x.device)
             runs[name].append(time.perf_counter() - start)
         rounds += 1
-    return {name: statistics.median(times) for name, times in runs.items()}
+    return {name: min(times) for name, times in runs.items()}
