@@ -10,6 +10,8 @@ from convlstm.convolutions import CatFilter, ProductFilter, WinogradFilter, weig
 from convlstm.reference import CellExtras
 from convlstm.spec import CellSpec
 
+pytestmark = pytest.mark.native
+
 SPECS = {
     "same 3x3": CellSpec.make(2, 5, 3, padding="same"),
     "valid": CellSpec.make(2, 4, 3),

@@ -11,6 +11,8 @@ import nanite_cull as nc
 from nanite_cull import _C, meshes, reference
 from nanite_cull.asset import NONE
 
+pytestmark = pytest.mark.native
+
 
 def _same(a, b):
     return (

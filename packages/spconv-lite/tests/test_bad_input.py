@@ -6,6 +6,8 @@ import torch
 import spconv_lite as sp
 from spconv_lite import ops
 
+pytestmark = pytest.mark.native
+
 
 def sites(*rows):
     return torch.tensor(rows, dtype=torch.int32)

@@ -7,6 +7,8 @@ import torch
 
 import spconv_lite as sp
 
+pytestmark = pytest.mark.native
+
 
 def ones_layer(make, *arguments, **settings):
     layer = make(1, 1, *arguments, bias=False, **settings)

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from spconv_lite import ops, reference
 
+pytestmark = pytest.mark.native
+
 SETTINGS = {"deadline": None, "max_examples": 60}
 
 

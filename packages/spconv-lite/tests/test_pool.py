@@ -6,6 +6,8 @@ import torch.nn.functional as F
 
 import spconv_lite as sp
 
+pytestmark = pytest.mark.native
+
 
 @pytest.mark.parametrize("ndim", [1, 2, 3])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
