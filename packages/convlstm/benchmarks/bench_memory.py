@@ -1,4 +1,4 @@
-"""What a training step of the 40-filter model keeps for its backward pass, beside the plain loop."""
+"""What a training step of the 40-filter model keeps for its backward pass."""
 
 import os
 import sys

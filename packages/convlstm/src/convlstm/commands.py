@@ -71,10 +71,18 @@ def add_train(commands) -> None:
     p.add_argument("--filters", type=int, help="filters of each layer (default: the preset's)")
     p.add_argument("--colour", action="store_true", help="RGB: Conv2D head, one next frame")
     p.add_argument("--frames", type=int, default=12, help="frames of a sequence (default: 12)")
-    p.add_argument("--steps", type=int, default=1000, help="updates (default: 1000)")
+    p.add_argument(
+        "--steps", type=int, help="updates (default: 1000, or as many as fit into --minutes)"
+    )
     p.add_argument("--minutes", type=float, default=0, help="stop after so long (0: never)")
-    p.add_argument("--batch", type=int, default=8)
-    p.add_argument("--lr", type=float, default=2e-3)
+    p.add_argument("--batch", type=int, default=4)
+    p.add_argument("--lr", type=float, default=6e-3)
+    p.add_argument(
+        "--decay",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="let lr fall to a fiftieth over the steps or the minutes",
+    )
     p.add_argument("--loss", choices=sorted(train.LOSSES), default="mse")
     p.add_argument("--optimizer", choices=["adam", "keras-adam"], default="adam")
     p.add_argument("--every", type=int, default=50, help="updates between validations")
@@ -96,8 +104,8 @@ def run_train(a: argparse.Namespace) -> int:
         model = models.next_frame(a.preset, size=size, filters=a.filters, colour=a.colour)
     source = source_of(a.data, size, a.frames, channels)
     options = train.TrainOptions(
-        steps=a.steps, batch=a.batch, lr=a.lr, loss=a.loss, optimizer=a.optimizer, seed=a.seed,
-        every=a.every, patience=a.patience, seconds=60 * a.minutes,
+        steps=a.steps or (10**6 if a.minutes else 1000), batch=a.batch, lr=a.lr, loss=a.loss, optimizer=a.optimizer, seed=a.seed,
+        every=a.every, patience=a.patience, seconds=60 * a.minutes, decay=a.decay,
     )  # fmt: skip
     trainer = train.Trainer(model, source, options, a.out, a.tensorboard)
     if a.resume and not trainer.resume():
