@@ -11,6 +11,8 @@ from torch import nn
 
 import spconv_lite as sp
 
+pytestmark = pytest.mark.native
+
 NAMES = {"subm": "SubMConv{}d", "conv": "SparseConv{}d", "transposed": "SparseConvTranspose{}d"}
 
 
@@ -198,3 +200,24 @@ def test_a_small_network_learns(network):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+class Encoder(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, features, indices):
+        return run(self.net, features, indices)
+
+
+def test_an_encoder_exports_with_a_dynamic_number_of_sites(network):
+    net, features, indices = network
+    model, rows = Encoder(net.eval()), torch.export.Dim("rows", min=2, max=10_000)
+    program = torch.export.export(
+        model, (features, indices), dynamic_shapes=({0: rows}, {0: rows})
+    ).module()
+    for count in (200, 90):
+        expected = model(features[:count], indices[:count])
+        got = program(features[:count], indices[:count])
+        assert torch.allclose(got, expected, atol=1e-6)
