@@ -193,8 +193,8 @@ def check(
 def update(budget_file: Path, report: Report) -> None:
     """Writes the measured usage as the new budget, sorted: a change reads well in a diff.
 
-    Registers are rounded up to a multiple of 8, the unit in which a device hands them out, and get one
-    unit more: ptxas was seen to choose 182 or 188 for one kernel from run to run.
+    Registers are rounded up to a multiple of 8, the unit in which devices hand them out, and get
+    one unit more: ptxas was seen to choose 182 or 188 for one kernel from run to run.
     """
     kernels = {
         arch: {

@@ -32,7 +32,15 @@ FLAVOURS: dict[str, list[str]] = {
     "asan": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
     "tsan": ["-fsanitize=thread"],
 }
-COMMON = ["-std=c++17", "-g", "-O1", "-fno-omit-frame-pointer", "-Wall", "-Wextra", "-Werror"]
+COMMON = [
+    "-std=c++17",
+    "-gline-tables-only",
+    "-O1",
+    "-fno-omit-frame-pointer",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+]
 
 # Exit codes of a program; a sanitizer's report has one of its own.
 CLEAN, SIMULATOR_ERROR, WRONG_RESULT, SANITIZER_REPORT = 0, 3, 4, 66

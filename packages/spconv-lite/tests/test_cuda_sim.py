@@ -34,9 +34,21 @@ def run_all(program: Path, flavour: str, seeds: int) -> None:
         assert outcome.code == simulate.CLEAN, f"{name}:\n{outcome.output}"
 
 
+RUNS = [
+    pytest.param(
+        program,
+        flavour,
+        id=f"{program.stem}-{flavour}",
+        # the longest to build and to run
+        marks=[pytest.mark.slow] if (program.stem, flavour) == ("conv", "tsan") else [],
+    )
+    for program in PROGRAMS
+    for flavour in SEEDS
+]
+
+
 @needs_simulator
-@pytest.mark.parametrize("flavour", SEEDS)
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(("program", "flavour"), RUNS)
 def test_the_simulated_kernels_equal_brute_force(program, flavour):
     run_all(program, flavour, SEEDS[flavour])
 
