@@ -104,7 +104,8 @@ def run_train(a: argparse.Namespace) -> int:
         model = models.next_frame(a.preset, size=size, filters=a.filters, colour=a.colour)
     source = source_of(a.data, size, a.frames, channels)
     options = train.TrainOptions(
-        steps=a.steps or (10**6 if a.minutes else 1000), batch=a.batch, lr=a.lr, loss=a.loss, optimizer=a.optimizer, seed=a.seed,
+        steps=a.steps or (10**6 if a.minutes else 1000), batch=a.batch, lr=a.lr, loss=a.loss,
+        optimizer=a.optimizer, seed=a.seed,
         every=a.every, patience=a.patience, seconds=60 * a.minutes, decay=a.decay,
     )  # fmt: skip
     trainer = train.Trainer(model, source, options, a.out, a.tensorboard)
