@@ -9,6 +9,8 @@ import torch
 
 from tp_parallel import ops
 
+pytestmark = pytest.mark.native
+
 SHAPES = [(0, 5), (1, 1), (3, 7), (5, 2047), (5, 2048), (6, 4099)]
 
 
@@ -124,3 +126,21 @@ def test_lower_instruction_sets_give_the_same_numbers(level):
     x = torch.linspace(-9, 9, 5000, dtype=torch.float32).double()
     want = [9.0, (x - 9).exp().sum().item(), -9.0, x.sum().item()]
     assert [float(n) for n in numbers] == pytest.approx(want, rel=1e-5, abs=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "columns"), SHAPES)
+def test_cuda_kernels_equal_the_cpu_kernels(dtype, rows, columns):
+    logits, target, start, valid, ignore = arguments(rows, columns, dtype)
+    there = (logits.cuda(), target.cuda(), start, valid, ignore)
+    got = ops.loss_statistics(*there, True)
+    want = ops.loss_statistics(logits, target, start, valid, ignore, True)
+    torch.testing.assert_close(got.cpu(), want, rtol=1e-5, atol=1e-3)
+    lse, grad = torch.logsumexp(logits.float(), 1), torch.linspace(0.5, 2, rows)
+    terms = (start, valid, ignore, 0.1, 0.01, 9000)
+    got = ops.loss_gradient(there[0], there[1], lse.cuda(), grad.cuda(), *terms)
+    want = ops.loss_gradient(logits, target, lse, grad, *terms)
+    torch.testing.assert_close(
+        got.cpu(), want, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-5
+    )

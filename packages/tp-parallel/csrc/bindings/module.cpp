@@ -10,6 +10,9 @@
 #include "native/caster.h"
 #include "native/check.h"
 #include "native/dispatch.h"
+#ifdef WITH_CUDA
+#include "cuda/loss.h"
+#endif
 
 namespace nb = nanobind;
 using native::Dim;
@@ -19,15 +22,12 @@ using namespace tp_parallel;
 
 namespace {
 
-constexpr int cpu = native::dlpack::cpu;
-
 LossShape shape_of(const char* function, const Tensor& logits, const Tensor& target, int64_t start,
                    int64_t valid, int64_t ignore_index) {
-  if (logits.ndim != 2 || !logits.is_contiguous() || !logits.is_cpu())
-    throw native::ValueError(std::string(function) +
-                             ": logits must be contiguous (rows, columns) on cpu, got " +
-                             native::shape_text(logits) + " on " + native::device_name(logits));
-  native::require(target, function, "target", cpu, native::int64, logits.size(0));
+  if (logits.ndim != 2 || !logits.is_contiguous())
+    throw native::ValueError(std::string(function) + ": logits must be contiguous (rows, columns), got " +
+                             native::shape_text(logits));
+  native::require(target, function, "target", logits.device.type, native::int64, logits.size(0));
   if (valid < 0 || valid > logits.size(1))
     throw native::ValueError(std::string(function) + ": valid must be in [0, " +
                              std::to_string(logits.size(1)) + "], got " + std::to_string(valid));
@@ -35,8 +35,8 @@ LossShape shape_of(const char* function, const Tensor& logits, const Tensor& tar
 }
 
 [[noreturn]] void no_kernel(const char* function, const Tensor& logits) {
-  throw native::TypeError(std::string(function) + ": logits must be float32, bfloat16 or float64, got " +
-                          native::name(logits.dtype));
+  throw native::TypeError(std::string(function) + ": no kernel for logits of " + native::name(logits.dtype) +
+                          " on " + native::device_name(logits) + " in this build");
 }
 
 void loss_statistics(const Tensor& logits, const Tensor& target, int64_t start, int64_t valid,
@@ -44,8 +44,17 @@ void loss_statistics(const Tensor& logits, const Tensor& target, int64_t start, 
   const char* name = "loss_statistics";
   const LossShape s = shape_of(name, logits, target, start, valid, ignore_index);
   const bool wide = logits.dtype == native::float64;
-  native::require(out, name, "out", cpu, wide ? native::float64 : native::float32, s.rows, statistics);
+  native::require(out, name, "out", logits.device.type, wide ? native::float64 : native::float32, s.rows,
+                  statistics_count);
   nb::gil_scoped_release released;
+#ifdef WITH_CUDA
+  if (logits.is_cuda() && logits.dtype == native::float32)
+    return cuda::statistics(logits.data_as<const float>(), s, with_sum, out.data_as<float>(), logits.stream);
+  if (logits.is_cuda() && logits.dtype == native::bfloat16)
+    return cuda::statistics(logits.data_as<const BFloat16>(), s, with_sum, out.data_as<float>(),
+                            logits.stream);
+#endif
+  if (!logits.is_cpu()) no_kernel(name, logits);
   if (logits.dtype == native::float32)
     NATIVE_CALL_ISA(statistics_float)(logits.data_as<const float>(), s, with_sum, out.data_as<float>(),
                                       threads);
@@ -66,10 +75,19 @@ void loss_gradient(const Tensor& logits, const Tensor& target, const Tensor& lse
   const LossShape s = shape_of(name, logits, target, start, valid, ignore_index);
   const LossGradient g{smoothing, z_loss, classes};
   const auto wide = logits.dtype == native::float64 ? native::float64 : native::float32;
-  native::require(lse, name, "lse", cpu, wide, s.rows);
-  native::require(grad, name, "grad", cpu, wide, s.rows);
-  native::require(out, name, "out", cpu, logits.dtype, s.rows, s.columns);
+  native::require(lse, name, "lse", logits.device.type, wide, s.rows);
+  native::require(grad, name, "grad", logits.device.type, wide, s.rows);
+  native::require(out, name, "out", logits.device.type, logits.dtype, s.rows, s.columns);
   nb::gil_scoped_release released;
+#ifdef WITH_CUDA
+  if (logits.is_cuda() && logits.dtype == native::float32)
+    return cuda::gradient(logits.data_as<const float>(), s, g, lse.data_as<const float>(),
+                          grad.data_as<const float>(), out.data_as<float>(), logits.stream);
+  if (logits.is_cuda() && logits.dtype == native::bfloat16)
+    return cuda::gradient(logits.data_as<const BFloat16>(), s, g, lse.data_as<const float>(),
+                          grad.data_as<const float>(), out.data_as<BFloat16>(), logits.stream);
+#endif
+  if (!logits.is_cpu()) no_kernel(name, logits);
   if (logits.dtype == native::float32)
     NATIVE_CALL_ISA(gradient_float)(logits.data_as<const float>(), s, g, lse.data_as<const float>(),
                                     grad.data_as<const float>(), out.data_as<float>(), threads);
@@ -107,5 +125,10 @@ NB_MODULE(_C, m) {
         nb::arg("grad"), nb::arg("start"), nb::arg("valid"), nb::arg("ignore_index"), nb::arg("smoothing"),
         nb::arg("z_loss"), nb::arg("classes"), nb::arg("out"), nb::arg("threads"));
   m.def("prefer_large_pages", &prefer_large_pages, nb::arg("t"));
+#ifdef WITH_CUDA
+  m.attr("cuda_architectures") = NATIVE_CUDA_ARCHITECTURES;
+#else
+  m.attr("cuda_architectures") = "";
+#endif
   m.def("isa", [] { return std::string(native::name(native::isa())); });
 }

@@ -24,6 +24,6 @@ struct LossGradient {
 };
 
 // Statistics of a row, in this order.
-enum Statistic { maximum, sum_exp, target_logit, sum, statistics };
+enum Statistic { maximum, sum_exp, target_logit, sum, statistics_count };
 
 }  // namespace tp_parallel

@@ -16,25 +16,6 @@ namespace {
 constexpr int64_t block = 2048;  // values; 8 KiB of float
 constexpr int64_t grain = 4;     // rows of a chunk of work
 
-inline float widen(float x) { return x; }
-inline double widen(double x) { return x; }
-inline float widen(BFloat16 x) {
-  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-inline void narrow(float x, float& out) { out = x; }
-inline void narrow(double x, double& out) { out = x; }
-// Round to nearest, ties to even; a NaN stays one.
-inline void narrow(float x, BFloat16& out) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  out.bits = static_cast<uint16_t>(x != x ? 0x7fc0u : rounded);
-}
-
 // e^x for x <= 0 within 2 units in the last place; 0 below -87, where float has no normal numbers.
 // x = n ln 2 + r, |r| <= ln 2 / 2; the coefficients are the Taylor series' to degree 7.
 inline float exponential(float x) {
@@ -112,7 +93,7 @@ void statistics_of(const T* logits, const LossShape& s, bool with_sum, Wide* out
   native::parallel_for(s.rows, grain, threads, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const T* x = logits + row * s.columns;
-      Wide* mine = out + row * statistics;
+      Wide* mine = out + row * statistics_count;
       row_statistics<T, Wide>(x, s.valid, with_sum, mine);
       const int64_t column = s.target[row] - s.start;
       const bool own = s.target[row] != s.ignore_index && column >= 0 && column < s.valid;

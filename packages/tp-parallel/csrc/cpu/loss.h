@@ -1,14 +1,11 @@
 // The cross-entropy kernels on the CPU. Narrow types (bfloat16 as its bits) are summed in float.
 #pragma once
 
+#include "core/bfloat16.h"
 #include "core/loss.h"
 #include "native/dispatch.h"
 
 namespace tp_parallel {
-
-struct BFloat16 {
-  uint16_t bits;
-};
 
 // out [rows, 4]: see Statistic. with_sum: fill `sum`, else it is zero.
 NATIVE_DECLARE_ISA(void statistics_float(const float*, const LossShape&, bool with_sum, float* out,

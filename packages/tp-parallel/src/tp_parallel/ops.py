@@ -68,9 +68,10 @@ def _gradient_inplace(logits, *arguments):
     _into(logits, logits, *arguments)
 
 
-_lib.impl("loss_statistics", _statistics, "CPU")
-_lib.impl("loss_gradient", _gradient, "CPU")
-_lib.impl("loss_gradient_", _gradient_inplace, "CPU")
+for _device in ("CPU", "CUDA"):
+    _lib.impl("loss_statistics", _statistics, _device)
+    _lib.impl("loss_gradient", _gradient, _device)
+    _lib.impl("loss_gradient_", _gradient_inplace, _device)
 torch.library.register_fake(
     "tp_parallel::loss_statistics",
     lambda logits, *_: logits.new_empty((logits.shape[0], 4), dtype=_wide(logits)),
