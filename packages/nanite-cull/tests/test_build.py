@@ -231,3 +231,15 @@ def test_wrong_kinds_are_type_errors(planet):
 def test_bad_options_are_refused(planet, options, message):
     with pytest.raises(ValueError, match=message):
         nc.build(*planet, **options)
+
+
+def test_an_interrupt_stops_a_build(planet, monkeypatch):
+    """The progress callback runs Python between passes: what it raises ends the build."""
+    from tqdm import tqdm
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tqdm, "set_postfix_str", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        nc.build(*planet)

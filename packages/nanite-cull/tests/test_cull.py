@@ -6,6 +6,8 @@ import pytest
 import nanite_cull as nc
 from nanite_cull import reference
 
+pytestmark = pytest.mark.native
+
 THRESHOLDS = (0.0, 0.3, 1.0, 3.0, 30.0)
 
 
@@ -202,3 +204,29 @@ def test_cameras_that_make_no_sense_are_refused(planet_asset):
         renderer.render(scene, nc.Camera.look_at((0, 0, 3), fov_y=180))
     with pytest.raises(ValueError, match="threshold must be 0 to"):
         nc.Renderer(64, 64, threshold=-1).render(scene, nc.Camera.look_at((0, 0, 3)))
+
+
+def test_far_instances_are_drawn_as_their_root_alone(planet_asset, field_asset):
+    """The short way for far instances, eight at a time, finds what testing every cluster finds."""
+    scene = nc.Scene()
+    scene.add(planet_asset, _grid(1000, spacing=3))
+    scene.add(field_asset, _grid(1003, spacing=3, seed=9))
+    root = int(
+        np.flatnonzero(planet_asset.clusters["level"] == planet_asset.clusters["level"].max())[0]
+    )
+    far = 0
+    for eye, fov in (((0, 0, 900), 4), ((300, 200, 100), 8), ((40, 0, 0), 60), ((0, 700, 1), 2)):
+        for orthographic in (False, True):
+            camera = nc.Camera.look_at(eye, fov_y=fov, near=0.1)
+            if orthographic:
+                camera = camera.moved(fov_y=None, height=60.0, far=2000.0)
+            for threshold in (1, 20):
+                tree, stats = nc.Renderer(320, 240, threshold=threshold).cull(scene, camera)
+                flat, _ = nc.Renderer(320, 240, threshold=threshold, hierarchy=False).cull(
+                    scene, camera
+                )
+                assert np.array_equal(tree, flat)
+                far += stats["far_instances"]
+                if stats["far_instances"]:
+                    assert root in tree[tree[:, 0] < 1000, 1] or threshold == 1
+    assert far > 2000

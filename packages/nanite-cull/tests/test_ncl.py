@@ -14,6 +14,8 @@ import nanite_cull as nc
 from nanite_cull import _C, meshes, ncl
 from nanite_cull._core import open_meshoptimizer
 
+pytestmark = pytest.mark.native
+
 STORED = ("positions", "normals", "uvs", "colors", "materials", "vertex_refs", "local_triangles",
           "clusters", "groups", "nodes")  # fmt: skip
 
@@ -150,6 +152,27 @@ def test_damage_behind_right_hashes_is_refused_or_harmless(tmp_path):
         else:
             assert asset.validate(1) == []
     assert refused > 100
+
+
+HEADER, GROUP = 80, 40  # bytes
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        (4, 0.0, "group 2 has no positive error"),
+        (4, 1e3, "the error of group .* does not exceed that of its cluster"),
+        (3, 1e-3, "the LOD sphere of group .* does not contain that of its cluster"),
+        (0, 50.0, "the LOD sphere of group .* does not contain that of its cluster"),
+    ],
+)
+def test_the_validator_finds_a_broken_promise(field, value, message, stored):
+    """Bounds of a group changed behind the hashes: radius, centre, error."""
+    data = bytearray(stored.read_bytes())
+    struct.pack_into("<f", data, HEADER + 2 * GROUP + 4 * field, value)
+    stored.write_bytes(data)
+    with pytest.raises(ValueError, match="content is unsound: " + message):
+        _C.read_ncl(str(stored), 1, False)
 
 
 @pytest.mark.slow

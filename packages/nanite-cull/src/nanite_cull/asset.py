@@ -260,7 +260,7 @@ def build(
         total=100, desc="build", unit="%", disable=None if progress is None else not progress
     ) as bar:
 
-        def show(share: float, step: str) -> None:
+        def show(share: float, step: str) -> None:  # also where Ctrl-C is noticed
             bar.set_postfix_str(step, refresh=False)
             bar.update(round(share * 100) - bar.n)
 
@@ -272,6 +272,6 @@ def build(
             given["colors"],
             materials,
             options,
-            None if bar.disable else show,
+            show,
         )
     return Asset(core)
