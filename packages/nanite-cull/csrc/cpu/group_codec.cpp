@@ -166,13 +166,13 @@ bool decode_group(const uint8_t* data, size_t size, int clusters, const VertexLa
   };
   const size_t header = 2 * size_t(clusters) + 4;
   if (size < header) return fail("is shorter than its header");
-  uint32_t vertices = 0, triangles = 0;
+  uint32_t triangles = 0;
   for (int c = 0; c < clusters; ++c) {
     out.vertex_counts.push_back(data[2 * c]);
     out.triangle_counts.push_back(data[2 * c + 1]);
     if (data[2 * c] < 3 || data[2 * c + 1] < 1 || data[2 * c + 1] > max_cluster_triangles)
       return fail("has a cluster of an impossible size");
-    vertices += data[2 * c], triangles += data[2 * c + 1];
+    triangles += data[2 * c + 1];
   }
   const size_t coded = get_u32(data + header - 4);
   if (coded > size - header) return fail("has an index part that is longer than itself");
