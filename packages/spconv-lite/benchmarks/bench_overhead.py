@@ -2,9 +2,9 @@
 
 import time
 
+import peer
 import torch
 from measure import Bench
-from peer import versions
 
 from spconv_lite import ops
 
@@ -24,7 +24,7 @@ def least(call, bursts: int = 60) -> float:
 
 def main() -> None:
     torch.set_num_threads(1)
-    bench = Bench("call overhead", "the kernel alone", versions=versions())
+    bench = Bench("call overhead", "the kernel alone", versions=peer.versions())
     indices = torch.tensor([[0, 1], [0, 2], [0, 4]], dtype=torch.int32)
     book = ops.subm_rulebook(indices, 1, [8], [3], [1])
     x, weight = torch.randn(3, 4), torch.randn(4, 3, 4)

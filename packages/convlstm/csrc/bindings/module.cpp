@@ -31,29 +31,29 @@ using namespace convlstm;
 namespace {
 
 template <class T>
-T *data_of(const Maybe &t) {
+T* data_of(const Maybe& t) {
   return t ? t->data_as<T>() : nullptr;
 }
 
 // The tensors of a step are contiguous: (pixels, F) or (pixels, 4F) after their leading axes.
-void require_flat(const Tensor &t, const Tensor &like, const char *function, const char *argument,
+void require_flat(const Tensor& t, const Tensor& like, const char* function, const char* argument,
                   int64_t count) {
   if (t.dtype != like.dtype || t.device.type != like.device.type)
-    throw native::TypeError(std::string(function) + ": " + argument + " must be " +
-                            native::name(like.dtype) + " on " + native::device_name(like) + ", got " +
-                            native::name(t.dtype) + " on " + native::device_name(t));
+    throw native::TypeError(std::string(function) + ": " + argument + " must be " + native::name(like.dtype) +
+                            " on " + native::device_name(like) + ", got " + native::name(t.dtype) + " on " +
+                            native::device_name(t));
   if (!t.is_contiguous() || t.numel() != count)
     throw native::ValueError(std::string(function) + ": " + argument + " must be contiguous with " +
                              std::to_string(count) + " elements, got " +
                              (t.is_contiguous() ? "" : "non-contiguous ") + native::shape_text(t));
 }
 
-void require_flat(const Maybe &t, const Tensor &like, const char *function, const char *argument,
+void require_flat(const Maybe& t, const Tensor& like, const char* function, const char* argument,
                   int64_t count) {
   if (t) require_flat(*t, like, function, argument, count);
 }
 
-int64_t sequences_of(const Maybe &valid, const Tensor &like, const char *function) {
+int64_t sequences_of(const Maybe& valid, const Tensor& like, const char* function) {
   if (!valid) return 1;
   if (valid->dtype != native::boolean || valid->device.type != like.device.type || valid->ndim != 1 ||
       !valid->is_contiguous() || valid->size(0) < 1)
@@ -62,10 +62,10 @@ int64_t sequences_of(const Maybe &valid, const Tensor &like, const char *functio
 }
 
 template <class T>
-void forward(const Tensor &pre, const Maybe &pre2, const Maybe &bias, const Maybe &peephole,
-             const Maybe &valid, const Maybe &h_before, const Tensor &c_before, const Maybe &gates,
-             const Tensor &c, const Tensor &h, int activation, int recurrent, int threads) {
-  const char *name = "gates_forward";
+void forward(const Tensor& pre, const Maybe& pre2, const Maybe& bias, const Maybe& peephole,
+             const Maybe& valid, const Maybe& h_before, const Tensor& c_before, const Maybe& gates,
+             const Tensor& c, const Tensor& h, int activation, int recurrent, int threads) {
+  const char* name = "gates_forward";
   const int64_t channels = c.size(c.ndim - 1), states = c.numel(), b = sequences_of(valid, c, name);
   require_flat(c, c, name, "c", states);
   require_flat(pre, c, name, "pre", 4 * states);
@@ -77,15 +77,26 @@ void forward(const Tensor &pre, const Maybe &pre2, const Maybe &bias, const Mayb
   require_flat(gates, c, name, "gates", 4 * states);
   require_flat(h, c, name, "h", states);
   const int64_t pixels = channels ? states / channels : 0;
-  ForwardStep<T> s{pixels, channels, std::max<int64_t>(1, pixels / b), pre.data_as<T>(),
-                   data_of<const T>(pre2), data_of<const T>(bias), data_of<const T>(peephole),
-                   data_of<const uint8_t>(valid), data_of<const T>(h_before), c_before.data_as<const T>(),
-                   data_of<T>(gates), c.data_as<T>(), h.data_as<T>()};
+  ForwardStep<T> s{pixels,
+                   channels,
+                   std::max<int64_t>(1, pixels / b),
+                   pre.data_as<T>(),
+                   data_of<const T>(pre2),
+                   data_of<const T>(bias),
+                   data_of<const T>(peephole),
+                   data_of<const uint8_t>(valid),
+                   data_of<const T>(h_before),
+                   c_before.data_as<const T>(),
+                   data_of<T>(gates),
+                   c.data_as<T>(),
+                   h.data_as<T>()};
   const auto a = static_cast<Activation>(activation), r = static_cast<Activation>(recurrent);
   nb::gil_scoped_release released;
   if (c.is_cpu()) {
-    if constexpr (std::is_same_v<T, float>) return NATIVE_CALL_ISA(gates_forward_float)(s, a, r, threads);
-    else return NATIVE_CALL_ISA(gates_forward_double)(s, a, r, threads);
+    if constexpr (std::is_same_v<T, float>)
+      return NATIVE_CALL_ISA(gates_forward_float)(s, a, r, threads);
+    else
+      return NATIVE_CALL_ISA(gates_forward_double)(s, a, r, threads);
   }
 #ifdef WITH_CUDA
   if constexpr (std::is_same_v<T, float>)
@@ -96,10 +107,10 @@ void forward(const Tensor &pre, const Maybe &pre2, const Maybe &bias, const Mayb
 }
 
 template <class T>
-void backward(const Tensor &gates, const Tensor &c_before, const Tensor &c, const Maybe &dh,
-              const Maybe &dh2, const Maybe &peephole, const Maybe &valid, const Tensor &dc,
-              const Tensor &d_pre, int activation, int recurrent, int threads) {
-  const char *name = "gates_backward";
+void backward(const Tensor& gates, const Tensor& c_before, const Tensor& c, const Maybe& dh, const Maybe& dh2,
+              const Maybe& peephole, const Maybe& valid, const Tensor& dc, const Tensor& d_pre,
+              int activation, int recurrent, int threads) {
+  const char* name = "gates_backward";
   const int64_t channels = c.size(c.ndim - 1), states = c.numel(), b = sequences_of(valid, c, name);
   require_flat(c, c, name, "c", states);
   require_flat(gates, c, name, "gates", 4 * states);
@@ -110,15 +121,25 @@ void backward(const Tensor &gates, const Tensor &c_before, const Tensor &c, cons
   require_flat(dc, c, name, "dc", states);
   require_flat(d_pre, c, name, "d_pre", 4 * states);
   const int64_t pixels = channels ? states / channels : 0;
-  BackwardStep<T> s{pixels, channels, std::max<int64_t>(1, pixels / b), gates.data_as<const T>(),
-                    c_before.data_as<const T>(), c.data_as<const T>(), data_of<const T>(dh),
-                    data_of<const T>(dh2), data_of<const T>(peephole), data_of<const uint8_t>(valid),
-                    dc.data_as<T>(), d_pre.data_as<T>()};
+  BackwardStep<T> s{pixels,
+                    channels,
+                    std::max<int64_t>(1, pixels / b),
+                    gates.data_as<const T>(),
+                    c_before.data_as<const T>(),
+                    c.data_as<const T>(),
+                    data_of<const T>(dh),
+                    data_of<const T>(dh2),
+                    data_of<const T>(peephole),
+                    data_of<const uint8_t>(valid),
+                    dc.data_as<T>(),
+                    d_pre.data_as<T>()};
   const auto a = static_cast<Activation>(activation), r = static_cast<Activation>(recurrent);
   nb::gil_scoped_release released;
   if (c.is_cpu()) {
-    if constexpr (std::is_same_v<T, float>) return NATIVE_CALL_ISA(gates_backward_float)(s, a, r, threads);
-    else return NATIVE_CALL_ISA(gates_backward_double)(s, a, r, threads);
+    if constexpr (std::is_same_v<T, float>)
+      return NATIVE_CALL_ISA(gates_backward_float)(s, a, r, threads);
+    else
+      return NATIVE_CALL_ISA(gates_backward_double)(s, a, r, threads);
   }
 #ifdef WITH_CUDA
   if constexpr (std::is_same_v<T, float>)
@@ -129,33 +150,43 @@ void backward(const Tensor &gates, const Tensor &c_before, const Tensor &c, cons
 }
 
 template <class... A>
-void gates_forward_any(const Tensor &pre, A... rest) {
+void gates_forward_any(const Tensor& pre, A... rest) {
   if (pre.dtype == native::float32) return forward<float>(pre, rest...);
   if (pre.dtype == native::float64) return forward<double>(pre, rest...);
   throw native::TypeError("gates_forward: pre must be float32 or float64, got " + native::name(pre.dtype));
 }
 
 template <class... A>
-void gates_backward_any(const Tensor &gates, A... rest) {
+void gates_backward_any(const Tensor& gates, A... rest) {
   if (gates.dtype == native::float32) return backward<float>(gates, rest...);
   if (gates.dtype == native::float64) return backward<double>(gates, rest...);
   throw native::TypeError("gates_backward: gates must be float32 or float64, got " +
                           native::name(gates.dtype));
 }
 
-void weight_gradient_any(const Tensor &x, const Tensor &d_out, const Tensor &d_weight, int64_t top,
+void weight_gradient_any(const Tensor& x, const Tensor& d_out, const Tensor& d_weight, int64_t top,
                          int64_t left, int threads) {
-  const char *name = "weight_gradient";
+  const char* name = "weight_gradient";
   Dim n("N"), c("C"), k("K"), h("H"), w("W"), ho("out H"), wo("out W"), kh("kernel H"), kw("kernel W");
   native::require(x, name, "x", native::dlpack::cpu, native::float32, n, h, w, c);
   native::require(d_out, name, "d_out", native::dlpack::cpu, native::float32, n, ho, wo, k);
   native::require(d_weight, name, "d_weight", native::dlpack::cpu, native::float32, kh, kw, c, k);
-  native::demand(top >= 0 && left >= 0 && top < kh.length() && left < kw.length(), [] {
-    return "weight_gradient: top and left must lie in the kernel";
-  });
-  const WeightGradient g{n.length(), h.length(), w.length(), c.length(), ho.length(), wo.length(),
-                         k.length(), kh.length(), kw.length(), top, left, x.data_as<const float>(),
-                         d_out.data_as<const float>(), d_weight.data_as<float>()};
+  native::demand(top >= 0 && left >= 0 && top < kh.length() && left < kw.length(),
+                 [] { return "weight_gradient: top and left must lie in the kernel"; });
+  const WeightGradient g{n.length(),
+                         h.length(),
+                         w.length(),
+                         c.length(),
+                         ho.length(),
+                         wo.length(),
+                         k.length(),
+                         kh.length(),
+                         kw.length(),
+                         top,
+                         left,
+                         x.data_as<const float>(),
+                         d_out.data_as<const float>(),
+                         d_weight.data_as<float>()};
   nb::gil_scoped_release released;
   NATIVE_CALL_ISA(weight_gradient)(g, threads);
 }
@@ -164,8 +195,8 @@ int64_t winograd_size_any(int64_t channels, int64_t out_channels) {
   return NATIVE_CALL_ISA(winograd_size)(channels, out_channels);
 }
 
-void winograd_weights_any(const Tensor &weights, const Tensor &transformed) {
-  const char *name = "winograd_weights";
+void winograd_weights_any(const Tensor& weights, const Tensor& transformed) {
+  const char* name = "winograd_weights";
   Dim k("K"), c("C");
   native::require(weights, name, "weights", native::dlpack::cpu, native::float32, c, 3, 3, k);
   native::require(transformed, name, "transformed", native::dlpack::cpu, native::float32,
@@ -175,24 +206,38 @@ void winograd_weights_any(const Tensor &weights, const Tensor &transformed) {
                                     transformed.data_as<float>());
 }
 
-void winograd_any(const Tensor &x, const Maybe &x2, const Tensor &transformed, const Tensor &out,
-                  const Maybe &out2, int64_t parts_down, int64_t parts_across, int64_t top, int64_t left,
+void winograd_any(const Tensor& x, const Maybe& x2, const Tensor& transformed, const Tensor& out,
+                  const Maybe& out2, int64_t parts_down, int64_t parts_across, int64_t top, int64_t left,
                   int threads) {
-  const char *name = "winograd";
+  const char* name = "winograd";
   Dim n("N"), h("H"), w("W"), c("C"), c2("C2"), ho("out H"), wo("out W"), k("K"), k2("K2");
   native::require(x, name, "x", native::dlpack::cpu, native::float32, n, h, w, c);
   if (x2) native::require(*x2, name, "x2", native::dlpack::cpu, native::float32, n, h, w, c2);
   native::require(out, name, "out", native::dlpack::cpu, native::float32, n, ho, wo, k);
   if (out2) native::require(*out2, name, "out2", native::dlpack::cpu, native::float32, n, ho, wo, k2);
   const int64_t second = x2 ? c2.length() : 0, second_out = out2 ? k2.length() : 0;
-  native::require(transformed, name, "transformed", native::dlpack::cpu, native::float32,
-                  winograd_size_any(parts_down * parts_across * (c.length() + second),
-                                    k.length() + second_out));
+  native::require(
+      transformed, name, "transformed", native::dlpack::cpu, native::float32,
+      winograd_size_any(parts_down * parts_across * (c.length() + second), k.length() + second_out));
   native::demand(top >= 0 && left >= 0 && top < 3 * parts_down && left < 3 * parts_across,
                  [] { return "winograd: top and left must lie in the kernel"; });
-  const Winograd problem{n.length(), h.length(), w.length(), c.length(), second, ho.length(), wo.length(),
-                         k.length(), second_out, parts_down, parts_across, top, left, x.data_as<const float>(),
-                         data_of<const float>(x2), transformed.data_as<const float>(), out.data_as<float>(),
+  const Winograd problem{n.length(),
+                         h.length(),
+                         w.length(),
+                         c.length(),
+                         second,
+                         ho.length(),
+                         wo.length(),
+                         k.length(),
+                         second_out,
+                         parts_down,
+                         parts_across,
+                         top,
+                         left,
+                         x.data_as<const float>(),
+                         data_of<const float>(x2),
+                         transformed.data_as<const float>(),
+                         out.data_as<float>(),
                          data_of<float>(out2)};
   nb::gil_scoped_release released;
   NATIVE_CALL_ISA(winograd)(problem, threads);
@@ -200,12 +245,12 @@ void winograd_any(const Tensor &x, const Maybe &x2, const Tensor &transformed, c
 
 // Asks the system for large pages behind a new block: 2 MiB at a time instead of 4 KiB are then made
 // present on first touch. A hint: whether it is followed is the system's choice.
-void prefer_large_pages(const Tensor &t) {
+void prefer_large_pages(const Tensor& t) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t page = 4096;
   const auto start = (reinterpret_cast<uintptr_t>(t.data) + page - 1) / page * page;
   const auto end = (reinterpret_cast<uintptr_t>(t.data) + t.numel() * t.dtype.bits / 8) / page * page;
-  if (t.is_cpu() && end > start) madvise(reinterpret_cast<void *>(start), end - start, MADV_HUGEPAGE);
+  if (t.is_cpu() && end > start) madvise(reinterpret_cast<void*>(start), end - start, MADV_HUGEPAGE);
 #else
   (void)t;
 #endif
@@ -215,13 +260,13 @@ void prefer_large_pages(const Tensor &t) {
 
 NB_MODULE(_C, m) {
   native::register_errors();
-  m.def("gates_forward", &gates_forward_any<Maybe, Maybe, Maybe, Maybe, Maybe, Tensor, Maybe, Tensor,
-                                            Tensor, int, int, int>,
+  m.def("gates_forward",
+        &gates_forward_any<Maybe, Maybe, Maybe, Maybe, Maybe, Tensor, Maybe, Tensor, Tensor, int, int, int>,
         nb::arg("pre"), nb::arg("pre2").none(), nb::arg("bias").none(), nb::arg("peephole").none(),
         nb::arg("valid").none(), nb::arg("h_before").none(), nb::arg("c_before"), nb::arg("gates").none(),
         nb::arg("c"), nb::arg("h"), nb::arg("activation"), nb::arg("recurrent"), nb::arg("threads"));
-  m.def("gates_backward", &gates_backward_any<Tensor, Tensor, Maybe, Maybe, Maybe, Maybe, Tensor, Tensor,
-                                              int, int, int>,
+  m.def("gates_backward",
+        &gates_backward_any<Tensor, Tensor, Maybe, Maybe, Maybe, Maybe, Tensor, Tensor, int, int, int>,
         nb::arg("gates"), nb::arg("c_before"), nb::arg("c"), nb::arg("dh").none(), nb::arg("dh2").none(),
         nb::arg("peephole").none(), nb::arg("valid").none(), nb::arg("dc"), nb::arg("d_pre"),
         nb::arg("activation"), nb::arg("recurrent"), nb::arg("threads"));
@@ -229,8 +274,9 @@ NB_MODULE(_C, m) {
         nb::arg("top"), nb::arg("left"), nb::arg("threads"));
   m.def("winograd_size", &winograd_size_any, nb::arg("channels"), nb::arg("out_channels"));
   m.def("winograd_weights", &winograd_weights_any, nb::arg("weights"), nb::arg("transformed"));
-  m.def("winograd", &winograd_any, nb::arg("x"), nb::arg("x2").none(), nb::arg("transformed"),
-        nb::arg("out"), nb::arg("out2").none(), nb::arg("parts_down"), nb::arg("parts_across"), nb::arg("top"), nb::arg("left"), nb::arg("threads"));
+  m.def("winograd", &winograd_any, nb::arg("x"), nb::arg("x2").none(), nb::arg("transformed"), nb::arg("out"),
+        nb::arg("out2").none(), nb::arg("parts_down"), nb::arg("parts_across"), nb::arg("top"),
+        nb::arg("left"), nb::arg("threads"));
   m.def("prefer_large_pages", &prefer_large_pages, nb::arg("t"));
   m.def("isa", [] { return std::string(native::name(native::isa())); });
 #ifdef WITH_CUDA

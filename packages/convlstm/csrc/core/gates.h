@@ -73,28 +73,40 @@ HD double sigmoid_of(double x) { return 1.0 / (1.0 + std::exp(-x)); }
 
 template <Activation A, class T>
 HD T activate(T x) {
-  if constexpr (A == Activation::tanh) return tanh_of(x);
-  else if constexpr (A == Activation::sigmoid) return sigmoid_of(x);
-  else if constexpr (A == Activation::hard_sigmoid) return clamped(x / T(6) + T(0.5), T(0), T(1));
-  else if constexpr (A == Activation::hard_sigmoid_keras2) return clamped(T(0.2) * x + T(0.5), T(0), T(1));
-  else if constexpr (A == Activation::relu) return x < T(0) ? T(0) : x;
-  else return x;
+  if constexpr (A == Activation::tanh)
+    return tanh_of(x);
+  else if constexpr (A == Activation::sigmoid)
+    return sigmoid_of(x);
+  else if constexpr (A == Activation::hard_sigmoid)
+    return clamped(x / T(6) + T(0.5), T(0), T(1));
+  else if constexpr (A == Activation::hard_sigmoid_keras2)
+    return clamped(T(0.2) * x + T(0.5), T(0), T(1));
+  else if constexpr (A == Activation::relu)
+    return x < T(0) ? T(0) : x;
+  else
+    return x;
 }
 
 // The derivative of A at x, from y = A(x).
 template <Activation A, class T>
 HD T slope(T y) {
-  if constexpr (A == Activation::tanh) return T(1) - y * y;
-  else if constexpr (A == Activation::sigmoid) return y * (T(1) - y);
-  else if constexpr (A == Activation::hard_sigmoid) return y > T(0) && y < T(1) ? T(1) / T(6) : T(0);
-  else if constexpr (A == Activation::hard_sigmoid_keras2) return y > T(0) && y < T(1) ? T(0.2) : T(0);
-  else if constexpr (A == Activation::relu) return y > T(0) ? T(1) : T(0);
-  else return T(1);
+  if constexpr (A == Activation::tanh)
+    return T(1) - y * y;
+  else if constexpr (A == Activation::sigmoid)
+    return y * (T(1) - y);
+  else if constexpr (A == Activation::hard_sigmoid)
+    return y > T(0) && y < T(1) ? T(1) / T(6) : T(0);
+  else if constexpr (A == Activation::hard_sigmoid_keras2)
+    return y > T(0) && y < T(1) ? T(0.2) : T(0);
+  else if constexpr (A == Activation::relu)
+    return y > T(0) ? T(1) : T(0);
+  else
+    return T(1);
 }
 
 // One element forward. i, f, g, o: arguments in, activated values out.
 template <Activation A, Activation R, class T>
-HD void forward_element(T &i, T &f, T &g, T &o, T c_before, T p_i, T p_f, T p_o, T &c, T &h) {
+HD void forward_element(T& i, T& f, T& g, T& o, T c_before, T p_i, T p_f, T p_o, T& c, T& h) {
   i = activate<R>(i + p_i * c_before);
   f = activate<R>(f + p_f * c_before);
   g = activate<A>(g);
@@ -106,7 +118,7 @@ HD void forward_element(T &i, T &f, T &g, T &o, T c_before, T p_i, T p_f, T p_o,
 // One element backward. i, f, g, o: activated values in, gradients of the arguments out.
 // dc: gradient of c in, of c_before out.
 template <Activation A, Activation R, class T>
-HD void backward_element(T &i, T &f, T &g, T &o, T c_before, T c, T dh, T p_i, T p_f, T p_o, T &dc) {
+HD void backward_element(T& i, T& f, T& g, T& o, T c_before, T c, T dh, T p_i, T p_f, T p_o, T& dc) {
   const T shown = activate<A>(c);
   const T d_o = dh * shown * slope<R>(o);
   const T d_c = dc + dh * o * slope<A>(shown) + p_o * d_o;
@@ -126,26 +138,26 @@ HD void backward_element(T &i, T &f, T &g, T &o, T c_before, T c, T dh, T p_i, T
 template <class T>
 struct ForwardStep {
   int64_t pixels, channels, pixels_per_sequence;
-  const T *pre, *pre2;      // (pixels, 4F): their sum with the bias is what the gates get
-  const T *bias;            // (4F)
-  const T *peephole;        // (3, F)
-  const uint8_t *valid;     // (B)
-  const T *h_before;        // (pixels, F); read where a sequence is not valid
-  const T *c_before;        // (pixels, F)
-  T *gates;                 // (pixels, 4F), activated
-  T *c, *h;                 // (pixels, F)
+  const T *pre, *pre2;   // (pixels, 4F): their sum with the bias is what the gates get
+  const T* bias;         // (4F)
+  const T* peephole;     // (3, F)
+  const uint8_t* valid;  // (B)
+  const T* h_before;     // (pixels, F); read where a sequence is not valid
+  const T* c_before;     // (pixels, F)
+  T* gates;              // (pixels, 4F), activated
+  T *c, *h;              // (pixels, F)
 };
 
 template <class T>
 struct BackwardStep {
   int64_t pixels, channels, pixels_per_sequence;
-  const T *gates;               // (pixels, 4F), activated
-  const T *c_before, *c;        // (pixels, F)
-  const T *dh, *dh2;            // (pixels, F): their sum is the gradient of h; either may be null
-  const T *peephole;
-  const uint8_t *valid;
-  T *dc;                        // (pixels, F): of c in, of c_before out
-  T *d_pre;                     // (pixels, 4F)
+  const T* gates;         // (pixels, 4F), activated
+  const T *c_before, *c;  // (pixels, F)
+  const T *dh, *dh2;      // (pixels, F): their sum is the gradient of h; either may be null
+  const T* peephole;
+  const uint8_t* valid;
+  T* dc;     // (pixels, F): of c in, of c_before out
+  T* d_pre;  // (pixels, 4F)
 };
 
 }  // namespace convlstm

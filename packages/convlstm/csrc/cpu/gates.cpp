@@ -17,27 +17,27 @@ constexpr int64_t pixels_per_chunk = 256;
 // loops over channels have no tests and become vector code.
 template <class T>
 struct Rows {
-  T *data;
+  T* data;
   int64_t stride;
-  T *operator[](int64_t pixel) const { return data + pixel * stride; }
+  T* operator[](int64_t pixel) const { return data + pixel * stride; }
 };
 
 template <class T>
-Rows<const T> rows_or(const T *data, int64_t stride, const T *zeros) {
+Rows<const T> rows_or(const T* data, int64_t stride, const T* zeros) {
   return data ? Rows<const T>{data, stride} : Rows<const T>{zeros, 0};
 }
 
 template <Activation A, Activation R, class T>
-void forward_pixel(int64_t n, const T *pre, const T *pre2, const T *bias, const T *peephole,
-                   const T *c_before, T *gates, T *c, T *h) {
+void forward_pixel(int64_t n, const T* pre, const T* pre2, const T* bias, const T* peephole,
+                   const T* c_before, T* gates, T* c, T* h) {
 #pragma omp simd
   for (int64_t j = 0; j < n; ++j) {
     T i = pre[j] + pre2[j] + bias[j], f = pre[n + j] + pre2[n + j] + bias[n + j];
     T g = pre[2 * n + j] + pre2[2 * n + j] + bias[2 * n + j];
     T o = pre[3 * n + j] + pre2[3 * n + j] + bias[3 * n + j];
     T c_new, h_new;
-    forward_element<A, R>(i, f, g, o, c_before[j], peephole[j], peephole[n + j], peephole[2 * n + j],
-                          c_new, h_new);
+    forward_element<A, R>(i, f, g, o, c_before[j], peephole[j], peephole[n + j], peephole[2 * n + j], c_new,
+                          h_new);
     c[j] = c_new;
     h[j] = h_new;
     gates[j] = i;
@@ -48,8 +48,8 @@ void forward_pixel(int64_t n, const T *pre, const T *pre2, const T *bias, const 
 }
 
 template <Activation A, Activation R, class T>
-void backward_pixel(int64_t n, const T *gates, const T *c_before, const T *c, const T *dh, const T *dh2,
-                    const T *peephole, T *dc, T *d_pre) {
+void backward_pixel(int64_t n, const T* gates, const T* c_before, const T* c, const T* dh, const T* dh2,
+                    const T* peephole, T* dc, T* d_pre) {
 #pragma omp simd
   for (int64_t j = 0; j < n; ++j) {
     T i = gates[j], f = gates[n + j], g = gates[2 * n + j], o = gates[3 * n + j], d = dc[j];
@@ -64,12 +64,12 @@ void backward_pixel(int64_t n, const T *gates, const T *c_before, const T *c, co
 }
 
 template <class S>
-bool is_valid(const S &s, int64_t pixel) {
+bool is_valid(const S& s, int64_t pixel) {
   return s.valid == nullptr || s.valid[pixel / s.pixels_per_sequence] != 0;
 }
 
 template <Activation A, Activation R, class T>
-void run(const ForwardStep<T> &s, int threads) {
+void run(const ForwardStep<T>& s, int threads) {
   const int64_t n = s.channels;
   const std::vector<T> zeros(4 * n);
   const T *bias = s.bias ? s.bias : zeros.data(), *peephole = s.peephole ? s.peephole : zeros.data();
@@ -93,17 +93,17 @@ void run(const ForwardStep<T> &s, int threads) {
 // A step that is not valid hands dc through; its arguments get no gradient, and that of h goes straight
 // to the h before (the caller's work: it is not pointwise in this step).
 template <Activation A, Activation R, class T>
-void run(const BackwardStep<T> &s, int threads) {
+void run(const BackwardStep<T>& s, int threads) {
   const int64_t n = s.channels;
   const std::vector<T> zeros(3 * n);
-  const T *peephole = s.peephole ? s.peephole : zeros.data();
+  const T* peephole = s.peephole ? s.peephole : zeros.data();
   const Rows<const T> dh = rows_or(s.dh, n, zeros.data()), dh2 = rows_or(s.dh2, n, zeros.data());
   native::parallel_for(s.pixels, pixels_per_chunk, threads, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
-      T *d_pre = s.d_pre + p * 4 * n;
+      T* d_pre = s.d_pre + p * 4 * n;
       if (is_valid(s, p))
-        backward_pixel<A, R>(n, s.gates + p * 4 * n, s.c_before + p * n, s.c + p * n, dh[p], dh2[p],
-                             peephole, s.dc + p * n, d_pre);
+        backward_pixel<A, R>(n, s.gates + p * 4 * n, s.c_before + p * n, s.c + p * n, dh[p], dh2[p], peephole,
+                             s.dc + p * n, d_pre);
       else
         std::fill_n(d_pre, 4 * n, T(0));
     }
@@ -111,7 +111,7 @@ void run(const BackwardStep<T> &s, int threads) {
 }
 
 template <Activation A, class Step>
-void dispatch_recurrent(const Step &s, Activation recurrent, int threads) {
+void dispatch_recurrent(const Step& s, Activation recurrent, int threads) {
   switch (recurrent) {
     case Activation::sigmoid: return run<A, Activation::sigmoid>(s, threads);
     case Activation::hard_sigmoid: return run<A, Activation::hard_sigmoid>(s, threads);
@@ -121,7 +121,7 @@ void dispatch_recurrent(const Step &s, Activation recurrent, int threads) {
 }
 
 template <class Step>
-void dispatch(const Step &s, Activation activation, Activation recurrent, int threads) {
+void dispatch(const Step& s, Activation activation, Activation recurrent, int threads) {
   switch (activation) {
     case Activation::tanh: return dispatch_recurrent<Activation::tanh>(s, recurrent, threads);
     case Activation::relu: return dispatch_recurrent<Activation::relu>(s, recurrent, threads);
@@ -133,16 +133,16 @@ void dispatch(const Step &s, Activation activation, Activation recurrent, int th
 
 }  // namespace
 
-void gates_forward_float(const ForwardStep<float> &s, Activation a, Activation r, int threads) {
+void gates_forward_float(const ForwardStep<float>& s, Activation a, Activation r, int threads) {
   dispatch(s, a, r, threads);
 }
-void gates_forward_double(const ForwardStep<double> &s, Activation a, Activation r, int threads) {
+void gates_forward_double(const ForwardStep<double>& s, Activation a, Activation r, int threads) {
   dispatch(s, a, r, threads);
 }
-void gates_backward_float(const BackwardStep<float> &s, Activation a, Activation r, int threads) {
+void gates_backward_float(const BackwardStep<float>& s, Activation a, Activation r, int threads) {
   dispatch(s, a, r, threads);
 }
-void gates_backward_double(const BackwardStep<double> &s, Activation a, Activation r, int threads) {
+void gates_backward_double(const BackwardStep<double>& s, Activation a, Activation r, int threads) {
   dispatch(s, a, r, threads);
 }
 

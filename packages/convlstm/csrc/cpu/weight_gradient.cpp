@@ -22,9 +22,9 @@ constexpr int lanes = 8, most_inputs = 6;
 #else
 constexpr int lanes = 4, most_inputs = 6;
 #endif
-constexpr int block = 2 * lanes;     // output channels of a block: two registers
-constexpr int64_t most_parts = 16;   // sums of their own
-constexpr int64_t most_sums = 1 << 20;  // floats of all of them
+constexpr int block = 2 * lanes;           // output channels of a block: two registers
+constexpr int64_t most_parts = 16;         // sums of their own
+constexpr int64_t most_sums = 1 << 20;     // floats of all of them
 constexpr int64_t pixels_per_group = 192;  // of the packed operands: they stay in the first-level cache
 
 typedef float Vector __attribute__((vector_size(lanes * sizeof(float)), aligned(4)));
@@ -32,21 +32,21 @@ typedef float Vector __attribute__((vector_size(lanes * sizeof(float)), aligned(
 // The rows of one group, packed.
 struct Group {
   int64_t rows, width, padded_width, channels;
-  const float *input;    // (rows + kernel_height - 1, padded_width, channels)
-  const float *outputs;  // (rows, width, block)
+  const float* input;    // (rows + kernel_height - 1, padded_width, channels)
+  const float* outputs;  // (rows, width, block)
 };
 
 // Adds to sums (Inputs, block) for one tap, the input channels from `first` on.
 template <int Inputs>
-void accumulate(const Group &g, int64_t ky, int64_t kx, int64_t first, float *sums, int64_t stride) {
+void accumulate(const Group& g, int64_t ky, int64_t kx, int64_t first, float* sums, int64_t stride) {
   Vector a[Inputs], b[Inputs];
   for (int c = 0; c < Inputs; ++c) a[c] = Vector{}, b[c] = Vector{};
   for (int64_t row = 0; row < g.rows; ++row) {
-    const float *in = g.input + ((row + ky) * g.padded_width + kx) * g.channels + first;
-    const float *out = g.outputs + row * g.width * block;
+    const float* in = g.input + ((row + ky) * g.padded_width + kx) * g.channels + first;
+    const float* out = g.outputs + row * g.width * block;
     for (int64_t x = 0; x < g.width; ++x, in += g.channels, out += block) {
-      const Vector low = *reinterpret_cast<const Vector *>(out);
-      const Vector high = *reinterpret_cast<const Vector *>(out + lanes);
+      const Vector low = *reinterpret_cast<const Vector*>(out);
+      const Vector high = *reinterpret_cast<const Vector*>(out + lanes);
 #pragma GCC unroll 12
       for (int c = 0; c < Inputs; ++c) {
         a[c] += in[c] * low;
@@ -55,23 +55,25 @@ void accumulate(const Group &g, int64_t ky, int64_t kx, int64_t first, float *su
     }
   }
   for (int c = 0; c < Inputs; ++c, sums += stride) {
-    *reinterpret_cast<Vector *>(sums) += a[c];
-    *reinterpret_cast<Vector *>(sums + lanes) += b[c];
+    *reinterpret_cast<Vector*>(sums) += a[c];
+    *reinterpret_cast<Vector*>(sums + lanes) += b[c];
   }
 }
 
 template <int Inputs>
-void accumulate_rest(int rest, const Group &g, int64_t ky, int64_t kx, int64_t first, float *sums,
+void accumulate_rest(int rest, const Group& g, int64_t ky, int64_t kx, int64_t first, float* sums,
                      int64_t stride) {
   if constexpr (Inputs > 0) {
-    if (rest == Inputs) accumulate<Inputs>(g, ky, kx, first, sums, stride);
-    else accumulate_rest<Inputs - 1>(rest, g, ky, kx, first, sums, stride);
+    if (rest == Inputs)
+      accumulate<Inputs>(g, ky, kx, first, sums, stride);
+    else
+      accumulate_rest<Inputs - 1>(rest, g, ky, kx, first, sums, stride);
   }
 }
 
 // Copies rows [y, y + rows) of the padded frame, zeros outside it.
-void pack_input(const WeightGradient &w, const float *frame, int64_t y, int64_t rows, int64_t padded_width,
-                float *packed) {
+void pack_input(const WeightGradient& w, const float* frame, int64_t y, int64_t rows, int64_t padded_width,
+                float* packed) {
   const int64_t row_floats = padded_width * w.channels;
   const int64_t kept = std::min(w.width, padded_width - w.left) * w.channels;
   for (int64_t r = 0; r < rows; ++r, packed += row_floats) {
@@ -87,13 +89,13 @@ void pack_input(const WeightGradient &w, const float *frame, int64_t y, int64_t 
   }
 }
 
-void pack_outputs(const WeightGradient &w, const float *rows, int64_t pixels, int64_t first, float *packed) {
+void pack_outputs(const WeightGradient& w, const float* rows, int64_t pixels, int64_t first, float* packed) {
   const int64_t kept = std::min<int64_t>(block, w.out_channels - first);
   rows += first;
   for (int64_t p = 0; p < pixels; ++p, rows += w.out_channels, packed += block) {
     if (kept == block) {
-      *reinterpret_cast<Vector *>(packed) = *reinterpret_cast<const Vector *>(rows);
-      *reinterpret_cast<Vector *>(packed + lanes) = *reinterpret_cast<const Vector *>(rows + lanes);
+      *reinterpret_cast<Vector*>(packed) = *reinterpret_cast<const Vector*>(rows);
+      *reinterpret_cast<Vector*>(packed + lanes) = *reinterpret_cast<const Vector*>(rows + lanes);
     } else {
       for (int64_t j = 0; j < block; ++j) packed[j] = j < kept ? rows[j] : 0.0f;
     }
@@ -101,31 +103,31 @@ void pack_outputs(const WeightGradient &w, const float *rows, int64_t pixels, in
 }
 
 // sums: (kernel_height, kernel_width, channels, padded_out)
-void add_group(const WeightGradient &w, Group g, const float *d_rows, float *outputs, float *sums,
+void add_group(const WeightGradient& w, Group g, const float* d_rows, float* outputs, float* sums,
                int64_t padded_out) {
   for (int64_t first_out = 0; first_out < w.out_channels; first_out += block) {
     pack_outputs(w, d_rows, g.rows * g.width, first_out, outputs);
     for (int64_t ky = 0; ky < w.kernel_height; ++ky)
       for (int64_t kx = 0; kx < w.kernel_width; ++kx) {
-        float *tap = sums + (ky * w.kernel_width + kx) * w.channels * padded_out + first_out;
+        float* tap = sums + (ky * w.kernel_width + kx) * w.channels * padded_out + first_out;
         int64_t c = 0;
         for (; c + most_inputs <= w.channels; c += most_inputs)
           accumulate<most_inputs>(g, ky, kx, c, tap + c * padded_out, padded_out);
-        accumulate_rest<most_inputs - 1>(static_cast<int>(w.channels - c), g, ky, kx, c,
-                                         tap + c * padded_out, padded_out);
+        accumulate_rest<most_inputs - 1>(static_cast<int>(w.channels - c), g, ky, kx, c, tap + c * padded_out,
+                                         padded_out);
       }
   }
 }
 
-void add_frames(const WeightGradient &w, int64_t begin, int64_t end, float *sums, int64_t padded_out) {
+void add_frames(const WeightGradient& w, int64_t begin, int64_t end, float* sums, int64_t padded_out) {
   const int64_t rows_per_group =
       std::clamp<int64_t>(pixels_per_group / std::max<int64_t>(1, w.out_width), 1, w.out_height);
   const int64_t padded_width = w.out_width + w.kernel_width - 1;
   std::vector<float> input((rows_per_group + w.kernel_height - 1) * padded_width * w.channels);
   std::vector<float> outputs(rows_per_group * w.out_width * block);
   for (int64_t n = begin; n < end; ++n) {
-    const float *frame = w.x + n * w.height * w.width * w.channels;
-    const float *d_frame = w.d_out + n * w.out_height * w.out_width * w.out_channels;
+    const float* frame = w.x + n * w.height * w.width * w.channels;
+    const float* d_frame = w.d_out + n * w.out_height * w.out_width * w.out_channels;
     for (int64_t y = 0; y < w.out_height; y += rows_per_group) {
       const int64_t rows = std::min(rows_per_group, w.out_height - y);
       pack_input(w, frame, y, rows + w.kernel_height - 1, padded_width, input.data());
@@ -137,10 +139,11 @@ void add_frames(const WeightGradient &w, int64_t begin, int64_t end, float *sums
 
 }  // namespace
 
-void weight_gradient(const WeightGradient &w, int threads) {
+void weight_gradient(const WeightGradient& w, int threads) {
   const int64_t padded_out = (w.out_channels + block - 1) / block * block;
   const int64_t rows = w.kernel_height * w.kernel_width * w.channels;
-  const int64_t wanted = std::clamp<int64_t>(most_sums / std::max<int64_t>(1, rows * padded_out), 1, most_parts);
+  const int64_t wanted =
+      std::clamp<int64_t>(most_sums / std::max<int64_t>(1, rows * padded_out), 1, most_parts);
   const int64_t frames_per_part = std::max<int64_t>(1, (w.frames + wanted - 1) / wanted);
   const int64_t parts = std::max<int64_t>(1, (w.frames + frames_per_part - 1) / frames_per_part);
   std::vector<float> sums(parts * rows * padded_out);

@@ -15,9 +15,9 @@ struct WeightGradient {
   int64_t kernel_height, kernel_width;
   int64_t top, left;  // zeros before the first row and column
   const float *x, *d_out;
-  float *d_weight;  // (kernel_height, kernel_width, channels, out_channels), overwritten
+  float* d_weight;  // (kernel_height, kernel_width, channels, out_channels), overwritten
 };
 
-NATIVE_DECLARE_ISA(void weight_gradient(const WeightGradient &, int threads))
+NATIVE_DECLARE_ISA(void weight_gradient(const WeightGradient&, int threads))
 
 }  // namespace convlstm

@@ -24,8 +24,8 @@ constexpr int lanes = 8, tile_rows = 6;
 #else
 constexpr int lanes = 4, tile_rows = 6;
 #endif
-constexpr int columns = 2 * lanes;  // output channels of one register block
-constexpr int positions = 16;       // of a 4x4 tile
+constexpr int columns = 2 * lanes;           // output channels of one register block
+constexpr int positions = 16;                // of a 4x4 tile
 constexpr int64_t cache_floats = 64 * 1024;  // of each of the two blocks: half of a 512 KiB cache
 constexpr int64_t most_tiles = 96;
 // Fewer would read the weights too often; with many channels the inputs then spill to the next cache.
@@ -33,8 +33,8 @@ constexpr int64_t least_tiles = 24;
 
 typedef float Vector __attribute__((vector_size(lanes * sizeof(float)), aligned(4)));
 
-Vector &at(float *p) { return *reinterpret_cast<Vector *>(p); }
-const Vector &at(const float *p) { return *reinterpret_cast<const Vector *>(p); }
+Vector& at(float* p) { return *reinterpret_cast<Vector*>(p); }
+const Vector& at(const float* p) { return *reinterpret_cast<const Vector*>(p); }
 
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -47,7 +47,7 @@ struct Workspace {
 };
 
 // B' d B for one tile: d has the 16 pixels, each with its channels side by side.
-void transform_input(const float *const d[16], int64_t channels, float *out, int64_t stride) {
+void transform_input(const float* const d[16], int64_t channels, float* out, int64_t stride) {
 #pragma omp simd
   for (int64_t c = 0; c < channels; ++c) {
     float t[16];
@@ -70,11 +70,11 @@ void transform_input(const float *const d[16], int64_t channels, float *out, int
 
 // A' m A for one tile. Of its 2x2 outputs the second row and column may lie outside the frame: those are
 // written to the place of an output that lies inside, before it.
-void transform_output(const float *m, int64_t stride, int64_t channels, float *out, int64_t row_stride,
+void transform_output(const float* m, int64_t stride, int64_t channels, float* out, int64_t row_stride,
                       int64_t pixel_stride, bool second_row, bool second_column) {
   float *y00 = out, *y01 = second_column ? out + pixel_stride : out;
-  float *y10 = second_row ? out + row_stride : out;
-  float *y11 = second_row && second_column ? out + row_stride + pixel_stride : out;
+  float* y10 = second_row ? out + row_stride : out;
+  float* y11 = second_row && second_column ? out + row_stride + pixel_stride : out;
 #pragma omp simd
   for (int64_t c = 0; c < channels; ++c) {
     float s[4], d[4];
@@ -92,7 +92,7 @@ void transform_output(const float *m, int64_t stride, int64_t channels, float *o
 }
 
 // products (tile_rows, columns) = inputs (tile_rows, channels) * weights (channels, columns).
-void multiply(const float *inputs, int64_t channels, const float *weights, float *products, int64_t width) {
+void multiply(const float* inputs, int64_t channels, const float* weights, float* products, int64_t width) {
   Vector a[tile_rows], b[tile_rows];
   for (int r = 0; r < tile_rows; ++r) a[r] = Vector{}, b[r] = Vector{};
   for (int64_t c = 0; c < channels; ++c, weights += columns) {
@@ -114,16 +114,16 @@ struct Place {
   int64_t frame, y, x;  // of the first output of a tile
 };
 
-Place place_of(const Winograd &w, int64_t tile) {
+Place place_of(const Winograd& w, int64_t tile) {
   const int64_t across = (w.out_width + 1) / 2, down = (w.out_height + 1) / 2;
   return {tile / (across * down), tile / across % down * 2, tile % across * 2};
 }
 
-void load_tiles(const Winograd &w, int64_t first, int64_t count, Workspace &s) {
+void load_tiles(const Winograd& w, int64_t first, int64_t count, Workspace& s) {
   const int64_t stride = s.tiles * s.channels;
   for (int64_t k = 0; k < count; ++k) {
     const Place p = place_of(w, first + k);
-    float *row = s.inputs.data() + k * s.channels;
+    float* row = s.inputs.data() + k * s.channels;
     for (int64_t down = 0; down < w.parts_down; ++down)
       for (int64_t across = 0; across < w.parts_across; ++across) {
         const float *pixels[16], *pixels2[16];
@@ -142,14 +142,14 @@ void load_tiles(const Winograd &w, int64_t first, int64_t count, Workspace &s) {
   }
 }
 
-void store_tiles(const Winograd &w, int64_t first, int64_t count, int64_t first_out, int64_t outs,
-                 const Workspace &s) {
+void store_tiles(const Winograd& w, int64_t first, int64_t count, int64_t first_out, int64_t outs,
+                 const Workspace& s) {
   for (int64_t k = 0; k < count; ++k) {
     const Place p = place_of(w, first + k);
     const int64_t pixel = (p.frame * w.out_height + p.y) * w.out_width + p.x;
-    const float *products = s.products.data() + k * s.width;
+    const float* products = s.products.data() + k * s.width;
     const int64_t here = std::clamp<int64_t>(w.out_channels - first_out, 0, outs);
-    auto store = [&](float *out, int64_t channels, int64_t from, int64_t skip, int64_t count_out) {
+    auto store = [&](float* out, int64_t channels, int64_t from, int64_t skip, int64_t count_out) {
       transform_output(products + skip, s.tiles * s.width, count_out, out + pixel * channels + from,
                        w.out_width * channels, channels, p.y + 1 < w.out_height, p.x + 1 < w.out_width);
     };
@@ -158,7 +158,7 @@ void store_tiles(const Winograd &w, int64_t first, int64_t count, int64_t first_
   }
 }
 
-void run_tiles(const Winograd &w, int64_t first, int64_t count, Workspace &s) {
+void run_tiles(const Winograd& w, int64_t first, int64_t count, Workspace& s) {
   load_tiles(w, first, count, s);
   const int64_t rows = round_up(count, tile_rows), panel = s.channels * columns;
   const int64_t every_out = w.out_channels + w.out_channels2;
@@ -166,10 +166,10 @@ void run_tiles(const Winograd &w, int64_t first, int64_t count, Workspace &s) {
   for (int64_t first_out = 0; first_out < every_out; first_out += s.width) {
     const int64_t outs = std::min(s.width, every_out - first_out);
     for (int64_t q = 0; q < positions; ++q) {
-      const float *inputs = s.inputs.data() + q * s.tiles * s.channels;
-      float *products = s.products.data() + q * s.tiles * s.width;
+      const float* inputs = s.inputs.data() + q * s.tiles * s.channels;
+      float* products = s.products.data() + q * s.tiles * s.width;
       for (int64_t k = 0; k < outs; k += columns) {
-        const float *weights = w.transformed + (q * panels + (first_out + k) / columns) * panel;
+        const float* weights = w.transformed + (q * panels + (first_out + k) / columns) * panel;
         for (int64_t r = 0; r < rows; r += tile_rows)
           multiply(inputs + r * s.channels, s.channels, weights, products + r * s.width + k, s.width);
       }
@@ -178,11 +178,12 @@ void run_tiles(const Winograd &w, int64_t first, int64_t count, Workspace &s) {
   }
 }
 
-Workspace workspace_for(const Winograd &w) {
+Workspace workspace_for(const Winograd& w) {
   Workspace s;
   s.channels = w.every_channel();
   s.tiles = std::clamp<int64_t>(cache_floats / (positions * std::max<int64_t>(1, s.channels)), least_tiles,
-                                most_tiles) / tile_rows * tile_rows;
+                                most_tiles) /
+            tile_rows * tile_rows;
   s.width = std::max<int64_t>(cache_floats / (positions * s.tiles) / columns, 1) * columns;
   s.width = std::min(s.width, round_up(w.out_channels + w.out_channels2, columns));
   return s;
@@ -194,13 +195,13 @@ int64_t winograd_size(int64_t channels, int64_t out_channels) {
   return positions * channels * round_up(out_channels, columns);
 }
 
-void winograd_weights(const float *weights, int64_t channels, int64_t out_channels, float *transformed) {
+void winograd_weights(const float* weights, int64_t channels, int64_t out_channels, float* transformed) {
   const int64_t panels = round_up(out_channels, columns) / columns, panel = channels * columns;
   for (int64_t p = 0; p < panels; ++p) {
     const int64_t here = std::min<int64_t>(columns, out_channels - p * columns);
     for (int64_t c = 0; c < channels; ++c) {
-      const float *g = weights + c * 9 * out_channels + p * columns;
-      float *u = transformed + p * panel + c * columns;
+      const float* g = weights + c * 9 * out_channels + p * columns;
+      float* u = transformed + p * panel + c * columns;
 #pragma omp simd
       for (int64_t k = 0; k < here; ++k) {
         float t[12];
@@ -226,7 +227,7 @@ void winograd_weights(const float *weights, int64_t channels, int64_t out_channe
   }
 }
 
-void winograd(const Winograd &w, int threads) {
+void winograd(const Winograd& w, int threads) {
   const int64_t tiles = w.frames * ((w.out_height + 1) / 2) * ((w.out_width + 1) / 2);
   const Workspace plan = workspace_for(w);
   native::parallel_for(tiles, plan.tiles, threads, [&](int64_t begin, int64_t end) {

@@ -12,7 +12,8 @@ constexpr int threads_per_block = 256;
 constexpr int64_t most_blocks = 1 << 16;  // a grid-stride loop covers the rest
 
 template <Activation A, Activation R>
-DEV_KERNEL(threads_per_block) forward_kernel(ForwardStep<float> s) {
+DEV_KERNEL(threads_per_block)
+forward_kernel(ForwardStep<float> s) {
   const int64_t n = s.channels;
   for (int64_t k = dev::thread_index(); k < s.pixels * n; k += dev::thread_count()) {
     const int64_t pixel = k / n, j = k - pixel * n, row = pixel * 4 * n + j;
@@ -40,7 +41,8 @@ DEV_KERNEL(threads_per_block) forward_kernel(ForwardStep<float> s) {
 }
 
 template <Activation A, Activation R>
-DEV_KERNEL(threads_per_block) backward_kernel(BackwardStep<float> s) {
+DEV_KERNEL(threads_per_block)
+backward_kernel(BackwardStep<float> s) {
   const int64_t n = s.channels;
   for (int64_t k = dev::thread_index(); k < s.pixels * n; k += dev::thread_count()) {
     const int64_t pixel = k / n, j = k - pixel * n, row = pixel * 4 * n + j;
@@ -53,24 +55,24 @@ DEV_KERNEL(threads_per_block) backward_kernel(BackwardStep<float> s) {
     if (s.peephole)
       for (int q = 0; q < 3; ++q) p[q] = s.peephole[j + q * n];
     const float dh = (s.dh ? s.dh[k] : 0.0f) + (s.dh2 ? s.dh2[k] : 0.0f);
-    backward_element<A, R>(gate[0], gate[1], gate[2], gate[3], s.c_before[k], s.c[k], dh, p[0], p[1],
-                           p[2], s.dc[k]);
+    backward_element<A, R>(gate[0], gate[1], gate[2], gate[3], s.c_before[k], s.c[k], dh, p[0], p[1], p[2],
+                           s.dc[k]);
     for (int q = 0; q < 4; ++q) s.d_pre[row + q * n] = gate[q];
   }
 }
 
 template <Activation A, Activation R>
-void launch_step(const ForwardStep<float> &s, int64_t blocks, dev::Stream stream) {
+void launch_step(const ForwardStep<float>& s, int64_t blocks, dev::Stream stream) {
   dev::launch(forward_kernel<A, R>, {blocks}, {threads_per_block}, 0, stream, s);
 }
 
 template <Activation A, Activation R>
-void launch_step(const BackwardStep<float> &s, int64_t blocks, dev::Stream stream) {
+void launch_step(const BackwardStep<float>& s, int64_t blocks, dev::Stream stream) {
   dev::launch(backward_kernel<A, R>, {blocks}, {threads_per_block}, 0, stream, s);
 }
 
 template <Activation A, class Step>
-void dispatch_recurrent(const Step &s, Activation recurrent, int64_t blocks, dev::Stream stream) {
+void dispatch_recurrent(const Step& s, Activation recurrent, int64_t blocks, dev::Stream stream) {
   switch (recurrent) {
     case Activation::sigmoid: return launch_step<A, Activation::sigmoid>(s, blocks, stream);
     case Activation::hard_sigmoid: return launch_step<A, Activation::hard_sigmoid>(s, blocks, stream);
@@ -81,7 +83,7 @@ void dispatch_recurrent(const Step &s, Activation recurrent, int64_t blocks, dev
 }
 
 template <class Step>
-void dispatch(const Step &s, Activation activation, Activation recurrent, dev::Stream stream) {
+void dispatch(const Step& s, Activation activation, Activation recurrent, dev::Stream stream) {
   const int64_t count = s.pixels * s.channels;
   if (count == 0) return;
   const int64_t blocks = std::min((count + threads_per_block - 1) / threads_per_block, most_blocks);
