@@ -267,6 +267,9 @@ def _wheel(dist: str, by_dist: dict[str, str], found: dict, minor: str) -> list[
     version = about["version"].split("+")[0]
     if dist in ("cmake", "ninja"):  # programs: conda-forge's packages need no Python
         return [StandIn(dist, version, links={f"bin/{dist}": _program(site, dist)})]
+    if dist == "meshoptimizer":  # conda-forge's is the C library; the wheel's module holds its code
+        (module,) = (site / dist).glob("_meshoptimizer*.so")
+        return [StandIn(dist, "1.0", links={"lib/libmeshoptimizer.so": str(module)})]
     if dist != "torch":
         build = f"{MARK}_{tag}_0"
         return [StandIn(by_dist[dist], version, build, depends=depends, links=links)]
