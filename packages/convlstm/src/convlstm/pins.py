@@ -85,8 +85,8 @@ class TensorFlow:
         return version(self.release) <= (2, 10)
 
 
-# After https://www.tensorflow.org/install/source, "Tested build configurations", Linux, GPU. Rows 2.0 and
-# 2.1 were compared with copies of that page; 2.2 and later still have to be.
+# After https://www.tensorflow.org/install/source, "Tested build configurations", Linux, GPU. The
+# rows 2.0 and 2.1 were compared with copies of that page; 2.2 and later still have to be.
 TENSORFLOW = {
     row[0]: TensorFlow(*row)
     for row in (
