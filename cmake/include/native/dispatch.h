@@ -4,6 +4,10 @@
 //   NATIVE_DECLARE_ISA(void axpy(const float* x, float* y, int64_t n))
 // and callers inside (or using) the same namespace say NATIVE_CALL_ISA(axpy)(x, y, n).
 //
+// Such a source takes care that no inline function of a header is emitted out of line: the linker keeps
+// one copy for all levels, and an AVX-512 copy of std::vector's growth would end an older processor.
+// So: buffers are made by the caller or are std::unique_ptr<T[]>; tests/test_instruction_sets.py looks.
+//
 // The environment variable NATIVE_ISA=baseline|avx2|avx512 lowers the choice (for tests and
 // comparisons); it never raises it above what the processor has.
 #pragma once

@@ -13,7 +13,6 @@
 #include <atomic>
 #include <cstdint>
 #include <exception>
-#include <mutex>
 
 #include <unistd.h>
 
@@ -31,28 +30,28 @@ namespace detail {
 // The process that loaded this library; a different pid later means that we were forked.
 inline const pid_t loading_process = getpid();
 
-// Keeps the exception of the lowest chunk, so that the error does not depend on timing.
-class FirstError {
- public:
+// Keeps the exception of the lowest chunk, so that the error does not depend on timing. A spin lock and
+// plain members: an out-of-line inline function (std::mutex::lock, say) would be compiled once for each
+// instruction set and the linker would keep any one of them for all (see dispatch.h).
+struct FirstError {
+  std::exception_ptr error;
+
   template <class Body>
   void run(int64_t chunk, Body&& body) {
     try {
       body();
     } catch (...) {
-      std::lock_guard<std::mutex> lock(mutex_);
-      if (error_ == nullptr || chunk < chunk_) {
-        error_ = std::current_exception();
+      while (busy_.exchange(true, std::memory_order_acquire)) {}
+      if (error == nullptr || chunk < chunk_) {
+        error = std::current_exception();
         chunk_ = chunk;
       }
+      busy_.store(false, std::memory_order_release);
     }
-  }
-  void rethrow() const {
-    if (error_ != nullptr) std::rethrow_exception(error_);
   }
 
  private:
-  std::mutex mutex_;
-  std::exception_ptr error_;
+  std::atomic<bool> busy_{false};
   int64_t chunk_ = 0;
 };
 
@@ -88,12 +87,12 @@ void parallel_for(int64_t count, int64_t grain, int threads, Body&& body) {
     for (int64_t i = 0; i < chunks; ++i) chunk(i);
     return;
   }
-  detail::FirstError error;
+  detail::FirstError first;
 #if NATIVE_STD_THREADS
   std::atomic<int64_t> next{0};
   auto work = [&] {
     for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < chunks;)
-      error.run(i, [&] { chunk(i); });
+      first.run(i, [&] { chunk(i); });
   };
   std::vector<std::thread> pool;
   for (int t = 1; t < threads; ++t) pool.emplace_back(work);
@@ -101,9 +100,9 @@ void parallel_for(int64_t count, int64_t grain, int threads, Body&& body) {
   for (auto& thread : pool) thread.join();
 #else
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-  for (int64_t i = 0; i < chunks; ++i) error.run(i, [&] { chunk(i); });
+  for (int64_t i = 0; i < chunks; ++i) first.run(i, [&] { chunk(i); });
 #endif
-  error.rethrow();
+  if (first.error != nullptr) std::rethrow_exception(first.error);
 }
 
 }  // namespace native
