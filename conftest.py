@@ -1,8 +1,14 @@
 """Which tests run: `slow` ones only with --full, `gpu` ones only where a CUDA device answers."""
 
 import functools
+import signal
 
 import pytest
+
+# A shell ignores SIGINT in what it starts in the background, and so would every program that a test
+# starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
