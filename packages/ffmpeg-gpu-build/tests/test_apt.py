@@ -145,3 +145,20 @@ def test_unpacked_pc_files_point_to_where_they_lie(tmp_path):
     env = {**os.environ, **headers.environment(tmp_path / "nv")}
     done = subprocess.run(["pkg-config", "--cflags", "nv"], env=env, capture_output=True, text=True)
     assert done.stdout.strip() == f"-I{tmp_path}/nv/usr/include"
+
+
+@pytest.mark.parametrize("lists", ["empty", "whole"])
+def test_a_bare_machine_fetches_its_lists_before_it_installs(tmp_path, programs, lists):
+    programs("apt-cache", "" if lists == "empty" else 'echo "  Candidate: 1.0"')
+    programs("apt-get", "")
+    assert apt.install(["nasm"]) == {}
+    calls = (tmp_path / "calls").read_text()
+    assert ("update" in calls) == (lists == "empty")
+    assert "DPkg::Lock::Timeout=300 install -y" in calls  # another apt at work is waited for
+
+
+def test_arm_machines_have_their_archive_under_another_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(apt, "system_id", lambda *_: "ubuntu")
+    (tmp_path / "sources.list.d").mkdir()
+    (tmp_path / "sources.list").write_text("deb http://ports.example/ubuntu-ports noble main\n")
+    assert apt.main_archive(tmp_path).uri == "http://ports.example/ubuntu-ports"

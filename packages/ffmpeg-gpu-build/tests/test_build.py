@@ -28,6 +28,7 @@ CONFIGURE = """#!/bin/sh
 here=$(cd "$(dirname "$0")" && pwd)
 for a in "$@"; do case "$a" in --prefix=*) prefix=${a#--prefix=};; esac; done
 echo configured >> "$COUNT"
+if [ "$WAIT_IN" = configure ]; then touch "$WAIT"; sleep 60; fi
 mkdir -p ffbuild; echo log > ffbuild/config.log
 { for m in $MACROS; do echo "#define $m 1"; done
   echo '#define FFMPEG_LICENSE "LGPL version 3 or later"'; } > config.h
@@ -39,7 +40,7 @@ L = libavcodec.so.9.0.0
 all: ffmpeg
 $(L): @SRC@/lib.c
 \t@printf "CC\\t%s\\n" lib.o
-\t@if [ -n "$$WAIT" ]; then touch "$$WAIT"; sleep 60; fi
+\t@if [ "$$WAIT_IN" = compile ]; then touch "$$WAIT"; sleep 60; fi
 \t@if [ -n "$$FULL" ]; then cat @SRC@/lib.c > /dev/full; fi
 \tgcc -shared -fPIC -Wl,-soname,$(L) $< -o $@
 ffmpeg: @SRC@/main.c $(L)
@@ -56,6 +57,7 @@ fate-iamf:
 \t@printf "TEST\\t%s\\n" $@
 install: all
 \t@if [ -n "$$NOINSTALL" ]; then exit 1; fi
+\t@if [ "$$WAIT_IN" = install ]; then touch "$$WAIT"; sleep 60; fi
 \tmkdir -p "$(DESTDIR)@PREFIX@/bin" "$(DESTDIR)@PREFIX@/lib/pkgconfig"
 \tcp ffmpeg "$(DESTDIR)@PREFIX@/bin/"; cp $(L) "$(DESTDIR)@PREFIX@/lib/"
 \tprintf 'prefix=@PREFIX@\\nlibdir=@PREFIX@/lib\\nName: x\\nDescription: x\\nVersion: 9\\n' \\
@@ -228,11 +230,88 @@ def test_a_folder_that_is_no_build_of_ours_is_not_replaced(stage):
     assert (options.prefix / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_work_folder_with_spaces_is_refused_with_the_reason(stage):
+@pytest.mark.parametrize("name", ["my work", "a:b", "$(touch evil)", "a'b", 'a"b', "a\nb", "a;b"])
+def test_a_work_folder_that_make_would_read_as_a_command_is_refused(stage, name):
     plan, options = stage
-    options.work = options.work.parent / "my work"
-    with pytest.raises(BuildError, match="no spaces"):
+    options.work = options.work.parent / name
+    with pytest.raises(BuildError, match="letters, digits") as caught:
         build(plan, options)
+    assert caught.value.code == "bad-work"
+    assert not options.work.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["-i", "a\nb", "`touch evil`", "$(touch evil)", "a b'c\"d;e", "é%s"]
+)
+def test_a_prefix_may_have_any_name_and_is_never_run(stage, name, monkeypatch):
+    plan, options = stage
+    monkeypatch.chdir(options.work.parent)
+    options.prefix = options.prefix.parent / name
+    before = set(options.work.parent.rglob("*evil*"))
+    build(plan, options)
+    build(plan, options)  # over the one before
+    assert set(options.work.parent.rglob("evil")) == before
+    assert sorted(leftovers(options)) == [f".{name}.lock"]
+    moved = options.prefix.parent / "moved"
+    options.prefix.rename(moved)
+    assert subprocess.run([moved / "bin" / "ffmpeg"], capture_output=True).stdout == b"stand-in\n"
+
+
+@pytest.mark.parametrize("at", builder.STAGES)
+def test_ctrl_c_at_the_start_of_any_stage_leaves_a_build_that_goes_on(stage, at):
+    plan, options = stage
+
+    def tell(step):
+        if step.stage == at:
+            raise KeyboardInterrupt
+
+    options.tell = tell
+    with pytest.raises(KeyboardInterrupt):
+        build(plan, options)
+    assert not options.prefix.exists()
+    assert leftovers(options) == [".built.lock"]
+    options.tell = None
+    resumed = build(plan, options).resumed
+    assert resumed == tuple(
+        s for s in builder.STAGES[1:4] if builder.STAGES.index(s) < builder.STAGES.index(at)
+    )
+    assert (options.prefix / "bin" / "ffmpeg").is_file()
+
+
+def test_a_disk_that_is_full_while_unpacking_is_named(stage, tmp_path):
+    plan, options = stage
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(small)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only where a small file system can be mounted")
+    try:
+        options.work = small / "work"
+        with pytest.raises(BuildError, match=r"(?s)the disk is full.*goes on") as caught:
+            build(plan, options)
+        assert caught.value.code == "disk-full"
+        assert not options.prefix.exists()
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_work_folder_on_another_disk_is_no_hindrance(stage, tmp_path):
+    plan, options = stage
+    other = tmp_path / "other"
+    other.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(other)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only where a file system can be mounted")
+    try:
+        options.work = other / "work"
+        build(plan, options)
+        again = build(plan, options)
+        assert again.resumed == ("unpack", "configure", "compile")
+        assert leftovers(options) == [".built.lock"]
+    finally:
+        subprocess.run(["umount", str(other)], check=True)
+    done = subprocess.run([options.prefix / "bin" / "ffmpeg"], capture_output=True)
+    assert done.stdout == b"stand-in\n"
 
 
 def test_what_is_missing_is_named_with_the_command(stage, monkeypatch):
@@ -244,6 +323,7 @@ def test_what_is_missing_is_named_with_the_command(stage, monkeypatch):
         Missing("x264", "x264", ("libx264-dev",)),
     ]
     monkeypatch.setattr("ffmpeg_gpu_build.toolchain.missing", lambda *_: lacking)
+    monkeypatch.setattr("ffmpeg_gpu_build.builder.fetch", None)  # said before anything is fetched
     with pytest.raises(BuildError, match="apt-get install libx264-dev nasm") as caught:
         build(plan, options)
     assert caught.value.code == "missing"
@@ -252,8 +332,18 @@ def test_what_is_missing_is_named_with_the_command(stage, monkeypatch):
     assert not options.prefix.exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupting_ends_every_process_and_the_next_run_goes_on(stage, tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "where", "configures"),
+    [
+        (signal.SIGINT, "configure", 2),
+        (signal.SIGINT, "compile", 1),
+        (signal.SIGTERM, "compile", 1),
+        (signal.SIGINT, "install", 1),
+    ],
+)
+def test_interrupting_ends_every_process_and_the_next_run_goes_on(
+    stage, tmp_path, number, where, configures
+):
     _, options = stage
     waiting = tmp_path / "waiting"
     code = (
@@ -265,7 +355,7 @@ def test_interrupting_ends_every_process_and_the_next_run_goes_on(stage, tmp_pat
         "--prefix", str(options.prefix), "--work", str(options.work),
         "--source", options.source, "--sha256", options.sha256, "--no-ccache",
     ]  # fmt: skip
-    env = {**os.environ, "WAIT": str(waiting)}
+    env = {**os.environ, "WAIT": str(waiting), "WAIT_IN": where}
     process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, start_new_session=True)
     for _ in range(600):
         if waiting.exists():
@@ -280,8 +370,9 @@ def test_interrupting_ends_every_process_and_the_next_run_goes_on(stage, tmp_pat
     assert not any(_runs_in(options.work))
     done = subprocess.run(command, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert configured(options) == 1
+    assert configured(options) == configures
     assert (options.prefix / "bin" / "ffmpeg").is_file()
+    assert leftovers(options) == [".built.lock"]
 
 
 def _runs_in(folder: Path):

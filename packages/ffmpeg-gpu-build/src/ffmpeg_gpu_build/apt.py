@@ -80,7 +80,9 @@ def main_archive(etc: Path = ETC) -> Archive:
     name = system_id()
     for archive in archives(etc):
         last = archive.uri.rstrip("/").rpartition("/")[2]
-        if last == name and archive.uri.startswith(("http:", "https:", "file:", "mirror")):
+        if last in (name, f"{name}-ports") and archive.uri.startswith(
+            ("http:", "https:", "file:", "mirror")
+        ):
             return archive
     raise AptError(f"apt: no archive of {name or 'this system'} in {etc}/sources.list*")
 
@@ -90,7 +92,10 @@ class PrivateApt:
 
     def __init__(self, folder: Path, etc: Path = ETC) -> None:
         if not shutil.which("apt-get"):
-            raise AptError("apt: no apt-get on this machine; give the sources as local files")
+            raise AptError(
+                "apt: no apt-get on this machine: give FFmpeg with --source FILE, and headers that "
+                "are new enough through PKG_CONFIG_PATH"
+            )
         self.folder = folder
         archive = main_archive(etc)
         options = f"[signed-by={archive.signed_by}] " if archive.signed_by else ""
@@ -190,11 +195,18 @@ def resolvable(packages: list[str]) -> tuple[list[str], list[str]]:
 
 
 def install(packages: list[str]) -> dict[str, str]:
-    """Install packages one by one, so that a missing one loses no other; package -> why not."""
+    """Install packages one by one, so that a missing one loses no other; package -> why not.
+
+    The lists are fetched first where a package is not in them (a bare container has none); another
+    apt that is at work is waited for.
+    """
+    wait = ["-o", "DPkg::Lock::Timeout=300"]
+    if resolvable(packages)[1]:
+        proc.run(["apt-get", *wait, "update", "-q"], timeout=600)
     failed = {}
     for package in packages:
         done = proc.run(
-            ["apt-get", "install", "-y", "-q", "--no-install-recommends", package],
+            ["apt-get", *wait, "install", "-y", "-q", "--no-install-recommends", package],
             env={"DEBIAN_FRONTEND": "noninteractive"},
             timeout=1200,
         )

@@ -8,10 +8,12 @@ the prefix holds a whole build or the one before.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -140,25 +142,30 @@ def fetch(plan: Plan, options: Options) -> source.Checked:
     raise source.SourceError("source: FFmpeg cannot be had: " + "; ".join(reasons), "offline")
 
 
-def dependencies(plan: Plan, options: Options, env: Mapping[str, str]) -> None:
-    """Install what is missing if that was asked for; else BuildError "missing" with the command."""
-    lacking = toolchain.missing(plan, env)
-    if not lacking:
-        return
-    packages = sorted({p for m in lacking for p in m.packages})
-    if options.install_deps and os.geteuid() == 0:
+def dependencies(plan: Plan, options: Options, env: Mapping[str, str] | None = None) -> None:
+    """Install what is missing if that was asked for; else BuildError "missing" with the command.
+
+    Without `env`, before anything is fetched, what will be unpacked is not counted; with it,
+    pkg-config sees the unpacked headers.
+    """
+    unpackable = set(plan.unpack) if env is None else set()
+
+    def look() -> list[toolchain.Missing]:
+        return [m for m in toolchain.missing(plan, env) if not set(m.packages) & unpackable]
+
+    lacking, lost = look(), ""
+    if lacking and options.install_deps and os.geteuid() == 0 and shutil.which("apt-get"):
+        packages = sorted({p for m in lacking for p in m.packages})
         options.say("fetch", f"installing {' '.join(packages)}")
         failed = apt.install(packages)
-        lacking = toolchain.missing(plan, env)
-        lost = "; ".join(f"{package}: {reason}" for package, reason in failed.items())
-    else:
-        lost = ""
+        lost = "".join(f"; {package}: {reason}" for package, reason in failed.items())
+        lacking = look()
     if lacking:
         what = "; ".join(f"{m.component} needs {m.what}" for m in lacking)
         names = " ".join(sorted({p for m in lacking for p in m.packages}))
         raise BuildError(
-            f"missing: {what}{'; ' + lost if lost else ''}\n  cure: apt-get install {names}, or "
-            "--install-deps as root, or take the component out (--without)",
+            f"missing: {what}{lost}\n  cure: apt-get install {names}, or --install-deps as root, "
+            "or take the component out (--without)",
             "missing",
         )
 
@@ -218,41 +225,44 @@ def assert_floors(plan: Plan, facts: Mapping[str, Any]) -> None:
         )
 
 
-def install(
-    plan: Plan,
-    options: Options,
-    build: Path,
-    log: Path,
-    env: Mapping[str, str],
-    facts: dict[str, Any],
-) -> dict[str, Any]:
-    """make install into a folder aside, then rename it to the prefix."""
-    parent = options.prefix.parent
-    aside = Path(tempfile.mkdtemp(prefix=f".{options.prefix.name}-", dir=parent))
+def stage_install(
+    plan: Plan, work: Path, log: Path, env: Mapping[str, str], facts: dict[str, Any]
+) -> tuple[Path, dict[str, Any]]:
+    """make install into the work folder, made relocatable, with its papers; (folder, manifest)."""
+    build, root = work / "objects", work / "staged"
+    shutil.rmtree(root, ignore_errors=True)
+    make.run_logged("install", ["make", "install", f"DESTDIR={root}"], build, log, env)
+    staged = root / NOMINAL_PREFIX.lstrip("/")
+    set_runpaths(staged)
+    manifest.relocate_pkgconfig(staged)
+    found = manifest.manifest(plan, staged=staged, env=env, **facts)
+    assert_floors(plan, found)
+    folder = staged / manifest.FOLDER
+    folder.mkdir(parents=True)
+    bill = manifest.bill_of_materials(plan, found)
+    (folder / "manifest.json").write_text(json.dumps(found, indent=1) + "\n")
+    (folder / "sbom.cdx.json").write_text(json.dumps(bill, indent=1) + "\n")
+    for file in ("COPYING.LGPLv3", *(["COPYING.GPLv3"] if plan.licence != "lgpl" else [])):
+        shutil.copy2(work / "src" / file, folder)
+    return staged, found
+
+
+def put_in_place(staged: Path, prefix: Path) -> None:
+    """Move a finished install to the prefix: whole or not at all, the one before kept till then.
+
+    Never by a shell or make, so a prefix may have any name.
+    """
+    aside = Path(tempfile.mkdtemp(prefix=f".{prefix.name}-", dir=prefix.parent))
     try:
-        command = ["make", "install", f"DESTDIR={aside / 'root'}"]
-        make.run_logged("install", command, build, log, env)
-        staged = aside / "root" / NOMINAL_PREFIX.lstrip("/")
-        set_runpaths(staged)
-        manifest.relocate_pkgconfig(staged)
-        found = manifest.manifest(plan, staged=staged, env=env, **facts)
-        assert_floors(plan, found)
-        folder = staged / manifest.FOLDER
-        folder.mkdir(parents=True)
-        bill = manifest.bill_of_materials(plan, found)
-        (folder / "manifest.json").write_text(json.dumps(found, indent=1) + "\n")
-        (folder / "sbom.cdx.json").write_text(json.dumps(bill, indent=1) + "\n")
-        for file in ("COPYING.LGPLv3", *(["COPYING.GPLv3"] if plan.licence != "lgpl" else [])):
-            shutil.copy2(build.parent / "src" / file, folder)
-        if options.prefix.exists():
-            options.prefix.rename(aside / "old")
+        shutil.move(staged, aside / "new")  # a copy where the work folder is on another disk
+        if prefix.exists():
+            prefix.rename(aside / "old")
         try:
-            staged.rename(options.prefix)
+            (aside / "new").rename(prefix)
         except BaseException:
             if (aside / "old").exists():
-                (aside / "old").rename(options.prefix)
+                (aside / "old").rename(prefix)
             raise
-        return found
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -263,8 +273,12 @@ def build(plan: Plan, options: Options) -> Built:
     Raises BuildError, SourceError or AptError with the cause and the cure. After any failure, and
     after Ctrl-C, the same call goes on where this one ended.
     """
-    if any(c.isspace() for c in str(options.work)):
-        raise BuildError(f"work: make cannot work below {str(options.work)!r}: no spaces, please")
+    if not re.fullmatch(r"[\w./+@,-]+", str(options.work)):
+        raise BuildError(
+            f"work: make cannot work below {str(options.work)!r}: take a folder of letters, digits "
+            "and . _ + @ , - only (--work); the prefix may have any name",
+            "bad-work",
+        )
     prefix = options.prefix
     ours = (prefix / manifest.FOLDER / "manifest.json").exists()
     if prefix.exists() and not ours and not (prefix.is_dir() and not any(prefix.iterdir())):
@@ -273,12 +287,23 @@ def build(plan: Plan, options: Options) -> Built:
         )
     options.work.mkdir(parents=True, exist_ok=True)
     with only_one(options.prefix), only_one(options.work / "build"):
-        return _build(plan, options)
+        try:
+            return _build(plan, options)
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+            if not full:
+                raise
+            raise BuildError(
+                f"the disk is full: {error}\n  cure: free space in {options.work} and "
+                f"{options.prefix.parent}; the build goes on where it was",
+                "disk-full",
+            ) from None
 
 
 def _build(plan: Plan, options: Options) -> Built:
     work = options.work
     log, objects, tree = work / "log.txt", work / "objects", work / "src"
+    dependencies(plan, options)
     options.say("fetch", f"FFmpeg {plan.version}")
     checked = fetch(plan, options)
     options.say("fetch", "headers")
@@ -322,7 +347,8 @@ def _build(plan: Plan, options: Options) -> Built:
         "unpacked": unpacked.versions,
         "licence": make.licence(objects),
     }
-    found = install(plan, options, objects, log, unpacked.env, facts)
+    staged, found = stage_install(plan, work, log, unpacked.env, facts)
+    put_in_place(staged, options.prefix)
     return Built(options.prefix, found, resumed)
 
 

@@ -316,7 +316,8 @@ def build_command(a: argparse.Namespace) -> int:
     facts = made.facts
     print(f"built: {made.prefix}/bin/ffmpeg ({facts['licence']})")
     print(f"NVENC needs driver {facts['nvenc_driver_floor']}; CUDA filters: {facts['ptx']}")
-    print(f"now: ffmpeg-gpu-build verify --ffmpeg {made.prefix} --profile {a.profile}")
+    check = ["ffmpeg-gpu-build", "verify", "--ffmpeg", str(made.prefix), "--profile", a.profile]
+    print(f"now: {shlex.join(check)}")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import re
 import shutil
@@ -122,6 +123,8 @@ def download(version: str, into: Path, timeout: float = 30) -> tuple[Path, Path]
                 shutil.copyfileobj(answer, to)
         except (urllib.error.URLError, TimeoutError, OSError) as error:
             part.unlink(missing_ok=True)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
             raise SourceError(
                 f"download: {address} cannot be had ({error}); give the file with --source FILE",
                 "offline",
