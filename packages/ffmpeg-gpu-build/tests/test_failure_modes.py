@@ -108,6 +108,7 @@ def test_at_least_twelve_failure_modes_are_told_apart():
         ("av_interleaved_write_frame(): No space left on device", "disk-full"),
         ("[h264_nvenc] 10 bit encode not supported", "nvenc-feature-missing"),
         ("[mov] moov atom not found", "bad-input"),
+        ("Failed to create buffer: VK_ERROR_OUT_OF_DEVICE_MEMORY", "vulkan-call-failed"),
     ],
 )
 def test_messages_of_ffmpeg_are_recognised_by_text(log, code):
@@ -115,6 +116,15 @@ def test_messages_of_ffmpeg_are_recognised_by_text(log, code):
     assert found is not None
     assert found.code == code
     assert found.line == log
+
+
+def test_the_cause_is_named_before_its_consequence():
+    found = diagnose(
+        "[h264] Device does not support the VK_KHR_video_decode_queue extension!\n"
+        "[h264] Failed setup for format vulkan: hwaccel initialisation returned error.\n"
+        "Impossible to convert between the formats supported by the filter 'a' and the filter 'b'\n"
+    )
+    assert (found.status, found.code) == ("absent", "no-vulkan-video")
 
 
 def test_an_unknown_message_is_not_guessed_at():

@@ -71,6 +71,8 @@ def test_a_filter_that_does_nothing_would_not_pass(machine, name):
     done = checks._run_filter(machine, check, None)
     if not done.ok:
         pytest.skip(f"this ffmpeg has no {check.cpu}")
+    # as many frames as went in: the defaults of a GPU filter and its twin may differ (bwdif)
+    assert len(done.out) == pixels.FRAMES * pixels.frame_bytes(*check.size)
     source = checks.source(pixels.FRAMES)
     if len(done.out) != len(source):
         return  # another size: an untouched picture is refused at once
@@ -113,6 +115,14 @@ def test_all_paths_of_this_ffmpeg_are_listed_once(ffmpeg):
     assert len(paths) == len(set(paths)) > 60
     expected = {"device.opencl", "encode.libx264", "encode.h264_nvenc", "decode.h264_nvdec"}
     assert expected | {"decode.h264_cuvid", "filter.scale_cuda"} <= set(paths)
+
+
+def test_a_decoder_is_found_wherever_the_linker_put_its_name(ffmpeg, tmp_path, monkeypatch):
+    library = tmp_path / "libavcodec.so"
+    library.write_bytes(b"\x7fELF\xd5\xffav1_nvdec\0h264_nvdec\0mjpeg_nvdec\0")
+    monkeypatch.setattr("ffmpeg_gpu_build.binary.libraries", lambda *_: {"libavcodec": library})
+    found = [p for p in paths_of(ffmpeg) if p.endswith("_nvdec")]
+    assert found == ["decode.h264_nvdec", "decode.av1_nvdec", "decode.mjpeg_nvdec"]
 
 
 def test_exit_codes_tell_broken_from_missing():

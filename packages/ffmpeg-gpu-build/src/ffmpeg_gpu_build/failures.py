@@ -156,6 +156,13 @@ FAILURES = (
         "H.264 in 10 bits and AV1 are not on every GPU: choose another codec or 8 bits",
     ),
     Failure(
+        "no-vulkan-video",
+        "absent",
+        r"VK_KHR_video_\w+|[Dd]evice does not (support|have)[^\n]*video|lacks [^\n]*queue",
+        "the Vulkan driver has no video queue",
+        "use a driver with Vulkan Video (NVIDIA 550 or newer, recent Mesa)",
+    ),
+    Failure(
         "gpu-cannot-decode",
         "absent",
         r"Hardware is lacking required capabilities|Codec (?P<a>\w+) is not supported"
@@ -181,11 +188,11 @@ FAILURES = (
         "install the GPU's Vulkan driver and libvulkan1; vulkaninfo must list a device",
     ),
     Failure(
-        "no-vulkan-video",
-        "absent",
-        r"VK_KHR_video_\w+|[Dd]evice does not (support|have)[^\n]*video|lacks [^\n]*queue",
-        "the Vulkan driver has no video queue",
-        "use a driver with Vulkan Video (NVIDIA 550 or newer, recent Mesa)",
+        "vulkan-call-failed",
+        "broken",
+        r"(?P<a>(Failed|Unable) to [^\n:]*: VK_ERROR_\w+)",
+        "a call of the Vulkan driver failed: {a}",
+        "update the Vulkan driver; the GPU's memory may be full",
     ),
     Failure(
         "no-opencl",

@@ -16,7 +16,8 @@ class FilterCheck:
     """A GPU filter and its CPU twin.
 
     `pixels` is the software format that is uploaded; `size` the output's (width, height); `second`
-    makes the second input out of the first and `before` prepares the frames, both on the CPU.
+    makes the second input out of the first and `before` prepares the frames, both on the CPU (not
+    by vflip: it leaves rows in reverse, which FFmpeg 9's upload to Vulkan takes for a huge buffer).
     """
 
     gpu: str
@@ -65,7 +66,7 @@ CHECKS: dict[str, FilterCheck] = {
             "xfade_opencl=transition=fade:duration=0.24:offset=0",
             "xfade=transition=fade:duration=0.24:offset=0",
             1.0,
-            second="vflip",
+            second="hflip",
         ),
         FilterCheck("nlmeans_opencl=s=12:p=7:r=7", "nlmeans=s=12:p=7:r=7", 1.5),
         # CUDA: the shape filters are exact by definition; kernels of the others may round otherwise
@@ -85,7 +86,7 @@ CHECKS: dict[str, FilterCheck] = {
             size=(352, 200),
         ),
         FilterCheck("yadif_cuda", "yadif", 0.5, before=_FIELDS),
-        FilterCheck("bwdif_cuda", "bwdif", 0.5, before=_FIELDS),
+        FilterCheck("bwdif_cuda=mode=send_frame", "bwdif=mode=send_frame", 0.5, before=_FIELDS),
         # Vulkan
         FilterCheck("hflip_vulkan", "hflip"),
         FilterCheck("vflip_vulkan", "vflip"),
@@ -101,15 +102,15 @@ CHECKS: dict[str, FilterCheck] = {
         ),
         FilterCheck("overlay_vulkan=x=40:y=20", "overlay=x=40:y=20:format=yuv420", second=_BOX),
         FilterCheck(
-            "blend_vulkan=all_mode=multiply", "blend=all_mode=multiply", 1.0, second="vflip"
+            "blend_vulkan=all_mode=multiply", "blend=all_mode=multiply", 1.0, second="hflip"
         ),
         FilterCheck(
             "xfade_vulkan=transition=fade:duration=0.24:offset=0",
             "xfade=transition=fade:duration=0.24:offset=0",
             1.0,
-            second="vflip",
+            second="hflip",
         ),
-        FilterCheck("bwdif_vulkan", "bwdif", 0.5, before=_FIELDS),
+        FilterCheck("bwdif_vulkan=mode=send_frame", "bwdif=mode=send_frame", 0.5, before=_FIELDS),
         FilterCheck("nlmeans_vulkan=s=12:p=7:r=7", "nlmeans=s=12:p=7:r=7", 1.5),
         # VAAPI
         FilterCheck("transpose_vaapi=dir=clock", "transpose=dir=clock", 1.0, "nv12", (180, 320)),

@@ -22,7 +22,7 @@ DEVICES = ("cuda", "opencl", "vulkan", "vaapi", "qsv")
 SOFTWARE = ("libx264", "libx265", "libsvtav1", "libvpx-vp9")
 # hwaccel -> its name inside libavcodec, and the codecs that a transcode meets
 HWACCELS = {
-    "cuda": ("nvdec", ("h264", "hevc", "av1", "vp9", "mpeg2", "mpeg4")),
+    "cuda": ("nvdec", ("h264", "hevc", "av1", "vp9", "mpeg2", "mpeg4", "mjpeg")),
     "vulkan": ("vulkan", ("h264", "hevc", "av1")),
     "vaapi": ("vaapi", ("h264", "hevc", "av1", "vp9", "mpeg2")),
 }
@@ -127,7 +127,7 @@ def paths_of(ffmpeg: Ffmpeg) -> list[str]:
     for kind, (suffix, codecs) in HWACCELS.items():
         if kind in ffmpeg.hwaccels:
             names = [f"{codec}_{suffix}" for codec in codecs]
-            found += [f"decode.{n}" for n in names if b"\0" + n.encode() + b"\0" in inside]
+            found += [f"decode.{n}" for n in names if n.encode() + b"\0" in inside]
     found += [f"decode.{n}" for n in sorted(ffmpeg.decoders) if n.endswith(("_cuvid", "_qsv"))]
     filters = sorted(n for n in ffmpeg.filters if device_of(n) not in ("cpu", "qsv"))
     return found + [f"filter.{n}" for n in filters]
