@@ -98,6 +98,17 @@ def test_4_vulkan_headers_that_are_too_old_are_seen_before_the_build(tmp_path):
     assert "vulkan >= 1.3.277" not in [m.what for m in lacking]
 
 
+def test_16_a_library_without_a_pc_file_is_seen_before_the_build(tmp_path):
+    plan = resolve("small", add=["mp3"])  # Debian's libmp3lame-dev has none
+    nothing = {"C_INCLUDE_PATH": ""}
+    there = toolchain.has_header("lame/lame.h", nothing)
+    assert ("header lame/lame.h" in [m.what for m in toolchain.missing(plan, nothing)]) != there
+    assert not toolchain.has_header("no/such.h")
+    (tmp_path / "no").mkdir()
+    (tmp_path / "no" / "such.h").touch()
+    assert toolchain.has_header("no/such.h", {"C_INCLUDE_PATH": str(tmp_path)})
+
+
 def test_5_spirv_headers_are_taken_new_enough():
     assert resolve("small").unpack["spirv-headers"] == "1.6.1+1.4.309"
 

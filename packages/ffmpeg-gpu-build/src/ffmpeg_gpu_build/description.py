@@ -47,6 +47,7 @@ COMPONENT_KEYS = {
     "conda_host",
     "conda_run",
     "needs",
+    "headers",
     "tools",
     "asserts",
     "parts",

@@ -29,7 +29,9 @@ def _first_line(command: list[str]) -> str | None:
 
 
 def linked(plan: Plan, env: Mapping[str, str]) -> dict[str, str]:
-    """The libraries and headers that the plan builds against, with their pkg-config versions."""
+    """The libraries and headers that the plan builds against, with their pkg-config versions; ""
+    where there is no .pc file to tell.
+    """
     found = {}
     for component in plan.components:
         for condition in components()[component].get("needs", []):
@@ -37,6 +39,7 @@ def linked(plan: Plan, env: Mapping[str, str]) -> dict[str, str]:
             version = module_version(name, env)
             if version:
                 found[name] = version
+        found |= dict.fromkeys(components()[component].get("headers", {}), "")
     return found
 
 
@@ -100,10 +103,10 @@ def bill_of_materials(plan: Plan, facts: Mapping[str, Any]) -> dict[str, Any]:
     parts = [
         {
             "type": "library",
-            "bom-ref": f"{name}@{version}",
+            "bom-ref": f"{name}@{version}" if version else name,
             "name": name,
-            "version": version,
-            "purl": f"pkg:generic/{name.lower()}@{version}",
+            **({"version": version} if version else {}),
+            "purl": f"pkg:generic/{name.lower()}" + (f"@{version}" if version else ""),
         }
         for name, version in sorted(facts["libraries"].items())
     ]

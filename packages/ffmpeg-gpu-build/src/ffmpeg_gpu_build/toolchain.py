@@ -99,6 +99,14 @@ def module_version(module: str, env: Mapping[str, str] | None = None) -> str | N
     return done.out.decode().strip() if done.ok else None
 
 
+def has_header(header: str, env: Mapping[str, str] | None = None) -> bool:
+    """True if gcc finds a header."""
+    if not shutil.which("gcc"):
+        return False
+    source = f"#include <{header}>\n".encode()
+    return proc.run(["gcc", "-E", "-x", "c", "-"], stdin=source, env=env, timeout=30).ok
+
+
 def missing(plan: Plan, env: Mapping[str, str] | None = None) -> list[Missing]:
     """What the plan needs and this machine lacks; unpacked headers count through `env`'s paths."""
     from .description import components
@@ -111,6 +119,9 @@ def missing(plan: Plan, env: Mapping[str, str] | None = None) -> list[Missing]:
             if not has_module(condition, env):
                 wanted = tuple(entry.get("unpack", {})) or packages
                 found.append(Missing(condition, component, wanted))
+        for header in entry.get("headers", {}).values():
+            if not has_header(header, env):
+                found.append(Missing(f"header {header}", component, packages))
         tools = [*entry.get("tools", []), *entry.get(plan.cuda, {}).get("tools", [])]
         for tool in tools:
             if tool == "clang":

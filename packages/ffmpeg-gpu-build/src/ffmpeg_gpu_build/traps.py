@@ -111,8 +111,8 @@ TRAPS = (
         "dependency-not-found",
         "broken",
         r"ERROR: (?P<a>[\w.+-]+)( >= \S+)? not found( using pkg-config)?",
-        "{a} is not found by pkg-config",
-        "install its -dev package (the plan names it) or set PKG_CONFIG_PATH",
+        "{a} is not found, or too old",
+        "install its -dev package (the plan names it), or set PKG_CONFIG_PATH",
     ),
     Failure(
         "disk-full",
