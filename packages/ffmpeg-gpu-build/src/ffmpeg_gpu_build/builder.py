@@ -205,7 +205,7 @@ def assert_floors(plan: Plan, facts: Mapping[str, Any]) -> None:
     """Hold the finished libraries to the driver floors of the plan.
 
     Raises BuildError, code "floor", if NVENC asks for another driver than its headers should, or
-    the CUDA filters for more than PTX 5.0 and sm_60 though clang compiled them.
+    the CUDA filters for more than PTX 5.0 and sm_50 though clang compiled them.
     """
     got, expected = facts["nvenc_driver_floor"], facts["nvenc_driver_floor_expected"]
     if expected and got != expected:
@@ -219,8 +219,8 @@ def assert_floors(plan: Plan, facts: Mapping[str, Any]) -> None:
     if version > toolchain.HIGHEST_PTX or target > toolchain.HIGHEST_TARGET:
         raise BuildError(
             f"install: the CUDA filters are PTX {ptx['version']} for {ptx['target']}, more than "
-            f"5.0 and "
-            "sm_60: clang took the version of a CUDA toolkit; pass --cuda-path=/nonexistent to it",
+            "5.0 and sm_50: clang took the version of a CUDA toolkit; pass it "
+            "--cuda-path=/nonexistent",
             "floor",
         )
 

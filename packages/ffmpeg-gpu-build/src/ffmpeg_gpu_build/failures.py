@@ -137,7 +137,7 @@ FAILURES = (
         "broken",
         r"CUDA_ERROR_(INVALID_PTX|NO_BINARY_FOR_GPU)",
         "the CUDA filters were compiled for a newer GPU than this one",
-        'build the filters for a lower architecture (cuda = "llvm": sm_60)',
+        'build the filters for a lower architecture (cuda = "llvm": sm_50)',
     ),
     Failure(
         "gpu-out-of-memory",

@@ -14,9 +14,10 @@ from .description import Plan, version_key
 
 # Highest first: any of them compiles the CUDA filters.
 CLANGS = ("clang", *(f"clang-{n}" for n in range(22, 10, -1)))
-# A CUDA toolkit on the machine must not decide the PTX version: clang 19 would take 8.5 from it.
-CLANG_FLAGS = ("--cuda-gpu-arch=sm_60", "--cuda-path=/nonexistent")
-HIGHEST_PTX, HIGHEST_TARGET = (5, 0), (60,)
+# sm_50 (Maxwell) is the oldest GPU that a driver of the NVENC floor (530) serves. A CUDA toolkit on
+# the machine must not decide the PTX version: clang 19 would take 8.5 from it.
+CLANG_FLAGS = ("--cuda-gpu-arch=sm_50", "--cuda-path=/nonexistent")
+HIGHEST_PTX, HIGHEST_TARGET = (5, 0), (50,)
 GLSLANGS = ("glslang", "glslangValidator")
 LOWEST_GLSLANG = (15,)
 # Lowest first: nvcc 13 begins at 75, nvcc 12 at 50, nvcc 11 at 35.
@@ -33,7 +34,7 @@ class Missing:
 
 
 def find_clang() -> str | None:
-    """A clang that makes PTX for sm_60 without a CUDA toolkit, or None."""
+    """A clang that makes PTX for sm_50 without a CUDA toolkit, or None."""
     for name in CLANGS:
         if shutil.which(name) and _compiles(
             [name, *CLANG_FLAGS, "-S", "-nocudalib", "-nocudainc", "--cuda-device-only"]
