@@ -19,6 +19,8 @@ def build_info() -> dict[str, object]:
         cuda = "off: built without CUDA; install the CUDA toolkit and build with GPU=ON"
     else:
         cuda = f"kernels for {architectures}, compiled and simulated, never run; not used by layers"
+        if not torch.cuda.is_available():
+            cuda += f"; no CUDA device answers torch {torch.__version__}"
     return {
         "spconv-lite": __version__,
         "build": "CUDA" if architectures else "CPU",

@@ -14,9 +14,12 @@ def main() -> int:
     backends = [name for name, there in (("gloo", dist.is_gloo_available()),
                                          ("nccl", dist.is_nccl_available())) if there]  # fmt: skip
     print(f"tp-parallel {__version__}, torch {torch.__version__}")
-    kernels = ops.isa() + (f", CUDA {_C.cuda_architectures}" if _C.cuda_architectures else "")
-    print(f"loss kernels: {kernels}")
-    print(f"CUDA devices: {torch.cuda.device_count()}; torch threads: {torch.get_num_threads()}")
+    built = _C.cuda_architectures
+    cuda = f"compiled for {built}, never run" if built else "not in this build (GPU=ON builds them)"
+    if not torch.cuda.is_available():
+        cuda += f"; no CUDA device answers torch {torch.__version__}"
+    print(f"loss kernels on the CPU: {ops.isa()}; torch threads: {torch.get_num_threads()}")
+    print(f"loss kernels on CUDA: {cuda}")
     print(f"torch.distributed back ends: {', '.join(backends) or 'none'}")
     print("train:    python -m tp_parallel.pretrain --help")
     print("generate: python -m tp_parallel.generate --help")
