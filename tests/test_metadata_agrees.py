@@ -62,6 +62,17 @@ def test_pyproject_reads_the_one_version_and_has_the_common_metadata(package):
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
+def test_no_source_repeats_the_version(package):
+    """A literal would stay behind when VERSION moves on."""
+    repeats = [
+        str(path)
+        for path in (package.folder / "src").rglob("*.py")
+        if f'"{VERSION}"' in path.read_text()
+    ]
+    assert not repeats
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
 def test_the_recipe_has_the_version_and_the_ranges_of_pyproject(package):
     text = (ROOT / "recipes" / package.name / "recipe.yaml").read_text()
     recipe = yaml.safe_load(re.sub(r"\$\{\{.*?\}\}", "TEMPLATE", text))

@@ -1,5 +1,7 @@
 """ConvLSTM for PyTorch: equal to Keras, faster, with Keras' files and the next-frame example."""
 
+from importlib.metadata import version
+
 from .cell import ConvLSTMCell1d, ConvLSTMCell2d, ConvLSTMCell3d
 from .forecasting import forecast
 from .layers import ConvLSTM1d, ConvLSTM2d, ConvLSTM3d
@@ -7,7 +9,7 @@ from .models import SequenceModel, detach, load_keras, load_keras_weights, next_
 from .optim import KerasAdam
 from .stack import Bidirectional, ConvLSTM
 
-__version__ = "0.1.0"
+__version__ = version("convlstm")
 
 __all__ = [
     "Bidirectional",
