@@ -94,6 +94,10 @@ def test_a_dockerfile_names_the_packages_and_the_same_build(capsys, base):
     assert "ocl-icd-opencl-dev" in out
     assert "libx264-dev" not in out
     assert "--release 9.0.2" in out
+    assert "libvulkan1" in out  # opened at run time: ldd does not name it
+    assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility,video,graphics" in out
+    assert main(["build", "--docker", base, "--without", "vulkan"]) == 0
+    assert "libvulkan1" not in capsys.readouterr().out
     assert main(["build", "--docker", "windows"]) == 2
 
 

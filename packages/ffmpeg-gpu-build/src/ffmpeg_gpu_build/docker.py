@@ -19,6 +19,15 @@ def dockerfile(plan: Plan, base: str, arguments: str) -> str:
         raise ValueError(f"docker: base must be one of {', '.join(BASES)}, got {base!r}")
     packages = " \\\n        ".join(["ca-certificates", "python3-venv", *apt_packages(plan)])
     sources = "packages/ffmpeg-gpu-build"
+    vulkan = "vulkan" in plan.components
+    capabilities = "compute,utility,video" + (",graphics" if vulkan else "")
+    loader = (
+        """RUN apt-get update && apt-get install -y --no-install-recommends libvulkan1 \\
+        && rm -rf /var/lib/apt/lists/*
+"""
+        if vulkan
+        else ""
+    )
     return f"""\
 # FFmpeg {plan.version}, profile {plan.profile}. {plan.licence_sentence}.
 # docker build -f Dockerfile -t ffmpeg-gpu .    (in the root of the repository)
@@ -36,7 +45,9 @@ RUN ldd /opt/ffmpeg/lib/*.so | awk '$3 ~ "^/(usr/)?lib" {{ print $3 }}' | sort -
         | xargs -I% cp -L % /opt/ffmpeg/lib/
 
 FROM {base}
-COPY --from=build /opt/ffmpeg /opt/ffmpeg
-ENV PATH=/opt/ffmpeg/bin:$PATH NVIDIA_DRIVER_CAPABILITIES=compute,utility,video
+{loader}COPY --from=build /opt/ffmpeg /opt/ffmpeg
+# the libraries copied above find one another: they have no RUNPATH of their own
+RUN echo /opt/ffmpeg/lib > /etc/ld.so.conf.d/ffmpeg.conf && ldconfig
+ENV PATH=/opt/ffmpeg/bin:$PATH NVIDIA_DRIVER_CAPABILITIES={capabilities}
 ENTRYPOINT ["ffmpeg"]
 """
