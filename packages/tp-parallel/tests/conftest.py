@@ -9,6 +9,7 @@ has imported torch, so a case costs milliseconds, not a start of Python.
 import importlib.util
 import multiprocessing
 import os
+import sys
 import traceback
 from datetime import timedelta
 
@@ -54,8 +55,11 @@ def _serve(rank, port, pipe):
 
 
 @pytest.fixture(scope="session")
-def forkserver():
+def forkserver(pytestconfig):
     """A multiprocessing context whose processes have imported the slow modules when they start."""
+    # workers import the test files by their place under the root, wherever pytest was started
+    if str(pytestconfig.rootpath) not in sys.path:
+        sys.path.append(str(pytestconfig.rootpath))
     method = multiprocessing.get_context("forkserver")
     method.set_forkserver_preload(
         ["tp_parallel", "torch.distributed.tensor", "torch.distributed.checkpoint"]
@@ -120,6 +124,9 @@ class World:
 
 @pytest.fixture(scope="session")
 def world(forkserver):
+    import torch
+
+    torch.set_num_threads(1)  # as in the workers; more would wait for each other
     pool = World(forkserver)
     yield pool
     pool.stop()

@@ -22,11 +22,11 @@ SHAPE = {"vocab_size": 35, "hidden": 16, "layers": 4, "heads": 4, "max_positions
          "activation": "swiglu"}  # fmt: skip
 
 
-def build(tp, pp, dp, tied=True, dtype="float32", chunks=1):
+def build(tp, pp, dp, tied=True, dtype="float32", chunks=1, zero=False):
     context = ParallelContext(tp, pp, dp, device="cpu")
     config = GPTConfig(**SHAPE, tie_embeddings=tied, dtype=dtype)
     models = build_stages(config, context, chunks=chunks)
-    return context, models, AdamW(models, context, lr=1e-2)
+    return context, models, AdamW(models, context, lr=1e-2, zero=zero)
 
 
 def train(context, models, optimizer, steps):
@@ -42,16 +42,16 @@ def train(context, models, optimizer, steps):
         optimizer.step()
 
 
-def write(root, grid, tied=True, dtype="float32"):
-    context, models, optimizer = build(*grid, tied=tied, dtype=dtype)
+def write(root, grid, **options):
+    context, models, optimizer = build(*grid, **options)
     train(context, models, optimizer, range(2))
     checkpoint.save(root, 2, models, optimizer, context=context, extra={"note": "x"})
     return contents(models, optimizer)
 
 
-def move(root, target, grid, tied=True, dtype="float32", chunks=1):
+def move(root, target, grid, **options):
     """Reads into another grid and writes from there."""
-    context, models, optimizer = build(*grid, tied=tied, dtype=dtype, chunks=chunks)
+    context, models, optimizer = build(*grid, **options)
     manifest = checkpoint.load(checkpoint.latest(root), models, optimizer, context=context)
     checkpoint.save(target, manifest["step"], models, optimizer, context=context)
     return contents(models, optimizer)
@@ -64,7 +64,8 @@ def contents(models, optimizer):
     for model in models:
         out |= model.gather_full()
         for name, parameter in model.named_parameters():
-            if hasattr(parameter, "tied_to"):
+            parameter.grad = None
+            if hasattr(parameter, "tied_to") or name not in moments:
                 continue
             parameter.grad = moments[name]["exp_avg_sq"].to(parameter.dtype)
         out |= {f"{name} moment": v for name, v in model.gather_full(gradients=True).items()}
@@ -100,6 +101,19 @@ def test_untied_bfloat16_with_masters_moves_to_an_interleaved_pipeline(world, tm
     assert moved.keys() == want.keys()
     for name, value in want.items():
         assert torch.equal(moved[name], value), name
+
+
+def test_sharded_optimizer_states_move_to_a_whole_optimizer_and_back_bitwise(world, tmp_path):
+    first, second, third = (tmp_path / name for name in "abc")
+    options = {"dtype": "bfloat16"}
+    want = joined(world(4, write, root=first, grid=(2, 1, 2), zero=True, **options))
+    moved = joined(world(1, move, root=first, target=second, grid=(1, 1, 1), **options))
+    back = joined(world(4, move, root=second, target=third, grid=(1, 2, 2), zero=True, **options))
+    assert moved.keys() == back.keys() == want.keys()
+    assert sum(name.endswith(" moment") for name in want) == len(want) / 2
+    for name, value in want.items():
+        assert torch.equal(moved[name], value), name
+        assert torch.equal(back[name], value), name
 
 
 def resumed(root, grid):

@@ -13,6 +13,7 @@ from .data_parallel import DataParallel
 from .embedding import VocabParallelEmbedding
 from .errors import CheckpointError, CollectiveError, MismatchError
 from .gpt import Embedding, GPTModel
+from .gradients import GradientBuckets, finish_gradients
 from .linear import ColumnParallelLinear, RowParallelLinear
 from .linear_cross_entropy import vocab_parallel_linear_cross_entropy
 from .mappings import (
@@ -23,7 +24,7 @@ from .mappings import (
     reduce_scatter_to_region,
     scatter_to_region,
 )
-from .module import MegatronModule, finish_gradients
+from .module import MegatronModule
 from .norm import LayerNorm, RMSNorm
 from .optimizer import AdamW, gradient_norm, learning_rate
 from .output import parallel_lm_logits
@@ -46,6 +47,7 @@ __all__ = [
     "Embedding",
     "GPTConfig",
     "GPTModel",
+    "GradientBuckets",
     "LayerNorm",
     "MegatronModule",
     "MismatchError",

@@ -177,6 +177,10 @@ class Axis:
         self.all_reduce(torch.zeros(1, dtype=torch.int32, device=self._device()), label=label,
                         kind="control")  # fmt: skip
 
+    def guarded(self, label: str, run: Callable[[], object]) -> None:
+        """Runs collectives that torch issues by itself; a failure names rank, `label` and step."""
+        self._run(f"{label} over {self.name} ranks {list(self.ranks)}", run)
+
     # -- point to point -------------------------------------------------------------------------
 
     def send(self, tensor: torch.Tensor, to: int, *, tag: int, label: str) -> Pending:
@@ -229,22 +233,21 @@ class Axis:
     def _guard(self, op: str, tensor: torch.Tensor, label: str):
         """A function that runs a piece of the operation and names it if that piece fails."""
         what = f"{op} {label!r} of {_text(tensor)} over {self.name} ranks {list(self.ranks)}"
+        return lambda run: self._run(what, run)
 
-        def finish(run: Callable[[], object]):
-            self._owner.enter(what)
-            try:
-                return run()
-            except CollectiveError:
-                raise
-            except RuntimeError as error:
-                raise CollectiveError(
-                    f"{self._where()}: {what} failed. {self._owner.diagnose(self.ranks, error)}"
-                    f"Cause: {str(error).strip().splitlines()[0]}"
-                ) from error
-            finally:
-                self._owner.leave()
-
-        return finish
+    def _run(self, what: str, run: Callable[[], object]):
+        self._owner.enter(what)
+        try:
+            return run()
+        except CollectiveError:
+            raise
+        except RuntimeError as error:
+            raise CollectiveError(
+                f"{self._where()}: {what} failed. {self._owner.diagnose(self.ranks, error)}"
+                f"Cause: {str(error).strip().splitlines()[0]}"
+            ) from error
+        finally:
+            self._owner.leave()
 
     def _header(self, op: str, tensor: torch.Tensor) -> torch.Tensor:
         if tensor.dim() > _MAX_DIMS:

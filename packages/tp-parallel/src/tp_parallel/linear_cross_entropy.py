@@ -80,10 +80,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         # summed in float32: a bfloat16 sum over hundreds of chunks would lose the small ones
         grad_weight = torch.zeros_like(weight, dtype=wide) if need_weight else None
         total = count.new_zeros(())
+        room = hidden.new_empty(min(chunk_rows, len(hidden)), len(weight))
         for begin in range(0, len(hidden), chunk_rows):
             part = slice(begin, begin + chunk_rows)
             x, ids = hidden[part], target[part]
-            logits = x.matmul(weight.t())
+            logits = torch.matmul(x, weight.t(), out=room[: len(x)])
             loss, lse = combine(local_statistics(logits, ids, terms), ids, terms, axis)
             total += loss.sum()
             if not (need_hidden or need_weight):

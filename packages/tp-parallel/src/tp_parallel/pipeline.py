@@ -7,6 +7,7 @@ waits only for what its next action consumes, which is what `schedules.simulate`
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +16,8 @@ from .axis import Pending
 from .config import GPTConfig
 from .context import ParallelContext
 from .gpt import GPTModel
-from .schedules import B, F, Schedule
+from .gradients import GradientBuckets
+from .schedules import B, F, Schedule, W
 
 LossFunction = Callable[[GPTModel, torch.Tensor, int], torch.Tensor]
 
@@ -75,6 +77,7 @@ def run_schedule(
     *,
     context: ParallelContext,
     shape: tuple[int, int],
+    buckets: GradientBuckets | None = None,
 ) -> list[torch.Tensor]:
     """Runs forward and backward of all micro-batches; gradients add up in the parameters.
 
@@ -85,6 +88,8 @@ def run_schedule(
         loss: called on the last stage as loss(model, input, micro-batch number); returns the scalar
             to be differentiated.
         shape: (batch, sequence) of every micro-batch.
+        buckets: sums gradients over dp during the last backward pass through each chunk (where the
+            schedule splits the backward pass, after its last weight gradients).
 
     Returns the losses in order on the last stage, elsewhere an empty list. Raises ValueError if the
     schedule does not fit; CollectiveError if a neighbour fails.
@@ -96,15 +101,22 @@ def run_schedule(
             f"got pp {context.pp.size} and {len(models)} models"
         )
     run = _Run()
-    for action in schedule.ranks[context.pp.rank]:
+    row = schedule.ranks[context.pp.rank]
+    completes = W if schedule.splits_backward else B
+    last = {action.chunk: action for action in row if action.kind == completes}
+    for action in row:
         key = (action.chunk, action.batch)
-        if action.kind == F:
-            _forward(run, schedule, models, batches, loss, context, shape, key)
-        elif action.kind == B:
-            _backward(run, schedule, context, key)
-        else:
-            for work in run.weights.pop(key):
-                work()
+        overlap = nullcontext()
+        if buckets is not None and action == last[action.chunk]:
+            overlap = buckets.last_backward(action.chunk)
+        with overlap:
+            if action.kind == F:
+                _forward(run, schedule, models, batches, loss, context, shape, key)
+            elif action.kind == B:
+                _backward(run, schedule, context, key)
+            else:
+                for work in run.weights.pop(key):
+                    work()
     for pending in run.sends:
         pending.wait()
     return [run.losses[b] for b in sorted(run.losses)]

@@ -25,7 +25,7 @@ from .config import GPTConfig
 from .context import DEFAULT_TIMEOUT, ParallelContext
 from .data import TextData, make_tokenizer
 from .gpt import GPTModel
-from .module import finish_gradients
+from .gradients import GradientBuckets, finish_gradients
 from .optimizer import AdamW, learning_rate
 from .pipeline import build_stages, evaluate_schedule, run_schedule
 from .schedules import SCHEDULES, make_schedule
@@ -71,6 +71,7 @@ class Settings:
     schedule: str = _option("1f1b", "pipeline schedule", choices=tuple(SCHEDULES))
     chunks: int = _option(1, "model chunks a rank, for 'interleaved'")
     sequence_parallel: bool = _option(False, "cut activations between split layers too")
+    zero: bool = _option(False, "share the optimizer's state out over the data ranks (ZeRO 1)")
     recompute: bool = _option(False, "store only each layer's input, compute it again")
     save: str | None = _option(None, "folder for checkpoints; resumes from the last one in it",
                                type=str)  # fmt: skip
@@ -149,8 +150,9 @@ class _Trainer:
         self.models = build(self.config, context, settings.chunks)
         self.optimizer = AdamW(
             self.models, context, lr=settings.lr, weight_decay=settings.weight_decay,
-            clip_grad=settings.clip_grad,
+            clip_grad=settings.clip_grad, zero=settings.zero,
         )  # fmt: skip
+        self.buckets = GradientBuckets(self.models, context)
         self.schedule = make_schedule(settings.schedule, context.pp.size, self.rows // self.micro,
                                       settings.chunks)  # fmt: skip
         self.report = Report()
@@ -196,13 +198,13 @@ class _Trainer:
         inputs, targets = ids.split(self.micro), labels.split(self.micro)
         for model in self.models:
             model.train()
-        self.optimizer.zero_grad()
+        self.buckets.zero()
         losses = run_schedule(
             self.schedule, self.models, list(inputs),
             lambda model, x, n: model.loss_sum(x, targets[n]) / tokens.to(torch.float32)[0],
-            context=context, shape=(self.micro, settings.seq),
+            context=context, shape=(self.micro, settings.seq), buckets=self.buckets,
         )  # fmt: skip
-        finish_gradients(self.models, context)
+        finish_gradients(self.models, context, self.buckets)
         rate = learning_rate(step, peak=settings.lr, warmup=settings.warmup, total=settings.steps)
         self.optimizer.set_lr(rate)
         norm = self.optimizer.step()

@@ -30,6 +30,7 @@ def weight_gradient(
     if deferred.recording is None:
         return grad.t().matmul(x)
 
+    @torch.no_grad()
     def later() -> None:
         if weight.grad is None:
             weight.grad = grad.t().matmul(x)

@@ -1,0 +1,162 @@
+"""Completes the gradients across ranks: after the backward pass and, for the data axis, during it.
+
+Gradients lie in flat buckets, filled in the order in which the backward pass produces them; the sum
+of a bucket over the data axis starts when its last gradient is there and travels while earlier
+layers are still at work (Li et al., 2020, arXiv 2006.15704, section 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from .axis import Axis, Done, Pending
+from .context import ParallelContext
+from .module import named_parameters
+
+BUCKET_ELEMENTS = 6 << 20  # 24 MB of float32, torch's DDP default
+
+
+class _Bucket:
+    """Parameters whose gradients are views into one flat tensor."""
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self.parameters = parameters
+        first = parameters[0]
+        size = sum(p.numel() for p in parameters)
+        self.flat = torch.zeros(size, dtype=first.dtype, device=first.device)
+        pieces = self.flat.split([p.numel() for p in parameters])
+        self.views = [piece.view_as(p) for piece, p in zip(pieces, parameters, strict=True)]
+        self.missing = 0
+
+    def zero(self) -> None:
+        self.flat.zero_()
+        for parameter, view in zip(self.parameters, self.views, strict=True):
+            parameter.grad = view
+
+
+class GradientBuckets:
+    """Sums gradients over the data axis while the backward pass still runs.
+
+    Give it to `run_schedule` and to `finish_gradients`, and call `zero()` before each step in place
+    of setting gradients to None. Without a data axis it does nothing but that.
+
+    Args:
+        models: the stages this rank holds.
+        elements: values a bucket holds at most (a larger parameter has one of its own).
+    """
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        context: ParallelContext,
+        *,
+        elements: int = BUCKET_ELEMENTS,
+    ) -> None:
+        self._axis, self._models = context.dp, list(models)
+        self._buckets: list[list[_Bucket]] = []  # of each model, in the order they are filled
+        self._open: list[_Bucket] = []  # of the model in its last backward pass, not yet started
+        self._pending: list[Pending | Done] = []
+        if self._axis.size == 1:
+            return
+        for model in self._models:
+            backwards = list(model.parameters())[::-1]
+            self._buckets.append([_Bucket(group) for group in _groups(backwards, elements)])
+        for bucket in (b for buckets in self._buckets for b in buckets):
+            for parameter in bucket.parameters:
+                parameter.register_post_accumulate_grad_hook(
+                    lambda _, bucket=bucket: self._arrived(bucket)
+                )
+
+    def zero(self) -> None:
+        """Clears every gradient."""
+        if self._axis.size == 1:
+            for model in self._models:
+                model.zero_grad(set_to_none=True)
+        for buckets in self._buckets:
+            for bucket in buckets:
+                bucket.zero()
+
+    @contextmanager
+    def last_backward(self, chunk: int) -> Iterator[None]:
+        """Around the last backward pass through model number `chunk`: full buckets start at once,
+        in the same order on every rank; at the end those start that the pass did not fill.
+        """
+        self._open = list(self._buckets[chunk]) if self._buckets else []
+        for bucket in self._open:
+            bucket.missing = len(bucket.parameters)
+        yield
+        for bucket in self._open:
+            bucket.missing = 0
+        self._start_full()
+
+    def wait(self) -> None:
+        """Returns when every sum that has started may be read."""
+        for pending in self._pending:
+            pending.wait()
+        self._pending.clear()
+
+    def _arrived(self, bucket: _Bucket) -> None:
+        if bucket in self._open:
+            bucket.missing -= 1
+            self._start_full()
+
+    def _start_full(self) -> None:
+        while self._open and self._open[0].missing == 0:
+            flat = self._open.pop(0).flat
+            label = "GradientBuckets: data parallel"
+            self._pending.append(self._axis.all_reduce_async(flat, label=label, kind="gradient"))
+
+
+@torch.no_grad()
+def finish_gradients(
+    models: Iterable[nn.Module], context: ParallelContext, buckets: GradientBuckets | None = None
+) -> None:
+    """Completes the gradients after the last backward pass of a step.
+
+    Sums over tp what sequence parallelism left partial, adds the two uses of a tied embedding, and
+    sums over dp, or waits for the sums that `buckets` has started. The losses must be scaled for a
+    sum: divided by the tokens of the whole batch.
+    """
+    named = list(named_parameters(models))
+    if buckets is not None:
+        buckets.wait()
+    partial = [p for _, p in named if getattr(p, "sequence_parallel", False)]
+    _all_reduce(partial, context.tp, "finish_gradients: sequence parallel")
+    tied = [p for _, p in named if hasattr(p, "tied_to") or hasattr(p, "tied_from")]
+    _all_reduce(tied, context.ends, "finish_gradients: tied embedding")
+    if buckets is None:
+        _all_reduce([p for _, p in named], context.dp, "finish_gradients: data parallel")
+
+
+def _all_reduce(parameters: list[nn.Parameter], axis: Axis, label: str) -> None:
+    """Sums gradients over `axis`, flattened; a missing gradient counts as zero."""
+    if axis.size == 1:
+        return
+    for group in _groups(parameters, BUCKET_ELEMENTS):
+        for parameter in group:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        flat = torch.cat([p.grad.reshape(-1) for p in group])
+        axis.all_reduce(flat, label=label, kind="gradient")
+        pieces = flat.split([p.numel() for p in group])
+        for parameter, piece in zip(group, pieces, strict=True):
+            parameter.grad.copy_(piece.view_as(parameter))
+
+
+def _groups(parameters: list[nn.Parameter], elements: int) -> Iterator[list[nn.Parameter]]:
+    """Consecutive parameters of one dtype, together at most `elements` values."""
+    group: list[nn.Parameter] = []
+    held = 0
+    for parameter in parameters:
+        full = held + parameter.numel() > elements
+        if group and (full or parameter.dtype != group[0].dtype):
+            yield group
+            group, held = [], 0
+        group.append(parameter)
+        held += parameter.numel()
+    if group:
+        yield group
