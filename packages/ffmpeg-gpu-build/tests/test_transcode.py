@@ -13,11 +13,13 @@ from ffmpeg_gpu_build import (
     Cancelled,
     FfmpegError,
     HardwareError,
+    checks,
     probe,
     read_frames,
     transcode,
     transcode_folder,
 )
+from ffmpeg_gpu_build.ffmpeg import Ffmpeg
 from ffmpeg_gpu_build.pipeline import plan_pipeline, proof
 from ffmpeg_gpu_build.verdict import Verdict
 
@@ -300,3 +302,24 @@ def test_a_proof_is_tried_once_a_process(ffmpeg, monkeypatch):
     first = proof(ffmpeg, "encode.h264_nvenc")
     monkeypatch.setattr("ffmpeg_gpu_build.pipeline.check_encoder", None)
     assert proof(ffmpeg, "encode.h264_nvenc") is first
+
+
+def test_an_ffmpeg_that_decodes_av1_on_a_gpu_only_says_so(ffmpeg, tmp_path):
+    program = Ffmpeg(ffmpeg.path)
+    program.decoders = frozenset({"av1", "h264"})  # as the small profile has them
+    source = checks.CLIPS / "av1.mkv"
+    for hw in ("cpu", "auto"):
+        with pytest.raises(FfmpegError, match="--with dav1d") as caught:
+            transcode(source, tmp_path / "out.mp4", hw=hw, ffmpeg=program)
+        assert caught.value.code == "no-cpu-decoder"
+    with pytest.raises(FfmpegError, match="--with dav1d"):
+        next(read_frames(source, ffmpeg=program))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_encoder_that_is_not_there_is_named_with_the_way_to_it(ffmpeg, clip, tmp_path):
+    program = Ffmpeg(ffmpeg.path)
+    program.encoders = frozenset({"libx264"})
+    with pytest.raises(FfmpegError, match=r"libvpx-vp9.*--with vpx") as caught:
+        transcode(clip, tmp_path / "out.webm", codec="vp9", hw="cpu", ffmpeg=program)
+    assert caught.value.code == "not-built-in"

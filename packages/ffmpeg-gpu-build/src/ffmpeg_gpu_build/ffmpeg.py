@@ -52,7 +52,7 @@ class Ffmpeg:
     def at(cls, path: str | os.PathLike[str] | Ffmpeg | None = None, **env: str) -> Ffmpeg:
         """From a path, a folder, None (see `find`) or another Ffmpeg."""
         if isinstance(path, Ffmpeg):
-            return cls(path.path, {**path.env, **env})
+            return cls(path.path, {**path.env, **env}) if env else path
         return cls(find(path), env)
 
     def run(

@@ -16,7 +16,14 @@ import numpy as np
 
 from .ffmpeg import Ffmpeg, FfmpegError, file_argument
 from .media import PROTOCOLS, Video, probe, require_whole
-from .pipeline import KINDS, HardwareError, choose_encoder, proof, quality_arguments
+from .pipeline import (
+    KINDS,
+    HardwareError,
+    choose_encoder,
+    proof,
+    quality_arguments,
+    require_decoder,
+)
 from .proc import stop
 from .session import failure, supervise, written_aside
 from .transcoding import muxer_of
@@ -48,6 +55,7 @@ def _decoding(program: Ffmpeg, video: Video, hw: str, device: str) -> tuple[list
             return [*opening, "-hwaccel_output_format", kind], f"hwdownload,format={layout},"
         if hw != "auto":
             raise HardwareError("decode", kind, verdict)
+    require_decoder(program, video)
     return [], ""
 
 

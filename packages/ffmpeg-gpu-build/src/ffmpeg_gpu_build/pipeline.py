@@ -18,6 +18,9 @@ from .verdict import PROVEN, Verdict
 from .verification import ask_nvidia
 
 SOFTWARE = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1", "vp9": "libvpx-vp9"}
+# component of the description that brings the software encoder, or AV1's software decoder
+COMPONENTS = {"h264": "x264", "hevc": "x265", "av1": "svtav1", "vp9": "vpx"}
+AV1_DECODERS = frozenset({"libdav1d", "libaom-av1", "libgav1"})  # "av1" itself needs a GPU
 NAMES_IN_PATHS = {"mpeg2video": "mpeg2"}
 AUTO_ORDER = ("cuda", "vaapi", "vulkan")
 
@@ -154,11 +157,13 @@ def plan_pipeline(
     notes: list[str] = []
     scale = _size(video, size, notes)
     if hw == "opencl":
+        require_decoder(program, video)
         return _opencl(program, codec, scale, filters, device, notes)
     kind = hw if hw in KINDS else "cpu"
     if hw == "auto":
         kind = _choose(program, device, notes)
     if kind == "cpu":
+        require_decoder(program, video)
         return _software(program, codec, scale, filters, notes)
     return _on_device(
         program,
@@ -195,8 +200,24 @@ def _choose(program: Ffmpeg, device: str, notes: list[str]) -> str:
 def _software_encoder(program: Ffmpeg, codec: str) -> str:
     encoder = SOFTWARE[codec]
     if encoder not in program.encoders:
-        raise FfmpegError(f"transcode: this FFmpeg has no {encoder} encoder", "not-built-in")
+        raise FfmpegError(
+            f"transcode: this FFmpeg has no {encoder} encoder: choose another codec, or build one "
+            f"that has it (`ffmpeg-gpu-build build --with {COMPONENTS[codec]}`)",
+            "not-built-in",
+        )
     return encoder
+
+
+def require_decoder(program: Ffmpeg, video: Video) -> None:
+    """Raise FfmpegError if this FFmpeg decodes the video on a GPU only, which it says as nothing
+    but "your platform doesn't support hardware accelerated AV1 decoding".
+    """
+    if video.codec == "av1" and not AV1_DECODERS & program.decoders:
+        raise FfmpegError(
+            "decode: this FFmpeg decodes AV1 on a GPU only: take another, or build one that has a "
+            "software decoder (`ffmpeg-gpu-build build --with dav1d`)",
+            "no-cpu-decoder",
+        )
 
 
 def choose_encoder(program: Ffmpeg, codec: str, hw: str, device: str = "") -> str:
@@ -277,6 +298,8 @@ def _on_device(
         return _stage(program, hw, kind, device, stage, path, notes)
 
     decodes = not decode_on_cpu and proven("decode", f"decode.{source}_{spoken.decoder}")
+    if not decodes:
+        require_decoder(program, video)
     encodes = not encode_on_cpu and proven("encode", f"encode.{codec}_{spoken.encoder}")
     converts = encodes and (video.depth > 8 or not decodes)
     wants_scaler = bool(scale) or (decodes and converts)
