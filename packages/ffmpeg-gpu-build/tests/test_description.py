@@ -88,11 +88,6 @@ def test_the_driver_floor_is_lower_than_that_of_the_wheels_of_today():
     assert nvenc_floor("14.0") is None
 
 
-def test_npp_is_refused_with_its_successors_named():
-    with pytest.raises(DescriptionError, match="scale_cuda for scale_npp"):
-        resolve("small", add=["npp"])
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [

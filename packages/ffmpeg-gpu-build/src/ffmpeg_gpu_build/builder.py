@@ -310,6 +310,9 @@ def _build(plan: Plan, options: Options) -> Built:
     unpacked = (
         headers.provide(plan, work / "headers") if plan.unpack else headers.Unpacked({}, None, {})
     )
+    raised = headers.floor_raised(plan, unpacked.env)
+    if raised:
+        raise BuildError(raised, "floor")
     dependencies(plan, options, unpacked.env)
     line = configure_line(plan, options, unpacked.glslang)
     state = State(work / "state.json", fingerprint(plan, line, checked.sha256))

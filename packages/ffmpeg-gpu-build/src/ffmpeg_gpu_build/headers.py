@@ -9,15 +9,9 @@ from pathlib import Path
 
 from . import proc
 from .apt import AptError, PrivateApt
-from .description import Plan
-from .toolchain import find_glslang, has_module
+from .description import Plan, nvenc_floor
+from .toolchain import c_compiles, find_glslang, has_module, module_version
 
-# package of the plan -> the pkg-config condition under which the system's own will do
-SYSTEM_WILL_DO = {
-    "libffmpeg-nvenc-dev": "ffnvcodec >= {lowest}",
-    "libvulkan-dev": "vulkan >= {lowest}",
-    "spirv-headers": "SPIRV-Headers >= 1.6.1",
-}
 # glslang of a newer suite runs by its own loader and libraries
 GLSLANG_LIBRARIES = ("libc6", "libstdc++6", "libgcc-s1", "spirv-tools")
 
@@ -29,6 +23,23 @@ class Unpacked:
     env: dict[str, str]
     glslang: str | None
     versions: dict[str, str]
+
+
+def system_will_do(package: str, lowest: str) -> bool:
+    """True if the system has what this package would be unpacked for.
+
+    NVIDIA headers of a later series raise NVENC's driver floor, so those are not taken; the .pc
+    file of the SPIR-V headers says 1.5.5 in every version, so their content is looked at.
+    """
+    if package == "libffmpeg-nvenc-dev":
+        major, minor = (int(n) for n in lowest.split(".")[:2])
+        newer = f"ffnvcodec < {major}.{minor + 1}"
+        return has_module(f"ffnvcodec >= {lowest}") and has_module(newer)
+    if package == "libvulkan-dev":
+        return has_module(f"vulkan >= {lowest}")
+    if package == "spirv-headers":
+        return c_compiles("#include <spirv/unified1/spirv.h>\nSpvFPEncoding known;\n")
+    return package == "glslang-tools" and find_glslang() is not None
 
 
 def repoint(folder: Path) -> int:
@@ -75,17 +86,27 @@ def _runnable_glslang(apt: PrivateApt, folder: Path) -> str:
     return str(wrapper)
 
 
+def floor_raised(plan: Plan, env: dict[str, str]) -> str | None:
+    """Why the NVIDIA headers that pkg-config finds would raise the plan's driver floor, or None."""
+    wanted, found = plan.unpack.get("libffmpeg-nvenc-dev"), module_version("ffnvcodec", env)
+    if not wanted or not found or nvenc_floor(found) == nvenc_floor(wanted):
+        return None
+    return (
+        f"headers: the NVIDIA headers found are {found}: NVENC would need driver "
+        f"{nvenc_floor(found) or 'unknown'} in place of {nvenc_floor(wanted)}; give headers "
+        f"{wanted} through PKG_CONFIG_PATH"
+    )
+
+
 def provide(plan: Plan, folder: Path) -> Unpacked:
     """Unpack what the plan wants newer than the system has it. Raises AptError.
 
     Each package into a folder of its own; one that is there already is not fetched again.
     """
     versions: dict[str, str] = {}
-    glslang = find_glslang()
     apt: PrivateApt | None = None
     for package, lowest in plan.unpack.items():
-        condition = SYSTEM_WILL_DO.get(package, "").format(lowest=lowest)
-        if (condition and has_module(condition)) or (package == "glslang-tools" and glslang):
+        if system_will_do(package, lowest):
             versions[package] = "the system's"
             continue
         target, stamp = folder / package, folder / f"{package}.version"
@@ -109,6 +130,7 @@ def provide(plan: Plan, folder: Path) -> Unpacked:
             includes.append(str(include))
     if includes:
         env["C_INCLUDE_PATH"] = ":".join(includes)
+    glslang = find_glslang()
     if glslang is None and "glslang-tools" in versions:
         below = folder / "glslang-tools"
         wrapped = below / "glslang"

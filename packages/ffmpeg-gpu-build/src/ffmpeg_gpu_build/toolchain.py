@@ -100,12 +100,12 @@ def module_version(module: str, env: Mapping[str, str] | None = None) -> str | N
     return done.out.decode().strip() if done.ok else None
 
 
-def has_header(header: str, env: Mapping[str, str] | None = None) -> bool:
-    """True if gcc finds a header."""
+def c_compiles(source: str, env: Mapping[str, str] | None = None) -> bool:
+    """True if gcc takes a piece of C: a header is there, a type is known."""
     if not shutil.which("gcc"):
         return False
-    source = f"#include <{header}>\n".encode()
-    return proc.run(["gcc", "-E", "-x", "c", "-"], stdin=source, env=env, timeout=30).ok
+    command = ["gcc", "-fsyntax-only", "-x", "c", "-"]
+    return proc.run(command, stdin=source.encode(), env=env, timeout=30).ok
 
 
 def missing(plan: Plan, env: Mapping[str, str] | None = None) -> list[Missing]:
@@ -121,7 +121,7 @@ def missing(plan: Plan, env: Mapping[str, str] | None = None) -> list[Missing]:
                 wanted = tuple(entry.get("unpack", {})) or packages
                 found.append(Missing(condition, component, wanted))
         for header in entry.get("headers", {}).values():
-            if not has_header(header, env):
+            if not c_compiles(f"#include <{header}>\n", env):
                 found.append(Missing(f"header {header}", component, packages))
         tools = [*entry.get("tools", []), *entry.get(plan.cuda, {}).get("tools", [])]
         for tool in tools:
