@@ -1,22 +1,22 @@
 """`optimize(level="fast")` in float32, without compiling, beside torchvision eager.
 
 Each engine in a process of its own, interleaved; ResNet-18 and -50, batch 1 and 8, 1 and 2 threads.
+`--only "resnet18"` measures a part; the other cases of the --json file are kept.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 
-from engines import Engine, interleaved
-from measure import Bench, Row
+from engines import Engine, compare, facts, interleaved, keep_other_cases
+from measure import Bench
 
-CASES = [(m, b, t) for t in (1, 2) for m in ("resnet18", "resnet50") for b in (1, 8)]
+CASES = [(m, b, t) for m in ("resnet18", "resnet50") for b in (1, 8) for t in (1, 2)]
 
 
 def main() -> None:
     peer, ours = Engine("torchvision"), Engine("fast")
-    bench = Bench("resnet-zoo fast", "torchvision eager", versions=peer.versions, repeats=5)
+    bench = Bench("resnet-zoo fast", "torchvision eager", versions=peer.versions, repeats=9)
     for model, batch, threads in CASES:
         case = f"{model}, batch {batch}, {threads} thread{'s' * (threads > 1)}"
         if not bench.wants(case):
@@ -25,22 +25,10 @@ def main() -> None:
         for a, b in zip(built[0]["logits"], built[1]["logits"], strict=True):
             assert math.isclose(a, b, rel_tol=1e-3, abs_tol=1e-3), (case, a, b)
         mine, theirs = interleaved([ours, peer], bench.repeats)
-        bench.add(
-            Row(
-                case,
-                mine,
-                theirs,
-                theirs["median_ms"] / mine["median_ms"],
-                theirs["cpu_ms"] / mine["cpu_ms"],
-                built[0]["note"],
-            )
-        )
+        bench.add(compare(case, mine, theirs, built[0]["note"]))
+    keep_other_cases(bench)
     if bench.rows:
-        wall = statistics.geometric_mean(row.ratio for row in bench.rows)
-        cpu = statistics.geometric_mean(row.cpu_ratio for row in bench.rows)
-        bench.fact("geometric mean of the ratios", round(wall, 3))
-        bench.fact("geometric mean of the ratios by CPU time", round(cpu, 3))
-        bench.fact("smallest ratio by CPU time", round(min(r.cpu_ratio for r in bench.rows), 3))
+        facts(bench, "beside torchvision eager", bench.rows)
     bench.finish()
     for engine in (peer, ours):
         engine.close()

@@ -16,6 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
 
+from measure import Bench, Row
+
 
 class Engine:
     """A worker process that runs one kind of engine."""
@@ -41,21 +43,20 @@ class Engine:
         self.process.stdin.flush()
         return self._read()
 
-    def build(self, model: str, batch: int, threads: int) -> dict:
+    def build(self, model: str, batch: int, threads: int, dtype: str = "float32") -> dict:
         """Prepare a model; says what the engine did, and its first logits."""
-        return self._ask(model=model, batch=batch, threads=threads)
+        return self._ask(model=model, batch=batch, threads=threads, dtype=dtype)
 
-    def run(self) -> tuple[float, float]:
-        """Wall and CPU seconds of one forward, the mean of as many as fit into 0.1 s."""
-        answer = self._ask(run=True)
-        return answer["wall"], answer["cpu"]
+    def run(self) -> list[list[float]]:
+        """[wall, CPU] seconds of each of the forwards that fit into 0.1 s, at least one."""
+        return self._ask(run=True)["forwards"]
 
     def close(self) -> None:
         self.process.stdin.close()
         self.process.wait(timeout=30)
 
 
-def summary(times: list[tuple[float, float]]) -> dict[str, float]:
+def summary(times: list[list[float]]) -> dict[str, float]:
     """The same figures as measure.Timing.summary."""
     wall = [pair[0] for pair in times]
     quartiles = statistics.quantiles(wall, n=4)
@@ -70,14 +71,42 @@ def summary(times: list[tuple[float, float]]) -> dict[str, float]:
 
 
 def interleaved(engines: list[Engine], repeats: int) -> list[dict[str, float]]:
-    """One forward of each engine in turn, `repeats` times after a warm-up."""
+    """0.1 s of forwards of each engine in turn, `repeats` times after a warm-up."""
     for engine in engines:
         engine.run()
-    times: list[list[tuple[float, float]]] = [[] for _ in engines]
+    times: list[list[list[float]]] = [[] for _ in engines]
     for _ in range(repeats):
         for engine, list_ in zip(engines, times, strict=True):
-            list_.append(engine.run())
+            list_ += engine.run()
     return [summary(list_) for list_ in times]
+
+
+def compare(case: str, ours: dict[str, float], peer: dict[str, float], note: str) -> Row:
+    """A row of two summaries."""
+    by_wall = peer["median_ms"] / ours["median_ms"]
+    return Row(case, ours, peer, by_wall, peer["cpu_ms"] / ours["cpu_ms"], note)
+
+
+def keep_other_cases(bench: Bench) -> None:
+    """Take over the rows of an earlier run from the --json file: a long run may be split."""
+    path = bench.options.json
+    if bench.options.only and path is not None and path.exists():
+        measured = {row.case for row in bench.rows}
+        rows = [Row(**row) for row in json.loads(path.read_text())["rows"]]
+        bench.rows[:0] = [row for row in rows if row.case not in measured]
+
+
+def facts(bench: Bench, label: str, rows: list[Row]) -> None:
+    """Geometric mean and smallest of the ratios: by medians, least disturbed forwards, CPU time."""
+    least = [row.peer["min_ms"] / row.ours["min_ms"] for row in rows]
+    kinds = {
+        "": [row.ratio for row in rows],
+        " by least disturbed forward": least,
+        " by CPU time": [row.cpu_ratio for row in rows],
+    }
+    for kind, ratios in kinds.items():
+        mean, low = statistics.geometric_mean(ratios), min(ratios)
+        bench.fact(f"{label}{kind}", {"geometric mean": round(mean, 3), "smallest": round(low, 3)})
 
 
 # -- the worker ---------------------------------------------------------------------------------
@@ -110,7 +139,7 @@ def torchvision_models():
     return torchvision.models
 
 
-def _build(kind: str, name: str, batch: int, threads: int):
+def _build(kind: str, name: str, batch: int, threads: int, dtype: str):
     """(callable without arguments, note); the callable runs one forward and returns logits."""
     import torch
 
@@ -124,30 +153,35 @@ def _build(kind: str, name: str, batch: int, threads: int):
     if kind in ("fold", "fast", "max"):
         import resnet_zoo
 
-        fast = resnet_zoo.optimize(model, kind, example=x)
+        fast = resnet_zoo.optimize(model, kind, example=x, dtype=getattr(torch, dtype))
         return lambda: fast(x), fast.report.kept
     if kind == "onnxruntime":
         from resnet_zoo.export import OnnxRuntimeModel
 
         session = OnnxRuntimeModel(model, x)
         return lambda: session(x), "onnxruntime"
+    return _openvino(model, x, threads, dtype), "openvino"
+
+
+def _openvino(model, x, threads: int, dtype: str):
+    """The exported model in OpenVINO, compiled for the shape of `x`."""
     import tempfile
 
     import openvino
+    import torch
 
     from resnet_zoo.export import export_onnx
 
+    options = {
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[dtype],
+        "PERFORMANCE_HINT": "LATENCY",
+    }
     with tempfile.TemporaryDirectory() as folder:
-        path = export_onnx(model, Path(folder) / "m.onnx")
-        network = openvino.Core().read_model(path)
-        network.reshape([batch, 3, 224, 224])
-        options = {
-            "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": "f32",
-            "PERFORMANCE_HINT": "LATENCY",
-        }
+        network = openvino.Core().read_model(export_onnx(model, Path(folder) / "m.onnx"))
+        network.reshape(list(x.shape))
         compiled = openvino.compile_model(network, "CPU", options)
-    return lambda: torch.from_numpy(compiled([x.numpy()])[0]), "openvino"
+    return lambda: torch.from_numpy(compiled([x.numpy()])[0])
 
 
 def _versions(kind: str) -> dict[str, str]:
@@ -181,15 +215,21 @@ def worker(kind: str) -> None:
         for line in sys.stdin:
             message = json.loads(line)
             if "run" in message:
-                count, wall, cpu = 0, time.perf_counter(), time.process_time()
-                while count == 0 or time.perf_counter() - wall < 0.1:
-                    call()
-                    count += 1
-                cpu = (time.process_time() - cpu) / count
-                say({"wall": (time.perf_counter() - wall) / count, "cpu": cpu})
+                say({"forwards": _forwards(call)})
             else:
-                call, note = _build(kind, message["model"], message["batch"], message["threads"])
+                call, note = _build(kind, message.pop("model"), **message)
                 say({"note": note, "logits": call()[0, :4].tolist()})
+
+
+def _forwards(call) -> list[tuple[float, float]]:
+    """(wall, CPU) seconds of each forward, for 0.1 s."""
+    times: list[tuple[float, float]] = []
+    begin = time.perf_counter()
+    while not times or time.perf_counter() - begin < 0.1:
+        wall, cpu = time.perf_counter(), time.process_time()
+        call()
+        times.append((time.perf_counter() - wall, time.process_time() - cpu))
+    return times
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The commands, as a user runs them: output, exit codes, sentences."""
 
 import json
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -93,11 +95,62 @@ def test_missing_weights_offline_end_in_one_sentence_with_the_cure(trained, caps
         (["list", "vgg*"], "no model matches"),
         (["weights", "download"], "say which"),
         (["draw", "resnet18", "-o", "x.png"], "must end in .svg"),
+        (["bench", "resnet18", "--device", "warp"], "warp"),
     ],
 )
 def test_wrong_use_is_exit_code_two_and_names_the_fault(arguments, said, capsys):
     assert main(arguments) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "x.jpg", "--batch", "0"],
+        ["predict", "x.jpg", "--top-k", "-1"],
+        ["summary", "resnet18", "--size", "big"],
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_before_anything_is_done(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "at least 1" in capsys.readouterr().err
+
+
+def test_an_empty_folder_is_told(tmp_path, capsys):
+    assert main(["predict", str(tmp_path), "--model", "resnet18"]) == 2
+    assert f"in {tmp_path}" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_missing_gpu_is_one_sentence_with_the_cure(trained, capsys):
+    path, folder, _ = trained
+    assert main(["predict", str(folder), "--weights", str(path), "--device", "cuda"]) == 2
+    error = capsys.readouterr().err
+    assert "sees no CUDA device" in error
+    assert "--device cpu" in error
+
+
+def test_a_model_of_one_class_predicts(tmp_path, capsys):
+    arguments = {"num_classes": 1, "stem": "small", "planes": 8}
+    metadata = {"model": "resnet18", "model_args": arguments, "categories": ["cat"]}
+    save_weights(get_model("resnet18", **arguments), tmp_path / "w.safetensors", metadata)
+    Image.new("L", (40, 30), 128).save(tmp_path / "grey.png")
+    command = ["predict", str(tmp_path), "--weights", str(tmp_path / "w.safetensors"), "--json"]
+    assert main(command) == 0
+    guesses = json.loads(capsys.readouterr().out)["predictions"]
+    assert guesses == [{"index": 0, "category": "cat", "probability": 1.0}]
+
+
+def test_a_reader_that_leaves_is_no_error():
+    code = "import sys; from resnet_zoo.cli import main; sys.exit(main(['info', 'resnet50']))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 0
 
 
 def test_list_and_info_show_the_published_entries(capsys):

@@ -7,6 +7,7 @@ from torch import nn
 from resnet_zoo import fold_batchnorm, get_model, optimize
 from resnet_zoo.fold import norm_pairs
 from resnet_zoo.fused import FusedResNet, unavailable
+from resnet_zoo.inference import _Compiled
 
 VARIANTS = {
     "resnet18": {},
@@ -150,6 +151,20 @@ def test_the_compiled_model_equals_the_original(calibrate):
     fast = optimize(model, "max", example=(1, 3, 64, 64))
     compiled = next(t for t in fast.report.trials if t.name == "compiled")
     assert compiled.error < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(unavailable() is not None, reason="this torch has no fused convolutions")
+def test_the_compiler_freezes_the_weights_and_leaves_other_shapes_alone(calibrate):
+    from torch._inductor.utils import run_and_get_code
+
+    model = build("dilated", calibrate)
+    x = torch.randn(2, 3, 64, 64)
+    compiled, code = run_and_get_code(_Compiled, fold_batchnorm(model), torch.float32, x)
+    assert "convolution_pointwise" in "".join(code)  # only constant weights are packed and fused
+    with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=True):
+        for other in (x, x.to(memory_format=torch.channels_last), x[:1], x[..., :48]):
+            assert relative(compiled(other), model(other)) < 1e-5
 
 
 @pytest.mark.gpu

@@ -290,10 +290,34 @@ def test_wrong_sources_and_recipes_are_named(folder, tmp_path):
         FolderSource(folder / "valid", ["a"])
     with pytest.raises(ValueError, match="one step needs"):
         train(ArraySource(images, labels), ArraySource(images, labels), recipe(), tmp_path / "r")
+    single = ArraySource(images, torch.zeros(4, dtype=torch.int64))
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        train(single, single, recipe(batch_size=2), tmp_path / "r")
     with pytest.raises(ValueError, match="Recipe: lr must be positive"):
         recipe(lr=0)
     with pytest.raises(ValueError, match="there is no 'huge'"):
         Recipe.preset("huge")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_picture_is_named_and_rotated_ones_are_turned_as_for_predictions(folder, workers):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    wide = np.zeros((32, 64, 3), dtype=np.uint8)
+    wide[:, :32] = 255
+    Image.fromarray(wide).save(folder / "valid" / "a" / "0.png", exif=exif)
+    (folder / "valid" / ".cache").mkdir()
+    source = FolderSource(folder / "valid")
+    assert source.categories == ["a", "b"]
+    chosen = recipe(workers=workers, crop_size=224, resize_size=224)
+    images, _ = next(source.batches([[0]], chosen, 0, train=False))
+    top, bottom = images[0, :, :100].mean(), images[0, :, -100:].mean()
+    assert top > bottom + 1
+    broken = folder / "valid" / "a" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:300])
+    with pytest.raises(ValueError, match=r"1\.png: ") as caught:
+        list(source.batches([[0, 1]], chosen, 0, train=False))
+    assert "\n" not in str(caught.value)
 
 
 # -- several processes --------------------------------------------------------------------------

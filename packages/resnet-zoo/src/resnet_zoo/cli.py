@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +31,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        return options.run(options)
+        code = options.run(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader of stdout left: `resnet-zoo list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (WeightsError, ValueError, TypeError, RuntimeError, OSError) as error:
         print(f"resnet-zoo {options.command}: {error}", file=sys.stderr)
         return 2
@@ -73,19 +79,26 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--offline", action="store_true", default=None, help="no downloads")
     bench = command("bench", _bench, "time the ways to run a model on this machine")
     _model_arguments(bench)
-    bench.add_argument("--batch", type=int, default=1, metavar="N")
+    bench.add_argument("--batch", type=_positive, default=1, metavar="N")
     bench.add_argument("--level", choices=("fold", "fast", "max"), default="fast")
     bench.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     bench.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
-    bench.add_argument("--threads", type=int, help="torch's threads on the CPU")
+    bench.add_argument("--threads", type=_positive, help="torch's threads on the CPU")
     _weights_arguments(command("weights", _weights, "download, verify or locate weight files"))
     _train_arguments(command("train", _train, "train on an image folder or an array file"))
     return parser
 
 
+def _positive(text: str) -> int:
+    """An argument that is a whole number of at least 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
 def _model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a model's name, or a file that training wrote")
-    parser.add_argument("--size", type=int, default=224, help="height and width of the input")
+    parser.add_argument("--size", type=_positive, default=224, help="height and width of the input")
     parser.add_argument("--stem", choices=("imagenet", "small"), default=None)
 
 
@@ -108,11 +121,11 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", help="entry, file, address or Hugging Face repo; DEFAULT is the default"
     )
-    parser.add_argument("--top-k", type=int, default=5, metavar="K")
+    parser.add_argument("--top-k", type=_positive, default=5, metavar="K")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("-o", "--out", type=Path, help="write JSON lines into this file")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
-    parser.add_argument("--batch", type=int, default=8, metavar="N")
+    parser.add_argument("--batch", type=_positive, default=8, metavar="N")
     parser.add_argument("--offline", action="store_true", default=None, help="no downloads")
     parser.add_argument("--optimize", choices=("fold", "fast", "max"), help="run a faster model")
     parser.add_argument("--cam", type=Path, metavar="DIR", help="write Grad-CAM overlays (PNG)")
@@ -135,9 +148,10 @@ def _predict(options: Any) -> int:
             shape = (options.batch, model.conv1.in_channels, side, side)
             runner = optimize(model, options.optimize, example=shape)
             print(runner.report, file=sys.stderr)
+        mine = files[here.rank :: here.size]
         rows = predict(
             runner,
-            files[here.rank :: here.size],
+            mine,
             transforms=model.source.transforms(),
             categories=categories,
             k=options.top_k,
@@ -145,7 +159,10 @@ def _predict(options: Any) -> int:
             device=here.device,
         )
         if options.out is not None:
-            failed = write_shared(rows, options.out, here)
+            failed = write_shared(rows, options.out, here, len(mine))
+            if failed and here.first:
+                told = f'{failed} of {len(files)} files have an "error" in {options.out}'
+                print(f"resnet-zoo predict: {told}", file=sys.stderr)
         else:
             failed = sum(_print_row(row, options.json) for row in rows)
         if options.cam is not None and here.first:
@@ -171,7 +188,7 @@ def _overlays(model: ResNet, files: list[Path], folder: Path) -> None:
     from PIL import Image
 
     from .gradcam import grad_cam, overlay
-    from .predict import open_image
+    from .images import open_image
 
     folder.mkdir(parents=True, exist_ok=True)
     transforms = model.source.transforms()
@@ -180,7 +197,7 @@ def _overlays(model: ResNet, files: list[Path], folder: Path) -> None:
     for path in files:
         try:
             image = transforms(open_image(path))
-        except (OSError, ValueError, SyntaxError):
+        except ValueError:  # told by predict
             continue
         heat, _ = grad_cam(model, image[None].to(device))
         seen = (transforms.denormalize(image) * 255).round().to(torch.uint8).expand(3, -1, -1)

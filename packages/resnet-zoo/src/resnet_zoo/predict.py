@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from .distributed import World
+from .images import SUFFIXES, images_below, open_image
 from .resnet import ResNet
-from .training.data import IMAGE_SUFFIXES
 from .transforms import ImageClassification
 from .zoo import get_model, load_model
 
@@ -30,21 +31,15 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-            found += [p for p in inside if p.is_file()]
+            found += images_below(path)
         elif path.is_file():
             found.append(path)
         else:
             raise FileNotFoundError(f"predict: there is no file or folder {path}")
     if not found:
-        raise ValueError(f"predict: no images ({', '.join(IMAGE_SUFFIXES)}) in {paths[0]}")
+        told = ", ".join(map(str, paths))
+        raise ValueError(f"predict: no images ({', '.join(SUFFIXES)}) in {told}")
     return found
-
-
-def open_image(path: str | Path) -> Image.Image:
-    """Decode an image file, upright (EXIF orientation applied). Raises OSError or ValueError."""
-    with Image.open(path) as file:
-        return ImageOps.exif_transpose(file).copy()
 
 
 def open_model(name: str | None, weights: str | None, **kwargs: Any) -> ResNet:
@@ -105,9 +100,8 @@ def predict(
         for position, path in enumerate(chunk):
             try:
                 tensors.append(transforms(open_image(path)))
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                kind = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-                errors[position] = kind or type(error).__name__
+            except ValueError as error:
+                errors[position] = str(error).removeprefix(f"{path}: ")
         rows = iter(())
         if tensors:
             rows = iter(top_k(model(torch.stack(tensors).to(device)), k, categories))
@@ -118,16 +112,19 @@ def predict(
                 yield {"file": str(path), "predictions": next(rows)}
 
 
-def write_shared(rows: Iterator[dict[str, Any]], out: Path, here: World) -> int:
+def write_shared(rows: Iterator[dict[str, Any]], out: Path, here: World, total: int) -> int:
     """Write the rows of all processes into one JSON-lines file, in the order of the input files.
 
-    Process r holds files r, r + size, ...; each writes its part aside, and the first one merges
-    them and renames. Returns the number of rows with errors in this process.
+    Process r holds `total` of them: r, r + size, ...; each writes its part aside, and the first
+    one merges them and renames. Shows progress on stderr, if that is a terminal. Returns the number
+    of rows with errors in all processes.
     """
     failed = 0
+    out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f"{out.name}.part{here.rank}")
+    bar = tqdm(rows, out.name, total, disable=not (here.first and sys.stderr.isatty()))
     with open(part, "w", encoding="utf-8") as file:
-        for row in rows:
+        for row in bar:
             failed += "error" in row
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     here.wait()
@@ -144,4 +141,4 @@ def write_shared(rows: Iterator[dict[str, Any]], out: Path, here: World) -> int:
         for path in parts:
             path.unlink()
     here.wait()
-    return failed
+    return int(here.total(torch.tensor(failed, device=here.device)))

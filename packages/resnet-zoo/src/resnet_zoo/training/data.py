@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..images import SUFFIXES, images_below, open_image
 from ..transforms import ImageClassification, pil_to_tensor
 from .augment import augment_batch, random_resized_crop, trivial_augment
 from .recipe import Recipe
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif")
 
 
 def generator_for(*numbers: int) -> torch.Generator:
@@ -103,6 +101,8 @@ class ArraySource:
 class FolderSource:
     """A folder with one sub-folder of images for each class, in alphabetical order.
 
+    Hidden files and folders are left out.
+
     Args:
         folder: the root.
         categories: the classes that the sub-folders must be among (the training folder's, for
@@ -115,7 +115,7 @@ class FolderSource:
         root = Path(folder)
         if not root.is_dir():
             raise ValueError(f"FolderSource: there is no folder {root}")
-        found = sorted(path.name for path in root.iterdir() if path.is_dir())
+        found = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != ".")
         self.categories = list(categories) if categories else found
         if unknown := set(found) - set(self.categories):
             raise ValueError(
@@ -124,12 +124,12 @@ class FolderSource:
         self.files: list[tuple[Path, int]] = [
             (path, label)
             for label, name in enumerate(self.categories)
-            for path in sorted((root / name).rglob("*"))
-            if path.suffix.lower() in IMAGE_SUFFIXES
+            for path in images_below(root / name)
         ]
         if not self.files:
             raise ValueError(
-                f"FolderSource: {root} has no images; the layout is {root}/CLASS/*.jpg"
+                f"FolderSource: {root} has no images ({', '.join(SUFFIXES)}); the layout is "
+                f"{root}/CLASS/*.jpg"
             )
 
     def __len__(self) -> int:
@@ -143,16 +143,21 @@ class FolderSource:
     def batches(
         self, batches: Sequence[Sequence[int]], recipe: Recipe, epoch: int, train: bool
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """(images float (n, 3, S, S), labels (n,)) for each list of indices, decoded in workers."""
+        """(images float (n, 3, S, S), labels (n,)) for each list of indices, decoded in workers.
+
+        Raises ValueError, naming the file, for one that cannot be decoded.
+        """
         samples = _FolderSamples(self.files, self.transforms(recipe), recipe, epoch, train)
-        return iter(
-            DataLoader(
-                samples,
-                batch_sampler=list(batches),
-                num_workers=recipe.workers,
-                pin_memory=torch.cuda.is_available(),
-            )
+        loader = DataLoader(
+            samples,
+            batch_sampler=list(batches),
+            num_workers=recipe.workers,
+            pin_memory=torch.cuda.is_available(),
         )
+        try:
+            yield from loader
+        except ValueError as error:  # a worker's error comes with its traceback in the message
+            raise ValueError(str(error).strip().splitlines()[-1]) from error
 
 
 class _FolderSamples(Dataset):
@@ -169,8 +174,7 @@ class _FolderSamples(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.files[index]
-        with Image.open(path) as file:
-            image = file.convert("RGB")
+        image = open_image(path).convert("RGB")
         if not self.train:
             return self.transform(image), label
         recipe = self.recipe

@@ -74,8 +74,8 @@ def train(
         progress: a bar on stderr, if that is a terminal.
         stop_after: leave after so many optimizer steps in total, saving first (to test resuming).
 
-    Raises ValueError for a recipe that differs from the checkpoint's, RuntimeError if the device
-    is not there.
+    Raises ValueError for fewer than two classes, an image that cannot be decoded, and a recipe
+    that differs from the checkpoint's; RuntimeError if the device is not there.
     """
     with world(device) as here:
         return _Run(source, valid, recipe, Path(out), here, progress).run(resume, stop_after)
@@ -89,6 +89,8 @@ class _Run:
         self.progress = progress and here.first and sys.stderr.isatty()
         self.begin = time.monotonic()
         out.mkdir(parents=True, exist_ok=True)
+        if len(source.categories) < 2:
+            raise ValueError(f"train: at least 2 classes are needed, got {source.categories}")
         torch.manual_seed(recipe.seed)
         arguments = {"num_classes": len(source.categories), **recipe.model_args}
         if source.channels != 3:
@@ -309,7 +311,7 @@ def _tensorboard(out: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise RuntimeError(
-            "train: tensorboard logging needs the package tensorboard; cure: install it, or leave "
-            "--tensorboard out (metrics.jsonl is always written)"
+            "train: tensorboard=true needs the package tensorboard; cure: install it, or leave "
+            "that choice out (metrics.jsonl is always written)"
         ) from error
     return SummaryWriter(str(out / "tensorboard"))
