@@ -177,6 +177,29 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         checkpoint.load(path, models, context=context)
 
 
+def padding_after_loading(path):
+    """The rows past the vocabulary in a model built without values and read from a checkpoint."""
+    context = ParallelContext(tp=2, device="cpu")
+    torch.utils.deterministic.fill_uninitialized_memory = True  # empty memory is NaN
+    torch.use_deterministic_algorithms(True)
+    try:
+        models = build_stages(GPTConfig(**SHAPE), context, initialize=False)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    checkpoint.load(path, models, context=context)
+    ids = torch.zeros(1, 8, dtype=torch.int64)
+    models[0].loss_sum(ids, ids).backward()
+    finite = all(bool(p.grad.isfinite().all()) for p in models[0].parameters())
+    return models[0].embedding.word.weight[17:].detach(), finite
+
+
+def test_padding_stays_zero_in_a_model_built_for_a_checkpoint(world, tmp_path):
+    results = world(2, padding_after_loading, path=saved(tmp_path))
+    assert torch.equal(results[1][0], torch.zeros(1, 16))
+    assert results[0][1]
+    assert results[1][1]
+
+
 def test_a_checkpoint_half_written_is_not_the_latest(tmp_path):
     path = saved(tmp_path)
     (tmp_path / "step_00000009.part").mkdir()

@@ -5,6 +5,7 @@ from importlib.metadata import version as _version
 
 from .attention import ParallelSelfAttention
 from .axis import Axis, Traffic
+from .cache import KeyValueCache
 from .codegeex import CodeGeeXModel
 from .config import GPTConfig
 from .context import ParallelContext
@@ -48,6 +49,7 @@ __all__ = [
     "GPTConfig",
     "GPTModel",
     "GradientBuckets",
+    "KeyValueCache",
     "LayerNorm",
     "MegatronModule",
     "MismatchError",

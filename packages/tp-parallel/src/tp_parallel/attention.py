@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .cache import KeyValueCache
 from .config import GPTConfig
 from .context import ParallelContext
 from .linear import ColumnParallelLinear, RowParallelLinear
@@ -47,11 +48,20 @@ class ParallelSelfAttention(nn.Module):
         )  # fmt: skip
         self.groups = config.groups // context.tp.size
 
-    def forward(self, x: torch.Tensor, rotary: torch.Tensor | None = None):
-        """`rotary`: [sequence, head_dim] angles from `rotary_angles`, or None."""
+    def forward(
+        self,
+        x: torch.Tensor,
+        rotary: torch.Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ):
+        """`rotary`: [sequence, head_dim / 2] angles from `rotary_angles`, or None; `cache`: what
+        was seen before `x`.
+        """
         q, k, v = self._split_heads(self.qkv(x))
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
+        if cache is not None:
+            k, v = cache.extend(self, k, v)
         y = attend(q, k, v, self.config.attention_dropout, self.training, self.context)
         return self.out(y.transpose(1, 2).flatten(2))
 
@@ -66,27 +76,34 @@ class ParallelSelfAttention(nn.Module):
 
 def attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float, training: bool,
-    context: ParallelContext, causal: bool = True,
+    context: ParallelContext,
 ) -> torch.Tensor:  # fmt: skip
-    """Causal attention over [batch, heads, sequence, head_dim]; dropout differs between tp
-    ranks.
+    """Causal attention over [batch, heads, sequence, head_dim]; dropout differs between tp ranks.
+
+    Where there are more keys than queries, the queries are the last ones.
     """
     p = dropout if training else 0.0
     grouped = q.shape[1] != k.shape[1]
+    new, all_ = q.shape[2], k.shape[2]
+    options = {"is_causal": new == all_, "enable_gqa": grouped, "dropout_p": p}
+    if 1 < new < all_:
+        mask = torch.ones(new, all_, dtype=torch.bool, device=q.device)
+        options["attn_mask"] = mask.tril(all_ - new)
     if p == 0.0:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=grouped)
+        return F.scaled_dot_product_attention(q, k, v, **options)
     with context.rng.fork(TENSOR):
-        return F.scaled_dot_product_attention(
-            q, k, v, is_causal=causal, enable_gqa=grouped, dropout_p=p
-        )
+        return F.scaled_dot_product_attention(q, k, v, **options)
 
 
-def rotary_angles(length: int, head_dim: int, base: float, device: torch.device) -> torch.Tensor:
-    """Angles [length, head_dim / 2], float32, of position times frequency."""
+def rotary_angles(
+    length: int, head_dim: int, base: float, device: torch.device, start: int = 0
+) -> torch.Tensor:
+    """Angles [length, head_dim / 2], float64, of position (from `start`) times frequency."""
     frequency = base ** (
         -torch.arange(0, head_dim, 2, device=device, dtype=torch.float64) / head_dim
     )
-    return torch.outer(torch.arange(length, device=device, dtype=torch.float64), frequency)
+    positions = torch.arange(start, start + length, device=device, dtype=torch.float64)
+    return torch.outer(positions, frequency)
 
 
 def rotate(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .attention import attend, check_heads, rotate
+from .cache import KeyValueCache
 from .config import GPTConfig
 from .context import ParallelContext
 from .gpt import GPTModel
@@ -59,15 +60,23 @@ class TopQueryLayer(nn.Module):
         self.mlp = ParallelMLP(config, context=context, initialize=initialize, device=device,
                                output_std=std)  # fmt: skip
 
-    def forward(self, x: torch.Tensor, rotary: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        x: torch.Tensor,
+        rotary: torch.Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> torch.Tensor:
         config, head_dim = self.config, self.config.head_dim
         key_value = self.key_value(self.attention_norm(x)).unflatten(-1, (-1, 2, head_dim))
         k, v = (part.transpose(1, 2) for part in key_value.unbind(-2))
-        length = k.shape[2]
-        q = self.query(self.position[:length].unsqueeze(0)).unflatten(-1, (-1, head_dim))
+        seen = 0 if cache is None else cache.length
+        asked = self.position[seen : seen + k.shape[2]]
+        q = self.query(asked.unsqueeze(0)).unflatten(-1, (-1, head_dim))
         q = q.transpose(1, 2).expand(len(x), -1, -1, -1)
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
+        if cache is not None:
+            k, v = cache.extend(self, k, v)
         y = attend(q, k, v, config.attention_dropout, self.training, self.context)
         y = self.out(y.transpose(1, 2).flatten(2))
         x = add_residual(x, *y, config, self.context, self.training)
@@ -81,5 +90,7 @@ class CodeGeeXModel(GPTModel):
     def add_top(self, options: dict) -> None:
         self.top_query = TopQueryLayer(self.config, **options)
 
-    def top(self, x: torch.Tensor, rotary: torch.Tensor | None) -> torch.Tensor:
-        return self.top_query(x, rotary)
+    def top(
+        self, x: torch.Tensor, rotary: torch.Tensor | None, cache: KeyValueCache | None
+    ) -> torch.Tensor:
+        return self.top_query(x, rotary, cache)

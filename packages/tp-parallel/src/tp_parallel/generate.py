@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 
 import torch
 
 from . import checkpoint
+from .cache import KeyValueCache
 from .config import GPTConfig
 from .context import ParallelContext
 from .data import make_tokenizer
 from .gpt import GPTModel
-from .linear import SEQUENCE_DIM
 from .mappings import gather_from_region
 from .rng import derive_seed
 
@@ -32,21 +33,26 @@ def generate(
 ) -> torch.Tensor:
     """Continues `ids`, int64 [batch, length], by `tokens` tokens; returns [batch, length + tokens].
 
-    temperature 0 takes the likeliest token; top_k keeps that many candidates. Only the last
-    max_positions tokens are seen. Every tp rank returns the same. For a whole model (pp = 1).
+    temperature 0 takes the likeliest token; top_k keeps that many candidates. Keys and values are
+    kept, so that a token is run once, until max_positions tokens are there; from then on each new
+    token reads the last max_positions anew. Every tp rank returns the same. For a whole model (pp =
+    1) without sequence parallelism, as `load_model` gives it.
     """
     config, axis = model.config, model.context.tp
     if not (model.pre_process and model.post_process):
         raise ValueError("generate: needs the whole model; load the checkpoint with pp=1")
     model.eval()
     generator = torch.Generator().manual_seed(derive_seed(seed, "generate"))
+    capacity = min(config.max_positions, ids.shape[1] + tokens)
+    cache, new = KeyValueCache(capacity), ids
     for _ in range(tokens):
-        seen = ids[:, -config.max_positions :]
-        if config.sequence_parallel and seen.shape[SEQUENCE_DIM] % axis.size:
-            seen = seen[:, seen.shape[SEQUENCE_DIM] % axis.size :]
-        logits = gather_from_region(model(seen)[:, -1], axis, -1)[:, : config.vocab_size]
-        ids = torch.cat((ids, _choose(logits.float().cpu(), temperature, top_k, generator)
-                         .to(ids.device)), 1)  # fmt: skip
+        if ids.shape[1] <= capacity:
+            logits = model(new, cache=cache, last_only=True)
+        else:  # the window has moved, and with it every token's position
+            logits = model(ids[:, -capacity:], last_only=True)
+        logits = gather_from_region(logits[:, -1], axis, -1)[:, : config.vocab_size]
+        new = _choose(logits.float().cpu(), temperature, top_k, generator).to(ids.device)
+        ids = torch.cat((ids, new), 1)
     return ids
 
 
@@ -66,7 +72,7 @@ def load_model(path: str, context: ParallelContext) -> tuple[GPTModel, dict]:
     manifest.
     """
     manifest = checkpoint.read_manifest(path)
-    config = GPTConfig(**manifest["extra"]["config"])
+    config = replace(GPTConfig(**manifest["extra"]["config"]), sequence_parallel=False)
     model = GPTModel(config, context=context, initialize=False)
     checkpoint.load(path, [model], context=context)
     return model, manifest

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .attention import rotary_angles
+from .cache import KeyValueCache
 from .config import GPTConfig
 from .context import ParallelContext
 from .cross_entropy import vocab_parallel_cross_entropy
@@ -26,8 +27,9 @@ from .transformer import ParallelTransformerLayer, dropout
 class Embedding(nn.Module):
     """Word and, where positions are learned, position embedding, then dropout.
 
-    Input int64 [batch, sequence]; output [batch, sequence, hidden], with sequence parallelism cut
-    over the sequence. Raises ValueError for a sequence beyond max_positions.
+    Input int64 [batch, sequence] and the position of its first token; output [batch, sequence,
+    hidden], with sequence parallelism cut over the sequence. Raises ValueError for a sequence
+    beyond max_positions.
     """
 
     def __init__(
@@ -51,8 +53,8 @@ class Embedding(nn.Module):
         else:
             self.register_parameter("position", None)
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        length = ids.shape[1]
+    def forward(self, ids: torch.Tensor, start: int = 0) -> torch.Tensor:
+        length = start + ids.shape[1]
         if length > self.config.max_positions:
             raise ValueError(
                 "Embedding: the sequence may have at most max_positions "
@@ -61,7 +63,7 @@ class Embedding(nn.Module):
             )
         x = self.word(ids)
         if self.position is not None:
-            position = self.position[:length].unsqueeze(0)
+            position = self.position[start:length].unsqueeze(0)
             if self.word.sequence_parallel:
                 position = position.chunk(self.context.tp.size, SEQUENCE_DIM)[self.context.tp.rank]
             x = x + position
@@ -123,7 +125,9 @@ class GPTModel(MegatronModule):
     def add_top(self, options: dict) -> None:
         """For models with a layer of another kind above the others: builds it, with `options`."""
 
-    def top(self, x: torch.Tensor, rotary: torch.Tensor | None) -> torch.Tensor:
+    def top(
+        self, x: torch.Tensor, rotary: torch.Tensor | None, cache: KeyValueCache | None
+    ) -> torch.Tensor:
         """For models with a layer of another kind above the others: runs it."""
         return x
 
@@ -146,29 +150,62 @@ class GPTModel(MegatronModule):
         tied_here = self.config.tie_embeddings and self.pre_process
         return self.embedding.word.weight if tied_here else self.head.weight
 
-    def hidden_states(self, x: torch.Tensor) -> torch.Tensor:
-        """The stage without its output layer: ids or activations to activations."""
+    def elsewhere(self, name: str) -> bool:
+        part, _, rest = name.partition(".")
+        if part == "layers":
+            index = rest.partition(".")[0]
+            return index.isdigit() and int(index) < self.config.layers and index not in self.layers
+        if part == "embedding":
+            return not self.pre_process
+        return part in ("top_query", "final_norm", "head") and not self.post_process
+
+    def hidden_states(self, x: torch.Tensor, cache: KeyValueCache | None = None) -> torch.Tensor:
+        """The stage without its output layer: ids or activations to activations.
+
+        `cache`: `x` continues what it holds. Raises ValueError for that with sequence parallelism.
+        """
+        start = 0 if cache is None else cache.length
+        if cache is not None and self.config.sequence_parallel and self.context.tp.size > 1:
+            raise ValueError(
+                "GPTModel: a cache needs whole sequences; build the model with "
+                "sequence_parallel=False (its parameters are the same)"
+            )
         if self.pre_process:
-            x = self.embedding(x)
-        rotary = self._rotary(x)
+            x = self.embedding(x, start)
+        length = x.shape[1]
+        rotary = self._rotary(x, start)
         for layer in self.layers.values():
             if self.config.recompute and self.training:
                 x = recompute(layer, x, rotary, rng=self.context.rng)
             else:
-                x = layer(x, rotary)
-        return self.final_norm(self.top(x, rotary)) if self.post_process else x
+                x = layer(x, rotary, cache)
+        if self.post_process:
+            x = self.final_norm(self.top(x, rotary, cache))
+        if cache is not None:
+            cache.length += length
+        return x
 
-    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        x: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        *,
+        cache: KeyValueCache | None = None,
+        last_only: bool = False,
+    ) -> torch.Tensor:
         """Runs the stage.
 
         x: int64 [batch, sequence] on a pre_process stage, else [batch, sequence, hidden]
             activations.
+        cache: `x` continues the tokens it holds, and is added to them.
+        last_only: logits of the last token alone.
         Returns activations; on a post_process stage logits [batch, sequence, ceil(vocab_size / tp)]
         or, with int64 labels [batch, sequence], the loss of each token, [batch, sequence].
         """
-        x = self.hidden_states(x)
+        x = self.hidden_states(x, cache)
         if not self.post_process:
             return x
+        x = x[:, -1:] if last_only else x
         logits = parallel_lm_logits(
             x, self.output_weight, context=self.context,
             sequence_parallel=self.config.sequence_parallel,
@@ -190,9 +227,9 @@ class GPTModel(MegatronModule):
             vocab_size=self.config.vocab_size, reduction="sum",
         )  # fmt: skip
 
-    def _rotary(self, x: torch.Tensor) -> torch.Tensor | None:
+    def _rotary(self, x: torch.Tensor, start: int) -> torch.Tensor | None:
         if self.config.position != "rotary":
             return None
         split = self.config.sequence_parallel and self.context.tp.size > 1
         length = x.shape[1] * (self.context.tp.size if split else 1)
-        return rotary_angles(length, self.config.head_dim, self.config.rotary_base, x.device)
+        return rotary_angles(length, self.config.head_dim, self.config.rotary_base, x.device, start)

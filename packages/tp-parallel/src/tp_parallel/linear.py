@@ -20,7 +20,17 @@ from .mappings import (
     reduce_scatter_to_region,
     scatter_to_region,
 )
-from .sharding import Init, Shard, constant, fill, gather_full, normal, shard_of, split
+from .sharding import (
+    Init,
+    Shard,
+    clear_padding,
+    constant,
+    fill,
+    gather_full,
+    normal,
+    shard_of,
+    split,
+)
 from .weight_gradients import weight_gradient
 
 SEQUENCE_DIM = 1  # of a [batch, sequence, hidden] activation
@@ -111,8 +121,10 @@ class ParallelLayer(nn.Module):
         parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         parameter.shard, parameter.init = shard, init
         self.register_parameter(name, parameter)
-        if initialize and not parameter.is_meta:
-            fill(parameter, self.context.next_name(), self.context.seed, self.axis)
+        if not parameter.is_meta:
+            clear_padding(parameter, shard, self.axis)
+            if initialize:
+                fill(parameter, self.context.next_name(), self.context.seed, self.axis)
         return parameter
 
     @torch.no_grad()

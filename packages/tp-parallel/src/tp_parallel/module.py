@@ -47,15 +47,27 @@ class MegatronModule(nn.Module):
     def load_full(self, state: dict[str, torch.Tensor]) -> None:
         """Takes the unsplit model's tensors by name and keeps this rank's parts.
 
-        Names of other stages are ignored; a missing one raises KeyError, a wrong shape ValueError.
+        Raises KeyError for a name that is missing, or that belongs to no stage of the model;
+        ValueError for a wrong shape.
         """
         axis = self.context.tp
+        own = {getattr(p, "tied_to", name) for name, p in self.named_parameters()}
+        foreign = [name for name in state if name not in own and not self.elsewhere(name)]
+        if foreign:
+            raise KeyError(
+                f"MegatronModule.load_full: no stage of the model has {', '.join(foreign[:5])}; "
+                f"this one has {', '.join(sorted(own)[:5])}, ..."
+            )
         for name, parameter in self.named_parameters():
             source = getattr(parameter, "tied_to", name)
             if source not in state:
                 raise KeyError(f"MegatronModule.load_full: {source!r} is not in the given state")
             full = state[source].to(parameter.device, parameter.dtype)
             parameter.copy_(split(full, shard_of(parameter), axis.rank, axis.size))
+
+    def elsewhere(self, name: str) -> bool:
+        """Whether the parameter `name` may belong to another stage; here: there is no other."""
+        return False
 
     def gather_full(self, gradients: bool = False) -> dict[str, torch.Tensor]:
         """The unsplit tensors (or gradients) of this stage by name, on every rank of the tensor

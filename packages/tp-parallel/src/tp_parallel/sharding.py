@@ -124,14 +124,16 @@ def fill(parameter: torch.Tensor, name: str, seed: int, axis: Axis, mode: str = 
         generator = torch.Generator(parameter.device)
         generator.manual_seed(derive_seed(seed, "init", name, *place))
         init(parameter, generator)
-        if shard.dim is not None:
-            _clear_padding(parameter, shard, axis)
+        clear_padding(parameter, shard, axis)
     else:
         raise ValueError(f"fill: mode must be 'whole' or 'local', got {mode!r}")
 
 
-def _clear_padding(parameter: torch.Tensor, shard: Shard, axis: Axis) -> None:
-    assert shard.dim is not None
+@torch.no_grad()
+def clear_padding(parameter: torch.Tensor, shard: Shard, axis: Axis) -> None:
+    """Zeroes what lies past the end of the unsplit tensor: it takes part in matrix products."""
+    if shard.dim is None:
+        return
     valid = shard.valid_length(axis.rank, axis.size)
     blocks = parameter.unflatten(shard.dim, (shard.blocks, -1))
     blocks.narrow(shard.dim + 1, valid, blocks.shape[shard.dim + 1] - valid).zero_()

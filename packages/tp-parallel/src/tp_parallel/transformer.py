@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .attention import ParallelSelfAttention
+from .cache import KeyValueCache
 from .config import GPTConfig
 from .context import ParallelContext
 from .linear import ColumnParallelLinear, RowParallelLinear
@@ -77,8 +78,13 @@ class ParallelTransformerLayer(nn.Module):
         self.mlp_norm = NORMS[config.norm](config.hidden, **norm)
         self.mlp = ParallelMLP(config, **part)
 
-    def forward(self, x: torch.Tensor, rotary: torch.Tensor | None = None) -> torch.Tensor:
-        y = self.attention(self.attention_norm(x), rotary)
+    def forward(
+        self,
+        x: torch.Tensor,
+        rotary: torch.Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> torch.Tensor:
+        y = self.attention(self.attention_norm(x), rotary, cache)
         x = add_residual(x, *y, self.config, self.context, self.training)
         y = self.mlp(self.mlp_norm(x))
         return add_residual(x, *y, self.config, self.context, self.training)

@@ -1,0 +1,84 @@
+"""Generation: cached keys and values change no number; the same text on every split."""
+
+import pytest
+import torch
+
+from tp_parallel import CodeGeeXModel, GPTConfig, GPTModel, KeyValueCache, ParallelContext
+from tp_parallel.generate import generate
+
+SHAPE = {"vocab_size": 41, "hidden": 16, "layers": 2, "heads": 4, "max_positions": 12,
+         "dtype": "float64", "init_std": 0.5}  # fmt: skip
+LLAMA = {"position": "rotary", "norm": "rmsnorm", "activation": "swiglu", "kv_heads": 2}
+KINDS = {"gpt2": (GPTModel, {}), "llama": (GPTModel, LLAMA), "codegeex": (CodeGeeXModel, {}),
+         "codegeex rotary": (CodeGeeXModel, LLAMA)}  # fmt: skip
+
+
+def build(kind, tp, **changes):
+    model, options = KINDS[kind]
+    context = ParallelContext(tp=tp, device="cpu")
+    return model(GPTConfig(**SHAPE | options | changes), context=context).eval()
+
+
+def prompt():
+    return torch.randint(41, (3, 4), generator=torch.Generator().manual_seed(1))
+
+
+def difference(kind, tp):
+    """Of logits in four pieces (4, 3, 1, 1 tokens) with a cache, and at once without."""
+    model = build(kind, tp)
+    ids = torch.randint(41, (2, 9), generator=torch.Generator().manual_seed(2))
+    cache = KeyValueCache(10)
+    with torch.no_grad():
+        pieces = [model(part, cache=cache) for part in ids.split([4, 3, 1, 1], 1)]
+        assert cache.length == 9
+        last = model(ids, last_only=True)
+        whole = model(ids)
+    torch.testing.assert_close(last, whole[:, -1:], rtol=1e-12, atol=1e-12)
+    return float((torch.cat(pieces, 1) - whole).abs().max())
+
+
+@pytest.mark.parametrize("tp", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_with_a_cache_equal_those_without(world, kind, tp):
+    assert max(world(tp, difference, kind=kind, tp=tp)) < 1e-12
+
+
+def anew(model, ids, tokens):
+    """Greedy continuation that runs the whole window for every token."""
+    for _ in range(tokens):
+        logits = model(ids[:, -model.config.max_positions :])[:, -1]
+        ids = torch.cat((ids, logits.argmax(-1, keepdim=True)), 1)
+    return ids
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_greedy_text_equals_running_every_token_anew_also_past_the_window(kind):
+    model = build(kind, 1)
+    got = generate(model, prompt(), 14, temperature=0)
+    assert torch.equal(got, anew(model, prompt(), 14))
+    assert got.shape == (3, 18)
+    long = got[:, :15]  # a prompt longer than the window
+    assert torch.equal(generate(model, long, 3, temperature=0), anew(model, long, 3))
+
+
+def sampled(tp):
+    return generate(build("llama", tp), prompt(), 6, temperature=0.7, top_k=9, seed=5).tolist()
+
+
+def test_sampled_text_is_the_same_on_every_tensor_parallel_size(world):
+    one = world(1, sampled, tp=1)[0]
+    assert world(2, sampled, tp=2) == [one, one]
+
+
+def sequence_parallel():
+    generate(build("gpt2", 2, sequence_parallel=True), prompt(), 2)
+
+
+def test_what_a_cache_cannot_do_is_refused(world):
+    for ok, message in world.outcomes(2, sequence_parallel):
+        assert not ok
+        assert "build the model with sequence_parallel=False" in message
+    model = build("gpt2", 1)
+    with pytest.raises(ValueError, match="holds 3 tokens, got 4; make it larger"):
+        model(prompt(), cache=KeyValueCache(3))
