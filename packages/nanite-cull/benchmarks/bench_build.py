@@ -3,11 +3,13 @@
 The peer of each row is the same build with one thread: the ratio is the gain of two threads.
 """
 
-import resource
+import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
 from measure import Bench
@@ -16,56 +18,86 @@ import nanite_cull as nc
 from nanite_cull import meshes, ncl
 
 MESHES = {
-    "icosphere 1.3 M": lambda: meshes.icosphere(8),
-    "heightfield 1.0 M": lambda: meshes.heightfield(708),
+    "icosphere 1.3 M": ("icosphere", 8),
+    "heightfield 1.0 M": ("heightfield", 708),
+    "gyroid 4.0 M": ("gyroid", 328),
 }
-MEMORY_SIDE = 1000  # vertices a side of the mesh whose build is watched for memory
+LARGE = ("heightfield", 2237)  # 10 million triangles
+CHILD = """
+import json, sys, time
+import nanite_cull as nc
+from nanite_cull import meshes
+mesh = getattr(meshes, sys.argv[1])(int(sys.argv[2]))
+nc.build(*meshes.icosphere(2))
+status = lambda key: int(open("/proc/self/status").read().split(key)[1].split()[0]) * 1024
+open("/proc/self/clear_refs", "w").write("5")
+before = status("VmRSS:")
+wall, cpu = time.perf_counter(), time.process_time()
+asset = nc.build(*mesh, keep_source=False)
+wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+print(json.dumps({"triangles": len(mesh[1]), "wall_s": wall, "cpu_s": cpu,
+                  "peak": status("VmHWM:") - before, "roots": asset.report.roots}))
+"""
 
 
-def peak_bytes(side: int) -> int:
-    """Peak memory that one build adds to a process that holds the mesh."""
-    code = (
-        "import resource, nanite_cull as nc; from nanite_cull import meshes\n"
-        f"v, f = meshes.heightfield({side})\n"
-        "nc.build(*meshes.icosphere(2))\n"
-        "import gc; gc.collect()\n"
-        "status = open('/proc/self/status').read().split('VmRSS:')[1].split()[0]\n"
-        "open('/proc/self/clear_refs', 'w').write('5')\n"
-        "nc.build(v, f, keep_source=False)\n"
-        "peak = open('/proc/self/status').read().split('VmHWM:')[1].split()[0]\n"
-        "print((int(peak) - int(status)) * 1024)\n"
+def in_a_process(kind: str, size: int) -> dict[str, float]:
+    """One build in a process of its own: what it adds to the memory that the mesh takes."""
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, kind, str(size)], capture_output=True, text=True, check=True
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return int(done.stdout)
+    return json.loads(done.stdout)
+
+
+def bytes_on_disk(asset: nc.Asset) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        size = ncl.save(asset, Path(folder) / "a.ncl").stat().st_size
+    return round(size / asset.statistics()["source_triangles"], 2)
+
+
+def with_attributes(vertices: np.ndarray, faces: np.ndarray) -> nc.Asset:
+    """The mesh with smooth normals and texture coordinates."""
+    corners = vertices[faces]
+    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals = np.zeros_like(vertices)
+    for corner in range(3):
+        np.add.at(normals, faces[:, corner], normal)
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    return nc.build(vertices, faces, normals=normals, uvs=vertices[:, [0, 2]] * 0.5 + 0.5)
 
 
 def main() -> None:
     bench = Bench("build", "itself with one thread", repeats=3)
-    for name, make in MESHES.items():
+    for name, (kind, size) in MESHES.items():
         case = f"{name}, 2 threads"
         if not bench.wants(case):
             continue
-        mesh = make()
-        row = bench.compare(
-            case,
-            lambda mesh=mesh: nc.build(*mesh, threads=2),
-            lambda mesh=mesh: nc.build(*mesh, threads=1),
-            warmup=0,
-        )
+        mesh = getattr(meshes, kind)(size)
+        assets = []  # the last build is looked at afterwards
+
+        def one(mesh=mesh) -> None:
+            nc.build(*mesh, threads=1)
+
+        def two(mesh=mesh, assets=assets) -> None:
+            assets[:] = [nc.build(*mesh, threads=2)]
+
+        row = bench.compare(case, two, one, warmup=0)
         million = len(mesh[1]) / 1e6
         bench.fact(f"{name}: M triangles/s, one core", round(million / row.peer["cpu_ms"] * 1e3, 3))
-        with tempfile.TemporaryDirectory() as folder:
-            path = ncl.save(nc.build(*mesh), Path(folder) / "a.ncl")
-            size = path.stat().st_size / len(mesh[1])
-        bench.fact(f"{name}: bytes on disk a triangle", round(size, 2))
-    if sys.platform == "linux" and bench.wants("memory"):
-        count = 2 * (MEMORY_SIDE - 1) ** 2
-        bench.fact(
-            "peak memory of a build, bytes a triangle", round(peak_bytes(MEMORY_SIDE) / count)
-        )
-    bench.fact(
-        "peak of this process, MB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    )
+        bench.fact(f"{name}: bytes on disk a triangle, positions", bytes_on_disk(assets[0]))
+        if kind != "gyroid":
+            bench.fact(
+                f"{name}: bytes on disk a triangle, normals and uv",
+                bytes_on_disk(with_attributes(*mesh)),
+            )
+    if sys.platform == "linux" and bench.wants("10 M"):
+        for name, (kind, size) in {**MESHES, "heightfield 10 M": LARGE}.items():
+            result = in_a_process(kind, size)
+            memory = round(result["peak"] / result["triangles"])
+            bench.fact(f"{name}: peak memory of the build, bytes a triangle", memory)
+        bench.fact("heightfield 10 M: triangles", result["triangles"])
+        bench.fact("heightfield 10 M: wall s, all threads", round(result["wall_s"], 1))
+        bench.fact("heightfield 10 M: CPU s", round(result["cpu_s"], 1))
+        bench.fact("heightfield 10 M: roots", result["roots"])
     bench.finish()
 
 

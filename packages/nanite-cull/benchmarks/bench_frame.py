@@ -1,10 +1,12 @@
-"""One frame at 1920x1080 of a heightfield, beside llvmpipe (OpenGL on the CPU) and Embree's rays.
+"""One frame at 1920x1080 of a heightfield, beside llvmpipe (OpenGL on the CPU), VTK and Embree's rays.
 
-All three give the id of the triangle at every pixel; ours draws the cut at one pixel of error, the
-others the source. The camera is the one of all rows.
+llvmpipe and Embree give the id of the triangle at every pixel, VTK a shaded picture; ours draws the
+cut at one pixel of error, the others the source. The camera is the same in all rows. VTK's row needs
+`pip install vtk`.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import moderngl
@@ -16,8 +18,15 @@ from measure import Bench
 import nanite_cull as nc
 from nanite_cull import meshes
 
+try:
+    import vtk
+    from vtk.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray
+except ImportError:
+    vtk = None
+
 WIDTH, HEIGHT = 1920, 1080
-CAMERA = nc.Camera.look_at((0, 0.8, 1.6), (0, 0, 0), fov_y=60, near=0.01)
+EYE = (0, 0.8, 1.6)
+CAMERA = nc.Camera.look_at(EYE, (0, 0, 0), fov_y=60, near=0.01)
 SIDES = {"1 M": 708, "10 M": 2237}
 VERTEX_SHADER = """
 #version 330
@@ -48,21 +57,23 @@ class Llvmpipe:
         )
 
     def load(self, vertices: np.ndarray, faces: np.ndarray) -> None:
-        self.array = self.context.vertex_array(
-            self.program,
-            [(self.context.buffer(vertices.tobytes()), "3f", "position")],
-            self.context.buffer(faces.tobytes()),
-        )
+        with self.context:
+            self.array = self.context.vertex_array(
+                self.program,
+                [(self.context.buffer(vertices.tobytes()), "3f", "position")],
+                self.context.buffer(faces.tobytes()),
+            )
 
     def draw(self) -> None:
-        self.target.use()
-        self.context.enable(moderngl.DEPTH_TEST)
-        self.target.clear(depth=1.0)
-        self.array.render()
-        self.context.finish()
+        with self.context:
+            self.target.use()
+            self.context.enable(moderngl.DEPTH_TEST)
+            self.target.clear(depth=1.0)
+            self.array.render()
+            self.context.finish()
 
 
-def embree(vertices: np.ndarray, faces: np.ndarray):
+def embree(vertices: np.ndarray, faces: np.ndarray) -> Callable[[], object]:
     """A call that shoots one ray through every pixel."""
     from embreex.mesh_construction import TriangleMesh
     from embreex.rtcore_scene import EmbreeScene
@@ -78,21 +89,54 @@ def embree(vertices: np.ndarray, faces: np.ndarray):
     return lambda: scene.run(origins, rays)
 
 
+def vtk_frame(vertices: np.ndarray, faces: np.ndarray) -> Callable[[], object]:
+    """A call that draws the mesh off-screen and waits for the picture."""
+    points, cells, data = vtk.vtkPoints(), vtk.vtkCellArray(), vtk.vtkPolyData()
+    points.SetData(numpy_to_vtk(vertices, deep=True))
+    corners = numpy_to_vtkIdTypeArray(faces.astype(np.int64).ravel(), deep=True)
+    cells.SetData(3, corners)
+    data.SetPoints(points)
+    data.SetPolys(cells)
+    mapper, actor, renderer = vtk.vtkPolyDataMapper(), vtk.vtkActor(), vtk.vtkRenderer()
+    mapper.SetInputData(data)
+    actor.SetMapper(mapper)
+    actor.GetProperty().SetInterpolationToFlat()
+    renderer.AddActor(actor)
+    camera = renderer.GetActiveCamera()
+    camera.SetPosition(*EYE)
+    camera.SetFocalPoint(0, 0, 0)
+    camera.SetViewUp(0, 1, 0)
+    camera.SetViewAngle(CAMERA.fov_y)
+    camera.SetClippingRange(CAMERA.near, 10)
+    window = vtk.vtkRenderWindow()
+    window.SetOffScreenRendering(1)
+    window.SetMultiSamples(0)
+    window.SetSize(WIDTH, HEIGHT)
+    window.AddRenderer(renderer)
+
+    def draw() -> None:
+        window.MakeCurrent()
+        camera.Modified()
+        window.Render()
+        window.WaitForCompletion()
+
+    return draw
+
+
 def main() -> None:
     context = moderngl.create_context(standalone=True, backend="egl")
-    renderer_name = context.info["GL_RENDERER"]
+    versions = {
+        "moderngl": moderngl.__version__,
+        "opengl": context.info["GL_VERSION"],
+        "vtk": vtk.vtkVersion().GetVTKVersion() if vtk else "not installed, no row",
+    }
     bench = Bench(
-        "frame",
-        f"{renderer_name} and Embree",
-        versions={"moderngl": moderngl.__version__, "opengl": context.info["GL_VERSION"]},
-        repeats=7,
+        "frame", f"{context.info['GL_RENDERER']}, VTK and Embree", versions=versions, repeats=7
     )
-    peer = Llvmpipe(context)
+    llvmpipe = Llvmpipe(context)
     for name, side in SIDES.items():
-        cases = {
-            "llvmpipe": f"{name} heightfield, 1 px, beside llvmpipe",
-            "embree": f"{name} heightfield, 1 px, beside Embree",
-        }
+        peers = {"llvmpipe": None, "Embree": embree, **({"VTK": vtk_frame} if vtk else {})}
+        cases = {peer: f"{name} heightfield, 1 px, beside {peer}" for peer in peers}
         if not any(bench.wants(case) for case in cases.values()):
             continue
         vertices, faces = meshes.heightfield(side)
@@ -104,10 +148,15 @@ def main() -> None:
         def ours(renderer=renderer, scene=scene) -> None:
             renderer.render(scene, CAMERA)
 
-        peer.load(vertices, faces)
-        bench.compare(cases["llvmpipe"], ours, peer.draw)
-        if name == "1 M" and bench.wants(cases["embree"]):
-            bench.compare(cases["embree"], ours, embree(vertices, faces))
+        for peer, case in cases.items():
+            if not bench.wants(case):
+                continue
+            if peers[peer] is None:
+                llvmpipe.load(vertices, faces)
+                bench.compare(case, ours, llvmpipe.draw)
+                llvmpipe.array.release()
+            else:
+                bench.compare(case, ours, peers[peer](vertices, faces))
     bench.finish()
 
 

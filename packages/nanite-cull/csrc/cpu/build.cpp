@@ -90,18 +90,21 @@ ClusterPool leaf_clusters(const WeldedMesh& mesh, const BuildOptions& options) {
 // Moves clusters from the passes into the asset, group by group.
 class Emitter {
  public:
-  Emitter(Asset& asset, const WeldedMesh& mesh, bool keep_source)
+  Emitter(Asset& asset, const WeldedMesh& mesh, bool keep_source, const ClusterPool& leaves)
       : asset_(asset), mesh_(mesh), keep_source_(keep_source) {
     renumbered_.assign(mesh.wedge_count(), none);
+    // all levels together are about twice the leaves: growing step by step would copy them again
+    asset.triangles.reserve(leaves.triangles.size() * 2 + leaves.triangles.size() / 16);
+    asset.vertex_refs.reserve(leaves.vertices.size() * 2 + leaves.vertices.size() / 8);
+    asset.positions.reserve(mesh.positions.size());
   }
 
-  uint32_t emit(const ClusterPool& pool, const uint32_t* members, size_t count, const LodBounds& bounds,
-                uint32_t pass) {
+  void emit(const ClusterPool& pool, const uint32_t* members, size_t count, const LodBounds& bounds,
+            uint32_t pass) {
     const uint32_t g = static_cast<uint32_t>(asset_.groups.size());
     asset_.groups.push_back(
         {bounds, static_cast<uint32_t>(asset_.clusters.size()), static_cast<uint32_t>(count), pass});
     for (size_t i = 0; i < count; ++i) emit_cluster(pool, members[i], g);
-    return g;
   }
 
  private:
@@ -176,18 +179,52 @@ void emit_roots(Emitter& emitter, Asset& asset, const ClusterPool& pool, const G
   asset.report.root_triangles = pool.triangle_total();
 }
 
+// Accepted groups of a pass, numbered; returns how many of the pool's triangles they hold.
+uint64_t number_groups(const ClusterPool& pool, const Grouping& grouping, uint32_t first_group, uint32_t pass,
+                       std::vector<GroupResult>& results, BuildReport& report) {
+  uint64_t simplified = 0;
+  uint32_t id = first_group;
+  for (size_t g = 0; g < grouping.size(); ++g) {
+    GroupResult& result = results[g];
+    report.stuck_groups += !result.accepted;
+    if (!result.accepted) continue;
+    report.fallback_groups += result.fallback;
+    report.max_error = std::max(report.max_error, result.bounds.error);
+    for (uint32_t m = grouping.begin[g]; m < grouping.begin[g + 1]; ++m)
+      simplified += pool.entries[grouping.members[m]].triangle_count;
+    for (auto& entry : result.clusters.entries)
+      entry.source_group = id, entry.level = pass + 1, entry.own = result.bounds;
+    ++id;
+  }
+  return simplified;
+}
+
+// The clusters of the next pass: what the groups became. A stuck group's clusters are carried on and get
+// other neighbours next time.
+ClusterPool next_pool(const ClusterPool& pool, const Grouping& grouping, std::vector<GroupResult>& results) {
+  ClusterPool next;
+  for (size_t g = 0; g < grouping.size(); ++g) {
+    ClusterPool& made = results[g].clusters;
+    if (results[g].accepted) {
+      if (!pool.sources.empty()) made.sources.assign(made.triangle_total(), none);
+      next.append(made);
+      made = {};
+    } else {
+      for (uint32_t m = grouping.begin[g]; m < grouping.begin[g + 1]; ++m)
+        next.append(pool, grouping.members[m]);
+    }
+  }
+  return next;
+}
+
 void build_levels(Asset& asset, const WeldedMesh& mesh, ClusterPool pool, const BuildOptions& options,
                   const Progress& progress) {
-  Emitter emitter(asset, mesh, options.keep_source);
+  Emitter emitter(asset, mesh, options.keep_source, pool);
   const double leaves = double(pool.triangle_total());
   double done = 0;
+  Grouping grouping = group_clusters(mesh, pool, options.group_size);
   uint32_t pass = 0;
-  for (;; ++pass) {
-    const Grouping grouping = group_clusters(mesh, pool, options.group_size);
-    if (pool.size() == 1 || pass == max_passes) {
-      emit_roots(emitter, asset, pool, grouping, pass);
-      break;
-    }
+  for (; pool.size() > 1 && pass < max_passes; ++pass) {
     const std::vector<uint8_t> locked = lock_borders(mesh, pool, grouping, options.threads);
     std::vector<GroupResult> results(grouping.size());
     native::parallel_for(grouping.size(), 4, options.threads, [&](int64_t first, int64_t last) {
@@ -195,41 +232,28 @@ void build_levels(Asset& asset, const WeldedMesh& mesh, ClusterPool pool, const 
         results[g] = simplify_group(mesh, pool, &grouping.members[grouping.begin[g]],
                                     grouping.begin[g + 1] - grouping.begin[g], locked, options);
     });
-    double simplified = 0;
-    for (size_t g = 0; g < grouping.size(); ++g) {
-      asset.report.fallback_groups += results[g].accepted && results[g].fallback;
-      asset.report.stuck_groups += !results[g].accepted;
-      for (uint32_t m = grouping.begin[g]; results[g].accepted && m < grouping.begin[g + 1]; ++m)
-        simplified += pool.entries[grouping.members[m]].triangle_count;
-    }
-    if (simplified < least_progress * double(pool.triangle_total())) {
-      emit_roots(emitter, asset, pool, grouping, pass);
-      break;
-    }
+    const double simplified =
+        double(number_groups(pool, grouping, uint32_t(asset.groups.size()), pass, results, asset.report));
+    if (simplified < least_progress * double(pool.triangle_total())) break;
+    // what this pass emits and how the next one is grouped do not depend on each other
     ClusterPool next;
-    for (size_t g = 0; g < grouping.size(); ++g) {
-      const uint32_t* members = &grouping.members[grouping.begin[g]];
-      const size_t count = grouping.begin[g + 1] - grouping.begin[g];
-      if (!results[g].accepted) {  // carried on: other neighbours next time
-        for (size_t i = 0; i < count; ++i) next.append(pool, members[i]);
-        continue;
+    Grouping next_grouping;
+    native::parallel_for(2, 1, options.threads, [&](int64_t task, int64_t) {
+      if (task == 1) {
+        next = next_pool(pool, grouping, results);
+        next_grouping = group_clusters(mesh, next, options.group_size);
+        return;
       }
-      const uint32_t id = emitter.emit(pool, members, count, results[g].bounds, pass);
-      asset.report.max_error = std::max(asset.report.max_error, results[g].bounds.error);
-      for (auto& entry : results[g].clusters.entries) {
-        entry.source_group = id;
-        entry.level = pass + 1;
-        entry.own = results[g].bounds;
-      }
-      if (!pool.sources.empty())
-        results[g].clusters.sources.assign(results[g].clusters.triangle_total(), none);
-      next.append(results[g].clusters);
-      results[g] = {};
-    }
-    pool = std::move(next);
+      for (size_t g = 0; g < grouping.size(); ++g)
+        if (results[g].accepted)
+          emitter.emit(pool, &grouping.members[grouping.begin[g]], grouping.begin[g + 1] - grouping.begin[g],
+                       results[g].bounds, pass);
+    });
+    pool = std::move(next), grouping = std::move(next_grouping);
     done += simplified;
     if (progress) progress(0.4 + 0.55 * std::min(1.0, done / (2 * leaves)), "levels");
   }
+  emit_roots(emitter, asset, pool, grouping, pass);
   emitter.finish();
   asset.bounds.resize(asset.clusters.size());
   native::parallel_for(asset.clusters.size(), 256, options.threads, [&](int64_t first, int64_t last) {
@@ -265,7 +289,7 @@ Asset build(const MeshInput& mesh, const BuildOptions& options, const Progress& 
     seconds = end - start;
     start = end;
   };
-  WeldedMesh welded = weld(mesh, grid_step(mesh, options.position_bits), options.threads);
+  WeldedMesh welded = weld(mesh, grid_step(mesh, options.position_bits, options.threads), options.threads);
   asset.step = welded.step, asset.uv_step = welded.uv_step;
   asset.report.input_triangles = mesh.face_count;
   asset.report.input_vertices = mesh.vertex_count;

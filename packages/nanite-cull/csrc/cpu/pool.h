@@ -39,7 +39,15 @@ struct ClusterPool {
     entries.push_back(entry);
   }
   void append(const ClusterPool& from) {
-    for (size_t i = 0; i < from.size(); ++i) append(from, i);
+    const uint32_t first_vertex = static_cast<uint32_t>(vertices.size()),
+                   first_triangle = static_cast<uint32_t>(triangle_total());
+    vertices.insert(vertices.end(), from.vertices.begin(), from.vertices.end());
+    triangles.insert(triangles.end(), from.triangles.begin(), from.triangles.end());
+    sources.insert(sources.end(), from.sources.begin(), from.sources.end());
+    for (Entry entry : from.entries) {
+      entry.vertex_begin += first_vertex, entry.triangle_begin += first_triangle;
+      entries.push_back(entry);
+    }
   }
 };
 

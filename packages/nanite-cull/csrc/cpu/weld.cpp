@@ -1,6 +1,7 @@
 #include "weld.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <string>
@@ -16,7 +17,7 @@ namespace {
 constexpr int grid_bits = 24;           // integers up to 2^24 are exact in float
 constexpr int64_t sample_size = 65536;  // faces looked at for the grid step
 
-void check_input(const MeshInput& mesh) {
+void check_input(const MeshInput& mesh, int threads) {
   native::demand(mesh.face_count > 0 && mesh.vertex_count > 0, [] {
     return std::string("build: the mesh has no triangles; give faces of shape (M, 3) with M > 0");
   });
@@ -24,19 +25,24 @@ void check_input(const MeshInput& mesh) {
     return "build: at most 2^31 triangles and 2^32 vertices fit one asset, got " +
            std::to_string(mesh.face_count) + " triangles; split the mesh";
   });
-  for (int64_t i = 0; i < mesh.face_count * 3; ++i)
-    native::demand(mesh.faces[i] < uint64_t(mesh.vertex_count), [&] {
-      return "build: faces must index vertices 0 to " + std::to_string(mesh.vertex_count - 1) + ", got " +
-             std::to_string(int32_t(mesh.faces[i])) + " in face " + std::to_string(i / 3);
-    });
+  native::parallel_for(mesh.face_count * 3, 1 << 18, threads, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i)
+      native::demand(mesh.faces[i] < uint64_t(mesh.vertex_count), [&] {
+        return "build: faces must index vertices 0 to " + std::to_string(mesh.vertex_count - 1) + ", got " +
+               std::to_string(mesh.faces[i]) + " in face " + std::to_string(i / 3);
+      });
+  });
 }
 
-void check_finite(const float* values, int64_t count, int width, const char* what) {
-  for (int64_t i = 0; values != nullptr && i < count * width; ++i)
-    native::demand(std::isfinite(values[i]), [&] {
-      return std::string("build: ") + what + " must be finite, got " + std::to_string(values[i]) +
-             " at vertex " + std::to_string(i / width) + "; remove or repair that vertex";
-    });
+void check_finite(const float* values, int64_t count, int width, const char* what, int threads) {
+  if (values == nullptr) return;
+  native::parallel_for(count * width, 1 << 18, threads, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i)
+      native::demand(std::isfinite(values[i]), [&] {
+        return std::string("build: ") + what + " must be finite, got " + std::to_string(values[i]) +
+               " at vertex " + std::to_string(i / width) + "; remove or repair that vertex";
+      });
+  });
 }
 
 float power_of_two_below(double x) { return static_cast<float>(std::exp2(std::floor(std::log2(x)))); }
@@ -126,20 +132,28 @@ uint32_t pack_color(const float* color) {
   return code;
 }
 
-// What tells wedges at one position apart, as words of a key after the position id.
+// What tells wedges at one position apart, as words of a key: position, the vertex's attributes, material.
 class WedgeKeys {
  public:
-  WedgeKeys(const MeshInput& mesh, float step) : mesh_(mesh), uv_step_(step) {}
-  int width() const {
-    return 1 + (mesh_.normals != nullptr) + 2 * (mesh_.uvs != nullptr) + (mesh_.colors != nullptr) +
-           (mesh_.materials != nullptr);
+  static constexpr int max_width = 6;
+
+  WedgeKeys(const MeshInput& mesh, float step, int threads) : mesh_(mesh), uv_step_(step) {
+    vertex_words_ = (mesh.normals != nullptr) + 2 * (mesh.uvs != nullptr) + (mesh.colors != nullptr);
+    words_.resize(size_t(mesh.vertex_count) * vertex_words_);
+    native::parallel_for(mesh.vertex_count, 1 << 14, threads, [&](int64_t first, int64_t last) {
+      uint32_t* word = words_.data() + first * vertex_words_;
+      for (int64_t v = first; v < last; ++v) {
+        if (mesh.normals) *word++ = encode_normal(mesh.normals + 3 * v);
+        for (int c = 0; mesh.uvs && c < 2; ++c) *word++ = quantize(mesh.uvs[2 * v + c], step);
+        if (mesh.colors) *word++ = pack_color(mesh.colors + 4 * v);
+      }
+    });
   }
+  int width() const { return 1 + vertex_words_ + (mesh_.materials != nullptr); }
   void write(uint32_t position, size_t vertex, size_t face, uint32_t* key) const {
     *key++ = position;
-    if (mesh_.normals) *key++ = encode_normal(mesh_.normals + 3 * vertex);
-    for (int c = 0; mesh_.uvs && c < 2; ++c) *key++ = quantize(mesh_.uvs[2 * vertex + c], uv_step_);
-    if (mesh_.colors) *key++ = pack_color(mesh_.colors + 4 * vertex);
-    if (mesh_.materials) *key++ = mesh_.materials[face];
+    key = std::copy_n(words_.data() + vertex * vertex_words_, vertex_words_, key);
+    if (mesh_.materials) *key = mesh_.materials[face];
   }
   void read(const uint32_t* key, WeldedMesh& out, size_t wedge) const {
     ++key;
@@ -158,6 +172,8 @@ class WedgeKeys {
  private:
   const MeshInput& mesh_;
   float uv_step_;
+  int vertex_words_;             // of a key
+  std::vector<uint32_t> words_;  // (vertices, vertex_words_)
 };
 
 // Equal positions find each other in one table that all threads fill: a slot belongs to whichever vertex
@@ -207,6 +223,7 @@ std::vector<uint32_t> weld_positions(const MeshInput& mesh, float step, int thre
       position[v] = table.representative(static_cast<uint32_t>(v), points.data());
   });
   std::vector<uint32_t> number(mesh.vertex_count, none);
+  grid.reserve(points.size());
   for (int64_t i = 0; i < mesh.face_count * 3; ++i) {
     const size_t owner = position[mesh.faces[i]];
     if (number[owner] != none) continue;
@@ -230,12 +247,12 @@ bool has_area(const std::vector<int32_t>& grid, uint32_t a, uint32_t b, uint32_t
 
 }  // namespace
 
-float grid_step(const MeshInput& mesh, int bits) {
-  check_input(mesh);
-  check_finite(mesh.positions, mesh.vertex_count, 3, "vertices");
-  check_finite(mesh.normals, mesh.vertex_count, 3, "normals");
-  check_finite(mesh.uvs, mesh.vertex_count, 2, "uvs");
-  check_finite(mesh.colors, mesh.vertex_count, 4, "colors");
+float grid_step(const MeshInput& mesh, int bits, int threads) {
+  check_input(mesh, threads);
+  check_finite(mesh.positions, mesh.vertex_count, 3, "vertices", threads);
+  check_finite(mesh.normals, mesh.vertex_count, 3, "normals", threads);
+  check_finite(mesh.uvs, mesh.vertex_count, 2, "uvs", threads);
+  check_finite(mesh.colors, mesh.vertex_count, 4, "colors", threads);
   double largest = 0, extent = 0;
   for (int a = 0; a < 3; ++a) {
     double lo = mesh.positions[a], hi = lo;
@@ -260,52 +277,88 @@ float grid_step(const MeshInput& mesh, int bits) {
   return std::max(finest, power_of_two_below(wanted));
 }
 
+namespace {
+
+// Faces as position ids; a face with two corners on one grid point becomes `none`. Returns whether any
+// face has an area.
+bool faces_of_positions(const MeshInput& mesh, const std::vector<uint32_t>& position,
+                        const std::vector<int32_t>& grid, int threads, std::vector<uint32_t>& faces) {
+  faces.resize(size_t(mesh.face_count) * 3);
+  std::atomic<bool> area{false};
+  native::parallel_for(mesh.face_count, 1 << 15, threads, [&](int64_t first, int64_t last) {
+    bool found = false;
+    for (int64_t f = first; f < last; ++f) {
+      const uint32_t* v = mesh.faces + 3 * f;
+      uint32_t* p = &faces[3 * size_t(f)];
+      for (int c = 0; c < 3; ++c) p[c] = position[v[c]];
+      if (p[0] == p[1] || p[1] == p[2] || p[2] == p[0])
+        p[0] = none;
+      else
+        found = found || has_area(grid, p[0], p[1], p[2]);
+    }
+    if (found) area = true;
+  });
+  return area;
+}
+
+// Gives each corner its wedge, in the order of first use.
+void split_wedges(const MeshInput& mesh, const std::vector<int32_t>& grid, int threads, WeldedMesh& out) {
+  if (mesh.uvs) out.uv_step = uv_step(mesh.uvs, mesh.vertex_count);
+  const WedgeKeys wedge_keys(mesh, out.uv_step, threads);
+  const size_t width = wedge_keys.width();
+  std::vector<uint32_t> keys;
+  KeyTable wedges(mesh.vertex_count, wedge_keys.width());
+  for (size_t f = 0; f < out.source.size(); ++f)
+    for (int c = 0; c < 3; ++c) {
+      uint32_t key[WedgeKeys::max_width];
+      uint32_t& corner = out.faces[3 * f + c];
+      wedge_keys.write(corner, mesh.faces[3 * size_t(out.source[f]) + c], out.source[f], key);
+      corner = wedges.find_or_add(key, keys);
+    }
+  const size_t count = keys.size() / width;
+  out.positions.resize(3 * count);
+  out.position_of.resize(count);
+  wedge_keys.resize(out, count);
+  native::parallel_for(count, 1 << 15, threads, [&](int64_t first, int64_t last) {
+    for (int64_t w = first; w < last; ++w) {
+      const size_t p = out.position_of[w] = keys[w * width];
+      for (int a = 0; a < 3; ++a) out.positions[3 * w + a] = float(grid[3 * p + a]) * out.step;
+      wedge_keys.read(&keys[w * width], out, w);
+    }
+  });
+}
+
+}  // namespace
+
 WeldedMesh weld(const MeshInput& mesh, float step, int threads) {
   WeldedMesh out;
   out.step = step;
   std::vector<int32_t> grid;
-  const std::vector<uint32_t> position = weld_positions(mesh, step, threads, grid);
+  std::vector<uint32_t> position = weld_positions(mesh, step, threads, grid);
   out.position_count = static_cast<uint32_t>(grid.size() / 3);
-
-  if (mesh.uvs) out.uv_step = uv_step(mesh.uvs, mesh.vertex_count);
-  const WedgeKeys wedge_keys(mesh, out.uv_step);
-  const int width = wedge_keys.width();
-  std::vector<uint32_t> keys;
-  KeyTable wedges(width > 1 ? mesh.vertex_count : 0, width);
-  bool area = false;
-  out.faces.reserve(size_t(mesh.face_count) * 3);
-  out.source.reserve(mesh.face_count);
-  for (int64_t f = 0; f < mesh.face_count; ++f) {
-    const uint32_t* v = mesh.faces + 3 * f;
-    const uint32_t p[3] = {position[v[0]], position[v[1]], position[v[2]]};
-    if (p[0] == p[1] || p[1] == p[2] || p[2] == p[0]) {
-      ++out.degenerate;
-      continue;
-    }
-    area = area || has_area(grid, p[0], p[1], p[2]);
-    for (int c = 0; c < 3; ++c) {
-      uint32_t key[8];
-      if (width > 1) wedge_keys.write(p[c], v[c], f, key);
-      out.faces.push_back(width > 1 ? wedges.find_or_add(key, keys) : p[c]);
-    }
-    out.source.push_back(static_cast<uint32_t>(f));
-  }
+  const bool area = faces_of_positions(mesh, position, grid, threads, out.faces);
   native::demand(area, [&] {
     return "build: all " + std::to_string(mesh.face_count) +
            " triangles are degenerate on the mesh grid (step " + std::to_string(step) +
            "); raise position_bits if the mesh is finer than that";
   });
+  position = {};
+  out.source.reserve(mesh.face_count);
+  for (int64_t f = 0; f < mesh.face_count; ++f) {
+    if (out.faces[3 * f] == none) continue;
+    if (int64_t(out.source.size()) < f) std::copy_n(&out.faces[3 * f], 3, &out.faces[3 * out.source.size()]);
+    out.source.push_back(static_cast<uint32_t>(f));
+  }
+  out.degenerate = mesh.face_count - out.source.size();
+  out.faces.resize(out.source.size() * 3);
 
-  const size_t count = width > 1 ? keys.size() / width : out.position_count;
-  out.positions.resize(3 * count);
-  wedge_keys.resize(out, count);
-  if (width > 1) out.position_of.resize(count);
-  for (size_t w = 0; w < count; ++w) {
-    const size_t p = width > 1 ? keys[w * width] : w;
-    for (int a = 0; a < 3; ++a) out.positions[3 * w + a] = float(grid[3 * p + a]) * step;
-    if (width == 1) continue;
-    out.position_of[w] = static_cast<uint32_t>(p);
-    wedge_keys.read(&keys[w * width], out, w);
+  if (mesh.normals || mesh.uvs || mesh.colors || mesh.materials) {
+    split_wedges(mesh, grid, threads, out);
+  } else {
+    out.positions.resize(grid.size());
+    native::parallel_for(grid.size(), 1 << 17, threads, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) out.positions[i] = float(grid[i]) * step;
+    });
   }
   float largest = 0;
   for (float p : out.positions) largest = std::max(largest, std::fabs(p));

@@ -40,7 +40,7 @@ struct WeldedMesh {
 // The step of the mesh grid: a power of two, fine enough for 16 bits across the mesh and for a sixteenth
 // of its short edges, and no finer than 24 bits allow. `bits` > 0 asks for that many bits across instead.
 // Throws native::ValueError for an empty mesh, an index out of range and coordinates that are not finite.
-float grid_step(const MeshInput& mesh, int bits);
+float grid_step(const MeshInput& mesh, int bits, int threads);
 
 // Snaps, welds and drops triangles that have two corners on one grid point. Triangles without area but
 // with three distinct corners stay: they draw nothing and keep their neighbours joined.
