@@ -1,10 +1,13 @@
-"""Frames out of a video and into one, beside PyAV, and the driver floors of both.
+"""Frames out of a video and into one, beside PyAV and imageio-ffmpeg, and the driver floors.
 
-Ours moves raw frames through a pipe from the ffmpeg program; PyAV calls the libraries of its wheel
-in this process. So CPU time of ours is that of Python alone: compare wall time.
+Ours moves raw frames through a pipe from the ffmpeg program, as imageio-ffmpeg does (where it is
+installed; it is given the same program). PyAV calls the libraries of its wheel in this process. So
+CPU time of ours is that of Python alone: compare wall time.
 """
 
+import contextlib
 import itertools
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -51,6 +54,34 @@ def av_write(path: Path, frames: list[np.ndarray]) -> None:
         container.mux(stream.encode(None))
 
 
+def imageio_rows(bench: Bench, clip: Path, out: tuple[Path, Path], frames: list[np.ndarray]):
+    """The same work by imageio-ffmpeg, with the same ffmpeg program."""
+    import imageio_ffmpeg
+
+    def read() -> int:
+        frames = imageio_ffmpeg.read_frames(str(clip))
+        size = next(frames)["size"]
+        made = (np.frombuffer(frame, np.uint8).reshape(size[1], size[0], 3) for frame in frames)
+        return sum(frame.shape[0] == HEIGHT for frame in made)
+
+    def write() -> None:
+        how = {"fps": 25, "codec": "libx264", "quality": None, "output_params": ["-crf", "18"]}
+        writer = imageio_ffmpeg.write_frames(str(out[1]), (WIDTH, HEIGHT), **how)
+        writer.send(None)
+        for frame in frames:
+            writer.send(frame)
+        writer.close()
+
+    assert read() == FRAMES
+    peer = f"peer: imageio-ffmpeg {imageio_ffmpeg.__version__}"
+    ours = (
+        lambda: sum(1 for _ in read_frames(clip)),
+        lambda: write_frames(out[0], frames, overwrite=True),
+    )
+    bench.compare(f"read {FRAMES} frames 1280x720 rgb, by pipe", ours[0], read, note=peer)
+    bench.compare(f"write {FRAMES} frames 1280x720, by pipe", ours[1], write, note=peer, repeats=3)
+
+
 def av_floors() -> str:
     """Driver and PTX floors of the libraries in PyAV's wheel."""
     folder = Path(av.__file__).parent.parent / "av.libs"
@@ -88,6 +119,9 @@ def main() -> None:
             lambda: av_write(b, frames),
             repeats=3,
         )
+        os.environ["IMAGEIO_FFMPEG_EXE"] = str(program.path)
+        with contextlib.suppress(ImportError):
+            imageio_rows(bench, clip, (a, b), frames)
         bench.compare(
             "first frame of a file",
             lambda: next(itertools.islice(read_frames(clip), 1)),

@@ -1,10 +1,13 @@
 """Frames in and out: the right number, shape and colour, and no process left behind."""
 
+import signal
+import subprocess
+
 import numpy as np
 import pytest
 import torch
 
-from ffmpeg_gpu_build import FfmpegError, HardwareError, read_frames, write_frames
+from ffmpeg_gpu_build import FfmpegError, HardwareError, proc, read_frames, write_frames
 
 
 def picture(width=160, height=90, phase=0.0):
@@ -72,6 +75,17 @@ def test_a_turned_recording_is_read_upright(ffmpeg, tmp_path):
     if frame.shape == (160, 90, 3):
         same = min(np.abs(np.rot90(straight, k).astype(int) - frame).mean() for k in (1, 3))
         assert same < 1
+
+
+def test_a_reader_that_is_left_is_not_waited_for():
+    # ffmpeg blocked on its pipe is as deaf to SIGTERM as this shell
+    deaf = ["sh", "-c", "trap '' TERM; echo ready; sleep 60"]
+    process = subprocess.Popen(deaf, stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout.readline() == b"ready\n"
+    proc.stop(process, patience=0)
+    assert process.returncode == -signal.SIGKILL
+    proc.stop(process, patience=0)  # again: nothing to do
+    process.stdout.close()
 
 
 def test_leaving_the_loop_early_ends_ffmpeg(tmp_path):

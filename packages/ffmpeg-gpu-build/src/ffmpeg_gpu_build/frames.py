@@ -134,7 +134,7 @@ def _frames(
                 log.seek(0)
                 raise failure(log.read().decode("utf-8", "replace"), process.returncode)
         finally:
-            stop(process)
+            stop(process, patience=0)  # blocked on the pipe, it would not hear SIGTERM
             process.stdout.close()
 
 

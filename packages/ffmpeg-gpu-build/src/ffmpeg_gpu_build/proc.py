@@ -26,7 +26,17 @@ class Finished:
 
 
 def stop(process: subprocess.Popen[bytes], patience: float = 3.0) -> None:
-    """End a process that was started with its own group: SIGTERM, then SIGKILL, then reap it."""
+    """End a process that was started with its own group: SIGTERM, then SIGKILL, then reap it.
+
+    Without patience SIGKILL at once: for a program that has nothing to put in order.
+    """
+    if not patience:
+        if process.poll() is not None:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, number)
