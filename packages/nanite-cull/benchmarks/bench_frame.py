@@ -1,8 +1,8 @@
-"""One frame at 1920x1080 of a heightfield, beside llvmpipe (OpenGL on the CPU), VTK and Embree's rays.
+"""One frame at 1920x1080 of a heightfield, beside llvmpipe (OpenGL on the CPU), VTK and Embree.
 
-llvmpipe and Embree give the id of the triangle at every pixel, VTK a shaded picture; ours draws the
-cut at one pixel of error, the others the source. The camera is the same in all rows. VTK's row needs
-`pip install vtk`.
+llvmpipe and Embree give the id of the triangle at every pixel, VTK a shaded picture; ours draws
+the cut at one pixel of error, the others the source. The camera is the same in all rows. VTK's row
+needs `pip install vtk`.
 """
 
 import sys

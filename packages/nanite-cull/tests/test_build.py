@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import nanite_cull as nc
 from nanite_cull import meshes
@@ -130,7 +132,77 @@ def test_ten_separate_parts_end_in_one_root():
         np.concatenate(parts), np.concatenate([faces + i * len(vertices) for i in range(10)])
     )
     assert asset.validate() == []
-    assert asset.statistics()["roots"] <= 4
+    assert asset.statistics()["roots"] == 1
+    assert asset.report.stuck_groups == 0
+
+
+def test_two_thousand_tiny_parts_end_in_one_root():
+    vertices, faces = meshes.icosphere(1)
+    places = np.random.default_rng(0).uniform(-1, 1, (2000, 1, 3)).astype(np.float32)
+    numbers = np.arange(2000)[:, None, None] * len(vertices) + faces
+    asset = nc.build((vertices * 0.02 + places).reshape(-1, 3), numbers.reshape(-1, 3))
+    assert asset.validate() == []
+    assert asset.statistics()["roots"] == 1
+    assert asset.statistics()["triangles"] < 2.1 * 2000 * len(faces)
+
+
+def test_triangles_that_share_nothing_are_built_and_shrink():
+    vertices = np.random.default_rng(1).normal(size=(3000, 3))
+    asset = nc.build(vertices, np.arange(3000).reshape(-1, 3))
+    assert asset.validate() == []
+    assert asset.statistics()["source_triangles"] == 1000
+    assert asset.statistics()["roots"] == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    points=st.integers(3, 60), count=st.integers(1, 300), seed=st.integers(0, 2**32 - 1),
+    grid=st.sampled_from([2, 5, 1000]), attributes=st.booleans(),
+)  # fmt: skip
+def test_any_tangle_of_triangles_is_sound_or_refused(points, count, seed, grid, attributes):
+    """Random faces over few points: folded, doubled, flipped, non-manifold, degenerate."""
+    random = np.random.default_rng(seed)
+    vertices = random.integers(0, grid, (points, 3)).astype(np.float32)
+    faces = random.integers(0, points, (count, 3))
+    more = {
+        "normals": random.normal(size=(points, 3)),
+        "uvs": random.random((points, 2)),
+        "colors": random.random((points, 4)),
+        "material_ids": random.integers(0, 3, count),
+    }
+    a, b, c = (vertices[faces[:, i]] for i in range(3))
+    distinct = (a != b).any(1) & (b != c).any(1) & (c != a).any(1)
+    if not np.cross(b - a, c - a).any():
+        with pytest.raises(ValueError, match="degenerate"):
+            nc.build(vertices, faces)
+        return
+    asset = nc.build(vertices, faces, **(more if attributes else {}))
+    assert asset.validate() == []
+    kept = asset.leaf_source[asset.leaf_source != NONE]
+    assert np.array_equal(np.sort(kept), np.flatnonzero(distinct))
+    assert asset.report.degenerate_triangles == count - distinct.sum()
+
+
+def test_the_error_of_a_cut_is_about_its_distance_to_the_source(planet, planet_asset):
+    """Points on coarse triangles lie about as far from the source as their cluster's error says."""
+    from scipy.spatial import cKDTree
+
+    vertices, faces = planet
+    weights = np.random.default_rng(2).dirichlet((1, 1, 1), (40, 1))
+    sampled = np.einsum("sfc,fcd->sfd", np.broadcast_to(weights, (40, len(faces), 3)),
+                        vertices[faces]).reshape(-1, 3)  # fmt: skip
+    tree = cKDTree(np.concatenate([vertices, sampled]))
+    spacing = np.median(np.linalg.norm(vertices[faces[:, 0]] - vertices[faces[:, 1]], axis=1)) / 4
+    for level in (2, 4, 6):
+        clusters = np.flatnonzero(planet_asset.clusters["level"] == level)
+        ratio = []
+        for cluster in clusters:
+            centres = planet_asset.positions[planet_asset.faces(int(cluster))].mean(1)
+            distance, _ = tree.query(centres)
+            ratio.append((distance - spacing) / planet_asset.clusters["error"][cluster])
+        ratio = np.concatenate(ratio)
+        assert np.median(ratio) < 1
+        assert np.quantile(ratio, 0.99) < 3
 
 
 def test_two_coincident_sheets_are_built(field):

@@ -4,12 +4,13 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import nanite_cull as nc
 from nanite_cull import meshes
-from nanite_cull.__main__ import main
+from nanite_cull.__main__ import EXAMPLES, main
 
 
 @pytest.fixture
@@ -31,6 +32,20 @@ def test_mesh_files_become_assets_with_all_triangles(mesh_file, suffix):
     assert asset.statistics()["source_triangles"] == 20 * 4**3
     assert asset.statistics()["roots"] == 1
     assert asset.validate() == []
+
+
+def test_an_stl_file_of_separate_triangles_has_the_levels_of_the_welded_mesh(mesh_file):
+    welded, separate = nc.load(mesh_file(".ply")), nc.load(mesh_file(".stl"))
+    assert welded.levels() == separate.levels()
+    assert np.array_equal(welded.positions, separate.positions)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_help_of_each_command_ends_with_examples(name, capsys):
+    with pytest.raises(SystemExit) as done:
+        main([name, "--help"])
+    assert done.value.code == 0
+    assert f"examples:\n  nanite-cull {name}" in capsys.readouterr().out
 
 
 def test_build_then_info_validate_and_render(mesh_file, tmp_path, capsys):

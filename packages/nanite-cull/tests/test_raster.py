@@ -280,3 +280,48 @@ def test_meshes_are_what_they_are_called():
     assert len(faces) == 20 * 4**3
     assert np.allclose(np.linalg.norm(vertices, axis=1), 1, atol=1e-6)
     assert len(meshes.heightfield(10)[1]) == 2 * 9**2
+
+
+def test_the_gyroid_is_open_only_at_the_sides_of_its_cube_and_turned_outward():
+    vertices, faces = meshes.gyroid(32)
+    border = vertices[reference.edge_balance(faces)]
+    assert (np.abs(border).max(2) > 1 - 2.5 / 32).all()
+    x, y, z = (vertices[faces].mean(1) * np.pi * 4).T
+    cos, sin = np.cos, np.sin
+    slope = [cos(x) * cos(y) - sin(z) * sin(x), cos(y) * cos(z) - sin(x) * sin(y),
+             cos(z) * cos(x) - sin(y) * sin(z)]  # fmt: skip
+    a, b, c = (vertices[faces[:, i]] for i in range(3))
+    assert (np.einsum("fa,af->f", np.cross(b - a, c - a), slope) < 0).all()
+
+
+def test_colours_and_materials_reach_the_picture_through_a_file(field, tmp_path):
+    """Halves of a landscape, red and blue, of materials 3 and 8: built, stored, read, drawn."""
+    vertices, faces = field
+    right = vertices[:, 0] > 0
+    colors = np.where(right[:, None], np.float32([1, 0, 0]), np.float32([0, 0, 1]))
+    material = np.where(right[faces[:, 0]], 8, 3)
+    asset = nc.build(vertices, faces, colors=colors, material_ids=material)
+    again = nc.load(nc.ncl.save(asset, tmp_path / "field.ncl"))
+    scene, camera = nc.Scene(again), nc.Camera.look_at((0, 2.2, 0.6))
+    for threshold in (0, 4):
+        frame = nc.Renderer(400, 300, threshold=threshold).render(scene, camera)
+        seen = frame.coverage
+        assert set(np.unique(frame.material[seen])) == {3, 8}
+        assert np.abs(frame.color[seen].sum(1) - 2).max() < 1e-5  # one channel and alpha
+        red = frame.color[..., 0] > 0.5
+        assert (red == (frame.material == 8))[seen].mean() > 0.97
+        image = frame.picture().astype(int)
+        assert (image[..., 0] > image[..., 2])[seen & red].all()
+        assert (image[..., 2] > image[..., 0])[seen & ~red].all()
+
+
+def test_every_output_is_a_torch_tensor_without_a_copy(torus_asset):
+    torch = pytest.importorskip("torch")
+    renderer = nc.Renderer(64, 48, overdraw=True)
+    frame = renderer.render(nc.Scene(torus_asset), nc.Camera.around(torus_asset))
+    for name in ("depth", "instance", "cluster", "level", "triangle", "material", "normal", "uv",
+                 "color", "overdraw"):  # fmt: skip
+        array = getattr(frame, name)
+        tensor = torch.from_dlpack(array)
+        assert tensor.shape == array.shape
+        assert tensor.data_ptr() == array.ctypes.data

@@ -17,12 +17,30 @@ PROCEDURAL: dict[str, Callable[[int], tuple[np.ndarray, np.ndarray]]] = {
     "icosphere": meshes.icosphere,
     "planet": meshes.planet,
     "heightfield": meshes.heightfield,
+    "gyroid": meshes.gyroid,
 }
 MESH_HELP = (
     "a built .ncl file, a mesh file (GLB, glTF, OBJ, PLY, STL), or a procedural mesh: planet:8, "
-    "icosphere:8 "
-    "(subdivisions), heightfield:1000 (vertices a side)"
+    "icosphere:8 (subdivisions), heightfield:1000 (vertices a side), gyroid:200 (cells a side)"
 )
+KIND_HELP = (
+    "shaded: lit surface; cluster, triangle, instance: one stable colour each; level: dark is the "
+    "source, light is coarse; normal: xyz as rgb; depth: light is near; overdraw: light was drawn "
+    "over often (default shaded)"
+)
+EXAMPLES = {
+    "version": "nanite-cull version --json",
+    "build": "nanite-cull build dragon.ply -o dragon.ncl\n"
+    "  nanite-cull build planet:9 -o planet.ncl",
+    "info": "nanite-cull info dragon.ncl\n  nanite-cull info --json dragon.ply",
+    "validate": "nanite-cull validate dragon.ncl && echo sound",
+    "render": "nanite-cull render dragon.ncl -o dragon.png --azimuth 60\n"
+    "  nanite-cull render heightfield:1000 -o levels.png --kind level --distance 0.4\n"
+    "  nanite-cull render dragon.ncl -o exact.png --threshold 0   # the source, to the pixel",
+    "orbit": "nanite-cull orbit planet:8 -o orbit.gif --size 640x360\n"
+    "  nanite-cull orbit dragon.ncl -o clusters.gif --kind cluster --frames 24",
+    "bench": "nanite-cull bench heightfield:1000 --size 1920x1080",
+}
 
 
 def _positive(text: str) -> int:
@@ -194,12 +212,24 @@ def _parser() -> argparse.ArgumentParser:
     def command(
         name: str, run: Callable[[argparse.Namespace], int], text: str, *groups: str
     ) -> argparse.ArgumentParser:
-        p = commands.add_parser(name, help=text, description=text)
+        p = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog="examples:\n  " + EXAMPLES[name],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         p.set_defaults(run=run)
         p.add_argument("--json", action="store_true", help="figures as one line of JSON")
         if "mesh" in groups:
             p.add_argument("mesh", help=MESH_HELP)
-            p.add_argument("--threads", type=int, default=0, help="0: all (default)")
+            p.add_argument(
+                "--threads",
+                type=int,
+                default=0,
+                metavar="N",
+                help="0: all (default); the result is the same for any number",
+            )
         if "view" in groups:
             p.add_argument(
                 "--size",
@@ -212,23 +242,42 @@ def _parser() -> argparse.ArgumentParser:
                 "--threshold",
                 type=float,
                 default=1.0,
-                help="pixels of error that may show (default 1)",
+                metavar="PIXELS",
+                help="error that may show (default 1; 0 draws the source exactly)",
             )
             p.add_argument(
-                "--azimuth", type=float, default=30, help="degrees around the mesh (default 30)"
+                "--azimuth",
+                type=float,
+                default=30,
+                metavar="DEGREES",
+                help="around the mesh (default 30)",
             )
             p.add_argument(
-                "--elevation", type=float, default=25, help="degrees above the ground (default 25)"
+                "--elevation",
+                type=float,
+                default=25,
+                metavar="DEGREES",
+                help="above the ground (default 25)",
             )
             p.add_argument(
-                "--distance", type=float, default=1.0, help="1 shows the whole mesh (default)"
+                "--distance",
+                type=float,
+                default=1.0,
+                metavar="X",
+                help="1 shows the whole mesh (default), 0.5 is twice as near",
             )
             p.add_argument(
                 "--cull-back", action="store_true", help="leave out triangles that turn their back"
             )
         if "picture" in groups:
-            p.add_argument("--kind", choices=pictures.KINDS, default="shaded", help="what to show")
-            p.add_argument("-o", "--output", type=Path, required=True, help="file to write")
+            p.add_argument(
+                "--kind",
+                choices=pictures.KINDS,
+                default="shaded",
+                metavar="KIND",
+                help=KIND_HELP,
+            )
+            p.add_argument("-o", "--output", type=Path, required=True, help="picture to write")
         return p
 
     command("version", _version, "what this build is and where meshoptimizer was found")
@@ -238,9 +287,11 @@ def _parser() -> argparse.ArgumentParser:
     command("validate", _validate, "check every structural promise", "mesh")
     command("render", _render, "draw one picture", "mesh", "view", "picture")
     p = command("orbit", _orbit, "draw a turn around the mesh as a GIF", "mesh", "view", "picture")
-    p.add_argument("--frames", type=_positive, default=48, help="(default 48)")
+    p.add_argument(
+        "--frames", type=_positive, default=48, metavar="N", help="of a turn (default 48)"
+    )
     p = command("bench", _bench, "time the build and frames", "mesh", "view")
-    p.add_argument("--frames", type=_positive, default=10, help="(default 10)")
+    p.add_argument("--frames", type=_positive, default=10, metavar="N", help="timed (default 10)")
     return parser
 
 

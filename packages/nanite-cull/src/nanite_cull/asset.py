@@ -142,6 +142,12 @@ class Asset:
         lo, hi = self._core.box
         return np.array(lo), np.array(hi)
 
+    @cached_property
+    def radius(self) -> float:
+        """Of the sphere around the middle of the box that holds every vertex."""
+        offset = self.positions - ((self.box[0] + self.box[1]) / 2).astype(np.float32)
+        return float(np.sqrt(np.einsum("va,va->v", offset, offset).max()))
+
     @property
     def sphere(self) -> tuple[np.ndarray, float]:
         """Centre and radius of a sphere around every LOD sphere: a little more than the mesh."""

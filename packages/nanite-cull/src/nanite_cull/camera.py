@@ -53,7 +53,7 @@ class Camera:
     ) -> "Camera":
         """A camera that sees the whole asset: degrees around y and above ground."""
         lo, hi = asset.box
-        centre, radius = (lo + hi) / 2, float(np.linalg.norm(hi - lo) / 2) or 1.0
+        centre, radius = (lo + hi) / 2, asset.radius
         a, e = np.radians(azimuth), np.radians(elevation)
         ray = np.array([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)])
         fov = options.get("fov_y", 40.0) or 40.0
