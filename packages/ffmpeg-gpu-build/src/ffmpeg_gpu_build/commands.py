@@ -332,7 +332,7 @@ def _fate_arguments(p: argparse.ArgumentParser) -> None:
 
 def fate_command(a: argparse.Namespace) -> int:
     """Runs on the objects of a finished build, with the library path that they need; exit code 1
-    if a test fails that is not explained.
+    if a test fails.
     """
     from . import builder, fate
     from .make import BuildError
@@ -353,7 +353,7 @@ def fate_command(a: argparse.Namespace) -> int:
     for name, why in done.failed.items():
         print(f"FAILED {name}: {why}")
     print(f"{done.passed} of {done.total} tests passed")
-    return 1 if done.unexplained else 0
+    return 1 if done.failed else 0
 
 
 COMMANDS: dict[

@@ -22,10 +22,6 @@ LIBRARIES = (
     "libswresample",
     "libswscale",
 )
-# Tests that are listed without being able to run in a build, by pattern -> why.
-EXPLAINED = {
-    r"mov-mp4-iamf-(5_1_4|ambisonic_1)$": "needs the channelmap filter",
-}
 
 
 @dataclass(frozen=True)
@@ -39,11 +35,6 @@ class Fate:
     def total(self) -> int:
         """Tests that ran."""
         return self.passed + len(self.failed)
-
-    @property
-    def unexplained(self) -> list[str]:
-        """Failures that `EXPLAINED` has no reason for."""
-        return [n for n in self.failed if not any(re.search(p, n) for p in EXPLAINED)]
 
 
 def library_path(objects: Path) -> str:
@@ -116,10 +107,7 @@ def _print_of(state: Path) -> str:
 
 
 def _reason(objects: Path, name: str) -> str:
-    """What is known of a failed test: an explanation, or the last line of its errors."""
-    for pattern, why in EXPLAINED.items():
-        if re.search(pattern, name):
-            return why
+    """What is known of a failed test: the last line of its errors."""
     errors = objects / "tests" / "data" / "fate" / f"{name.removeprefix('fate-')}.err"
     text = errors.read_text(errors="replace").strip() if errors.is_file() else ""
     return text.splitlines()[-1] if text else "no output"
