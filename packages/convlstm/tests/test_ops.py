@@ -1,5 +1,7 @@
 """The fused operator against the definition, and its place in torch: opcheck, compile, autograd."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
@@ -209,6 +211,68 @@ def test_half_precision_keeps_the_cell_state_in_float32(dtype, difference):
     bound = 0.03 if dtype == torch.bfloat16 else 0.004
     assert difference(got.float().detach(), want.detach()) <= bound
     assert difference(c.detach(), want_c.detach()) <= bound
+
+
+BFLOAT16 = ["same 3x3", "many channels", "many channels 5x5", "pointwise", "one channel",
+            "even kernel", "relu, hard sigmoid", "sigmoid, linear", "keras 2 slope"]  # fmt: skip
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize("name", BFLOAT16)
+def test_bfloat16_inference_rounds_inputs_and_states_alone(name, masked, difference):
+    spec = replace(SPECS[name], padding="same")
+    tensors = problem(spec, steps=6, channels=3, peephole=True, grad=False)
+    rounded = [t.bfloat16().float() for t in tensors]
+    low = [t if k in (2, 6) else t.bfloat16() for k, t in enumerate(tensors)]
+    mask = torch.tensor([[1, 0, 1, 1, 1, 0], [0, 1, 1, 0, 1, 1]]).bool() if masked else None
+    with torch.no_grad():
+        states, h, c = run(low, spec, "fused", mask)
+        rounded[2], rounded[6] = tensors[2], tensors[6]
+        wanted, _, want_c = run(rounded, spec, "loop", mask)
+    assert (states.dtype, h.dtype, c.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
+    # bfloat16 rounds by up to 2**-9 of a value; a step sums many of those errors
+    assert difference(states.float(), wanted) <= 0.02
+    assert (states.float() - wanted).norm() <= 0.006 * wanted.norm()
+    assert (c - want_c).norm() <= 0.006 * want_c.norm()
+
+
+def test_bfloat16_steps_pass_not_a_number_and_saturate():
+    spec = CellSpec.make(2, 8, 3, padding="same")
+    x, h, cell, *rest = problem(spec, steps=2, channels=3, grad=False)
+    x[0, 0, 0, 4, 4] = float("nan")
+    x[1] = 1e30
+    with torch.no_grad():
+        states, _, c = run([x.bfloat16(), h.bfloat16(), cell, *rest], spec, "fused")
+    assert states[0, 0, :, 4, 4].isnan().all()
+    assert not states[0, 0, :, 0, 0].isnan().any()
+    assert states[1].abs().max() <= 1
+    assert not c[1].isnan().any()
+
+
+def test_the_native_steps_refuse_what_does_not_fit():
+    from convlstm import _C
+
+    x, h, c = torch.zeros(2, 1, 4, 4, 3), torch.zeros(1, 4, 4, 5), torch.zeros(1, 4, 4, 5)
+    w_ih, w_hh = torch.zeros(20, 3, 3, 3), torch.zeros(20, 5, 3, 3)
+
+    def steps(out=None, weight=w_hh, before=(1, 1), state=h, codes=(1, 2)):
+        out = torch.zeros(2, 1, 4, 4, 5) if out is None else out
+        _C.run_steps(
+            x, None, state, c, w_ih, weight, None, None, None, out, c[None].clone(), None, before,
+            codes, True, True, 1,
+        )  # fmt: skip
+
+    steps()
+    with pytest.raises(ValueError, match="h must be contiguous float32 of shape"):
+        steps(out=torch.zeros(3, 1, 4, 4, 5))
+    with pytest.raises(ValueError, match="weight_hh must be contiguous"):
+        steps(weight=w_hh.transpose(0, 1).contiguous())
+    with pytest.raises(ValueError, match="top and left must lie in the kernel"):
+        steps(before=(3, 0))
+    with pytest.raises(TypeError, match="h_before must be float32"):
+        steps(state=h.half())
+    with pytest.raises(ValueError, match="no kernel for this activation"):
+        steps(codes=(9, 2))
 
 
 def test_autocast_runs_forward_and_backward():

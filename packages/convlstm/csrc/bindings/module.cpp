@@ -1,8 +1,10 @@
 // The private module: checks its tensors, unwraps them, calls the kernels. See ops.py for the doors.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 
+#include <memory>
 #include <optional>
 
 #ifdef __linux__
@@ -10,6 +12,7 @@
 #endif
 
 #include "cpu/gates.h"
+#include "cpu/steps.h"
 #include "cpu/weight_gradient.h"
 #include "cpu/winograd.h"
 #include "native/caster.h"
@@ -243,6 +246,95 @@ void winograd_any(const Tensor& x, const Maybe& x2, const Tensor& transformed, c
   NATIVE_CALL_ISA(winograd)(problem, threads);
 }
 
+template <class E>
+constexpr bool is_low = sizeof(E) == 2;
+
+// E of the packed weights: the type of input and state.
+template <class E>
+void run_steps_of(const Maybe& x, const Maybe& pre, const Tensor& h_before, const Tensor& c,
+                  const Maybe& weight_ih, const Tensor& weight_hh, const Maybe& bias, const Maybe& peephole,
+                  const Maybe& valid, const Tensor& h, const Tensor& cs, const Maybe& gates,
+                  std::pair<int64_t, int64_t> before, std::pair<int, int> activations, bool winograd,
+                  bool every_step, int threads) {
+  const char* name = "run_steps";
+  const auto cpu = native::dlpack::cpu;
+  const auto f32 = native::float32, element = is_low<E> ? native::bfloat16 : f32;
+  Dim t("T"), n("N"), height("H"), width("W"), channels("C"), f("F"), kh("kernel H"), kw("kernel W");
+  native::require(h_before, name, "h_before", cpu, element, n, height, width, f);
+  native::require(c, name, "c", cpu, f32, n, height, width, f);
+  const int64_t filters = f.length();
+  if (x) native::require(*x, name, "x", cpu, element, t, n, height, width, channels);
+  if (pre) native::require(*pre, name, "pre", cpu, f32, t, n, height, width, 4 * filters);
+  native::demand(x.has_value() == weight_ih.has_value() && (x || pre),
+                 [] { return "run_steps: x and weight_ih go together, or pre takes their place"; });
+  native::require(weight_hh, name, "weight_hh", cpu, f32, 4 * filters, filters, kh, kw);
+  if (weight_ih) native::require(*weight_ih, name, "weight_ih", cpu, f32, 4 * filters, channels, kh, kw);
+  if (bias) native::require(*bias, name, "bias", cpu, f32, 4 * filters);
+  if (peephole) native::require(*peephole, name, "peephole", cpu, f32, 3, filters);
+  if (valid) native::require(*valid, name, "valid", cpu, native::boolean, t, n);
+  native::require(h, name, "h", cpu, element, every_step ? t.length() : 2, n, height, width, f);
+  native::require(cs, name, "cs", cpu, f32, gates ? t.length() : 1, n, height, width, f);
+  if (gates) native::require(*gates, name, "gates", cpu, f32, t, n, height, width, 4 * filters);
+  const auto [top, left] = before;
+  native::demand(top >= 0 && left >= 0 && top < kh.length() && left < kw.length(),
+                 [] { return "run_steps: top and left must lie in the kernel"; });
+
+  const StepWeights weights{x ? channels.length() : 0,
+                            filters,
+                            kh.length(),
+                            kw.length(),
+                            winograd,
+                            data_of<const float>(weight_ih),
+                            weight_hh.data_as<const float>()};
+  const int64_t size = NATIVE_CALL_ISA(packed_size)(weights, is_low<E>);
+  const std::unique_ptr<E[]> packed(new E[size]);
+  const Steps<E> steps{t.length(),
+                       n.length(),
+                       height.length(),
+                       width.length(),
+                       weights.channels,
+                       filters,
+                       kh.length(),
+                       kw.length(),
+                       top,
+                       left,
+                       winograd,
+                       static_cast<Activation>(activations.first),
+                       static_cast<Activation>(activations.second),
+                       data_of<const E>(x),
+                       data_of<const float>(pre),
+                       h_before.data_as<const E>(),
+                       c.data_as<const float>(),
+                       packed.get(),
+                       data_of<const float>(bias),
+                       data_of<const float>(peephole),
+                       data_of<const uint8_t>(valid),
+                       every_step,
+                       h.data_as<E>(),
+                       cs.data_as<float>(),
+                       data_of<float>(gates)};
+  nb::gil_scoped_release released;
+  if constexpr (is_low<E>) {
+    NATIVE_CALL_ISA(pack_steps_bfloat16)(weights, packed.get());
+    NATIVE_CALL_ISA(run_steps_bfloat16)(steps, threads);
+  } else {
+    NATIVE_CALL_ISA(pack_steps_float)(weights, packed.get());
+    NATIVE_CALL_ISA(run_steps_float)(steps, threads);
+  }
+}
+
+bool has_bfloat16_any() { return NATIVE_CALL_ISA(has_bfloat16)(); }
+
+template <class... A>
+void run_steps_any(const Maybe& x, const Maybe& pre, const Tensor& h_before, A... rest) {
+  if (h_before.dtype == native::float32) return run_steps_of<float>(x, pre, h_before, rest...);
+  if (h_before.dtype == native::bfloat16 && has_bfloat16_any())
+    return run_steps_of<uint16_t>(x, pre, h_before, rest...);
+  throw native::TypeError(std::string("run_steps: h_before must be float32") +
+                          (has_bfloat16_any() ? " or bfloat16" : " on this processor") + ", got " +
+                          native::name(h_before.dtype));
+}
+
 // Asks the system for large pages behind a new block: 2 MiB at a time instead of 4 KiB are then made
 // present on first touch. A hint: whether it is followed is the system's choice.
 void prefer_large_pages(const Tensor& t) {
@@ -277,6 +369,14 @@ NB_MODULE(_C, m) {
   m.def("winograd", &winograd_any, nb::arg("x"), nb::arg("x2").none(), nb::arg("transformed"), nb::arg("out"),
         nb::arg("out2").none(), nb::arg("parts_down"), nb::arg("parts_across"), nb::arg("top"),
         nb::arg("left"), nb::arg("threads"));
+  m.def("run_steps",
+        &run_steps_any<Tensor, Maybe, Tensor, Maybe, Maybe, Maybe, Tensor, Tensor, Maybe,
+                       std::pair<int64_t, int64_t>, std::pair<int, int>, bool, bool, int>,
+        nb::arg("x").none(), nb::arg("pre").none(), nb::arg("h_before"), nb::arg("c"),
+        nb::arg("weight_ih").none(), nb::arg("weight_hh"), nb::arg("bias").none(), nb::arg("peephole").none(),
+        nb::arg("valid").none(), nb::arg("h"), nb::arg("cs"), nb::arg("gates").none(), nb::arg("before"),
+        nb::arg("activations"), nb::arg("winograd"), nb::arg("every_step"), nb::arg("threads"));
+  m.def("has_bfloat16", &has_bfloat16_any);
   m.def("prefer_large_pages", &prefer_large_pages, nb::arg("t"));
   m.def("isa", [] { return std::string(native::name(native::isa())); });
 #ifdef WITH_CUDA

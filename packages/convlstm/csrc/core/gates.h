@@ -57,6 +57,11 @@ HD T clamped(T x, T low, T high) {
   return x > high ? high : x;
 }
 
+template <class T>
+HD T at_least_zero(T x) {
+  return x < T(0) ? T(0) : x;
+}
+
 HD float tanh_of(float x) {
   const Expm1 e = expm1_parts(2.0f * clamped(x, -10.0f, 10.0f));
   const float m = e.scale * e.part + (e.scale - 1.0f);
@@ -82,7 +87,7 @@ HD T activate(T x) {
   else if constexpr (A == Activation::hard_sigmoid_keras2)
     return clamped(T(0.2) * x + T(0.5), T(0), T(1));
   else if constexpr (A == Activation::relu)
-    return x < T(0) ? T(0) : x;
+    return at_least_zero(x);
   else
     return x;
 }

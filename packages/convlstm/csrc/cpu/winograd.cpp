@@ -9,64 +9,25 @@
 #include "cpu/winograd.h"
 
 #include <algorithm>
-#include <cstring>
-#include <vector>
 
+#include "cpu/blocks.h"
 #include "native/parallel.h"
 
 namespace convlstm::NATIVE_ISA {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int lanes = 16, tile_rows = 12;
-#elif defined(__AVX2__)
-constexpr int lanes = 8, tile_rows = 6;
-#else
-constexpr int lanes = 4, tile_rows = 6;
-#endif
-constexpr int columns = 2 * lanes;           // output channels of one register block
-constexpr int positions = 16;                // of a 4x4 tile
 constexpr int64_t cache_floats = 64 * 1024;  // of each of the two blocks: half of a 512 KiB cache
 constexpr int64_t most_tiles = 96;
 // Fewer would read the weights too often; with many channels the inputs then spill to the next cache.
 constexpr int64_t least_tiles = 24;
 
-typedef float Vector __attribute__((vector_size(lanes * sizeof(float)), aligned(4)));
-
-Vector& at(float* p) { return *reinterpret_cast<Vector*>(p); }
-const Vector& at(const float* p) { return *reinterpret_cast<const Vector*>(p); }
-
-int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
 // What a block of tiles works in.
 struct Workspace {
   int64_t tiles, channels, width;  // rows and columns of the inputs, columns of the products
-  std::vector<float> inputs;       // (positions, tiles, channels)
-  std::vector<float> products;     // (positions, tiles, width)
-  std::vector<float> zeros;        // a pixel outside the frame
+  Buffer<float> inputs;            // (positions, tiles, channels)
+  Buffer<float> products;          // (positions, tiles, width)
+  Buffer<float> zeros;             // a pixel outside the frame
 };
-
-// B' d B for one tile: d has the 16 pixels, each with its channels side by side.
-void transform_input(const float* const d[16], int64_t channels, float* out, int64_t stride) {
-#pragma omp simd
-  for (int64_t c = 0; c < channels; ++c) {
-    float t[16];
-    for (int j = 0; j < 4; ++j) {
-      const float a = d[j][c], b = d[4 + j][c], e = d[8 + j][c], f = d[12 + j][c];
-      t[j] = a - e;
-      t[4 + j] = b + e;
-      t[8 + j] = e - b;
-      t[12 + j] = b - f;
-    }
-    for (int i = 0; i < 4; ++i) {
-      const float a = t[4 * i], b = t[4 * i + 1], e = t[4 * i + 2], f = t[4 * i + 3];
-      out[(4 * i) * stride + c] = a - e;
-      out[(4 * i + 1) * stride + c] = b + e;
-      out[(4 * i + 2) * stride + c] = e - b;
-      out[(4 * i + 3) * stride + c] = b - f;
-    }
-  }
-}
 
 // A' m A for one tile. Of its 2x2 outputs the second row and column may lie outside the frame: those are
 // written to the place of an output that lies inside, before it.
@@ -88,25 +49,6 @@ void transform_output(const float* m, int64_t stride, int64_t channels, float* o
     y10[c] = d[0] + d[1] + d[2];
     y01[c] = s[1] - s[2] - s[3];
     y00[c] = s[0] + s[1] + s[2];
-  }
-}
-
-// products (tile_rows, columns) = inputs (tile_rows, channels) * weights (channels, columns).
-void multiply(const float* inputs, int64_t channels, const float* weights, float* products, int64_t width) {
-  Vector a[tile_rows], b[tile_rows];
-  for (int r = 0; r < tile_rows; ++r) a[r] = Vector{}, b[r] = Vector{};
-  for (int64_t c = 0; c < channels; ++c, weights += columns) {
-    const Vector low = at(weights), high = at(weights + lanes);
-#pragma GCC unroll 12
-    for (int r = 0; r < tile_rows; ++r) {
-      const float x = inputs[r * channels + c];
-      a[r] += x * low;
-      b[r] += x * high;
-    }
-  }
-  for (int r = 0; r < tile_rows; ++r) {
-    at(products + r * width) = a[r];
-    at(products + r * width + lanes) = b[r];
   }
 }
 
@@ -178,15 +120,21 @@ void run_tiles(const Winograd& w, int64_t first, int64_t count, Workspace& s) {
   }
 }
 
-Workspace workspace_for(const Winograd& w) {
-  Workspace s;
+int64_t tiles_per_block(const Winograd& w) {
+  const int64_t fitting = cache_floats / (positions * std::max<int64_t>(1, w.every_channel()));
+  return std::clamp<int64_t>(fitting, least_tiles, most_tiles) / tile_rows * tile_rows;
+}
+
+void size_workspace(const Winograd& w, Workspace& s) {
   s.channels = w.every_channel();
-  s.tiles = std::clamp<int64_t>(cache_floats / (positions * std::max<int64_t>(1, s.channels)), least_tiles,
-                                most_tiles) /
-            tile_rows * tile_rows;
+  s.tiles = tiles_per_block(w);
   s.width = std::max<int64_t>(cache_floats / (positions * s.tiles) / columns, 1) * columns;
   s.width = std::min(s.width, round_up(w.out_channels + w.out_channels2, columns));
-  return s;
+  s.inputs.grow(positions * s.tiles * s.channels);
+  s.products.grow(positions * s.tiles * s.width);
+  const int64_t most_channels = std::max(w.channels, w.channels2);
+  s.zeros.grow(most_channels);
+  std::fill_n(s.zeros.data(), most_channels, 0.0f);
 }
 
 }  // namespace
@@ -229,13 +177,9 @@ void winograd_weights(const float* weights, int64_t channels, int64_t out_channe
 
 void winograd(const Winograd& w, int threads) {
   const int64_t tiles = w.frames * ((w.out_height + 1) / 2) * ((w.out_width + 1) / 2);
-  const Workspace plan = workspace_for(w);
-  native::parallel_for(tiles, plan.tiles, threads, [&](int64_t begin, int64_t end) {
+  native::parallel_for(tiles, tiles_per_block(w), threads, [&](int64_t begin, int64_t end) {
     thread_local Workspace s;
-    s.tiles = plan.tiles, s.channels = plan.channels, s.width = plan.width;
-    s.inputs.resize(positions * s.tiles * s.channels);
-    s.products.resize(positions * s.tiles * s.width);
-    s.zeros.assign(std::max(w.channels, w.channels2), 0.0f);
+    size_workspace(w, s);
     run_tiles(w, begin, end - begin, s);
   });
 }

@@ -74,7 +74,7 @@ def add_train(commands) -> None:
     p.add_argument(
         "--steps", type=int, help="updates (default: 1000, or as many as fit into --minutes)"
     )
-    p.add_argument("--minutes", type=float, default=0, help="stop after so long (0: never)")
+    p.add_argument("--minutes", type=float, default=0, help="stop after so long in all (0: never)")
     p.add_argument("--batch", type=int, default=4)
     p.add_argument("--lr", type=float, default=6e-3)
     p.add_argument(
@@ -113,7 +113,8 @@ def run_train(a: argparse.Namespace) -> int:
         print(f"train: {a.out} has no checkpoint; starting anew", file=sys.stderr)
     progress = trainer.run()
     last = trainer.history[-1] if trainer.history else {}
-    result = {"steps": progress.step, "stopped_early": progress.stopped, **last}
+    result = {"steps": progress.step, "seconds": round(progress.seconds, 1)}
+    result |= {"stopped_early": progress.stopped, **last}
     print(json.dumps(result) if a.json else _lines(result))
     return 0
 

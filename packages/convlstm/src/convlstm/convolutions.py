@@ -32,7 +32,7 @@ WINOGRAD_KERNEL = 7
 def winograd_pays(x: Tensor, size: Sequence[int], kernel: Sequence[int], calls: int) -> bool:
     """Whether a stride-1 convolution of frames like x (N, H, W, C) to (N, *size, K), called `calls`
     times with one kernel, is faster by Winograd's filtering."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or len(kernel) != 2:
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16) or len(kernel) != 2:
         return False
     if not min(kernel) >= 2 or max(kernel) > WINOGRAD_KERNEL:
         return False

@@ -9,7 +9,7 @@ weight gradients and the input gradient, and only the gradient of the state goes
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from .convolutions import (
     turned,
     turned_pads,
     weight_gradient,
+    winograd_pays,
 )
 from .spec import CellSpec
 
@@ -153,6 +154,67 @@ class Kept:
 
 def forward(p: Problem, keep: int, last_only: bool) -> Kept:
     """Runs all steps. last_only (with KEEP_NOTHING): hs holds the last step alone."""
+    if takes_native_steps(p):
+        return _native_forward(p, keep, last_only)
+    if p.x.dtype in (torch.bfloat16, torch.float16):
+        kept = forward(_in_float32(p), keep, last_only)
+        return replace(kept, hs=kept.hs.to(p.x.dtype))
+    return _stepwise_forward(p, keep, last_only)
+
+
+def _in_float32(p: Problem) -> Problem:
+    """The same in float32 from end to end: more exact than half precision."""
+    names = ("x", "h0", "weight_ih", "weight_hh", "bias", "peephole")
+    given = {name: getattr(p, name) for name in names}
+    return replace(p, **{k: None if t is None else t.float() for k, t in given.items()})
+
+
+def takes_native_steps(p: Problem) -> bool:
+    """Whether one native call runs many steps: in two dimensions in float32, or in bfloat16 on a
+    processor that multiplies it."""
+    if p.x.device.type != "cpu" or p.spec.rank != 2 or _is_heavy(p):
+        return False
+    if p.x.dtype == torch.bfloat16:
+        return _is_joint(p) and _C.has_bfloat16()
+    return p.x.dtype == torch.float32
+
+
+def _native_forward(p: Problem, keep: int, last_only: bool) -> Kept:
+    shape, joint = p.c0.shape, _is_joint(p)
+    # Only what a piece leaves behind makes pieces necessary.
+    pieces = [(0, p.steps)] if joint and keep != KEEP_CHECKPOINTS else list(p.pieces())
+    hs = block(p.x, 2 if last_only else p.steps, *shape)
+    kept_states = {KEEP_NOTHING: 0, KEEP_GATES: p.steps, KEEP_CHECKPOINTS: len(pieces)}[keep]
+    cs = block(p.c0, kept_states, *shape)
+    gates = block(p.c0, p.steps if keep == KEEP_GATES else 0, *shape[:-1], 4 * shape[-1])
+    w_hh = p.weight_hh.float()
+    w_ih = p.weight_ih.float() if joint else None
+    bias, peephole = (None if t is None else t.float() for t in (p.bias, p.peephole))
+    (top, _), (left, _) = p.spec.recurrent_pads()
+    winograd = winograd_pays(p.h0, shape[1:-1], p.spec.kernel_size, p.steps)
+    h, c, last_c = p.h0, p.c0, torch.empty_like(p.c0).unsqueeze(0)
+    for piece, (start, end) in enumerate(pieces):
+        if keep == KEEP_CHECKPOINTS:
+            cs[piece] = c
+        part = slice(start, end)
+        kept = keep == KEEP_GATES
+        out = hs if last_only else hs[part]
+        if last_only and start:
+            h = h.clone()
+        _C.run_steps(
+            p.x[part] if joint else None, None if joint else _from_input(p, start, end), h, c,
+            w_ih, w_hh, bias, peephole, None if p.valid is None else p.valid[part], out,
+            cs[part] if kept else last_c, gates[part] if kept else None, (top, left), p.codes,
+            winograd, not last_only, torch.get_num_threads(),
+        )  # fmt: skip
+        h = out[(end - start - 1) % 2] if last_only else out[-1]
+        c = cs[end - 1] if kept else last_c[0]
+    if last_only:
+        hs = h.unsqueeze(0).clone()
+    return Kept(hs, c.clone() if keep == KEEP_GATES else c, cs, gates)
+
+
+def _stepwise_forward(p: Problem, keep: int, last_only: bool) -> Kept:
     shape = p.c0.shape
     pieces = list(p.pieces())
     hs = block(p.x, 2 if last_only else p.steps, *shape)

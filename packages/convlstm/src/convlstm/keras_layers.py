@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import few_outputs
 from .activations import activation_name, resolve_activation
 from .cell import _from_keras_kernel, _to_keras_kernel
 from .initializers import Initializer, initialize
@@ -172,6 +173,10 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.channels_last:
+            pads = self._pads(x.shape[1:-1])
+            if few_outputs.takes(x, self.weight, self.stride, self.dilation, self.groups):
+                y = few_outputs.convolve(x, self.weight, pads)
+                return self._activate(y if self.bias is None else y + self.bias)
             x = x.movedim(-1, 1)
         pads = self._pads(x.shape[2:])
         padding: tuple[int, ...] = tuple(a for a, _ in pads)

@@ -208,11 +208,11 @@ def sequence(
 def _fused(x, h, c, w_ih, w_hh, bias, spec: CellSpec, mask, extras, recompute, every_step):
     dtype = x.dtype
     peephole = None if extras.peephole is None else extras.peephole.flatten(1)
-    if dtype in _LOW:  # kept in float32 between the steps, rounded once at the end
-        x, h, w_ih, w_hh = (t.float() for t in (x, h, w_ih, w_hh))
-        bias = None if bias is None else bias.float()
     inputs = [x, h, c, w_ih, w_hh, bias, peephole]
     learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+    if dtype in _LOW and learns:  # float32 between the steps, rounded once at the end
+        x, h, w_ih, w_hh = (t.float() for t in (x, h, w_ih, w_hh))
+        bias = None if bias is None else bias.float()
     keep = fused.KEEP_NOTHING
     if learns:
         keep = fused.KEEP_CHECKPOINTS if recompute else fused.KEEP_GATES
@@ -223,6 +223,5 @@ def _fused(x, h, c, w_ih, w_hh, bias, spec: CellSpec, mask, extras, recompute, e
         NATIVE_CODES[spec.recurrent_activation], keep, not every_step and not learns,
     )  # fmt: skip
     states = hs.movedim(-1, 2).transpose(0, 1)
-    if dtype in _LOW:
-        states = states.to(dtype)
+    states = states.to(dtype)
     return states, states[:, -1], c_last.movedim(-1, 1)

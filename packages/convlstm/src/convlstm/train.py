@@ -29,8 +29,9 @@ class TrainOptions:
     steps: updates in all. batch: sequences in each. loss: "mae", "mse" or "bce" (metric is MAE
     always). optimizer: "adam" is torch's, "keras-adam" has Keras' epsilon. every: updates between
     validations, checkpoints and log lines. patience: validations without a better loss before
-    training stops early; 0 never stops. seconds: stop after so much time; 0 never. decay: lr falls
-    to a fiftieth in a straight line over the steps, or over the seconds where those end sooner.
+    training stops early; 0 never stops. seconds: stop after so much training in all, with what ran
+    before a resume; 0 never. decay: lr falls to a fiftieth in a straight line over the steps, or
+    over the seconds where those end sooner.
     """
 
     steps: int = 1000
@@ -81,6 +82,7 @@ class Progress:
     best: float = float("inf")
     stale: int = 0
     stopped: bool = False
+    seconds: float = 0.0
 
 
 class Trainer:
@@ -127,23 +129,22 @@ class Trainer:
 
     def run(self) -> Progress:
         """Trains to the end of the options' steps (or seconds, or patience)."""
-        started = time.monotonic()
         o, p = self.options, self.progress
+        started = time.monotonic() - p.seconds
         if p.step == 0:
             torch.manual_seed(o.seed)
         self.model.train()
         total = 0.0
-        while p.step < o.steps and not p.stopped:
-            self._set_rate(time.monotonic() - started)
+        while p.step < o.steps and not p.stopped and not (o.seconds and p.seconds >= o.seconds):
+            self._set_rate(p.seconds)
             loss = self.update()
+            p.seconds = time.monotonic() - started
             total += loss
             self._show(loss, started)
             if p.step % o.every == 0 or p.step == o.steps:
                 self._validate(total / ((p.step - 1) % o.every + 1))
                 total = 0.0
                 self.save()
-            if o.seconds and time.monotonic() - started > o.seconds:
-                break
         self._show_end()
         if p.step % o.every:
             self.save()

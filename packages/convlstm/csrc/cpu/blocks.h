@@ -1,0 +1,101 @@
+// What the convolutions of one instruction set share: register blocks and Winograd's transforms (see
+// winograd.cpp). Included by SIMD sources alone; everything has internal linkage in each of them.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+
+#define CONVLSTM_INLINE inline __attribute__((always_inline))
+
+namespace convlstm::NATIVE_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int lanes = 16, tile_rows = 12;
+#elif defined(__AVX2__)
+constexpr int lanes = 8, tile_rows = 6;
+#else
+constexpr int lanes = 4, tile_rows = 6;
+#endif
+constexpr int columns = 2 * lanes;  // output channels of one register block
+constexpr int positions = 16;       // of a 4x4 tile
+
+typedef float Vector __attribute__((vector_size(lanes * sizeof(float)), aligned(4)));
+
+inline Vector& at(float* p) { return *reinterpret_cast<Vector*>(p); }
+inline const Vector& at(const float* p) { return *reinterpret_cast<const Vector*>(p); }
+
+inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+// Memory that grows and is used again; its contents are not kept when it grows. (std::vector's functions
+// are weak symbols, of which a linker keeps one: another instruction set's, perhaps.)
+template <class T>
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() { std::free(data_); }
+
+  T* data() { return data_; }
+  const T* data() const { return data_; }
+
+  void grow(int64_t size) {
+    if (size <= size_) return;
+    std::free(data_);
+    size_ = 0;
+    data_ = static_cast<T*>(std::aligned_alloc(64, round_up(size * sizeof(T), 64)));
+    if (data_ == nullptr) throw std::bad_alloc();
+    size_ = size;
+  }
+
+ private:
+  T* data_ = nullptr;
+  int64_t size_ = 0;
+};
+
+// B' d B for one tile: d has the 16 pixels, each with its channels side by side.
+inline void transform_input(const float* const d[16], int64_t channels, float* out, int64_t stride) {
+#pragma omp simd
+  for (int64_t c = 0; c < channels; ++c) {
+    float t[16];
+    for (int j = 0; j < 4; ++j) {
+      const float a = d[j][c], b = d[4 + j][c], e = d[8 + j][c], f = d[12 + j][c];
+      t[j] = a - e;
+      t[4 + j] = b + e;
+      t[8 + j] = e - b;
+      t[12 + j] = b - f;
+    }
+    for (int i = 0; i < 4; ++i) {
+      const float a = t[4 * i], b = t[4 * i + 1], e = t[4 * i + 2], f = t[4 * i + 3];
+      out[(4 * i) * stride + c] = a - e;
+      out[(4 * i + 1) * stride + c] = b + e;
+      out[(4 * i + 2) * stride + c] = e - b;
+      out[(4 * i + 3) * stride + c] = b - f;
+    }
+  }
+}
+
+// products (tile_rows, columns) = inputs (tile_rows, channels) * weights (channels, columns).
+inline void multiply(const float* inputs, int64_t channels, const float* weights, float* products,
+                     int64_t width) {
+  Vector a[tile_rows], b[tile_rows];
+  for (int r = 0; r < tile_rows; ++r) a[r] = Vector{}, b[r] = Vector{};
+  for (int64_t c = 0; c < channels; ++c, weights += columns) {
+    const Vector low = at(weights), high = at(weights + lanes);
+#pragma GCC unroll 12
+    for (int r = 0; r < tile_rows; ++r) {
+      const float x = inputs[r * channels + c];
+      a[r] += x * low;
+      b[r] += x * high;
+    }
+  }
+  for (int r = 0; r < tile_rows; ++r) {
+    at(products + r * width) = a[r];
+    at(products + r * width + lanes) = b[r];
+  }
+}
+
+}  // namespace
+}  // namespace convlstm::NATIVE_ISA

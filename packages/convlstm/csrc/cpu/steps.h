@@ -1,0 +1,57 @@
+// All steps of a ConvLSTM over channels-last frames in one call: the convolution of input and state side by
+// side, with the gates as its epilogue.
+#pragma once
+
+#include <cstdint>
+
+#include "core/gates.h"
+#include "native/dispatch.h"
+
+namespace convlstm {
+
+// Input and state are of type E: float, or bfloat16 as uint16_t. Sums, gates and cell state are float.
+template <class E>
+struct Steps {
+  int64_t steps, frames, height, width;  // of the states and, where there is one, of the input
+  int64_t channels, filters;             // of the input (0: none) and of the state
+  int64_t kernel_height, kernel_width;
+  int64_t top, left;  // zeros before the first row and column, less than the kernel
+  bool winograd;      // by minimal filtering, for kernels of 2x2 to 6x6; else by windows of pixels
+  Activation activation, recurrent;
+
+  const E* x;         // (steps, frames, height, width, channels)
+  const float* pre;   // (steps, frames, height, width, 4 filters): added to the gates' arguments; may be null
+  const E* h_before;  // (frames, height, width, filters)
+  const float* c;     // (frames, height, width, filters): before the first step
+  const E* weights;   // of pack_steps
+  const float* bias;  // (4 filters) or null
+  const float* peephole;  // (3, filters) or null
+  const uint8_t* valid;   // (steps, frames) or null: elsewhere both states are carried over
+
+  bool every_step;  // whether `h` holds all steps; else two, and step t is in [t % 2]
+  E* h;             // (steps or 2, frames, height, width, filters)
+  float* cs;        // (steps, ...), or (1, ...) without gates: the last, and it may be `c`
+  float* gates;     // (steps, frames, height, width, 4 filters), activated; null: not wanted
+
+  int64_t pixels() const { return frames * height * width; }
+};
+
+// Weights as torch has them: (4 filters, channels, height, width) and (4 filters, filters, height, width).
+struct StepWeights {
+  int64_t channels, filters, kernel_height, kernel_width;
+  bool winograd;
+  const float *input, *state;  // the first is null without channels
+};
+
+// Elements of the packed weights.
+NATIVE_DECLARE_ISA(int64_t packed_size(const StepWeights&, bool low))
+
+NATIVE_DECLARE_ISA(void pack_steps_float(const StepWeights&, float* packed))
+NATIVE_DECLARE_ISA(void run_steps_float(const Steps<float>&, int threads))
+
+// Whether this processor and build multiply bfloat16 (AVX512-BF16). The two below need that.
+NATIVE_DECLARE_ISA(bool has_bfloat16())
+NATIVE_DECLARE_ISA(void pack_steps_bfloat16(const StepWeights&, uint16_t* packed))
+NATIVE_DECLARE_ISA(void run_steps_bfloat16(const Steps<uint16_t>&, int threads))
+
+}  // namespace convlstm
