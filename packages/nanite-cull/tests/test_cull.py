@@ -5,6 +5,7 @@ import pytest
 
 import nanite_cull as nc
 from nanite_cull import reference
+from nanite_cull.asset import NONE
 
 pytestmark = pytest.mark.native
 
@@ -91,6 +92,40 @@ def test_every_cut_of_a_closed_mesh_is_closed(name, request, random_camera, posi
         visible, _ = renderer.cull(scene, random_camera(random))
         corners = ids[reference.cut_triangles(asset, visible[:, 1])]
         assert len(reference.edge_balance(corners)) == 0
+
+
+def test_any_monotone_choice_of_groups_is_a_closed_cut(planet_asset, torus_asset, position_ids):
+    """Not only cameras: refine any set of groups that is closed upward, and nothing tears."""
+    random = np.random.default_rng(11)
+    for asset in (planet_asset, torus_asset):
+        clusters, ids = asset.clusters, position_ids(asset)
+        made_by, used_by = clusters["source_group"], clusters["group"]
+        leaf = made_by == NONE
+        sizes = set()
+        for chance in np.repeat([0.0, 0.02, 0.1, 0.5, 1.0], 8):
+            refined = ~np.isfinite(asset.groups["error"]) | (
+                random.random(len(asset.groups)) < chance
+            )
+            for group in range(len(asset.groups)):  # finer groups have smaller numbers
+                if refined[group]:
+                    refined[used_by[made_by == group]] = True
+            selected = refined[used_by] & (leaf | ~refined[np.where(leaf, 0, made_by)])
+            fewest, most = reference.selected_on_paths(asset, np.flatnonzero(selected))
+            assert fewest.min() == most.max() == 1
+            corners = ids[reference.cut_triangles(asset, np.flatnonzero(selected))]
+            assert len(reference.edge_balance(corners)) == 0
+            sizes.add(int(selected.sum()))
+        assert len(sizes) > 10
+
+
+def test_a_tree_four_wide_finds_the_same(planet, planet_asset, random_camera):
+    random = np.random.default_rng(12)
+    narrow = nc.build(*planet, width=4)
+    for i in range(300):
+        renderer = nc.Renderer(640, 480, threshold=THRESHOLDS[i % len(THRESHOLDS)])
+        camera = random_camera(random)
+        found, _ = renderer.cull(nc.Scene(narrow), camera)
+        assert np.array_equal(found, renderer.cull(nc.Scene(planet_asset), camera)[0])
 
 
 def test_every_cut_of_an_open_mesh_is_open_only_at_its_border(

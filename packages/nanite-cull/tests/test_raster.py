@@ -301,7 +301,7 @@ def test_colours_and_materials_reach_the_picture_through_a_file(field, tmp_path)
     colors = np.where(right[:, None], np.float32([1, 0, 0]), np.float32([0, 0, 1]))
     material = np.where(right[faces[:, 0]], 8, 3)
     asset = nc.build(vertices, faces, colors=colors, material_ids=material)
-    again = nc.load(nc.ncl.save(asset, tmp_path / "field.ncl"))
+    again = nc.load(asset.save(tmp_path / "field.ncl"))
     scene, camera = nc.Scene(again), nc.Camera.look_at((0, 2.2, 0.6))
     for threshold in (0, 4):
         frame = nc.Renderer(400, 300, threshold=threshold).render(scene, camera)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -204,6 +205,12 @@ class Asset:
         Returns at most `limit` sentences that name what is broken; an empty list when all holds.
         """
         return self._core.validate(limit)
+
+    def save(self, path: str | Path, *, threads: int = 0) -> Path:
+        """Stores the asset as an .ncl file, aside and then renamed; `load` reads it."""
+        from nanite_cull import ncl
+
+        return ncl.save(self, path, threads=threads)
 
     def __repr__(self) -> str:
         s = self.statistics()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 KINDS = ("shaded", "cluster", "level", "triangle", "instance", "normal", "depth", "overdraw")
 BACKGROUND_TOP, BACKGROUND_BOTTOM = (0.16, 0.19, 0.24), (0.42, 0.47, 0.54)
 LIGHT = np.array([0.45, 0.75, 0.5]) / np.linalg.norm([0.45, 0.75, 0.5])
+RELIEF = 0.55  # how strongly hollows darken
 # Level colours: a ramp that stays readable in print and for colour-blind readers (after viridis).
 LEVEL_STOPS = (
     np.array(
@@ -60,6 +61,39 @@ def _light(frame: "Frame") -> np.ndarray:
     return (0.72 * lamp + 0.26 * sky + 0.10 * rim)[..., None]
 
 
+def _box_mean(values: np.ndarray, weights: np.ndarray, radius: int) -> np.ndarray:
+    """Weighted means over squares of 2 * radius + 1 pixels, cut off at the image's edges."""
+
+    def box_sum(plane: np.ndarray) -> np.ndarray:
+        for axis in (0, 1):
+            padded = np.pad(plane, [(radius + 1, radius) if a == axis else (0, 0) for a in (0, 1)])
+            total = np.cumsum(padded, axis, dtype=np.float64)
+            high, low = [slice(None)] * 2, [slice(None)] * 2
+            high[axis], low[axis] = slice(2 * radius + 1, None), slice(0, plane.shape[axis])
+            plane = total[tuple(high)] - total[tuple(low)]
+        return plane
+
+    return box_sum(values * weights) / np.maximum(box_sum(weights), 1e-9)
+
+
+def _relief(frame: "Frame") -> np.ndarray:
+    """(height, width, 1) factor: hollows darker, ridges lighter, from the depth alone.
+
+    After Luft, Colditz and Deussen, "Image Enhancement by Unsharp Masking the Depth Buffer", 2006.
+    """
+    camera, seen = frame.camera, frame.coverage
+    distance = np.where(seen, frame.distance, 0).astype(np.float64)
+    if camera.fov_y is None:
+        pixel = np.full(distance.shape, camera.height / frame.height)
+    else:
+        pixel = distance * (2 * np.tan(np.radians(camera.fov_y) / 2) / frame.height)
+    hollow = np.zeros_like(distance)
+    for radius in (max(1, frame.height // 180), max(2, frame.height // 45)):
+        mean = _box_mean(distance, seen.astype(np.float64), radius)
+        hollow += (distance - mean) / np.where(seen, pixel * radius, 1)
+    return (1 - np.clip(RELIEF * hollow, -0.12, 0.4)).astype(np.float32)[..., None]
+
+
 def _background(frame: "Frame") -> np.ndarray:
     t = np.linspace(0, 1, frame.height, dtype=np.float32)[:, None, None]
     rows = (
@@ -99,7 +133,7 @@ def picture(frame: "Frame", kind: str) -> np.ndarray:
         )
         color = ramp(0.08 + 0.92 * (frame.depth - far) / max(near - far, 1e-30))
     else:
-        color = _base(frame, kind) * np.clip(_light(frame), 0, 1.2)
+        color = _base(frame, kind) * np.clip(_light(frame) * _relief(frame), 0, 1.2)
     color = np.where(frame.coverage[..., None], color, _background(frame))
     return (np.clip(color, 0, 1) ** (1 / 1.1) * 255 + 0.5).astype(np.uint8)
 
