@@ -8,6 +8,7 @@ CPU time of ours is that of Python alone: compare wall time.
 import contextlib
 import itertools
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -127,6 +128,14 @@ def main() -> None:
             lambda: next(itertools.islice(read_frames(clip), 1)),
             lambda: next(av.open(str(clip)).decode(video=0)).to_ndarray(format="rgb24"),
         )
+        if os.environ.get("FFMPEG") and shutil.which("ffmpeg"):
+            plain = Ffmpeg.at(shutil.which("ffmpeg"))
+            bench.compare(
+                "start and end of ffmpeg",
+                lambda: program.run("-version"),
+                lambda: plain.run("-version"),
+                note=f"peer: the distribution's {plain.version}",
+            )
         bench.compare(
             f"transcode {FRAMES} frames to 640x360",
             lambda: transcode(clip, a, hw="cpu", size=(640, 360), overwrite=True),

@@ -210,9 +210,11 @@ def test_a_wrong_checksum_stops_before_anything_is_unpacked(stage):
     assert not (options.work / "src").exists()
 
 
-def test_two_builds_in_one_prefix_do_not_meet(stage):
+@pytest.mark.parametrize("shared", ["a place/.built.lock", "work/.build.lock"])
+def test_two_builds_in_one_prefix_or_work_folder_do_not_meet(stage, shared):
     plan, options = stage
-    with (options.prefix.parent / ".built.lock").open("a+") as other:
+    options.work.mkdir()
+    with (options.work.parent / shared).open("a+") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(BuildError, match="another build is at work") as caught:
             build(plan, options)
