@@ -191,5 +191,10 @@ def test_draw_has_every_block_and_projection_and_is_sound_xml(tmp_path, capsys):
 def test_weights_path_and_verify_name_the_cache(capsys):
     assert main(["weights", "path", "resnet50"]) == 0
     assert capsys.readouterr().out.strip().endswith("hub/checkpoints/resnet50-11ad3fa6.pth")
+    assert main(["weights", "path", "owner/repo", "http://127.0.0.1:9/x-01234567.pth"]) == 0
+    there = capsys.readouterr().out.split()  # without asking the network
+    assert there[0].endswith("hub/checkpoints/owner--repo--model.safetensors")
+    assert there[1].endswith("hub/checkpoints/x-01234567.pth")
+    assert main(["weights", "verify", "owner/repo"]) == 1
     assert main(["weights", "verify", "resnet18"]) == 1
     assert "it is not there" in capsys.readouterr().out

@@ -220,8 +220,9 @@ def _sync_folder(folder: Path) -> None:
 
 def _cures(path: Path, remote: Remote) -> str:
     return (
-        f"Cure: try again later (a partial download is resumed), set RESNET_ZOO_MIRROR to another "
-        f"server, or put the file at {path} by hand (from {remote.url})."
+        f"Cure: try again later (a partial download is resumed), set RESNET_ZOO_MIRROR (or "
+        f"HF_ENDPOINT for Hugging Face) to another server, or put the file at {path} by hand "
+        f"(from {remote.url})."
     )
 
 

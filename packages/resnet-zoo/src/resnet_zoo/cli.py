@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from . import __version__
-from .cache import WeightsError, cache_dir, check
+from .cache import Remote, WeightsError, cache_dir, check
 from .distributed import pick_device, world
 from .inference import optimize
 from .resnet import ResNet
@@ -251,11 +251,22 @@ def _model_name(name: str) -> str:
 
 def _info(options: Any) -> int:
     for entry in _entries(options.weights):
-        for key, value in _describe(entry).items():
-            print(f"{key:<12} {value}")
-        print(f"{'transforms':<12} {entry.transforms()}")
-        path = cache_dir() / entry.value.file_name
-        print(f"{'file':<12} {path} ({'there' if path.exists() else 'not downloaded'})\n")
+        record, path = entry.value, cache_dir() / entry.value.file_name
+        facts = {
+            str(entry): "(DEFAULT)" if entry is type(entry)["DEFAULT"] else "",
+            "model": record.model,
+            "accuracy": f"top-1 {record.acc1} %, top-5 {record.acc5} % (ImageNet-1K, upstream's)",
+            "parameters": f"{record.num_params:,}",
+            "cost": f"{record.gmacs} GMAC for one image",
+            "transforms": entry.transforms(),
+            "recipe": record.recipe,
+            "licence": LICENCE_NOTE,
+            "address": f"{entry.url} ({record.megabytes} MiB)",
+            "file": f"{path} ({'there' if path.exists() else 'not downloaded'})",
+        }
+        for name, fact in facts.items():
+            print(f"{name:<11} {fact}")
+        print()
     return 0
 
 
@@ -322,37 +333,39 @@ def _weights_arguments(parser: argparse.ArgumentParser) -> None:
 def _weights(options: Any) -> int:
     if options.action == "verify" and not options.weights:
         entries = [entry for kind in WEIGHTS.values() for entry in kind]
-        return _verify([e for e in entries if (cache_dir() / e.value.file_name).exists()])
+        return _verify([e.remote() for e in entries if (cache_dir() / e.value.file_name).exists()])
     if not options.weights:
         raise ValueError(f"say which: resnet-zoo weights {options.action} resnet50")
     if options.action == "verify":
-        return _verify([entry for name in options.weights for entry in _entries(name)])
+        return _verify([remote for name in options.weights for remote in _remotes(name)])
     if options.action == "download":
         print(f"resnet-zoo: licence note: {LICENCE_NOTE}", file=sys.stderr)
     for name in options.weights:
-        is_entry = "." in name and "/" not in name
-        known = (
-            WEIGHTS[name]["DEFAULT"] if name in WEIGHTS else get_weight(name) if is_entry else name
-        )
-        if options.action == "path" and isinstance(known, WeightsEnum):
-            print(cache_dir() / known.value.file_name)
-        else:
-            print(resolve(known, offline=options.offline).path())
+        entry = WEIGHTS[name]["DEFAULT"] if name in WEIGHTS else name
+        source = resolve(entry, offline=options.offline)
+        print(source.path() if options.action == "download" else source.location())
     return 0
 
 
-def _verify(entries: list[WeightsEnum]) -> int:
-    """Hash the files in the cache; exit code 1 if one is missing or damaged."""
-    from .cache import Remote
+def _remotes(name: str) -> list[Remote]:
+    """All entries of a model, or the one thing that `name` stands for."""
+    if name in WEIGHTS:
+        return [entry.remote() for entry in WEIGHTS[name]]
+    remote = resolve(name).remote()
+    if remote is None:
+        raise ValueError(f"{name} is a file of your own: there is no hash to compare it with")
+    return [remote]
 
+
+def _verify(remotes: list[Remote]) -> int:
+    """Hash the files in the cache; exit code 1 if one is missing or damaged."""
     bad = 0
-    for entry in entries:
-        path = cache_dir() / entry.value.file_name
-        remote = Remote(entry.url, path.name, entry.value.sha256)
+    for remote in remotes:
+        path = cache_dir() / remote.name
         fault = check(path, remote) if path.is_file() else "it is not there"
         bad += fault is not None
         print(f"{'bad ' if fault else 'good'}  {path}" + (f": {fault}" if fault else ""))
-    if not entries:
+    if not remotes:
         print(f"no published weights in {cache_dir()}")
     return 1 if bad else 0
 

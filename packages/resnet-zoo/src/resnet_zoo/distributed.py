@@ -43,10 +43,16 @@ class World:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device of a name; "auto" takes CUDA where there is one. Raises RuntimeError otherwise."""
+    """The device of a name; "auto" takes CUDA where there is one.
+
+    Raises ValueError for a name that is no device, RuntimeError for CUDA where there is none.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(
             f"device {name!r} was asked for, but torch {torch.__version__} sees no CUDA device; "

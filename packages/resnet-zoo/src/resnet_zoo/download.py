@@ -68,7 +68,11 @@ class Partial:
 
 def timeout() -> float:
     """Seconds without a byte after which a connection counts as dropped (RESNET_ZOO_TIMEOUT)."""
-    return float(os.environ.get("RESNET_ZOO_TIMEOUT", "30"))
+    text = os.environ.get("RESNET_ZOO_TIMEOUT", "30")
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"RESNET_ZOO_TIMEOUT must be a number of seconds, got {text!r}") from None
 
 
 def download(url: str, part: Partial, *, progress: bool = True) -> str | None:
@@ -102,9 +106,9 @@ def download(url: str, part: Partial, *, progress: bool = True) -> str | None:
         if failures < ATTEMPTS:
             time.sleep(pause)
             pause *= 2
+    kept = f"; {part.size():,} bytes are kept in {part.path}" if part.size() else ""
     raise DownloadError(
-        f"download: {url} gave no more bytes in {ATTEMPTS} attempts (last: {last}); "
-        f"{part.size():,} bytes are kept in {part.path}"
+        f"download: {url} gave no more bytes in {ATTEMPTS} attempts (last: {last}){kept}"
     )
 
 

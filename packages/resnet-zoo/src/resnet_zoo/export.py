@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import os
 import tempfile
+import warnings
 from pathlib import Path
 
 import torch
@@ -55,15 +56,17 @@ def export_onnx(
     batch = 2 if dynamic_batch else 1
     example = torch.zeros(batch, model.conv1.in_channels, size, size)
     shapes = {"x": {0: torch.export.Dim("batch", min=1)}} if dynamic_batch else None
-    program = torch.onnx.export(
-        model,
-        (example,),
-        dynamo=True,
-        input_names=[INPUT],
-        output_names=[OUTPUT],
-        dynamic_shapes=shapes,
-        verbose=False,
-    )
+    with warnings.catch_warnings():  # torch's exporter warns about torch's own old spelling
+        warnings.simplefilter("ignore", FutureWarning)
+        program = torch.onnx.export(
+            model,
+            (example,),
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=shapes,
+            verbose=False,
+        )
     aside = path.with_name(path.name + ".tmp")
     onnx.save(program.model_proto, str(aside))
     onnx.checker.check_model(str(aside))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .cache import Remote, WeightsError, fetch
+from .cache import Remote, WeightsError, cache_dir, fetch
 from .checkpoint import SUFFIXES, read_metadata
 from .transforms import ImageClassification
 from .weights import WEIGHTS, WeightsEnum
@@ -30,9 +30,17 @@ class Source:
     offline: bool | None = None
     progress: bool = True
 
+    def remote(self) -> Remote | None:
+        """Where the file comes from and what is known of it; None for a file of the user's own."""
+        return Remote.from_url(self.label)
+
+    def location(self) -> Path:
+        """Where the file is, or would be once downloaded."""
+        return cache_dir() / self.remote().name
+
     def path(self) -> Path:
         """The verified local file, fetched if need be. Raises WeightsError."""
-        return self._fetch(Remote.from_url(self.label))
+        return fetch(self.remote(), offline=self.offline, progress=self.progress)
 
     def describe(self) -> dict[str, Any]:
         """What is known beside the tensors: "categories", "transforms", "model"."""
@@ -48,16 +56,18 @@ class Source:
         stored = self.describe().get("transforms")
         return ImageClassification(**stored) if stored else ImageClassification(crop_size=224)
 
-    def _fetch(self, remote: Remote) -> Path:
-        return fetch(remote, offline=self.offline, progress=self.progress)
-
 
 @dataclass
 class FileSource(Source):
     """A file on this machine, named by `label`."""
 
-    def path(self) -> Path:
+    def remote(self) -> None:
+        return None
+
+    def location(self) -> Path:
         return Path(self.label)
+
+    path = location
 
 
 @dataclass
@@ -66,8 +76,8 @@ class EntrySource(Source):
 
     entry: WeightsEnum | None = None
 
-    def path(self) -> Path:
-        return self.entry.path(offline=self.offline, progress=self.progress)
+    def remote(self) -> Remote:
+        return self.entry.remote()
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -83,22 +93,20 @@ class HubSource(Source):
 
     repo: str = ""
 
-    def path(self) -> Path:
-        return self._file("model.safetensors")
+    def remote(self, name: str = "model.safetensors") -> Remote:
+        base = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+        stem = self.repo.replace("/", "--")
+        return Remote(f"{base}/{self.repo}/resolve/main/{name}", f"{stem}--{name}")
 
     def describe(self) -> dict[str, Any]:
+        card = fetch(self.remote("config.json"), offline=self.offline, progress=False)
         try:
-            config = json.loads(self._file("config.json").read_text(encoding="utf-8"))
+            config = json.loads(card.read_text(encoding="utf-8"))
         except ValueError as error:
             raise WeightsError(
                 f"weights: config.json of {self.repo} is not JSON: {error}"
             ) from error
         return _from_timm_config(config)
-
-    def _file(self, name: str) -> Path:
-        base = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
-        stem = self.repo.replace("/", "--")
-        return self._fetch(Remote(f"{base}/{self.repo}/resolve/main/{name}", f"{stem}--{name}"))
 
 
 def resolve(

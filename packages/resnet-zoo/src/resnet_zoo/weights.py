@@ -87,10 +87,13 @@ class WeightsEnum(enum.Enum):
         """The preprocessing these weights were evaluated with."""
         return ImageClassification(crop_size=224, resize_size=self.value.resize_size)
 
+    def remote(self) -> Remote:
+        """The file's address, its name in the cache and the known digits of its SHA-256."""
+        return Remote(self.url, self.value.file_name, self.value.sha256)
+
     def path(self, *, progress: bool = True, offline: bool | None = None) -> Path:
         """Verified local file, downloaded if need be. Raises WeightsError."""
-        remote = Remote(self.url, self.value.file_name, self.value.sha256)
-        return fetch(remote, progress=progress, offline=offline)
+        return fetch(self.remote(), progress=progress, offline=offline)
 
     def get_state_dict(
         self, *, progress: bool = True, offline: bool | None = None
