@@ -1,5 +1,6 @@
 """The 40-filter next-frame model beside the same model as a plain torch loop."""
 
+import copy
 import os
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from plain_loop import PlainSeedModel
 
 import convlstm
 from convlstm import _C
+from convlstm.keras_layers import BatchNorm
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
@@ -52,7 +54,7 @@ def main() -> None:
         "convlstm seed model",
         "plain torch loop over cat([x, h])",
         versions={"torch": torch.__version__, "threads": str(torch.get_num_threads())},
-        repeats=7,
+        repeats=5,
     )
     bench.fact("instruction set", _C.isa())
     for size, steps in ((40, 10), (64, 10), (40, 20)):
@@ -69,6 +71,19 @@ def main() -> None:
         bench.compare(
             f"{case}, inference", inference(ours, x), inference(plain, xp), repeats=repeats
         )
+        if _C.has_bfloat16():
+            low = copy.deepcopy(ours)
+            for layer in low.layers:
+                if not isinstance(layer, BatchNorm):  # as Keras: statistics stay float32
+                    layer.to(torch.bfloat16)
+            with torch.no_grad():
+                error = (low(x.bfloat16()).float() - ours(x)).abs().max().item()
+            bench.fact(f"{case}: largest difference of bfloat16 from float32", f"{error:.1g}")
+            half = inference(low, x.bfloat16())
+            bench.compare(f"{case}, inference, bfloat16", half, inference(plain, xp), repeats=3)
+            bench.compare(
+                f"{case}, bfloat16 beside our float32", half, inference(ours, x), repeats=5
+            )
         ours.train(), plain.train()
         bench.compare(
             f"{case}, training step", training(ours, x, y), training(plain, xp, yp),

@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from .cell import ConvLSTMCell1d, ConvLSTMCell2d, ConvLSTMCell3d
 from .forecasting import forecast
+from .graphs import graphed
 from .layers import ConvLSTM1d, ConvLSTM2d, ConvLSTM3d
 from .models import SequenceModel, detach, load_keras, load_keras_weights, next_frame, save_keras
 from .optim import KerasAdam
@@ -24,6 +25,7 @@ __all__ = [
     "SequenceModel",
     "detach",
     "forecast",
+    "graphed",
     "load_keras",
     "load_keras_weights",
     "next_frame",
