@@ -23,7 +23,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from tp_parallel.draw import draw_schedule
+from tp_parallel.draw import draw_schedules
 from tp_parallel.schedules import make_schedule
 
 STEPS = 180
@@ -89,14 +89,10 @@ def draw_losses(one: list[float], two: list[float], path: Path) -> None:
     plt.close(figure)
 
 
-def draw_schedules(path: Path) -> None:
+def draw_pipelines(path: Path) -> None:
     names = [("gpipe", 1), ("1f1b", 1), ("interleaved", 2), ("zero_bubble", 1)]
-    figure, rows = plt.subplots(4, 1, figsize=(10, 8), sharex=True, layout="constrained")
-    for axes, (name, chunks) in zip(rows, names, strict=True):
-        draw_schedule(make_schedule(name, 4, 8, chunks), axes)
-        axes.set_xlim(0, 33)
-    rows[-1].set_xlabel("time, in forward passes of one stage")
-    rows[-1].legend(loc="upper right", frameon=True, ncols=3, bbox_to_anchor=(1, 1.25))
+    figure = plt.figure(figsize=(10, 8), layout="constrained")
+    draw_schedules([make_schedule(name, 4, 8, chunks) for name, chunks in names], figure)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -127,7 +123,7 @@ def main() -> None:
                          ["--checkpoint", str(work / "tp2"), "--prompt", PROMPT, "--tokens", "450",
                           "--temperature", "0.6"])  # fmt: skip
     draw_losses(one, two, out / "loss.png")
-    draw_schedules(out / "schedules.png")
+    draw_pipelines(out / "schedules.png")
     draw_text(written, out / "text.png")
     largest = max(abs(a - b) for a, b in zip(one, two, strict=True))
     card = {

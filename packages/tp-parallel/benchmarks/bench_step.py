@@ -28,30 +28,33 @@ HIDDEN, HEADS, LAYERS, LENGTH, BATCH, VOCABULARY = 512, 8, 4, 256, 4, 50304
 
 
 class Layer(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, hidden: int, heads: int) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(HIDDEN), nn.LayerNorm(HIDDEN)
-        self.q, self.k, self.v = (nn.Linear(HIDDEN, HIDDEN) for _ in range(3))
-        self.out = nn.Linear(HIDDEN, HIDDEN)
-        self.up, self.down = nn.Linear(HIDDEN, 4 * HIDDEN), nn.Linear(4 * HIDDEN, HIDDEN)
+        self.head_dim = hidden // heads
+        self.norm1, self.norm2 = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
+        self.q, self.k, self.v = (nn.Linear(hidden, hidden) for _ in range(3))
+        self.out = nn.Linear(hidden, hidden)
+        self.up, self.down = nn.Linear(hidden, 4 * hidden), nn.Linear(4 * hidden, hidden)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.norm1(x)
-        size = HIDDEN // HEADS
-        q, k, v = (f(y).unflatten(-1, (-1, size)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        q, k, v = (f(y).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+                   for f in (self.q, self.k, self.v))  # fmt: skip
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(y.transpose(1, 2).flatten(2))
         return x + self.down(F.gelu(self.up(self.norm2(x))))
 
 
 class Plain(nn.Module):
-    def __init__(self) -> None:
+    """A GPT in plain modules."""
+
+    def __init__(self, hidden: int, heads: int, layers: int, length: int, vocabulary: int) -> None:
         super().__init__()
-        self.word = nn.Embedding(VOCABULARY, HIDDEN)
-        self.position = nn.Embedding(LENGTH, HIDDEN)
-        self.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
-        self.norm = nn.LayerNorm(HIDDEN)
-        self.head = nn.Linear(HIDDEN, VOCABULARY, bias=False)
+        self.word = nn.Embedding(vocabulary, hidden)
+        self.position = nn.Embedding(length, hidden)
+        self.layers = nn.ModuleList(Layer(hidden, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(hidden)
+        self.head = nn.Linear(hidden, vocabulary, bias=False)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         x = self.word(ids) + self.position.weight[: ids.shape[1]]
@@ -69,7 +72,7 @@ def dtensor_model(context: ParallelContext) -> nn.Module:
     )
 
     torch.manual_seed(0)
-    model = Plain()
+    model = Plain(HIDDEN, HEADS, LAYERS, LENGTH, VOCABULARY)
     for parameter in model.parameters():
         if parameter.dim() == 2:
             nn.init.normal_(parameter, 0, 0.02)

@@ -124,7 +124,7 @@ def check(method, folder, place, event):
         assert "Rank 1 raised at step 1" in message
         assert f"Planned: planned in {place}" in message
     else:
-        assert "Rank 1 was killed or is stopped" in message
+        assert "Rank 1 was killed, is stopped or cannot be reached" in message
     committed = checkpoint.latest(folder / "run")
     assert committed.name == "step_00000000"
     checkpoint.verify(committed, ParallelContext(device="cpu"))

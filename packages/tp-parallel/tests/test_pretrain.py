@@ -85,6 +85,34 @@ def test_metrics_hold_one_line_a_step_and_a_checkpoint_generates_text(text, tmp_
     assert len(greedy.rstrip("\n")) >= 4
 
 
+def test_tensorboard_gets_every_scalar(text, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    losses, evaluations, _ = run(text, "--tensorboard", str(tmp_path / "board"))
+    board = EventAccumulator(str(tmp_path / "board")).Reload()
+    assert [e.value for e in board.Scalars("loss")] == pytest.approx(losses, rel=1e-6)
+    held_out = {e.step: e.value for e in board.Scalars("evaluation")}
+    assert held_out == pytest.approx(evaluations, rel=1e-6)
+    assert {"grad_norm", "lr", "tokens_per_second"} <= set(board.Tags()["scalars"])
+
+
+def test_a_hugging_face_tokenizer_file_is_learned_from_and_written_with(text, tmp_path, capsys):
+    tokenizers = pytest.importorskip("tokenizers")
+    words = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="?"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, special_tokens=["?"])
+    words.train_from_iterator([text.read_text()], trainer)
+    words.save(str(tmp_path / "tokenizer.json"))
+    losses, _, _ = run(text, "--tokenizer", str(tmp_path / "tokenizer.json"), "--save",
+                       str(tmp_path / "run"), "--held-out", "0.2")  # fmt: skip
+    assert losses[-1] < losses[0]
+    assert generate.main(["--checkpoint", str(tmp_path / "run"), "--prompt", "the quick brown",
+                          "--tokens", "3", "--temperature", "0"]) == 0  # fmt: skip
+    assert capsys.readouterr().out.startswith("the quick brown")
+
+
 def generated(folder, tp):
     context = ParallelContext(tp=tp, device="cpu")
     model, _ = generate.load_model(checkpoint.latest(folder), context)
@@ -112,6 +140,7 @@ def test_no_option_is_taken_for_an_abbreviation_by_torchrun():
     ("more", "message"),
     [
         (["--micro-batch", "3"], "multiple of --micro-batch, got 3"),
+        (["--held-out", "1.5"], r"held_out must be in \[0, 1\), got 1.5"),
         (["--seq", "4000"], "too few for windows of 4000"),
         (["--hidden", "15"], "hidden must be a multiple of heads, got 15 and 2"),
         (["--schedule", "gpipe", "--chunks", "2"], "only 'interleaved' takes chunks"),

@@ -33,16 +33,33 @@ _MAX_DIMS = 8
 _HEADER = 3 + _MAX_DIMS  # operation, dtype, number of dimensions, dimensions
 
 
+@dataclass(frozen=True)
+class Message:
+    """One operation as this process saw it: what, why, and its payload in bytes."""
+
+    op: str
+    kind: str
+    label: str
+    bytes: int
+
+
 @dataclass
 class Traffic:
-    """What this process has sent: calls and payload bytes by (operation, kind)."""
+    """What this process has sent: calls and payload bytes by (operation, kind).
+
+    `log`: set it to a list to have every `Message` appended in order.
+    """
 
     calls: Counter[tuple[str, str]] = field(default_factory=Counter)
     bytes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    log: list[Message] | None = None
 
-    def add(self, op: str, kind: str, tensor: torch.Tensor) -> None:
+    def add(self, op: str, kind: str, label: str, tensor: torch.Tensor) -> None:
+        size = tensor.numel() * tensor.element_size()
         self.calls[op, kind] += 1
-        self.bytes[op, kind] += tensor.numel() * tensor.element_size()
+        self.bytes[op, kind] += size
+        if self.log is not None:
+            self.log.append(Message(op, kind, label, size))
 
     def reset(self) -> None:
         self.calls.clear()
@@ -186,7 +203,7 @@ class Axis:
     def send(self, tensor: torch.Tensor, to: int, *, tag: int, label: str) -> Pending:
         """Starts to send `tensor` to the rank at place `to`; keep it unchanged until `wait()`."""
         finish = self._guard("send", tensor, f"{label} to rank {self.ranks[to]}")
-        self._owner.traffic.add("send", "pipeline", tensor)
+        self._owner.traffic.add("send", "pipeline", label, tensor)
         parts = [self._header("send", tensor)] if self._owner.check_shapes else []
         parts.append(tensor)
         first = 2 * tag + 2 - len(parts)
@@ -227,7 +244,7 @@ class Axis:
         finish = self._guard(op, tensor, label)
         if self._owner.check_shapes:
             self._compare(op, tensor, label, finish)
-        self._owner.traffic.add(op, kind, tensor)
+        self._owner.traffic.add(op, kind, label, tensor)
         return finish
 
     def _guard(self, op: str, tensor: torch.Tensor, label: str):

@@ -73,6 +73,8 @@ class TextData:
         self, path: str | os.PathLike[str], tokenizer, length: int, *, seed: int = 1234,
         held_out: float = 0.05,
     ) -> None:  # fmt: skip
+        if not 0.0 <= held_out < 1.0:
+            raise ValueError(f"TextData: held_out must be in [0, 1), got {held_out}")
         text = Path(path).read_text(encoding="utf-8", errors="replace")
         tokens = torch.tensor(tokenizer.encode(text), dtype=torch.int64)
         cut = len(tokens) - int(len(tokens) * held_out)
@@ -80,9 +82,8 @@ class TextData:
         self.length, self.seed = length, seed
         if len(self.train) < length + 1 or (held_out and len(self.test) < length + 1):
             raise ValueError(
-                f"TextData: {path} has {len(tokens)} tokens, too few for windows of {length} "
-                "in both "
-                f"parts; use a longer text or a shorter --seq"
+                f"TextData: {path} has {len(tokens)} tokens, too few for windows of {length} in "
+                "both parts; use a longer text, a shorter --seq or another --held-out"
             )
 
     def batch(self, step: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,6 +13,8 @@ import json
 import os
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -20,6 +22,7 @@ import torch.distributed as dist
 
 INTERVAL = 1.0  # seconds between signs of life
 PATIENCE = 3.5  # seconds without one until a rank counts as gone: three missed signs
+ANSWER = 5.0  # seconds the store may take for a handful of keys
 _STORE_TIMEOUT = timedelta(seconds=2)
 
 
@@ -52,11 +55,13 @@ class Monitor:
         text = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
         doing = self._mine["doing"] or self._mine["last"]
         record = {"text": text, "victim": victim, "step": self._mine["step"], "doing": doing}
-        try:
+
+        def leave() -> None:
             if not self._store.check([f"error {self._rank}"]):
                 self._store.set(f"error {self._rank}", json.dumps(record))
-        except RuntimeError:
-            return  # nobody is left to read it
+
+        with suppress(RuntimeError):  # nobody is left to read it
+            _within(ANSWER, leave)
 
     def diagnose(self, ranks: tuple[int, ...], error: BaseException) -> str:
         """A sentence about the rank of `ranks` that caused `error`; waits up to `PATIENCE`
@@ -64,14 +69,11 @@ class Monitor:
         """
         self.report(error, victim=True)
         try:
-            before = {r: self._read(r) for r in range(self._size)}
-            time.sleep(PATIENCE)
-            now = {r: self._read(r) for r in range(self._size)}
-            errors = {r: self._error(r) for r in range(self._size)}
+            before, now, errors = _within(PATIENCE + ANSWER, self._watch)
         except RuntimeError:
             return (
                 "Rank 0, which keeps the record of all ranks, does not answer: it was killed or "
-                "stopped, or has ended after an error of its own. "
+                "stopped, cannot be reached, or has ended after an error of its own. "
             )
         raised = [r for r in now if errors[r] and not errors[r]["victim"]]
         if raised:
@@ -86,7 +88,10 @@ class Monitor:
         gone = [r for r in others if now[r]["count"] == before[r]["count"]]
         if gone:
             return (
-                " ".join(f"Rank {r} was killed or is stopped, {_where(now[r])}." for r in gone)
+                " ".join(
+                    f"Rank {r} was killed, is stopped or cannot be reached, {_where(now[r])}."
+                    for r in gone
+                )
                 + " "
             )
         idle = [r for r in others if r in ranks and now[r]["doing"] is None]
@@ -103,6 +108,13 @@ class Monitor:
             f"Rank {r} was in {(errors[r] or now[r])['doing']} at step {now[r]['step']}. "
             for r in other
         )
+
+    def _watch(self) -> tuple[dict[int, Any], dict[int, Any], dict[int, Any]]:
+        """Every rank's sign of life now and after `PATIENCE` seconds, and its error."""
+        before = {r: self._read(r) for r in range(self._size)}
+        time.sleep(PATIENCE)
+        now = {r: self._read(r) for r in range(self._size)}
+        return before, now, {r: self._error(r) for r in range(self._size)}
 
     def _run(self) -> None:
         while not self._stopping.wait(INTERVAL):
@@ -121,6 +133,24 @@ class Monitor:
     def _error(self, rank: int) -> dict[str, Any] | None:
         key = f"error {rank}"
         return json.loads(self._store.get(key)) if self._store.check([key]) else None
+
+
+def _within(seconds: float, ask: Callable[[], Any]) -> Any:
+    """What `ask` returns; RuntimeError if it takes longer, as behind a cut cable it would."""
+    box: dict[str, Any] = {}
+
+    def work() -> None:
+        try:
+            box["answer"] = ask()
+        except RuntimeError as error:
+            box["error"] = error
+
+    thread = threading.Thread(target=work, name="tp_parallel store", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if "answer" not in box:
+        raise RuntimeError("the store does not answer") from box.get("error")
+    return box["answer"]
 
 
 def _where(state: dict[str, Any]) -> str:

@@ -77,6 +77,7 @@ class Settings:
                                type=str)  # fmt: skip
     save_every: int = _option(100, "steps between checkpoints")
     eval_every: int = _option(50, "steps between evaluations; 0 never")
+    held_out: float = _option(0.05, "share at the end of the text kept for evaluation")
     eval_batches: int = _option(4, "batches of an evaluation")
     log_every: int = _option(10, "steps between lines on stderr")
     metrics: str | None = _option(None, "file for one JSON line a step", type=str)
@@ -144,8 +145,10 @@ class _Trainer:
         tokenizer = make_tokenizer(settings.tokenizer)
         self.config = settings.model(tokenizer.vocab_size)
         self.rows, self.micro = _cut_batch(settings, context)
-        self.data = TextData(settings.data, tokenizer, settings.seq, seed=settings.seed,
-                             held_out=0.05 if settings.eval_every else 0.0)  # fmt: skip
+        held_out = settings.held_out if settings.eval_every else 0.0
+        self.data = TextData(
+            settings.data, tokenizer, settings.seq, seed=settings.seed, held_out=held_out
+        )
         build = provider or (lambda config, ctx, n: build_stages(config, ctx, chunks=n))
         self.models = build(self.config, context, settings.chunks)
         self.optimizer = AdamW(
