@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve()
-sys.path[:0] = [str(HERE.parents[3] / "tools"), str(HERE.parents[1])]
+sys.path[:0] = [str(HERE.parents[1]), str(HERE.parents[3] / "tools")]
 
 import demo  # noqa: E402 (the demo next door has the data and the recipe)
 from measure import Bench  # noqa: E402

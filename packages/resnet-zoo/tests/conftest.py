@@ -6,11 +6,16 @@ weight metadata then work.
 """
 
 import hashlib
+import os
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+
+# Threads that wait should sleep: spinning ones make training tests ten times slower on a busy
+# machine. OpenMP asks once, when torch loads it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 
