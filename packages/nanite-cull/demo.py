@@ -107,7 +107,7 @@ def main() -> int:
         (
             "levels.png",
             frame.picture("level"),
-            f"level of detail, dark: source, light: coarse; {stats['levels']} levels",
+            f"level of detail, blue: source, red: coarse; {stats['levels']} levels",
         ),
         (
             "coarse.png",

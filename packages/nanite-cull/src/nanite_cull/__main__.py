@@ -24,8 +24,8 @@ MESH_HELP = (
     "icosphere:8 (subdivisions), heightfield:1000 (vertices a side), gyroid:200 (cells a side)"
 )
 KIND_HELP = (
-    "shaded: lit surface; cluster, triangle, instance: one stable colour each; level: dark is the "
-    "source, light is coarse; normal: xyz as rgb; depth: light is near; overdraw: light was drawn "
+    "shaded: lit surface; cluster, triangle, instance: one stable colour each; level: blue is the "
+    "source, red is coarse; normal: xyz as rgb; depth: light is near; overdraw: light was drawn "
     "over often (default shaded)"
 )
 EXAMPLES = {

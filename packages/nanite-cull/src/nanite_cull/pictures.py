@@ -14,13 +14,21 @@ KINDS = ("shaded", "cluster", "level", "triangle", "instance", "normal", "depth"
 BACKGROUND_TOP, BACKGROUND_BOTTOM = (0.16, 0.19, 0.24), (0.42, 0.47, 0.54)
 LIGHT = np.array([0.45, 0.75, 0.5]) / np.linalg.norm([0.45, 0.75, 0.5])
 RELIEF = 0.55  # how strongly hollows darken
-# Level colours: a ramp that stays readable in print and for colour-blind readers (after viridis).
-LEVEL_STOPS = (
+# Depth and overdraw: readable in print and for colour-blind readers (after viridis).
+RAMP = (
     np.array(
         [(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], np.float32
     )
     / 255
 )
+# Levels: many hues, so that two neighbouring levels differ at a glance (after turbo).
+LEVEL_RAMP = (
+    np.array(
+        [(60, 40, 110), (70, 98, 215), (53, 171, 249), (27, 229, 181), (116, 254, 93),
+         (201, 239, 52), (251, 184, 56), (246, 107, 25), (203, 42, 4)], np.float32
+    )
+    / 255
+)  # fmt: skip
 
 
 def stable_color(ids: np.ndarray) -> np.ndarray:
@@ -33,12 +41,12 @@ def stable_color(ids: np.ndarray) -> np.ndarray:
     return 0.25 + 0.75 * np.stack(channels, -1)
 
 
-def ramp(values: np.ndarray) -> np.ndarray:
+def ramp(values: np.ndarray, stops: np.ndarray = RAMP) -> np.ndarray:
     """(..., 3) colours of values in 0 to 1."""
-    at = np.clip(np.nan_to_num(values), 0, 1) * (len(LEVEL_STOPS) - 1)
-    low = np.minimum(at.astype(int), len(LEVEL_STOPS) - 2)
+    at = np.clip(np.nan_to_num(values), 0, 1) * (len(stops) - 1)
+    low = np.minimum(at.astype(int), len(stops) - 2)
     part = (at - low)[..., None].astype(np.float32)
-    return LEVEL_STOPS[low] * (1 - part) + LEVEL_STOPS[low + 1] * part
+    return stops[low] * (1 - part) + stops[low + 1] * part
 
 
 def _light(frame: "Frame") -> np.ndarray:
@@ -111,7 +119,7 @@ def _base(frame: "Frame", kind: str) -> np.ndarray:
         return stable_color(frame.instance)
     if kind == "level":
         top = max(len(asset.levels()) - 1 for asset in frame._scene.assets)
-        return ramp(frame.level.astype(np.float32) / max(1, top))
+        return ramp(frame.level.astype(np.float32) / max(1, top), LEVEL_RAMP)
     if len(frame._scene.assets[0].colors):
         return frame.color[..., :3]
     return np.full((frame.height, frame.width, 3), (0.80, 0.76, 0.70), np.float32)
