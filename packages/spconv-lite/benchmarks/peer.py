@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,17 @@ def scattered(count: int) -> torch.Tensor:
     return torch.from_numpy(rows.astype(np.int32))
 
 
+def sgemm_rate(size: int = 2048) -> float:
+    """GFLOP/s of torch's float32 matrix product with the threads that are set: best of five."""
+    a = torch.randn(size, size)
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        a @ a
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds) / 1e9
+
+
 def peer_pairs(indices: torch.Tensor, stride: int, subm: bool):
     """spconv's rulebook of a 3x3x3 layer: out indices, indice_pairs, indice_num."""
     threes, ones = [3] * 3, [1] * 3
@@ -57,4 +69,4 @@ def peer_pairs(indices: torch.Tensor, stride: int, subm: bool):
     )
 
 
-__all__ = ["NAME", "SHAPE", "lidar", "peer_pairs", "scattered", "spconv", "versions"]
+__all__ = ["NAME", "SHAPE", "lidar", "peer_pairs", "scattered", "sgemm_rate", "spconv", "versions"]

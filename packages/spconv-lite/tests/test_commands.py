@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from spconv_lite.__main__ import main
 
@@ -81,3 +82,35 @@ def test_info_names_version_build_and_cuda(capsys):
     text = capsys.readouterr().out
     for word in ("spconv-lite", "build", "instruction set", "threads", "cuda", "torch"):
         assert word in text
+
+
+def test_bench_times_the_steps_of_a_layer_and_counts_its_pairs(capsys):
+    threads = torch.get_num_threads()
+    try:
+        assert (
+            main(
+                [
+                    "--json",
+                    "bench",
+                    "--sites",
+                    "500",
+                    "--channels",
+                    "8",
+                    "--repeats",
+                    "2",
+                    "--threads",
+                    "1",
+                ]
+            )
+            == 0
+        )
+    finally:
+        torch.set_num_threads(threads)
+    facts = json.loads(capsys.readouterr().out)
+    assert [facts["sites"], facts["channels"], facts["threads"]] == [500, 8, 1]
+    assert 500 <= facts["pairs"] <= 27 * 500
+    assert all(facts[name] >= 0 for name in facts if name.endswith("ms"))
+    assert facts["forward, GFLOP/s"] > 0
+    with pytest.raises(SystemExit):
+        main(["bench", "--sites", "-3"])
+    assert "must be a positive integer, got '-3'" in capsys.readouterr().err

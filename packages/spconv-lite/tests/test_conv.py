@@ -32,15 +32,16 @@ def random_layer(ndim: int, seed: int):
         "groups": groups,
         "bias": rng.random() < 0.5,
     }
-    longest = (60, 16, 9)[ndim - 1]
-    shape = [rng.randint(8, longest) for _ in range(ndim)]
+    least, longest = ((8, 60), (8, 16), (8, 9), (7, 7))[ndim - 1]
+    shape = [rng.randint(least, longest) for _ in range(ndim)]
     return kind, settings, (2 * groups, 3 * groups), shape, rng.randint(1, 3), rng.randint(1, 120)
 
 
-@pytest.mark.parametrize("seeds", [range(60), pytest.param(range(60, 300), marks=pytest.mark.slow)])
-@pytest.mark.parametrize("ndim", [1, 2, 3])
+# --full: 300 and more that are no plain matrix products, a dimension
+@pytest.mark.parametrize("seeds", [range(60), pytest.param(range(60, 400), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("ndim", [1, 2, 3, 4])
 def test_random_layers_equal_dense_torch_at_the_active_sites(sparse, ndim, seeds):
-    worst = {"forward": 0.0, "gradient": 0.0}
+    worst, compared = {"forward": 0.0, "gradient": 0.0}, 0
     for seed in seeds:
         kind, settings, channels, shape, batch_size, count = random_layer(ndim, seed)
         torch.manual_seed(seed)
@@ -71,9 +72,11 @@ def test_random_layers_equal_dense_torch_at_the_active_sites(sparse, ndim, seeds
         grad = torch.randn_like(out.features)
         exact = torch.autograd.grad(expected, wide, grad.double(), allow_unused=True)
         got = torch.autograd.grad(out.features, [x, *layer.parameters()], grad)
+        compared += 1
         worst["forward"] = max(worst["forward"], relative(out.features, expected))
         pairs = ((a, b) for a, b in zip(got, exact, strict=True) if b is not None)
         worst["gradient"] = max(worst["gradient"], *(relative(a, b) for a, b in pairs))
+    assert compared >= len(seeds) * 7 // 8
     assert worst["forward"] <= 1e-6
     assert worst["gradient"] <= 1e-5
 
@@ -82,6 +85,15 @@ def relative(got: torch.Tensor, exact: torch.Tensor) -> float:
     if exact.numel() == 0 or exact.abs().max() == 0:
         return got.abs().max().item() if got.numel() else 0.0
     return ((got - exact).abs().max() / exact.abs().max()).item()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_dense_definition_for_four_axes_equals_torch_for_three(sparse, transposed):
+    x = torch.randn(2, 4, 6, 7, 5, dtype=torch.float64)
+    weight, bias = torch.randn(6, 3, 2, 1, 2, dtype=torch.float64), torch.randn(6).double()
+    settings = [2, 1, 3], [1, 0, 0], [1, 2, 1], 2, transposed
+    got = sparse.dense_conv_by_offset(x, weight, bias, *settings)
+    assert torch.allclose(got, sparse.dense_conv(x, weight, bias, *settings))
 
 
 def test_an_even_submanifold_kernel_reads_what_its_definition_says():

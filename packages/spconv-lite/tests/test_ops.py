@@ -101,6 +101,25 @@ def test_turning_a_rulebook_twice_gives_its_pairs_again(sparse, layer):
     assert reference.pairs_by_offset(ops.Rulebook(*again), rows[1], volume) == pairs
 
 
+def test_a_hash_table_that_grows_keeps_every_site_and_leaves_nothing_behind(sparse):
+    shape = [100_000, 100_000, 50]  # far beyond a dense grid, and far more output sites than rows
+    indices = torch.randint(0, 50, (90, 4), generator=torch.Generator().manual_seed(0)).int()
+    indices[:, 0] = 0
+    indices = torch.unique(indices * torch.tensor([1, 1999, 1999, 1], dtype=torch.int32), dim=0)
+    settings = {"ksize": [4] * 3, "stride": [2] * 3, "padding": [0] * 3, "dilation": [1] * 3}
+    layer = settings | {"subm": False, "transpose": True}
+    expected, pairs = reference.rulebook(indices, shape, **layer)
+    small = sparse.random_sites(50, 1, [9, 9, 9], 0)
+    for _ in range(3):
+        out, book = build(indices, 1, shape, **layer)
+        assert torch.equal(out, expected)
+        assert reference.pairs_by_offset(book, len(out), 64) == pairs
+        plain = {"ksize": [3] * 3, "stride": [1] * 3, "padding": [1] * 3, "dilation": [1] * 3}
+        plain |= {"subm": False, "transpose": False}
+        sites, _ = build(small, 1, [9, 9, 9], **plain)
+        assert torch.equal(sites, reference.rulebook(small, [9, 9, 9], **plain)[0])
+
+
 @pytest.fixture
 def case(sparse):
     """A strided layer in float64 with everything an operator takes."""

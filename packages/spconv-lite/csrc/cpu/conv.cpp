@@ -14,7 +14,9 @@ namespace {
 
 constexpr double flops_per_chunk = 4e6;  // about 0.1 ms: small beside a layer, large beside a dispatch
 constexpr int64_t most_parts = 8;        // of a weight gradient's sum, so that its memory stays bounded
-constexpr int64_t blocks_per_part = 64;
+constexpr int64_t blocks_per_part = 32;
+constexpr int64_t most_runs = 3;       // of kernel offsets, worked on in parallel
+constexpr int64_t blocks_at_once = 4;  // their rows stay in the second-level cache for a run of offsets
 
 [[noreturn]] void throw_foreign() {
   throw native::ValueError(
@@ -105,23 +107,29 @@ void correlate(const Map& map, const T* x, int64_t in_channels, const T* gradien
   const int64_t in = in_channels / groups, out = out_channels / groups, volume = map.volume;
   const int64_t blocks = (map.out_rows + block_rows - 1) / block_rows, stride = padded(out);
   const int64_t parts = std::clamp<int64_t>(blocks / blocks_per_part, 1, most_parts);
-  const int64_t size = in * stride;
+  const int64_t runs = std::min(volume, most_runs), size = in * stride;
   const Scratch<T> sums(volume * parts * size);
   for (int64_t g = 0; g < groups; ++g) {
     const Features<const T> f{x + g * in,         map.in_rows,  in_channels, in,
                               gradient + g * out, out_channels, out};
-    native::parallel_for(volume * parts, 1, threads, [&](int64_t task, int64_t) {
+    native::parallel_for(parts * runs, 1, threads, [&](int64_t task, int64_t) {
       const Scratch<T> rows(stride == out ? 0 : correlated_rows * stride);
-      const int64_t k = task / parts, part = task % parts;
-      const int64_t first = part * blocks / parts, last = (part + 1) * blocks / parts;
-      T* sum = sums.get() + task * size;
-      std::fill(sum, sum + size, T(0));
-      BlockMap slice = block_of(map, first);
-      slice.rows = std::min(map.out_rows, last * block_rows) - first * block_rows;
-      Features<const T> rest = f;
-      rest.y += first * block_rows * f.y_stride;
-      if (!NATIVE_CALL_ISA(correlate_blocks<T>)(slice, last - first, k, rest, rows.get(), sum))
-        throw_foreign();
+      const int64_t part = task / runs, run = task % runs;
+      const int64_t first_k = run * volume / runs, last_k = (run + 1) * volume / runs;
+      const int64_t last = (part + 1) * blocks / parts;
+      for (int64_t k = first_k; k < last_k; ++k)
+        std::fill_n(sums.get() + (k * parts + part) * size, size, T(0));
+      for (int64_t block = part * blocks / parts; block < last; block += blocks_at_once) {
+        const int64_t count = std::min(blocks_at_once, last - block);
+        BlockMap slice = block_of(map, block);
+        slice.rows = std::min(map.out_rows - block * block_rows, count * block_rows);
+        Features<const T> rest = f;
+        rest.y += block * block_rows * f.y_stride;
+        for (int64_t k = first_k; k < last_k; ++k)
+          if (!NATIVE_CALL_ISA(correlate_blocks<T>)(slice, count, k, rest, rows.get(),
+                                                    sums.get() + (k * parts + part) * size))
+            throw_foreign();
+      }
     });
     native::parallel_for(volume, 1, threads, [&](int64_t k, int64_t) {
       T* total = sums.get() + k * parts * size;

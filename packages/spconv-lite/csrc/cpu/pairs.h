@@ -1,8 +1,8 @@
 // The inner loops of the CPU rulebook, over plain memory; compiled for each instruction set.
 //
-// The occupied sites are kept as one bit each, 64 cells of an x line to a word; the words lie in the
-// dense grid, or, where that would be mostly empty, in a hash table. A word knows the rank of its first
-// site, so that (bits below me) + rank numbers the site: one popcount in place of a probe. One word
+// The occupied sites are kept as one bit each, 64 cells of an x line to a word; the words lie in a dense
+// grid, or, where that would take too much memory, in a hash table. A word knows the rank of its first
+// site, so that (bits below me) + rank numbers the site: one popcount in place of a probe, and one word
 // answers for all offsets of the kernel along x at once.
 #pragma once
 
@@ -17,11 +17,14 @@ namespace spconv_lite {
 // place in its block fits 8 bits.
 inline constexpr int64_t block_rows = 256;
 
+// Coordinates are counted from `low` cells before the grid, and an axis is `length` cells long: the
+// margin makes every cell that a kernel reads exist, so that no look-up asks where the grid ends.
 struct SiteTable {
-  int64_t shape[max_axes] = {1, 1, 1, 1};
-  int64_t words_per_line = 1;            // ceil(shape[3] / 64)
+  int64_t low[max_axes] = {0, 0, 0, 0};
+  int64_t length[max_axes] = {1, 1, 1, 1};
+  int64_t words_per_line = 1;            // ceil(length[3] / 64)
   uint64_t* bits = nullptr;              // a word for each slot
-  int32_t* first = nullptr;              // the rank of a slot's lowest set bit; undefined for bits 0
+  int32_t* first = nullptr;              // 1 + the rank of a slot's lowest bit; 0 before ranks are given
   int64_t* keys = nullptr;               // hash table: the word's number, -1 empty; dense grid: null
   uint64_t hash_mask = 0;                // hash table: slots - 1, a power of two less one
   const int32_t* row_of_rank = nullptr;  // null where rank and row are the same
@@ -33,25 +36,17 @@ static inline uint64_t first_slot(int64_t word, uint64_t mask) {
   return (static_cast<uint64_t>(word) * 0x9E3779B97F4A7C15ull >> 20) & mask;
 }
 
-// How a kernel is read: a segment is a run of offsets along x that fits a window of 64 cells; a group
-// is a run of segments whose offsets fit one word of hits. A 3x3x3 kernel is one group of nine segments.
-inline constexpr int group_bits = 64;
-
+// A run of kernel offsets along x whose cells lie side by side: read as one window of bits.
 struct Segment {
-  int64_t at[max_axes];  // where it starts, in cells from the first cell of the row's neighbourhood
-  int64_t words;         // the same as a difference of word numbers, for at[3] == 0
-  int64_t taps;
+  int64_t words;  // from the word of a row's first cell, as a difference of word numbers
+  int64_t x;      // cells from the row's first cell
+  int taps;       // at most most_taps
 };
 
-struct Group {
-  int64_t first_offset;     // the kernel offset of bit 0
-  int64_t reach[max_axes];  // the largest at[] of its segments, with taps for x
-  bool whole_lines;         // every segment starts at the first x of the neighbourhood
-  int segments;
-  Segment segment[group_bits];
-  uint8_t segment_of_bit[group_bits];
-  int64_t cell_of_bit[group_bits];  // cells from the start of its segment
-};
+inline constexpr int most_taps = 32;
+
+// A slot and a bit of its word: slot * 64 + bit.
+using Place = int64_t;
 
 // The number of sites in the words [begin, end).
 NATIVE_DECLARE_ISA(int64_t count_sites(const SiteTable& table, int64_t begin, int64_t end))
@@ -59,19 +54,23 @@ NATIVE_DECLARE_ISA(int64_t count_sites(const SiteTable& table, int64_t begin, in
 // Gives ranks to the words [begin, end) in order, from `rank`; returns the rank after the last.
 NATIVE_DECLARE_ISA(int64_t rank_words(const SiteTable& table, int64_t begin, int64_t end, int64_t rank))
 
-// For r in [begin, end): rank_of_row[r] = the rank of the site of row r, and row_of_rank its inverse.
-NATIVE_DECLARE_ISA(void rank_rows(const SiteTable& table, const Geometry& g, const int32_t* indices,
-                                  int64_t begin, int64_t end, int32_t* rank_of_row, int32_t* row_of_rank))
+// Gives ranks to the words of `places` in the order of their first row, and writes row_of_rank. Returns
+// whether rank and row are the same.
+NATIVE_DECLARE_ISA(bool rank_rows(const SiteTable& table, const Place* places, int64_t rows,
+                                  int32_t* row_of_rank))
 
-// What find_sources writes for one output row: where its input rows start in the list, and the occupied
-// offsets of each group as bits. The rows of these bits follow in the list, in order.
-static inline int64_t entry_words(int64_t group_count) { return 1 + group_count; }
+// The pairs of the output rows [begin, end), at most block_rows, sorted by offset and then by row: those
+// of offset k lie in [ends[k - 1], ends[k]), `first` for ends[-1]. pair_in and pair_out have room for
+// volume * block_rows + pair_slack pairs. Returns the last end.
+NATIVE_DECLARE_ISA(int64_t find_pairs(const SiteTable& table, const Geometry& g, const Segment* segments,
+                                      int64_t segment_count, const int32_t* out_indices, int64_t begin,
+                                      int64_t end, int64_t first, int32_t* pair_in, uint8_t* pair_out,
+                                      int64_t* ends))
 
-// The input rows that the output rows order[begin..end) read, or rows [begin, end) if order is null.
-// Entry i goes to entries + i * entry_words(group_count). Returns the length of the list: at most
-// volume * (end - begin).
-NATIVE_DECLARE_ISA(int64_t find_sources(const SiteTable& table, const Geometry& g, const Group* groups,
-                                        int64_t group_count, const int32_t* out_indices, const int32_t* order,
-                                        int64_t begin, int64_t end, int32_t* list, uint64_t* entries))
+inline constexpr int64_t pair_slack = 16;  // whole vectors are written
+
+// rank[i] = the rank of the site at bit (bits[i] & 63) of word number words[i], which is there.
+NATIVE_DECLARE_ISA(void find_ranks(const SiteTable& table, const int64_t* words, const int32_t* bits,
+                                   int64_t count, int32_t* rank))
 
 }  // namespace spconv_lite

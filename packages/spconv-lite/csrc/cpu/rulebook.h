@@ -15,11 +15,9 @@
 
 #include <core/rulebook.h>
 #include <cpu/pairs.h>
-#include <cpu/sites.h>
+#include <cpu/scratch.h>
 
 namespace spconv_lite {
-
-class BlockPairs;
 
 enum class Kind { submanifold, convolution, transposed };
 
@@ -37,7 +35,7 @@ class Rulebook {
   int64_t in_rows() const { return in_rows_; }
   int64_t out_rows() const { return out_rows_; }
   int64_t pairs() const { return pairs_; }
-  int64_t block_offsets() const { return blocks_ * geometry_.volume() + 1; }
+  int64_t block_offsets() const { return (out_rows_ + block_rows - 1) / block_rows * geometry_.volume() + 1; }
 
   void write_out_indices(int32_t* out_indices) const;  // (out_rows, 1 + ndim)
   void write_compact(int32_t* pair_in, uint8_t* pair_out, int64_t* block_offset) const;
@@ -45,34 +43,32 @@ class Rulebook {
   void write_padded(int32_t* indice_pairs, int32_t* indice_num) const;
 
  private:
-  // The input rows of every output row, as find_sources gives them, by chunks of rows_per_chunk
-  // positions; position i is output row i, or the row of rank i where position_of_row_ says so.
-  struct Sources {
-    std::vector<std::vector<int32_t>> list;
-    Scratch<uint64_t> entries;
+  // The pairs of a run of blocks; block_end counts from the first of them.
+  struct Chunk {
+    int64_t pairs = 0, start = 0;
+    Scratch<int32_t> pair_in;
+    Scratch<uint8_t> pair_out;
+    Scratch<int64_t> block_end;
   };
-  void find_pairs(const SiteSet& sites, const Geometry& g, const int32_t* out_indices, int64_t rows,
-                  bool by_rank);
-  int64_t position(int64_t row) const;
-  const uint64_t* entry(int64_t position) const;
-  int64_t source_count(int64_t row) const;
-  void prefetch(int64_t row) const;
-  void add_row(int64_t row, BlockPairs& pairs) const;
-  void read_through_output(const int32_t* indices, const SiteSet& out);
+  // The pairs of a run of input rows.
+  struct Part {
+    int64_t pairs = 0;
+    Scratch<int64_t> word;
+    Scratch<int32_t> tap, in_row, out_row;
+    Scratch<int64_t> next;  // of each output block and offset
+  };
+  void find_chunks(const SiteTable& table, const Geometry& g, const int32_t* out_indices, int64_t rows);
+  Chunk find_chunk(const SiteTable& table, const Geometry& g, const std::vector<Segment>& segments,
+                   const int32_t* out_indices, int64_t begin, int64_t end) const;
+  void find_through_targets(const int32_t* indices, bool transposed);
+  void sort_targets(std::vector<Part>& parts);
 
   Geometry geometry_;
   int threads_;
-  int64_t in_rows_ = 0, out_rows_ = 0, pairs_ = 0, blocks_ = 0;
-  std::vector<Group> groups_;
-  std::vector<int32_t> out_indices_;  // empty for a submanifold: the caller's
+  int64_t in_rows_ = 0, out_rows_ = 0, pairs_ = 0;
+  std::vector<Chunk> chunks_;
   const int32_t* in_indices_;
-  Sources sources_;
-  std::vector<int32_t> position_of_row_;
-  std::vector<int64_t> block_start_;  // the first pair of each block
-  // a transposed convolution is made in the compact form at once
-  std::vector<int32_t> pair_in_;
-  std::vector<uint8_t> pair_out_;
-  std::vector<int64_t> block_offset_;
+  Scratch<int32_t> out_indices_;  // none for a submanifold
 };
 
 // The same pairs seen from the input rows: sorted by block of 256 input rows, then by offset.

@@ -1,4 +1,4 @@
-// Large temporary arrays that keep their pages between calls: a fresh 10 MB bitmap costs more in page
+// Large temporary arrays that keep their pages between calls: a fresh 20 MB bitmap costs more in page
 // faults than the rulebook that it serves. At most `kept_bytes` stay in the pool.
 #pragma once
 
@@ -8,23 +8,25 @@
 
 namespace spconv_lite {
 
-void* take_scratch(size_t bytes, size_t* capacity);  // uninitialised; throws std::bad_alloc
-void give_scratch(void* memory, size_t capacity) noexcept;
+enum class Content { any, zero };  // zero: taken all zero, and given back so
 
-// An uninitialised array from the pool. Movable.
-template <class T>
+void* take_scratch(size_t bytes, Content content, size_t* capacity);  // throws std::bad_alloc
+void give_scratch(void* memory, Content content, size_t capacity) noexcept;
+
+// An array from the pool. Movable.
+template <class T, Content content = Content::any>
 class Scratch {
  public:
   Scratch() = default;
   explicit Scratch(int64_t count)
-      : memory_(static_cast<T*>(take_scratch(static_cast<size_t>(count) * sizeof(T), &capacity_))) {}
+      : memory_(static_cast<T*>(take_scratch(static_cast<size_t>(count) * sizeof(T), content, &capacity_))) {}
   Scratch(Scratch&& other) noexcept { swap(other); }
   Scratch& operator=(Scratch&& other) noexcept {
     swap(other);
     return *this;
   }
   ~Scratch() {
-    if (memory_ != nullptr) give_scratch(memory_, capacity_);
+    if (memory_ != nullptr) give_scratch(memory_, content, capacity_);
   }
 
   T* get() const { return memory_; }
@@ -35,7 +37,8 @@ class Scratch {
     std::swap(memory_, other.memory_);
     std::swap(capacity_, other.capacity_);
   }
-  size_t capacity_ = 0;
+
+  size_t capacity_ = 0;  // before memory_, whose initialiser sets it
   T* memory_ = nullptr;
 };
 

@@ -1,4 +1,5 @@
-"""`python -m spconv_lite`: what this build is. `voxelize`: a scan as voxels and as a picture."""
+"""`python -m spconv_lite`: what this build is. `voxelize`: a scan as voxels and as a picture.
+`bench`: how fast it is here."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from . import PointToVoxel, __version__, ops, pictures, scans
+from . import PointToVoxel, __version__, ops, pictures, scans, timing
 
 
 def build_info() -> dict[str, object]:
@@ -35,7 +36,7 @@ def _print(facts: dict[str, object], as_json: bool) -> None:
     if as_json:
         print(json.dumps(facts))
     else:
-        print("\n".join(f"{name:16} {value}" for name, value in facts.items()))
+        print("\n".join(f"{name:24} {value}" for name, value in facts.items()))
 
 
 def voxelize(options: argparse.Namespace) -> dict[str, object]:
@@ -51,6 +52,21 @@ def voxelize(options: argparse.Namespace) -> dict[str, object]:
         "grid (z, y, x)": " x ".join(map(str, make.grid_size)),
         "picture": str(options.output),
     }
+
+
+def bench(options: argparse.Namespace) -> dict[str, object]:
+    """Times one 3x3x3 layer on a ray-cast street."""
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    facts = timing.measure(options.sites, options.channels, options.repeats)
+    threads = {"instruction set": ops._C.isa(), "threads": torch.get_num_threads()}
+    return {"sites": options.sites, "channels": options.channels, **threads, **facts}
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,14 +89,26 @@ def _parser() -> argparse.ArgumentParser:
         "--range", type=float, nargs=6, default=[-50.0, -50.0, -4.0, 50.0, 50.0, 4.0],
         metavar=("X0", "Y0", "Z0", "X1", "Y1", "Z1"), help="default -50 -50 -4 50 50 4",
     )  # fmt: skip
+    time = commands.add_parser("bench", help="rulebooks and convolutions on a ray-cast street")
+    for name, default, meaning in (
+        ("sites", 120_000, "voxels"),
+        ("channels", 32, "input and output channels"),
+        ("repeats", 7, "of which the median is taken"),
+        ("threads", None, "default: what torch takes"),
+    ):
+        shown = meaning if default is None else f"{meaning}, default {default}"
+        time.add_argument(f"--{name}", type=_positive, default=default, metavar="N", help=shown)
     return parser
+
+
+COMMANDS = {"voxelize": voxelize, "bench": bench, "info": lambda _: build_info()}
 
 
 def main(argv: list[str] | None = None) -> int:
     """0, or 2 with a sentence on stderr when a file or an option does not fit."""
     options = _parser().parse_args(argv)
     try:
-        _print(voxelize(options) if options.command == "voxelize" else build_info(), options.json)
+        _print(COMMANDS[options.command or "info"](options), options.json)
     except (ValueError, OSError) as error:
         print(f"spconv-lite: {error}", file=sys.stderr)
         return 2

@@ -1,0 +1,61 @@
+"""How fast this build is on this machine: rulebooks and convolutions on a ray-cast street."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from . import ops, street
+from .conv import SubMConv3d
+from .core import SparseConvTensor
+
+SHAPE = [41, 1440, 1440]  # z, y, x of street.voxel_sites
+
+
+def median_ms(call: Callable[[], object], repeats: int) -> float:
+    """Milliseconds of wall time: the median of `repeats` calls, after one that is not counted."""
+    call()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(times)
+
+
+def measure(sites: int, channels: int, repeats: int) -> dict[str, float]:
+    """Milliseconds of the steps of one 3x3x3 layer on `sites` voxels of a street, with the threads
+    that torch has, and the rate of its forward pass."""
+    indices = torch.from_numpy(street.voxel_sites(sites))
+    layer = SubMConv3d(channels, channels, 3, bias=False, indice_key="a")
+    features = torch.randn(sites, channels, requires_grad=True)
+    x = SparseConvTensor(features, indices, SHAPE, 1)
+    x.indice_dict = layer(x).indice_dict
+    pairs = len(x.indice_dict["a"].rulebook.pair_in)
+    ones, threes = [1] * 3, [3] * 3
+
+    @torch.no_grad()
+    def forward() -> None:
+        layer(x)
+
+    def both() -> None:
+        layer(x).features.sum().backward()
+
+    def subm() -> None:
+        ops.subm_rulebook(indices, 1, SHAPE, threes, ones)
+
+    def strided() -> None:
+        ops.rulebook(indices, 1, SHAPE, threes, [2] * 3, ones, ones, [0] * 3, False)
+
+    forward_ms = median_ms(forward, repeats)
+    return {
+        "pairs": pairs,
+        "submanifold rulebook, ms": round(median_ms(subm, repeats), 2),
+        "stride 2 rulebook, ms": round(median_ms(strided, repeats), 2),
+        "forward, ms": round(forward_ms, 2),
+        "forward + backward, ms": round(median_ms(both, repeats), 2),
+        "forward, GFLOP/s": round(2 * pairs * channels**2 / forward_ms / 1e6, 1),
+    }
