@@ -273,8 +273,29 @@ def _start_world_if_launched(timeout: float) -> bool:
             "or unset RANK to run as a single process"
         )
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout))
+    limit = datetime.timedelta(seconds=timeout)
+    store = _store_of_this_attempt(limit)
+    if store is None:
+        dist.init_process_group(backend, timeout=limit)
+    else:
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
     return True
+
+
+def _store_of_this_attempt(timeout: datetime.timedelta) -> dist.Store | None:
+    """torchrun's store with a prefix for this attempt; None where torch's own choice serves.
+
+    torchrun keeps one store over its restarts, so that a restarted rank may read the address of one
+    that is dead. Agents of several hosts count their restarts apart: there is no common prefix.
+    """
+    one_host = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or not one_host:
+        return None
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(address, port, is_master=False, timeout=timeout)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"tp_parallel attempt {attempt}", store)
 
 
 def _pick_device(device: torch.device | str | None) -> torch.device:

@@ -169,8 +169,9 @@ def _shared_store(rank: int) -> dist.Store:
             os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False,
             timeout=_STORE_TIMEOUT,
         )  # fmt: skip
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        return dist.PrefixStore(f"tp_parallel monitor {attempt}", store)
+        attempt = [os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")]
+        dist.broadcast_object_list(attempt, src=0)  # agents of several hosts count apart
+        return dist.PrefixStore(f"tp_parallel monitor {attempt[0]}", store)
     where: list[Any] = [None]
     served = None
     if rank == 0:
