@@ -95,7 +95,7 @@ void VertexLayout::read(const Asset& asset, uint32_t vertex, int32_t* out) const
     *out++ = static_cast<int32_t>(std::lrint(double(asset.positions[3 * size_t(vertex) + a]) / asset.step));
   if (normals_) {
     const uint32_t code = encode_normal(&asset.normals[3 * size_t(vertex)]);
-    *out++ = code & 4095, *out++ = code >> 12 & 4095;
+    *out++ = code & normal_mask, *out++ = code >> normal_bits & normal_mask;
   }
   for (int a = 0; uvs_ && a < 2; ++a)
     *out++ = static_cast<int32_t>(std::lrint(double(asset.uvs[2 * size_t(vertex) + a]) / asset.uv_step));
@@ -110,9 +110,10 @@ bool VertexLayout::append(const int32_t* values, Asset& asset) const {
     asset.positions.push_back(float(*values) * asset.step);
   }
   if (normals_) {
-    if (values[0] < 0 || values[0] > 4094 || values[1] < 0 || values[1] > 4094) return false;
+    constexpr int32_t largest = normal_mask - 1;
+    if (values[0] < 0 || values[0] > largest || values[1] < 0 || values[1] > largest) return false;
     float normal[3];
-    decode_normal(uint32_t(values[0]) | uint32_t(values[1]) << 12, normal);
+    decode_normal(uint32_t(values[0]) | uint32_t(values[1]) << normal_bits, normal);
     asset.normals.insert(asset.normals.end(), normal, normal + 3);
     values += 2;
   }

@@ -73,7 +73,9 @@ uint32_t quantize(float value, double step) {
 
 namespace {
 
-// Octahedral map of a direction to two 12-bit integers (Meyer et al., "On Floating-Point Normal
+constexpr int normal_scale = (1 << (normal_bits - 1)) - 1;
+
+// Octahedral map of a direction to two integers (Meyer et al., "On Floating-Point Normal
 // Vectors", 2010); a zero vector becomes +z.
 uint32_t octahedral_code(const float* n) {
   const double x = n[0], y = n[1], z = n[2], sum = std::fabs(x) + std::fabs(y) + std::fabs(z);
@@ -83,8 +85,8 @@ uint32_t octahedral_code(const float* n) {
     v = (1 - std::fabs(u)) * (v < 0 ? -1 : 1);
     u = fold_u;
   }
-  return static_cast<uint32_t>(std::lrint(u * 2047) + 2047) |
-         static_cast<uint32_t>(std::lrint(v * 2047) + 2047) << 12;
+  return static_cast<uint32_t>(std::lrint(u * normal_scale) + normal_scale) |
+         static_cast<uint32_t>(std::lrint(v * normal_scale) + normal_scale) << normal_bits;
 }
 
 }  // namespace
@@ -102,7 +104,8 @@ uint32_t encode_normal(const float* normal) {
 }
 
 void decode_normal(uint32_t code, float* n) {
-  const float u = (float(code & 4095) - 2047) / 2047, v = (float(code >> 12 & 4095) - 2047) / 2047;
+  const float u = (float(code & normal_mask) - normal_scale) / normal_scale,
+              v = (float(code >> normal_bits & normal_mask) - normal_scale) / normal_scale;
   float x = u, y = v;
   const float z = 1 - std::fabs(u) - std::fabs(v);
   if (z < 0) {

@@ -47,10 +47,13 @@ float grid_step(const MeshInput& mesh, int bits, int threads);
 // Throws native::ValueError when no triangle with area is left.
 WeldedMesh weld(const MeshInput& mesh, float step, int threads);
 
-// A direction as two 12-bit integers by the octahedral map; a zero vector becomes +z.
+constexpr int normal_bits = 11;  // of each octahedral coordinate: directions within an eighth of a degree
+constexpr uint32_t normal_mask = (1u << normal_bits) - 1;
+
+// A direction as two integers of normal_bits by the octahedral map; a zero vector becomes +z.
 uint32_t encode_normal(const float* normal);
 
-// A unit vector from its 24-bit octahedral code, as weld() stores it.
+// A unit vector from its octahedral code, as weld() stores it.
 void decode_normal(uint32_t code, float* normal);
 
 // The grid of texture coordinates: a power of two, 16 bits across the largest of them.
