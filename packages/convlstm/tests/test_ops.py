@@ -381,3 +381,31 @@ def test_the_private_kernels_refuse_what_does_not_fit():
         forward(pre=None)
     with pytest.raises(ValueError, match="no kernel for this activation"):
         _C.gates_forward(a, None, None, None, None, None, c, None, c.clone(), c.clone(), 9, 2, 1)
+
+
+@pytest.mark.parametrize("kernel", [3, (2, 4)])
+def test_the_plain_loop_takes_what_is_tiny_or_heavy_and_gives_the_same(
+    kernel, monkeypatch, difference
+):
+    from convlstm import convolutions, joint_loop
+
+    spec = CellSpec.make(2, 5, kernel, padding="same")
+    tensors = problem(spec)
+    want = run(tensors, spec, "fused")
+    seeds = [torch.randn(o.shape) for o in want]
+    wanted = [g.clone() for g in gradients(tensors, want, seeds)]
+    calls = []
+    real = joint_loop.sequence
+    monkeypatch.setattr(joint_loop, "sequence", lambda *a: calls.append(1) or real(*a))
+    got = run(tensors, spec, "auto")
+    assert len(calls) == 1, "training on so few products is the loop's"
+    for a, b in zip(got, want, strict=True):
+        assert difference(a.detach(), b.detach()) <= 1e-6
+    for a, b in zip(gradients(tensors, got, seeds), wanted, strict=True):
+        assert difference(a, b) <= 3e-6
+    with torch.no_grad():
+        run(tensors, spec, "auto")
+        assert len(calls) == 1
+        monkeypatch.setattr(convolutions, "HEAVY", 0)
+        run(tensors, spec, "auto")
+        assert len(calls) == 2

@@ -63,9 +63,9 @@ __attribute__((target("avx512bf16"))) inline void transform_input(const uint16_t
 }
 
 // As multiply for floats; `channels` is even.
-__attribute__((target("avx512bf16"))) inline void multiply(const uint16_t* inputs, int64_t channels,
-                                                           const uint16_t* weights, float* products,
-                                                           int64_t width) {
+template <int Vectors = 2>
+__attribute__((target("avx512bf16"))) void multiply(const uint16_t* inputs, int64_t channels,
+                                                    const uint16_t* weights, float* products, int64_t width) {
   __m512 a[tile_rows], b[tile_rows];
   for (int r = 0; r < tile_rows; ++r) a[r] = b[r] = _mm512_setzero_ps();
   for (int64_t c = 0; c < channels; c += 2, weights += 2 * columns) {
@@ -77,12 +77,12 @@ __attribute__((target("avx512bf16"))) inline void multiply(const uint16_t* input
       std::memcpy(&pair, inputs + r * channels + c, sizeof pair);
       const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
       a[r] = _mm512_dpbf16_ps(a[r], x, low);
-      b[r] = _mm512_dpbf16_ps(b[r], x, high);
+      if constexpr (Vectors == 2) b[r] = _mm512_dpbf16_ps(b[r], x, high);
     }
   }
   for (int r = 0; r < tile_rows; ++r) {
     _mm512_storeu_ps(products + r * width, a[r]);
-    _mm512_storeu_ps(products + r * width + lanes, b[r]);
+    if constexpr (Vectors == 2) _mm512_storeu_ps(products + r * width + lanes, b[r]);
   }
 }
 
@@ -132,7 +132,10 @@ inline Sixteen tanh_of(Sixteen x) {
 #else  // never called: has_bfloat16() is false
 
 inline void transform_input(const uint16_t* const*, int64_t, uint16_t*, int64_t) { std::abort(); }
-inline void multiply(const uint16_t*, int64_t, const uint16_t*, float*, int64_t) { std::abort(); }
+template <int Vectors = 2>
+void multiply(const uint16_t*, int64_t, const uint16_t*, float*, int64_t) {
+  std::abort();
+}
 
 #endif
 

@@ -77,9 +77,10 @@ inline void transform_input(const float* const d[16], int64_t channels, float* o
   }
 }
 
-// products (tile_rows, columns) = inputs (tile_rows, channels) * weights (channels, columns).
-inline void multiply(const float* inputs, int64_t channels, const float* weights, float* products,
-                     int64_t width) {
+// products (tile_rows, columns) = inputs (tile_rows, channels) * weights (channels, columns), of which the
+// first Vectors x lanes columns are wanted.
+template <int Vectors = 2>
+void multiply(const float* inputs, int64_t channels, const float* weights, float* products, int64_t width) {
   Vector a[tile_rows], b[tile_rows];
   for (int r = 0; r < tile_rows; ++r) a[r] = Vector{}, b[r] = Vector{};
   for (int64_t c = 0; c < channels; ++c, weights += columns) {
@@ -88,12 +89,12 @@ inline void multiply(const float* inputs, int64_t channels, const float* weights
     for (int r = 0; r < tile_rows; ++r) {
       const float x = inputs[r * channels + c];
       a[r] += x * low;
-      b[r] += x * high;
+      if constexpr (Vectors == 2) b[r] += x * high;
     }
   }
   for (int r = 0; r < tile_rows; ++r) {
     at(products + r * width) = a[r];
-    at(products + r * width + lanes) = b[r];
+    if constexpr (Vectors == 2) at(products + r * width + lanes) = b[r];
   }
 }
 

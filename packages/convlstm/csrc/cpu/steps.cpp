@@ -19,9 +19,16 @@ namespace convlstm::NATIVE_ISA {
 namespace {
 
 constexpr int quarter = columns / 4;         // channels of a panel
+constexpr int eighth = columns / 8;          // of a narrow panel, which fills half of its columns
 constexpr int group = 4;                     // pixels that go through the gates together
 constexpr int64_t block_bytes = 256 * 1024;  // of a block's inputs: they stay in the second-level cache
 constexpr int64_t most_rows = 96, least_rows = 24;
+
+// The last panel is narrow where so few channels are left.
+template <class P>
+bool is_narrow(const P& p, int64_t panel) {
+  return p.filters - panel * quarter <= eighth;
+}
 
 // What follows from the sizes.
 struct Plan {
@@ -130,11 +137,19 @@ struct Arguments {
   float v[4][group * quarter];
 };
 
+// The columns of one pixel, those of a gate side by side, to its place in the group.
+template <int Channels>
+void place_columns(const float* y, int pixel, Arguments& a) {
+  for (int q = 0; q < 4; ++q)
+    std::memcpy(a.v[q] + pixel * quarter, y + q * Channels, Channels * sizeof(float));
+}
+
 // A' m A for one tile (winograd.cpp): products (positions, columns) to 2x2 pixels.
+template <int Channels>
 void tile_arguments(const float* m, int64_t stride, Arguments& a) {
   float y[group][columns];
 #pragma omp simd
-  for (int c = 0; c < columns; ++c) {
+  for (int c = 0; c < 4 * Channels; ++c) {
     float s[4], d[4];
     for (int j = 0; j < 4; ++j) {
       const float p = m[j * stride + c], q = m[(4 + j) * stride + c];
@@ -147,16 +162,7 @@ void tile_arguments(const float* m, int64_t stride, Arguments& a) {
     y[2][c] = d[0] + d[1] + d[2];
     y[3][c] = d[1] - d[2] - d[3];
   }
-  for (int p = 0; p < group; ++p)
-    for (int q = 0; q < 4; ++q)
-      std::memcpy(a.v[q] + p * quarter, y[p] + q * quarter, quarter * sizeof(float));
-}
-
-// The same for single pixels, whose products are rows.
-void pixel_arguments(const float* products, Arguments& a) {
-  for (int p = 0; p < group; ++p)
-    for (int q = 0; q < 4; ++q)
-      std::memcpy(a.v[q] + p * quarter, products + p * columns + q * quarter, quarter * sizeof(float));
+  for (int p = 0; p < group; ++p) place_columns<Channels>(y[p], p, a);
 }
 
 // The constants of a panel, once for each pixel of a group; zeros where there are none.
@@ -284,21 +290,33 @@ void finish_group(const Step<E>& t, const Constants& k, int64_t first, int64_t n
   }
 }
 
-template <Activation A, Activation R, class E>
+template <Activation A, Activation R, int Channels, class E>
 void finish_panel(const Step<E>& t, int64_t first_row, int64_t count, int64_t panel, const float* products) {
   const int64_t first = panel * quarter, n = std::min<int64_t>(quarter, t.s.filters - first);
   const Constants constants(t.s, first, n);
-  Arguments a;
+  Arguments a = {};
   for (int64_t k = 0; k < count; k += t.s.winograd ? 1 : group) {
+    const float* from = products + k * columns;
     if (t.s.winograd)
-      tile_arguments(products + k * columns, t.plan.rows * columns, a);
+      tile_arguments<Channels>(from, t.plan.rows * columns, a);
     else
-      pixel_arguments(products + k * columns, a);
+      for (int p = 0; p < group; ++p) place_columns<Channels>(from + p * columns, p, a);
     finish_group<A, R>(t, constants, first, n, a, pixels_of(t, first_row + k, first_row + count));
   }
 }
 
 // Steps
+
+template <int Vectors, class E>
+void multiply_panel(const Step<E>& t, int64_t count, int64_t panel, Workspace<E>& w) {
+  const Plan& plan = t.plan;
+  for (int64_t q = 0; q < plan.positions; ++q) {
+    const E* weights = t.s.weights + (q * plan.panels + panel) * plan.depth * columns;
+    for (int64_t r = 0; r < count; r += tile_rows)
+      multiply<Vectors>(w.inputs.data() + (q * plan.rows + r) * plan.depth, plan.depth, weights,
+                        w.products.data() + (q * plan.rows + r) * columns, columns);
+  }
+}
 
 template <Activation A, Activation R, class E>
 void run_rows(const Step<E>& t, int64_t first, int64_t count, Workspace<E>& w) {
@@ -310,13 +328,13 @@ void run_rows(const Step<E>& t, int64_t first, int64_t count, Workspace<E>& w) {
   std::memset(w.zeros.data(), 0, widest * sizeof(E));
   load_rows(t, first, count, w);
   for (int64_t panel = 0; panel < plan.panels; ++panel) {
-    for (int64_t q = 0; q < plan.positions; ++q) {
-      const E* weights = t.s.weights + (q * plan.panels + panel) * plan.depth * columns;
-      for (int64_t r = 0; r < count; r += tile_rows)
-        multiply(w.inputs.data() + (q * plan.rows + r) * plan.depth, plan.depth, weights,
-                 w.products.data() + (q * plan.rows + r) * columns, columns);
+    if (is_narrow(t.s, panel)) {
+      multiply_panel<1>(t, count, panel, w);
+      finish_panel<A, R, eighth>(t, first, count, panel, w.products.data());
+    } else {
+      multiply_panel<2>(t, count, panel, w);
+      finish_panel<A, R, quarter>(t, first, count, panel, w.products.data());
     }
-    finish_panel<A, R>(t, first, count, panel, w.products.data());
   }
 }
 
@@ -393,10 +411,11 @@ void gather(const StepWeights& w, int64_t channel, int64_t down, int64_t across,
   const float* weights = state ? w.state : w.input;
   const int64_t size = w.winograd ? 3 : 1;
   std::memset(&row, 0, sizeof row);
-  for (int64_t j = 0; j < columns; ++j) {
-    const int64_t filter = panel * quarter + j % quarter;
+  const int64_t width = is_narrow(w, panel) ? eighth : quarter;
+  for (int64_t j = 0; j < 4 * width; ++j) {
+    const int64_t filter = panel * quarter + j % width;
     if (filter >= w.filters) continue;
-    const int64_t k = j / quarter * w.filters + filter;
+    const int64_t k = j / width * w.filters + filter;
     const float* kernel = weights + (k * every + c) * w.kernel_height * w.kernel_width;
     for (int64_t y = 0; y < size && size * down + y < w.kernel_height; ++y)
       for (int64_t x = 0; x < size && size * across + x < w.kernel_width; ++x)

@@ -36,8 +36,9 @@ struct Group {
   const float* outputs;  // (rows, width, block)
 };
 
-// Adds to sums (Inputs, block) for one tap, the input channels from `first` on.
-template <int Inputs>
+// Adds to sums (Inputs, block) for one tap, the input channels from `first` on; of the block the first
+// Vectors x lanes channels.
+template <int Inputs, int Vectors>
 void accumulate(const Group& g, int64_t ky, int64_t kx, int64_t first, float* sums, int64_t stride) {
   Vector a[Inputs], b[Inputs];
   for (int c = 0; c < Inputs; ++c) a[c] = Vector{}, b[c] = Vector{};
@@ -50,24 +51,24 @@ void accumulate(const Group& g, int64_t ky, int64_t kx, int64_t first, float* su
 #pragma GCC unroll 12
       for (int c = 0; c < Inputs; ++c) {
         a[c] += in[c] * low;
-        b[c] += in[c] * high;
+        if constexpr (Vectors == 2) b[c] += in[c] * high;
       }
     }
   }
   for (int c = 0; c < Inputs; ++c, sums += stride) {
     *reinterpret_cast<Vector*>(sums) += a[c];
-    *reinterpret_cast<Vector*>(sums + lanes) += b[c];
+    if constexpr (Vectors == 2) *reinterpret_cast<Vector*>(sums + lanes) += b[c];
   }
 }
 
-template <int Inputs>
+template <int Inputs, int Vectors>
 void accumulate_rest(int rest, const Group& g, int64_t ky, int64_t kx, int64_t first, float* sums,
                      int64_t stride) {
   if constexpr (Inputs > 0) {
     if (rest == Inputs)
-      accumulate<Inputs>(g, ky, kx, first, sums, stride);
+      accumulate<Inputs, Vectors>(g, ky, kx, first, sums, stride);
     else
-      accumulate_rest<Inputs - 1>(rest, g, ky, kx, first, sums, stride);
+      accumulate_rest<Inputs - 1, Vectors>(rest, g, ky, kx, first, sums, stride);
   }
 }
 
@@ -102,20 +103,29 @@ void pack_outputs(const WeightGradient& w, const float* rows, int64_t pixels, in
   }
 }
 
+// All taps and input channels for one packed block of output channels.
+template <int Vectors>
+void add_block(const WeightGradient& w, const Group& g, float* sums, int64_t padded_out) {
+  for (int64_t ky = 0; ky < w.kernel_height; ++ky)
+    for (int64_t kx = 0; kx < w.kernel_width; ++kx) {
+      float* tap = sums + (ky * w.kernel_width + kx) * w.channels * padded_out;
+      int64_t c = 0;
+      for (; c + most_inputs <= w.channels; c += most_inputs)
+        accumulate<most_inputs, Vectors>(g, ky, kx, c, tap + c * padded_out, padded_out);
+      accumulate_rest<most_inputs - 1, Vectors>(static_cast<int>(w.channels - c), g, ky, kx, c,
+                                                tap + c * padded_out, padded_out);
+    }
+}
+
 // sums: (kernel_height, kernel_width, channels, padded_out)
 void add_group(const WeightGradient& w, Group g, const float* d_rows, float* outputs, float* sums,
                int64_t padded_out) {
   for (int64_t first_out = 0; first_out < w.out_channels; first_out += block) {
     pack_outputs(w, d_rows, g.rows * g.width, first_out, outputs);
-    for (int64_t ky = 0; ky < w.kernel_height; ++ky)
-      for (int64_t kx = 0; kx < w.kernel_width; ++kx) {
-        float* tap = sums + (ky * w.kernel_width + kx) * w.channels * padded_out + first_out;
-        int64_t c = 0;
-        for (; c + most_inputs <= w.channels; c += most_inputs)
-          accumulate<most_inputs>(g, ky, kx, c, tap + c * padded_out, padded_out);
-        accumulate_rest<most_inputs - 1>(static_cast<int>(w.channels - c), g, ky, kx, c, tap + c * padded_out,
-                                         padded_out);
-      }
+    if (w.out_channels - first_out > lanes)
+      add_block<2>(w, g, sums + first_out, padded_out);
+    else
+      add_block<1>(w, g, sums + first_out, padded_out);
   }
 }
 

@@ -112,8 +112,9 @@ void run_tiles(const Winograd& w, int64_t first, int64_t count, Workspace& s) {
       float* products = s.products.data() + q * s.tiles * s.width;
       for (int64_t k = 0; k < outs; k += columns) {
         const float* weights = w.transformed + (q * panels + (first_out + k) / columns) * panel;
+        const auto product = outs - k > lanes ? multiply<2> : multiply<1>;
         for (int64_t r = 0; r < rows; r += tile_rows)
-          multiply(inputs + r * s.channels, s.channels, weights, products + r * s.width + k, s.width);
+          product(inputs + r * s.channels, s.channels, weights, products + r * s.width + k, s.width);
       }
     }
     store_tiles(w, first, count, first_out, outs, s);

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import fused, reference
+from . import fused, joint_loop, reference
 from .activations import NATIVE_CODES
 from .reference import CellExtras
 from .spec import CellSpec
@@ -194,7 +194,8 @@ def sequence(
     """All steps of x (B, T, C, size...): states h (B, T, F, size...), the last h and the last c.
 
     Without every_step the states may be the last one alone, (B, 1, F, size...). plan: "fused",
-    "loop" (reference.py), or "auto": fused on the CPU wherever it can be, else the loop.
+    "loop" (reference.py), or "auto": fused on the CPU wherever it can be, unless joint_loop.pays;
+    else the loop.
     Raises ValueError for plan "fused" where the fused operator cannot do the work.
     """
     reason = why_not_fused(x, spec, extras)
@@ -202,14 +203,21 @@ def sequence(
         raise ValueError(f'ConvLSTM: plan "fused" is not possible: {reason}; use plan "auto"')
     if plan == "loop" or reason is not None or (plan == "auto" and x.device.type != "cpu"):
         return reference.sequence(x, h, c, weight_ih, weight_hh, bias, spec, mask, extras)
+    tensors = (x, h, c, weight_ih, weight_hh, bias)
+    free = plan == "auto" and mask is None and not recompute
+    if free and joint_loop.pays(x, h, weight_hh, spec, extras, _learns(*tensors)):
+        return joint_loop.sequence(*tensors, spec)
     return _fused(x, h, c, weight_ih, weight_hh, bias, spec, mask, extras, recompute, every_step)
+
+
+def _learns(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def _fused(x, h, c, w_ih, w_hh, bias, spec: CellSpec, mask, extras, recompute, every_step):
     dtype = x.dtype
     peephole = None if extras.peephole is None else extras.peephole.flatten(1)
-    inputs = [x, h, c, w_ih, w_hh, bias, peephole]
-    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+    learns = _learns(x, h, c, w_ih, w_hh, bias, peephole)
     if dtype in _LOW and learns:  # float32 between the steps, rounded once at the end
         x, h, w_ih, w_hh = (t.float() for t in (x, h, w_ih, w_hh))
         bias = None if bias is None else bias.float()
