@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from ffmpeg_gpu_build import builder, fate, source
+from ffmpeg_gpu_build import builder, fate, manifest, source
 from ffmpeg_gpu_build.builder import Options, build
 from ffmpeg_gpu_build.description import resolve
 from ffmpeg_gpu_build.make import BuildError
@@ -134,6 +134,18 @@ def test_a_build_ends_whole_with_its_papers_and_may_be_moved(stage):
     assert (moved / FOLDER / "COPYING.LGPLv3").is_file()
     pc = (moved / "lib" / "pkgconfig" / "libavcodec.pc").read_text()
     assert "prefix=${pcfiledir}/../..\nlibdir=${prefix}/lib\n" in pc
+
+
+def test_the_manifest_names_the_compilers_that_were_used_and_no_other(tmp_path, monkeypatch):
+    for name, text in {"clang-19": "clang version 19.1.7", "nvcc": "release 13.0"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\necho 'a maker'\necho '{text}'\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    found = manifest.compilers(["--cc=gcc", "--nvcc=clang-19"])
+    assert found["clang-19"] == "clang version 19.1.7"
+    assert "nvcc" not in found
+    assert found["gcc"].startswith("gcc")
+    assert manifest.compilers(["--nvcc=nvcc"])["nvcc"] == "release 13.0"
 
 
 def test_what_was_done_is_not_done_again(stage):

@@ -2,8 +2,8 @@
 
 Only with --full. Takes about seven minutes of CPU for the build and four for the rest; needs an
 archive with FFmpeg's sources, and the packages that `ffmpeg-gpu-build plan --show apt` names.
-FFMPEG_GPU_BUILD_WORK names the work folder of a `build --no-ccache`, which is then resumed in place
-of begun anew.
+FFMPEG_GPU_BUILD_WORK names the work folder of a `build`, which is then resumed in place of begun
+anew.
 """
 
 import os
@@ -52,7 +52,6 @@ def built(tmp_path_factory):
     options = builder.Options(
         prefix=prefix,
         work=work,
-        ccache=not kept,
         jobs=os.cpu_count() or 2,
         install_deps=os.environ.get("CI") == "true",
     )

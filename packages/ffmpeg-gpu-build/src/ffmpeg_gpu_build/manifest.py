@@ -20,12 +20,20 @@ from .toolchain import module_version
 FOLDER = Path("share/ffmpeg-gpu-build")
 
 
-def _first_line(command: list[str]) -> str | None:
+def _version_line(program: str) -> str | None:
+    """The line of `program --version` that has a number in it."""
     try:
-        text = proc.run(command, timeout=30).out.decode("utf-8", "replace").strip()
+        text = proc.run([program, "--version"], timeout=30).out.decode("utf-8", "replace")
     except OSError:
         return None
-    return text.splitlines()[0] if text else None
+    return next((line for line in text.splitlines() if re.search(r"\d+\.\d+", line)), None)
+
+
+def compilers(configure: list[str]) -> dict[str, str]:
+    """The compilers that a configure line uses, by name, with what they say of their version."""
+    cuda = [a.partition("=")[2] for a in configure if a.startswith("--nvcc=")]
+    names = ["gcc", "nasm", "make", *cuda]
+    return {name: line for name in names if (line := _version_line(name))}
 
 
 def linked(plan: Plan, env: Mapping[str, str]) -> dict[str, str]:
@@ -75,11 +83,7 @@ def manifest(
         and {"modules": len(modules), "version": floor.version, "target": floor.target},
         "libraries": linked(plan, env),
         "unpacked": dict(unpacked),
-        "compilers": {
-            name: line
-            for name in ("gcc", "nasm", "clang", "nvcc", "make")
-            if (line := _first_line([name, "--version"]))
-        },
+        "compilers": compilers(configure),
         "files": {str(p.relative_to(staged)): sha256_of(p) for p in sorted(files)},
     }
 
