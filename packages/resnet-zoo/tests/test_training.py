@@ -372,11 +372,16 @@ def test_two_processes_share_a_folder_and_write_one_result(folder, tmp_path):
     arguments = {"num_classes": 2, "stem": "small", "planes": 8}
     metadata = {"model": "resnet18", "model_args": arguments, "categories": ["a", "b"]}
     save_weights(get_model("resnet18", **arguments), tmp_path / "w.safetensors", metadata)
-    out = tmp_path / "result.jsonl"
+    (folder / "valid" / "b" / "broken.png").write_text("not an image")
+    out = tmp_path / "deep" / "result.jsonl"
     run = torchrun(
         ["-m", "resnet_zoo", "predict", folder / "valid", "--weights", tmp_path / "w.safetensors",
          "-o", out, "--device", "cpu"]
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
-    files = [json.loads(line)["file"] for line in out.read_text().splitlines()]
-    assert files == sorted(str(path) for path in (folder / "valid").rglob("*.png"))
+    assert "1 of 9 files have an" in run.stderr
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert sum("error" in row for row in rows) == 1
+    assert [row["file"] for row in rows] == sorted(
+        str(path) for path in (folder / "valid").rglob("*.png")
+    )

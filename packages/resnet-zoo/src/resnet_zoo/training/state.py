@@ -123,8 +123,8 @@ def load_checkpoint(
     if differing:
         told = "; ".join(f"{k}: {saved.get(k)!r} then, {own[k]!r} now" for k in differing)
         raise ValueError(
-            f"train: {path} belongs to another recipe ({told}); cure: the same settings, or "
-            "another output folder"
+            f"train: {path} belongs to another recipe ({told}); cure: the same settings, another "
+            "output folder, or --restart (resume=False)"
         )
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
