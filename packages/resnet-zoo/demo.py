@@ -102,7 +102,7 @@ def cams(result: Result, test: ArraySource, out: Path) -> None:
     """One digit of each class, with the heat of its prediction over it."""
     first = [int((test.labels == digit).nonzero()[3]) for digit in range(10)]
     batch, _ = next(test.batches([first], Recipe.preset("small"), 0, train=False))
-    heat, classes = grad_cam(result.model, batch, stage=3)
+    heat, classes = grad_cam(result.model, batch, stage=2)
     figure, axes = plt.subplots(2, 10, figsize=(12.6, 3.3), dpi=130)
     for column, index in enumerate(first):
         picture = Image.fromarray(255 - test.images[index, 0].numpy()).resize((128, 128), 0)
@@ -111,7 +111,7 @@ def cams(result: Result, test: ArraySource, out: Path) -> None:
             axes[row, column].imshow(shown)
             axes[row, column].axis("off")
         axes[0, column].set_title(f"read as {classes[column]}", fontsize=10, pad=4)
-    figure.suptitle("Grad-CAM of stage 3: what spoke for the predicted class", fontsize=12)
+    figure.suptitle("Grad-CAM of stage 2: what spoke for the predicted class", fontsize=12)
     figure.tight_layout(rect=(0, 0, 1, 0.99))
     figure.savefig(out)
     plt.close(figure)
