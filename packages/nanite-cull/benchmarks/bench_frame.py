@@ -134,29 +134,31 @@ def main() -> None:
         "frame", f"{context.info['GL_RENDERER']}, VTK and Embree", versions=versions, repeats=7
     )
     llvmpipe = Llvmpipe(context)
+
+    def opengl(vertices: np.ndarray, faces: np.ndarray) -> Callable[[], object]:
+        llvmpipe.load(vertices, faces)
+        return llvmpipe.draw
+
+    inputs = {}
     for name, side in SIDES.items():
-        peers = {"llvmpipe": None, "Embree": embree, **({"VTK": vtk_frame} if vtk else {})}
-        cases = {peer: f"{name} heightfield, 1 px, beside {peer}" for peer in peers}
-        if not any(bench.wants(case) for case in cases.values()):
-            continue
         vertices, faces = meshes.heightfield(side)
-        asset = nc.build(vertices, faces, keep_source=False)
-        scene, renderer = nc.Scene(asset), nc.Renderer(WIDTH, HEIGHT)
+        scene = nc.Scene(nc.build(vertices, faces, keep_source=False))
+        renderer = nc.Renderer(WIDTH, HEIGHT)
         stats = renderer.render(scene, CAMERA).stats
         bench.fact(f"{name}: triangles drawn", f"{stats['triangles']:,} of {len(faces):,}")
-
-        def ours(renderer=renderer, scene=scene) -> None:
-            renderer.render(scene, CAMERA)
-
-        for peer, case in cases.items():
+        inputs[name] = vertices, faces, scene, renderer
+    # VTK last: when its window goes, it ends the EGL display that moderngl's context lives on
+    peers = {"llvmpipe": opengl, "Embree": embree, **({"VTK": vtk_frame} if vtk else {})}
+    for peer, make in peers.items():
+        for name, (vertices, faces, scene, renderer) in inputs.items():
+            case = f"{name} heightfield, 1 px, beside {peer}"
             if not bench.wants(case):
                 continue
-            if peers[peer] is None:
-                llvmpipe.load(vertices, faces)
-                bench.compare(case, ours, llvmpipe.draw)
-                llvmpipe.array.release()
-            else:
-                bench.compare(case, ours, peers[peer](vertices, faces))
+
+            def ours(renderer=renderer, scene=scene) -> None:
+                renderer.render(scene, CAMERA)
+
+            bench.compare(case, ours, make(vertices, faces))
     bench.finish()
 
 
