@@ -2,8 +2,8 @@
 
 Each engine in a process of its own, interleaved; ResNet-18 and -50, batch 1 and 8, 1 and 2 threads,
 float32 and bfloat16 (which ONNX Runtime has not on the CPU). An engine that is not installed is
-left out (OpenVINO comes with the extra `bench`). Compiling takes long: `--only "resnet18, float32"` measures a part, and the other cases of
-the --json file are kept.
+left out; OpenVINO comes with the extra `bench`. Compiling takes long: `--only "resnet18, float32"`
+measures a part, and the other cases of the --json file are kept.
 """
 
 from __future__ import annotations
