@@ -258,7 +258,7 @@ def test_the_native_steps_refuse_what_does_not_fit():
     def steps(out=None, weight=w_hh, before=(1, 1), state=h, codes=(1, 2)):
         out = torch.zeros(2, 1, 4, 4, 5) if out is None else out
         _C.run_steps(
-            x, None, state, c, w_ih, weight, None, None, None, out, c[None].clone(), None, before,
+            x, None, state, c, w_ih, weight, None, None, None, out, c.clone(), None, before,
             codes, True, True, 1,
         )  # fmt: skip
 

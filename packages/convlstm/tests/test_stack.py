@@ -50,7 +50,7 @@ def test_a_stack_is_its_layers_one_after_the_other(bidirectional, difference):
 
 
 def test_a_stack_keeps_one_layout_and_learns():
-    m = convlstm.ConvLSTM(2, 2, 8, 3, 3, dropout=0.1)
+    m = convlstm.ConvLSTM(2, 2, 8, 3, 3, dropout=0.1, plan="fused")
     out, _ = m(torch.randn(X))
     # time first and channels last in memory, whatever the view says: the next layer copies nothing
     assert m.layers[0](torch.randn(X))[0].transpose(0, 1).movedim(2, -1).is_contiguous()

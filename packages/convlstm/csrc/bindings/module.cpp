@@ -152,6 +152,37 @@ void backward(const Tensor& gates, const Tensor& c_before, const Tensor& c, cons
                           native::device_name(c) + " in this build");
 }
 
+template <class T>
+void cell_state_of(const Tensor& gates, const Tensor& c_before, const Maybe& valid, const Tensor& c,
+                   int threads) {
+  const char* name = "cell_state";
+  const int64_t channels = c.size(c.ndim - 1), states = c.numel(), b = sequences_of(valid, c, name);
+  require_flat(c, c, name, "c", states);
+  require_flat(gates, c, name, "gates", 4 * states);
+  require_flat(c_before, c, name, "c_before", states);
+  native::demand(c.is_cpu(), [] { return "cell_state: the tensors must be on the CPU"; });
+  const int64_t pixels = channels ? states / channels : 0;
+  const CellStep<T> s{pixels,
+                      channels,
+                      std::max<int64_t>(1, pixels / b),
+                      gates.data_as<const T>(),
+                      c_before.data_as<const T>(),
+                      data_of<const uint8_t>(valid),
+                      c.data_as<T>()};
+  nb::gil_scoped_release released;
+  if constexpr (std::is_same_v<T, float>)
+    NATIVE_CALL_ISA(cell_state_float)(s, threads);
+  else
+    NATIVE_CALL_ISA(cell_state_double)(s, threads);
+}
+
+void cell_state_any(const Tensor& gates, const Tensor& c_before, const Maybe& valid, const Tensor& c,
+                    int threads) {
+  if (c.dtype == native::float32) return cell_state_of<float>(gates, c_before, valid, c, threads);
+  if (c.dtype == native::float64) return cell_state_of<double>(gates, c_before, valid, c, threads);
+  throw native::TypeError("cell_state: c must be float32 or float64, got " + native::name(c.dtype));
+}
+
 template <class... A>
 void gates_forward_any(const Tensor& pre, A... rest) {
   if (pre.dtype == native::float32) return forward<float>(pre, rest...);
@@ -253,7 +284,7 @@ constexpr bool is_low = sizeof(E) == 2;
 template <class E>
 void run_steps_of(const Maybe& x, const Maybe& pre, const Tensor& h_before, const Tensor& c,
                   const Maybe& weight_ih, const Tensor& weight_hh, const Maybe& bias, const Maybe& peephole,
-                  const Maybe& valid, const Tensor& h, const Tensor& cs, const Maybe& gates,
+                  const Maybe& valid, const Tensor& h, const Tensor& c_last, const Maybe& gates,
                   std::pair<int64_t, int64_t> before, std::pair<int, int> activations, bool winograd,
                   bool every_step, int threads) {
   const char* name = "run_steps";
@@ -273,7 +304,7 @@ void run_steps_of(const Maybe& x, const Maybe& pre, const Tensor& h_before, cons
   if (peephole) native::require(*peephole, name, "peephole", cpu, f32, 3, filters);
   if (valid) native::require(*valid, name, "valid", cpu, native::boolean, t, n);
   native::require(h, name, "h", cpu, element, every_step ? t.length() : 2, n, height, width, f);
-  native::require(cs, name, "cs", cpu, f32, gates ? t.length() : 1, n, height, width, f);
+  native::require(c_last, name, "c_last", cpu, f32, n, height, width, f);
   if (gates) native::require(*gates, name, "gates", cpu, f32, t, n, height, width, 4 * filters);
   const auto [top, left] = before;
   native::demand(top >= 0 && left >= 0 && top < kh.length() && left < kw.length(),
@@ -311,7 +342,7 @@ void run_steps_of(const Maybe& x, const Maybe& pre, const Tensor& h_before, cons
                        data_of<const uint8_t>(valid),
                        every_step,
                        h.data_as<E>(),
-                       cs.data_as<float>(),
+                       c_last.data_as<float>(),
                        data_of<float>(gates)};
   nb::gil_scoped_release released;
   if constexpr (is_low<E>) {
@@ -362,6 +393,8 @@ NB_MODULE(_C, m) {
         nb::arg("gates"), nb::arg("c_before"), nb::arg("c"), nb::arg("dh").none(), nb::arg("dh2").none(),
         nb::arg("peephole").none(), nb::arg("valid").none(), nb::arg("dc"), nb::arg("d_pre"),
         nb::arg("activation"), nb::arg("recurrent"), nb::arg("threads"));
+  m.def("cell_state", &cell_state_any, nb::arg("gates"), nb::arg("c_before"), nb::arg("valid").none(),
+        nb::arg("c"), nb::arg("threads"));
   m.def("weight_gradient", &weight_gradient_any, nb::arg("x"), nb::arg("d_out"), nb::arg("d_weight"),
         nb::arg("top"), nb::arg("left"), nb::arg("threads"));
   m.def("winograd_size", &winograd_size_any, nb::arg("channels"), nb::arg("out_channels"));
@@ -374,7 +407,7 @@ NB_MODULE(_C, m) {
                        std::pair<int64_t, int64_t>, std::pair<int, int>, bool, bool, int>,
         nb::arg("x").none(), nb::arg("pre").none(), nb::arg("h_before"), nb::arg("c"),
         nb::arg("weight_ih").none(), nb::arg("weight_hh"), nb::arg("bias").none(), nb::arg("peephole").none(),
-        nb::arg("valid").none(), nb::arg("h"), nb::arg("cs"), nb::arg("gates").none(), nb::arg("before"),
+        nb::arg("valid").none(), nb::arg("h"), nb::arg("c_last"), nb::arg("gates").none(), nb::arg("before"),
         nb::arg("activations"), nb::arg("winograd"), nb::arg("every_step"), nb::arg("threads"));
   m.def("has_bfloat16", &has_bfloat16_any);
   m.def("prefer_large_pages", &prefer_large_pages, nb::arg("t"));

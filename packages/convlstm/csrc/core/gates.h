@@ -153,6 +153,17 @@ struct ForwardStep {
   T *c, *h;              // (pixels, F)
 };
 
+// The cell state after a step from its activated gates and the state before: what a forward pass need not
+// keep. Pixels of a sequence that is not valid carry it over.
+template <class T>
+struct CellStep {
+  int64_t pixels, channels, pixels_per_sequence;
+  const T* gates;     // (pixels, 4F), activated
+  const T* c_before;  // (pixels, F)
+  const uint8_t* valid;
+  T* c;  // (pixels, F)
+};
+
 template <class T>
 struct BackwardStep {
   int64_t pixels, channels, pixels_per_sequence;

@@ -90,6 +90,23 @@ void run(const ForwardStep<T>& s, int threads) {
   });
 }
 
+template <class T>
+void run(const CellStep<T>& s, int threads) {
+  const int64_t n = s.channels;
+  native::parallel_for(s.pixels, pixels_per_chunk, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p) {
+      const T *i = s.gates + p * 4 * n, *f = i + n, *g = f + n, *before = s.c_before + p * n;
+      T* c = s.c + p * n;
+      if (is_valid(s, p)) {
+#pragma omp simd
+        for (int64_t j = 0; j < n; ++j) c[j] = f[j] * before[j] + i[j] * g[j];
+      } else {
+        std::copy_n(before, n, c);
+      }
+    }
+  });
+}
+
 // A step that is not valid hands dc through; its arguments get no gradient, and that of h goes straight
 // to the h before (the caller's work: it is not pointwise in this step).
 template <Activation A, Activation R, class T>
@@ -139,6 +156,8 @@ void gates_forward_float(const ForwardStep<float>& s, Activation a, Activation r
 void gates_forward_double(const ForwardStep<double>& s, Activation a, Activation r, int threads) {
   dispatch(s, a, r, threads);
 }
+void cell_state_float(const CellStep<float>& s, int threads) { run(s, threads); }
+void cell_state_double(const CellStep<double>& s, int threads) { run(s, threads); }
 void gates_backward_float(const BackwardStep<float>& s, Activation a, Activation r, int threads) {
   dispatch(s, a, r, threads);
 }

@@ -342,20 +342,16 @@ template <class E>
 Step<E> step_of(const Steps<E>& s, const Plan& plan, int64_t t) {
   const int64_t state = s.pixels() * s.filters, slot = s.every_step ? t : t % 2;
   const int64_t slot_before = s.every_step ? t - 1 : (t + 1) % 2;
-  const bool kept = s.gates != nullptr;
-  float* c = kept ? s.cs + t * state : s.cs;
   return {s,
           plan,
           s.x + t * s.pixels() * s.channels,
           t ? s.h + slot_before * state : s.h_before,
           s.pre ? s.pre + t * 4 * state : nullptr,
-          t == 0 ? s.c
-          : kept ? c - state
-                 : c,
+          t ? s.c_last : s.c,
           s.valid ? s.valid + t * s.frames : nullptr,
           s.h + slot * state,
-          c,
-          kept ? s.gates + t * 4 * state : nullptr};
+          s.c_last,
+          s.gates ? s.gates + t * 4 * state : nullptr};
 }
 
 template <Activation A, Activation R, class E>

@@ -30,7 +30,7 @@ struct Steps {
 
   bool every_step;  // whether `h` holds all steps; else two, and step t is in [t % 2]
   E* h;             // (steps or 2, frames, height, width, filters)
-  float* cs;        // (steps, ...), or (1, ...) without gates: the last, and it may be `c`
+  float* c_last;    // (frames, height, width, filters): after the last step, and at work; it may be `c`
   float* gates;     // (steps, frames, height, width, 4 filters), activated; null: not wanted
 
   int64_t pixels() const { return frames * height * width; }

@@ -142,8 +142,8 @@ def _is_joint(p: Problem) -> bool:
 class Kept:
     """What forward returns: hs (T or 1, B, ..., F), the last c, and cs and gates for backward.
 
-    KEEP_GATES: cs (T, B, ..., F) and gates (T, B, ..., 4F). KEEP_CHECKPOINTS: cs holds the state
-    before each piece. KEEP_NOTHING: both are empty.
+    cs holds the cell state before each piece: those between follow from the gates. KEEP_GATES:
+    gates (T, B, ..., 4F). KEEP_CHECKPOINTS: gates is empty. KEEP_NOTHING: both are empty.
     """
 
     hs: Tensor
@@ -181,63 +181,59 @@ def takes_native_steps(p: Problem) -> bool:
 
 def _native_forward(p: Problem, keep: int, last_only: bool) -> Kept:
     shape, joint = p.c0.shape, _is_joint(p)
-    # Only what a piece leaves behind makes pieces necessary.
-    pieces = [(0, p.steps)] if joint and keep != KEEP_CHECKPOINTS else list(p.pieces())
-    hs = block(p.x, 2 if last_only else p.steps, *shape)
-    kept_states = {KEEP_NOTHING: 0, KEEP_GATES: p.steps, KEEP_CHECKPOINTS: len(pieces)}[keep]
-    cs = block(p.c0, kept_states, *shape)
-    gates = block(p.c0, p.steps if keep == KEEP_GATES else 0, *shape[:-1], 4 * shape[-1])
+    pieces = [(0, p.steps)] if joint and keep == KEEP_NOTHING else list(p.pieces())
+    hs, cs, gates = _outputs(p, keep, last_only, len(pieces))
     w_hh = p.weight_hh.float()
     w_ih = p.weight_ih.float() if joint else None
     bias, peephole = (None if t is None else t.float() for t in (p.bias, p.peephole))
     (top, _), (left, _) = p.spec.recurrent_pads()
     winograd = winograd_pays(p.h0, shape[1:-1], p.spec.kernel_size, p.steps)
-    h, c, last_c = p.h0, p.c0, torch.empty_like(p.c0).unsqueeze(0)
+    h, c, c_last = p.h0, p.c0, torch.empty_like(p.c0)
     for piece, (start, end) in enumerate(pieces):
-        if keep == KEEP_CHECKPOINTS:
-            cs[piece] = c
         part = slice(start, end)
-        kept = keep == KEEP_GATES
+        if keep != KEEP_NOTHING:
+            cs[piece] = c
         out = hs if last_only else hs[part]
         if last_only and start:
             h = h.clone()
         _C.run_steps(
             p.x[part] if joint else None, None if joint else _from_input(p, start, end), h, c,
-            w_ih, w_hh, bias, peephole, None if p.valid is None else p.valid[part], out,
-            cs[part] if kept else last_c, gates[part] if kept else None, (top, left), p.codes,
-            winograd, not last_only, torch.get_num_threads(),
+            w_ih, w_hh, bias, peephole, None if p.valid is None else p.valid[part], out, c_last,
+            gates[part] if keep == KEEP_GATES else None, (top, left), p.codes, winograd,
+            not last_only, torch.get_num_threads(),
         )  # fmt: skip
-        h = out[(end - start - 1) % 2] if last_only else out[-1]
-        c = cs[end - 1] if kept else last_c[0]
-    if last_only:
-        hs = h.unsqueeze(0).clone()
-    return Kept(hs, c.clone() if keep == KEEP_GATES else c, cs, gates)
+        h, c = out[(end - start - 1) % 2] if last_only else out[-1], c_last
+    return Kept(h.unsqueeze(0).clone() if last_only else hs, c, cs, gates)
+
+
+def _outputs(p: Problem, keep: int, last_only: bool, pieces: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Memory for hs, cs and gates of `Kept`; hs has two steps with last_only."""
+    shape = p.c0.shape
+    hs = block(p.x, 2 if last_only else p.steps, *shape)
+    cs = block(p.c0, 0 if keep == KEEP_NOTHING else pieces, *shape)
+    gates = block(p.c0, p.steps if keep == KEEP_GATES else 0, *shape[:-1], 4 * shape[-1])
+    return hs, cs, gates
 
 
 def _stepwise_forward(p: Problem, keep: int, last_only: bool) -> Kept:
     shape = p.c0.shape
     pieces = list(p.pieces())
-    hs = block(p.x, 2 if last_only else p.steps, *shape)
-    cs = block(p.c0, {0: 0, 1: p.steps, 2: len(pieces)}[keep], *shape)
-    gates = block(p.c0, p.steps if keep == KEEP_GATES else 0, *shape[:-1], 4 * shape[-1])
-    spare = [torch.empty_like(p.c0), torch.empty_like(p.c0)] if keep != KEEP_GATES else []
+    hs, cs, gates = _outputs(p, keep, last_only, len(pieces))
+    spare = [torch.empty_like(p.c0), torch.empty_like(p.c0)]
     filters = Filters.forward(p)
     pre = p.c0.new_empty(*shape[:-1], 4 * shape[-1])
     h, c = p.h0, p.c0
     for piece, (start, end) in enumerate(pieces):
-        if keep == KEEP_CHECKPOINTS:
+        if keep != KEEP_NOTHING:
             cs[piece] = c
         from_input = None if filters.joint else _from_input(p, start, end)
         for t in range(start, end):
             pre = filters.step(p.x[t], pre, h) if filters.joint else filters.step(h, pre)
-            h_next = hs[t % 2 if last_only else t]
-            c_next = cs[t] if keep == KEEP_GATES else spare[t % 2]
+            h_next, c_next = hs[t % 2 if last_only else t], spare[t % 2]
             _step(p, t, pre, None if filters.joint else from_input[t - start], h, c,
                   gates[t] if keep == KEEP_GATES else None, c_next, h_next)  # fmt: skip
             h, c = h_next, c_next
-    if last_only:
-        hs = h.unsqueeze(0).clone()
-    return Kept(hs, c.clone() if keep == KEEP_GATES else c, cs, gates)
+    return Kept(h.unsqueeze(0).clone() if last_only else hs, c, cs, gates)
 
 
 def _from_input(p: Problem, start: int, end: int) -> Tensor:
@@ -327,14 +323,13 @@ def _piece_states(p: Problem, kept: Kept, piece: int, start: int, end: int, h_be
 
     Computing again needs no recurrence in the convolutions: every state h is known.
     """
-    if kept.gates.shape[0]:
-        if start > 0:
-            before = kept.cs[start - 1 : end - 1]
-        else:
-            before = torch.cat([p.c0.unsqueeze(0), kept.cs[: end - 1]])
-        return kept.gates[start:end], before, kept.cs[start:end]
     cs = block(p.c0, end - start + 1, *p.c0.shape)
     cs[0] = kept.cs[piece]
+    if kept.gates.shape[0]:
+        gates = kept.gates[start:end]
+        for k in range(end - start):
+            _cell_state(p, start + k, gates[k], cs[k], cs[k + 1])
+        return gates, cs[:-1], cs[1:]
     from_input = _from_input(p, start, end)
     from_state = convolve(
         h_before.flatten(0, 1), channels_last(p.weight_hh), p.spec.recurrent_pads()
@@ -346,6 +341,18 @@ def _piece_states(p: Problem, kept: Kept, piece: int, start: int, end: int, h_be
             p, start + k, from_input[k], from_state[k], h_before[k], cs[k], gates[k], cs[k + 1], h
         )
     return gates, cs[:-1], cs[1:]
+
+
+def _cell_state(p: Problem, t: int, gates: Tensor, c_before: Tensor, c: Tensor) -> None:
+    """The cell state after step t, to c, from its activated gates."""
+    valid = None if p.valid is None else p.valid[t]
+    if c.device.type == "cpu":
+        _C.cell_state(gates, c_before, valid, c, torch.get_num_threads())
+        return
+    i, f, g, _ = gates.chunk(4, -1)
+    c.copy_(f * c_before + i * g)
+    if valid is not None:
+        c.copy_(torch.where(valid.view(-1, *(1,) * (c.dim() - 1)), c, c_before))
 
 
 def _step_backward(p: Problem, t, gates, c_before, c, d_shown, d_h, d_c, d_pre) -> None:

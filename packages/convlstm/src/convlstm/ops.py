@@ -79,7 +79,7 @@ def _forward_fake(*args) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     steps, shape = x.shape[0], c0.shape
     p = fused.Problem(*args[:8], None)
     pieces = -(-steps // p.piece_length())
-    kept = {0: 0, 1: steps, 2: pieces}[keep]
+    kept = 0 if keep == fused.KEEP_NOTHING else pieces
     return (
         x.new_empty(1 if last_only else steps, *shape),
         c0.new_empty(shape),
