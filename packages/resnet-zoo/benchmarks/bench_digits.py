@@ -25,7 +25,7 @@ def main() -> None:
             recipe = Recipe.preset("small", **demo.RECIPE, seed=seed)
             accuracies.append(train(learn, test, recipe, folder, progress=False).top1)
 
-    for seed in range(1 if bench.options.quick else 3):
+    for seed in range(1 if bench.options.quick else 2):
         bench.compare(f"training, seed {seed}", lambda s=seed: run(s), warmup=0, repeats=1)
     bench.fact("SVC, percent", round(svc, 2))
     bench.fact("ResNet, percent, for each seed", [round(value, 2) for value in accuracies])

@@ -40,7 +40,7 @@ def main() -> None:
     kinds = ["max", "torchvision", "onnxruntime", "openvino"]
     engines = {k: Engine(k) for k in kinds if k == "max" or importlib.util.find_spec(k)}
     versions = {name: v for engine in engines.values() for name, v in engine.versions.items()}
-    bench = Bench("resnet-zoo max", "the engine named", versions=versions, repeats=9)
+    bench = Bench("resnet-zoo max", "the engine named", versions=versions, repeats=6)
     for model, dtype, batch, threads in CASES:
         case = f"{model}, {dtype}, batch {batch}, {threads} thread{'s' * (threads > 1)}"
         if not bench.wants(case):
