@@ -62,11 +62,10 @@ def draw_schedules(schedules: Sequence[Schedule], figure: Any) -> None:
     ends = [draw_schedule(s, axes) for axes, s in zip(rows, schedules, strict=True)]
     rows[-1].set_xlim(0, max(ends))
     rows[-1].set_xlabel("time, in forward passes of one stage")
-    handles = {}
+    handles: dict[str, Any] = {}
     for axes in rows:
-        handles |= {
-            label: bar for bar, label in zip(*axes.get_legend_handles_labels(), strict=True)
-        }
+        bars, labels = axes.get_legend_handles_labels()
+        handles = dict(zip(labels, bars, strict=True)) | handles
     figure.legend(handles.values(), handles.keys(), loc="outside lower right", frameon=False,
                   ncols=len(handles))  # fmt: skip
 
