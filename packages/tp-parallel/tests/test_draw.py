@@ -49,7 +49,8 @@ def test_the_parts_of_a_weight_have_its_area(axes):
 
 
 def test_messages_are_drawn_in_order(axes):
-    log = [Message("all_reduce", "activation", "a", 2**20), Message("send", "pipeline", "b", 2**21)]
+    operations = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "send")
+    log = [Message(op, "activation", op[:5], 2**20 * n) for n, op in enumerate(operations, start=1)]
     draw_messages(log, 1, axes)
-    assert [bar.get_height() for bar in axes.patches] == [1, 2]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]
+    assert [bar.get_height() for bar in axes.patches] == [1, 2, 3, 4, 5]
+    assert [label.get_text() for label in axes.get_xticklabels()] == [op[:5] for op in operations]

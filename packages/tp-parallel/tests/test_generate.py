@@ -37,6 +37,14 @@ def difference(kind, tp):
     return float((torch.cat(pieces, 1) - whole).abs().max())
 
 
+@torch.no_grad()
+def test_a_model_that_recomputes_in_training_still_fills_the_cache():
+    model = build("gpt2", 1, recompute=True).train()
+    cache = KeyValueCache(4)
+    pieces = [model(part, cache=cache) for part in prompt().split(2, 1)]
+    torch.testing.assert_close(torch.cat(pieces, 1), model(prompt()), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("tp", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_with_a_cache_equal_those_without(world, kind, tp):

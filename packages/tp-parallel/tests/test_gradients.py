@@ -98,3 +98,53 @@ def test_without_a_data_axis_zero_sets_gradients_to_none():
     assert models[0].final_norm.weight.grad is not None
     buckets.zero()
     assert all(p.grad is None for p in models[0].parameters())
+
+
+def sums_without_a_schedule(frozen):
+    """Gradients of a plain loop, that never enters `last_backward`, with and without buckets."""
+    context = ParallelContext(dp=2, device="cpu")
+    models = build_stages(GPTConfig(**SHAPE, dtype="float64"), context)
+    models[0].embedding.requires_grad_(not frozen)
+    ids = torch.full((1, 4), context.rank)
+    results = []
+    for buckets in (None, GradientBuckets(models, context, elements=2000)):
+        models[0].zero_grad() if buckets is None else buckets.zero()
+        models[0].loss_sum(ids, ids).backward()
+        finish_gradients(models, context, buckets)
+        grads = {name: p.grad for name, p in models[0].named_parameters()}
+        results.append({name: g if g is None else g.clone() for name, g in grads.items()})
+    return results
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_buckets_sum_also_what_no_schedule_has_started_and_leave_frozen_parameters(world, frozen):
+    for plain, bucketed in world(2, sums_without_a_schedule, frozen=frozen):
+        for name, want in plain.items():
+            if frozen and name.startswith("embedding"):
+                assert want is None
+                assert bucketed[name] is None
+            else:
+                torch.testing.assert_close(bucketed[name], want, rtol=1e-12, atol=1e-12)
+
+
+def forgets_zero(how):
+    context = ParallelContext(dp=2, device="cpu")
+    models = build_stages(GPTConfig(**SHAPE), context)
+    buckets = GradientBuckets(models, context)
+    ids = torch.zeros(1, 4, dtype=torch.int64)
+    buckets.zero()
+    for _ in range(2):
+        if how == "other zero":
+            models[0].zero_grad()
+        run_schedule(
+            make_schedule("1f1b", 1, 1), models, [ids], lambda m, x, n: m.loss_sum(x, ids),
+            context=context, shape=(1, 4), buckets=buckets,
+        )  # fmt: skip
+        finish_gradients(models, context, buckets)
+
+
+@pytest.mark.parametrize("how", ["no zero", "other zero"])
+def test_gradients_outside_the_buckets_are_an_error_and_not_left_unsummed(world, how):
+    for ok, message in world.outcomes(2, forgets_zero, how=how):
+        assert not ok
+        assert "zero() must be called before each step" in message

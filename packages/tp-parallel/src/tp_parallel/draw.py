@@ -16,7 +16,7 @@ _COLOURS = {F: ("#3b6fb6", "#7ba3d9"), B: ("#3f8f4f", "#86c193"), "W": ("#d08a2e
 _RANKS = ("#3b6fb6", "#d08a2e", "#3f8f4f", "#a8487d")
 _COPIED = "#c9c9c9"
 _OPERATIONS = {"all_reduce": "#b5482f", "reduce_scatter": "#d08a2e", "all_gather": "#3b6fb6",
-               "send": "#3f8f4f"}  # fmt: skip
+               "broadcast": "#a8487d", "send": "#3f8f4f"}  # fmt: skip
 _NAMES = {F: "forward", B: "backward", "W": "weight gradients"}
 
 

@@ -175,7 +175,7 @@ class GPTModel(MegatronModule):
         length = x.shape[1]
         rotary = self._rotary(x, start)
         for layer in self.layers.values():
-            if self.config.recompute and self.training:
+            if self.config.recompute and self.training and cache is None:
                 x = recompute(layer, x, rotary, rng=self.context.rng)
             else:
                 x = layer(x, rotary, cache)

@@ -31,8 +31,10 @@ class _Bucket:
         pieces = self.flat.split([p.numel() for p in parameters])
         self.views = [piece.view_as(p) for piece, p in zip(pieces, parameters, strict=True)]
         self.missing = 0
+        self.started = False
 
     def zero(self) -> None:
+        self.started = False
         self.flat.zero_()
         for parameter, view in zip(self.parameters, self.views, strict=True):
             parameter.grad = view
@@ -42,7 +44,8 @@ class GradientBuckets:
     """Sums gradients over the data axis while the backward pass still runs.
 
     Give it to `run_schedule` and to `finish_gradients`, and call `zero()` before each step in place
-    of setting gradients to None. Without a data axis it does nothing but that.
+    of setting gradients to None; otherwise the next sum raises RuntimeError. Parameters that
+    require no gradient are left out. Without a data axis it does nothing but that.
 
     Args:
         models: the stages this rank holds.
@@ -63,7 +66,7 @@ class GradientBuckets:
         if self._axis.size == 1:
             return
         for model in self._models:
-            backwards = list(model.parameters())[::-1]
+            backwards = [p for p in model.parameters() if p.requires_grad][::-1]
             self._buckets.append([_Bucket(group) for group in _groups(backwards, elements)])
         for bucket in (b for buckets in self._buckets for b in buckets):
             for parameter in bucket.parameters:
@@ -88,13 +91,19 @@ class GradientBuckets:
         self._open = list(self._buckets[chunk]) if self._buckets else []
         for bucket in self._open:
             bucket.missing = len(bucket.parameters)
-        yield
-        for bucket in self._open:
-            bucket.missing = 0
-        self._start_full()
+        try:
+            yield
+            for bucket in self._open:
+                bucket.missing = 0
+            self._start_full()
+        finally:
+            self._open = []
 
     def wait(self) -> None:
-        """Returns when every sum that has started may be read."""
+        """Starts the sums that no `last_backward` has started; returns when all may be read."""
+        for bucket in (b for buckets in self._buckets for b in buckets):
+            if not bucket.started:
+                self._start(bucket)
         for pending in self._pending:
             pending.wait()
         self._pending.clear()
@@ -106,9 +115,18 @@ class GradientBuckets:
 
     def _start_full(self) -> None:
         while self._open and self._open[0].missing == 0:
-            flat = self._open.pop(0).flat
-            label = "GradientBuckets: data parallel"
-            self._pending.append(self._axis.all_reduce_async(flat, label=label, kind="gradient"))
+            self._start(self._open.pop(0))
+
+    def _start(self, bucket: _Bucket) -> None:
+        pairs = zip(bucket.parameters, bucket.views, strict=True)
+        if bucket.started or any(parameter.grad is not view for parameter, view in pairs):
+            raise RuntimeError(
+                "GradientBuckets: zero() must be called before each step, but the gradients are "
+                "those of the last step or lie elsewhere; call it in place of zero_grad()"
+            )
+        bucket.started = True
+        label = "GradientBuckets: data parallel"
+        self._pending.append(self._axis.all_reduce_async(bucket.flat, label=label, kind="gradient"))
 
 
 @torch.no_grad()
@@ -118,10 +136,10 @@ def finish_gradients(
     """Completes the gradients after the last backward pass of a step.
 
     Sums over tp what sequence parallelism left partial, adds the two uses of a tied embedding, and
-    sums over dp, or waits for the sums that `buckets` has started. The losses must be scaled for a
-    sum: divided by the tokens of the whole batch.
+    sums over dp, or lets `buckets` end its sums. The losses must be scaled for a sum: divided by
+    the tokens of the whole batch. Parameters that require no gradient get none.
     """
-    named = list(named_parameters(models))
+    named = [(name, p) for name, p in named_parameters(models) if p.requires_grad]
     if buckets is not None:
         buckets.wait()
     partial = [p for _, p in named if getattr(p, "sequence_parallel", False)]
