@@ -107,7 +107,7 @@ Tables read_tables(const uint8_t* data, size_t size, bool verify) {
   if (std::memcmp(h.magic, magic, sizeof(magic)) != 0) refuse("not an .ncl file (its first bytes differ)");
   if (h.version != ncl_version)
     refuse("the file has version " + std::to_string(h.version) + ", this library reads version " +
-           std::to_string(ncl_version));
+           std::to_string(ncl_version) + "; store the mesh again with this library");
   if (h.file_bytes != size)
     refuse("the file has " + std::to_string(size) + " bytes, its header says " +
            std::to_string(h.file_bytes) + "; it is truncated or damaged");

@@ -1,4 +1,4 @@
-// The file format .ncl, version 1. Little-endian; everything is checked before it is believed.
+// The file format .ncl, version 2. Little-endian; everything is checked before it is believed.
 //
 //   header        magic, version, counts, offsets, hash of header and tables
 //   group table   LOD bounds, pass, clusters, page and place of each group
@@ -16,7 +16,7 @@
 
 namespace nanite_cull {
 
-constexpr uint32_t ncl_version = 1;
+constexpr uint32_t ncl_version = 2;  // 1: normals of 12 bits a coordinate
 constexpr size_t page_bytes = 128 * 1024;
 
 // The asset as the bytes of a file. Throws native::ValueError for a group that fits no page.
