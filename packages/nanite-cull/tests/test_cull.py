@@ -128,6 +128,20 @@ def test_a_tree_four_wide_finds_the_same(planet, planet_asset, random_camera):
         assert np.array_equal(found, renderer.cull(nc.Scene(planet_asset), camera)[0])
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e-6, 1.0, 1e17])
+def test_a_camera_around_a_mesh_of_any_size_sees_the_whole_of_it(planet, scale):
+    vertices, faces = planet
+    asset = nc.build(vertices * np.float32(scale), faces)
+    away = np.linalg.norm(asset.positions - np.mean(asset.box, 0), axis=1)
+    assert asset.radius == pytest.approx(away.max(), rel=1e-5)
+    for lens in ({}, {"fov_y": None}):
+        camera = nc.Camera.around(asset, **lens)
+        frame = nc.Renderer(64, 64).render(nc.Scene(asset), camera)
+        seen = frame.coverage
+        assert seen.mean() > 0.5
+        assert not any(edge.all() for edge in (seen[0], seen[-1], seen[:, 0], seen[:, -1]))
+
+
 def test_every_cut_of_an_open_mesh_is_open_only_at_its_border(
     field_asset, random_camera, position_ids
 ):

@@ -146,8 +146,10 @@ class Asset:
     @cached_property
     def radius(self) -> float:
         """Of the sphere around the middle of the box that holds every vertex."""
-        offset = self.positions - ((self.box[0] + self.box[1]) / 2).astype(np.float32)
-        return float(np.sqrt(np.einsum("va,va->v", offset, offset).max()))
+        lo, hi = self.box
+        unit = float((hi - lo).max()) or 1.0  # squares of tiny meshes would vanish in float32
+        offset = (self.positions - ((lo + hi) / 2).astype(np.float32)) / np.float32(unit)
+        return float(np.sqrt(np.einsum("va,va->v", offset, offset).max())) * unit
 
     @property
     def sphere(self) -> tuple[np.ndarray, float]:
