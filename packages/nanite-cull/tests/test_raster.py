@@ -315,12 +315,66 @@ def test_colours_and_materials_reach_the_picture_through_a_file(field, tmp_path)
         assert (image[..., 2] > image[..., 0])[seen & ~red].all()
 
 
+@pytest.mark.parametrize("orthographic", [False, True])
+def test_positions_lie_in_the_source_triangles_that_are_seen(
+    planet, planet_asset, orthographic, random_camera
+):
+    """In an oblong picture, with any lens, at any angle: within a 256th of a pixel."""
+    vertices, faces = planet
+    snapped = np.rint(vertices / planet_asset.step) * planet_asset.step
+    renderer, random = nc.Renderer(160, 100, threshold=0), np.random.default_rng(21)
+    compared = 0
+    for _ in range(20):
+        camera = random_camera(random)
+        if orthographic:
+            camera = camera.moved(fov_y=None, height=float(random.uniform(0.5, 3)), far=50.0)
+        frame = renderer.render(nc.Scene(planet_asset), camera)
+        seen = frame.coverage
+        assert frame.position.shape == (100, 160, 3)
+        assert frame.position.dtype == np.float32
+        assert np.array_equal(np.isnan(frame.position).any(-1), ~seen)
+        assert np.isnan(frame.position[~seen]).all()
+        a, b, c = (snapped[faces[frame.source_triangle[seen], i]] for i in range(3))
+        point = frame.position[seen].astype(np.float64)
+        distance = frame.distance[seen]
+        if orthographic:
+            tolerance = camera.height / 100 / 256 + 1e-6 * camera.far
+        else:
+            pixel = 2 * np.tan(np.radians(camera.fov_y) / 2) * distance / 100
+            tolerance = pixel / 256 + 1e-6 * distance
+        normal = np.cross(b - a, c - a)
+        normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+        off = np.abs(np.einsum("na,na->n", point - a, normal))
+        assert (off < tolerance).all()
+        compared += seen.sum()
+    assert compared > 20_000
+
+
+@pytest.mark.parametrize("lens", [{"fov_y": 50}, {"fov_y": None, "height": 3, "far": 8}])
+def test_positions_of_a_sphere_and_of_a_plane_lie_on_them(lens):
+    sphere = meshes.icosphere(5)
+    plane = (np.float32([[-3, -3, 0.5], [3, -3, 0], [3, 3, 1], [-3, 3, 1.5]]),
+             np.array([[0, 1, 2], [0, 2, 3]]))  # fmt: skip
+    camera = nc.Camera.look_at((1, 2, 3), (0.2, 0.1, 0), up=(0.3, 1, 0), near=0.5, **lens)
+    renderer = nc.Renderer(200, 120, threshold=0)
+    for (vertices, faces), height in (
+        (sphere, lambda p: np.linalg.norm(p, axis=1) - 1),
+        (plane, lambda p: p[:, 2] - (0.75 - p[:, 0] / 12 + p[:, 1] / 6)),
+    ):
+        frame = renderer.render(nc.Scene(nc.build(vertices, faces)), camera)
+        off = height(frame.position[frame.coverage].astype(np.float64))
+        assert len(off) > 4000
+        pixel = 4 / 120  # about, in the middle of either picture
+        assert off.max() < pixel / 256
+        assert off.min() > (-1e-3 if faces is sphere[1] else -pixel / 256)  # chords lie inside
+
+
 def test_every_output_is_a_torch_tensor_without_a_copy(torus_asset):
     torch = pytest.importorskip("torch")
     renderer = nc.Renderer(64, 48, overdraw=True)
     frame = renderer.render(nc.Scene(torus_asset), nc.Camera.around(torus_asset))
     for name in ("depth", "instance", "cluster", "level", "triangle", "material", "normal", "uv",
-                 "color", "overdraw"):  # fmt: skip
+                 "color", "overdraw", "position"):  # fmt: skip
         array = getattr(frame, name)
         tensor = torch.from_dlpack(array)
         assert tensor.shape == array.shape
