@@ -73,6 +73,13 @@ def test_a_stalled_connection_times_out_and_is_resumed(server, remote, monkeypat
     assert [asked is None for _, asked in server.requests] == [True, False]
 
 
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf"])
+def test_a_timeout_that_is_none_is_refused_by_name(remote, monkeypatch, text):
+    monkeypatch.setenv("RESNET_ZOO_TIMEOUT", text)
+    with pytest.raises(ValueError, match=f"RESNET_ZOO_TIMEOUT must be .* got '{text}'"):
+        fetch(remote)
+
+
 def test_a_server_without_ranges_starts_over(server, remote):
     server.faults[remote.name] = ["drop", "no ranges"]
     assert_good(fetch(remote))

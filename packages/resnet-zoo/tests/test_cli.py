@@ -1,6 +1,7 @@
 """The commands, as a user runs them: output, exit codes, sentences."""
 
 import json
+import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -48,6 +49,24 @@ def test_predict_on_a_folder_reports_good_and_bad_files(trained, capsys):
         assert len(row["predictions"]) == 2
         assert row["predictions"][0]["category"] in ("cat", "dog", "fox")
         assert row["predictions"][0]["probability"] >= row["predictions"][1]["probability"]
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.png", "a\u2028b\x85.png".encode()])
+def test_a_picture_of_any_name_is_one_line_of_the_result(trained, tmp_path, capsys, name):
+    path, folder, _ = trained
+    odd = folder / os.fsdecode(name)
+    try:
+        odd.write_bytes((folder / "a.png").read_bytes())
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    out = tmp_path / "result.jsonl"
+    chosen = ["predict", str(odd), str(folder / "b.jpg"), "--weights", str(path)]
+    assert main([*chosen, "-o", str(out)]) == 0
+    lines = out.read_text(encoding="utf-8").split("\n")
+    assert [json.loads(line)["file"] for line in lines[:-1]] == [str(odd), str(folder / "b.jpg")]
+    assert main([*chosen, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.split("\n")[0])["file"] == str(odd)
+    assert main(chosen) == 0
 
 
 def test_predict_gives_what_the_model_gives(trained, capsys):

@@ -77,6 +77,15 @@ def test_what_cannot_be_read_is_named_with_its_fault(tmp_path):
             open_image(tmp_path / name)
 
 
+def test_a_fault_without_words_is_told_by_its_kind(tmp_path, monkeypatch):
+    def silent(*_):
+        raise OSError
+
+    monkeypatch.setattr(Image, "open", silent)
+    with pytest.raises(ValueError, match=r"x\.png: OSError$"):
+        open_image(tmp_path / "x.png")
+
+
 def test_hidden_files_and_other_suffixes_are_left_out(tmp_path):
     for name in ("b/2.PNG", "a.jpeg", "b/._2.png", ".cache/3.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -318,6 +318,7 @@ def test_a_broken_picture_is_named_and_rotated_ones_are_turned_as_for_prediction
     with pytest.raises(ValueError, match=r"1\.png: ") as caught:
         list(source.batches([[0, 1]], chosen, 0, train=False))
     assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(broken))
 
 
 # -- several processes --------------------------------------------------------------------------

@@ -173,12 +173,14 @@ def _predict(options: Any) -> int:
 
 def _print_row(row: dict[str, Any], as_json: bool) -> bool:
     """Print one result; True if it is an error."""
+    from .predict import json_line
+
     if as_json:
-        print(json.dumps(row, ensure_ascii=False), flush=True)
+        print(json_line(row), flush=True)
     elif "error" in row:
         print(f"{row['file']}: {row['error']}", file=sys.stderr)
     else:
-        print(row["file"])
+        print(row["file"].encode(errors="backslashreplace").decode())
         for guess in row["predictions"]:
             print(f"  {guess['probability']:7.2%}  {guess['category']}")
     return "error" in row

@@ -70,9 +70,12 @@ def timeout() -> float:
     """Seconds without a byte after which a connection counts as dropped (RESNET_ZOO_TIMEOUT)."""
     text = os.environ.get("RESNET_ZOO_TIMEOUT", "30")
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError:
-        raise ValueError(f"RESNET_ZOO_TIMEOUT must be a number of seconds, got {text!r}") from None
+        seconds = 0.0
+    if not 0 < seconds < 1e6:
+        raise ValueError(f"RESNET_ZOO_TIMEOUT must be a number of seconds above 0, got {text!r}")
+    return seconds
 
 
 def download(url: str, part: Partial, *, progress: bool = True) -> str | None:

@@ -33,7 +33,7 @@ def open_image(path: str | Path) -> Image.Image:
     except UnidentifiedImageError:
         raise ValueError(f"{path}: not an image") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: {error or type(error).__name__}") from error
+        raise ValueError(f"{path}: {str(error) or type(error).__name__}") from error
     if image.mode in _DEEP:
         image = image.convert("I")
         if image.getextrema()[1] > 65535:

@@ -112,6 +112,16 @@ def predict(
                 yield {"file": str(path), "predictions": next(rows)}
 
 
+def json_line(row: dict[str, Any]) -> str:
+    """A row as JSON on one line; all but ASCII is escaped only where a file name is not UTF-8."""
+    line = json.dumps(row, ensure_ascii=False)
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return json.dumps(row)
+    return line
+
+
 def write_shared(rows: Iterator[dict[str, Any]], out: Path, here: World, total: int) -> int:
     """Write the rows of all processes into one JSON-lines file, in the order of the input files.
 
@@ -126,12 +136,13 @@ def write_shared(rows: Iterator[dict[str, Any]], out: Path, here: World, total: 
     with open(part, "w", encoding="utf-8") as file:
         for row in bar:
             failed += "error" in row
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json_line(row) + "\n")
     here.wait()
     if here.first:
         parts = [out.with_name(f"{out.name}.part{rank}") for rank in range(here.size)]
         merged = out.with_name(out.name + ".tmp")
-        columns = [path.read_text(encoding="utf-8").splitlines() for path in parts]
+        # not splitlines: a file name may hold U+2028, which JSON does not escape
+        columns = [path.read_text(encoding="utf-8").split("\n")[:-1] for path in parts]
         with open(merged, "w", encoding="utf-8") as file:
             for position in range(max(map(len, columns))):
                 for column in columns:

@@ -157,7 +157,8 @@ class FolderSource:
         try:
             yield from loader
         except ValueError as error:  # a worker's error comes with its traceback in the message
-            raise ValueError(str(error).strip().splitlines()[-1]) from error
+            told = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
+            raise ValueError(told) from error
 
 
 class _FolderSamples(Dataset):
