@@ -142,6 +142,25 @@ def test_reading_refuses_what_is_no_video(tmp_path):
         next(iter(read_frames(tmp_path / "a.mp4", pixels="cmyk")))
 
 
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("size", (0, 0)),
+        ("size", (-1, 32)),
+        ("size", (32.5, 32)),
+        ("size", (32,)),
+        ("fps", 0),
+        ("fps", -25),
+        ("start", -1),
+        ("count", 0),
+    ],
+)
+def test_arguments_that_make_no_frames_are_refused_by_name(tmp_path, argument, value):
+    write_frames(tmp_path / "a.mp4", [picture()])
+    with pytest.raises(ValueError, match=f"read_frames: {argument} must be"):
+        read_frames(tmp_path / "a.mp4", **{argument: value})
+
+
 def test_hardware_that_is_not_there_is_an_error_not_a_fallback(tmp_path):
     with pytest.raises(HardwareError, match="no NVIDIA driver"):
         write_frames(tmp_path / "a.mp4", [picture()], hw="cuda")

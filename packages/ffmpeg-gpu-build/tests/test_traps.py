@@ -161,6 +161,22 @@ def test_4_and_5_vulkan_and_spirv_headers_are_unpacked_where_the_systems_are_too
     assert not {"libvulkan-dev", "spirv-headers"} & provide()
 
 
+def test_4_an_include_path_of_the_user_stays_behind_the_unpacked_headers(
+    unpacking, tmp_path, monkeypatch
+):
+    has, _, _ = unpacking
+    has("vulkan", "1.4.309")
+    fresh = tmp_path / "fresh"
+    for package in ("libvulkan-dev", "spirv-headers"):  # the first one from an older build
+        (fresh / package / "usr" / "include").mkdir(parents=True)
+    made = headers.provide(resolve("small"), fresh)
+    assert made.versions["libvulkan-dev"] == "the system's"
+    assert made.env["C_INCLUDE_PATH"].split(":") == [
+        str(fresh / "spirv-headers" / "usr" / "include"),
+        str(tmp_path),
+    ]
+
+
 @pytest.mark.parametrize(
     ("version", "taken"), [("11.1.5.2", False), ("12.1.14.0", True), ("13.1.2.0", False)]
 )

@@ -87,11 +87,17 @@ def read_frames(
         raise ValueError(f"read_frames: pixels must be one of {', '.join(PIXELS)}, got {pixels!r}")
     if count is not None and count < 1:
         raise ValueError(f"read_frames: count must be at least 1, got {count}")
+    if size is not None and not (len(size) == 2 and all(int(n) == n and n > 0 for n in size)):
+        raise ValueError(f"read_frames: size must be (width, height), both above 0, got {size}")
+    if fps is not None and not fps > 0:
+        raise ValueError(f"read_frames: fps must be above 0, got {fps}")
+    if not start >= 0:
+        raise ValueError(f"read_frames: start must be at least 0, got {start}")
     program = Ffmpeg.at(ffmpeg)
     media = probe(src, ffmpeg=program)
     if media.video is None:
         raise FfmpegError(f"read_frames: {os.fspath(src)!r} has no video stream", "bad-input")
-    width, height = size or media.video.size
+    width, height = (int(n) for n in size or media.video.size)
     before, down = _decoding(program, media.video, hw, device)
     layout, dtype, channels = PIXELS[pixels]
     rate = f"fps={fps}," if fps else ""

@@ -120,7 +120,9 @@ def provide(plan: Plan, folder: Path) -> Unpacked:
         versions[package] = stamp.read_text()
     env: dict[str, str] = {}
     includes = []
-    for package in (p for p in versions if p != "glslang-tools"):
+    for package, version in versions.items():
+        if package == "glslang-tools" or version == "the system's":
+            continue
         own = environment(folder / package)
         if own:
             parts = [own["PKG_CONFIG_PATH"], env.get("PKG_CONFIG_PATH", "")]
@@ -129,7 +131,8 @@ def provide(plan: Plan, folder: Path) -> Unpacked:
         if include.is_dir():
             includes.append(str(include))
     if includes:
-        env["C_INCLUDE_PATH"] = ":".join(includes)
+        old = os.environ.get("C_INCLUDE_PATH")
+        env["C_INCLUDE_PATH"] = ":".join([*includes, *([old] if old else [])])
     glslang = find_glslang()
     if glslang is None and "glslang-tools" in versions:
         below = folder / "glslang-tools"
