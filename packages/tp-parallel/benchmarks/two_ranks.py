@@ -7,6 +7,7 @@ prints and writes the result.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import os
@@ -30,6 +31,7 @@ def start() -> subprocess.Popen | None:
     if "--json" in sys.argv:
         arguments.remove(sys.argv[sys.argv.index("--json") + 1])
     other = subprocess.Popen([sys.executable, *arguments], env=os.environ | common | {"RANK": "1"})
+    atexit.register(other.kill)  # after an error here it would wait for its time-out
     os.environ.update(common | {"RANK": "0"})
     return other
 

@@ -109,7 +109,7 @@ class World:
                 pytest.fail(f"{name}: rank {rank} gave no answer in {CASE_TIMEOUT} s")
             try:
                 results.append(pipe.recv())
-            except EOFError:
+            except (EOFError, OSError):
                 self.stop()
                 pytest.fail(f"{name}: rank {rank} died")
         return results

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -21,7 +22,9 @@ LIMIT = 180  # seconds a launch may take on a busy machine
 
 # pretrain whose rank 1 does what {event} says at the start of step 3, in the first attempt only
 PROGRAM = """
-import os, signal, sys, time
+import ctypes, os, signal, sys, time
+if sys.platform == "linux":  # torchrun gives each rank a session of its own: end with torchrun
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 from tp_parallel import pretrain
 
 def provider(config, context, chunks):
@@ -62,6 +65,17 @@ def environment(**more):
     return os.environ | {"OMP_NUM_THREADS": "1"} | more
 
 
+@contextmanager
+def ended(*launched):
+    """Kills what still runs of `launched` at the end, and with it the ranks."""
+    try:
+        yield
+    finally:
+        for process in launched:
+            process.kill()
+            process.communicate(timeout=LIMIT)
+
+
 def losses_of(metrics):
     """The last loss written for each step, and the steps in the order they were run."""
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
@@ -93,9 +107,10 @@ def test_sigterm_to_torchrun_writes_a_checkpoint_from_which_the_run_goes_on(text
         command(tmp_path, SIGNAL_READY, *options), cwd=tmp_path, env=environment(),
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    wait_for(lambda: (tmp_path / "ready").exists(), launched)
-    launched.send_signal(signal.SIGTERM)
-    _, said = launched.communicate(timeout=LIMIT)
+    with ended(launched):
+        wait_for(lambda: (tmp_path / "ready").exists(), launched)
+        launched.send_signal(signal.SIGTERM)
+        _, said = launched.communicate(timeout=LIMIT)
     assert checkpoint.latest(tmp_path / "run") is not None, said[-3000:]
     reached = checkpoint.read_manifest(checkpoint.latest(tmp_path / "run"))["step"]
     assert 4 <= reached <= 5
@@ -154,15 +169,16 @@ def launch_on(hosts, folder, event, *more):
 def wait_for(condition, process):
     end = time.monotonic() + LIMIT
     while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
+        assert process.poll() is None, process.communicate(timeout=LIMIT)
+        assert time.monotonic() < end, "nothing happens"
         time.sleep(0.1)
 
 
 @pytest.mark.parametrize("grid", [["--tp", "2"], ["--pp", "2"]], ids=["tp2", "pp2"])
 def test_two_hosts_train_to_the_numbers_of_one_process(hosts, text, tmp_path, grid):
     runs = launch_on(hosts, tmp_path, "pass", *grid, "--metrics", "metrics.jsonl")
-    said = [run.communicate(timeout=LIMIT)[0] for run in runs]
+    with ended(*runs):
+        said = [run.communicate(timeout=LIMIT)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], said
     losses, _ = losses_of(tmp_path / "metrics.jsonl")
     assert [losses[step] for step in range(6)] == pytest.approx(unsplit_losses(text), abs=1e-10)
@@ -173,7 +189,7 @@ def test_a_pulled_cable_ends_both_hosts_within_the_bound_and_names_the_other_ran
 ):
     options = ("--tp", "2", "--timeout", "5", "--save", "run", "--save-every", "2")
     runs = launch_on(hosts, tmp_path, SIGNAL_READY, *options)
-    try:
+    with ended(*runs):
         wait_for(lambda: (tmp_path / "ready").exists(), runs[0])
         ip("-n", hosts[1][0], "link", "set", hosts[1][2], "down")
         # the ranks end by themselves; what holds their launchers is torchrun's own affair
@@ -182,10 +198,6 @@ def test_a_pulled_cable_ends_both_hosts_within_the_bound_and_names_the_other_ran
         while not all(path.exists() and path.read_text() for path in outcomes):
             assert time.monotonic() < end, "a rank hangs"
             time.sleep(0.2)
-    finally:
-        for run in runs:
-            run.kill()
-            run.communicate()
     said = [path.read_text() for path in outcomes]
     assert "Rank 1 was killed, is stopped or cannot be reached" in said[0]
     assert "step 3" in said[0]
