@@ -154,6 +154,21 @@ def test_triangles_that_share_nothing_are_built_and_shrink():
     assert asset.statistics()["roots"] == 1
 
 
+def test_the_report_has_the_error_of_what_was_kept():
+    """A pass of which hardly a group could be simplified is dropped, and its errors with it."""
+    random = np.random.default_rng(1)
+    tangle = random.integers(0, 40, (3000, 3))
+    knots = random.integers(0, 3000, (60000, 3))
+    vertices, faces = meshes.heightfield(16)
+    asset = nc.build(
+        np.concatenate([tangle, vertices * 10 + [500, 0, 0]]),
+        np.concatenate([knots, faces.astype(np.int64) + 3000]),
+    )
+    assert asset.report.stuck_groups < len(asset.groups)
+    assert len(asset.levels()) == 1
+    assert asset.report.max_error == asset.statistics()["max_error"] == 0
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     points=st.integers(3, 60), count=st.integers(1, 300), seed=st.integers(0, 2**32 - 1),
@@ -279,6 +294,12 @@ def test_bad_meshes_are_refused_with_the_reason(name, planet):
     change, message = BAD[name]
     with pytest.raises(ValueError, match=message):
         nc.build(*change(*planet))
+
+
+def test_texture_coordinates_beyond_the_grid_are_refused(planet):
+    vertices, faces = planet
+    with pytest.raises(ValueError, match="uvs must lie within 1e18 of zero, got 1.* scale them"):
+        nc.build(vertices, faces, uvs=vertices[:, :2] * np.float32(1e20))
 
 
 def test_wrong_kinds_are_type_errors(planet):

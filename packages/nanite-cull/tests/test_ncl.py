@@ -53,6 +53,14 @@ def test_colours_and_materials_are_kept(field, tmp_path):
     assert _equal(asset, nc.load(ncl.save(asset, tmp_path / "a.ncl")))
 
 
+@pytest.mark.parametrize("size", [1e-40, 1e-36, 1e-28, 1e17])
+def test_tiny_and_huge_coordinates_are_kept(size, tmp_path):
+    vertices, faces = meshes.icosphere(2)
+    for scale, uv in ((1, size), (max(size, 1e-25), 1)):
+        asset = nc.build(vertices * np.float32(scale), faces, uvs=vertices[:, :2] * np.float32(uv))
+        assert _equal(asset, nc.load(asset.save(tmp_path / "a.ncl")))
+
+
 def test_a_read_asset_draws_the_same_picture(planet_asset, stored):
     camera = nc.Camera.around(planet_asset)
     frames = [

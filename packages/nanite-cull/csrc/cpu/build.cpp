@@ -189,7 +189,6 @@ uint64_t number_groups(const ClusterPool& pool, const Grouping& grouping, uint32
     report.stuck_groups += !result.accepted;
     if (!result.accepted) continue;
     report.fallback_groups += result.fallback;
-    report.max_error = std::max(report.max_error, result.bounds.error);
     for (uint32_t m = grouping.begin[g]; m < grouping.begin[g + 1]; ++m)
       simplified += pool.entries[grouping.members[m]].triangle_count;
     for (auto& entry : result.clusters.entries)
@@ -244,10 +243,13 @@ void build_levels(Asset& asset, const WeldedMesh& mesh, ClusterPool pool, const 
         next_grouping = group_clusters(mesh, next, options.group_size);
         return;
       }
-      for (size_t g = 0; g < grouping.size(); ++g)
-        if (results[g].accepted)
-          emitter.emit(pool, &grouping.members[grouping.begin[g]], grouping.begin[g + 1] - grouping.begin[g],
-                       results[g].bounds, pass);
+      for (size_t g = 0; g < grouping.size(); ++g) {
+        if (!results[g].accepted) continue;
+        const LodBounds& bounds = results[g].bounds;
+        emitter.emit(pool, &grouping.members[grouping.begin[g]], grouping.begin[g + 1] - grouping.begin[g],
+                     bounds, pass);
+        asset.report.max_error = std::max(asset.report.max_error, bounds.error);
+      }
     });
     pool = std::move(next), grouping = std::move(next_grouping);
     done += simplified;

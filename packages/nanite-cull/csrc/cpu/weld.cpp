@@ -15,6 +15,7 @@ namespace nanite_cull {
 namespace {
 
 constexpr int grid_bits = 24;           // integers up to 2^24 are exact in float
+constexpr float least_step = 0x1p-99f;  // of both grids: a power of two whose inverse is a float too
 constexpr int64_t sample_size = 65536;  // faces looked at for the grid step
 
 void check_input(const MeshInput& mesh, int threads) {
@@ -119,7 +120,10 @@ void decode_normal(uint32_t code, float* n) {
 float uv_step(const float* uvs, int64_t count) {
   float largest = 0;
   for (int64_t i = 0; i < count * 2; ++i) largest = std::max(largest, std::fabs(uvs[i]));
-  return largest > 0 ? power_of_two_below(largest) / 65536 : 1;
+  native::demand(largest < 1e18f, [&] {
+    return "build: uvs must lie within 1e18 of zero, got " + std::to_string(largest) + "; scale them";
+  });
+  return largest > 0 ? std::max(power_of_two_below(largest) / 65536, least_step) : 1;
 }
 
 namespace {
@@ -275,7 +279,7 @@ float grid_step(const MeshInput& mesh, int bits, int threads) {
     return "build: all " + std::to_string(mesh.face_count) +
            " triangles are degenerate (no edge has a length)";
   });
-  const float finest = std::max(power_of_two_below(largest) * std::exp2(1.0f - grid_bits), 1e-30f);
+  const float finest = std::max(power_of_two_below(largest) * std::exp2(1.0f - grid_bits), least_step);
   const double wanted = bits > 0 ? extent * std::exp2(-bits) : std::min(extent / 65536, edge / 16);
   return std::max(finest, power_of_two_below(wanted));
 }

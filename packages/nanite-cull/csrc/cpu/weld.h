@@ -56,7 +56,8 @@ uint32_t encode_normal(const float* normal);
 // A unit vector from its octahedral code, as weld() stores it.
 void decode_normal(uint32_t code, float* normal);
 
-// The grid of texture coordinates: a power of two, 16 bits across the largest of them.
+// The grid of texture coordinates: a power of two, 16 bits across the largest of them. Throws
+// native::ValueError for a coordinate of 1e18 or more.
 float uv_step(const float* uvs, int64_t count);
 
 }  // namespace nanite_cull
