@@ -55,6 +55,22 @@ def test_the_head_of_a_model_takes_this_way_and_gives_the_same(monkeypatch, diff
     assert len(calls) == 1
 
 
+def test_an_empty_batch_and_what_does_not_fit():
+    head = Conv(2, 8, 1, 3)
+    assert head(torch.zeros(0, 6, 7, 8)).shape == (0, 4, 5, 1)
+    with pytest.raises(ValueError, match=r"8 channels \(its last axis\), got 16"):
+        head(torch.zeros(2, 6, 7, 16))
+    with pytest.raises(ValueError, match=r"at least as large as the kernel \(3, 3\), got size"):
+        head(torch.zeros(2, 2, 7, 8))
+
+
+def test_autocast_gives_the_dtype_of_a_convolution():
+    x = torch.randn(1, 6, 6, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        few, many = (Conv(2, 16, filters, 3)(x) for filters in (1, 40))
+    assert few.dtype == many.dtype == torch.bfloat16
+
+
 def test_compile_takes_it_whole(difference):
     head = Conv(2, 32, 1, 3, padding="same")
     x = torch.randn(2, 6, 6, 32)

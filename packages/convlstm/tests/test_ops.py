@@ -213,6 +213,21 @@ def test_half_precision_keeps_the_cell_state_in_float32(dtype, difference):
     assert difference(c.detach(), want_c.detach()) <= bound
 
 
+@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_learns_with_peepholes(dtype, recompute, difference):
+    spec = SPECS["same 3x3"]
+    tensors = problem(spec, peephole=True, grad=False)
+    low = [t if k == 2 else t.to(dtype) for k, t in enumerate(tensors)]
+    wide = [t.float().requires_grad_() for t in low]
+    low = [t.requires_grad_() for t in low]
+    grads = torch.autograd.grad(run(low, spec, "fused", None, recompute)[2].sum(), low)
+    wanted = torch.autograd.grad(run(wide, spec, "loop")[2].sum(), wide)
+    for tensor, got, want in zip(low, grads, wanted, strict=True):
+        assert got.dtype == tensor.dtype
+        assert difference(got.float(), want) <= 0.01
+
+
 BFLOAT16 = ["same 3x3", "many channels", "many channels 5x5", "pointwise", "one channel",
             "even kernel", "relu, hard sigmoid", "sigmoid, linear", "keras 2 slope"]  # fmt: skip
 

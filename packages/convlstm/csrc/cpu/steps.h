@@ -16,7 +16,7 @@ struct Steps {
   int64_t channels, filters;             // of the input (0: none) and of the state
   int64_t kernel_height, kernel_width;
   int64_t top, left;  // zeros before the first row and column, less than the kernel
-  bool winograd;      // by minimal filtering, for kernels of 2x2 to 6x6; else by windows of pixels
+  bool winograd;      // by minimal filtering, for kernels from 2x2 on; else by windows of pixels
   Activation activation, recurrent;
 
   const E* x;         // (steps, frames, height, width, channels)

@@ -31,13 +31,21 @@ def takes(
 def convolve(x: Tensor, weight: Tensor, pads: Sequence[tuple[int, int]]) -> Tensor:
     """(N, size..., C) by weights (K, C, k...) to (N, out..., K), stride 1, zeros outside x.
 
-    Differentiable to any order.
+    Differentiable to any order. Raises ValueError for other channels than the weights have, and for
+    frames smaller than the kernel.
     """
     k, c, *kernel = weight.shape
+    if x.shape[-1] != c:
+        raise ValueError(f"Conv: input must have {c} channels (its last axis), got {x.shape[-1]}")
+    out = [n + a + b - j + 1 for n, (a, b), j in zip(x.shape[1:-1], pads, kernel, strict=True)]
+    if min(out) < 1:
+        raise ValueError(
+            f"Conv: input with its padding must be at least as large as the kernel "
+            f"{tuple(kernel)}, got size {tuple(x.shape[1:-1])}"
+        )
     matrix = weight.flatten(2).transpose(1, 2).reshape(-1, c)  # (K taps, C)
     planes = matrix @ x.reshape(-1, c).T
-    planes = planes.view(k, -1, *x.shape[:-1])
-    out = [n + a + b - j + 1 for n, (a, b), j in zip(x.shape[1:-1], pads, kernel, strict=True)]
+    planes = planes.view(k, math.prod(kernel), *x.shape[:-1])
     return _Gather.apply(planes, tuple(kernel), tuple(a for a, _ in pads), tuple(out))
 
 

@@ -176,7 +176,7 @@ class Conv(nn.Module):
             pads = self._pads(x.shape[1:-1])
             if few_outputs.takes(x, self.weight, self.stride, self.dilation, self.groups):
                 y = few_outputs.convolve(x, self.weight, pads)
-                return self._activate(y if self.bias is None else y + self.bias)
+                return self._activate(y if self.bias is None else y + self.bias.to(y.dtype))
             x = x.movedim(-1, 1)
         pads = self._pads(x.shape[2:])
         padding: tuple[int, ...] = tuple(a for a, _ in pads)

@@ -220,7 +220,7 @@ def _fused(x, h, c, w_ih, w_hh, bias, spec: CellSpec, mask, extras, recompute, e
     learns = _learns(x, h, c, w_ih, w_hh, bias, peephole)
     if dtype in _LOW and learns:  # float32 between the steps, rounded once at the end
         x, h, w_ih, w_hh = (t.float() for t in (x, h, w_ih, w_hh))
-        bias = None if bias is None else bias.float()
+        bias, peephole = (None if t is None else t.float() for t in (bias, peephole))
     keep = fused.KEEP_NOTHING
     if learns:
         keep = fused.KEEP_CHECKPOINTS if recompute else fused.KEEP_GATES
