@@ -298,7 +298,7 @@ def test_bad_meshes_are_refused_with_the_reason(name, planet):
 
 def test_texture_coordinates_beyond_the_grid_are_refused(planet):
     vertices, faces = planet
-    with pytest.raises(ValueError, match="uvs must lie within 1e18 of zero, got 1.* scale them"):
+    with pytest.raises(ValueError, match=r"uvs must lie within 1e18 of zero, got \d+"):
         nc.build(vertices, faces, uvs=vertices[:, :2] * np.float32(1e20))
 
 
