@@ -93,6 +93,7 @@ def test_without_a_command_it_says_what_it_is():
     ("arguments", "message"),
     [
         (["info", "nothing.glb"], "nothing.glb does not exist"),
+        (["info", "gyroid:0"], "gyroid: cells must be at least 2, got 0"),
         (["render", "icosphere:2", "-o", "no/such/folder/a.png"], "No such file"),
         (["render", "icosphere:2", "-o", "a.png", "--threshold", "-1"], "threshold must be 0"),
     ],

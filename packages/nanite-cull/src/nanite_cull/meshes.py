@@ -92,8 +92,10 @@ def gyroid(cells: int, periods: int = 4) -> tuple[np.ndarray, np.ndarray]:
     """The gyroid in [-1, 1]^3, open at the cube's sides: about 9 * periods * cells**2 triangles.
 
     The zero set of sin x cos y + sin y cos z + sin z cos x on a grid of cells**3, by naive surface
-    nets (Gibson, "Constrained Elastic Surface Nets", 1998).
+    nets (Gibson, "Constrained Elastic Surface Nets", 1998). Raises ValueError for cells < 2.
     """
+    if cells < 2:
+        raise ValueError(f"gyroid: cells must be at least 2, got {cells}")
     angle = np.linspace(-1, 1, cells + 1, dtype=np.float32) * np.float32(np.pi * periods)
     s, c = np.sin(angle), np.cos(angle)
     value = s[:, None, None] * c[None, :, None] + s[None, :, None] * c[None, None, :]
