@@ -90,3 +90,17 @@ def test_what_a_cache_cannot_do_is_refused(world):
     model = build("gpt2", 1)
     with pytest.raises(ValueError, match="holds 3 tokens, got 4; make it larger"):
         model(prompt(), cache=KeyValueCache(3))
+
+
+@pytest.mark.parametrize(
+    ("ids", "options", "message"),
+    [
+        (prompt()[:, :0], {}, r"a token at least, got \(3, 0\)"),
+        (prompt()[0], {}, r"must be \[batch, length\]"),
+        (prompt(), {"top_k": 0}, "top_k at least 1 or None, got 1.0 and 0"),
+        (prompt(), {"temperature": -1.0}, "temperature must be at least 0"),
+    ],
+)
+def test_what_cannot_be_continued_is_refused(ids, options, message):
+    with pytest.raises(ValueError, match=message):
+        generate(build("gpt2", 1), ids, 2, **options)

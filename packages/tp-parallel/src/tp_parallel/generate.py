@@ -36,11 +36,21 @@ def generate(
     temperature 0 takes the likeliest token; top_k keeps that many candidates. Keys and values are
     kept, so that a token is run once, until max_positions tokens are there; from then on each new
     token reads the last max_positions anew. Every tp rank returns the same. For a whole model (pp =
-    1) without sequence parallelism, as `load_model` gives it.
+    1) without sequence parallelism, as `load_model` gives it; it is left in evaluation mode. Raises
+    ValueError for ids without a token, a negative temperature or a top_k below 1.
     """
     config, axis = model.config, model.context.tp
     if not (model.pre_process and model.post_process):
         raise ValueError("generate: needs the whole model; load the checkpoint with pp=1")
+    if ids.dim() != 2 or not ids.shape[1]:
+        raise ValueError(
+            f"generate: ids must be [batch, length] with a token at least, got {tuple(ids.shape)}"
+        )
+    if temperature < 0 or (top_k is not None and top_k < 1):
+        raise ValueError(
+            "generate: temperature must be at least 0 and top_k at least 1 or None, got "
+            f"{temperature} and {top_k}"
+        )
     model.eval()
     generator = torch.Generator().manual_seed(derive_seed(seed, "generate"))
     capacity = min(config.max_positions, ids.shape[1] + tokens)
