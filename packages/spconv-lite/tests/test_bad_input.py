@@ -129,6 +129,34 @@ def test_settings_out_of_range():
     )
 
 
+def test_settings_whose_products_pass_64_bits_are_refused():
+    site = sites([5, 0])
+    line = [1], [2]
+    words = (
+        "get_indice_pairs: the grid and the reach of the kernel around it are more than 2^63 - 1 "
+        "words of 64 cells; use larger voxels"
+    )
+    # a line is 2^25 words, 2^39 lines are 2^64
+    assert message(ValueError, ops.subm_rulebook, site, 2**39, *line, [2**31 - 1]) == words
+    assert message(ValueError, ops.subm_rulebook, site, 1, *line, [2**62]) == (
+        "get_indice_pairs: dilation must be at most 2^31 - 1, got [4611686018427387904]"
+    )
+    four = sites([0, 0, 0, 0, 0])
+    assert message(ValueError, subm, four, 1, [4] * 4, [2**16] * 4) == (
+        "get_indice_pairs: a kernel of (65536, 65536, 65536, 65536) has more than 2^24 cells; use "
+        "a smaller one"
+    )
+
+
+def test_a_rulebook_whose_offsets_do_not_rise_is_not_transposed():
+    pair_in, pair_out = torch.zeros(4, dtype=torch.int32), torch.zeros(4, dtype=torch.uint8)
+    offset = torch.tensor([0, 10**9, 0, 4])
+    assert message(ValueError, ops.transpose_rulebook, pair_in, pair_out, offset, 1, 1, 3) == (
+        "transpose_rulebook: block_offset must rise from 0 to the 4 pairs; it belongs to another "
+        "rulebook"
+    )
+
+
 def test_features_that_do_not_fit():
     book = subm(GOOD)
     weight = torch.ones(5, 3, 3, 2)

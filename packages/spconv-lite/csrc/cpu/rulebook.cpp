@@ -50,6 +50,17 @@ void check_rows(int64_t rows, const char* what) {
                              " sites are more than 2^31 - 1; split the batch");
 }
 
+void check_volume(const Geometry& g) {
+  int64_t volume = 1;
+  for (int64_t length : g.kernel) {
+    if (length > most_volume / volume)
+      throw native::ValueError("get_indice_pairs: a kernel of " +
+                               tuple_text(g.kernel + max_axes - g.ndim, g.ndim) +
+                               " has more than 2^24 cells; use a smaller one");
+    volume *= length;
+  }
+}
+
 void check_inside(const int32_t* indices, int64_t rows, const Geometry& g) {
   for (int64_t row = 0; row < rows; ++row)
     if (!inside(read_site(indices, row, g.ndim), g.batch_size, g.in_shape)) throw_outside(indices, row, g);
@@ -92,9 +103,7 @@ Rulebook::Rulebook(const int32_t* indices, int64_t rows, const Geometry& geometr
       in_indices_(indices) {
   const Geometry& g = geometry_;
   check_rows(rows, "input");
-  if (g.volume() > most_volume)
-    throw native::ValueError("get_indice_pairs: the kernel has " + std::to_string(g.volume()) +
-                             " cells, more than 2^24");
+  check_volume(g);
   checked_cells(g.batch_size, g.in_shape, "the grid");
   checked_cells(g.batch_size, g.out_shape, "the output grid");
   check_inside(indices, rows, g);
@@ -261,8 +270,9 @@ void transpose_rulebook(const int32_t* pair_in, const uint8_t* pair_out, const i
                         int32_t* pair_in_t, uint8_t* pair_out_t, int64_t* block_offset_t) {
   const int64_t blocks = (out_rows + block_rows - 1) / block_rows;
   const int64_t blocks_t = (in_rows + block_rows - 1) / block_rows;
-  if (block_offset[0] != 0 || block_offset[blocks * volume] != pairs)
-    throw native::ValueError("transpose_rulebook: block_offset must start with 0 and end with the " +
+  if (block_offset[0] != 0 || block_offset[blocks * volume] != pairs ||
+      !std::is_sorted(block_offset, block_offset + blocks * volume + 1))
+    throw native::ValueError("transpose_rulebook: block_offset must rise from 0 to the " +
                              std::to_string(pairs) + " pairs; it belongs to another rulebook");
   std::fill(block_offset_t, block_offset_t + blocks_t * volume + 1, 0);
   auto each_pair = [&](int64_t k, auto&& visit) {

@@ -1,5 +1,5 @@
 #include <algorithm>
-#include <string>
+#include <utility>
 #include <vector>
 
 #include <cpu/sites.h>
@@ -37,8 +37,8 @@ SiteSet::SiteSet(const Frame& frame, int64_t sites, bool ranked) {
   std::copy_n(frame.low, max_axes, table_.low);
   std::copy_n(frame.length, max_axes, table_.length);
   table_.words_per_line = (frame.length[3] + 63) / 64;
-  int64_t words = frame.batch_size * table_.words_per_line;
-  bool fits = true;
+  int64_t words = 0;
+  bool fits = !__builtin_mul_overflow(frame.batch_size, table_.words_per_line, &words);
   for (int axis = 0; axis < max_axes - 1; ++axis)
     fits = fits && !__builtin_mul_overflow(words, frame.length[axis], &words);
   if (!fits)
@@ -77,22 +77,31 @@ void SiteSet::allocate_slots(int64_t slots) {
   slots_ = slots;
   allocate_words();
   keys_ = Scratch<int64_t>(slots);
-  std::fill_n(keys_.get(), slots, int64_t{-1});
+  empty_slots();
+}
+
+void SiteSet::empty_slots() {
+  std::fill_n(keys_.get(), slots_, int64_t{-1});
+  used_ = 0;
+  table_.bits = bits_.get();
+  table_.first = first_.get();
   table_.keys = keys_.get();
-  table_.hash_mask = static_cast<uint64_t>(slots) - 1;
+  table_.hash_mask = static_cast<uint64_t>(slots_) - 1;
 }
 
 void SiteSet::grow() {
-  const Scratch<uint64_t, Content::zero> bits = std::move(bits_);
-  const Scratch<int32_t, Content::zero> first = std::move(first_);  // no ranks yet: still zero
-  const Scratch<int64_t> keys = std::move(keys_);
   const int64_t slots = slots_;
-  allocate_slots(2 * slots);
-  used_ = 0;
+  Scratch<uint64_t, Content::zero> bits(2 * slots);  // all that can throw, before anything moves
+  Scratch<int32_t, Content::zero> first(2 * slots);
+  Scratch<int64_t> keys(2 * slots);
+  std::swap(bits, bits_);
+  std::swap(first, first_);  // no ranks yet: still zero
+  std::swap(keys, keys_);
+  slots_ = 2 * slots;
+  empty_slots();
   for (int64_t slot = 0; slot < slots; ++slot) {
     if (keys[slot] < 0) continue;
-    const int64_t to = find_or_add(keys[slot]);
-    bits_[to] = bits[slot];
+    bits_[find_or_add(keys[slot])] = bits[slot];
     bits[slot] = 0;
   }
 }

@@ -63,6 +63,7 @@ class SiteSet {
  private:
   void allocate_words();
   void allocate_slots(int64_t slots);
+  void empty_slots();
   void grow();
   int64_t find_or_add(int64_t word);
   void sort_slots();

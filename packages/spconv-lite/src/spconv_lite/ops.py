@@ -127,6 +127,10 @@ def _geometry(
                 f"get_indice_pairs: {name} must be {ndim} integers of at least {least}, got "
                 f"{list(values)}"
             )
+        if name != "spatial_shape" and max(values) > 2**31 - 1:
+            raise ValueError(
+                f"get_indice_pairs: {name} must be at most 2^31 - 1, got {list(values)}"
+            )
     if subm and transpose:
         raise ValueError("get_indice_pairs: a layer is submanifold or transposed, not both")
     in_shape, ksize, dilation = list(spatial_shape), list(ksize), list(dilation)
