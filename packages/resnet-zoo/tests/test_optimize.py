@@ -179,3 +179,12 @@ def test_on_cuda_every_candidate_equals_the_original(calibrate, dtype):
     with torch.no_grad():
         assert relative(fast(x), model(x)) < 0.05
         assert fast(x[:1]).shape == (1, 20)
+
+
+def test_a_model_in_bfloat16_is_no_candidate_for_float32():
+    torch.manual_seed(0)
+    model = get_model("resnet18", num_classes=10, stem="small", planes=8).bfloat16().eval()
+    fast = optimize(model, "fast", example=(1, 3, 32, 32), tolerance=0.05)
+    given = next(trial for trial in fast.report.trials if trial.name == "as given")
+    assert "not in the dtype asked for" in given.note
+    assert fast(torch.randn(1, 3, 32, 32)).dtype is torch.float32

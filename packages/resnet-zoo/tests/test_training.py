@@ -82,6 +82,21 @@ def test_a_finished_run_is_not_trained_again(sources, tmp_path):
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
 
 
+def test_metrics_hold_each_epoch_once_after_a_kill_and_a_restart(sources, tmp_path):
+    file = tmp_path / "metrics.jsonl"
+
+    def epochs():
+        return [json.loads(line)["epoch"] for line in file.open()]
+
+    train(*sources, recipe(epochs=2), tmp_path, stop_after=6)  # one epoch is 6 steps
+    with file.open("a") as more:  # killed between the report of epoch 2 and its checkpoint
+        more.write('{"epoch": 2}\n{"epo')
+    train(*sources, recipe(epochs=2), tmp_path)
+    assert epochs() == [1, 2]
+    train(*sources, recipe(epochs=1), tmp_path, resume=False)
+    assert epochs() == [1]
+
+
 def test_another_recipe_in_the_same_folder_is_refused_with_the_difference(sources, tmp_path):
     train(*sources, recipe(), tmp_path, stop_after=1)
     with pytest.raises(ValueError, match=r"lr: 0\.05 then, 0\.1 now"):

@@ -225,7 +225,7 @@ def _candidates(
     if level == "fold":
         return builders
     builders["fold, channels last"] = lambda: _Cast(fold_batchnorm(model), dtype, last)
-    if dtype is torch.float32:
+    if dtype is x.dtype is torch.float32:
         builders["as given"] = lambda: copy.deepcopy(model).requires_grad_(False)
     if x.device.type == "cpu":
         builders["fused oneDNN"] = lambda: FusedResNet(model, dtype)

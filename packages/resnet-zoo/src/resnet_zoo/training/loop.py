@@ -127,6 +127,8 @@ class _Run:
             position = load_checkpoint(
                 last, self.model, self.average, self.optimizer, self.scaler, self.recipe
             )
+        if self.here.first:
+            self._keep_metrics(position.epoch)
         top1 = top5 = float("nan")
         learner: nn.Module = self.model
         if self.here.size > 1:
@@ -258,6 +260,17 @@ class _Run:
                 position,
             )
         self.here.wait()
+
+    def _keep_metrics(self, epochs: int) -> None:
+        """Leave in metrics.jsonl the epochs that this run goes on from, none if it begins anew."""
+        file = self.out / "metrics.jsonl"
+        if not file.is_file():
+            return
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        if len(lines) > epochs:
+            aside = file.with_name(file.name + ".tmp")
+            aside.write_text("".join(lines[:epochs]), encoding="utf-8")
+            aside.replace(file)
 
     def _report(self, position: Position, loss: float, top1: float, top5: float) -> None:
         if not self.here.first:
