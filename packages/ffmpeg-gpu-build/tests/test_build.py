@@ -243,6 +243,17 @@ def test_a_folder_that_is_no_build_of_ours_is_not_replaced(stage):
     assert (options.prefix / "thesis.txt").read_text() == "years of work"
 
 
+@pytest.mark.parametrize("inside", [".", "work"])
+def test_a_prefix_that_would_replace_the_work_folder_is_refused(stage, inside):
+    plan, options = stage
+    options.prefix = options.work.parent / "both"
+    options.work = options.prefix / inside
+    with pytest.raises(BuildError, match="which an install replaces") as caught:
+        build(plan, options)
+    assert caught.value.code == "bad-work"
+    assert not options.prefix.exists()
+
+
 @pytest.mark.parametrize("name", ["my work", "a:b", "$(touch evil)", "a'b", 'a"b', "a\nb", "a;b"])
 def test_a_work_folder_that_make_would_read_as_a_command_is_refused(stage, name):
     plan, options = stage

@@ -280,6 +280,12 @@ def build(plan: Plan, options: Options) -> Built:
             "bad-work",
         )
     prefix = options.prefix
+    if prefix.resolve() in (options.work.resolve(), *options.work.resolve().parents):
+        raise BuildError(
+            f"prefix: the work folder {options.work} is in {prefix}, which an install replaces: "
+            "take another --prefix or --work",
+            "bad-work",
+        )
     ours = (prefix / manifest.FOLDER / "manifest.json").exists()
     if prefix.exists() and not ours and not (prefix.is_dir() and not any(prefix.iterdir())):
         raise BuildError(
