@@ -43,7 +43,7 @@ class Graphed:
                 model(self._input)
         torch.cuda.current_stream(example.device).wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph), torch.no_grad():
+        with torch.cuda.graph(self._graph, stream=stream), torch.no_grad():
             self._output = model(self._input)
 
     def __call__(self, x: Tensor) -> Tensor:
