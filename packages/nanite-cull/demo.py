@@ -79,7 +79,7 @@ def main() -> int:
         mesh, name = {"vertices": vertices, "faces": faces}, "A procedural landscape"
         mesh["colors"] = landscape_colors(vertices)
     start = time.process_time()
-    asset = nc.build(**mesh, progress=True)
+    asset = nc.build(**mesh)
     build_seconds = time.process_time() - start
     problems = asset.validate()
     if problems:
