@@ -137,15 +137,23 @@ def test_a_build_ends_whole_with_its_papers_and_may_be_moved(stage):
 
 
 def test_the_manifest_names_the_compilers_that_were_used_and_no_other(tmp_path, monkeypatch):
-    for name, text in {"clang-19": "clang version 19.1.7", "nvcc": "release 13.0"}.items():
+    said = {
+        "clang-19": "clang version 19.1.7",
+        "nvcc": "Cuda compilation tools, release 13.0, V13.0.88",
+        "ccache": "ccache version 4.8",
+        "glslang": "Glslang Version: 11:15.1.0",
+    }
+    for name, text in said.items():
         (tmp_path / name).write_text(f"#!/bin/sh\necho 'a maker'\necho '{text}'\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    found = manifest.compilers(["--cc=gcc", "--nvcc=clang-19"])
-    assert found["clang-19"] == "clang version 19.1.7"
-    assert "nvcc" not in found
+    line = ["--cc=ccache gcc", "--nvcc=clang-19", f"--glslc={tmp_path}/glslang", "--enable-zlib"]
+    found = manifest.compilers(line)
+    assert found.keys() == {"gcc", "make", "clang-19", "glslang"} | (found.keys() & {"nasm"})
     assert found["gcc"].startswith("gcc")
-    assert manifest.compilers(["--nvcc=nvcc"])["nvcc"] == "release 13.0"
+    assert found["clang-19"] == said["clang-19"]
+    assert found["glslang"] == said["glslang"]
+    assert manifest.compilers(["--nvcc=nvcc"])["nvcc"] == said["nvcc"]
 
 
 def test_what_was_done_is_not_done_again(stage):

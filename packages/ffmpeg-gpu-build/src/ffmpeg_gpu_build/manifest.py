@@ -30,10 +30,17 @@ def _version_line(program: str) -> str | None:
 
 
 def compilers(configure: list[str]) -> dict[str, str]:
-    """The compilers that a configure line uses, by name, with what they say of their version."""
-    cuda = [a.partition("=")[2] for a in configure if a.startswith("--nvcc=")]
-    names = ["gcc", "nasm", "make", *cuda]
-    return {name: line for name in names if (line := _version_line(name))}
+    """The compilers that a configure line uses, by name, with what they say of their version.
+
+    --cc is the C compiler (after a cache in front of it), --nvcc that of the CUDA filters whoever
+    makes it, --glslc that of the shaders.
+    """
+    given = dict(
+        a.split("=", 1) for a in configure if a.startswith(("--cc=", "--nvcc=", "--glslc="))
+    )
+    programs = [given.get("--cc", "gcc").split()[-1], "nasm", "make"]
+    programs += [given[name] for name in ("--nvcc", "--glslc") if name in given]
+    return {Path(p).name: line for p in programs if (line := _version_line(p))}
 
 
 def linked(plan: Plan, env: Mapping[str, str]) -> dict[str, str]:
