@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ffmpeg_gpu_build import checks, pixels
+from ffmpeg_gpu_build import audio_checks, checks, description, pixels
 from ffmpeg_gpu_build.checks import Machine, check_encoder, check_filter
 from ffmpeg_gpu_build.ffmpeg import Ffmpeg, FfmpegError
 from ffmpeg_gpu_build.filter_checks import CHECKS, FilterCheck
 from ffmpeg_gpu_build.report import page, text
 from ffmpeg_gpu_build.verdict import Verdict, exit_code
-from ffmpeg_gpu_build.verification import paths_of, verify
+from ffmpeg_gpu_build.verification import SOFTWARE, paths_of, verify
 
 EXACT = ("transpose_opencl", "overlay_opencl", "dilation_opencl", "erosion_opencl")
 
@@ -49,6 +49,49 @@ def test_the_software_encoder_keeps_every_frame(machine):
     assert verdict.status == "proven"
     assert verdict.measured["frames"] == checks.ENCODE_FRAMES
     assert verdict.measured["psnr"] > 35
+
+
+@pytest.mark.parametrize("name", ["libopus", "libmp3lame"])
+def test_an_audio_encoder_keeps_both_tones(machine, name):
+    if name not in machine.ffmpeg.encoders:
+        pytest.skip(f"this ffmpeg has no {name}")
+    verdict = audio_checks.check_audio_encoder(machine, name)
+    assert verdict.status == "proven", verdict
+    assert verdict.measured["snr"] > 30
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (lambda s: s[:, ::-1], "wrong-sound"),
+        (lambda s: s * [1, 0], "wrong-sound"),
+        (lambda s: np.clip(s * 9, -32768, 32767), "wrong-sound"),
+        (lambda s: s[::2], "wrong-count"),
+    ],
+    ids=["channels exchanged", "one channel silent", "clipped", "half of it lost"],
+)
+def test_sound_that_is_not_what_went_in_is_broken(machine, monkeypatch, spoil, code):
+    sound = np.frombuffer(audio_checks.tones(), "<i2").reshape(-1, 2)
+    spoiled = spoil(sound.astype(int)).astype("<i2").tobytes()
+    monkeypatch.setattr(audio_checks, "tones", lambda: spoiled)
+    verdict = audio_checks.check_audio_encoder(machine, "libopus")
+    assert (verdict.status, verdict.code) == ("broken", code)
+
+
+def test_a_software_decoder_is_held_to_the_same_frames(machine, monkeypatch):
+    if "libdav1d" not in machine.ffmpeg.decoders:
+        pytest.skip("this ffmpeg has no libdav1d")
+    assert checks.check_decoder(machine, "libdav1d").status == "proven"
+    assert checks.check_decoder(machine, "libdav1d").measured == {"av1": "equal"}
+    monkeypatch.setattr(checks, "DECODERS", {"libdav1d": "vp9"})
+    assert checks.check_decoder(machine, "libdav1d").status == "broken"
+
+
+def test_verify_knows_how_to_judge_all_that_any_component_brings():
+    everything = description.resolve("full", add=description.components())
+    judged = {f"encode.{name}" for name in SOFTWARE} | {f"decode.{n}" for n in checks.DECODERS}
+    rest = set(everything.verification()) - judged
+    assert {p for p in rest if not p.endswith(description.DEVICE_SUFFIXES)} == set()
 
 
 @pytest.mark.parametrize("clip", list(checks.clips()))

@@ -25,6 +25,8 @@ from .verdict import ABSENT, BROKEN, NOT_TRIED, PROVEN, Verdict
 CLIPS = description.DATA / "clips"
 # Codec in a path's name -> the clips that show it.
 CLIPS_OF = {"hevc": ("hevc", "hevc10")}
+# Software decoder that comes from a library -> its codec.
+DECODERS = {"libdav1d": "av1"}
 ENCODE_FRAMES, LOWEST_PSNR, FLAT = 24, 30.0, 8
 RAW_IN = ("-f", "rawvideo", "-pixel_format", "yuv420p", "-framerate", "25", "-video_size")
 RAW_OUT = ("-f", "rawvideo", "-pix_fmt", "yuv420p", "pipe:1")
@@ -218,6 +220,8 @@ def _driver_cure(name: str) -> str:
 def _decode_arguments(machine: Machine, name: str, clip: str) -> list[str]:
     kind, deep = device_of(name), clips()[clip]["pixels"].endswith("10le")
     out = clips()[clip]["pixels"]
+    if name in DECODERS:
+        return ["-c:v", name, "-i", file_argument(CLIPS / f"{clip}.mkv"), "-pix_fmt", out]
     if name.endswith(("_cuvid", "_qsv")):
         index = machine.devices.get("cuda") if kind == "cuda" else None
         which = ["-gpu", index] if index else []
@@ -244,8 +248,11 @@ def _no_decoder(machine: Machine, path: str, codec: str) -> Verdict | None:
 
 
 def check_decoder(machine: Machine, name: str) -> Verdict:
-    """Decode our clips with frames forced onto the device; compare them with the CPU's frames."""
-    path, codec = f"decode.{name}", name.rpartition("_")[0]
+    """Decode our clips with frames forced onto the device; compare them with the CPU's frames.
+
+    A software decoder from a library is held to the same frames.
+    """
+    path, codec = f"decode.{name}", DECODERS.get(name) or name.rpartition("_")[0]
     wanted = CLIPS_OF.get(codec, (codec,))
     if any(clip not in clips() for clip in wanted):
         return Verdict(path, NOT_TRIED, "no-clip", f"no {codec} clip to try it on")

@@ -82,12 +82,14 @@ class Part:
     def path_id(self) -> str | None:
         """The id under which `verify` judges this part, or None if it is no path of its own.
 
-        Paths are what runs on a device, and the software encoders that come from a library.
+        Paths are what runs on a device, and the software codecs that come from a library.
         """
         on_device = self.name.endswith(DEVICE_SUFFIXES)
         if self.kind == "encoder" and (on_device or self.name.startswith("lib")):
             return f"encode.{self.name.replace('libvpx_vp9', 'libvpx-vp9')}"
-        if self.kind in ("decoder", "hwaccel") and on_device:
+        if self.kind == "hwaccel" and on_device:
+            return f"decode.{self.name}"
+        if self.kind == "decoder" and (on_device or self.name.startswith("lib")):
             return f"decode.{self.name}"
         if self.kind == "filter" and on_device:
             return f"filter.{self.name}"

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import binary, description, proc
-from .checks import Machine, check_decoder, check_device, check_encoder, check_filter
+from . import audio_checks, binary, description, proc
+from .checks import DECODERS, Machine, check_decoder, check_device, check_encoder, check_filter
 from .ffmpeg import Ffmpeg
 from .filter_checks import device_of
 from .verdict import ABSENT, BROKEN, NOT_TRIED, PROVEN, Verdict, exit_code
 
 DEVICES = ("cuda", "opencl", "vulkan", "vaapi", "qsv")
-SOFTWARE = ("libx264", "libx265", "libsvtav1", "libvpx-vp9")
+SOFTWARE = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", *audio_checks.ENCODERS)
 # hwaccel -> its name inside libavcodec, and the codecs that a transcode meets
 HWACCELS = {
     "cuda": ("nvdec", ("h264", "hevc", "av1", "vp9", "mpeg2", "mpeg4", "mjpeg")),
@@ -129,6 +129,7 @@ def paths_of(ffmpeg: Ffmpeg) -> list[str]:
             names = [f"{codec}_{suffix}" for codec in codecs]
             found += [f"decode.{n}" for n in names if n.encode() + b"\0" in inside]
     found += [f"decode.{n}" for n in sorted(ffmpeg.decoders) if n.endswith(("_cuvid", "_qsv"))]
+    found += [f"decode.{name}" for name in DECODERS if name in ffmpeg.decoders]
     filters = sorted(n for n in ffmpeg.filters if device_of(n) not in ("cpu", "qsv"))
     return found + [f"filter.{n}" for n in filters]
 
@@ -141,6 +142,8 @@ def _judge(machine: Machine, path: str, devices: Mapping[str, Verdict]) -> Verdi
     loads_by_itself = kind == "encode" and device in ("cuda", "qsv")
     if opened and opened.status != PROVEN and not loads_by_itself:
         return Verdict(path, opened.status, opened.code, opened.sentence, opened.cure)
+    if kind == "encode" and name in audio_checks.ENCODERS:
+        return audio_checks.check_audio_encoder(machine, name)
     judge = {"encode": check_encoder, "decode": check_decoder, "filter": check_filter}[kind]
     return judge(machine, name)
 
