@@ -28,13 +28,6 @@ std::string site_text(const int32_t* indices, int64_t row, int ndim) {
   return tuple_text(at.data(), ndim + 1);
 }
 
-[[noreturn]] void throw_outside(const int32_t* indices, int64_t row, const Geometry& g) {
-  throw native::ValueError(
-      "get_indice_pairs: indices row " + std::to_string(row) + " is " + site_text(indices, row, g.ndim) +
-      ", outside batch_size " + std::to_string(g.batch_size) + " and spatial_shape " +
-      tuple_text(g.in_shape + max_axes - g.ndim, g.ndim) + "; drop such points or enlarge the grid");
-}
-
 [[noreturn]] void throw_duplicate(const int32_t* indices, int64_t row, const Geometry& g) {
   const size_t bytes = sizeof(int32_t) * (g.ndim + 1);
   int64_t earlier = 0;
@@ -42,6 +35,15 @@ std::string site_text(const int32_t* indices, int64_t row, int ndim) {
   throw native::ValueError("get_indice_pairs: indices rows " + std::to_string(earlier) + " and " +
                            std::to_string(row) + " are both " + site_text(indices, row, g.ndim) +
                            "; a site may occur once: merge duplicates with spconv_lite.coalesce");
+}
+
+// Of a row outside the grid, or at the site of an earlier row.
+[[noreturn]] void throw_bad_row(const int32_t* indices, int64_t row, const Geometry& g) {
+  if (inside(read_site(indices, row, g.ndim), g.batch_size, g.in_shape)) throw_duplicate(indices, row, g);
+  throw native::ValueError(
+      "get_indice_pairs: indices row " + std::to_string(row) + " is " + site_text(indices, row, g.ndim) +
+      ", outside batch_size " + std::to_string(g.batch_size) + " and spatial_shape " +
+      tuple_text(g.in_shape + max_axes - g.ndim, g.ndim) + "; drop such points or enlarge the grid");
 }
 
 void check_rows(int64_t rows, const char* what) {
@@ -61,9 +63,13 @@ void check_volume(const Geometry& g) {
   }
 }
 
-void check_inside(const int32_t* indices, int64_t rows, const Geometry& g) {
-  for (int64_t row = 0; row < rows; ++row)
-    if (!inside(read_site(indices, row, g.ndim), g.batch_size, g.in_shape)) throw_outside(indices, row, g);
+// The compact form has an end for each kernel offset of each block of rows.
+void check_offsets(const Geometry& g, int64_t rows) {
+  constexpr int64_t most = int64_t{1} << 28;  // 2 GiB
+  if ((rows + block_rows - 1) / block_rows > most / g.volume())
+    throw native::ValueError("get_indice_pairs: " + std::to_string(rows) + " output sites and a kernel of " +
+                             tuple_text(g.kernel + max_axes - g.ndim, g.ndim) +
+                             " need a rulebook of more than 2 GiB; use a smaller kernel or split the batch");
 }
 
 // Cuts the kernel into segments, in the order of its offsets.
@@ -75,8 +81,8 @@ std::vector<Segment> make_segments(const Geometry& g, const SiteTable& table) {
     kernel_offset(g, k, offset);
     int64_t line = 0;
     for (int axis = 0; axis < max_axes - 1; ++axis)
-      line = line * table.length[axis] + offset[axis] * g.dilation[axis];
-    segments.push_back({line * table.words_per_line, offset[3] * g.dilation[3],
+      line = line * table.length[axis] + offset[axis] * g.dilation[axis] - table.low[axis];
+    segments.push_back({line * table.words_per_line, offset[3] * g.dilation[3] - table.low[3],
                         static_cast<int>(std::min(g.kernel[3] - offset[3], window))});
   }
   return segments;
@@ -106,27 +112,25 @@ Rulebook::Rulebook(const int32_t* indices, int64_t rows, const Geometry& geometr
   check_volume(g);
   checked_cells(g.batch_size, g.in_shape, "the grid");
   checked_cells(g.batch_size, g.out_shape, "the output grid");
-  check_inside(indices, rows, g);
   const bool subm = kind == Kind::submanifold;
-  SiteSet in(subm ? input_frame(g) : bare_frame(g.batch_size, g.in_shape), rows, false);
-  const int64_t duplicate = in.insert_rows(indices, rows, g.ndim);
-  if (duplicate >= 0) throw_duplicate(indices, duplicate, g);
+  SiteSet in(subm ? input_frame(g) : bare_frame(g.batch_size, g.in_shape), rows);
+  const int64_t bad = in.insert_rows(indices, rows, g.ndim, g.batch_size, g.in_shape);
+  if (bad >= 0) throw_bad_row(indices, bad, g);
   if (subm) {
+    out_rows_ = rows;
+    check_offsets(g, rows);
     in.rank_rows();
-    find_chunks(in.table(), g, indices, rows);
-    return;
+    find_chunks(in);
+  } else {
+    find_through_targets(kind == Kind::transposed);
   }
-  find_through_targets(indices, kind == Kind::transposed);
 }
 
-void Rulebook::find_chunks(const SiteTable& table, const Geometry& g, const int32_t* out_indices,
-                           int64_t rows) {
-  out_rows_ = rows;
-  const std::vector<Segment> segments = make_segments(g, table);
-  chunks_ = std::vector<Chunk>(static_cast<size_t>((rows + rows_per_chunk - 1) / rows_per_chunk));
-  native::parallel_for(rows, rows_per_chunk, threads_, [&](int64_t begin, int64_t end) {
-    chunks_[static_cast<size_t>(begin / rows_per_chunk)] =
-        find_chunk(table, g, segments, out_indices, begin, end);
+void Rulebook::find_chunks(const SiteSet& in) {
+  const std::vector<Segment> segments = make_segments(geometry_, in.table());
+  chunks_ = std::vector<Chunk>(static_cast<size_t>((in_rows_ + rows_per_chunk - 1) / rows_per_chunk));
+  native::parallel_for(in_rows_, rows_per_chunk, threads_, [&](int64_t begin, int64_t end) {
+    chunks_[static_cast<size_t>(begin / rows_per_chunk)] = find_chunk(in, segments, begin, end);
   });
   for (Chunk& chunk : chunks_) {
     chunk.start = pairs_;
@@ -134,54 +138,69 @@ void Rulebook::find_chunks(const SiteTable& table, const Geometry& g, const int3
   }
 }
 
-Rulebook::Chunk Rulebook::find_chunk(const SiteTable& table, const Geometry& g,
-                                     const std::vector<Segment>& segments, const int32_t* out_indices,
-                                     int64_t begin, int64_t end) const {
-  const int64_t volume = g.volume(), blocks = (end - begin + block_rows - 1) / block_rows;
-  const Scratch<int32_t> pair_in(volume * (end - begin) + pair_slack);
-  const Scratch<uint8_t> pair_out(volume * (end - begin) + pair_slack);
+void Rulebook::Chunk::make_room(int64_t more) {
+  if (pairs + more <= pair_out.capacity() && pairs + more <= pair_in.capacity()) return;
+  const Scratch<int32_t> old_in = std::exchange(pair_in, Scratch<int32_t>(2 * pairs + more));
+  const Scratch<uint8_t> old_out = std::exchange(pair_out, Scratch<uint8_t>(2 * pairs + more));
+  std::copy_n(old_in.get(), pairs, pair_in.get());
+  std::copy_n(old_out.get(), pairs, pair_out.get());
+}
+
+Rulebook::Chunk Rulebook::find_chunk(const SiteSet& in, const std::vector<Segment>& segments, int64_t begin,
+                                     int64_t end) const {
+  const int64_t blocks = (end - begin + block_rows - 1) / block_rows;
   Chunk chunk;
-  chunk.block_end = Scratch<int64_t>(blocks * volume);
-  for (int64_t block = 0; block < blocks; ++block) {
-    const int64_t first = begin + block * block_rows;
-    chunk.pairs = NATIVE_CALL_ISA(find_pairs)(
-        table, g, segments.data(), static_cast<int64_t>(segments.size()), out_indices, first,
-        std::min(end, first + block_rows), chunk.pairs, pair_in.get() + chunk.pairs,
-        pair_out.get() + chunk.pairs, chunk.block_end.get() + block * volume);
+  chunk.block_end = Scratch<int64_t>(blocks * geometry_.volume());
+  int64_t* ends = chunk.block_end.get();
+  Block block;
+  for (int64_t row = begin; row < end; row += block_rows) {
+    block.rows = std::min(block_rows, end - row);
+    block.row_word = in.row_words() + row;
+    block.row_bit = in.row_bits() + row;
+    for (const Segment& segment : segments) {
+      if (&segment == segments.data() || segment.x != block.x) NATIVE_CALL_ISA(find_windows)(segment, &block);
+      chunk.make_room(pairs_per_segment);
+      chunk.pairs = NATIVE_CALL_ISA(find_pairs)(in.table(), segment, block, chunk.pairs,
+                                                chunk.pair_in.get() + chunk.pairs,
+                                                chunk.pair_out.get() + chunk.pairs, ends);
+      ends += segment.taps;
+    }
   }
-  chunk.pair_in = Scratch<int32_t>(chunk.pairs);
-  chunk.pair_out = Scratch<uint8_t>(chunk.pairs);
-  std::copy_n(pair_in.get(), chunk.pairs, chunk.pair_in.get());
-  std::copy_n(pair_out.get(), chunk.pairs, chunk.pair_out.get());
   return chunk;
 }
 
 // Finds output sites and pairs from the input rows.
-void Rulebook::find_through_targets(const int32_t* indices, bool transposed) {
+void Rulebook::find_through_targets(bool transposed) {
   const Geometry& g = geometry_;
-  const Targets targets(indices, in_rows_, g, transposed);
-  SiteSet out(bare_frame(g.batch_size, g.out_shape), in_rows_, true);
+  const Targets targets(in_indices_, in_rows_, g, transposed);
+  SiteSet out(bare_frame(g.batch_size, g.out_shape), in_rows_);
   const int64_t count = std::clamp<int64_t>(in_rows_ / rows_per_chunk, 1, threads_);
   const int64_t rows = (in_rows_ + count - 1) / count;
   std::vector<Part> parts(static_cast<size_t>(count));
   native::parallel_for(in_rows_, rows, threads_, [&](int64_t begin, int64_t end) {
     Part& part = parts[static_cast<size_t>(begin / rows)];
-    const int64_t most = (end - begin) * targets.most_per_row();
-    part.word = Scratch<int64_t>(most);
-    part.tap = Scratch<int32_t>(most);
-    part.in_row = Scratch<int32_t>(most);
-    part.out_row = Scratch<int32_t>(most);
-    part.pairs = targets.list(out.table(), begin, end, {part.word.get(), part.tap.get(), part.in_row.get()});
+    part.pairs = targets.count(begin, end);
+    part.word = Scratch<int64_t>(part.pairs);
+    part.tap = Scratch<int32_t>(part.pairs);
+    part.in_row = Scratch<int32_t>(part.pairs);
+    part.out_row = Scratch<int32_t>(part.pairs);
+    targets.list(out.table(), begin, end, {part.word.get(), part.tap.get(), part.in_row.get()});
   });
-  for (const Part& part : parts)
-    for (int64_t i = 0; i < part.pairs; ++i) out.insert(part.word[i], uint64_t{1} << (part.tap[i] & 63));
-  out_rows_ = out.rank(threads_);
+  for (const Part& part : parts) out.add_words(part.word.get(), part.pairs);
+  out.number_words(true);
+  native::parallel_for(count, 1, threads_, [&](int64_t i, int64_t) {
+    NATIVE_CALL_ISA(find_ids)(out.table(), parts[i].word.get(), parts[i].pairs, parts[i].word.get());
+  });
+  for (const Part& part : parts) out.set_bits(part.word.get(), part.tap.get(), part.pairs);
+  out_rows_ = out.rank();
   check_rows(out_rows_, "output");
+  check_offsets(g, out_rows_);
   out_indices_ = Scratch<int32_t>(out_rows_ * (g.ndim + 1));
   out.write_sites(out_indices_.get(), g.ndim, threads_);
   native::parallel_for(count, 1, threads_, [&](int64_t i, int64_t) {
-    Part& part = parts[static_cast<size_t>(i)];
-    NATIVE_CALL_ISA(find_ranks)(out.table(), part.word.get(), part.tap.get(), part.pairs, part.out_row.get());
+    const Part& part = parts[static_cast<size_t>(i)];
+    NATIVE_CALL_ISA(find_ranks)(out.table().words, part.word.get(), part.tap.get(), part.pairs,
+                                part.out_row.get());
   });
   sort_targets(parts);
 }

@@ -16,6 +16,7 @@
 #include <core/rulebook.h>
 #include <cpu/pairs.h>
 #include <cpu/scratch.h>
+#include <cpu/sites.h>
 
 namespace spconv_lite {
 
@@ -28,7 +29,7 @@ class Rulebook {
  public:
   // indices: int32 (rows, 1 + ndim), checked here: inside the grid and unique, else native::ValueError.
   // Output sites of the other kinds are in row-major order. Throws native::ValueError when a count
-  // passes 2^31 - 1.
+  // passes 2^31 - 1 or block_offsets() 2^28.
   // The indices must outlive the rulebook.
   Rulebook(const int32_t* indices, int64_t rows, const Geometry& geometry, Kind kind, int threads);
 
@@ -49,18 +50,19 @@ class Rulebook {
     Scratch<int32_t> pair_in;
     Scratch<uint8_t> pair_out;
     Scratch<int64_t> block_end;
+
+    void make_room(int64_t more);
   };
   // The pairs of a run of input rows.
   struct Part {
     int64_t pairs = 0;
-    Scratch<int64_t> word;
+    Scratch<int64_t> word;  // of the output site; its id, once there are ids
     Scratch<int32_t> tap, in_row, out_row;
     Scratch<int64_t> next;  // of each output block and offset
   };
-  void find_chunks(const SiteTable& table, const Geometry& g, const int32_t* out_indices, int64_t rows);
-  Chunk find_chunk(const SiteTable& table, const Geometry& g, const std::vector<Segment>& segments,
-                   const int32_t* out_indices, int64_t begin, int64_t end) const;
-  void find_through_targets(const int32_t* indices, bool transposed);
+  void find_chunks(const SiteSet& in);
+  Chunk find_chunk(const SiteSet& in, const std::vector<Segment>& segments, int64_t begin, int64_t end) const;
+  void find_through_targets(bool transposed);
   void sort_targets(std::vector<Part>& parts);
 
   Geometry geometry_;

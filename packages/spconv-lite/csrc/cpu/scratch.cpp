@@ -17,7 +17,6 @@ constexpr size_t huge_page = size_t{2} << 20;
 struct Block {
   void* memory;
   size_t capacity;
-  Content content;
 };
 
 // Never destroyed: a thread may give memory back while the process ends.
@@ -32,29 +31,26 @@ Pool& pool() {
   return *one;
 }
 
-void* allocate(size_t capacity, size_t unit, Content content) {
-  void* memory = content == Content::zero ? std::calloc(1, capacity) : std::aligned_alloc(unit, capacity);
+void* allocate(size_t capacity, size_t unit) {
+  void* memory = std::aligned_alloc(unit, capacity);
   if (memory == nullptr) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE
-  if (unit == huge_page) {  // read at random: huge pages save most of the address translations
-    const size_t begin = (reinterpret_cast<size_t>(memory) + unit - 1) / unit * unit;
-    const size_t end = (reinterpret_cast<size_t>(memory) + capacity) / unit * unit;
-    if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-  }
+  // read at random: huge pages save most of the address translations
+  if (unit == huge_page) madvise(memory, capacity, MADV_HUGEPAGE);
 #endif
   return memory;
 }
 
 }  // namespace
 
-void* take_scratch(size_t bytes, Content content, size_t* capacity) {
+void* take_scratch(size_t bytes, size_t* capacity) {
   {
     Pool& kept = pool();
     std::lock_guard<std::mutex> lock(kept.mutex);
     size_t best = kept.blocks.size();
     for (size_t i = 0; i < kept.blocks.size(); ++i) {
       const size_t size = kept.blocks[i].capacity;
-      if (kept.blocks[i].content == content && size >= bytes && size <= 4 * bytes + huge_page &&
+      if (size >= bytes && size <= 4 * bytes + huge_page &&
           (best == kept.blocks.size() || size < kept.blocks[best].capacity))
         best = i;
     }
@@ -68,16 +64,16 @@ void* take_scratch(size_t bytes, Content content, size_t* capacity) {
   }
   const size_t unit = bytes >= 2 * huge_page ? huge_page : 4096;
   *capacity = (bytes / unit + 1) * unit;
-  return allocate(*capacity, unit, content);
+  return allocate(*capacity, unit);
 }
 
-void give_scratch(void* memory, Content content, size_t capacity) noexcept {
+void give_scratch(void* memory, size_t capacity) noexcept {
   {
     Pool& kept = pool();
     std::lock_guard<std::mutex> lock(kept.mutex);
     if (kept.bytes + capacity <= kept_bytes) {
       try {
-        kept.blocks.push_back({memory, capacity, content});
+        kept.blocks.push_back({memory, capacity});
         kept.bytes += capacity;
         return;
       } catch (const std::bad_alloc&) {  // no room for the note: give the memory back instead

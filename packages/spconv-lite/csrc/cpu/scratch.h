@@ -1,5 +1,5 @@
-// Large temporary arrays that keep their pages between calls: a fresh 20 MB bitmap costs more in page
-// faults than the rulebook that it serves. At most `kept_bytes` stay in the pool.
+// Large temporary arrays that keep their pages between calls: fresh memory costs more in page faults than
+// the loops that it serves. At most `kept_bytes` stay in the pool.
 #pragma once
 
 #include <cstddef>
@@ -8,29 +8,28 @@
 
 namespace spconv_lite {
 
-enum class Content { any, zero };  // zero: taken all zero, and given back so
+void* take_scratch(size_t bytes, size_t* capacity);  // throws std::bad_alloc
+void give_scratch(void* memory, size_t capacity) noexcept;
 
-void* take_scratch(size_t bytes, Content content, size_t* capacity);  // throws std::bad_alloc
-void give_scratch(void* memory, Content content, size_t capacity) noexcept;
-
-// An array from the pool. Movable.
-template <class T, Content content = Content::any>
+// An array from the pool, of values that an earlier one left. Movable.
+template <class T>
 class Scratch {
  public:
   Scratch() = default;
   explicit Scratch(int64_t count)
-      : memory_(static_cast<T*>(take_scratch(static_cast<size_t>(count) * sizeof(T), content, &capacity_))) {}
+      : memory_(static_cast<T*>(take_scratch(static_cast<size_t>(count) * sizeof(T), &capacity_))) {}
   Scratch(Scratch&& other) noexcept { swap(other); }
   Scratch& operator=(Scratch&& other) noexcept {
     swap(other);
     return *this;
   }
   ~Scratch() {
-    if (memory_ != nullptr) give_scratch(memory_, content, capacity_);
+    if (memory_ != nullptr) give_scratch(memory_, capacity_);
   }
 
   T* get() const { return memory_; }
   T& operator[](int64_t i) const { return memory_[i]; }
+  int64_t capacity() const { return static_cast<int64_t>(capacity_ / sizeof(T)); }
 
  private:
   void swap(Scratch& other) noexcept {

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <utility>
-#include <vector>
 
 #include <cpu/sites.h>
 #include <native/check.h>
@@ -10,10 +9,32 @@ namespace spconv_lite {
 
 namespace {
 
-constexpr int64_t most_dense_words = int64_t{8} << 20;  // 96 MiB: what the pool of scratch memory can keep
-constexpr int64_t dense_words_per_site = 128;           // read whole: up to this many
-constexpr int64_t dense_words_always = 1 << 16;         // 768 KiB
+constexpr int64_t most_groups = int64_t{4} << 20;  // 64 MiB: what the pool of scratch memory can keep
+constexpr int64_t groups_always = 1 << 12;         // 64 KiB
+constexpr int64_t groups_per_site = 32;            // all are cleared and counted: up to this many
 constexpr int64_t words_per_chunk = 1 << 14;
+
+// The word and bit of each row. False if one lies outside; what is written is of no use then.
+template <int ndim>
+bool locate(const SiteTable& table, const int32_t* indices, int64_t rows, int64_t batch_size,
+            const int64_t* shape, int64_t* words, int32_t* bits) {
+  constexpr int spare = max_axes - ndim;
+  bool fits = true;
+  for (int64_t row = 0; row < rows; ++row) {
+    const int32_t* at = indices + row * (ndim + 1);
+    fits &= at[0] >= 0 && at[0] < batch_size;
+    int64_t line = at[0], x = 0;
+    for (int axis = 0; axis < max_axes; ++axis) {
+      const int64_t here = axis < spare ? 0 : at[1 + axis - spare];
+      fits &= here >= 0 && here < shape[axis];
+      x = here + table.low[axis];
+      if (axis < max_axes - 1) line = line * table.length[axis] + x;
+    }
+    words[row] = line * table.words_per_line + (x >> 6);
+    bits[row] = static_cast<int32_t>(x & 63);
+  }
+  return fits;
+}
 
 }  // namespace
 
@@ -33,7 +54,7 @@ Frame input_frame(const Geometry& g) {
   return frame;
 }
 
-SiteSet::SiteSet(const Frame& frame, int64_t sites, bool ranked) {
+SiteSet::SiteSet(const Frame& frame, int64_t sites) {
   std::copy_n(frame.low, max_axes, table_.low);
   std::copy_n(frame.length, max_axes, table_.length);
   table_.words_per_line = (frame.length[3] + 63) / 64;
@@ -45,10 +66,12 @@ SiteSet::SiteSet(const Frame& frame, int64_t sites, bool ranked) {
     throw native::ValueError(
         "get_indice_pairs: the grid and the reach of the kernel around it are more than 2^63 - 1 words of "
         "64 cells; use larger voxels");
-  const bool worth_reading = words <= dense_words_always || words / dense_words_per_site <= sites;
-  if (words <= most_dense_words && (!ranked || worth_reading)) {
-    slots_ = words;
-    allocate_words();
+  const int64_t groups = words / 64 + 1;
+  if (groups <= groups_always || (groups <= most_groups && groups / groups_per_site <= sites)) {
+    group_count_ = groups;
+    groups_ = Scratch<Group>(groups);
+    std::fill_n(groups_.get(), groups, Group{0, 0});
+    table_.groups = groups_.get();
   } else {
     int64_t slots = 1024;
     while (slots < 2 * sites) slots *= 2;
@@ -56,142 +79,110 @@ SiteSet::SiteSet(const Frame& frame, int64_t sites, bool ranked) {
   }
 }
 
-// Scratch memory goes back as it came: all zero. The few words of rows are cleared one by one.
-SiteSet::~SiteSet() {
-  if (bits_.get() == nullptr) return;
-  if (rows_ == 0) {
-    std::fill_n(bits_.get(), slots_, uint64_t{0});
-    std::fill_n(first_.get(), slots_, 0);
-  }
-  for (int64_t row = 0; row < rows_; ++row) bits_[places_[row] >> 6] = first_[places_[row] >> 6] = 0;
-}
-
-void SiteSet::allocate_words() {
-  bits_ = Scratch<uint64_t, Content::zero>(slots_);
-  first_ = Scratch<int32_t, Content::zero>(slots_);
-  table_.bits = bits_.get();
-  table_.first = first_.get();
-}
-
 void SiteSet::allocate_slots(int64_t slots) {
-  slots_ = slots;
-  allocate_words();
-  keys_ = Scratch<int64_t>(slots);
-  empty_slots();
-}
-
-void SiteSet::empty_slots() {
-  std::fill_n(keys_.get(), slots_, int64_t{-1});
-  used_ = 0;
-  table_.bits = bits_.get();
-  table_.first = first_.get();
-  table_.keys = keys_.get();
-  table_.hash_mask = static_cast<uint64_t>(slots_) - 1;
+  slots_ = Scratch<Slot>(slots);
+  std::fill_n(slots_.get(), slots, Slot{-1, 0});
+  slot_count_ = slots;
+  table_.slots = slots_.get();
+  table_.hash_mask = static_cast<uint64_t>(slots) - 1;
 }
 
 void SiteSet::grow() {
-  const int64_t slots = slots_;
-  Scratch<uint64_t, Content::zero> bits(2 * slots);  // all that can throw, before anything moves
-  Scratch<int32_t, Content::zero> first(2 * slots);
-  Scratch<int64_t> keys(2 * slots);
-  std::swap(bits, bits_);
-  std::swap(first, first_);  // no ranks yet: still zero
-  std::swap(keys, keys_);
-  slots_ = 2 * slots;
-  empty_slots();
-  for (int64_t slot = 0; slot < slots; ++slot) {
-    if (keys[slot] < 0) continue;
-    bits_[find_or_add(keys[slot])] = bits[slot];
-    bits[slot] = 0;
-  }
+  const int64_t count = slot_count_;
+  const Scratch<Slot> old = std::exchange(slots_, Scratch<Slot>());
+  allocate_slots(2 * count);
+  word_count_ = 0;
+  for (int64_t i = 0; i < count; ++i)
+    if (old[i].word >= 0) add_to_slots(old[i].word);
 }
 
-int64_t SiteSet::find_or_add(int64_t word) {
-  for (uint64_t slot = first_slot(word, table_.hash_mask);; slot = (slot + 1) & table_.hash_mask) {
-    if (keys_[slot] == word) return static_cast<int64_t>(slot);
-    if (keys_[slot] < 0) {
-      if (2 * (used_ + 1) > slots_) {
-        grow();
-        return find_or_add(word);
-      }
-      ++used_;
-      keys_[slot] = word;
-      return static_cast<int64_t>(slot);
-    }
-  }
+// The slot of a word, or the free one where it would be.
+int64_t SiteSet::find_slot(int64_t word) const {
+  uint64_t slot = first_slot(word, table_.hash_mask);
+  while (slots_[slot].word != word && slots_[slot].word >= 0) slot = (slot + 1) & table_.hash_mask;
+  return static_cast<int64_t>(slot);
 }
 
-int64_t SiteSet::insert_rows(const int32_t* indices, int64_t rows, int ndim) {
-  constexpr int64_t batch = 32;  // words are asked for ahead of their use
-  int64_t number[batch], x[batch];
-  places_ = Scratch<Place>(rows);
-  for (int64_t row = 0; row < rows; row += batch) {
-    const int64_t count = std::min(batch, rows - row);
-    for (int64_t i = 0; i < count; ++i) {
-      const Site site = read_site(indices, row + i, ndim);
-      x[i] = site.at[max_axes - 1] + table_.low[max_axes - 1];
-      number[i] = line_word(site.batch, site.at) + (x[i] >> 6);
-      prefetch(number[i]);
-    }
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t slot = hashed() ? find_or_add(number[i]) : number[i];
-      const uint64_t bit = uint64_t{1} << (x[i] & 63);
-      if (bits_[slot] & bit) return row + i;
-      bits_[slot] |= bit;
-      places_[row + i] = slot * 64 + (x[i] & 63);
-      rows_ = row + i + 1;
-    }
+void SiteSet::add_to_slots(int64_t word) {
+  Slot& slot = slots_[find_slot(word)];
+  if (slot.word == word) return;
+  slot = {word, ++word_count_};
+  if (2 * word_count_ > slot_count_) grow();
+}
+
+void SiteSet::add_words(const int64_t* words, int64_t count) {
+  if (hashed())
+    for (int64_t i = 0; i < count; ++i) add_to_slots(words[i]);
+  else
+    for (int64_t i = 0; i < count; ++i) groups_[words[i] >> 6].present |= uint64_t{1} << (words[i] & 63);
+}
+
+void SiteSet::number_words(bool row_major) {
+  if (!hashed()) word_count_ = NATIVE_CALL_ISA(number_groups)(groups_.get(), group_count_);
+  words_ = Scratch<Word>(word_count_ + 1);
+  std::fill_n(words_.get(), word_count_ + 1, Word{0, 0});
+  table_.words = words_.get();
+  if (row_major) list_numbers();
+}
+
+void SiteSet::list_numbers() {
+  numbers_ = Scratch<int64_t>(word_count_ + 1);
+  int64_t* next = numbers_.get() + 1;
+  for (int64_t i = 0; i < group_count_; ++i)
+    for (uint64_t present = groups_[i].present; present != 0; present &= present - 1)
+      *next++ = i * 64 + __builtin_ctzll(present);
+  if (!hashed()) return;
+  for (int64_t i = 0; i < slot_count_; ++i)
+    if (slots_[i].word >= 0) *next++ = slots_[i].word;
+  std::sort(numbers_.get() + 1, next);
+  for (int64_t id = 1; id <= word_count_; ++id) slots_[find_slot(numbers_[id])].id = id;
+}
+
+void SiteSet::set_bits(const int64_t* ids, const int32_t* bits, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) words_[ids[i]].bits |= uint64_t{1} << (bits[i] & 63);
+}
+
+int64_t SiteSet::insert_rows(const int32_t* indices, int64_t rows, int ndim, int64_t batch_size,
+                             const int64_t* shape) {
+  constexpr decltype(&locate<1>) locate_by_ndim[] = {locate<1>, locate<2>, locate<3>, locate<4>};
+  rows_ = rows;
+  row_words_ = Scratch<int64_t>(rows);
+  row_ids_ = Scratch<int64_t>(rows);
+  row_bits_ = Scratch<int32_t>(rows);
+  if (!locate_by_ndim[ndim - 1](table_, indices, rows, batch_size, shape, row_words_.get(), row_bits_.get()))
+    for (int64_t row = 0;; ++row)
+      if (!inside(read_site(indices, row, ndim), batch_size, shape)) return row;
+  add_words(row_words_.get(), rows);
+  number_words(false);
+  NATIVE_CALL_ISA(find_ids)(table_, row_words_.get(), rows, row_ids_.get());
+  for (int64_t row = 0; row < rows; ++row) {
+    uint64_t& bits = words_[row_ids_[row]].bits;
+    const uint64_t bit = uint64_t{1} << row_bits_[row];
+    if (bits & bit) return row;
+    bits |= bit;
   }
   return -1;
 }
 
 void SiteSet::rank_rows() {
   row_of_rank_ = Scratch<int32_t>(rows_);
-  const bool same = NATIVE_CALL_ISA(rank_rows)(table_, places_.get(), rows_, row_of_rank_.get());
+  const bool same =
+      NATIVE_CALL_ISA(rank_rows)(words_.get(), row_ids_.get(), row_bits_.get(), rows_, row_of_rank_.get());
   table_.row_of_rank = same ? nullptr : row_of_rank_.get();
 }
 
-void SiteSet::sort_slots() {
-  order_ = Scratch<int64_t>(used_);
-  int64_t count = 0;
-  for (int64_t slot = 0; slot < slots_; ++slot)
-    if (keys_[slot] >= 0) order_[count++] = slot;
-  const int64_t* keys = keys_.get();
-  std::sort(order_.get(), order_.get() + count, [keys](int64_t a, int64_t b) { return keys[a] < keys[b]; });
-}
-
-int64_t SiteSet::rank(int threads) {
-  if (hashed()) {
-    sort_slots();
-    int64_t rank = 0;
-    for (int64_t i = 0; i < used_; ++i)
-      rank = NATIVE_CALL_ISA(rank_words)(table_, order_[i], order_[i] + 1, rank);
-    return rank;
-  }
-  if (threads == 1) return NATIVE_CALL_ISA(rank_words)(table_, 0, slots_, 0);
-  std::vector<int64_t> start(static_cast<size_t>((slots_ + words_per_chunk - 1) / words_per_chunk + 1), 0);
-  native::parallel_for(slots_, words_per_chunk, threads, [&](int64_t begin, int64_t end) {
-    start[begin / words_per_chunk + 1] = NATIVE_CALL_ISA(count_sites)(table_, begin, end);
-  });
-  for (size_t chunk = 1; chunk < start.size(); ++chunk) start[chunk] += start[chunk - 1];
-  native::parallel_for(slots_, words_per_chunk, threads, [&](int64_t begin, int64_t end) {
-    NATIVE_CALL_ISA(rank_words)(table_, begin, end, start[begin / words_per_chunk]);
-  });
-  return start.back();
-}
+int64_t SiteSet::rank() { return NATIVE_CALL_ISA(rank_words)(words_.get() + 1, word_count_); }
 
 void SiteSet::write_sites(int32_t* indices, int ndim, int threads) const {
-  const int64_t count = hashed() ? used_ : slots_;
-  int64_t lines[max_axes] = {table_.length[0], table_.length[1], table_.length[2], table_.words_per_line};
-  native::parallel_for(count, words_per_chunk, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t slot = hashed() ? order_[i] : i;
-      uint64_t bits = table_.bits[slot];
-      if (bits == 0) continue;
-      Site site = site_at(hashed() ? table_.keys[slot] : slot, lines);
+  const int64_t lines[max_axes] = {table_.length[0], table_.length[1], table_.length[2],
+                                   table_.words_per_line};
+  native::parallel_for(word_count_, words_per_chunk, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t id = begin + 1; id <= end; ++id) {
+      Site site = site_at(numbers_[id], lines);
       for (int axis = 0; axis < max_axes - 1; ++axis) site.at[axis] -= table_.low[axis];
       const int64_t x = site.at[max_axes - 1] * 64 - table_.low[max_axes - 1];
-      for (int64_t row = table_.first[slot] - 1; bits != 0; bits &= bits - 1, ++row) {
+      int64_t row = words_[id].first - 1;
+      for (uint64_t bits = words_[id].bits; bits != 0; bits &= bits - 1, ++row) {
         site.at[max_axes - 1] = x + __builtin_ctzll(bits);
         write_site(site, indices, row, ndim);
       }

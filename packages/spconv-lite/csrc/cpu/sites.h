@@ -1,5 +1,7 @@
-// The set of occupied sites as a SiteTable that owns its memory: a dense grid of words where that is small
-// enough, else a hash table of words with 64-bit keys.
+// The set of occupied sites as a SiteTable that owns its memory: the words of the grid as a bitmap with
+// ranks where that is small enough, else in a hash table with 64-bit keys.
+//
+//   add() for every word that has a site; number_words(); then bits and ranks.
 #pragma once
 
 #include <cpu/pairs.h>
@@ -20,64 +22,52 @@ Frame input_frame(const Geometry& g);
 
 class SiteSet {
  public:
-  // Room for `sites` sites (hash tables grow past it). `ranked`: rank() will be called, which reads a dense
-  // grid whole. Throws native::ValueError if the frame has more than 2^63 - 1 words.
-  SiteSet(const Frame& frame, int64_t sites, bool ranked);
-  ~SiteSet();
+  // For about `sites` sites (hash tables grow past it). Throws native::ValueError if the frame has more than
+  // 2^63 - 1 words.
+  SiteSet(const Frame& frame, int64_t sites);
   SiteSet(const SiteSet&) = delete;
   SiteSet& operator=(const SiteSet&) = delete;
 
   const SiteTable& table() const { return table_; }
-  bool hashed() const { return table_.keys != nullptr; }
 
-  // The number of the word that holds x = 0 of a site's line.
-  int64_t line_word(int64_t batch, const int64_t* at) const {
-    int64_t line = batch;
-    for (int axis = 0; axis < max_axes - 1; ++axis)
-      line = line * table_.length[axis] + at[axis] + table_.low[axis];
-    return line * table_.words_per_line;
-  }
-  void prefetch(int64_t word) const {
-    if (hashed())
-      __builtin_prefetch(table_.keys + first_slot(word, table_.hash_mask));
-    else
-      __builtin_prefetch(table_.bits + word);
-  }
-  // Adds sites of one word. Not for concurrent use.
-  void insert(int64_t word, uint64_t bits) {
-    const int64_t slot = hashed() ? find_or_add(word) : word;  // first: the table may move
-    table_.bits[slot] |= bits;
-  }
-
-  // Inserts every row of int32 indices (rows, 1 + ndim), whose sites lie inside; returns the first row whose
-  // site an earlier row has, or -1. `sites` was at least `rows`, and nothing else is inserted.
-  int64_t insert_rows(const int32_t* indices, int64_t rows, int ndim);
+  // Inserts every row of int32 indices (rows, 1 + ndim) into an empty set. Returns the first row outside
+  // `batch_size` and `shape`, or else the first whose site an earlier row has, or -1.
+  int64_t insert_rows(const int32_t* indices, int64_t rows, int ndim, int64_t batch_size,
+                      const int64_t* shape);
   // After insert_rows: makes the table answer with rows.
   void rank_rows();
+  // The rows' words, by their numbers in the grid, and their bits.
+  const int64_t* row_words() const { return row_words_.get(); }
+  const int32_t* row_bits() const { return row_bits_.get(); }
 
-  // Gives ranks in row-major order and returns the number of sites.
-  int64_t rank(int threads);
-  // The sites in order of rank, after rank().
+  // First all words that will have sites, by their numbers in the grid;
+  void add_words(const int64_t* words, int64_t count);
+  // then ids for them, in row-major order if that is asked for;
+  void number_words(bool row_major);
+  // and the sites, by ids and bits (bits[i] & 63).
+  void set_bits(const int64_t* ids, const int32_t* bits, int64_t count);
+  // Gives ranks in the order of ids and returns the number of sites.
+  int64_t rank();
+  // The sites in order of rank, after number_words(true) and rank().
   void write_sites(int32_t* indices, int ndim, int threads) const;
 
  private:
-  void allocate_words();
+  bool hashed() const { return table_.groups == nullptr; }
   void allocate_slots(int64_t slots);
-  void empty_slots();
   void grow();
-  int64_t find_or_add(int64_t word);
-  void sort_slots();
+  int64_t find_slot(int64_t word) const;
+  void add_to_slots(int64_t word);
+  void list_numbers();
 
   SiteTable table_;
-  int64_t slots_ = 0;  // words of the dense grid, or slots of the hash table
-  int64_t used_ = 0;   // hash table: slots taken
-  int64_t rows_ = 0;   // inserted by insert_rows
-  Scratch<uint64_t, Content::zero> bits_;
-  Scratch<int32_t, Content::zero> first_;
-  Scratch<int64_t> keys_;
-  Scratch<Place> places_;  // of the rows
-  Scratch<int32_t> row_of_rank_;
-  Scratch<int64_t> order_;  // hash table: slots in the order of their words
+  int64_t group_count_ = 0, slot_count_ = 0, word_count_ = 0;
+  int64_t rows_ = 0;  // inserted by insert_rows
+  Scratch<Group> groups_;
+  Scratch<Slot> slots_;
+  Scratch<Word> words_;
+  Scratch<int64_t> numbers_;  // of the words in the grid, by id, if row-major
+  Scratch<int64_t> row_words_, row_ids_;
+  Scratch<int32_t> row_bits_, row_of_rank_;
 };
 
 }  // namespace spconv_lite

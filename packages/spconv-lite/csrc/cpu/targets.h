@@ -1,15 +1,16 @@
-// The output sites that input sites reach, for convolutions and transposed convolutions. What a coordinate
-// reaches depends on its axis alone, so it is worked out once for each axis, not for each site.
+// The output sites that input sites reach, for convolutions and transposed convolutions. On each axis a
+// coordinate reaches an arithmetic progression of output coordinates, through another of kernel indices; it
+// depends on the axis alone, so it is worked out once for each coordinate, not for each site.
 #pragma once
 
 #include <vector>
 
 #include <core/rulebook.h>
-#include <cpu/sites.h>
+#include <cpu/pairs.h>
 
 namespace spconv_lite {
 
-// One pair: an input row, the place of the output site that it reaches, and the kernel offset: tap / 64.
+// One pair: an input row, the word of the output site that it reaches, and the kernel offset: tap / 64.
 // Arrays of the same length.
 struct TargetList {
   int64_t* word;
@@ -24,28 +25,29 @@ class Targets {
   // Of the rows of int32 indices (rows, 1 + ndim), which must outlive the object.
   Targets(const int32_t* indices, int64_t rows, const Geometry& g, bool transposed);
 
-  int64_t most_per_row() const { return most_per_row_; }
-  // Lists the pairs of rows [begin, end) in their order, at most most_per_row() each, for the table of
-  // bare_frame(out_shape); returns how many.
-  int64_t list(const SiteTable& out, int64_t begin, int64_t end, const TargetList& pairs) const;
+  // How many pairs the rows [begin, end) have.
+  int64_t count(int64_t begin, int64_t end) const;
+  // Lists them in the order of rows, for the table of bare_frame(out_shape).
+  void list(const SiteTable& out, int64_t begin, int64_t end, const TargetList& pairs) const;
 
  private:
-  // An output coordinate on one axis, and the kernel index on that axis that leads there.
-  struct Target {
-    int64_t at, k;
+  // The output coordinates at, at + Axis::at_step, ... through the kernel indices k, k + Axis::k_step, ...
+  struct Run {
+    int64_t at, k, count;
   };
-  // What each coordinate of one axis reaches; or, where the axis is too long, the coordinate of each row.
   struct Axis {
-    std::vector<int64_t> start;
-    std::vector<Target> target;
-    bool by_row;
+    int64_t at_step, k_step;
+    int64_t inverse;        // of dilation modulo stride, both without their common factor
+    std::vector<Run> runs;  // of each coordinate; or, where the axis is longer than the list of rows, of each
+    bool by_row;            // row
   };
-  Axis tabulate(int axis, bool transposed);
+  Axis tabulate(int axis, bool transposed) const;
+  Run reach(const Axis& of, int axis, bool transposed, int64_t in) const;
+  void find_runs(int64_t row, const Site& site, Run runs[max_axes]) const;
 
   const int32_t* indices_;
   int64_t rows_;
   Geometry g_;
-  int64_t most_per_row_ = 1;
   Axis axes_[max_axes];
 };
 
