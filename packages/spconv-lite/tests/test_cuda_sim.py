@@ -11,6 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1]
 TOOLS = PACKAGE.parents[1] / "tests" / "cuda_sim"
 PROGRAMS = sorted((PACKAGE / "tests" / "sim").glob("*.cpp"))
+EMULATED = PACKAGE / "tests" / "sim" / "emulated"  # CUDA's headers for tensor cores
 SOURCES = sorted((PACKAGE / "csrc" / "cuda").glob("*.cu"))
 # A seed has the same interleavings under both; ThreadSanitizer takes ten times as long.
 SEEDS = {"asan": 3, "tsan": 1}
@@ -26,7 +27,7 @@ needs_nvcc = pytest.mark.skipif(nvcc_guard.missing() is not None, reason=str(nvc
 
 
 def run_all(program: Path, flavour: str, seeds: int) -> None:
-    executable = simulate.build(program, flavour, [PACKAGE / "csrc"])
+    executable = simulate.build(program, flavour, [PACKAGE / "csrc", EMULATED])
     names = simulate.cases(executable)
     assert names
     for name in names:

@@ -8,6 +8,8 @@
 #include <optional>
 #include <string>
 
+#include <bindings/cuda.h>
+#include <bindings/shared.h>
 #include <cpu/conv.h>
 #include <cpu/rulebook.h>
 #include <native/caster.h>
@@ -22,38 +24,18 @@ using native::operator==;  // the types live in native::dlpack
 using native::Tensor;
 using spconv_lite::Geometry;
 using spconv_lite::Kind;
-using spconv_lite::max_axes;
+using spconv_lite::bindings::Axes;
+using spconv_lite::bindings::make_geometry;
 
 namespace {
 
 constexpr auto cpu = native::dlpack::cpu;
-using Axes = std::array<int64_t, max_axes>;
 
 // A rulebook and the Python tensor whose memory it reads.
 struct OwnedRulebook {
   nb::object indices;
   spconv_lite::Rulebook rulebook;
 };
-
-Geometry make_geometry(int ndim, int64_t batch_size, const Axes& in_shape, const Axes& out_shape,
-                       const Axes& kernel, const Axes& stride, const Axes& padding, const Axes& dilation) {
-  Geometry g;
-  g.ndim = ndim;
-  g.batch_size = batch_size;
-  for (int axis = 0; axis < max_axes; ++axis) {
-    native::demand(
-        in_shape[axis] >= 0 && out_shape[axis] >= 0 && kernel[axis] > 0 && stride[axis] > 0 &&
-            dilation[axis] > 0,
-        [] { return std::string("get_indice_pairs: shapes, kernel, stride and dilation must be positive"); });
-    g.in_shape[axis] = in_shape[axis];
-    g.out_shape[axis] = out_shape[axis];
-    g.kernel[axis] = kernel[axis];
-    g.stride[axis] = stride[axis];
-    g.padding[axis] = padding[axis];
-    g.dilation[axis] = dilation[axis];
-  }
-  return g;
-}
 
 OwnedRulebook* build_rulebook(nb::object owner, const Tensor& indices, int ndim, int64_t batch_size,
                               const Axes& in_shape, const Axes& out_shape, const Axes& kernel,
@@ -121,43 +103,14 @@ void transpose_rulebook(const Tensor& pair_in, const Tensor& pair_out, const Ten
                                   pair_out_t.data_as<uint8_t>(), block_offset_t.data_as<int64_t>());
 }
 
-// A weight (out, k..., in) as (out, K, in), in the memory of `shape`.
-Tensor join_kernel_axes(const Tensor& weight, int64_t shape[3]) {
-  if (weight.ndim < 2 || !weight.is_contiguous()) return weight;  // for require to refuse
-  shape[0] = weight.shape[0];
-  shape[1] = 1;
-  for (int axis = 1; axis + 1 < weight.ndim; ++axis) shape[1] *= weight.shape[axis];
-  shape[2] = weight.shape[weight.ndim - 1];
-  Tensor joined = weight;
-  joined.ndim = 3;
-  joined.shape = shape;
-  joined.strides = nullptr;
-  return joined;
-}
-
-// The features and weights of one convolution, all of one dtype. `weight` is (out, k..., in / groups).
-struct Operands {
+struct Operands : spconv_lite::bindings::Sizes {
   native::DType dtype;
-  int64_t in_rows, in_channels, out_rows, out_channels, volume;
 };
 
 Operands check_operands(const char* function, const Tensor& x, const Tensor& weight, const Tensor& y,
                         int64_t groups) {
   const native::DType dtype = x.dtype == native::float64 ? native::float64 : native::float32;
-  Dim in_rows("N"), in("C"), out_rows("M"), out("C_out"), volume("K");
-  require(x, function, "features", cpu, dtype, in_rows, in);
-  native::demand(groups > 0 && in.length() % groups == 0, [&] {
-    return std::string(function) + ": groups must divide the " + std::to_string(in.length()) +
-           " channels, got " + std::to_string(groups);
-  });
-  int64_t shape[3];
-  require(join_kernel_axes(weight, shape), function, "weight", cpu, dtype, out, volume, in.length() / groups);
-  require(y, function, "output features", cpu, dtype, out_rows, out);
-  native::demand(out.length() % groups == 0, [&] {
-    return std::string(function) + ": groups must divide the " + std::to_string(out.length()) +
-           " output channels, got " + std::to_string(groups);
-  });
-  return {dtype, in_rows.length(), in.length(), out_rows.length(), out.length(), volume.length()};
+  return {spconv_lite::bindings::check_operands(function, x, weight, y, groups, cpu, dtype), dtype};
 }
 
 template <class Run>
@@ -230,6 +183,7 @@ NB_MODULE(_C, m) {
   m.def("max_threads", [] { return native::max_threads(); });
 #if WITH_CUDA
   m.attr("cuda_architectures") = NATIVE_CUDA_ARCHITECTURES;
+  spconv_lite::bindings::bind_cuda(m);
 #else
   m.attr("cuda_architectures") = "";
 #endif

@@ -35,13 +35,9 @@ void with_arithmetic(Arithmetic arithmetic, F&& f) {
   switch (arithmetic) {
     case Arithmetic::float32: return f(Float32{});
     case Arithmetic::float64: return f(Float64{});
-#if defined(__CUDACC__)
     case Arithmetic::tf32: return f(TensorFloat32{});
     case Arithmetic::float16: return f(Float16{});
     case Arithmetic::bfloat16: return f(BFloat16{});
-#else
-    default: throw native::ValueError("the simulator has no tensor cores");
-#endif
   }
 }
 

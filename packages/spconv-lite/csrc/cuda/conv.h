@@ -6,7 +6,7 @@
 // float32 (float64 for float64). Results are the same in every run. Throws native::ValueError for sizes,
 // std::runtime_error for CUDA's errors.
 //
-// Compiled and simulated (float32 and float64; the tensor-core products compiled only), never run.
+// Compiled and simulated (tensor cores by an emulation of wmma), never run.
 #pragma once
 
 #include <cuda/rulebook.h>

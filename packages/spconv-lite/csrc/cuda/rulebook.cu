@@ -72,13 +72,13 @@ struct SubmWorkspace {
 };
 
 struct ConvWorkspace {
-  SiteMap map;  // always hashed: the table also keeps each output site once
+  SubmWorkspace in;  // of the input sites, to find duplicates
+  SiteMap map;       // always hashed: the table also keeps each output site once
   unsigned long long* found;
-  int32_t* found_count;
   int64_t slots, bytes;
 
-  ConvWorkspace(const Geometry& g, int64_t rows, bool transposed, void* memory) {
-    Workspace workspace(memory);
+  ConvWorkspace(const Geometry& g, int64_t rows, bool transposed, void* memory) : in(g, rows, memory) {
+    Workspace workspace(memory ? static_cast<char*>(memory) + in.bytes : nullptr);
     std::copy_n(g.out_shape, max_axes, map.shape);
     const int64_t all = cells(g.batch_size, g.out_shape);
     const int64_t most = std::min(all, rows * most_targets(g, transposed));
@@ -87,8 +87,7 @@ struct ConvWorkspace {
     map.rows = workspace.array<int32_t>(slots);
     map.hash_mask = static_cast<uint64_t>(slots - 1);
     found = workspace.array<unsigned long long>(most);
-    found_count = workspace.array<int32_t>(1);
-    bytes = workspace.bytes();
+    bytes = in.bytes + workspace.bytes();
   }
 };
 
@@ -121,15 +120,23 @@ struct OrderWorkspace {
   }
 };
 
-void clear_failures(Failures* failures, dev::Stream stream) {
-  dev::fill_bytes(failures, no_row_byte, sizeof(Failures), stream);
-  dev::fill_bytes(&failures->unplaced, 0, sizeof(failures->unplaced), stream);
+void clear_report(Report* report, dev::Stream stream) {
+  dev::fill_bytes(report, no_row_byte, sizeof(Report), stream);
+  dev::fill_bytes(&report->unplaced, 0, sizeof(report->unplaced) + sizeof(report->out_rows), stream);
 }
 
 void clear_map(const SiteMap& map, int64_t dense_cells, int64_t slots, dev::Stream stream) {
   dev::fill_bytes(map.grid_out, no_row_byte, static_cast<size_t>(dense_cells) * sizeof(int32_t), stream);
   dev::fill_bytes(map.keys, 0xff, static_cast<size_t>(slots) * sizeof(*map.keys), stream);
   dev::fill_bytes(map.rows, no_row_byte, static_cast<size_t>(slots) * sizeof(int32_t), stream);
+}
+
+// Fills the map of the input sites and reports those that are outside the grid or come twice.
+void place_sites(const int32_t* indices, int64_t rows, const Geometry& g, const SubmWorkspace& w,
+                 Report* report, dev::Stream stream) {
+  clear_map(w.map, w.dense_cells, w.slots, stream);
+  dev::launch(prepare_subm_grid, grid_for(rows), threads_per_block, 0, stream, indices, rows, g, w.map,
+              report);
 }
 
 // Numbers the output sites that find_conv_sites has found and writes their indices.
@@ -154,22 +161,26 @@ PairLists cleared_lists(int32_t* indice_pairs, int32_t* indice_num, int64_t volu
 
 }  // namespace
 
+Report read_report(const Report* report, void* stream) {
+  Report host;
+  dev::read_back(&host, report, sizeof(host), dev::stream_from(stream));
+  return host;
+}
+
 int64_t subm_workspace_bytes(const Geometry& geometry, int64_t rows) {
   check_rows(rows, "input");
   return SubmWorkspace(geometry, rows, nullptr).bytes;
 }
 
 void subm_indice_pairs(const int32_t* indices, int64_t rows, const Geometry& geometry, int32_t* indice_pairs,
-                       int32_t* indice_num, Failures* failures, void* workspace, void* stream_handle) {
+                       int32_t* indice_num, Report* report, void* workspace, void* stream_handle) {
   check_rows(rows, "input");
   const dev::Stream stream = dev::stream_from(stream_handle);
   const SubmWorkspace w(geometry, rows, workspace);
-  clear_failures(failures, stream);
-  clear_map(w.map, w.dense_cells, w.slots, stream);
+  clear_report(report, stream);
   const PairLists lists = cleared_lists(indice_pairs, indice_num, geometry.volume(), rows, stream);
   if (rows == 0) return;
-  dev::launch(prepare_subm_grid, grid_for(rows), threads_per_block, 0, stream, indices, rows, geometry, w.map,
-              failures);
+  place_sites(indices, rows, geometry, w, report, stream);
   dev::launch(get_subm_indice_pairs, grid_for(rows, lists.volume), threads_per_block, 0, stream, indices,
               rows, geometry, w.map, lists);
 }
@@ -179,21 +190,20 @@ int64_t conv_workspace_bytes(const Geometry& geometry, int64_t rows, bool transp
   return ConvWorkspace(geometry, rows, transposed, nullptr).bytes;
 }
 
-int64_t find_conv_sites(const int32_t* indices, int64_t rows, const Geometry& geometry, bool transposed,
-                        Failures* failures, void* workspace, void* stream_handle) {
+Report find_conv_sites(const int32_t* indices, int64_t rows, const Geometry& geometry, bool transposed,
+                       Report* report, void* workspace, void* stream_handle) {
   check_rows(rows, "input");
   const dev::Stream stream = dev::stream_from(stream_handle);
   const ConvWorkspace w(geometry, rows, transposed, workspace);
-  clear_failures(failures, stream);
-  if (rows == 0) return 0;
+  clear_report(report, stream);
+  if (rows == 0) return {Report::none, Report::none, 0, 0};
+  place_sites(indices, rows, geometry, w.in, report, stream);
   clear_map(w.map, 0, w.slots, stream);
-  dev::fill_bytes(w.found_count, 0, sizeof(int32_t), stream);
   dev::launch(find_out_sites, grid_for(rows, geometry.volume()), threads_per_block, 0, stream, indices, rows,
-              geometry, transposed, w.map, w.found, w.found_count, failures);
-  int32_t out_rows = 0;
-  dev::read_back(&out_rows, w.found_count, sizeof(out_rows), stream);
-  check_rows(out_rows, "output");
-  return out_rows;
+              geometry, transposed, w.map, w.found, report);
+  const Report found = read_report(report, stream_handle);
+  check_rows(found.out_rows, "output");
+  return found;
 }
 
 int64_t sort_workspace_bytes(int64_t out_rows) { return SortWorkspace(out_rows, nullptr).bytes; }
@@ -212,15 +222,13 @@ void write_conv_indice_pairs(const int32_t* indices, int64_t rows, const Geometr
 }
 
 void subm_neighbours(const int32_t* indices, int64_t rows, const Geometry& geometry, int32_t* table,
-                     Failures* failures, void* workspace, void* stream_handle) {
+                     Report* report, void* workspace, void* stream_handle) {
   check_rows(rows, "input");
   const dev::Stream stream = dev::stream_from(stream_handle);
   const SubmWorkspace w(geometry, rows, workspace);
-  clear_failures(failures, stream);
+  clear_report(report, stream);
   if (rows == 0) return;
-  clear_map(w.map, w.dense_cells, w.slots, stream);
-  dev::launch(prepare_subm_grid, grid_for(rows), threads_per_block, 0, stream, indices, rows, geometry, w.map,
-              failures);
+  place_sites(indices, rows, geometry, w, report, stream);
   dev::launch(find_sources, grid_for(rows, geometry.volume()), neighbour_threads, 0, stream, indices, rows,
               geometry, w.map, table);
 }
@@ -230,15 +238,24 @@ void conv_neighbours(const int32_t* indices, int64_t rows, const Geometry& geome
                      void* workspace, void* sort_workspace, void* stream_handle) {
   const dev::Stream stream = dev::stream_from(stream_handle);
   const int64_t volume = geometry.volume();
-  dev::fill_bytes(targets, 0xff, static_cast<size_t>(volume * rows) * sizeof(int32_t), stream);
-  dev::fill_bytes(sources, 0xff, static_cast<size_t>(volume * out_rows) * sizeof(int32_t), stream);
-  if (rows == 0 || out_rows == 0) return;
+  if (rows == 0 || out_rows == 0) {
+    dev::fill_bytes(targets, 0xff, static_cast<size_t>(volume * rows) * sizeof(int32_t), stream);
+    return;
+  }
   const ConvWorkspace w(geometry, rows, transposed, workspace);
   number_sites(w, geometry, out_rows, out_indices, sort_workspace, stream);
-  const dev::Dim grid = grid_for(rows, volume);
-  dev::launch(find_targets, grid, neighbour_threads, 0, stream, indices, rows, geometry, transposed, w.map,
-              targets);
-  dev::launch(turn_table, grid, neighbour_threads, 0, stream, targets, rows, volume, out_rows, sources);
+  dev::launch(find_targets, grid_for(rows, volume), neighbour_threads, 0, stream, indices, rows, geometry,
+              transposed, w.map, targets);
+  turn_neighbours(targets, rows, volume, out_rows, sources, stream_handle);
+}
+
+void turn_neighbours(const int32_t* table, int64_t rows, int64_t volume, int64_t other_rows, int32_t* other,
+                     void* stream_handle) {
+  const dev::Stream stream = dev::stream_from(stream_handle);
+  dev::fill_bytes(other, 0xff, static_cast<size_t>(volume * other_rows) * sizeof(int32_t), stream);
+  if (rows == 0 || other_rows == 0) return;
+  dev::launch(turn_table, grid_for(rows, volume), neighbour_threads, 0, stream, table, rows, volume,
+              other_rows, other);
 }
 
 int64_t mask_count(int64_t rows, int64_t volume) {

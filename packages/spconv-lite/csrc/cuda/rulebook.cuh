@@ -13,22 +13,22 @@ inline constexpr int threads_per_block = 256;
 
 // map[site of row i] = i. Of equal sites the least row stays, whatever the order of the threads.
 DEV_KERNEL(threads_per_block)
-prepare_subm_grid(const int32_t* indices, int64_t rows, Geometry g, SiteMap map, Failures* failures) {
+prepare_subm_grid(const int32_t* indices, int64_t rows, Geometry g, SiteMap map, Report* report) {
   for (int64_t i = dev::thread_index(); i < rows; i += dev::thread_count()) {
     const int32_t row = static_cast<int32_t>(i);
     const Site site = load_site(indices, i, g.ndim);
     if (!inside(site, g.batch_size, g.in_shape)) {
-      atomicMin(&failures->outside_row, row);
+      atomicMin(&report->outside_row, row);
       continue;
     }
     int32_t* const place = place_of(map, row_major_index(site, map.shape));
     if (!place) {
-      atomicAdd(&failures->unplaced, 1);
+      atomicAdd(&report->unplaced, 1);
       continue;
     }
     const int32_t before = atomicMin(place, row);
     // Whoever comes second of the two least rows reports the larger: always the second least row.
-    if (before != no_row) atomicMin(&failures->duplicate_row, before > row ? before : row);
+    if (before != no_row) atomicMin(&report->duplicate_row, before > row ? before : row);
   }
 }
 
@@ -75,26 +75,24 @@ get_subm_indice_pairs(const int32_t* indices, int64_t rows, Geometry g, SiteMap 
 
 // ---- strided and transposed ----
 
-// Puts every output site once into the map and the list `found`, in no particular order.
+// Puts every output site once into the map and the list `found`, in no particular order, and counts them in
+// the report. Input sites outside the grid are left out: prepare_subm_grid has reported them.
 DEV_KERNEL(threads_per_block)
 find_out_sites(const int32_t* indices, int64_t rows, Geometry g, bool transposed, SiteMap out_map,
-               unsigned long long* found, int32_t* found_count, Failures* failures) {
+               unsigned long long* found, Report* report) {
   const int64_t volume = g.volume();
   for (int64_t k = blockIdx.y; k < volume; k += gridDim.y) {
     for (int64_t i = dev::thread_index(); i < rows; i += dev::thread_count()) {
       const Site in = load_site(indices, i, g.ndim);
-      if (!inside(in, g.batch_size, g.in_shape)) {
-        atomicMin(&failures->outside_row, static_cast<int32_t>(i));
-        continue;
-      }
+      if (!inside(in, g.batch_size, g.in_shape)) continue;
       Site out;
       if (!target_site(g, transposed, in, k, &out)) continue;
       const int64_t index = row_major_index(out, out_map.shape);
       bool fresh;
       if (take_slot(out_map, index, &fresh) < 0)
-        atomicAdd(&failures->unplaced, 1);
+        atomicAdd(&report->unplaced, 1);
       else if (fresh)
-        found[atomicAdd(found_count, 1)] = static_cast<unsigned long long>(index);
+        found[atomicAdd(&report->out_rows, 1)] = static_cast<unsigned long long>(index);
     }
   }
 }

@@ -12,8 +12,8 @@
 // through kernel offset k, or -1. They are the same in every run.
 //
 // All pointers are device memory, except where said. Work is queued on `stream` (a cudaStream_t; null is the
-// default stream) of the current device and nothing waits, except find_conv_sites. Functions throw
-// native::ValueError for sizes and std::runtime_error for CUDA's errors.
+// default stream) of the current device and nothing waits, except find_conv_sites and read_report. Functions
+// throw native::ValueError for sizes and std::runtime_error for CUDA's errors.
 //
 // Compiled and simulated, never run.
 #pragma once
@@ -22,32 +22,36 @@
 
 namespace spconv_lite::cuda {
 
-// What was wrong with the sites, in device memory. The lists are made all the same and stay in bounds: rows
-// outside the grid are left out, of equal sites the least row answers for all.
-struct Failures {
+// What the kernels say of the sites, in device memory. The lists are made all the same and stay in bounds:
+// rows outside the grid are left out, of equal sites the least row answers for all.
+struct Report {
   int32_t outside_row;    // the least row outside the grid; `none` without one
   int32_t duplicate_row;  // the least row whose site an earlier row has; `none` without one
   int32_t unplaced;       // sites that found no slot in the hash table: 0 with a table of workspace_bytes
+  int32_t out_rows;       // output sites, by find_conv_sites
 
   static constexpr int32_t none = 0x7f7f7f7f;
 };
 
 // The largest number of rows, because of the value that marks an empty place.
-inline constexpr int64_t most_rows = Failures::none - 1;
+inline constexpr int64_t most_rows = Report::none - 1;
+
+// Copies a report to the host. Waits for the stream.
+Report read_report(const Report* report, void* stream);
 
 // Bytes of scratch memory, aligned to 256, for the submanifold rulebook of `rows` input rows.
 int64_t subm_workspace_bytes(const Geometry& geometry, int64_t rows);
 
 // Writes indice_pairs and indice_num of a submanifold convolution.
 void subm_indice_pairs(const int32_t* indices, int64_t rows, const Geometry& geometry, int32_t* indice_pairs,
-                       int32_t* indice_num, Failures* failures, void* workspace, void* stream);
+                       int32_t* indice_num, Report* report, void* workspace, void* stream);
 
 // Bytes of scratch memory for find_conv_sites; the same memory goes on to write_conv_indice_pairs.
 int64_t conv_workspace_bytes(const Geometry& geometry, int64_t rows, bool transposed);
 
-// Finds the output sites and returns their number. Waits for the stream, to learn it.
-int64_t find_conv_sites(const int32_t* indices, int64_t rows, const Geometry& geometry, bool transposed,
-                        Failures* failures, void* workspace, void* stream);
+// Finds the output sites and returns the report, their number in it. Waits for the stream, to learn it.
+Report find_conv_sites(const int32_t* indices, int64_t rows, const Geometry& geometry, bool transposed,
+                       Report* report, void* workspace, void* stream);
 
 // Bytes of scratch memory for the sort of `out_rows` output sites.
 int64_t sort_workspace_bytes(int64_t out_rows);
@@ -62,7 +66,7 @@ void write_conv_indice_pairs(const int32_t* indices, int64_t rows, const Geometr
 
 // The table of a submanifold convolution (K, rows). workspace: subm_workspace_bytes.
 void subm_neighbours(const int32_t* indices, int64_t rows, const Geometry& geometry, int32_t* table,
-                     Failures* failures, void* workspace, void* stream);
+                     Report* report, void* workspace, void* stream);
 
 // The tables of a strided or transposed convolution after find_conv_sites, in place of indice_pairs:
 //   targets (K, rows)      the output row that each input row reaches, which the input's gradient reads
@@ -71,6 +75,10 @@ void subm_neighbours(const int32_t* indices, int64_t rows, const Geometry& geome
 void conv_neighbours(const int32_t* indices, int64_t rows, const Geometry& geometry, bool transposed,
                      int64_t out_rows, int32_t* out_indices, int32_t* targets, int32_t* sources,
                      void* workspace, void* sort_workspace, void* stream);
+
+// The same pairs seen from the rows that are read: other (K, other_rows) from table (K, rows).
+void turn_neighbours(const int32_t* table, int64_t rows, int64_t volume, int64_t other_rows, int32_t* other,
+                     void* stream);
 
 inline constexpr int tile_rows = 64;  // rows of `order` that share one set of offsets
 

@@ -9,7 +9,7 @@ namespace spconv_lite::cuda {
 
 // An empty place, in memory filled with the byte 0x7f: larger than every row, so that atomicMin keeps the
 // least row of equal sites.
-inline constexpr int32_t no_row = Failures::none;
+inline constexpr int32_t no_row = Report::none;
 inline constexpr int no_row_byte = 0x7f;
 inline constexpr unsigned long long no_key = ~0ull;
 

@@ -1,15 +1,12 @@
 // What one warp multiplies: a 32 x 32 tile of sums += a (32 x depth) @ b (32 x depth).T, both in shared
-// memory with rows `depth + pad` elements apart. Scalar products run anywhere, also in the simulator;
-// products on tensor cores (nvcc only) go through CUDA's wmma.
+// memory with rows `depth + pad` elements apart. Products on tensor cores go through CUDA's wmma; the
+// simulator's tests bring headers of these names (tests/sim/emulated).
 #pragma once
 
-#include <native/device.h>
-
-#if defined(__CUDACC__)
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <mma.h>
-#endif
+#include <native/device.h>
 
 namespace spconv_lite::cuda {
 
@@ -26,7 +23,6 @@ template <class Value, class Sum>
 DEV_FN Value from_sum(Sum sum) {
   return static_cast<Value>(sum);
 }
-#if defined(__CUDACC__)
 template <>
 DEV_FN float to_sum<float, __half>(__half value) {
   return __half2float(value);
@@ -43,7 +39,6 @@ template <>
 DEV_FN __nv_bfloat16 from_sum<__nv_bfloat16, float>(float sum) {
   return __float2bfloat16(sum);
 }
-#endif
 
 // ---- products ----
 
@@ -78,8 +73,6 @@ class ScalarProduct {
  private:
   Sum sum_[8][4];
 };
-
-#if defined(__CUDACC__)
 
 // Value as shared memory holds it, Element as wmma names it; 16 x 16 fragments of `step` along the depth.
 template <class Value, class Element, int step, int depth, int pitch>
@@ -119,8 +112,6 @@ class TensorProduct {
   nvcuda::wmma::fragment<nvcuda::wmma::accumulator, 16, 16, step, float> sum_[4];
 };
 
-#endif
-
 // ---- kinds of arithmetic: the type in memory, the type of sums, the depth of a step ----
 
 struct Float32 {
@@ -138,8 +129,6 @@ struct Float64 {
   template <int pitch>
   using Product = ScalarProduct<Value, Sum, depth, pitch>;
 };
-
-#if defined(__CUDACC__)
 
 struct Float16 {
   using Value = __half;
@@ -175,7 +164,5 @@ struct TensorFloat32 {
   using Product = ScalarProduct<Value, Sum, depth, pitch>;
 #endif
 };
-
-#endif
 
 }  // namespace spconv_lite::cuda

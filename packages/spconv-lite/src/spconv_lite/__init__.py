@@ -33,6 +33,7 @@ from .modules import (
     SparseSequential,
     ToDense,
 )
+from .ops import set_kernels
 from .pool import (
     SparseAvgPool1d,
     SparseAvgPool2d,
@@ -96,4 +97,5 @@ __all__ = [
     "from_spconv_1",
     "gather_features_by_pc_voxel_id",
     "ops",
+    "set_kernels",
 ]

@@ -12,19 +12,10 @@ import math
 import torch
 from torch import Tensor
 
-from . import ops
 from .conv import _expand, _Size, build_indice_data
 from .core import SparseConvTensor
 from .modules import SparseModule
-
-
-def _pair_rows(book: ops.Rulebook, volume: int) -> tuple[Tensor, Tensor]:
-    """Input row and output row of every pair, int64."""
-    ends = book.block_offset[::volume]
-    blocks = torch.arange(ends.shape[0] - 1, device=ends.device)
-    pairs = book.pair_in.shape[0]
-    block = torch.repeat_interleave(blocks, ends.diff(), output_size=pairs)
-    return book.pair_in.long(), block * ops.BLOCK_ROWS + book.pair_out
+from .rulebook import pair_rows
 
 
 def _reduce(features: Tensor, rows_out: Tensor, out_rows: int, reduce: str) -> Tensor:
@@ -90,7 +81,7 @@ class SparsePool(SparseModule):
             self.subm,
             False,
         )
-        rows_in, rows_out = _pair_rows(data.rulebook, math.prod(self.kernel_size))
+        rows_in, rows_out = pair_rows(data.rulebook, math.prod(self.kernel_size))
         out = input.shadow_copy()
         sites = data.out_indices.shape[0]
         out.features = _reduce(input.features[rows_in], rows_out, sites, self._reduction)

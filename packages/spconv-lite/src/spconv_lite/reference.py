@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import ops
+from .rulebook import BLOCK_ROWS
 
 
 def rulebook(
@@ -90,11 +91,11 @@ def convolve(
 
 def pairs_by_offset(book: ops.Rulebook, out_rows: int, volume: int) -> list[list[tuple[int, int]]]:
     """The compact rulebook in the form of `rulebook`."""
-    blocks = (out_rows + ops.BLOCK_ROWS - 1) // ops.BLOCK_ROWS
+    blocks = (out_rows + BLOCK_ROWS - 1) // BLOCK_ROWS
     found: list[list[tuple[int, int]]] = [[] for _ in range(volume)]
     rows_in, rows_out, offset = (t.tolist() for t in book)
     for block in range(blocks):
         for k in range(volume):
             for p in range(offset[block * volume + k], offset[block * volume + k + 1]):
-                found[k].append((rows_in[p], block * ops.BLOCK_ROWS + rows_out[p]))
+                found[k].append((rows_in[p], block * BLOCK_ROWS + rows_out[p]))
     return [sorted(pairs, key=lambda pair: pair[1]) for pairs in found]

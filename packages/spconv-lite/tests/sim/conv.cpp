@@ -56,19 +56,20 @@ struct Layer {
     in_rows = static_cast<int64_t>(sites.size()) / (1 + g.ndim);
     out_rows = static_cast<int64_t>(expected.out_indices.size()) / (1 + g.ndim);
     Buffer<int32_t> indices(sites);
-    Buffer<cuda::Failures> failures(1);
+    Buffer<cuda::Report> report(1);
     sources = std::make_unique<Table>(out_rows, g.volume());
     targets = std::make_unique<Table>(in_rows, g.volume());
     if (kind == Kind::submanifold) {
       Buffer<char> workspace(static_cast<size_t>(cuda::subm_workspace_bytes(g, in_rows)));
-      cuda::subm_neighbours(indices.data(), in_rows, g, sources->table.data(), failures.data(),
+      cuda::subm_neighbours(indices.data(), in_rows, g, sources->table.data(), report.data(),
                             workspace.data(), &device);
       CUSIM_REQUIRE(device.statistics.host_waits == 0);
     } else {
       const bool transposed = kind == Kind::transposed;
       Buffer<char> workspace(static_cast<size_t>(cuda::conv_workspace_bytes(g, in_rows, transposed)));
-      CUSIM_REQUIRE(cuda::find_conv_sites(indices.data(), in_rows, g, transposed, failures.data(),
-                                          workspace.data(), &device) == out_rows);
+      CUSIM_REQUIRE(cuda::find_conv_sites(indices.data(), in_rows, g, transposed, report.data(),
+                                          workspace.data(), &device)
+                        .out_rows == out_rows);
       Buffer<char> sort(static_cast<size_t>(cuda::sort_workspace_bytes(out_rows)));
       Buffer<int32_t> out_indices(expected.out_indices.size());
       cuda::conv_neighbours(indices.data(), in_rows, g, transposed, out_rows, out_indices.data(),
@@ -114,23 +115,44 @@ void require_sorted(Table& table) {
   CUSIM_REQUIRE(masks == expected);
 }
 
-template <class T>
-std::vector<T> integers(sim::Random& random, int64_t count) {
-  std::vector<T> values(static_cast<size_t>(count));
-  for (T& value : values) value = static_cast<T>(random(-4, 4));
-  return values;
+// Small integers as sums see them, and as memory holds them.
+template <class Math>
+struct Integers {
+  using Sum = typename Math::Sum;
+  using Value = typename Math::Value;
+  std::vector<Sum> sums;
+  std::vector<Value> values;
+
+  Integers(sim::Random& random, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) sums.push_back(static_cast<Sum>(random(-4, 4)));
+    for (const Sum sum : sums) values.push_back(cuda::from_sum<Value>(sum));
+  }
+};
+
+// The sums are exact, so memory holds them rounded once.
+template <class Math>
+void require_rounded(const std::vector<typename Math::Value>& found,
+                     const std::vector<typename Math::Sum>& expected) {
+  using Value = typename Math::Value;
+  CUSIM_REQUIRE(found.size() == expected.size());
+  for (size_t i = 0; i < found.size(); ++i) {
+    const Value value = cuda::from_sum<Value>(expected[i]);
+    CUSIM_REQUIRE(std::memcmp(&found[i], &value, sizeof(Value)) == 0);
+  }
 }
 
 // Forward, both gradients, beside three loops over the pairs.
-template <class T>
-void compare(cusim::Device& device, Layer& layer, const Channels& c, bool with_bias) {
-  const Arithmetic arithmetic = sizeof(T) == 4 ? Arithmetic::float32 : Arithmetic::float64;
+template <class Math>
+void compare(cusim::Device& device, Layer& layer, Arithmetic arithmetic, const Channels& c, bool with_bias) {
+  using T = typename Math::Value;
+  using Sum = typename Math::Sum;
   sim::Random random(device.config.seed);
   const int64_t volume = layer.g.volume(), ins = c.in * c.groups, outs = c.out * c.groups;
-  const auto x = integers<T>(random, layer.in_rows * ins), weight = integers<T>(random, outs * volume * c.in),
-             bias = integers<T>(random, outs), gradient = integers<T>(random, layer.out_rows * outs);
-  std::vector<T> y(static_cast<size_t>(layer.out_rows * outs)), dx(x.size(), 0), dw(weight.size(), 0);
-  for (size_t i = 0; i < y.size(); ++i) y[i] = with_bias ? bias[i % static_cast<size_t>(outs)] : T(0);
+  const Integers<Math> x(random, layer.in_rows * ins), weight(random, outs * volume * c.in),
+      bias(random, outs), gradient(random, layer.out_rows * outs);
+  std::vector<Sum> y(static_cast<size_t>(layer.out_rows * outs)), dx(x.sums.size(), 0),
+      dw(weight.sums.size(), 0);
+  for (size_t i = 0; i < y.size(); ++i) y[i] = with_bias ? bias.sums[i % static_cast<size_t>(outs)] : Sum(0);
   for (int64_t k = 0; k < volume; ++k)
     for (const auto& [in, out] : layer.expected.pairs[static_cast<size_t>(k)])
       for (int64_t o = 0; o < outs; ++o)
@@ -138,28 +160,28 @@ void compare(cusim::Device& device, Layer& layer, const Channels& c, bool with_b
           const auto xi = static_cast<size_t>(in * ins + o / c.out * c.in + i);
           const auto wi = static_cast<size_t>((o * volume + k) * c.in + i),
                      yi = static_cast<size_t>(out * outs + o);
-          y[yi] += weight[wi] * x[xi];
-          dx[xi] += weight[wi] * gradient[yi];
-          dw[wi] += x[xi] * gradient[yi];
+          y[yi] += weight.sums[wi] * x.sums[xi];
+          dx[xi] += weight.sums[wi] * gradient.sums[yi];
+          dw[wi] += x.sums[xi] * gradient.sums[yi];
         }
   if (with_bias)
-    for (T& value : y) value = std::max(value, T(0));  // and relu
+    for (Sum& value : y) value = std::max(value, Sum(0));  // and relu
 
-  Buffer<T> x_(x), weight_(weight), bias_(bias), gradient_(gradient), y_(y.size()), dx_(x.size()),
-      dw_(weight.size());
+  Buffer<T> x_(x.values), weight_(weight.values), bias_(bias.values), gradient_(gradient.values),
+      y_(y.size()), dx_(x.sums.size()), dw_(weight.sums.size());
   const uint64_t waits = device.statistics.host_waits;
   cuda::convolve(arithmetic, layer.sources->view(), c, x_.data(), weight_.data(),
                  with_bias ? bias_.data() : nullptr, with_bias, y_.data(), &device);
-  CUSIM_REQUIRE(y_.host() == y);
+  require_rounded<Math>(y_.host(), y);
   const bool mirror = layer.kind == Kind::submanifold;
   cuda::convolve_back(arithmetic, (mirror ? layer.sources : layer.targets)->view(), mirror, c,
                       gradient_.data(), weight_.data(), dx_.data(), &device);
-  CUSIM_REQUIRE(dx_.host() == dx);
+  require_rounded<Math>(dx_.host(), dx);
   Buffer<char> workspace(
       static_cast<size_t>(cuda::correlate_workspace_bytes(arithmetic, layer.out_rows, volume, c)));
   cuda::correlate(arithmetic, layer.sources->view(), c, x_.data(), gradient_.data(), dw_.data(),
                   workspace.data(), &device);
-  CUSIM_REQUIRE(dw_.host() == dw);
+  require_rounded<Math>(dw_.host(), dw);
   CUSIM_REQUIRE(device.statistics.host_waits == waits);
 }
 
@@ -177,9 +199,8 @@ Geometry cube(int ndim, int64_t length, int64_t kernel, int64_t stride, Kind kin
   return g;
 }
 
-template <class T>
-void compare_layer(cusim::Device& device, const Geometry& g, Kind kind, int64_t rows, const Channels& c,
-                   bool with_bias = false) {
+void compare_layer(cusim::Device& device, Arithmetic arithmetic, const Geometry& g, Kind kind, int64_t rows,
+                   const Channels& c, bool with_bias = false) {
   Layer layer(device, g, kind, rows, device.config.seed);
   CUSIM_REQUIRE(layer.sources->table.host() == layer.expected_table(true));
   require_sorted(*layer.sources);
@@ -187,54 +208,92 @@ void compare_layer(cusim::Device& device, const Geometry& g, Kind kind, int64_t 
     CUSIM_REQUIRE(layer.targets->table.host() == layer.expected_table(false));
     require_sorted(*layer.targets);
   }
-  compare<T>(device, layer, c, with_bias);
+  cuda::with_arithmetic(arithmetic,
+                        [&](auto math) { compare<decltype(math)>(device, layer, arithmetic, c, with_bias); });
 }
 
 }  // namespace
 
 CUSIM_CASE(subm_3x3x3_with_wide_loads) {
-  compare_layer<float>(device, cube(3, 8, 3, 1, Kind::submanifold), Kind::submanifold, 150, {16, 32});
+  compare_layer(device, Arithmetic::float32, cube(3, 8, 3, 1, Kind::submanifold), Kind::submanifold, 150,
+                {16, 32});
 }
 CUSIM_CASE(subm_with_channels_that_fill_no_vector) {
-  compare_layer<float>(device, cube(2, 12, 3, 1, Kind::submanifold), Kind::submanifold, 90, {5, 7}, true);
+  compare_layer(device, Arithmetic::float32, cube(2, 12, 3, 1, Kind::submanifold), Kind::submanifold, 90,
+                {5, 7}, true);
 }
 CUSIM_CASE(subm_with_more_than_one_tile_of_channels) {
-  compare_layer<float>(device, cube(1, 60, 3, 1, Kind::submanifold), Kind::submanifold, 70, {68, 72});
+  compare_layer(device, Arithmetic::float32, cube(1, 60, 3, 1, Kind::submanifold), Kind::submanifold, 70,
+                {68, 72});
 }
 CUSIM_CASE(subm_in_float64) {
-  compare_layer<double>(device, cube(2, 12, 3, 1, Kind::submanifold), Kind::submanifold, 90, {6, 34}, true);
+  compare_layer(device, Arithmetic::float64, cube(2, 12, 3, 1, Kind::submanifold), Kind::submanifold, 90,
+                {6, 34}, true);
+}
+CUSIM_CASE(the_emulated_float16_survives_the_way_through_float32) {
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const __half value{static_cast<uint16_t>(bits)};
+    const float wide = __half2float(value);
+    if (wide == wide) CUSIM_REQUIRE(__float2half(wide).bits == bits);
+  }
+  CUSIM_REQUIRE(__float2half(2049.0f).bits == __float2half(2048.0f).bits);  // ties to even
+  CUSIM_REQUIRE(__half2float(__float2half(65519.0f)) == 65504.0f);
+  CUSIM_REQUIRE(device.statistics.launches == 0);
+}
+CUSIM_CASE(tensor_cores_in_float16) {
+  compare_layer(device, Arithmetic::float16, cube(2, 12, 3, 1, Kind::submanifold), Kind::submanifold, 90,
+                {40, 24}, true);
+}
+CUSIM_CASE(tensor_cores_in_bfloat16) {
+  compare_layer(device, Arithmetic::bfloat16, cube(2, 12, 3, 2, Kind::convolution), Kind::convolution, 70,
+                {32, 72});
+}
+CUSIM_CASE(tensor_cores_in_tf32) {
+  compare_layer(device, Arithmetic::tf32, cube(2, 12, 3, 1, Kind::submanifold), Kind::submanifold, 90,
+                {20, 36}, true);
+}
+CUSIM_CASE(tensor_cores_with_channels_that_fill_no_vector) {
+  for (const Arithmetic arithmetic : {Arithmetic::float16, Arithmetic::tf32})
+    compare_layer(device, arithmetic, cube(1, 60, 3, 1, Kind::submanifold), Kind::submanifold, 40, {5, 3});
 }
 CUSIM_CASE(groups) {
-  compare_layer<float>(device, cube(2, 12, 3, 1, Kind::submanifold), Kind::submanifold, 60, {4, 8, 3}, true);
+  compare_layer(device, Arithmetic::float32, cube(2, 12, 3, 1, Kind::submanifold), Kind::submanifold, 60,
+                {4, 8, 3}, true);
 }
 CUSIM_CASE(depthwise) {
-  compare_layer<float>(device, cube(2, 12, 3, 1, Kind::submanifold), Kind::submanifold, 60, {1, 1, 6});
+  compare_layer(device, Arithmetic::float32, cube(2, 12, 3, 1, Kind::submanifold), Kind::submanifold, 60,
+                {1, 1, 6});
 }
 CUSIM_CASE(more_than_64_offsets) {
-  compare_layer<float>(device, cube(1, 60, 67, 1, Kind::submanifold), Kind::submanifold, 60, {4, 4});
+  compare_layer(device, Arithmetic::float32, cube(1, 60, 67, 1, Kind::submanifold), Kind::submanifold, 60,
+                {4, 4});
 }
 CUSIM_CASE(strided) {
-  compare_layer<float>(device, cube(3, 8, 3, 2, Kind::convolution), Kind::convolution, 60, {8, 16}, true);
+  compare_layer(device, Arithmetic::float32, cube(3, 8, 3, 2, Kind::convolution), Kind::convolution, 60,
+                {8, 16}, true);
 }
 CUSIM_CASE(strided_with_an_even_kernel) {
-  compare_layer<double>(device, cube(2, 12, 2, 2, Kind::convolution), Kind::convolution, 60, {3, 5});
+  compare_layer(device, Arithmetic::float64, cube(2, 12, 2, 2, Kind::convolution), Kind::convolution, 60,
+                {3, 5});
 }
 CUSIM_CASE(transposed) {
-  compare_layer<float>(device, cube(2, 9, 3, 2, Kind::transposed), Kind::transposed, 40, {8, 8}, true);
+  compare_layer(device, Arithmetic::float32, cube(2, 9, 3, 2, Kind::transposed), Kind::transposed, 40, {8, 8},
+                true);
 }
 CUSIM_CASE(four_axes) {
   Geometry g = cube(4, 5, 3, 1, Kind::submanifold);
   g.kernel[0] = g.kernel[2] = 1;
   g.padding[0] = g.padding[2] = 0;
-  compare_layer<float>(device, g, Kind::submanifold, 40, {4, 4});
+  compare_layer(device, Arithmetic::float32, g, Kind::submanifold, 40, {4, 4});
 }
 CUSIM_CASE(one_row) {
-  compare_layer<float>(device, cube(3, 8, 3, 1, Kind::submanifold), Kind::submanifold, 1, {4, 4});
+  compare_layer(device, Arithmetic::float32, cube(3, 8, 3, 1, Kind::submanifold), Kind::submanifold, 1,
+                {4, 4});
 }
 
 CUSIM_CASE(no_rows) {
   Layer layer(device, cube(3, 8, 3, 1, Kind::submanifold), Kind::submanifold, 0, 1);
-  compare<float>(device, layer, {4, 4}, true);
+  compare<cuda::Float32>(device, layer, Arithmetic::float32, {4, 4}, true);
 }
 
 CUSIM_CASE(channels_that_the_kernels_do_not_take_are_refused) {

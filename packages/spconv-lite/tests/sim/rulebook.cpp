@@ -5,7 +5,7 @@
 #include "sites.h"
 
 namespace cuda = spconv_lite::cuda;
-using cuda::Failures;
+using cuda::Report;
 using cusim::Buffer;
 using sim::Expected;
 using sim::Kind;
@@ -16,34 +16,35 @@ namespace {
 
 struct Result {
   std::vector<int32_t> out_indices, indice_pairs, indice_num;
-  Failures failures;
+  Report report;
 };
 
 Result run_subm(cusim::Device& device, const std::vector<int32_t>& sites, const Geometry& g) {
   const int64_t rows = static_cast<int64_t>(sites.size()) / (1 + g.ndim), volume = g.volume();
   Buffer<int32_t> indices(sites), pairs(2 * volume * rows), num(volume);
-  Buffer<Failures> failures(1);
+  Buffer<Report> report(1);
   Buffer<char> workspace(cuda::subm_workspace_bytes(g, rows));
-  cuda::subm_indice_pairs(indices.data(), rows, g, pairs.data(), num.data(), failures.data(),
-                          workspace.data(), &device);
+  cuda::subm_indice_pairs(indices.data(), rows, g, pairs.data(), num.data(), report.data(), workspace.data(),
+                          &device);
   CUSIM_REQUIRE(device.statistics.host_waits == 0);
-  return {sites, pairs.host(), num.host(), failures.host()[0]};
+  return {sites, pairs.host(), num.host(), report.host()[0]};
 }
 
 Result run_conv(cusim::Device& device, const std::vector<int32_t>& sites, const Geometry& g,
                 bool transposed) {
   const int64_t rows = static_cast<int64_t>(sites.size()) / (1 + g.ndim), volume = g.volume();
   Buffer<int32_t> indices(sites), pairs(2 * volume * rows), num(volume);
-  Buffer<Failures> failures(1);
+  Buffer<Report> report(1);
   Buffer<char> workspace(cuda::conv_workspace_bytes(g, rows, transposed));
   const int64_t out_rows =
-      cuda::find_conv_sites(indices.data(), rows, g, transposed, failures.data(), workspace.data(), &device);
+      cuda::find_conv_sites(indices.data(), rows, g, transposed, report.data(), workspace.data(), &device)
+          .out_rows;
   Buffer<int32_t> out_indices(out_rows * (1 + g.ndim));
   Buffer<char> sort(cuda::sort_workspace_bytes(out_rows));
   cuda::write_conv_indice_pairs(indices.data(), rows, g, transposed, out_rows, out_indices.data(),
                                 pairs.data(), num.data(), workspace.data(), sort.data(), &device);
   CUSIM_REQUIRE(device.statistics.host_waits == (rows ? 1 : 0));  // only to learn out_rows
-  return {out_indices.host(), pairs.host(), num.host(), failures.host()[0]};
+  return {out_indices.host(), pairs.host(), num.host(), report.host()[0]};
 }
 
 // The same pairs, in any order within an offset, then -1 to the end.
@@ -66,9 +67,9 @@ void require_pairs(const Result& result, const Expected& expected, int64_t rows)
 void require_equal(const Result& result, const Expected& expected, int64_t rows) {
   CUSIM_REQUIRE(result.out_indices == expected.out_indices);
   require_pairs(result, expected, rows);
-  CUSIM_REQUIRE(result.failures.outside_row == Failures::none);
-  CUSIM_REQUIRE(result.failures.duplicate_row == Failures::none);
-  CUSIM_REQUIRE(result.failures.unplaced == 0);
+  CUSIM_REQUIRE(result.report.outside_row == Report::none);
+  CUSIM_REQUIRE(result.report.duplicate_row == Report::none);
+  CUSIM_REQUIRE(result.report.unplaced == 0);
 }
 
 void compare_random(cusim::Device& device, Kind kind, int ndim, int64_t length, int64_t rows) {
@@ -148,8 +149,8 @@ CUSIM_CASE(the_least_row_outside_the_grid_is_reported_and_left_out) {
   for (const bool strided : {false, true}) {
     const std::vector<int32_t> sites = on_line({5, 6, 100, 7, -1, 8});
     const Result result = strided ? run_conv(device, sites, line(), false) : run_subm(device, sites, line());
-    CUSIM_REQUIRE(result.failures.outside_row == 2);
-    CUSIM_REQUIRE(result.failures.duplicate_row == Failures::none);
+    CUSIM_REQUIRE(result.report.outside_row == 2);
+    CUSIM_REQUIRE(result.report.duplicate_row == Report::none);
     for (size_t p = 0; p < result.indice_pairs.size() / 2; ++p)
       CUSIM_REQUIRE(result.indice_pairs[p] != 2 && result.indice_pairs[p] != 4);
     CUSIM_REQUIRE((result.indice_num == std::vector<int32_t>{strided ? 4 : 3, 4, strided ? 4 : 3}));
@@ -160,15 +161,18 @@ CUSIM_CASE(the_least_row_outside_the_grid_is_reported_and_left_out) {
 CUSIM_CASE(a_batch_index_beyond_the_batch_size_is_outside) {
   std::vector<int32_t> sites = on_line({5, 6});
   sites[2] = 1;
-  CUSIM_REQUIRE(run_subm(device, sites, line()).failures.outside_row == 1);
+  CUSIM_REQUIRE(run_subm(device, sites, line()).report.outside_row == 1);
 }
 
 CUSIM_CASE(the_second_least_row_of_equal_sites_is_reported_whatever_the_order) {
   for (const int64_t length : {int64_t{100}, int64_t{1} << 30}) {  // a dense grid, a hash table
     Geometry g = line();
     g.in_shape[3] = g.out_shape[3] = length;
-    const Result result = run_subm(device, on_line({9, 3, 50, 3, 3, 50, 3}), g);
-    CUSIM_REQUIRE(result.failures.duplicate_row == 3);
+    const std::vector<int32_t> sites = on_line({9, 3, 50, 3, 3, 50, 3});
+    const Result result = run_subm(device, sites, g);
+    CUSIM_REQUIRE(result.report.duplicate_row == 3);
+    CUSIM_REQUIRE(run_conv(device, sites, g, false).report.duplicate_row == 3);
+    device = cusim::Device{device.config, {}};
     // The least row answers for its site: the others read it at the centre.
     for (int32_t p = 0; p < result.indice_num[1]; ++p) {
       const int32_t in = result.indice_pairs[static_cast<size_t>(7 + p)];
@@ -183,14 +187,14 @@ CUSIM_CASE(a_full_hash_table_counts_what_it_cannot_place) {
   for (int32_t x = 0; x < 100; ++x) sites.insert(sites.end(), {0, x});
   Buffer<int32_t> indices(sites), rows(64, cuda::no_row);
   Buffer<unsigned long long> keys(64, cuda::no_key);
-  Buffer<Failures> failures(std::vector<Failures>{{Failures::none, Failures::none, 0}});
+  Buffer<Report> report(std::vector<Report>{{Report::none, Report::none, 0, 0}});
   cuda::SiteMap map;
   map.shape[3] = 100;
   map.keys = keys.data();
   map.rows = rows.data();
   map.hash_mask = 63;
-  dev::launch(cuda::prepare_subm_grid, 1, 128, 0, &device, indices.data(), 100, g, map, failures.data());
-  CUSIM_REQUIRE(failures.host()[0].unplaced == 36);
+  dev::launch(cuda::prepare_subm_grid, 1, 128, 0, &device, indices.data(), 100, g, map, report.data());
+  CUSIM_REQUIRE(report.host()[0].unplaced == 36);
   for (unsigned long long key : keys.host()) CUSIM_REQUIRE(key < 100);
 }
 

@@ -1,0 +1,139 @@
+"""The compiled CPU kernels behind the operators (csrc/cpu): outputs are allocated here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import _C
+from .geometry import SUBMANIFOLD, Geometry
+from .rulebook import Rulebook, block_offsets
+
+_NARROW = (torch.float16, torch.bfloat16)
+
+
+def explain(name: str, first: str, x: Tensor, second: str, w: Tensor, groups: int) -> None:
+    """Raises what was wrong in a caller's words, after the native module has refused a call: checks
+    that cost nothing while all is well."""
+    if x.dtype is not w.dtype or not x.dtype.is_floating_point:
+        raise TypeError(
+            f"{name}: {first} and {second} must be of one floating dtype, got {x.dtype} and "
+            f"{w.dtype}; convert one of them or use torch.autocast"
+        ) from None
+    if x.ndim != 2:
+        raise ValueError(f"{name}: {first} must have shape (N, C), got {tuple(x.shape)}") from None
+    if second == "weight" and x.shape[1] != w.shape[-1] * groups:
+        raise ValueError(
+            f"{name}: {first} must have {w.shape[-1] * groups} channels for a weight of shape "
+            f"{tuple(w.shape)} and groups {groups}, got {tuple(x.shape)}"
+        ) from None
+
+
+def _build(indices: Tensor, g: Geometry) -> _C.Rulebook:
+    return _C.build_rulebook(indices, indices, *g.as_four(), torch.get_num_threads())
+
+
+def padded_pairs(indices: Tensor, g: Geometry) -> tuple[Tensor, Tensor, Tensor]:
+    """Output sites, `indice_pairs` (2, K, N) and `indice_num` (K,), as spconv lays them out."""
+    built = _build(indices, g)
+    out_indices = indices.new_empty((built.out_rows, g.ndim + 1))
+    indice_pairs = indices.new_empty((2, g.volume, indices.shape[0]))
+    indice_num = indices.new_empty((g.volume,))
+    built.write_padded(out_indices, indice_pairs, indice_num)
+    return out_indices, indice_pairs, indice_num
+
+
+def build(indices: Tensor, g: Geometry) -> tuple[Tensor, Rulebook]:
+    """Output sites (those of the input for a submanifold layer) and the rulebook."""
+    built = _build(indices, g)
+    out_indices = indices
+    if g.kind != SUBMANIFOLD:
+        out_indices = indices.new_empty((built.out_rows, g.ndim + 1))
+    book = Rulebook(
+        indices.new_empty((built.pairs,)),
+        indices.new_empty((built.pairs,), dtype=torch.uint8),
+        indices.new_empty((built.block_offsets,), dtype=torch.int64),
+    )
+    built.write_compact(None if g.kind == SUBMANIFOLD else out_indices, *book)
+    return out_indices, book
+
+
+def turn(book: Rulebook, in_rows: int, out_rows: int, volume: int) -> Rulebook:
+    """The rulebook read backwards."""
+    book = Rulebook(*(t.contiguous() for t in book))
+    turned = Rulebook(
+        torch.empty_like(book.pair_in),
+        torch.empty_like(book.pair_out),
+        book.block_offset.new_empty((block_offsets(in_rows, volume),)),
+    )
+    _C.transpose_rulebook(*book, in_rows, out_rows, volume, *turned, torch.get_num_threads())
+    return turned
+
+
+def conv(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    book: Rulebook,
+    out_rows: int,
+    groups: int,
+) -> Tensor:
+    dtype = features.dtype
+    if dtype is not torch.float32 and dtype in _NARROW:  # sums in float32, one rounding at the end
+        features, weight = features.float(), weight.float() if weight.dtype is dtype else weight
+        bias = None if bias is None else bias.float()
+    out = features.new_empty((out_rows, weight.shape[0]))
+    try:
+        _C.convolve(
+            features.contiguous(),
+            weight.contiguous(),
+            None if bias is None else bias.contiguous(),
+            *book,
+            out,
+            groups,
+            torch.get_num_threads(),
+        )
+    except (TypeError, ValueError):
+        explain("conv", "features", features, "weight", weight, groups)
+        raise
+    return out if out.dtype is dtype else out.to(dtype)
+
+
+def conv_input_grad(
+    grad: Tensor, weight: Tensor, book: Rulebook, in_rows: int, groups: int, symmetric: bool
+) -> Tensor:
+    dtype = grad.dtype
+    if dtype is not torch.float32 and dtype in _NARROW:
+        grad, weight = grad.float(), weight.float() if weight.dtype is dtype else weight
+    weight = weight.contiguous()
+    if not symmetric:
+        book = turn(book, in_rows, grad.shape[0], math.prod(weight.shape[1:-1]))
+    out = grad.new_empty((in_rows, weight.shape[-1] * groups))
+    try:
+        _C.convolve_back(
+            grad.contiguous(), weight, *book, symmetric, out, groups, torch.get_num_threads()
+        )
+    except (TypeError, ValueError):
+        explain("conv_input_grad", "grad", grad, "weight of out channels", weight, groups)
+        raise
+    return out if out.dtype is dtype else out.to(dtype)
+
+
+def conv_weight_grad(
+    features: Tensor, grad: Tensor, book: Rulebook, weight_shape: Sequence[int], groups: int
+) -> Tensor:
+    dtype = features.dtype
+    if dtype is not torch.float32 and dtype in _NARROW:
+        features, grad = features.float(), grad.float() if grad.dtype is dtype else grad
+    out = features.new_empty(weight_shape)
+    try:
+        _C.correlate(
+            features.contiguous(), grad.contiguous(), *book, out, groups, torch.get_num_threads()
+        )
+    except (TypeError, ValueError):
+        explain("conv_weight_grad", "features", features, "grad", grad, groups)
+        raise
+    return out if out.dtype is dtype else out.to(dtype)

@@ -1,0 +1,201 @@
+"""The operators in plain torch, on any device: sort and searchsorted for the rulebook, then gather,
+matrix product and scatter for each kernel offset (spconv's "native" algorithm).
+
+What layers on CUDA run by default. Rulebooks have the compact form. Within one offset no row occurs
+twice, on either side, so that the scatter-adds meet no conflict: results are the same in every run.
+Every operator waits for the device at least once, for sizes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from .cpu import explain
+from .geometry import SUBMANIFOLD, TRANSPOSED, Geometry, raise_duplicate, raise_outside
+from .rulebook import Rulebook, compact, pair_offsets, pair_rows
+
+_NARROW = (torch.float16, torch.bfloat16)
+
+# ---------------------------------------------------------------------------------- rulebooks
+
+
+def _row_major(cells: Tensor, batch: Tensor, shape: Sequence[int]) -> Tensor:
+    """The place of each cell (N, ndim) in the array (batch, shape...), int64."""
+    index = batch
+    for axis, length in enumerate(shape):
+        index = index * length + cells[:, axis]
+    return index
+
+
+def _sorted_sites(sites: Tensor, g: Geometry) -> tuple[Tensor, Tensor]:
+    """Keys of the input sites (int64) in order, and the row of each; refuses sites outside the grid
+    and duplicates."""
+    limits = torch.tensor([g.batch_size, *g.in_shape], device=sites.device)
+    outside = ((sites < 0) | (sites >= limits)).any(1)
+    keys, order = _row_major(sites[:, 1:], sites[:, 0], g.in_shape).sort(stable=True)
+    again = keys[1:] == keys[:-1]
+    wrong = torch.stack([outside.any(), again.any()]).tolist()
+    if wrong[0]:
+        raise_outside(sites, int(outside.nonzero()[0]), g)
+    if wrong[1]:
+        raise_duplicate(sites, int(order[1:][again].min()))
+    return keys, order
+
+
+def _reached(sites: Tensor, g: Geometry, offset: Sequence[int]) -> Tensor:
+    """The key of the output cell that each input site reaches through one kernel offset, or -1."""
+    settings = zip(offset, g.dilation, g.padding, g.stride, strict=True)
+    step = [(k * d, p, s) for k, d, p, s in settings]
+    if g.kind == TRANSPOSED:
+        shift = torch.tensor([kd - p for kd, p, _ in step], device=sites.device)
+        cells = sites[:, 1:] * torch.tensor(g.stride, device=sites.device) + shift
+        hits = cells >= 0
+    else:
+        scaled = sites[:, 1:] + torch.tensor([p - kd for kd, p, _ in step], device=sites.device)
+        stride = torch.tensor(g.stride, device=sites.device)
+        cells = scaled.div(stride, rounding_mode="floor")
+        hits = (scaled >= 0) & (cells * stride == scaled)
+    hits = (hits & (cells < torch.tensor(g.out_shape, device=sites.device))).all(1)
+    return torch.where(hits, _row_major(cells, sites[:, 0], g.out_shape), -1)
+
+
+def _sites_of(keys: Tensor, g: Geometry) -> Tensor:
+    """Indices int32 (M, 1 + ndim) of the output cells with these keys."""
+    columns = []
+    for length in reversed(g.out_shape):
+        columns.append(keys % length)
+        keys = keys.div(length, rounding_mode="floor")
+    return torch.stack([keys, *reversed(columns)], 1).int()
+
+
+def _pairs(indices: Tensor, g: Geometry) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Output sites; input row, output row and offset of every pair, by offset and input row."""
+    sites = indices.long()
+    keys, order = _sorted_sites(sites, g)
+    offsets = itertools.product(*map(range, g.kernel))
+    reached = torch.stack([_reached(sites, g, offset) for offset in offsets])
+    if g.kind == SUBMANIFOLD:
+        out_indices = indices
+    else:
+        keys = torch.unique(reached[reached >= 0])
+        out_indices, order = _sites_of(keys, g), torch.arange(len(keys), device=keys.device)
+    if len(keys) == 0:
+        none = keys.new_empty((0,))
+        return out_indices, none, none, none
+    place = torch.searchsorted(keys, reached).clamp_(max=len(keys) - 1)
+    offset, rows_in = (keys[place] == reached).nonzero().unbind(1)
+    return out_indices, rows_in, order[place[offset, rows_in]], offset
+
+
+def padded_pairs(indices: Tensor, g: Geometry) -> tuple[Tensor, Tensor, Tensor]:
+    """Output sites, `indice_pairs` (2, K, N) and `indice_num` (K,), as spconv lays them out."""
+    out_indices, rows_in, rows_out, offset = _pairs(indices, g)
+    begin = torch.searchsorted(offset, torch.arange(g.volume + 1, device=offset.device))
+    place = torch.arange(len(offset), device=offset.device) - begin[offset]
+    indice_pairs = indices.new_full((2, g.volume, indices.shape[0]), -1)
+    indice_pairs[0, offset, place] = rows_in.int()
+    indice_pairs[1, offset, place] = rows_out.int()
+    if g.kind == SUBMANIFOLD:  # an operator's outputs are not its inputs
+        out_indices = indices.clone()
+    return out_indices, indice_pairs, begin.diff().int()
+
+
+def build(indices: Tensor, g: Geometry) -> tuple[Tensor, Rulebook]:
+    """Output sites (those of the input for a submanifold layer) and the rulebook."""
+    out_indices, rows_in, rows_out, offset = _pairs(indices, g)
+    return out_indices, compact(rows_in, rows_out, offset, out_indices.shape[0], g.volume)
+
+
+def turn(book: Rulebook, in_rows: int, out_rows: int, volume: int) -> Rulebook:
+    """The rulebook read backwards."""
+    _check_form("transpose_rulebook", book)
+    rows_in, rows_out = pair_rows(book, volume)
+    return compact(rows_out, rows_in, pair_offsets(book, volume), in_rows, volume)
+
+
+# ---------------------------------------------------------------------------------- convolution
+
+
+def _check_form(name: str, book: Rulebook) -> None:
+    if book.is_table:
+        raise TypeError(
+            f"{name}: the rulebook is a neighbour table of the CUDA kernels, but plain torch "
+            "operators are chosen for this device; build it again, or choose "
+            'spconv_lite.set_kernels("cuda", "native")'
+        )
+
+
+def _by_offset(book: Rulebook, volume: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Offset, input rows and output rows of the pairs of each offset that has some."""
+    order = pair_offsets(book, volume).argsort(stable=True)
+    rows = torch.stack(pair_rows(book, volume))[:, order]
+    counts = book.block_offset.diff().view(-1, volume).sum(0).tolist()
+    for k, (rows_in, rows_out) in enumerate(map(torch.unbind, rows.split(counts, 1))):
+        if counts[k]:
+            yield k, rows_in, rows_out
+
+
+def _wide(*tensors: Tensor | None) -> list[Tensor | None]:
+    """float16 and bfloat16 as float32: sums are in float32, with one rounding at the end."""
+    return [t.float() if t is not None and t.dtype in _NARROW else t for t in tensors]
+
+
+def _weights(name: str, weight: Tensor, groups: int) -> Tensor:
+    """(K, groups, out, in) of a weight (groups * out, k..., in)."""
+    if groups < 1 or weight.shape[0] % groups:
+        raise ValueError(
+            f"{name}: groups must divide the {weight.shape[0]} output channels, got {groups}"
+        )
+    joined = weight.reshape(groups, weight.shape[0] // groups, -1, weight.shape[-1])
+    return joined.permute(2, 0, 1, 3)
+
+
+def conv(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    book: Rulebook,
+    out_rows: int,
+    groups: int,
+) -> Tensor:
+    explain("conv", "features", features, "weight", weight, groups)
+    _check_form("conv", book)
+    x, w, b = _wide(features, weight, bias)
+    out = x.new_zeros((out_rows, w.shape[0]))
+    w = _weights("conv", w, groups)
+    for k, rows_in, rows_out in _by_offset(book, len(w)):
+        rows = x[rows_in].unflatten(1, (groups, -1))
+        out.index_add_(0, rows_out, torch.einsum("pgi,goi->pgo", rows, w[k]).flatten(1))
+    return (out if b is None else out + b).to(features.dtype)
+
+
+def conv_input_grad(
+    grad: Tensor, weight: Tensor, book: Rulebook, in_rows: int, groups: int, symmetric: bool
+) -> Tensor:
+    explain("conv_input_grad", "grad", grad, "weight of out channels", weight, groups)
+    _check_form("conv_input_grad", book)
+    g, w = _wide(grad, weight)
+    out = g.new_zeros((in_rows, w.shape[-1] * groups))
+    w = _weights("conv_input_grad", w, groups)
+    for k, rows_in, rows_out in _by_offset(book, len(w)):
+        rows = g[rows_out].unflatten(1, (groups, -1))
+        out.index_add_(0, rows_in, torch.einsum("pgo,goi->pgi", rows, w[k]).flatten(1))
+    return out.to(grad.dtype)
+
+
+def conv_weight_grad(
+    features: Tensor, grad: Tensor, book: Rulebook, weight_shape: Sequence[int], groups: int
+) -> Tensor:
+    explain("conv_weight_grad", "features", features, "grad", grad, groups)
+    _check_form("conv_weight_grad", book)
+    x, g = _wide(features, grad)
+    out = x.new_zeros(tuple(weight_shape))
+    w = _weights("conv_weight_grad", out, groups)  # a view
+    for k, rows_in, rows_out in _by_offset(book, len(w)):
+        rows, grads = (t.unflatten(1, (groups, -1)) for t in (x[rows_in], g[rows_out]))
+        w[k] = torch.einsum("pgo,pgi->goi", grads, rows)
+    return out.to(features.dtype)

@@ -1,0 +1,3 @@
+// The CUDA sources as host code.
+#include <cuda/conv.cu>
+#include <cuda/rulebook.cu>
