@@ -86,21 +86,6 @@ def test_plan_shows_each_list(capsys, show):
     assert expected.get(show, "--enable-cuda-llvm") in out
 
 
-@pytest.mark.parametrize("base", ["ubuntu:22.04", "ubuntu:24.04"])
-def test_a_dockerfile_names_the_packages_and_the_same_build(capsys, base):
-    assert main(["build", "--docker", base, "--without", "x264"]) == 0
-    out = capsys.readouterr().out
-    assert out.count(f"FROM {base}") == 2
-    assert "ocl-icd-opencl-dev" in out
-    assert "libx264-dev" not in out
-    assert "--release 9.0.2" in out
-    assert "libvulkan1" in out  # opened at run time: ldd does not name it
-    assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility,video,graphics" in out
-    assert main(["build", "--docker", base, "--without", "vulkan"]) == 0
-    assert "libvulkan1" not in capsys.readouterr().out
-    assert main(["build", "--docker", "windows"]) == 2
-
-
 def test_help_names_every_command_and_teaches_the_exit_codes(capsys):
     with pytest.raises(SystemExit):
         parser().parse_args(["--help"])

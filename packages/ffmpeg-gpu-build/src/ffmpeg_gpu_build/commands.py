@@ -290,10 +290,9 @@ def build_command(a: argparse.Namespace) -> int:
     if a.docker:
         from .docker import dockerfile
 
-        chosen = ["--profile", a.profile]
-        chosen += [x for name in a.add for x in ("--with", name)]
-        chosen += [x for name in a.drop for x in ("--without", name)]
-        print(dockerfile(plan, a.docker, shlex.join(chosen)), end="")
+        choices = [x for name in a.add for x in ("--with", name)]
+        choices += [x for name in a.drop for x in ("--without", name)]
+        print(dockerfile(plan, a.docker, a.profile, choices), end="")
         return 0
     prefix = Path(a.prefix).absolute()
     work = Path(a.work).absolute() if a.work else builder.default_work(plan)

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import base64
+import shlex
+from pathlib import Path
+
 from .description import Plan
 from .emit import apt_packages
 
 BASES = ("ubuntu:22.04", "ubuntu:24.04", "debian:12", "debian:13")
 
 
-def dockerfile(plan: Plan, base: str, arguments: str) -> str:
+def _profile(profile: str) -> tuple[str, str]:
+    """(what --profile is given in the image, the step that brings it there): your own TOML goes
+    along in the text, for it may lie outside the context.
+    """
+    file = Path(profile)
+    if file.suffix != ".toml":
+        return profile, ""
+    there = f"/tool/{file.name}"
+    text = base64.b64encode(file.read_bytes()).decode()
+    return there, f"RUN echo {text} | base64 -d > {shlex.quote(there)}\n"
+
+
+def dockerfile(plan: Plan, base: str, profile: str, choices: list[str]) -> str:
     """The text of a Dockerfile for one of `BASES`; its context is the root of this repository.
 
-    `arguments` are those that chose the plan ("--profile small --without x264").
+    `profile` and `choices` are the arguments that chose the plan ("small", ["--without", "x264"]).
     The second stage holds the build and the libraries that it links, nothing of the compilers.
     Raises ValueError for another base.
     """
@@ -19,6 +35,8 @@ def dockerfile(plan: Plan, base: str, arguments: str) -> str:
         raise ValueError(f"docker: base must be one of {', '.join(BASES)}, got {base!r}")
     packages = " \\\n        ".join(["ca-certificates", "python3-venv", *apt_packages(plan)])
     sources = "packages/ffmpeg-gpu-build"
+    chosen, bring = _profile(profile)
+    arguments = shlex.join(["--profile", chosen, *choices])
     vulkan = "vulkan" in plan.components
     capabilities = "compute,utility,video" + (",graphics" if vulkan else "")
     loader = (
@@ -38,7 +56,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends \\
 COPY VERSION LICENSE /tool/
 COPY {sources} /tool/{sources}
 RUN python3 -m venv /venv && /venv/bin/pip install /tool/{sources}
-RUN /venv/bin/ffmpeg-gpu-build build {arguments} --release {plan.version} \\
+{bring}RUN /venv/bin/ffmpeg-gpu-build build {arguments} --release {plan.version} \\
         --cuda {plan.cuda} --prefix /opt/ffmpeg --work /build
 RUN ldd /opt/ffmpeg/lib/*.so | awk '$3 ~ "^/(usr/)?lib" {{ print $3 }}' | sort -u \\
         | grep -vE '/(libc|libm|libpthread|libdl|ld-linux[^/]*)\\.so' \\
