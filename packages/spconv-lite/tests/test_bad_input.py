@@ -1,5 +1,8 @@
 """Every wrong input is refused with a message that says what was wrong, or has a meaning."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -130,15 +133,13 @@ def test_settings_out_of_range():
 
 
 def test_settings_whose_products_pass_64_bits_are_refused():
-    site = sites([5, 0])
-    line = [1], [2]
-    words = (
+    plane = [2**31 - 1, 2**31 - 1, 1], [3, 3, 1]
+    far = [2**30, 2**30, 1]  # with such a margin on all sides, lines of one word are 2^64
+    assert message(ValueError, ops.subm_rulebook, sites([0, 0, 0, 0]), 1, *plane, far) == (
         "get_indice_pairs: the grid and the reach of the kernel around it are more than 2^63 - 1 "
         "words of 64 cells; use larger voxels"
     )
-    # a line is 2^25 words, 2^39 lines are 2^64
-    assert message(ValueError, ops.subm_rulebook, site, 2**39, *line, [2**31 - 1]) == words
-    assert message(ValueError, ops.subm_rulebook, site, 1, *line, [2**62]) == (
+    assert message(ValueError, ops.subm_rulebook, sites([5, 0]), 1, [1], [2], [2**62]) == (
         "get_indice_pairs: dilation must be at most 2^31 - 1, got [4611686018427387904]"
     )
     four = sites([0, 0, 0, 0, 0])
@@ -146,6 +147,66 @@ def test_settings_whose_products_pass_64_bits_are_refused():
         "get_indice_pairs: a kernel of (65536, 65536, 65536, 65536) has more than 2^24 cells; use "
         "a smaller one"
     )
+
+
+def test_offsets_that_lead_from_the_grid_cost_no_margin():
+    book = ops.subm_rulebook(sites([5, 0]), 2**39, [1], [2], [2**31 - 1])
+    assert [t.tolist() for t in book] == [[0], [0], [0, 0, 1]]
+
+
+def test_a_rulebook_with_more_offsets_than_memory_is_refused():
+    many = torch.stack(torch.unravel_index(torch.arange(2100), (1, 64, 64)), 1).int()
+    words = (
+        "get_indice_pairs: 2100 output sites and a kernel of (4096, 4096) need a rulebook of more "
+        "than 1 GiB; use a smaller kernel or split the batch"
+    )
+    assert message(ValueError, subm, many, 1, (64, 64), (4096, 4096)) == words
+    ones, zeros, half = [1, 1], [0, 0], [2048, 2048]
+    strided = [64, 64], [4096, 4096], ones, half, ones, zeros, False
+    assert " output sites and a kernel of (4096, 4096) need" in message(
+        ValueError, ops.rulebook, many, 1, *strided
+    )
+
+
+LONG_KERNELS = """
+import resource, torch
+from spconv_lite import ops
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+n, kernel, stride, padding = 65_000, 2**20, 1000, 2**19
+rows = torch.stack([torch.zeros(40), torch.arange(40) * 1601], 1).int()
+ops.rulebook(rows, 1, [n], [3], [1], [1], [1], [0], False)
+before = peak()
+out, pair_in, pair_out, ends = ops.rulebook(
+    rows, 1, [n], [kernel], [stride], [padding], [1], [0], False
+)
+k = torch.repeat_interleave(torch.arange(kernel), ends.diff())
+got = torch.stack([k, pair_in.long(), out[pair_out.long(), 1].long()])
+i, o = torch.meshgrid(torch.arange(40), torch.arange((n + 2 * padding - kernel) // stride + 1))
+k = rows[i, 1] + padding - o * stride
+expected = torch.stack([k, i, o])[:, (k >= 0) & (k < kernel)]
+order = lambda pairs: pairs[:, (pairs[0] * 64 + pairs[1]).argsort()]
+assert torch.equal(order(got), order(expected))
+print("strided", len(pair_in), (peak() - before) // 1024)
+square = torch.stack(torch.unravel_index(torch.arange(300) * 13, (1, 64, 64)), 1).int()
+_, _, ends = ops.subm_rulebook(square, 1, [64, 64], [2048, 2048], [1, 1])
+print("submanifold", ends[-1].item(), (peak() - before) // 1024)
+"""
+
+
+def test_kernels_of_millions_of_cells_cost_what_their_pairs_do():
+    """Time and memory of a long kernel grow with its pairs and its rulebook, here 8 and 67 MB."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LONG_KERNELS],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    strided, submanifold = (line.split() for line in done.stdout.splitlines())
+    assert strided[:2] == ["strided", str(40 * 66)]
+    assert submanifold[:2] == ["submanifold", str(300**2)]
+    assert int(strided[2]) <= 150  # MiB
+    assert int(submanifold[2]) <= 400
 
 
 def test_a_rulebook_whose_offsets_do_not_rise_is_not_transposed():

@@ -120,6 +120,72 @@ def test_a_hash_table_that_grows_keeps_every_site_and_leaves_nothing_behind(spar
         assert torch.equal(sites, reference.rulebook(small, [9, 9, 9], **plain)[0])
 
 
+@st.composite
+def sparse_steps(draw):
+    """Layers whose steps and kernels are long beside the grid: most offsets lead nowhere."""
+    ndim = draw(st.integers(1, 2))
+    numbers = lambda low, high: st.lists(st.integers(low, high), min_size=ndim, max_size=ndim)  # noqa: E731
+    kind = draw(st.sampled_from(["subm", "conv", "transposed"]))
+    return {
+        "shape": draw(numbers(1, 90)),
+        "count": draw(st.integers(1, 40)),
+        "seed": draw(st.integers(0, 9999)),
+        "ksize": draw(numbers(1, (100, 20)[ndim - 1])),
+        "stride": draw(numbers(1, 12)),
+        "padding": draw(numbers(0, 60)),
+        "dilation": draw(numbers(1, 12)),
+        "subm": kind == "subm",
+        "transpose": kind == "transposed",
+    }
+
+
+@settings(**SETTINGS)
+@given(sparse_steps())
+def test_long_steps_and_kernels_equal_the_reference(sparse, layer):
+    shape = layer.pop("shape")
+    indices = sparse.random_sites(layer.pop("count"), 1, shape, layer.pop("seed"))
+    if not fits(shape, **layer):
+        with pytest.raises(ValueError, match="the kernel does not fit"):
+            build(indices, 1, shape, **layer)
+        return
+    out, book = build(indices, 1, shape, **layer)
+    expected_out, expected = reference.rulebook(indices, shape, **layer)
+    assert torch.equal(out, expected_out)
+    assert reference.pairs_by_offset(book, len(out), math.prod(layer["ksize"])) == expected
+
+
+def test_sites_of_words_and_groups_side_by_side_are_told_apart(sparse):
+    """x lines of 1 to 5 words of 64 cells: windows reach into the next word and the next group of
+    64 words, never into the next line."""
+    for length in (63, 64, 65, 127, 128, 129, 300):
+        indices = sparse.random_sites(300, 2, [9, length], length)
+        for ksize in ([3, 3], [1, 33], [3, 70], [4, 6]):
+            settings = {"ksize": ksize, "stride": [1, 1], "padding": [0, 0], "dilation": [1, 1]}
+            layer = settings | {"subm": True, "transpose": False}
+            _, book = build(indices, 2, [9, length], **layer)
+            _, expected = reference.rulebook(indices, [9, length], **layer)
+            assert reference.pairs_by_offset(book, 300, math.prod(ksize)) == expected
+
+
+@pytest.mark.parametrize("subm", [True, False])
+def test_grids_of_2_to_63_cells_and_small_ones_join_the_same_pairs(sparse, subm):
+    """Three far corners of the largest grid hold the same sites as a grid of their own size."""
+    side = 2**21 - 1  # 2^63 cells and a little less
+    near = sparse.random_sites(150, 1, [7, 8, 9], 0)
+    layer = {"ksize": [3, 3, 3], "stride": [1] * 3, "padding": [1] * 3, "dilation": [2, 1, 1]}
+    layer |= {"subm": subm, "transpose": False}
+    _, expected = reference.rulebook(near, [7, 8, 9], **layer)
+    for corner in ([0, 0, 0], [side - 7, 0, side - 9], [side - 7, side - 8, side - 9]):
+        far = near + torch.tensor([0, *corner], dtype=torch.int32)
+        out, book = build(far, 1, [side] * 3, **layer)
+        if subm:
+            assert reference.pairs_by_offset(book, 150, 27) == expected
+            continue
+        expected_out, pairs = reference.rulebook(far, [side] * 3, **layer)
+        assert torch.equal(out, expected_out)
+        assert reference.pairs_by_offset(book, len(out), 27) == pairs
+
+
 @pytest.fixture
 def case(sparse):
     """A strided layer in float64 with everything an operator takes."""

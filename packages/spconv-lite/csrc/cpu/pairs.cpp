@@ -136,22 +136,26 @@ bool rank_rows(Word* words, const int64_t* ids, const int32_t* bits, int64_t row
   return same;
 }
 
-void find_ranks(const Word* words, const int64_t* ids, const int32_t* bits, int64_t count, int32_t* rank) {
+void find_ranks(const Word* words, const int64_t* ids, const int32_t* taps, int64_t count, int64_t volume,
+                int32_t* rank, int64_t* pairs) {
   for (int64_t i = 0; i < count; ++i) {
-    const Word& word = words[ids[i]];
-    rank[i] = word.first - 1 + __builtin_popcountll(word.bits & below(bits[i] & 63));
+    const Word word = words[ids[i]];
+    rank[i] = word.first - 1 + __builtin_popcountll(word.bits & below(taps[i] & 63));
+    ++pairs[bucket_of(rank[i], taps[i], volume)];
   }
 }
 
 void find_windows(const Segment& segment, Block* block) {
-  block->x = segment.x;
-  block->crossing = 0;
   for (int64_t r = 0; r < block->rows; ++r) {
     const int64_t cell = block->row_bit[r] + segment.x;
     block->word[r] = block->row_word[r] + (cell >> 6);
     block->bit[r] = static_cast<int32_t>(cell & 63);
+  }
+  block->crossing = 0;
+  if (segment.taps == 1) return;
+  for (int64_t r = 0; r < block->rows; ++r) {
     block->crosses[block->crossing] = static_cast<uint8_t>(r);
-    block->crossing += (cell & 63) + segment.taps > 64;
+    block->crossing += block->bit[r] + segment.taps > 64;
   }
 }
 

@@ -68,9 +68,16 @@ NATIVE_DECLARE_ISA(int64_t rank_words(Word* words, int64_t count))
 NATIVE_DECLARE_ISA(bool rank_rows(Word* words, const int64_t* ids, const int32_t* bits, int64_t rows,
                                   int32_t* row_of_rank))
 
-// rank[i] = the rank of the site at bit (bits[i] & 63) of the word ids[i], which is set.
-NATIVE_DECLARE_ISA(void find_ranks(const Word* words, const int64_t* ids, const int32_t* bits, int64_t count,
-                                   int32_t* rank))
+// Where a pair belongs in the compact rulebook, by the output row and kernel offset * 64 + anything.
+static inline int64_t bucket_of(int32_t out_row, int32_t tap, int64_t volume) {
+  return (out_row >> 8) * volume + (tap >> 6);
+}
+static_assert(block_rows == 1 << 8);
+
+// Pair i goes to the site at bit (taps[i] & 63) of the word ids[i], through kernel offset taps[i] / 64.
+// Writes the rank of the site, and counts the pairs of each block of ranks and offset.
+NATIVE_DECLARE_ISA(void find_ranks(const Word* words, const int64_t* ids, const int32_t* taps, int64_t count,
+                                   int64_t volume, int32_t* rank, int64_t* pairs))
 
 // A run of kernel offsets along x whose cells lie side by side: read as one window of bits.
 struct Segment {
@@ -86,13 +93,13 @@ struct Block {
   int64_t rows;
   const int64_t* row_word;   // of the rows' own cells: the number of the word in the grid,
   const int32_t* row_bit;    // and the bit
-  int64_t x;                 // of the segments that the rest holds for
   int64_t word[block_rows];  // of a window's first cell, in the row's line
   int32_t bit[block_rows];
   int64_t crossing;  // windows that reach into the next word:
   uint8_t crosses[block_rows];
 };
 
+// The windows of all segments with this x.
 NATIVE_DECLARE_ISA(void find_windows(const Segment& segment, Block* block))
 
 // The pairs of a block for one segment, sorted by offset and then by row, after find_windows for its x;

@@ -65,30 +65,40 @@ void check_volume(const Geometry& g) {
 
 // The compact form has an end for each kernel offset of each block of rows.
 void check_offsets(const Geometry& g, int64_t rows) {
-  constexpr int64_t most = int64_t{1} << 28;  // 2 GiB
+  constexpr int64_t most = int64_t{1} << 27;  // 1 GiB
   if ((rows + block_rows - 1) / block_rows > most / g.volume())
     throw native::ValueError("get_indice_pairs: " + std::to_string(rows) + " output sites and a kernel of " +
                              tuple_text(g.kernel + max_axes - g.ndim, g.ndim) +
-                             " need a rulebook of more than 2 GiB; use a smaller kernel or split the batch");
-}
-
-// Cuts the kernel into segments, in the order of its offsets.
-std::vector<Segment> make_segments(const Geometry& g, const SiteTable& table) {
-  const int64_t window = g.dilation[3] == 1 ? most_taps : 1, volume = g.volume();
-  std::vector<Segment> segments;
-  for (int64_t k = 0; k < volume; k += segments.back().taps) {
-    int64_t offset[max_axes];
-    kernel_offset(g, k, offset);
-    int64_t line = 0;
-    for (int axis = 0; axis < max_axes - 1; ++axis)
-      line = line * table.length[axis] + offset[axis] * g.dilation[axis] - table.low[axis];
-    segments.push_back({line * table.words_per_line, offset[3] * g.dilation[3] - table.low[3],
-                        static_cast<int>(std::min(g.kernel[3] - offset[3], window))});
-  }
-  return segments;
+                             " need a rulebook of more than 1 GiB; use a smaller kernel or split the batch");
 }
 
 }  // namespace
+
+// A submanifold's kernel: the x lines, and the segments of each of them.
+struct Rulebook::Lines {
+  static constexpr int64_t beyond = std::numeric_limits<int64_t>::min();
+  std::vector<int64_t> words;  // Segment::words, or `beyond` where no cell of the grid reaches another
+  Reach x;
+  std::vector<Segment> segments;  // of the offsets x.first to x.last; words to be filled in
+
+  Lines(const Geometry& g, const SiteTable& table) : x(submanifold_reach(g, max_axes - 1)) {
+    for (int64_t k = 0; k < g.volume(); k += g.kernel[max_axes - 1]) {
+      int64_t offset[max_axes], line = 0;
+      bool reached = true;
+      kernel_offset(g, k, offset);
+      for (int axis = 0; axis < max_axes - 1; ++axis) {
+        const Reach reach = submanifold_reach(g, axis);
+        reached &= offset[axis] >= reach.first && offset[axis] <= reach.last;
+        line = line * table.length[axis] + offset[axis] * g.dilation[axis] - g.padding[axis];
+      }
+      words.push_back(reached ? line * table.words_per_line : beyond);
+    }
+    const int64_t dilation = g.dilation[max_axes - 1], most = dilation == 1 ? most_taps : 1;
+    for (int64_t k = x.first; k <= x.last; k += segments.back().taps)
+      segments.push_back(
+          {0, k * dilation - g.padding[max_axes - 1], static_cast<int>(std::min(x.last - k + 1, most))});
+  }
+};
 
 int64_t checked_cells(int64_t batch_size, const int64_t* shape, const char* what) {
   int64_t cells = batch_size;
@@ -113,7 +123,7 @@ Rulebook::Rulebook(const int32_t* indices, int64_t rows, const Geometry& geometr
   checked_cells(g.batch_size, g.in_shape, "the grid");
   checked_cells(g.batch_size, g.out_shape, "the output grid");
   const bool subm = kind == Kind::submanifold;
-  SiteSet in(subm ? input_frame(g) : bare_frame(g.batch_size, g.in_shape), rows);
+  SiteSet in(subm ? submanifold_frame(g) : bare_frame(g.batch_size, g.in_shape), rows);
   const int64_t bad = in.insert_rows(indices, rows, g.ndim, g.batch_size, g.in_shape);
   if (bad >= 0) throw_bad_row(indices, bad, g);
   if (subm) {
@@ -127,10 +137,10 @@ Rulebook::Rulebook(const int32_t* indices, int64_t rows, const Geometry& geometr
 }
 
 void Rulebook::find_chunks(const SiteSet& in) {
-  const std::vector<Segment> segments = make_segments(geometry_, in.table());
+  const Lines lines(geometry_, in.table());
   chunks_ = std::vector<Chunk>(static_cast<size_t>((in_rows_ + rows_per_chunk - 1) / rows_per_chunk));
   native::parallel_for(in_rows_, rows_per_chunk, threads_, [&](int64_t begin, int64_t end) {
-    chunks_[static_cast<size_t>(begin / rows_per_chunk)] = find_chunk(in, segments, begin, end);
+    chunks_[static_cast<size_t>(begin / rows_per_chunk)] = find_chunk(in, lines, begin, end);
   });
   for (Chunk& chunk : chunks_) {
     chunk.start = pairs_;
@@ -146,27 +156,44 @@ void Rulebook::Chunk::make_room(int64_t more) {
   std::copy_n(old_out.get(), pairs, pair_out.get());
 }
 
-Rulebook::Chunk Rulebook::find_chunk(const SiteSet& in, const std::vector<Segment>& segments, int64_t begin,
+Rulebook::Chunk Rulebook::find_chunk(const SiteSet& in, const Lines& lines, int64_t begin,
                                      int64_t end) const {
-  const int64_t blocks = (end - begin + block_rows - 1) / block_rows;
+  const int64_t volume = geometry_.volume(), blocks = (end - begin + block_rows - 1) / block_rows;
   Chunk chunk;
-  chunk.block_end = Scratch<int64_t>(blocks * geometry_.volume());
-  int64_t* ends = chunk.block_end.get();
-  Block block;
-  for (int64_t row = begin; row < end; row += block_rows) {
+  chunk.block_end = Scratch<int64_t>(blocks * volume);
+  for (int64_t i = 0; i < blocks; ++i) {
+    Block block;
+    const int64_t row = begin + i * block_rows;
     block.rows = std::min(block_rows, end - row);
     block.row_word = in.row_words() + row;
     block.row_bit = in.row_bits() + row;
-    for (const Segment& segment : segments) {
-      if (&segment == segments.data() || segment.x != block.x) NATIVE_CALL_ISA(find_windows)(segment, &block);
-      chunk.make_room(pairs_per_segment);
-      chunk.pairs = NATIVE_CALL_ISA(find_pairs)(in.table(), segment, block, chunk.pairs,
-                                                chunk.pair_in.get() + chunk.pairs,
-                                                chunk.pair_out.get() + chunk.pairs, ends);
-      ends += segment.taps;
-    }
+    find_block(in.table(), lines, block, chunk, chunk.block_end.get() + i * volume);
   }
   return chunk;
+}
+
+// Appends the pairs of a block; ends[k] is where those of offset k end.
+void Rulebook::find_block(const SiteTable& table, const Lines& lines, Block& block, Chunk& chunk,
+                          int64_t* ends) const {
+  const int64_t taps = geometry_.kernel[max_axes - 1];
+  bool fresh = true;
+  for (const int64_t words : lines.words) {
+    std::fill_n(ends, words == Lines::beyond ? taps : lines.x.first, chunk.pairs);
+    int64_t* next = ends + lines.x.first;
+    ends += taps;
+    if (words == Lines::beyond) continue;
+    for (Segment segment : lines.segments) {
+      segment.words = words;
+      if (fresh || lines.segments.size() > 1) NATIVE_CALL_ISA(find_windows)(segment, &block);
+      fresh = false;
+      chunk.make_room(pairs_per_segment);
+      chunk.pairs =
+          NATIVE_CALL_ISA(find_pairs)(table, segment, block, chunk.pairs, chunk.pair_in.get() + chunk.pairs,
+                                      chunk.pair_out.get() + chunk.pairs, next);
+      next += segment.taps;
+    }
+    std::fill(next, ends, chunk.pairs);
+  }
 }
 
 // Finds output sites and pairs from the input rows.
@@ -198,27 +225,19 @@ void Rulebook::find_through_targets(bool transposed) {
   out_indices_ = Scratch<int32_t>(out_rows_ * (g.ndim + 1));
   out.write_sites(out_indices_.get(), g.ndim, threads_);
   native::parallel_for(count, 1, threads_, [&](int64_t i, int64_t) {
-    const Part& part = parts[static_cast<size_t>(i)];
-    NATIVE_CALL_ISA(find_ranks)(out.table().words, part.word.get(), part.tap.get(), part.pairs,
-                                part.out_row.get());
+    Part& part = parts[static_cast<size_t>(i)];
+    part.next = Scratch<int64_t>(block_offsets());
+    std::fill_n(part.next.get(), block_offsets(), int64_t{0});
+    NATIVE_CALL_ISA(find_ranks)(out.table().words, part.word.get(), part.tap.get(), part.pairs, g.volume(),
+                                part.out_row.get(), part.next.get());
   });
   sort_targets(parts);
 }
 
-// Sorts the pairs by output block and offset: a counting sort, in which each part counts for itself. What
-// they have in common stays in the order of input rows, whatever the number of parts.
+// Sorts the pairs by output block and offset: a counting sort, in which each part has counted for itself.
+// What they have in common stays in the order of input rows, whatever the number of parts.
 void Rulebook::sort_targets(std::vector<Part>& parts) {
   const int64_t volume = geometry_.volume(), buckets = block_offsets() - 1;
-  const int64_t count = static_cast<int64_t>(parts.size());
-  auto bucket_of = [volume](const Part& part, int64_t i) {
-    return part.out_row[i] / block_rows * volume + part.tap[i] / 64;
-  };
-  native::parallel_for(count, 1, threads_, [&](int64_t i, int64_t) {
-    Part& part = parts[static_cast<size_t>(i)];
-    part.next = Scratch<int64_t>(buckets);
-    std::fill_n(part.next.get(), buckets, int64_t{0});
-    for (int64_t p = 0; p < part.pairs; ++p) ++part.next[bucket_of(part, p)];
-  });
   for (const Part& part : parts) pairs_ += part.pairs;
   Chunk all;
   all.pairs = pairs_;
@@ -230,10 +249,10 @@ void Rulebook::sort_targets(std::vector<Part>& parts) {
     for (const Part& part : parts) start += std::exchange(part.next[bucket], start);
     all.block_end[bucket] = start;
   }
-  native::parallel_for(count, 1, threads_, [&](int64_t i, int64_t) {
+  native::parallel_for(static_cast<int64_t>(parts.size()), 1, threads_, [&](int64_t i, int64_t) {
     const Part& part = parts[static_cast<size_t>(i)];
     for (int64_t p = 0; p < part.pairs; ++p) {
-      const int64_t at = part.next[bucket_of(part, p)]++;
+      const int64_t at = part.next[bucket_of(part.out_row[p], part.tap[p], volume)]++;
       all.pair_in[at] = part.in_row[p];
       all.pair_out[at] = static_cast<uint8_t>(part.out_row[p] % block_rows);
     }

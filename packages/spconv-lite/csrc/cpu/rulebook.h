@@ -29,7 +29,7 @@ class Rulebook {
  public:
   // indices: int32 (rows, 1 + ndim), checked here: inside the grid and unique, else native::ValueError.
   // Output sites of the other kinds are in row-major order. Throws native::ValueError when a count
-  // passes 2^31 - 1 or block_offsets() 2^28.
+  // passes 2^31 - 1 or block_offsets() 2^27.
   // The indices must outlive the rulebook.
   Rulebook(const int32_t* indices, int64_t rows, const Geometry& geometry, Kind kind, int threads);
 
@@ -60,8 +60,11 @@ class Rulebook {
     Scratch<int32_t> tap, in_row, out_row;
     Scratch<int64_t> next;  // of each output block and offset
   };
+  struct Lines;
   void find_chunks(const SiteSet& in);
-  Chunk find_chunk(const SiteSet& in, const std::vector<Segment>& segments, int64_t begin, int64_t end) const;
+  Chunk find_chunk(const SiteSet& in, const Lines& lines, int64_t begin, int64_t end) const;
+  void find_block(const SiteTable& table, const Lines& lines, Block& block, Chunk& chunk,
+                  int64_t* ends) const;
   void find_through_targets(bool transposed);
   void sort_targets(std::vector<Part>& parts);
 

@@ -23,14 +23,16 @@ bool locate(const SiteTable& table, const int32_t* indices, int64_t rows, int64_
   for (int64_t row = 0; row < rows; ++row) {
     const int32_t* at = indices + row * (ndim + 1);
     fits &= at[0] >= 0 && at[0] < batch_size;
-    int64_t line = at[0], x = 0;
+    uint64_t line = static_cast<uint64_t>(at[0]);  // wraps for a row outside
+    int64_t x = 0;
     for (int axis = 0; axis < max_axes; ++axis) {
       const int64_t here = axis < spare ? 0 : at[1 + axis - spare];
       fits &= here >= 0 && here < shape[axis];
       x = here + table.low[axis];
-      if (axis < max_axes - 1) line = line * table.length[axis] + x;
+      if (axis < max_axes - 1)
+        line = line * static_cast<uint64_t>(table.length[axis]) + static_cast<uint64_t>(x);
     }
-    words[row] = line * table.words_per_line + (x >> 6);
+    words[row] = static_cast<int64_t>(line * static_cast<uint64_t>(table.words_per_line)) + (x >> 6);
     bits[row] = static_cast<int32_t>(x & 63);
   }
   return fits;
@@ -44,12 +46,18 @@ Frame bare_frame(int64_t batch_size, const int64_t* shape) {
   return frame;
 }
 
-Frame input_frame(const Geometry& g) {
+Reach submanifold_reach(const Geometry& g, int axis) {
+  const int64_t farthest = std::max<int64_t>(0, g.in_shape[axis] - 1) / g.dilation[axis];
+  const int64_t centre = g.kernel[axis] / 2;
+  return {std::max<int64_t>(0, centre - farthest), std::min(g.kernel[axis] - 1, centre + farthest)};
+}
+
+Frame submanifold_frame(const Geometry& g) {
   Frame frame{g.batch_size, {}, {}};
   for (int axis = 0; axis < max_axes; ++axis) {
-    const int64_t last = (g.out_shape[axis] - 1) * g.stride[axis] + (g.kernel[axis] - 1) * g.dilation[axis];
-    frame.low[axis] = g.padding[axis];
-    frame.length[axis] = std::max(g.padding[axis] + g.in_shape[axis], last + 1);
+    const Reach reach = submanifold_reach(g, axis);
+    frame.low[axis] = g.padding[axis] - reach.first * g.dilation[axis];
+    frame.length[axis] = g.in_shape[axis] + (reach.last - reach.first) * g.dilation[axis];
   }
   return frame;
 }
@@ -177,10 +185,15 @@ void SiteSet::write_sites(int32_t* indices, int ndim, int threads) const {
   const int64_t lines[max_axes] = {table_.length[0], table_.length[1], table_.length[2],
                                    table_.words_per_line};
   native::parallel_for(word_count_, words_per_chunk, threads, [&](int64_t begin, int64_t end) {
+    Site site{};
+    int64_t line = -table_.words_per_line;  // its first word: worked out once a line
     for (int64_t id = begin + 1; id <= end; ++id) {
-      Site site = site_at(numbers_[id], lines);
-      for (int axis = 0; axis < max_axes - 1; ++axis) site.at[axis] -= table_.low[axis];
-      const int64_t x = site.at[max_axes - 1] * 64 - table_.low[max_axes - 1];
+      if (numbers_[id] - line >= table_.words_per_line) {
+        site = site_at(numbers_[id], lines);
+        line = numbers_[id] - site.at[max_axes - 1];
+        for (int axis = 0; axis < max_axes - 1; ++axis) site.at[axis] -= table_.low[axis];
+      }
+      const int64_t x = (numbers_[id] - line) * 64 - table_.low[max_axes - 1];
       int64_t row = words_[id].first - 1;
       for (uint64_t bits = words_[id].bits; bits != 0; bits &= bits - 1, ++row) {
         site.at[max_axes - 1] = x + __builtin_ctzll(bits);

@@ -17,8 +17,15 @@ struct Frame {
 };
 
 Frame bare_frame(int64_t batch_size, const int64_t* shape);
-// The input grid, and all that the kernel reads from some output cell.
-Frame input_frame(const Geometry& g);
+
+// The kernel indices of one axis that lead from some cell of a submanifold's grid to another.
+struct Reach {
+  int64_t first, last;
+};
+
+Reach submanifold_reach(const Geometry& g, int axis);
+// The grid and all that such indices read.
+Frame submanifold_frame(const Geometry& g);
 
 class SiteSet {
  public:

@@ -64,44 +64,38 @@ Targets::Run Targets::reach(const Axis& of, int axis, bool transposed, int64_t i
   return {(scaled - first * dilation) / stride, first, (last - first) / of.k_step + 1};
 }
 
-void Targets::find_runs(int64_t row, const Site& site, Run runs[max_axes]) const {
-  for (int axis = 0; axis < max_axes; ++axis) {
-    const Axis& table = axes_[axis];
-    runs[axis] = table.runs[static_cast<size_t>(table.by_row ? row : site.at[axis])];
-  }
-}
-
 int64_t Targets::count(int64_t begin, int64_t end) const {
   int64_t pairs = 0;
   for (int64_t row = begin; row < end; ++row) {
-    Run runs[max_axes];
-    find_runs(row, read_site(indices_, row, g_.ndim), runs);
-    pairs += runs[0].count * runs[1].count * runs[2].count * runs[3].count;
+    const Site site = read_site(indices_, row, g_.ndim);
+    int64_t of_row = 1;
+    for (int axis = 0; axis < max_axes; ++axis) of_row *= run(axis, row, site).count;
+    pairs += of_row;
   }
   return pairs;
 }
 
 void Targets::list(const SiteTable& out, int64_t begin, int64_t end, const TargetList& pairs) const {
   int64_t count = 0;
+  // one more step along an axis: so many lines further, and so many offsets
+  const int64_t line_step[] = {axes_[0].at_step * out.length[1] * out.length[2],
+                               axes_[1].at_step * out.length[2], axes_[2].at_step};
+  const int64_t k_step[] = {axes_[0].k_step * g_.kernel[1] * g_.kernel[2] * g_.kernel[3],
+                            axes_[1].k_step * g_.kernel[2] * g_.kernel[3], axes_[2].k_step * g_.kernel[3]};
   const int64_t x_step = axes_[3].at_step, tap_step = axes_[3].k_step * 64;
   for (int64_t row = begin; row < end; ++row) {
     const Site site = read_site(indices_, row, g_.ndim);
-    Run runs[max_axes];
-    find_runs(row, site, runs);
-    for (int64_t w = 0; w < runs[0].count; ++w)
-      for (int64_t z = 0; z < runs[1].count; ++z)
-        for (int64_t y = 0; y < runs[2].count; ++y) {
-          int64_t line = site.batch, k = 0;
-          const int64_t step[] = {w, z, y};
-          for (int axis = 0; axis < max_axes - 1; ++axis) {
-            line = line * out.length[axis] + runs[axis].at + step[axis] * axes_[axis].at_step;
-            k = k * g_.kernel[axis] + runs[axis].k + step[axis] * axes_[axis].k_step;
-          }
-          line *= out.words_per_line;
-          int64_t x = runs[3].at, tap = (k * g_.kernel[3] + runs[3].k) * 64;
-          for (int64_t i = 0; i < runs[3].count; ++i, ++count, x += x_step, tap += tap_step) {
-            pairs.word[count] = line + (x >> 6);
-            pairs.tap[count] = static_cast<int32_t>(tap + (x & 63));
+    const Run &w = run(0, row, site), &z = run(1, row, site), &y = run(2, row, site), &x = run(3, row, site);
+    int64_t line = ((site.batch * out.length[0] + w.at) * out.length[1] + z.at) * out.length[2] + y.at;
+    int64_t k = ((w.k * g_.kernel[1] + z.k) * g_.kernel[2] + y.k) * g_.kernel[3] + x.k;
+    for (int64_t a = 0; a < w.count; ++a, line += line_step[0], k += k_step[0])
+      for (int64_t b = 0; b < z.count; ++b)
+        for (int64_t c = 0; c < y.count; ++c) {
+          const int64_t word = (line + b * line_step[1] + c * line_step[2]) * out.words_per_line;
+          int64_t at = x.at, tap = (k + b * k_step[1] + c * k_step[2]) * 64;
+          for (int64_t i = 0; i < x.count; ++i, ++count, at += x_step, tap += tap_step) {
+            pairs.word[count] = word + (at >> 6);
+            pairs.tap[count] = static_cast<int32_t>(tap + (at & 63));
             pairs.in_row[count] = static_cast<int32_t>(row);
           }
         }

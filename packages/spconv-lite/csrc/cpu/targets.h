@@ -43,7 +43,10 @@ class Targets {
   };
   Axis tabulate(int axis, bool transposed) const;
   Run reach(const Axis& of, int axis, bool transposed, int64_t in) const;
-  void find_runs(int64_t row, const Site& site, Run runs[max_axes]) const;
+  const Run& run(int axis, int64_t row, const Site& site) const {
+    const Axis& table = axes_[axis];
+    return table.runs[static_cast<size_t>(table.by_row ? row : site.at[axis])];
+  }
 
   const int32_t* indices_;
   int64_t rows_;
