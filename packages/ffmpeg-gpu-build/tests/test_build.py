@@ -230,6 +230,19 @@ def test_a_wrong_checksum_stops_before_anything_is_unpacked(stage):
     assert not (options.work / "src").exists()
 
 
+def test_a_wrong_signature_stops_before_anything_is_unpacked(stage):
+    plan, options = stage
+    if not shutil.which("gpgv"):
+        pytest.skip("no gpgv: install the packages of apt.txt")
+    signature = Path(options.source + ".asc")
+    signature.write_text("-----BEGIN PGP SIGNATURE-----\n\naGVsbG8=\n-----END PGP SIGNATURE-----\n")
+    with pytest.raises(SourceError, match="do not use this file") as caught:
+        build(plan, options)
+    assert caught.value.code == "bad-signature"
+    assert not (options.work / "src").exists()
+    assert not options.prefix.exists()
+
+
 @pytest.mark.parametrize("shared", ["a place/.built.lock", "work/.build.lock"])
 def test_two_builds_in_one_prefix_or_work_folder_do_not_meet(stage, shared):
     plan, options = stage

@@ -1,6 +1,7 @@
 """The command line: exit codes, machine-readable output, help."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -28,6 +29,36 @@ def test_verify_writes_json_and_html_and_answers_by_exit_code(tmp_path, capsys):
 def test_verify_against_a_profile_says_what_was_dropped(capsys):
     assert main(["verify", "--profile", "small", "--only", "filter.transpose_cuda"]) == 1
     assert "asked for, but not in this FFmpeg" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "filter.nothing"], "no path filter.nothing"),
+        (["--device", "cuda"], "KIND=NAME"),
+        (["--device", "gpu=1"], "one of cuda"),
+        (["--json", "/nowhere/r.json"], "no folder to write"),
+    ],
+)
+def test_verify_refuses_what_it_would_only_ignore(capsys, arguments, message):
+    assert main(["verify", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["verify", "--jobs"], ["build", "--jobs"], ["fate", "--jobs"]])
+def test_no_jobs_at_all_is_a_wrong_argument(capsys, command):
+    with pytest.raises(SystemExit):
+        main([*command, "0"])
+    assert "at least 1" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = [sys.executable, "-m", "ffmpeg_gpu_build", "plan", "--show", "apt"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=60)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_doctor_reads_a_log(tmp_path, capsys):

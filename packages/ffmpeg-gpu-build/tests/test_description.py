@@ -108,6 +108,14 @@ def test_a_wrong_profile_is_refused_by_name(tmp_path, text, message):
         resolve(file)
 
 
+def test_a_component_that_can_not_be_added_or_left_out_is_named():
+    with pytest.raises(DescriptionError, match=r"add \(--with\): unknown component 'x256'"):
+        resolve("small", add=["x256"])
+    with pytest.raises(DescriptionError, match=r"drop \(--without\): 'x265' is not in small"):
+        resolve("small", drop=["x265"])
+    assert "x265" not in resolve("small", add=["x265"], drop=["x265"]).components
+
+
 def test_your_own_profile_adds_parts(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text(

@@ -1,6 +1,7 @@
 """Transcoding: exact in frames, explicit about where it ran, whole or not there at all."""
 
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -102,6 +103,17 @@ def test_an_existing_file_is_kept_unless_told_otherwise(clip, tmp_path):
     assert count(target) == 60
 
 
+def test_a_file_is_never_replaced_by_its_own_transcode(clip, tmp_path):
+    source = tmp_path / "a.mp4"
+    shutil.copy(clip, source)
+    (tmp_path / "b.mp4").symlink_to(source)
+    before = source.read_bytes()
+    for target in (source, tmp_path / "b.mp4"):
+        with pytest.raises(ValueError, match="another file than src"):
+            transcode(source, target, hw="cpu", overwrite=True)
+    assert source.read_bytes() == before
+
+
 def test_cancelling_ends_ffmpeg_soon_and_leaves_nothing(ffmpeg, tmp_path):
     long = tmp_path / "long.mkv"
     assert ffmpeg.run(
@@ -167,6 +179,8 @@ def test_a_playlist_in_disguise_opens_no_connection(tmp_path):
         ({"size": (161, 90)}, "two even numbers"),
         ({"quality": 99, "hw": "cpu"}, r"quality must be in 0\.\.51"),
         ({"audio": "loud"}, "audio must be"),
+        ({"bitrate": "lots"}, "bitrate must be a number"),
+        ({"bitrate": "0"}, "bitrate must be a number"),
         ({"decode": "cuda", "hw": "cpu"}, "decode must be 'cpu'"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -66,13 +67,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminated)  # ends what was started, as Ctrl-C does
     try:
-        return arguments.function(arguments)
+        code = arguments.function(arguments)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         print("interrupted; nothing half-made was left", file=sys.stderr)
         return EXIT_INTERRUPTED
     except ValueError as error:
         print(f"ffmpeg-gpu-build: {error}", file=sys.stderr)
         return EXIT_USAGE
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
     except (FfmpegError, OSError) as error:
         print(f"ffmpeg-gpu-build: {error}", file=sys.stderr)
         return EXIT_FAILED

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .terminal import Line, size_argument
+from .terminal import Line, count_argument, size_argument
 
 
 def _ffmpeg_argument(p: argparse.ArgumentParser) -> None:
@@ -45,8 +45,19 @@ def _verify_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--require", action="append", default=[], metavar="PATH", help="must be proven")
     p.add_argument("--profile", help="the build must have all that this profile asks for")
     p.add_argument("--device", action="append", default=[], metavar="KIND=NAME", help="e.g. cuda=1")
-    p.add_argument("--jobs", type=int, default=2, help="checks at once (default 2)")
+    p.add_argument("--jobs", type=count_argument, default=2, help="checks at once (default 2)")
     p.add_argument("--brief", action="store_true", help="leave out what is absent")
+
+
+def _devices(given: list[str]) -> dict[str, str]:
+    """["cuda=1"] -> {"cuda": "1"}. Raises ValueError for another kind or form."""
+    from .verification import DEVICES
+
+    found = dict(text.partition("=")[::2] for text in given)
+    for kind, name in found.items():
+        if kind not in DEVICES or not name:
+            raise ValueError(f"verify: --device takes KIND=NAME, KIND one of {', '.join(DEVICES)}")
+    return found
 
 
 def verify_command(a: argparse.Namespace) -> int:
@@ -59,7 +70,10 @@ def verify_command(a: argparse.Namespace) -> int:
     from .report import page, text
     from .verification import verify
 
-    devices = dict(d.partition("=")[::2] for d in a.device)
+    devices = _devices(a.device)
+    for file in (a.json, a.html):
+        if file and file != "-" and not Path(file).absolute().parent.is_dir():
+            raise ValueError(f"verify: no folder to write {file!r} into")
     line = Line()
     report = verify(
         a.ffmpeg,
@@ -71,6 +85,8 @@ def verify_command(a: argparse.Namespace) -> int:
         progress=lambda n, total, v: line.show(f"{n}/{total} {v.path}"),
     )
     line.clear()
+    if not report.verdicts:
+        raise ValueError(f"verify: this FFmpeg has no path {' or '.join(a.only)}")
     if a.json:
         data = json.dumps(report.as_dict(), indent=1) + "\n"
         if a.json == "-":
@@ -165,7 +181,10 @@ def _transcode_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--audio", default="auto", choices=("auto", "copy", "aac", "opus", "none"))
     p.add_argument("--device", action="append", default=[], help="e.g. 0; again for several GPUs")
     p.add_argument(
-        "--sessions", type=int, default=2, help="files at once on each device (default 2)"
+        "--sessions",
+        type=count_argument,
+        default=2,
+        help="files at once on each device (default 2)",
     )
     p.add_argument(
         "--suffix", default=".mp4", help="ending of the files of a folder (default .mp4)"
@@ -268,7 +287,7 @@ def _build_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--work", help="where it is built (default: below the user's cache)")
     p.add_argument("--source", default="auto", help="auto, apt, url, or a tarball (.asc beside it)")
     p.add_argument("--sha256", help="of the tarball, where the release is not pinned here")
-    p.add_argument("--jobs", type=int, default=os.cpu_count() or 2)
+    p.add_argument("--jobs", type=count_argument, default=os.cpu_count() or 2)
     p.add_argument(
         "--install-deps", action="store_true", help="install missing apt packages (root)"
     )
@@ -325,7 +344,7 @@ def _fate_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--work", help="the work folder of the build (default: as `build` takes it)")
     p.add_argument("--only", default="", metavar="REGEX", help="tests whose name matches")
     p.add_argument("--samples", help="folder of FFmpeg's samples; without it, tests that need none")
-    p.add_argument("--jobs", type=int, default=os.cpu_count() or 2)
+    p.add_argument("--jobs", type=count_argument, default=os.cpu_count() or 2)
     p.add_argument("--list", action="store_true", help="name the tests, run none")
 
 

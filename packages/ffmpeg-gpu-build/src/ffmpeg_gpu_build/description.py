@@ -301,7 +301,12 @@ def resolve(
     cuda = cuda or table.get("cuda", "llvm")
     if cuda not in ("llvm", "nvcc"):
         raise DescriptionError(f'{where}: cuda must be "llvm" or "nvcc", got {cuda!r}')
-    dropped = set(drop)
+    add, dropped = list(add), set(drop)
+    for component in dropped - {*table["components"], *add}:
+        raise DescriptionError(
+            f"drop (--without): {component!r} is not in {where}, which has "
+            f"{', '.join(table['components'])}"
+        )
     wanted = [c for c in _unique([*table["components"], *add]) if c not in dropped]
     merged: dict[str, list[str]] = {key: [] for key in ("configure", "needs", "tools")}
     merged |= {key: [] for key in ("conda_build", "conda_host", "conda_run")}
@@ -311,7 +316,8 @@ def resolve(
     macros: dict[str, str] = {}
     licence = "lgpl"
     for component in wanted:
-        entry = _entry(component, cuda, where)
+        given = where if component in table["components"] else "add (--with)"
+        entry = _entry(component, cuda, given)
         for key in merged:
             merged[key] += entry.get(key, [])
         if entry.get("apt"):

@@ -50,6 +50,13 @@ def _part(step: Any) -> object:
     return step.done // 100 if step.done else step.text
 
 
+def count_argument(text: str) -> int:
+    """A number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"want a number of at least 1, got {text!r}")
+    return int(text)
+
+
 def size_argument(text: str) -> tuple[int, int]:
     """ "640x360" -> (640, 360)."""
     match = re.fullmatch(r"(\d+)x(\d+)", text)

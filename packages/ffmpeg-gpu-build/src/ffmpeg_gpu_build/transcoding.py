@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -121,6 +122,12 @@ def transcode(
     ValueError for an argument, HardwareError if hw cannot be had, Cancelled, FfmpegError.
     """
     source, target = Path(src), Path(dst)
+    if target.exists() and source.exists() and target.samefile(source):
+        raise ValueError(f"transcode: dst must be another file than src, {os.fspath(src)!r}")
+    if bitrate is not None and not re.fullmatch(r"[1-9]\d*(\.\d+)?[kKMG]?", bitrate):
+        raise ValueError(
+            f"transcode: bitrate must be a number such as '4M' or '800k', got {bitrate!r}"
+        )
     program = Ffmpeg.at(ffmpeg)
     muxer = muxer_of(target)
     media = probe(source, ffmpeg=program)
