@@ -124,7 +124,7 @@ Rulebook::Rulebook(const int32_t* indices, int64_t rows, const Geometry& geometr
   checked_cells(g.batch_size, g.out_shape, "the output grid");
   const bool subm = kind == Kind::submanifold;
   SiteSet in(subm ? submanifold_frame(g) : bare_frame(g.batch_size, g.in_shape), rows);
-  const int64_t bad = in.insert_rows(indices, rows, g.ndim, g.batch_size, g.in_shape);
+  const int64_t bad = in.insert_rows(indices, rows, g, threads_);
   if (bad >= 0) throw_bad_row(indices, bad, g);
   if (subm) {
     out_rows_ = rows;
@@ -196,16 +196,17 @@ void Rulebook::find_block(const SiteTable& table, const Lines& lines, Block& blo
   }
 }
 
-// Finds output sites and pairs from the input rows.
+// Finds output sites and pairs from the input rows. To be sorted by output block and offset, by a counting
+// sort: each part counts for itself, and knows then where its pairs go.
 void Rulebook::find_through_targets(bool transposed) {
   const Geometry& g = geometry_;
   const Targets targets(in_indices_, in_rows_, g, transposed);
   SiteSet out(bare_frame(g.batch_size, g.out_shape), in_rows_);
   const int64_t count = std::clamp<int64_t>(in_rows_ / rows_per_chunk, 1, threads_);
   const int64_t rows = (in_rows_ + count - 1) / count;
-  std::vector<Part> parts(static_cast<size_t>(count));
+  parts_ = std::vector<Part>(static_cast<size_t>(count));
   native::parallel_for(in_rows_, rows, threads_, [&](int64_t begin, int64_t end) {
-    Part& part = parts[static_cast<size_t>(begin / rows)];
+    Part& part = parts_[static_cast<size_t>(begin / rows)];
     part.pairs = targets.count(begin, end);
     part.word = Scratch<int64_t>(part.pairs);
     part.tap = Scratch<int32_t>(part.pairs);
@@ -213,51 +214,30 @@ void Rulebook::find_through_targets(bool transposed) {
     part.out_row = Scratch<int32_t>(part.pairs);
     targets.list(out.table(), begin, end, {part.word.get(), part.tap.get(), part.in_row.get()});
   });
-  for (const Part& part : parts) out.add_words(part.word.get(), part.pairs);
+  for (const Part& part : parts_) {
+    out.add_words(part.word.get(), part.pairs);
+    pairs_ += part.pairs;
+  }
   out.number_words(true);
   native::parallel_for(count, 1, threads_, [&](int64_t i, int64_t) {
-    NATIVE_CALL_ISA(find_ids)(out.table(), parts[i].word.get(), parts[i].pairs, parts[i].word.get());
+    NATIVE_CALL_ISA(find_ids)(out.table(), parts_[i].word.get(), parts_[i].pairs, parts_[i].word.get());
   });
-  for (const Part& part : parts) out.set_bits(part.word.get(), part.tap.get(), part.pairs);
+  for (const Part& part : parts_) out.set_bits(part.word.get(), part.tap.get(), part.pairs);
   out_rows_ = out.rank();
   check_rows(out_rows_, "output");
   check_offsets(g, out_rows_);
   out_indices_ = Scratch<int32_t>(out_rows_ * (g.ndim + 1));
   out.write_sites(out_indices_.get(), g.ndim, threads_);
   native::parallel_for(count, 1, threads_, [&](int64_t i, int64_t) {
-    Part& part = parts[static_cast<size_t>(i)];
+    Part& part = parts_[static_cast<size_t>(i)];
     part.next = Scratch<int64_t>(block_offsets());
     std::fill_n(part.next.get(), block_offsets(), int64_t{0});
     NATIVE_CALL_ISA(find_ranks)(out.table().words, part.word.get(), part.tap.get(), part.pairs, g.volume(),
                                 part.out_row.get(), part.next.get());
   });
-  sort_targets(parts);
-}
-
-// Sorts the pairs by output block and offset: a counting sort, in which each part has counted for itself.
-// What they have in common stays in the order of input rows, whatever the number of parts.
-void Rulebook::sort_targets(std::vector<Part>& parts) {
-  const int64_t volume = geometry_.volume(), buckets = block_offsets() - 1;
-  for (const Part& part : parts) pairs_ += part.pairs;
-  Chunk all;
-  all.pairs = pairs_;
-  all.pair_in = Scratch<int32_t>(pairs_);
-  all.pair_out = Scratch<uint8_t>(pairs_);
-  all.block_end = Scratch<int64_t>(buckets);
   int64_t start = 0;
-  for (int64_t bucket = 0; bucket < buckets; ++bucket) {
-    for (const Part& part : parts) start += std::exchange(part.next[bucket], start);
-    all.block_end[bucket] = start;
-  }
-  native::parallel_for(static_cast<int64_t>(parts.size()), 1, threads_, [&](int64_t i, int64_t) {
-    const Part& part = parts[static_cast<size_t>(i)];
-    for (int64_t p = 0; p < part.pairs; ++p) {
-      const int64_t at = part.next[bucket_of(part.out_row[p], part.tap[p], volume)]++;
-      all.pair_in[at] = part.in_row[p];
-      all.pair_out[at] = static_cast<uint8_t>(part.out_row[p] % block_rows);
-    }
-  });
-  chunks_.push_back(std::move(all));
+  for (int64_t bucket = 0; bucket < block_offsets(); ++bucket)
+    for (const Part& part : parts_) start += std::exchange(part.next[bucket], start);
 }
 
 void Rulebook::write_out_indices(int32_t* out_indices) const {
@@ -266,8 +246,14 @@ void Rulebook::write_out_indices(int32_t* out_indices) const {
 }
 
 void Rulebook::write_compact(int32_t* pair_in, uint8_t* pair_out, int64_t* block_offset) const {
-  const int64_t offsets = block_offsets() - 1;
-  const int64_t per_chunk = chunks_.size() == 1 ? offsets : rows_per_chunk / block_rows * geometry_.volume();
+  if (parts_.empty())
+    join_chunks(pair_in, pair_out, block_offset);
+  else
+    sort_parts(pair_in, pair_out, block_offset);
+}
+
+void Rulebook::join_chunks(int32_t* pair_in, uint8_t* pair_out, int64_t* block_offset) const {
+  const int64_t offsets = block_offsets() - 1, per_chunk = rows_per_chunk / block_rows * geometry_.volume();
   block_offset[0] = 0;
   native::parallel_for(static_cast<int64_t>(chunks_.size()), 8, threads_, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -277,6 +263,22 @@ void Rulebook::write_compact(int32_t* pair_in, uint8_t* pair_out, int64_t* block
       const int64_t first = i * per_chunk;
       for (int64_t j = 0; j < std::min(per_chunk, offsets - first); ++j)
         block_offset[1 + first + j] = chunk.start + chunk.block_end[j];
+    }
+  });
+}
+
+// What output block and offset have in common stays in the order of input rows, whatever the number of parts.
+void Rulebook::sort_parts(int32_t* pair_in, uint8_t* pair_out, int64_t* block_offset) const {
+  const int64_t volume = geometry_.volume();
+  std::copy_n(parts_.front().next.get(), block_offsets(), block_offset);
+  native::parallel_for(static_cast<int64_t>(parts_.size()), 1, threads_, [&](int64_t i, int64_t) {
+    const Part& part = parts_[static_cast<size_t>(i)];
+    const Scratch<int64_t> next(block_offsets());
+    std::copy_n(part.next.get(), block_offsets(), next.get());
+    for (int64_t p = 0; p < part.pairs; ++p) {
+      const int64_t at = next[bucket_of(part.out_row[p], part.tap[p], volume)]++;
+      pair_in[at] = part.in_row[p];
+      pair_out[at] = static_cast<uint8_t>(part.out_row[p] % block_rows);
     }
   });
 }

@@ -58,7 +58,7 @@ class Rulebook {
     int64_t pairs = 0;
     Scratch<int64_t> word;  // of the output site; its id, once there are ids
     Scratch<int32_t> tap, in_row, out_row;
-    Scratch<int64_t> next;  // of each output block and offset
+    Scratch<int64_t> next;  // where its first pair of each output block and offset goes
   };
   struct Lines;
   void find_chunks(const SiteSet& in);
@@ -66,12 +66,14 @@ class Rulebook {
   void find_block(const SiteTable& table, const Lines& lines, Block& block, Chunk& chunk,
                   int64_t* ends) const;
   void find_through_targets(bool transposed);
-  void sort_targets(std::vector<Part>& parts);
+  void join_chunks(int32_t* pair_in, uint8_t* pair_out, int64_t* block_offset) const;
+  void sort_parts(int32_t* pair_in, uint8_t* pair_out, int64_t* block_offset) const;
 
   Geometry geometry_;
   int threads_;
   int64_t in_rows_ = 0, out_rows_ = 0, pairs_ = 0;
-  std::vector<Chunk> chunks_;
+  std::vector<Chunk> chunks_;  // of a submanifold
+  std::vector<Part> parts_;    // of the others
   const int32_t* in_indices_;
   Scratch<int32_t> out_indices_;  // none for a submanifold
 };

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <atomic>
 #include <utility>
 
 #include <cpu/sites.h>
@@ -13,21 +14,22 @@ constexpr int64_t most_groups = int64_t{4} << 20;  // 64 MiB: what the pool of s
 constexpr int64_t groups_always = 1 << 12;         // 64 KiB
 constexpr int64_t groups_per_site = 32;            // all are cleared and counted: up to this many
 constexpr int64_t words_per_chunk = 1 << 14;
+constexpr int64_t rows_per_chunk = 1 << 14;
 
-// The word and bit of each row. False if one lies outside; what is written is of no use then.
+// The words and bits of the rows [begin, end). False if one lies outside; what is written is of no use then.
 template <int ndim>
-bool locate(const SiteTable& table, const int32_t* indices, int64_t rows, int64_t batch_size,
-            const int64_t* shape, int64_t* words, int32_t* bits) {
+bool locate(const SiteTable& table, const Geometry& g, const int32_t* indices, int64_t begin, int64_t end,
+            int64_t* words, int32_t* bits) {
   constexpr int spare = max_axes - ndim;
   bool fits = true;
-  for (int64_t row = 0; row < rows; ++row) {
+  for (int64_t row = begin; row < end; ++row) {
     const int32_t* at = indices + row * (ndim + 1);
-    fits &= at[0] >= 0 && at[0] < batch_size;
+    fits &= at[0] >= 0 && at[0] < g.batch_size;
     uint64_t line = static_cast<uint64_t>(at[0]);  // wraps for a row outside
     int64_t x = 0;
     for (int axis = 0; axis < max_axes; ++axis) {
       const int64_t here = axis < spare ? 0 : at[1 + axis - spare];
-      fits &= here >= 0 && here < shape[axis];
+      fits &= here >= 0 && here < g.in_shape[axis];
       x = here + table.low[axis];
       if (axis < max_axes - 1)
         line = line * static_cast<uint64_t>(table.length[axis]) + static_cast<uint64_t>(x);
@@ -150,19 +152,24 @@ void SiteSet::set_bits(const int64_t* ids, const int32_t* bits, int64_t count) {
   for (int64_t i = 0; i < count; ++i) words_[ids[i]].bits |= uint64_t{1} << (bits[i] & 63);
 }
 
-int64_t SiteSet::insert_rows(const int32_t* indices, int64_t rows, int ndim, int64_t batch_size,
-                             const int64_t* shape) {
+int64_t SiteSet::insert_rows(const int32_t* indices, int64_t rows, const Geometry& g, int threads) {
   constexpr decltype(&locate<1>) locate_by_ndim[] = {locate<1>, locate<2>, locate<3>, locate<4>};
   rows_ = rows;
   row_words_ = Scratch<int64_t>(rows);
   row_ids_ = Scratch<int64_t>(rows);
   row_bits_ = Scratch<int32_t>(rows);
-  if (!locate_by_ndim[ndim - 1](table_, indices, rows, batch_size, shape, row_words_.get(), row_bits_.get()))
-    for (int64_t row = 0;; ++row)
-      if (!inside(read_site(indices, row, ndim), batch_size, shape)) return row;
+  std::atomic<bool> fits{true};
+  native::parallel_for(rows, rows_per_chunk, threads, [&](int64_t begin, int64_t end) {
+    if (!locate_by_ndim[g.ndim - 1](table_, g, indices, begin, end, row_words_.get(), row_bits_.get()))
+      fits = false;
+  });
+  for (int64_t row = 0; !fits; ++row)
+    if (!inside(read_site(indices, row, g.ndim), g.batch_size, g.in_shape)) return row;
   add_words(row_words_.get(), rows);
   number_words(false);
-  NATIVE_CALL_ISA(find_ids)(table_, row_words_.get(), rows, row_ids_.get());
+  native::parallel_for(rows, rows_per_chunk, threads, [&](int64_t begin, int64_t end) {
+    NATIVE_CALL_ISA(find_ids)(table_, row_words_.get() + begin, end - begin, row_ids_.get() + begin);
+  });
   for (int64_t row = 0; row < rows; ++row) {
     uint64_t& bits = words_[row_ids_[row]].bits;
     const uint64_t bit = uint64_t{1} << row_bits_[row];

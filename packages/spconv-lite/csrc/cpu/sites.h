@@ -37,10 +37,9 @@ class SiteSet {
 
   const SiteTable& table() const { return table_; }
 
-  // Inserts every row of int32 indices (rows, 1 + ndim) into an empty set. Returns the first row outside
-  // `batch_size` and `shape`, or else the first whose site an earlier row has, or -1.
-  int64_t insert_rows(const int32_t* indices, int64_t rows, int ndim, int64_t batch_size,
-                      const int64_t* shape);
+  // Inserts every row of int32 indices (rows, 1 + ndim) into an empty set. Returns the first row outside the
+  // input grid, or else the first whose site an earlier row has, or -1.
+  int64_t insert_rows(const int32_t* indices, int64_t rows, const Geometry& g, int threads);
   // After insert_rows: makes the table answer with rows.
   void rank_rows();
   // The rows' words, by their numbers in the grid, and their bits.
