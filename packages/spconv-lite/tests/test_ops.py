@@ -330,3 +330,21 @@ def test_results_have_the_same_bits_for_1_2_and_8_threads(sparse, subm):
             torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("subm", [True, False])
+def test_rulebooks_are_the_same_for_1_2_and_8_threads_as_a_bitmap_and_as_a_hash_table(sparse, subm):
+    near = sparse.random_sites(40_000, 1, [31, 61, 91], 7)  # odd: no output beyond
+    far = near + torch.tensor([0, 2**20, 2**20, 2**20], dtype=torch.int32)
+    ones, before, results = [1] * 3, torch.get_num_threads(), []
+    for threads in (1, 2, 8):
+        torch.set_num_threads(threads)
+        try:
+            for indices, shape in ((near, [31, 61, 91]), (far, [2**21 - 2] * 3)):
+                out, book = build(indices, 1, shape, [3] * 3, [2] * 3, ones, ones, subm, False)
+                results.append((out - (2**20 if subm else 2**19) * (indices is far), *book))
+        finally:
+            torch.set_num_threads(before)
+    for other in results[1:]:
+        assert torch.equal(results[0][0][:, 1:], other[0][:, 1:])
+        assert all(torch.equal(a, b) for a, b in zip(results[0][1:], other[1:], strict=True))

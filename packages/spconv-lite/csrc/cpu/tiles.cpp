@@ -120,6 +120,8 @@ bool convolve(const BlockMap& map, const Features<T>& f, const T* weight, const 
               T* sums) {
   if (!pairs_exist(map, map.offset[0], map.offset[map.volume], f.x_rows)) return false;
   const int64_t stride = padded(f.y_channels);
+  const bool in_place = stride == f.y_stride;  // one group, and whole vectors
+  if (in_place) sums = f.y;
   for (int64_t row = 0; row < map.rows; ++row)
     for (int64_t c = 0; c < stride; ++c) sums[row * stride + c] = bias != nullptr ? bias[c] : T(0);
   for (int64_t k = 0; k < map.volume; ++k) {
@@ -131,7 +133,7 @@ bool convolve(const BlockMap& map, const Features<T>& f, const T* weight, const 
                                                     w + n, stride, sums + n);
     });
   }
-  for (int64_t row = 0; row < map.rows; ++row)
+  for (int64_t row = 0; row < map.rows && !in_place; ++row)
     for (int64_t c = 0; c < f.y_channels; ++c) f.y[row * f.y_stride + c] = sums[row * stride + c];
   return true;
 }
