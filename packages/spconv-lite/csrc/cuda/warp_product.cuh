@@ -74,6 +74,16 @@ class ScalarProduct {
   Sum sum_[8][4];
 };
 
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+// tf32 keeps 10 bits of a float's mantissa: round, do not cut.
+template <class Fragment>
+DEV_FN void round_to_tf32(Fragment& fragment) {
+  DEV_UNROLL
+  for (int e = 0; e < fragment.num_elements; ++e)
+    fragment.x[e] = nvcuda::wmma::__float_to_tf32(fragment.x[e]);
+}
+#endif
+
 // Value as shared memory holds it, Element as wmma names it; 16 x 16 fragments of `step` along the depth.
 template <class Value, class Element, int step, int depth, int pitch>
 class TensorProduct {
@@ -84,7 +94,7 @@ class TensorProduct {
   }
   DEV_FN void add(const Value* a, const Value* b) {
     namespace wmma = nvcuda::wmma;
-    DEV_UNROLL
+    DEV_UNROLL_BY(1)  // unrolled, the next step's fragments spill on sm_120
     for (int d = 0; d < depth; d += step) {
       wmma::fragment<wmma::matrix_a, 16, 16, step, Element, wmma::row_major> x[2];
       wmma::fragment<wmma::matrix_b, 16, 16, step, Element, wmma::col_major> y[2];
@@ -92,9 +102,9 @@ class TensorProduct {
       for (int i = 0; i < 2; ++i) {
         wmma::load_matrix_sync(x[i], a + i * 16 * pitch + d, pitch);
         wmma::load_matrix_sync(y[i], b + i * 16 * pitch + d, pitch);
-        if constexpr (step == 8) {  // tf32 keeps 10 bits of a float's mantissa: round, do not cut
-          for (int e = 0; e < x[i].num_elements; ++e) x[i].x[e] = wmma::__float_to_tf32(x[i].x[e]);
-          for (int e = 0; e < y[i].num_elements; ++e) y[i].x[e] = wmma::__float_to_tf32(y[i].x[e]);
+        if constexpr (step == 8) {
+          round_to_tf32(x[i]);
+          round_to_tf32(y[i]);
         }
       }
       DEV_UNROLL
