@@ -17,7 +17,7 @@ inline constexpr int conv_warps = conv_threads / 32;
 struct Rows {
   const int32_t* table;   // (K, rows)
   const int32_t* order;   // (rows,)
-  const uint32_t* masks;  // (tiles of tile_rows, mask_words(K))
+  const uint32_t* masks;  // (mask_tiles(rows), mask_words(K))
   int64_t rows;
   int volume;
 

@@ -64,7 +64,7 @@ row_masks(const int32_t* table, int64_t rows, int64_t volume, unsigned long long
 // tile.
 DEV_KERNEL(neighbour_threads)
 tile_masks(const int32_t* table, const int32_t* order, int64_t rows, int64_t volume, uint32_t* masks) {
-  const int64_t tiles = (rows + tile_rows - 1) / tile_rows, words = mask_words(volume);
+  const int64_t tiles = mask_tiles(rows), words = mask_words(volume);
   const int64_t warps = dev::thread_count() / 32;
   for (int64_t tile = dev::thread_index() / 32; tile < tiles; tile += warps) {
     const int64_t first = tile * tile_rows + dev::lane(), second = first + 32;

@@ -258,16 +258,15 @@ void turn_neighbours(const int32_t* table, int64_t rows, int64_t volume, int64_t
               other_rows, other);
 }
 
-int64_t mask_count(int64_t rows, int64_t volume) {
-  return (rows + tile_rows - 1) / tile_rows * mask_words(volume);
-}
+int64_t mask_count(int64_t rows, int64_t volume) { return mask_tiles(rows) * mask_words(volume); }
 
 int64_t order_workspace_bytes(int64_t rows) { return OrderWorkspace(rows, nullptr).bytes; }
 
 void order_rows(const int32_t* table, int64_t rows, int64_t volume, int32_t* order, uint32_t* masks,
                 void* workspace, void* stream_handle) {
-  if (rows == 0) return;
   const dev::Stream stream = dev::stream_from(stream_handle);
+  if (rows == 0)
+    return dev::fill_bytes(masks, 0, static_cast<size_t>(mask_count(rows, volume)) * sizeof(*masks), stream);
   const OrderWorkspace w(rows, workspace);
   // The sort goes back and forth: it begins where it has to, to end in `order`.
   const int bits = static_cast<int>(std::min<int64_t>(volume, 64));

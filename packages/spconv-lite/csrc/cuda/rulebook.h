@@ -83,12 +83,13 @@ void turn_neighbours(const int32_t* table, int64_t rows, int64_t volume, int64_t
 inline constexpr int tile_rows = 64;  // rows of `order` that share one set of offsets
 
 HD int64_t mask_words(int64_t volume) { return (volume + 31) / 32; }
+HD int64_t mask_tiles(int64_t rows) { return rows / tile_rows + 2; }  // one or two of them have no rows
 
 // Rows of a convolution and what each reads. Made by order_rows; `table` by one of the functions above.
 struct NeighbourTable {
   const int32_t* table;   // (K, rows): the row that row i reads through offset k, or -1
   const int32_t* order;   // (rows,): rows in the order of their sets of offsets
-  const uint32_t* masks;  // (ceil(rows / tile_rows), mask_words(K)): offsets that a tile has
+  const uint32_t* masks;  // (mask_tiles(rows), mask_words(K)): offsets that a tile has
   int64_t rows;
   int64_t volume;
 };

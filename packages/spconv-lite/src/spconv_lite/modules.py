@@ -6,6 +6,7 @@ from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .core import SparseConvTensor
 
@@ -18,10 +19,18 @@ class SparseModule(nn.Module):
         self.name = name
 
 
+def _demand_rows(module: nn.Module, features: Tensor) -> None:
+    """In a graph whose number of sites is not known: BatchNorm takes 2 rows to train and 1 to
+    evaluate, and asks while it is traced. The graph raises where there are fewer."""
+    if isinstance(module, _BatchNorm) and torch.compiler.is_compiling():
+        torch._check(features.shape[0] >= (2 if module.training else 1))
+
+
 class _OnFeatures:
     """Applies a module of torch to the features of a sparse tensor."""
 
     def forward(self, input: SparseConvTensor) -> SparseConvTensor:
+        _demand_rows(self, input.features)
         return input.replace_feature(super().forward(input.features))
 
 
@@ -60,6 +69,7 @@ class SparseSequential(SparseModule):
             if sparse or not isinstance(input, SparseConvTensor):
                 input = module(input)
             elif torch.compiler.is_compiling() or input.features.shape[0] != 0:
+                _demand_rows(module, input.features)
                 input = input.replace_feature(module(input.features))
         return input
 

@@ -8,8 +8,9 @@ Every operator waits for the device at least once, for sizes.
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -139,6 +140,17 @@ def _by_offset(book: Rulebook, volume: int) -> Iterator[tuple[int, Tensor, Tenso
             yield k, rows_in, rows_out
 
 
+def _without_autocast(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Autocast has had its say when a layer calls an operator; in here it would narrow the sums."""
+
+    @functools.wraps(function)
+    def run(first: Tensor, *args: object) -> Tensor:
+        with torch.autocast(first.device.type, enabled=False):
+            return function(first, *args)
+
+    return run
+
+
 def _wide(*tensors: Tensor | None) -> list[Tensor | None]:
     """float16 and bfloat16 as float32: sums are in float32, with one rounding at the end."""
     return [t.float() if t is not None and t.dtype in _NARROW else t for t in tensors]
@@ -154,6 +166,7 @@ def _weights(name: str, weight: Tensor, groups: int) -> Tensor:
     return joined.permute(2, 0, 1, 3)
 
 
+@_without_autocast
 def conv(
     features: Tensor,
     weight: Tensor,
@@ -173,6 +186,7 @@ def conv(
     return (out if b is None else out + b).to(features.dtype)
 
 
+@_without_autocast
 def conv_input_grad(
     grad: Tensor, weight: Tensor, book: Rulebook, in_rows: int, groups: int, symmetric: bool
 ) -> Tensor:
@@ -187,6 +201,7 @@ def conv_input_grad(
     return out.to(grad.dtype)
 
 
+@_without_autocast
 def conv_weight_grad(
     features: Tensor, grad: Tensor, book: Rulebook, weight_shape: Sequence[int], groups: int
 ) -> Tensor:
