@@ -8,6 +8,7 @@ minutes of CPU the first time; after that ccache, where it is installed, has the
 import json
 import os
 import re
+import shutil
 import subprocess
 
 import ffmpeg_standins
@@ -15,6 +16,7 @@ import pytest
 import workspace
 from shipping import artifacts, recipes
 from shipping.artifacts import Artifact
+from shipping.channel import _work_folder
 from shipping.rattler_child import call
 from shipping.recipes import VARIANTS
 
@@ -52,7 +54,7 @@ def recipe(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def built(recipe, make_proof, find_variant, tmp_path_factory):
+def built(recipe, make_proof, find_variant):
     """(the proof, the artifact): the tool first, for the recipe's test runs it."""
     build, unpacked, clang, glslang = recipe
     tool = find_variant("ffmpeg-gpu-build", "noarch")
@@ -63,15 +65,16 @@ def built(recipe, make_proof, find_variant, tmp_path_factory):
     proof.release.build(tool)
     proof.release.index()
     log = proof.folder / "logs" / "ffmpeg-gpu.log"
-    answer = call(
-        "build", log=log, environment=proof.release.cache, recipe=str(build.path),
-        variants=str(VARIANTS), string=build.string, channels=proof.release.channels(),
-        out=str(tmp_path_factory.mktemp("out")), test=True,
-    )  # fmt: skip
-    (package,) = answer["packages"]
-    artifact = Artifact.unpack(workspace.Path(package), proof.folder / "unpacked" / "ffmpeg-gpu")
-    kept = proof.release.channel / "linux-64" / artifact.path.name
-    kept.write_bytes(artifact.path.read_bytes())
+    kept = proof.release.channel / "linux-64" / build.file_name
+    with _work_folder("ffmpeg-gpu") as work:  # always the same path, or ccache finds nothing again
+        answer = call(
+            "build", log=log, environment=proof.release.cache, recipe=str(build.path),
+            variants=str(VARIANTS), string=build.string, channels=proof.release.channels(),
+            out=str(work), test=True,
+        )  # fmt: skip
+        (package,) = answer["packages"]
+        shutil.copyfile(package, kept)
+    artifact = Artifact.unpack(kept, proof.folder / "unpacked" / "ffmpeg-gpu")
     proof.release.index()
     return proof, artifact, log.read_text()
 

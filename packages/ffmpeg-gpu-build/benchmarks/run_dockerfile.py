@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import datetime
 import json
+import os
 import re
 import resource
 import shlex
@@ -29,6 +30,10 @@ ROOT = Path(__file__).resolve().parents[3]
 SUITES = {"debian:12": "bookworm", "debian:13": "trixie"}
 KNOWN = ("FROM", "ENV", "RUN", "COPY", "ENTRYPOINT")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# The certificates that this machine trusts, where it says so: those of a proxy, for pip.
+CERTIFICATES = "/etc/certificates-of-the-host.crt"
+TRUST_BY = ("SSL_CERT_FILE", "PIP_CERT") if os.environ.get("SSL_CERT_FILE") else ()
+TRUST = dict.fromkeys(TRUST_BY, CERTIFICATES)
 CLIP = Path("packages/ffmpeg-gpu-build/src/ffmpeg_gpu_build/data/clips/hevc.mkv")
 
 
@@ -72,8 +77,8 @@ def run_in(root: Path, env: dict[str, str], command: list[str]) -> str:
     """A command in a chroot, its output passed on; returns what it printed."""
     with proc_mounted(root):
         process = subprocess.Popen(
-            ["chroot", root, *command], env={"HOME": "/root", "PATH": PATH, **env}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            ["chroot", root, *command], env={"HOME": "/root", "PATH": PATH, **TRUST, **env},
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         said = []
         for line in process.stdout:
@@ -93,6 +98,11 @@ def bare(base: str, root: Path, kept: Path) -> None:
         part.rename(kept)
     subprocess.run(["cp", "-a", kept, root], check=True)
     shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
+    command = ["apt-config", "dump", "Acquire::Check-Valid-Until"]  # a mirror behind its time
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    (root / "etc/apt/apt.conf.d/90host").write_text(said)
+    if TRUST:
+        shutil.copy(os.environ["SSL_CERT_FILE"], root / CERTIFICATES.lstrip("/"))
 
 
 def copy(rest: str, root: Path, context: Path, made: dict[str, Path]) -> None:

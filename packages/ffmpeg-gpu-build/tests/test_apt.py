@@ -118,6 +118,20 @@ def test_a_tarball_is_had_though_the_packaging_is_gone(etc, tmp_path, programs):
         here.fetch_source("ffmpeg", "6.0")
 
 
+def test_a_suite_that_apt_refuses_is_named_and_asked_for_again(etc, tmp_path, programs):
+    here = private(etc, tmp_path, programs)
+    programs(
+        "apt-get",
+        f"""case "$*" in *update*) touch {tmp_path}/apt/lists/x_Sources.gz
+        echo 'E: Release file for sid is expired' >&2; exit 100;; esac""",
+    )
+    with pytest.raises(AptError, match=r"has ffmpeg 6\.0 \(apt refused a suite: E: Release file"):
+        here.fetch_source("ffmpeg", "6.0")
+    private(etc, tmp_path, programs).fetch_source("ffmpeg", "9.0.2")
+    private(etc, tmp_path, programs).fetch_source("ffmpeg", "9.0.2")
+    assert (tmp_path / "calls").read_text().count(" update") == 2  # the whole one is kept
+
+
 def test_the_system_s_own_lists_are_not_read_and_its_keys_are(etc, tmp_path, programs):
     private(etc, tmp_path, programs)
     text = (tmp_path / "apt" / "sources.list").read_text()

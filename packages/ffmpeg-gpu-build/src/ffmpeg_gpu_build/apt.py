@@ -97,6 +97,7 @@ class PrivateApt:
                 "are new enough through PKG_CONFIG_PATH"
             )
         self.folder = folder
+        self.refused: str | None = None  # what apt said against a suite; None before the update
         archive = main_archive(etc)
         options = f"[signed-by={archive.signed_by}] " if archive.signed_by else ""
         lines = [
@@ -119,12 +120,22 @@ class PrivateApt:
         )
 
     def update(self) -> None:
-        """Fetch the lists, once a folder. Raises AptError with apt's last words."""
-        if any(self.folder.glob("lists/*_Sources*")):
+        """Fetch the lists, once a folder if all suites are had. Raises AptError with apt's last
+        words if none is; a suite that is refused is remembered for the message of what it lacks.
+        """
+        whole = self.folder / "lists.whole"
+        if self.refused is not None or whole.exists():
             return
         done = self._apt("apt-get", "update")
+        self.refused = " ".join(re.findall(r"^E: .*", done.err, re.M))
         if not any(self.folder.glob("lists/*_Sources*")):
             raise AptError(f"apt: update gave no lists: {done.err.strip()[-400:]}")
+        if done.ok:
+            whole.touch()
+
+    def _no_suite(self, what: str) -> AptError:
+        why = f" (apt refused a suite: {self.refused})" if self.refused else ""
+        return AptError(f"apt: no suite here has {what}{why}")
 
     def sources_of(self, package: str, upstream: str) -> tuple[str, str] | None:
         """(full version, name of the orig tarball) of a source package of this upstream version."""
@@ -146,7 +157,7 @@ class PrivateApt:
         """
         found = self.sources_of(package, upstream)
         if not found:
-            raise AptError(f"apt: no suite here has {package} {upstream}")
+            raise self._no_suite(f"{package} {upstream}")
         version, name = found
         done = self._apt("apt-get", "source", "--download-only", f"{package}={version}")
         file, signature = self.folder / "got" / name, self.folder / "got" / f"{name}.asc"
@@ -181,7 +192,7 @@ class PrivateApt:
             if not opened.ok:
                 raise AptError(f"apt: {file.name} does not open: {opened.err.strip()[-300:]}")
             return version
-        raise AptError(f"apt: no suite here has {package} {lowest} or newer")
+        raise self._no_suite(f"{package} {lowest} or newer")
 
 
 def resolvable(packages: list[str]) -> tuple[list[str], list[str]]:
