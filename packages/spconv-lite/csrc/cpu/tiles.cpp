@@ -120,7 +120,7 @@ bool convolve(const BlockMap& map, const Features<T>& f, const T* weight, const 
               T* sums) {
   if (!pairs_exist(map, map.offset[0], map.offset[map.volume], f.x_rows)) return false;
   const int64_t stride = padded(f.y_channels);
-  const bool in_place = stride == f.y_stride;  // one group, and whole vectors
+  const bool in_place = stride == f.y_channels && stride == f.y_stride;  // whole vectors, one group
   if (in_place) sums = f.y;
   for (int64_t row = 0; row < map.rows; ++row)
     for (int64_t c = 0; c < stride; ++c) sums[row * stride + c] = bias != nullptr ? bias[c] : T(0);
