@@ -94,7 +94,7 @@ class TensorProduct {
   }
   DEV_FN void add(const Value* a, const Value* b) {
     namespace wmma = nvcuda::wmma;
-    DEV_UNROLL_BY(1)  // unrolled, the next step's fragments spill on sm_120
+    DEV_UNROLL_BY(step == 8 ? 1 : depth / step)  // unrolled, tf32 spills on sm_120
     for (int d = 0; d < depth; d += step) {
       wmma::fragment<wmma::matrix_a, 16, 16, step, Element, wmma::row_major> x[2];
       wmma::fragment<wmma::matrix_b, 16, 16, step, Element, wmma::col_major> y[2];
