@@ -1,0 +1,187 @@
+"""Two networks at lidar 120k on a GPU, maps included: spconv's 14 layers of 64 to 256 channels, and
+SECOND's middle encoder. float16, bfloat16 and tf32; inference and a training step.
+
+The CUDA kernels beside this package's plain torch operators (gather, matrix product and scatter in
+the same dtype), and beside spconv where it can be imported. Their results are compared first.
+Without a GPU and a build with CUDA kernels it says so and ends with exit code 3; `--device cpu
+--sites 300` runs the whole script with the CPU kernels instead, to find its faults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import ModuleType
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
+
+import torch
+from measure import Bench
+from torch import nn
+
+import spconv_lite as sp
+from spconv_lite import ops, plain, street
+
+SHAPE = [41, 1440, 1440]
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "tf32": torch.float32}
+
+
+def fourteen_layers(library: ModuleType) -> nn.Module:
+    """The network of spconv's own benchmark: two submanifold layers of each width, then a pool; no
+    BatchNorm. Pools of 3 with padding, so that 41 cells allow all six."""
+    layers, before = [], 4
+    for stage, width in enumerate(range(64, 257, 32)):
+        if stage:
+            layers.append(library.SparseMaxPool3d(3, 2, 1))
+        for channels in (before, width):
+            key = f"stage{stage}"
+            layers.append(library.SubMConv3d(channels, width, 3, bias=False, indice_key=key))
+        before = width
+    return library.SparseSequential(*layers)
+
+
+def second_encoder(library: ModuleType) -> nn.Module:
+    """SECOND's middle encoder: 12 layers, each with BatchNorm and ReLU."""
+
+    def block(make, c_in, c_out, key, kernel=3, **settings):
+        conv = make(c_in, c_out, kernel, bias=False, indice_key=key, **settings)
+        return conv, nn.BatchNorm1d(c_out, eps=1e-3, momentum=0.01), nn.ReLU()
+
+    subm, conv = library.SubMConv3d, library.SparseConv3d
+    return library.SparseSequential(
+        *block(subm, 4, 16, "1"),
+        *block(subm, 16, 16, "1"),
+        *block(conv, 16, 32, "down1", stride=2, padding=1),
+        *block(subm, 32, 32, "2"),
+        *block(subm, 32, 32, "2"),
+        *block(conv, 32, 64, "down2", stride=2, padding=1),
+        *block(subm, 64, 64, "3"),
+        *block(subm, 64, 64, "3"),
+        *block(conv, 64, 64, "down3", stride=2, padding=[0, 1, 1]),
+        *block(subm, 64, 64, "4"),
+        *block(subm, 64, 64, "4"),
+        *block(conv, 64, 128, "down4", kernel=(3, 1, 1), stride=(2, 1, 1)),
+    )
+
+
+NETWORKS = {"14 layers": fourteen_layers, "SECOND encoder": second_encoder}
+
+
+@contextmanager
+def kernels(device: str, name: str) -> Iterator[None]:
+    """Runs spconv-lite by these kernels; plain torch in the dtype of the features throughout."""
+    before = sp.set_kernels(device, name)
+    narrow = mock.patch.object(plain, "_wide", lambda *tensors: list(tensors))
+    try:
+        with narrow if name == "torch" else nullcontext():
+            yield
+    finally:
+        sp.set_kernels(device, before)
+
+
+class Runner:
+    """One network of one library on the device; `around` chooses what runs it."""
+
+    def __init__(
+        self,
+        library: ModuleType,
+        make: Callable[[ModuleType], nn.Module],
+        indices: torch.Tensor,
+        dtype: torch.dtype,
+        around: Callable[[], object] = nullcontext,
+    ) -> None:
+        torch.manual_seed(0)
+        self.library, self.indices, self.around = library, indices, around
+        self.net = make(library).to(indices.device, dtype)
+        for weight in self.net.parameters():  # float16 would lose what 14 layers of fewer than 27
+            if weight.ndim > 1:  # neighbours leave of the usual weights' products
+                weight.data *= 3
+        self.features = 100 * torch.randn(len(indices), 4).to(indices.device, dtype)
+
+    def forward(self):
+        return self.net(self.library.SparseConvTensor(self.features, self.indices, SHAPE, 1))
+
+    def infer(self):
+        with self.around(), torch.no_grad():
+            self.net.eval()
+            out = self.forward()
+            wait(self.indices)
+        return out
+
+    def step(self):
+        with self.around():
+            self.net.train()
+            self.net.zero_grad()
+            self.forward().features.float().square().mean().backward()
+            wait(self.indices)
+
+
+def wait(tensor: torch.Tensor) -> None:
+    if tensor.is_cuda:
+        torch.cuda.synchronize()
+
+
+def peer_library(device: str) -> ModuleType | None:
+    """spconv, where it can be imported and run."""
+    if device != "cuda":
+        return None
+    try:
+        import spconv.constants
+        import spconv.pytorch
+    except ImportError:
+        return None
+    spconv.constants.SPCONV_ALLOW_TF32 = True
+    return spconv.pytorch
+
+
+def compare(bench: Bench, name: str, dtype_name: str, indices: torch.Tensor) -> None:
+    device, dtype, make = indices.device.type, DTYPES[dtype_name], NETWORKS[name]
+    ours = Runner(sp, make, indices, dtype, lambda: kernels(device, "native"))
+    peer = Runner(sp, make, indices, dtype, lambda: kernels(device, "torch"))
+    case, (a, b) = f"{name}, {dtype_name}", (ours.infer(), peer.infer())
+    assert torch.equal(a.indices, b.indices), f"{case}: the kinds of kernels find other sites"
+    error = (a.features.float() - b.features.float()).norm() / b.features.float().norm()
+    assert error < 0.05, f"{case}: the kinds of kernels differ by {error:.2g} relative"
+    bench.fact(f"{case}: relative difference from plain torch", f"{error:.1g}")
+    bench.compare(f"{case}, inference", ours.infer, peer.infer, warmup=3)
+    bench.compare(f"{case}, training step", ours.step, peer.step, warmup=3)
+    library = peer_library(device)
+    if library is None or dtype == torch.bfloat16:  # spconv has no bfloat16
+        return
+    theirs = Runner(library, make, indices, dtype)
+    bench.compare(f"{case}, inference, beside spconv", ours.infer, theirs.infer, warmup=3)
+    bench.compare(f"{case}, training step, beside spconv", ours.step, theirs.step, warmup=3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--sites", type=int, default=120_000)
+    options, sys.argv[1:] = parser.parse_known_args()
+    versions = {"torch": torch.__version__, "spconv-lite": sp.__version__}
+    if options.device == "cuda":
+        if not torch.cuda.is_available() or not ops._C.cuda_architectures:
+            print("no GPU benchmark: it needs a CUDA device and a build with CUDA kernels")
+            sys.exit(3)
+        versions |= {"cuda": str(torch.version.cuda), "gpu": torch.cuda.get_device_name()}
+    title = f"networks, lidar of {options.sites} sites"
+    if options.device == "cpu":
+        title += ", a trial on the CPU"
+    bench = Bench(title, "plain torch, gather-matmul-scatter", versions=versions, repeats=15)
+    torch.set_float32_matmul_precision("high")  # tf32
+    indices = torch.from_numpy(street.voxel_sites(options.sites)).to(options.device)
+    for name in NETWORKS:
+        for dtype_name in DTYPES:
+            if any(
+                bench.wants(f"{name}, {dtype_name}, {w}") for w in ("inference", "training step")
+            ):
+                compare(bench, name, dtype_name, indices)
+    bench.finish()
+
+
+if __name__ == "__main__":
+    main()
