@@ -19,7 +19,7 @@ def build_info() -> dict[str, object]:
     if not architectures:
         cuda = "off: built without CUDA; install the CUDA toolkit and build with GPU=ON"
     else:
-        cuda = f"kernels for {architectures}, compiled and simulated, never run; not used by layers"
+        cuda = f"kernels for {architectures}, compiled and simulated, never run; off until chosen"
         if not torch.cuda.is_available():
             cuda += f"; no CUDA device answers torch {torch.__version__}"
     return {
