@@ -47,7 +47,9 @@ ffmpeg: @SRC@/main.c $(L)
 \t@printf "LD\\t%s\\n" ffmpeg
 \tgcc $< $(L) -o $@
 fate-list:
-\t@printf "fate-good\\nfate-iamf\\nfate-bad\\n"
+\t@printf "fate-good\\nfate-iamf\\nfate-bad\\nfate-other\\n"
+fate-other:
+\t@printf "TEST\\t%s\\n+++ tests/data/fate/other\\tnow\\n" $@; exit 1
 fate-good fate-bad:
 \t@printf "TEST\\t%s\\n" $@
 \t@case "$$LD_LIBRARY_PATH" in *libavcodec*libswscale*) ;; *) exit 127;; esac
@@ -181,8 +183,9 @@ def test_fate_counts_and_names_what_failed(stage):
     build(plan, options)
     (options.work / "objects" / "ffbuild" / "config.mak").touch()
     done = fate.run(options.work, jobs=1)
-    assert (done.passed, done.total) == (2, 3)
-    assert done.failed == {"fate-bad": "one bit is off"}
+    assert (done.passed, done.total) == (2, 4)
+    differs = "its output differs from the reference"
+    assert done.failed == {"fate-bad": "one bit is off", "fate-other": differs}
     assert fate.run(options.work, only="good$").failed == {}
     with pytest.raises(BuildError, match="no test matches"):
         fate.run(options.work, only="nothing")

@@ -181,6 +181,22 @@ def test_the_build_transcodes(built, tmp_path):
     assert done.frames == 12
 
 
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuv422p10le", "yuv444p16le"])
+def test_ffv1_loses_nothing(built, tmp_path, pixels):
+    """gcc 12.2 with -O3 -fstack-protector-all compiles the range coder of FFV1 wrongly."""
+    program, clip = str(built[0].prefix / "bin" / "ffmpeg"), str(tmp_path / "clip.mkv")
+    source = ["-f", "lavfi", "-i", "testsrc2=size=352x288:rate=25:duration=1"]
+    coded = ["-c:v", "ffv1", "-level", "3", "-coder", "1", "-strict", "-2", "-pix_fmt", pixels]
+    raw = ["-c:v", "rawvideo", "-pix_fmt", pixels, "-f", "md5", "-"]
+    quiet = [program, "-nostdin", "-v", "error", "-y"]
+    subprocess.run([*quiet, *source, *coded, clip], check=True)
+    sums = [
+        subprocess.run([*quiet, *before, *raw], capture_output=True, check=True).stdout
+        for before in (source, ["-i", clip])
+    ]
+    assert sums[0] == sums[1]
+
+
 def test_every_test_of_fate_that_needs_no_samples_passes(built):
     done = fate.run(built[1], jobs=os.cpu_count() or 2)
     print(f"FATE: {done.passed} of {done.total}")

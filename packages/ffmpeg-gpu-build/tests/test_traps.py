@@ -229,6 +229,15 @@ def test_16_a_library_without_a_pc_file_is_seen_before_the_build(tmp_path):
     assert "header lame/lame.h" not in [m.what for m in found]
 
 
+@pytest.mark.parametrize("profile", profiles())
+def test_18_the_build_is_hardened_but_not_by_what_breaks_ffv1_on_gcc_12(profile):
+    line = " ".join(resolve(profile).configure_line())
+    assert "hardened" not in line  # it brings -fstack-protector-all
+    assert "-fstack-protector-all" not in line
+    for flag in ("-fstack-protector-strong", "-D_FORTIFY_SOURCE=2", "-z,now", "-z,relro", "-pie"):
+        assert flag in line
+
+
 def test_7_clangs_warning_about_the_cuda_version_is_harmless(programs):
     for name in toolchain.CLANGS:
         programs(name, "exit 1")

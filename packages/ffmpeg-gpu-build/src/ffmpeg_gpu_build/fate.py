@@ -96,7 +96,7 @@ def run(
         make.run_logged("fate", command, objects, log, _environment(objects), watch)
     text = log.read_text(errors="replace")
     broken = set(re.findall(r"\[[^\]\n]*?(fate-[\w.+-]+)\] Error", text)) & set(wanted)
-    return Fate(len(wanted) - len(broken), {n: _reason(objects, n) for n in sorted(broken)})
+    return Fate(len(wanted) - len(broken), {n: _reason(objects, n, text) for n in sorted(broken)})
 
 
 def _print_of(state: Path) -> str:
@@ -106,8 +106,11 @@ def _print_of(state: Path) -> str:
         return ""
 
 
-def _reason(objects: Path, name: str) -> str:
-    """What is known of a failed test: the last line of its errors."""
-    errors = objects / "tests" / "data" / "fate" / f"{name.removeprefix('fate-')}.err"
+def _reason(objects: Path, name: str, log: str) -> str:
+    """What is known of a failed test: another output than the reference, or its last error."""
+    test = name.removeprefix("fate-")
+    if re.search(rf"^\+\+\+ tests/data/fate/{re.escape(test)}\t", log, re.M):
+        return "its output differs from the reference"
+    errors = objects / "tests" / "data" / "fate" / f"{test}.err"
     text = errors.read_text(errors="replace").strip() if errors.is_file() else ""
     return text.splitlines()[-1] if text else "no output"
