@@ -13,8 +13,8 @@
 
 #include "cpu/gates.h"
 #include "cpu/steps.h"
+#include "cpu/steps_backward.h"
 #include "cpu/weight_gradient.h"
-#include "cpu/winograd.h"
 #include "native/caster.h"
 #include "native/check.h"
 #include "native/dispatch.h"
@@ -198,19 +198,38 @@ void gates_backward_any(const Tensor& gates, A... rest) {
                           native::name(gates.dtype));
 }
 
-void weight_gradient_any(const Tensor& x, const Tensor& d_out, const Tensor& d_weight, int64_t top,
+void weight_gradient_any(const Maybe& x, const Maybe& first2, const Maybe& x2, const Tensor& d_out,
+                         const Maybe& d_weight, const Maybe& d_weight2, const Maybe& d_bias, int64_t top,
                          int64_t left, int threads) {
   const char* name = "weight_gradient";
-  Dim n("N"), c("C"), k("K"), h("H"), w("W"), ho("out H"), wo("out W"), kh("kernel H"), kw("kernel W");
-  native::require(x, name, "x", native::dlpack::cpu, native::float32, n, h, w, c);
-  native::require(d_out, name, "d_out", native::dlpack::cpu, native::float32, n, ho, wo, k);
-  native::require(d_weight, name, "d_weight", native::dlpack::cpu, native::float32, kh, kw, c, k);
+  const auto cpu = native::dlpack::cpu;
+  const auto f32 = native::float32;
+  Dim n("N"), c("C"), c2("C2"), k("K"), h("H"), w("W"), ho("out H"), wo("out W"), kh("kernel H"),
+      kw("kernel W");
+  Dim first_frames("first N");
+  native::require(d_out, name, "d_out", cpu, f32, n, ho, wo, k);
+  native::demand(x.has_value() == d_weight.has_value() && first2.has_value() == d_weight2.has_value() &&
+                     first2.has_value() == x2.has_value() && (x || x2),
+                 [] { return "weight_gradient: each input goes with its d_weight"; });
+  if (x) {
+    native::require(*x, name, "x", cpu, f32, n, h, w, c);
+    native::require(*d_weight, name, "d_weight", cpu, f32, k, c, kh, kw);
+  }
+  if (x2) {
+    native::require(*first2, name, "first2", cpu, f32, first_frames, h, w, c2);
+    native::demand(first_frames.length() <= n.length(),
+                   [] { return "weight_gradient: first2 must not have more frames than d_out"; });
+    native::require(*x2, name, "x2", cpu, f32, n.length() - first_frames.length(), h, w, c2);
+    native::require(*d_weight2, name, "d_weight2", cpu, f32, k, c2, kh, kw);
+  }
+  if (d_bias) native::require(*d_bias, name, "d_bias", cpu, f32, k);
   native::demand(top >= 0 && left >= 0 && top < kh.length() && left < kw.length(),
                  [] { return "weight_gradient: top and left must lie in the kernel"; });
   const WeightGradient g{n.length(),
                          h.length(),
                          w.length(),
-                         c.length(),
+                         x ? c.length() : 0,
+                         x2 ? c2.length() : 0,
                          ho.length(),
                          wo.length(),
                          k.length(),
@@ -218,63 +237,16 @@ void weight_gradient_any(const Tensor& x, const Tensor& d_out, const Tensor& d_w
                          kw.length(),
                          top,
                          left,
-                         x.data_as<const float>(),
+                         data_of<const float>(x),
+                         x2 ? first_frames.length() : 0,
+                         data_of<const float>(first2),
+                         data_of<const float>(x2),
                          d_out.data_as<const float>(),
-                         d_weight.data_as<float>()};
+                         data_of<float>(d_weight),
+                         data_of<float>(d_weight2),
+                         data_of<float>(d_bias)};
   nb::gil_scoped_release released;
   NATIVE_CALL_ISA(weight_gradient)(g, threads);
-}
-
-int64_t winograd_size_any(int64_t channels, int64_t out_channels) {
-  return NATIVE_CALL_ISA(winograd_size)(channels, out_channels);
-}
-
-void winograd_weights_any(const Tensor& weights, const Tensor& transformed) {
-  const char* name = "winograd_weights";
-  Dim k("K"), c("C");
-  native::require(weights, name, "weights", native::dlpack::cpu, native::float32, c, 3, 3, k);
-  native::require(transformed, name, "transformed", native::dlpack::cpu, native::float32,
-                  winograd_size_any(c.length(), k.length()));
-  nb::gil_scoped_release released;
-  NATIVE_CALL_ISA(winograd_weights)(weights.data_as<const float>(), c.length(), k.length(),
-                                    transformed.data_as<float>());
-}
-
-void winograd_any(const Tensor& x, const Maybe& x2, const Tensor& transformed, const Tensor& out,
-                  const Maybe& out2, int64_t parts_down, int64_t parts_across, int64_t top, int64_t left,
-                  int threads) {
-  const char* name = "winograd";
-  Dim n("N"), h("H"), w("W"), c("C"), c2("C2"), ho("out H"), wo("out W"), k("K"), k2("K2");
-  native::require(x, name, "x", native::dlpack::cpu, native::float32, n, h, w, c);
-  if (x2) native::require(*x2, name, "x2", native::dlpack::cpu, native::float32, n, h, w, c2);
-  native::require(out, name, "out", native::dlpack::cpu, native::float32, n, ho, wo, k);
-  if (out2) native::require(*out2, name, "out2", native::dlpack::cpu, native::float32, n, ho, wo, k2);
-  const int64_t second = x2 ? c2.length() : 0, second_out = out2 ? k2.length() : 0;
-  native::require(
-      transformed, name, "transformed", native::dlpack::cpu, native::float32,
-      winograd_size_any(parts_down * parts_across * (c.length() + second), k.length() + second_out));
-  native::demand(top >= 0 && left >= 0 && top < 3 * parts_down && left < 3 * parts_across,
-                 [] { return "winograd: top and left must lie in the kernel"; });
-  const Winograd problem{n.length(),
-                         h.length(),
-                         w.length(),
-                         c.length(),
-                         second,
-                         ho.length(),
-                         wo.length(),
-                         k.length(),
-                         second_out,
-                         parts_down,
-                         parts_across,
-                         top,
-                         left,
-                         x.data_as<const float>(),
-                         data_of<const float>(x2),
-                         transformed.data_as<const float>(),
-                         out.data_as<float>(),
-                         data_of<float>(out2)};
-  nb::gil_scoped_release released;
-  NATIVE_CALL_ISA(winograd)(problem, threads);
 }
 
 template <class E>
@@ -354,6 +326,71 @@ void run_steps_of(const Maybe& x, const Maybe& pre, const Tensor& h_before, cons
   }
 }
 
+void run_steps_backward_any(const Tensor& gates, const Tensor& cells, const Maybe& d_hs, const Tensor& d_h,
+                            const Tensor& d_c, const Maybe& weight_ih, const Tensor& weight_hh,
+                            const Maybe& peephole, const Maybe& valid, const Tensor& d_pre, const Maybe& d_x,
+                            std::pair<int64_t, int64_t> before, std::pair<int, int> activations,
+                            bool winograd, int threads) {
+  const char* name = "run_steps_backward";
+  const auto cpu = native::dlpack::cpu;
+  const auto f32 = native::float32;
+  Dim t("T"), n("N"), height("H"), width("W"), channels("C"), f("F"), kh("kernel H"), kw("kernel W");
+  native::require(d_h, name, "d_h", cpu, f32, n, height, width, f);
+  native::require(d_c, name, "d_c", cpu, f32, n, height, width, f);
+  const int64_t filters = f.length();
+  native::require(gates, name, "gates", cpu, f32, t, n, height, width, 4 * filters);
+  native::require(cells, name, "cells", cpu, f32, t.length() + 1, n, height, width, f);
+  if (d_hs) native::require(*d_hs, name, "d_hs", cpu, f32, t, n, height, width, f);
+  native::require(weight_hh, name, "weight_hh", cpu, f32, 4 * filters, f, kh, kw);
+  native::demand(weight_ih.has_value() == d_x.has_value(),
+                 [] { return "run_steps_backward: weight_ih and d_x go together"; });
+  if (d_x) {
+    native::require(*d_x, name, "d_x", cpu, f32, t, n, height, width, channels);
+    native::require(*weight_ih, name, "weight_ih", cpu, f32, 4 * filters, channels, kh, kw);
+  }
+  if (peephole) native::require(*peephole, name, "peephole", cpu, f32, 3, f);
+  if (valid) native::require(*valid, name, "valid", cpu, native::boolean, t, n);
+  native::require(d_pre, name, "d_pre", cpu, f32, t, n, height, width, 4 * filters);
+  const auto [top, left] = before;
+  native::demand(top >= 0 && left >= 0 && top < kh.length() && left < kw.length(),
+                 [] { return "run_steps_backward: top and left must lie in the kernel"; });
+
+  const BackwardWeights weights{d_x ? channels.length() : 0,
+                                filters,
+                                kh.length(),
+                                kw.length(),
+                                winograd,
+                                data_of<const float>(weight_ih),
+                                weight_hh.data_as<const float>()};
+  const std::unique_ptr<float[]> packed(new float[NATIVE_CALL_ISA(packed_backward_size)(weights)]);
+  const StepsBackward steps{t.length(),
+                            n.length(),
+                            height.length(),
+                            width.length(),
+                            weights.channels,
+                            filters,
+                            kh.length(),
+                            kw.length(),
+                            top,
+                            left,
+                            winograd,
+                            static_cast<Activation>(activations.first),
+                            static_cast<Activation>(activations.second),
+                            gates.data_as<const float>(),
+                            cells.data_as<float>(),
+                            data_of<const float>(d_hs),
+                            packed.get(),
+                            data_of<const float>(peephole),
+                            data_of<const uint8_t>(valid),
+                            d_h.data_as<float>(),
+                            d_c.data_as<float>(),
+                            d_pre.data_as<float>(),
+                            data_of<float>(d_x)};
+  nb::gil_scoped_release released;
+  NATIVE_CALL_ISA(pack_steps_backward)(weights, packed.get());
+  NATIVE_CALL_ISA(run_steps_backward)(steps, threads);
+}
+
 bool has_bfloat16_any() { return NATIVE_CALL_ISA(has_bfloat16)(); }
 
 template <class... A>
@@ -395,13 +432,9 @@ NB_MODULE(_C, m) {
         nb::arg("activation"), nb::arg("recurrent"), nb::arg("threads"));
   m.def("cell_state", &cell_state_any, nb::arg("gates"), nb::arg("c_before"), nb::arg("valid").none(),
         nb::arg("c"), nb::arg("threads"));
-  m.def("weight_gradient", &weight_gradient_any, nb::arg("x"), nb::arg("d_out"), nb::arg("d_weight"),
-        nb::arg("top"), nb::arg("left"), nb::arg("threads"));
-  m.def("winograd_size", &winograd_size_any, nb::arg("channels"), nb::arg("out_channels"));
-  m.def("winograd_weights", &winograd_weights_any, nb::arg("weights"), nb::arg("transformed"));
-  m.def("winograd", &winograd_any, nb::arg("x"), nb::arg("x2").none(), nb::arg("transformed"), nb::arg("out"),
-        nb::arg("out2").none(), nb::arg("parts_down"), nb::arg("parts_across"), nb::arg("top"),
-        nb::arg("left"), nb::arg("threads"));
+  m.def("weight_gradient", &weight_gradient_any, nb::arg("x").none(), nb::arg("first2").none(),
+        nb::arg("x2").none(), nb::arg("d_out"), nb::arg("d_weight").none(), nb::arg("d_weight2").none(),
+        nb::arg("d_bias").none(), nb::arg("top"), nb::arg("left"), nb::arg("threads"));
   m.def("run_steps",
         &run_steps_any<Tensor, Maybe, Tensor, Maybe, Maybe, Maybe, Tensor, Tensor, Maybe,
                        std::pair<int64_t, int64_t>, std::pair<int, int>, bool, bool, int>,
@@ -409,6 +442,11 @@ NB_MODULE(_C, m) {
         nb::arg("weight_ih").none(), nb::arg("weight_hh"), nb::arg("bias").none(), nb::arg("peephole").none(),
         nb::arg("valid").none(), nb::arg("h"), nb::arg("c_last"), nb::arg("gates").none(), nb::arg("before"),
         nb::arg("activations"), nb::arg("winograd"), nb::arg("every_step"), nb::arg("threads"));
+  m.def("run_steps_backward", &run_steps_backward_any, nb::arg("gates"), nb::arg("cells"),
+        nb::arg("d_hs").none(), nb::arg("d_h"), nb::arg("d_c"), nb::arg("weight_ih").none(),
+        nb::arg("weight_hh"), nb::arg("peephole").none(), nb::arg("valid").none(), nb::arg("d_pre"),
+        nb::arg("d_x").none(), nb::arg("before"), nb::arg("activations"), nb::arg("winograd"),
+        nb::arg("threads"));
   m.def("has_bfloat16", &has_bfloat16_any);
   m.def("prefer_large_pages", &prefer_large_pages, nb::arg("t"));
   m.def("isa", [] { return std::string(native::name(native::isa())); });

@@ -12,6 +12,13 @@
 
 #include "native/device.h"
 
+// Inlined even where a compiler would not: a call saves and restores every vector register.
+#ifdef __CUDACC__
+#define GATES_INLINE HD
+#else
+#define GATES_INLINE HD __attribute__((always_inline))
+#endif
+
 namespace convlstm {
 
 // The codes of activations.NATIVE_CODES.
@@ -24,60 +31,71 @@ enum class Activation : int {
   relu = 5,
 };
 
-// e^z - 1 = scale * part + (scale - 1), scale a power of two, part = e^r - 1 with |r| <= ln(2) / 2.
-struct Expm1 {
-  float scale, part;
-};
-
-// No branch and no integer conversion, so that compilers vectorise it. |z| must be below 87 (NaN passes
-// through). The Taylor series to r^7 errs by less than 6e-9 relative to part.
-HD Expm1 expm1_parts(float z) {
-  const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
-  const float shifted = z * 1.44269504088896341f + magic;
-  const float n = shifted - magic;
-  const float r = (z - n * 0.693145751953125f) - n * 1.42860682030941723e-6f;
-  uint32_t bits;
-  std::memcpy(&bits, &shifted, sizeof bits);
-  bits = (bits << 23) + (127u << 23);
-  Expm1 e;
-  std::memcpy(&e.scale, &bits, sizeof bits);
-  float q = 1.98412698e-4f;
-  q = q * r + 1.38888889e-3f;
-  q = q * r + 8.33333333e-3f;
-  q = q * r + 4.16666667e-2f;
-  q = q * r + 1.66666667e-1f;
-  q = q * r + 0.5f;
-  e.part = r + r * r * q;
-  return e;
-}
+// What this header needs of T: float and double, or vectors of floats (cpu/numbers.h, cpu/bfloat16.h) with
+// arithmetic, T(double), clamped, at_least_zero, and power_of_two or functions tanh_of and sigmoid_of.
 
 template <class T>
-HD T clamped(T x, T low, T high) {
+GATES_INLINE T clamped(T x, T low, T high) {
   x = x < low ? low : x;
   return x > high ? high : x;
 }
 
 template <class T>
-HD T at_least_zero(T x) {
+GATES_INLINE T at_least_zero(T x) {
   return x < T(0) ? T(0) : x;
 }
 
-HD float tanh_of(float x) {
-  const Expm1 e = expm1_parts(2.0f * clamped(x, -10.0f, 10.0f));
-  const float m = e.scale * e.part + (e.scale - 1.0f);
-  return m / (m + 2.0f);
+// 2^n from 1.5 * 2^23 + n.
+GATES_INLINE float power_of_two(float shifted) {
+  uint32_t bits;
+  std::memcpy(&bits, &shifted, sizeof bits);
+  bits = (bits << 23) + (127u << 23);
+  float power;
+  std::memcpy(&power, &bits, sizeof power);
+  return power;
 }
 
-HD float sigmoid_of(float x) {
-  const Expm1 e = expm1_parts(clamped(-x, -86.0f, 86.0f));
-  return 1.0f / (1.0f + (e.scale * e.part + e.scale));
+// e^z - 1 = scale * part + (scale - 1), scale a power of two, part = e^r - 1 with |r| <= ln(2) / 2.
+template <class T>
+struct Expm1 {
+  T scale, part;
+};
+
+// No branch and no integer conversion, so that compilers vectorise it. |z| must be below 87 (NaN passes
+// through). The Taylor series to r^7 errs by less than 6e-9 relative to part.
+template <class T>
+GATES_INLINE Expm1<T> expm1_parts(T z) {
+  const T magic(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  const T shifted = z * T(1.44269504088896341f) + magic;
+  const T n = shifted - magic;
+  const T r = (z - n * T(0.693145751953125f)) - n * T(1.42860682030941723e-6f);
+  T q(1.98412698e-4f);
+  q = q * r + T(1.38888889e-3f);
+  q = q * r + T(8.33333333e-3f);
+  q = q * r + T(4.16666667e-2f);
+  q = q * r + T(1.66666667e-1f);
+  q = q * r + T(0.5f);
+  return {power_of_two(shifted), r + r * r * q};
 }
 
-HD double tanh_of(double x) { return std::tanh(x); }
-HD double sigmoid_of(double x) { return 1.0 / (1.0 + std::exp(-x)); }
+template <class T>
+GATES_INLINE T tanh_of(T x) {
+  const Expm1<T> e = expm1_parts(T(2.0f) * clamped(x, T(-10.0f), T(10.0f)));
+  const T m = e.scale * e.part + (e.scale - T(1.0f));
+  return m / (m + T(2.0f));
+}
+
+template <class T>
+GATES_INLINE T sigmoid_of(T x) {
+  const Expm1<T> e = expm1_parts(clamped(x * T(-1.0f), T(-86.0f), T(86.0f)));
+  return T(1.0f) / (T(1.0f) + (e.scale * e.part + e.scale));
+}
+
+GATES_INLINE double tanh_of(double x) { return std::tanh(x); }
+GATES_INLINE double sigmoid_of(double x) { return 1.0 / (1.0 + std::exp(-x)); }
 
 template <Activation A, class T>
-HD T activate(T x) {
+GATES_INLINE T activate(T x) {
   if constexpr (A == Activation::tanh)
     return tanh_of(x);
   else if constexpr (A == Activation::sigmoid)
@@ -94,7 +112,7 @@ HD T activate(T x) {
 
 // The derivative of A at x, from y = A(x).
 template <Activation A, class T>
-HD T slope(T y) {
+GATES_INLINE T slope(T y) {
   if constexpr (A == Activation::tanh)
     return T(1) - y * y;
   else if constexpr (A == Activation::sigmoid)
@@ -111,7 +129,7 @@ HD T slope(T y) {
 
 // One element forward. i, f, g, o: arguments in, activated values out.
 template <Activation A, Activation R, class T>
-HD void forward_element(T& i, T& f, T& g, T& o, T c_before, T p_i, T p_f, T p_o, T& c, T& h) {
+GATES_INLINE void forward_element(T& i, T& f, T& g, T& o, T c_before, T p_i, T p_f, T p_o, T& c, T& h) {
   i = activate<R>(i + p_i * c_before);
   f = activate<R>(f + p_f * c_before);
   g = activate<A>(g);
@@ -123,7 +141,8 @@ HD void forward_element(T& i, T& f, T& g, T& o, T c_before, T p_i, T p_f, T p_o,
 // One element backward. i, f, g, o: activated values in, gradients of the arguments out.
 // dc: gradient of c in, of c_before out.
 template <Activation A, Activation R, class T>
-HD void backward_element(T& i, T& f, T& g, T& o, T c_before, T c, T dh, T p_i, T p_f, T p_o, T& dc) {
+GATES_INLINE void backward_element(T& i, T& f, T& g, T& o, T c_before, T c, T dh, T p_i, T p_f, T p_o,
+                                   T& dc) {
   const T shown = activate<A>(c);
   const T d_o = dh * shown * slope<R>(o);
   const T d_c = dc + dh * o * slope<A>(shown) + p_o * d_o;

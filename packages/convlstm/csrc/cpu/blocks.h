@@ -1,5 +1,5 @@
-// What the convolutions of one instruction set share: register blocks and Winograd's transforms (see
-// winograd.cpp). Included by SIMD sources alone; everything has internal linkage in each of them.
+// What the convolutions of one instruction set share: register blocks and Winograd's transform (see
+// rows.h). Included by SIMD sources alone; everything has internal linkage in each of them.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,7 @@
 #include <new>
 
 #define CONVLSTM_INLINE inline __attribute__((always_inline))
+#define CONVLSTM_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace convlstm::NATIVE_ISA {
 namespace {
@@ -18,8 +19,9 @@ constexpr int lanes = 8, tile_rows = 6;
 #else
 constexpr int lanes = 4, tile_rows = 6;
 #endif
-constexpr int columns = 2 * lanes;  // output channels of one register block
-constexpr int positions = 16;       // of a 4x4 tile
+constexpr int few_rows = tile_rows / 3;  // of a small register block, for what is left
+constexpr int columns = 2 * lanes;       // output channels of one register block
+constexpr int positions = 16;            // of a 4x4 tile
 
 typedef float Vector __attribute__((vector_size(lanes * sizeof(float)), aligned(4)));
 
@@ -77,24 +79,24 @@ inline void transform_input(const float* const d[16], int64_t channels, float* o
   }
 }
 
-// products (tile_rows, columns) = inputs (tile_rows, channels) * weights (channels, columns), of which the
-// first Vectors x lanes columns are wanted.
-template <int Vectors = 2>
-void multiply(const float* inputs, int64_t channels, const float* weights, float* products, int64_t width) {
-  Vector a[tile_rows], b[tile_rows];
-  for (int r = 0; r < tile_rows; ++r) a[r] = Vector{}, b[r] = Vector{};
+// products (Rows, columns) = inputs (Rows, channels) * weights (channels, columns), of which the first
+// Vectors x lanes columns are wanted.
+template <int Vectors, int Rows>
+void multiply(const float* inputs, int64_t channels, const float* weights, float* products) {
+  Vector a[Rows], b[Rows];
+  for (int r = 0; r < Rows; ++r) a[r] = Vector{}, b[r] = Vector{};
   for (int64_t c = 0; c < channels; ++c, weights += columns) {
     const Vector low = at(weights), high = at(weights + lanes);
 #pragma GCC unroll 12
-    for (int r = 0; r < tile_rows; ++r) {
+    for (int r = 0; r < Rows; ++r) {
       const float x = inputs[r * channels + c];
       a[r] += x * low;
       if constexpr (Vectors == 2) b[r] += x * high;
     }
   }
-  for (int r = 0; r < tile_rows; ++r) {
-    at(products + r * width) = a[r];
-    if constexpr (Vectors == 2) at(products + r * width + lanes) = b[r];
+  for (int r = 0; r < Rows; ++r) {
+    at(products + r * columns) = a[r];
+    if constexpr (Vectors == 2) at(products + r * columns + lanes) = b[r];
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <type_traits>
 #include <vector>
 
 #include "native/parallel.h"
@@ -27,40 +28,54 @@ Rows<const T> rows_or(const T* data, int64_t stride, const T* zeros) {
   return data ? Rows<const T>{data, stride} : Rows<const T>{zeros, 0};
 }
 
+// Channels [j, n) of a pixel: as many at once as a register takes, then half as many, and so on. (Of a loop
+// of unknown length compilers do what is left one by one.)
+template <int Width, class Body>
+inline __attribute__((always_inline)) void in_spans(int64_t j, int64_t n, Body body) {
+  for (; j + Width <= n; j += Width) body(j, std::integral_constant<int, Width>());
+  if constexpr (Width > 1) in_spans<Width / 2>(j, n, body);
+}
+template <class T>
+constexpr int widest = 64 / sizeof(T);
+
 template <Activation A, Activation R, class T>
 void forward_pixel(int64_t n, const T* pre, const T* pre2, const T* bias, const T* peephole,
                    const T* c_before, T* gates, T* c, T* h) {
+  in_spans<widest<T>>(0, n, [=](int64_t first, auto width) __attribute__((always_inline)) {
 #pragma omp simd
-  for (int64_t j = 0; j < n; ++j) {
-    T i = pre[j] + pre2[j] + bias[j], f = pre[n + j] + pre2[n + j] + bias[n + j];
-    T g = pre[2 * n + j] + pre2[2 * n + j] + bias[2 * n + j];
-    T o = pre[3 * n + j] + pre2[3 * n + j] + bias[3 * n + j];
-    T c_new, h_new;
-    forward_element<A, R>(i, f, g, o, c_before[j], peephole[j], peephole[n + j], peephole[2 * n + j], c_new,
-                          h_new);
-    c[j] = c_new;
-    h[j] = h_new;
-    gates[j] = i;
-    gates[n + j] = f;
-    gates[2 * n + j] = g;
-    gates[3 * n + j] = o;
-  }
+    for (int64_t j = first; j < first + width; ++j) {
+      T i = pre[j] + pre2[j] + bias[j], f = pre[n + j] + pre2[n + j] + bias[n + j];
+      T g = pre[2 * n + j] + pre2[2 * n + j] + bias[2 * n + j];
+      T o = pre[3 * n + j] + pre2[3 * n + j] + bias[3 * n + j];
+      T c_new, h_new;
+      forward_element<A, R>(i, f, g, o, c_before[j], peephole[j], peephole[n + j], peephole[2 * n + j], c_new,
+                            h_new);
+      c[j] = c_new;
+      h[j] = h_new;
+      gates[j] = i;
+      gates[n + j] = f;
+      gates[2 * n + j] = g;
+      gates[3 * n + j] = o;
+    }
+  });
 }
 
 template <Activation A, Activation R, class T>
 void backward_pixel(int64_t n, const T* gates, const T* c_before, const T* c, const T* dh, const T* dh2,
                     const T* peephole, T* dc, T* d_pre) {
+  in_spans<widest<T>>(0, n, [=](int64_t first, auto width) __attribute__((always_inline)) {
 #pragma omp simd
-  for (int64_t j = 0; j < n; ++j) {
-    T i = gates[j], f = gates[n + j], g = gates[2 * n + j], o = gates[3 * n + j], d = dc[j];
-    backward_element<A, R>(i, f, g, o, c_before[j], c[j], dh[j] + dh2[j], peephole[j], peephole[n + j],
-                           peephole[2 * n + j], d);
-    dc[j] = d;
-    d_pre[j] = i;
-    d_pre[n + j] = f;
-    d_pre[2 * n + j] = g;
-    d_pre[3 * n + j] = o;
-  }
+    for (int64_t j = first; j < first + width; ++j) {
+      T i = gates[j], f = gates[n + j], g = gates[2 * n + j], o = gates[3 * n + j], d = dc[j];
+      backward_element<A, R>(i, f, g, o, c_before[j], c[j], dh[j] + dh2[j], peephole[j], peephole[n + j],
+                             peephole[2 * n + j], d);
+      dc[j] = d;
+      d_pre[j] = i;
+      d_pre[n + j] = f;
+      d_pre[2 * n + j] = g;
+      d_pre[3 * n + j] = o;
+    }
+  });
 }
 
 template <class S>

@@ -1,14 +1,9 @@
-"""The convolutions of the fused sequence, on channels-last frames (N, size..., C).
-
-Three ways: Winograd's minimal filtering in native code (`WinogradFilter`), torch's convolution over
-both inputs copied side by side (`CatFilter`), and torch's convolution of each by itself.
-"""
+"""Convolutions on channels-last frames (N, size..., C), and their gradients."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -45,141 +40,6 @@ def winograd_pays(x: Tensor, size: Sequence[int], kernel: Sequence[int], calls: 
 
 def _parts(kernel: int) -> int:
     return -(-kernel // 3)
-
-
-@dataclass(frozen=True)
-class WinogradFilter:
-    """A stride-1 convolution with its weights transformed once for many calls.
-
-    pads: zeros before the first row and column; the output's size says the rest.
-    """
-
-    transformed: Tensor
-    parts: tuple[int, int]
-    before: tuple[int, int]
-
-    @classmethod
-    def make(cls, weight: Tensor, pads: Pads) -> WinogradFilter:
-        """weight (K, C, kh, kw), with the channels of both inputs and of both outputs."""
-        out, channels, height, width = weight.shape
-        down, across = _parts(height), _parts(width)
-        padded = F.pad(weight, (0, 3 * across - width, 0, 3 * down - height))
-        # (K, C, down, 3, across, 3) to (down, across, C, 3, 3, K)
-        parts = padded.reshape(out, channels, down, 3, across, 3).permute(2, 4, 1, 3, 5, 0)
-        parts = parts.reshape(down * across * channels, 3, 3, out).contiguous()
-        transformed = weight.new_empty(_C.winograd_size(parts.shape[0], out))
-        _C.winograd_weights(parts, transformed)
-        return cls(transformed, (down, across), (pads[0][0], pads[1][0]))
-
-    def __call__(self, x: Tensor, out: Tensor, x2: Tensor | None = None, out2=None) -> Tensor:
-        """(N, H, W, C) to `out`, which is returned; x2 follows x in channels, out2 follows out."""
-        threads = torch.get_num_threads()
-        _C.winograd(x, x2, self.transformed, out, out2, *self.parts, *self.before, threads)
-        return out
-
-
-@dataclass(frozen=True)
-class CatFilter:
-    """The same by torch, over both inputs copied side by side; for "same" pads."""
-
-    weight: Tensor
-    pads: Pads
-
-    @classmethod
-    def make(cls, weight: Tensor, pads: Pads) -> CatFilter:
-        return cls(channels_last(weight), pads)
-
-    def __call__(self, x: Tensor, out: Tensor, x2: Tensor | None = None, out2=None) -> Tensor:
-        if x2 is not None:
-            x = torch.cat([x, x2], -1)
-        y = convolve(x, self.weight, self.pads)
-        if out2 is None:
-            return y
-        out.copy_(y[..., : out.shape[-1]])
-        out2.copy_(y[..., out.shape[-1] :])
-        return out
-
-
-@dataclass(frozen=True)
-class ProductFilter:
-    """The same as one matrix product of the windows of a few frames: for small maps, where the
-    preparations of a convolution cost more than its products."""
-
-    matrix: Tensor  # (kh kw C, K)
-    kernel: tuple[int, int]
-    pads: Pads
-
-    @classmethod
-    def make(cls, weight: Tensor, pads: Pads) -> ProductFilter:
-        matrix = weight.permute(2, 3, 1, 0).reshape(-1, weight.shape[0]).contiguous()
-        return cls(matrix, tuple(weight.shape[2:]), pads)
-
-    def __call__(self, x: Tensor, out: Tensor, x2: Tensor | None = None, out2=None) -> Tensor:
-        y = torch.mm(self._windows(x, x2), self.matrix)
-        if out2 is None:
-            return y.view(*out.shape)
-        out.copy_(y[:, : out.shape[-1]].view_as(out))
-        out2.copy_(y[:, out.shape[-1] :].view_as(out2))
-        return out
-
-    def _windows(self, x: Tensor, x2: Tensor | None) -> Tensor:
-        """(N H W, kh kw C): the window of each output, rows of channels side by side."""
-        n, height, width, channels = x.shape
-        every = channels + (0 if x2 is None else x2.shape[-1])
-        (top, bottom), (left, right) = self.pads
-        framed = x.new_zeros(n, height + top + bottom, width + left + right, every)
-        inside = framed[:, top : top + height, left : left + width]
-        inside[..., :channels] = x
-        if x2 is not None:
-            inside[..., channels:] = x2
-        kh, kw = self.kernel
-        rows, columns = framed.shape[1] - kh + 1, framed.shape[2] - kw + 1
-        a, b, c, d = framed.stride()
-        windows = framed.as_strided((n, rows, columns, kh, kw, every), (a, b, c, b, c, d))
-        return windows.reshape(n * rows * columns, kh * kw * every)
-
-
-@dataclass(frozen=True)
-class OneFilter:
-    """torch's convolution of one input with its weights as they are, or (`back`) its transpose: for
-    weights so large beside the frames that arranging them anew costs more than it saves."""
-
-    weight: Tensor  # (K, C, k...)
-    pads: Pads
-    back: bool
-
-    def __call__(self, x: Tensor, out: Tensor) -> Tensor:
-        if not self.back:
-            return convolve(x, self.weight, self.pads)
-        ones = (1,) * len(self.pads)
-        return transposed(x, out.movedim(-1, 1), self.weight, self.pads, ones, ones)
-
-
-Filter = WinogradFilter | CatFilter | ProductFilter | OneFilter
-
-# Weights with so many times the floats that a state channel has over all steps stay as they are.
-HEAVY = 2000
-
-
-def is_heavy(weight: Tensor, pixels: int) -> bool:
-    """Whether arranging `weight` anew costs more than it saves on so many pixels in all."""
-    return weight.numel() > HEAVY * pixels
-
-
-# The most floats of the windows of one call that are taken as a matrix.
-PRODUCT_FLOATS = 1 << 19
-
-
-def choose_filter(weight: Tensor, pads: Pads, x: Tensor, size: Sequence[int], calls: int) -> Filter:
-    """The filter for a stride-1 convolution by `weight` (K, C, k...) of frames on the grid of x
-    (N, size..., any) to (N, *size, K), to be called `calls` times."""
-    kernel = weight.shape[2:]
-    if winograd_pays(x, size, kernel, calls):
-        return WinogradFilter.make(weight, pads)
-    floats = x.shape[0] * math.prod(size) * math.prod(kernel) * weight.shape[1]
-    if x.device.type == "cpu" and len(kernel) == 2 and floats <= PRODUCT_FLOATS:
-        return ProductFilter.make(weight, pads)
-    return CatFilter.make(weight, pads)
 
 
 def channels_last(weight: Tensor) -> Tensor:
@@ -245,10 +105,12 @@ def weight_gradient(
         if rank == 1:
             x, d_out = x.unsqueeze(1), d_out.unsqueeze(1)
         kernel = (1,) * (2 - rank) + tuple(weight.shape[2:])
-        out = x.new_empty(*kernel, x.shape[-1], d_out.shape[-1])
-        top = 0 if rank == 1 else pads[0][0]
-        _C.weight_gradient(x, d_out, out, top, pads[-1][0], torch.get_num_threads())
-        return out.permute(3, 2, 0, 1).reshape(weight.shape)
+        out = x.new_zeros(*weight.shape[:2], *kernel)
+        top, left = 0 if rank == 1 else pads[0][0], pads[-1][0]
+        _C.weight_gradient(
+            x, None, None, d_out, out, None, None, top, left, torch.get_num_threads()
+        )
+        return out.view(weight.shape)
     x = first(x)
     if any(a != b for a, b in pads):
         x, pads = F.pad(x, flat_pads(pads)), [(0, 0)] * rank
@@ -268,8 +130,7 @@ def input_gradient(
     dilation: Sequence[int],
 ) -> Tensor:
     """The gradient of x (N, size..., C) from d_out (N, out..., K)."""
-    pixels = d_out.numel() // max(1, d_out.shape[-1])
-    if all(v == 1 for v in (*stride, *dilation)) and not is_heavy(weight, pixels):
+    if all(v == 1 for v in (*stride, *dilation)):
         return convolve(d_out, channels_last(turned(weight)), turned_pads(pads, weight))
     return transposed(d_out, first(x), weight, pads, stride, dilation)
 

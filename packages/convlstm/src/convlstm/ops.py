@@ -7,10 +7,13 @@ time first and channels last, (T, B, size..., C), see fused.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from . import fused, joint_loop, reference
+from . import fused, plain_loop, reference
 from .activations import NATIVE_CODES
 from .reference import CellExtras
 from .spec import CellSpec
@@ -124,7 +127,8 @@ def _backward(ctx, d_hs, d_c, _cs, _gates):
     if torch.is_grad_enabled():
         gradients = _reference_gradients(problem, ctx.options, d_hs, d_c, needs)
     else:
-        found = _sequence_backward(d_hs, d_c, *problem, *ctx.options, hs, cs, gates, bool(needs[0]))
+        backward = _backward_op if _is_eager((d_hs, d_c, *problem)) else _sequence_backward
+        found = backward(d_hs, d_c, *problem, *ctx.options, hs, cs, gates, bool(needs[0]))
         gradients = [g if need else None for g, need in zip(found, needs, strict=True)]
     return (*gradients, *(None,) * 8)
 
@@ -155,6 +159,27 @@ def _reference_gradients(problem, options, d_hs, d_c, needs) -> list[Tensor | No
 torch.library.register_autograd("convlstm::sequence", _backward, setup_context=_setup, lib=_lib)
 _sequence = torch.ops.convlstm.sequence.default
 _sequence_backward = torch.ops.convlstm.sequence_backward.default
+
+
+class _Eager(torch.autograd.Function):
+    """The operator without the dispatcher, whose generated wrapper costs 0.1 ms a call in torch
+    2.13: as much as a small sequence itself."""
+
+    forward = staticmethod(_forward)
+    setup_context = staticmethod(_setup)
+    backward = staticmethod(_backward)
+
+
+def _is_eager(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether nothing records, transforms or stands in for the computation."""
+    plain = (Tensor, torch.nn.Parameter)
+    return (
+        all(t is None or type(t) in plain for t in tensors)
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not is_in_torch_dispatch_mode()
+        and not torch._C._are_functorch_transforms_active()
+    )
 
 
 def why_not_fused(x: Tensor, spec: CellSpec, extras: CellExtras) -> str | None:
@@ -194,7 +219,7 @@ def sequence(
     """All steps of x (B, T, C, size...): states h (B, T, F, size...), the last h and the last c.
 
     Without every_step the states may be the last one alone, (B, 1, F, size...). plan: "fused",
-    "loop" (reference.py), or "auto": fused on the CPU wherever it can be, unless joint_loop.pays;
+    "loop" (reference.py), or "auto": fused on the CPU wherever it can be, unless plain_loop.pays;
     else the loop.
     Raises ValueError for plan "fused" where the fused operator cannot do the work.
     """
@@ -203,10 +228,9 @@ def sequence(
         raise ValueError(f'ConvLSTM: plan "fused" is not possible: {reason}; use plan "auto"')
     if plan == "loop" or reason is not None or (plan == "auto" and x.device.type != "cpu"):
         return reference.sequence(x, h, c, weight_ih, weight_hh, bias, spec, mask, extras)
-    tensors = (x, h, c, weight_ih, weight_hh, bias)
     free = plan == "auto" and mask is None and not recompute
-    if free and joint_loop.pays(x, h, weight_hh, spec, extras, _learns(*tensors)):
-        return joint_loop.sequence(*tensors, spec)
+    if free and plain_loop.pays(x, h, weight_hh, spec, extras):
+        return plain_loop.sequence(x, h, c, weight_ih, weight_hh, bias, spec)
     return _fused(x, h, c, weight_ih, weight_hh, bias, spec, mask, extras, recompute, every_step)
 
 
@@ -224,11 +248,19 @@ def _fused(x, h, c, w_ih, w_hh, bias, spec: CellSpec, mask, extras, recompute, e
     keep = fused.KEEP_NOTHING
     if learns:
         keep = fused.KEEP_CHECKPOINTS if recompute else fused.KEEP_GATES
-    hs, c_last, _, _ = _sequence(
-        x.transpose(0, 1).movedim(2, -1), h.movedim(1, -1), c.movedim(1, -1), w_ih, w_hh, bias,
-        peephole, None if mask is None else mask.T.contiguous(), list(spec.stride),
-        list(spec.dilation), spec.padding == "same", NATIVE_CODES[spec.activation],
-        NATIVE_CODES[spec.recurrent_activation], keep, not every_step and not learns,
+    x, h, c = (  # contiguous here, once for both passes
+        t.contiguous()
+        for t in (x.transpose(0, 1).movedim(2, -1), h.movedim(1, -1), c.movedim(1, -1))
+    )
+    valid = None if mask is None else mask.T.contiguous()
+    tensors = (x, h, c, w_ih, w_hh, bias, peephole, valid)
+    operator = _sequence
+    if _is_eager(tensors):
+        operator = _Eager.apply if learns else _forward
+    hs, c_last, _, _ = operator(
+        *tensors, list(spec.stride), list(spec.dilation), spec.padding == "same",
+        NATIVE_CODES[spec.activation], NATIVE_CODES[spec.recurrent_activation], keep,
+        not every_step and not learns,
     )  # fmt: skip
     states = hs.movedim(-1, 2).transpose(0, 1)
     states = states.to(dtype)

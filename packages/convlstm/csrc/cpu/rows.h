@@ -1,0 +1,268 @@
+// Rows of the matrix products that stand for a stride-1 convolution whose outputs lie on the grid of its
+// inputs, and the panels of weights that go with them. A row is the window of one pixel, or a tile for
+// Winograd's minimal filtering F(2x2, 3x3) (Lavin & Gray 2015, arXiv 1509.09308, sections 4.1 and 5):
+//
+// A tile of 4x4 inputs gives 2x2 outputs with 16 products a channel in place of 36:
+//   Y = A' [ (G g G') . (B' d B) ] A,
+//   B' = [1 0 -1 0; 0 1 1 0; 0 -1 1 0; 0 1 0 -1],  A' = [1 1 1 0; 0 1 -1 -1],
+//   G = [1 0 0; 1/2 1/2 1/2; 1/2 -1/2 1/2; 0 0 1].
+// Over channels the products are 16 matrix products, one for each position in the tile. A larger kernel is
+// cut into parts of 3x3, the last of them filled up with zeros. Rows go through in blocks whose inputs and
+// products stay in the second-level cache.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/bfloat16.h"
+#include "cpu/blocks.h"
+
+namespace convlstm::NATIVE_ISA {
+namespace {
+
+constexpr int64_t block_bytes = 256 * 1024;  // of a block's inputs: they stay in the second-level cache
+constexpr int64_t most_rows = 96, least_rows = 24;
+
+// A convolution's sizes. Two inputs of one size act as one with their channels side by side, without a copy.
+struct Grid {
+  int64_t frames, height, width;
+  int64_t channels, channels2;  // of the inputs; the first may have none
+  int64_t kernel_height, kernel_width;
+  int64_t top, left;  // zeros before the first row and column, less than the kernel
+  bool winograd;
+
+  int64_t parts_down() const { return winograd ? (kernel_height + 2) / 3 : kernel_height; }
+  int64_t parts_across() const { return winograd ? (kernel_width + 2) / 3 : kernel_width; }
+  int64_t products() const { return winograd ? positions : 1; }
+  int64_t every_channel() const { return channels + channels2; }
+  int64_t used_depth() const { return parts_down() * parts_across() * every_channel(); }
+  int64_t depth(bool low) const { return round_up(used_depth(), low ? 2 : 1); }
+
+  int64_t rows_across() const { return winograd ? (width + 1) / 2 : width; }
+  int64_t rows_down() const { return winograd ? (height + 1) / 2 : height; }
+  int64_t rows() const { return frames * rows_down() * rows_across(); }
+
+  // Rows of one block: a row is computed alike in any, so they may be fewer for the sake of the threads.
+  int64_t block_rows(bool low, int threads) const {
+    const int64_t row_bytes = std::max<int64_t>(1, products() * depth(low) * (low ? 2 : 4));
+    const int64_t fitting = std::clamp<int64_t>(block_bytes / row_bytes, least_rows, most_rows);
+    const int64_t share = round_up((rows() + threads - 1) / threads, tile_rows);
+    return std::max<int64_t>(tile_rows, std::min(fitting / tile_rows * tile_rows, share));
+  }
+};
+
+// Where the pixels of a row, or of `group` rows of one pixel each, lie in the frames; -1: there is none.
+constexpr int group = 4;
+struct Pixels {
+  int64_t at[group];
+};
+
+struct Place {
+  int64_t frame, y, x;  // of the first output of a row
+
+  Place(const Grid& g, int64_t row) {
+    const int64_t across = g.rows_across(), down = g.rows_down(), size = g.winograd ? 2 : 1;
+    frame = row / (across * down), y = row / across % down * size, x = row % across * size;
+  }
+
+  void next(const Grid& g) {
+    const int64_t size = g.winograd ? 2 : 1;
+    if ((x += size) < g.width) return;
+    x = 0;
+    if ((y += size) < g.height) return;
+    y = 0, ++frame;
+  }
+
+  Pixels tile_pixels(const Grid& g) const {
+    Pixels p;
+    const int64_t first = (frame * g.height + y) * g.width + x;
+    for (int k = 0; k < group; ++k) {
+      const bool inside = y + k / 2 < g.height && x + k % 2 < g.width;
+      p.at[k] = inside ? first + k / 2 * g.width + k % 2 : -1;
+    }
+    return p;
+  }
+};
+
+// Elements from one product's matrix to the next's: not a multiple of 4096 bytes, or the values of a tile
+// would all fall into one set of the first-level cache.
+template <class E>
+int64_t spread(int64_t elements) {
+  constexpr int64_t page = 4096 / sizeof(E), offset = 320 / sizeof(E);
+  return round_up(elements - offset, page) + offset;
+}
+
+template <class E>
+struct Workspace {
+  Buffer<E> inputs;        // (products, spread(block rows, depth))
+  Buffer<float> products;  // (products, spread(block rows, columns)), a group to read beyond the last row
+  Buffer<E> zeros;         // a pixel outside the frame
+};
+
+template <class E>
+void load_tile(const Grid& g, Place p, const E* x, const E* x2, E* row, int64_t stride, const E* zeros) {
+  for (int64_t down = 0; down < g.parts_down(); ++down)
+    for (int64_t across = 0; across < g.parts_across(); ++across) {
+      const E *pixels[16], *pixels2[16];
+      const int64_t top = p.y + 3 * down - g.top, left = p.x + 3 * across - g.left;
+      for (int i = 0; i < 16; ++i) {
+        const int64_t y = top + i / 4, at = left + i % 4;
+        const bool inside = y >= 0 && y < g.height && at >= 0 && at < g.width;
+        const int64_t pixel = (p.frame * g.height + y) * g.width + at;
+        pixels[i] = inside && g.channels ? x + pixel * g.channels : zeros;
+        pixels2[i] = inside && g.channels2 ? x2 + pixel * g.channels2 : zeros;
+      }
+      if (g.channels) transform_input(pixels, g.channels, row, stride);
+      if (g.channels2) transform_input(pixels2, g.channels2, row + g.channels, stride);
+      row += g.every_channel();
+    }
+}
+
+template <class E>
+void load_window(const Grid& g, Place p, const E* x, const E* x2, E* row) {
+  for (int64_t down = 0; down < g.kernel_height; ++down)
+    for (int64_t across = 0; across < g.kernel_width; ++across) {
+      const int64_t y = p.y + down - g.top, at = p.x + across - g.left;
+      if (y >= 0 && y < g.height && at >= 0 && at < g.width) {
+        const int64_t pixel = (p.frame * g.height + y) * g.width + at;
+        if (g.channels) std::memcpy(row, x + pixel * g.channels, g.channels * sizeof(E));
+        if (g.channels2) std::memcpy(row + g.channels, x2 + pixel * g.channels2, g.channels2 * sizeof(E));
+      } else {
+        std::memset(row, 0, g.every_channel() * sizeof(E));
+      }
+      row += g.every_channel();
+    }
+}
+
+// Rows [first, first + count) of the inputs x and x2 to w.inputs, whose blocks have `rows` rows.
+template <class E>
+void load_rows(const Grid& g, const E* x, const E* x2, int64_t first, int64_t count, int64_t rows,
+               Workspace<E>& w) {
+  const int64_t used = g.used_depth(), depth = g.depth(sizeof(E) == 2), stride = spread<E>(rows * depth);
+  w.inputs.grow(g.products() * stride);
+  w.products.grow(g.products() * spread<float>(rows * columns) + group * columns);
+  const int64_t widest = std::max(g.channels, g.channels2);
+  w.zeros.grow(widest);
+  std::memset(w.zeros.data(), 0, widest * sizeof(E));
+  Place place(g, first);
+  for (int64_t k = 0; k < count; ++k, place.next(g)) {
+    E* row = w.inputs.data() + k * depth;
+    if (g.winograd)
+      load_tile(g, place, x, x2, row, stride, w.zeros.data());
+    else
+      load_window(g, place, x, x2, row);
+    for (int64_t q = 0; used < depth && q < g.products(); ++q) row[q * stride + used] = E(0);
+  }
+}
+
+// The products of all rows of w.inputs with panel `panel` of `panels`; of it the first Vectors x lanes
+// columns.
+template <int Vectors, class E>
+void multiply_panel(const Grid& g, const E* weights, int64_t panels, int64_t panel, int64_t count,
+                    int64_t rows, Workspace<E>& w) {
+  const int64_t depth = g.depth(sizeof(E) == 2);
+  for (int64_t q = 0; q < g.products(); ++q) {
+    const E* from = w.inputs.data() + q * spread<E>(rows * depth);
+    const E* by = weights + (q * panels + panel) * depth * columns;
+    float* to = w.products.data() + q * spread<float>(rows * columns);
+    int64_t r = 0;
+    for (; r + tile_rows <= count; r += tile_rows)
+      multiply<Vectors, tile_rows>(from + r * depth, depth, by, to + r * columns);
+    for (; r < count; r += few_rows)
+      multiply<Vectors, few_rows>(from + r * depth, depth, by, to + r * columns);
+  }
+}
+
+// A' m A for one vector of columns of a tile: products (positions, columns) to 2x2 pixels.
+CONVLSTM_INLINE void tile_outputs(const float* m, int64_t stride, Vector (&y)[group]) {
+  Vector s[4], d[4];
+  for (int j = 0; j < 4; ++j) {
+    const Vector p = at(m + j * stride), q = at(m + (4 + j) * stride);
+    const Vector r = at(m + (8 + j) * stride), u = at(m + (12 + j) * stride);
+    s[j] = p + q + r;
+    d[j] = q - r - u;
+  }
+  y[0] = s[0] + s[1] + s[2];
+  y[1] = s[1] - s[2] - s[3];
+  y[2] = d[0] + d[1] + d[2];
+  y[3] = d[1] - d[2] - d[3];
+}
+
+// Packing
+
+// One row of a panel: the taps of a part of the kernel for each column.
+struct PanelRow {
+  float g[9][columns];
+};
+
+// Taps [down, across] on of one kernel, from its end where `turned`; `size` x `size` of them to column j.
+inline void gather_kernel(const Grid& g, const float* kernel, bool turned, int64_t down, int64_t across,
+                          int j, PanelRow& row) {
+  const int64_t size = g.winograd ? 3 : 1, taps = g.kernel_height * g.kernel_width;
+  for (int64_t y = 0; y < size; ++y)
+    for (int64_t x = 0; x < size; ++x) {
+      const int64_t ky = size * down + y, kx = size * across + x;
+      const bool inside = kernel != nullptr && ky < g.kernel_height && kx < g.kernel_width;
+      const int64_t tap = ky * g.kernel_width + kx;
+      row.g[y * size + x][j] = inside ? kernel[turned ? taps - 1 - tap : tap] : 0.0f;
+    }
+}
+
+// G g G' of a row, to (positions, columns).
+inline void transform_row(const PanelRow& row, float (&u)[positions][columns]) {
+#pragma omp simd
+  for (int j = 0; j < columns; ++j) {
+    float t[12];
+    for (int x = 0; x < 3; ++x) {
+      const float a = row.g[x][j], b = row.g[3 + x][j], e = row.g[6 + x][j];
+      t[x] = a;
+      t[3 + x] = 0.5f * (a + b + e);
+      t[6 + x] = 0.5f * (a - b + e);
+      t[9 + x] = e;
+    }
+    for (int y = 0; y < 4; ++y) {
+      const float a = t[3 * y], b = t[3 * y + 1], e = t[3 * y + 2];
+      u[4 * y][j] = a;
+      u[4 * y + 1][j] = 0.5f * (a + b + e);
+      u[4 * y + 2][j] = 0.5f * (a - b + e);
+      u[4 * y + 3][j] = e;
+    }
+  }
+}
+
+inline void store_row(const float* from, int64_t row, float* panel) {
+  std::memcpy(panel + row * columns, from, columns * sizeof(float));
+}
+
+[[maybe_unused]] inline void store_row(const float* from, int64_t row, uint16_t* panel) {
+  uint16_t* pairs = panel + row / 2 * 2 * columns + row % 2;
+  for (int j = 0; j < columns; ++j) pairs[2 * j] = to_bfloat16(from[j]);
+}
+
+// Elements of so many panels.
+inline int64_t panels_size(const Grid& g, int64_t panels, bool low) {
+  return g.products() * panels * g.depth(low) * columns;
+}
+
+// kernel_of(channel, panel, column): where the kernel of an input channel for a column lies, or null.
+template <class E, class Kernels>
+void pack_panels(const Grid& g, int64_t panels, bool turned, Kernels kernel_of, E* packed) {
+  const int64_t every = g.every_channel(), parts = g.parts_down() * g.parts_across();
+  const int64_t depth = g.depth(sizeof(E) == 2), panel_size = depth * columns;
+  float u[positions][columns] = {};
+  PanelRow from;
+  for (int64_t panel = 0; panel < panels; ++panel)
+    for (int64_t row = 0; row < depth; ++row) {
+      const int64_t part = row / every, channel = row % every;
+      std::memset(&from, 0, sizeof from);
+      for (int j = 0; part < parts && j < columns; ++j)
+        gather_kernel(g, kernel_of(channel, panel, j), turned, part / g.parts_across(),
+                      part % g.parts_across(), j, from);
+      if (g.winograd) transform_row(from, u);
+      for (int64_t q = 0; q < g.products(); ++q)
+        store_row(g.winograd ? u[q] : from.g[0], row, packed + (q * panels + panel) * panel_size);
+    }
+}
+
+}  // namespace
+}  // namespace convlstm::NATIVE_ISA

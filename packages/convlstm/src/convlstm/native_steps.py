@@ -1,0 +1,110 @@
+"""All steps over two-dimensional frames on the CPU: one native call for the steps forward, one for
+the steps backward and one for the weights' gradients (csrc/cpu/steps.h, steps_backward.h)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import _C
+from .convolutions import input_gradient, weight_gradient, winograd_pays
+from .problem import KEEP_GATES, KEEP_NOTHING, Gradients, Kept, Problem, block
+
+
+def forward(p: Problem, keep: int, last_only: bool) -> Kept:
+    """As fused.forward."""
+    whole = p.is_joint and keep == KEEP_NOTHING
+    pieces = [(0, p.steps)] if whole else list(p.pieces())
+    kept = Kept.empty(p, keep, last_only, len(pieces))
+    h, c = p.h0, p.c0
+    for piece, (start, end) in enumerate(pieces):
+        if keep != KEEP_NOTHING:
+            kept.cs[piece] = c
+        out = kept.hs if last_only else kept.hs[start:end]
+        if last_only and start:
+            h = h.clone()
+        gates = kept.gates[start:end] if keep == KEEP_GATES else None
+        _run(p, start, end, h, c, out, kept.c, gates, not last_only)
+        h, c = out[(end - start - 1) % 2] if last_only else out[-1], kept.c
+    if last_only:
+        kept.hs = h.unsqueeze(0).clone()
+    return kept
+
+
+def _run(p: Problem, start: int, end: int, h, c, hs, c_last, gates, every_step: bool) -> None:
+    """Steps [start, end) from h and c: states to hs, the last cell state to c_last."""
+    joint = p.is_joint
+    _C.run_steps(
+        p.x[start:end] if joint else None, None if joint else p.from_input(start, end), h, c,
+        p.weight_ih.float() if joint else None, p.weight_hh.float(), _float(p.bias),
+        _float(p.peephole), p.valid_steps(start, end), hs, c_last, gates, _before(p), p.codes,
+        _winograd(p), every_step, torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def _float(t: Tensor | None) -> Tensor | None:
+    return None if t is None else t.float()
+
+
+def _before(p: Problem) -> tuple[int, int]:
+    (top, _), (left, _) = p.spec.recurrent_pads()
+    return top, left
+
+
+def _winograd(p: Problem) -> bool:
+    return winograd_pays(p.h0, p.c0.shape[1:-1], p.spec.kernel_size, p.steps)
+
+
+def backward(
+    p: Problem, kept: Kept, d_hs: Tensor | None, d_c: Tensor | None, need_x: bool
+) -> Gradients:
+    """As fused.backward."""
+    out = Gradients.start(p, d_c, need_x)
+    joint_x = need_x and p.is_joint
+    pieces = list(p.pieces())
+    for piece in reversed(range(len(pieces))):
+        start, end = pieces[piece]
+        h = kept.hs[start - 1] if start else p.h0
+        cells = block(p.c0, end - start + 1, *p.c0.shape)
+        cells[0] = kept.cs[piece]
+        gates = _gates(p, kept, start, end, h, cells[0])
+        d_pre = block(gates, *gates.shape)
+        _C.run_steps_backward(
+            gates, cells, None if d_hs is None else d_hs[start:end], out.h0, out.c0,
+            p.weight_ih if joint_x else None, p.weight_hh, p.peephole, p.valid_steps(start, end),
+            d_pre, out.x[start:end] if joint_x else None, _before(p), p.codes, _winograd(p),
+            torch.get_num_threads(),
+        )  # fmt: skip
+        _add_weight_gradients(p, out, start, end, h, kept.hs[start : end - 1], d_pre)
+        out.add_peephole(p, d_pre, cells)
+        if need_x and not p.is_joint:
+            x, pads = p.input_frames(start, end)
+            d_x = input_gradient(
+                d_pre.flatten(0, 1), x, p.weight_ih, pads, p.spec.stride, p.spec.dilation
+            )
+            out.x[start:end] = d_x.unflatten(0, (end - start, -1))
+    return out
+
+
+def _gates(p: Problem, kept: Kept, start: int, end: int, h: Tensor, c: Tensor) -> Tensor:
+    """The activated gates of steps [start, end): kept, or computed again from h and c."""
+    if kept.gates.shape[0]:
+        return kept.gates[start:end]
+    gates = block(c, end - start, *c.shape[:-1], 4 * c.shape[-1])
+    hs = c.new_empty(2, *c.shape)
+    _run(p, start, end, h, c, hs, torch.empty_like(c), gates, False)
+    return gates
+
+
+def _add_weight_gradients(p: Problem, out: Gradients, start, end, h, hs, d_pre) -> None:
+    """From the states before the steps: h before the first, hs before the others."""
+    d_frames = d_pre.flatten(0, 1)
+    x, pads = p.input_frames(start, end)
+    joint = p.is_joint
+    _C.weight_gradient(
+        x if joint else None, h, hs.flatten(0, 1), d_frames, out.weight_ih if joint else None,
+        out.weight_hh, out.bias, *_before(p), torch.get_num_threads(),
+    )  # fmt: skip
+    if not joint:
+        s = p.spec
+        out.weight_ih += weight_gradient(x, d_frames, p.weight_ih, pads, s.stride, s.dilation)
