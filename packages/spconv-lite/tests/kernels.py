@@ -39,6 +39,7 @@ class Kernels:
 
     device: str
     module: ModuleType
+    extension: ModuleType | None = None  # in the place of _C.cuda
 
     @property
     def native(self) -> bool:
@@ -46,12 +47,15 @@ class Kernels:
 
     @contextlib.contextmanager
     def chosen(self) -> Iterator[None]:
-        before = dict(ops._chosen)
+        before, built = dict(ops._chosen), getattr(ops._C, "cuda", None)
         ops._chosen[self.device] = self.module
+        if self.extension is not None:
+            ops._C.cuda = self.extension
         try:
             yield
         finally:
             ops._chosen.update(before)
+            ops._C.cuda = built
 
     def beside_the_cpu(self, function: Callable, *args, **kwargs) -> tuple[object, object]:
         """What function(device, ...) gives here, and what it gives with the CPU kernels."""
@@ -79,5 +83,5 @@ def make(choice: tuple[str, str]) -> Kernels:
         built = simulator()
         if built is None:
             pytest.skip("the simulator of CUDA kernels cannot be built here")
-        ops._C.cuda = built.cuda
-    return Kernels(device, ops.plain if name == "torch" else cuda)
+        return Kernels(device, cuda, built.cuda)
+    return Kernels(device, ops._KERNELS[device, name])

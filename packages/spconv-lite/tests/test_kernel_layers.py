@@ -23,6 +23,14 @@ def kernels(request):
     return choice.make(request.param)
 
 
+CPU_TOO = [pytest.param(("cpu", "native"), id="native-cpu"), *choice.choices()]
+
+
+@pytest.fixture(scope="module", params=CPU_TOO)
+def all_kernels(request):
+    return choice.make(request.param)
+
+
 def close(got, expected, tolerance=1e-5):
     assert got.shape == expected.shape
     error = (got.cpu().double() - expected.double()).abs().max() if got.numel() else 0
@@ -190,7 +198,8 @@ def as_tensors(net, dense=True):
     return Encoder()
 
 
-def test_a_whole_encoder_compiles_as_one_graph_with_dynamic_sizes(kernels, scene):
+def test_a_whole_encoder_compiles_as_one_graph_with_dynamic_sizes(all_kernels, scene):
+    kernels = all_kernels
     features, indices = (t.to(kernels.device) for t in scene)
     with kernels.chosen():
         torch.manual_seed(0)
@@ -211,7 +220,8 @@ def test_a_whole_encoder_compiles_as_one_graph_with_dynamic_sizes(kernels, scene
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - graphs <= 2
 
 
-def test_a_whole_encoder_exports_with_a_dynamic_number_of_sites(kernels, scene):
+def test_a_whole_encoder_exports_with_a_dynamic_number_of_sites(all_kernels, scene):
+    kernels = all_kernels
     features, indices = (t.to(kernels.device) for t in scene)
     rows = torch.export.Dim("rows", min=2, max=10_000)
     with kernels.chosen():

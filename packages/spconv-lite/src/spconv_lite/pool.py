@@ -2,7 +2,8 @@
 
 A window's maximum or mean is that of its active input sites alone: features that are all negative
 give a negative maximum, and a mean is not diluted by cells that hold nothing. Inputs that share a
-maximum share its gradient.
+maximum share its gradient. On CUDA, means (and gradients of shared maxima) are added by atomics, as
+torch's scatter_reduce does: their last bits may differ from run to run.
 """
 
 from __future__ import annotations
