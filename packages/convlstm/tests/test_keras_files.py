@@ -171,3 +171,28 @@ def test_branching_models_are_refused(keras, tmp_path):
     keras.Model(start, keras.layers.Add()([a, b])).save(tmp_path / "m.keras")
     with pytest.raises(ValueError, match="branches"):
         keras_files.read_keras(tmp_path / "m.keras")
+
+
+def test_penalties_of_a_keras_layer_are_named_and_do_not_change_outputs(keras, tmp_path):
+    layer = keras.layers.ConvLSTM2D(
+        2,
+        3,
+        padding="same",
+        kernel_regularizer="l2",
+        recurrent_constraint=keras.constraints.MaxNorm(2),
+    )
+    model = keras.Sequential([keras.Input((3, 6, 6, 1)), layer])
+    model.save(tmp_path / "model.keras")
+    with pytest.warns(UserWarning, match="kernel_regularizer.*recurrent_constraint.*not taken"):
+        ours = models.load_keras(tmp_path / "model.keras")
+    x = torch.rand(2, 3, 6, 6, 1)
+    want = torch.as_tensor(keras.ops.convert_to_numpy(model(x)))
+    assert (ours(x) - want).abs().max() <= 1e-6
+
+
+def test_a_model_with_branches_is_refused_by_name(keras, tmp_path):
+    start = keras.Input((3, 6, 6, 1))
+    parts = [keras.layers.ConvLSTM2D(2, 3, name=name)(start) for name in ("left", "right")]
+    keras.Model(start, keras.layers.Add()(parts)).save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match="the model branches at right; only chains are read"):
+        models.load_keras(tmp_path / "model.keras")

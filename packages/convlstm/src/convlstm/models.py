@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -86,6 +87,26 @@ def build_layer(
     raise ValueError(f"build_layer: the class must be one of {known}; got {class_name}")
 
 
+# What a Keras layer's configuration may ask of training alone.
+_PENALTIES = ("regularizer", "constraint")
+
+
+def _warn_of_penalties(layers: Sequence[KerasLayer]) -> None:
+    """Says which regularisers and constraints stay behind: outputs do not need them."""
+    found = [
+        f"{layer.name}: {key}"
+        for layer in layers
+        for key, value in layer.config.items()
+        if key.endswith(_PENALTIES) and value is not None
+    ]
+    if found:
+        warnings.warn(
+            f"load_keras: {', '.join(found)}: not taken over; outputs are the same, but training "
+            "goes on without them (add the penalty to your loss, or clamp after each step)",
+            stacklevel=4,
+        )
+
+
 def from_keras_file(file: KerasFile) -> SequenceModel:
     """The model of a file that carries its configuration, with the file's weights."""
     if not file.has_config:
@@ -96,6 +117,7 @@ def from_keras_file(file: KerasFile) -> SequenceModel:
     shape = file.input_shape
     if shape is None:
         raise ValueError("from_keras_file: the model was never built: it has no input shape")
+    _warn_of_penalties(file.layers)
     first_format = file.layers[0].config.get("data_format", "channels_last")
     channels = shape[2] if first_format == "channels_first" else shape[-1]
     modules = []
