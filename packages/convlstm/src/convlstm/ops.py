@@ -170,6 +170,10 @@ class _Eager(torch.autograd.Function):
     backward = staticmethod(_backward)
 
 
+# A private name of torch; where it is gone, every call takes the dispatcher's way.
+_transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+
+
 def _is_eager(tensors: Iterable[Tensor | None]) -> bool:
     """Whether nothing records, transforms or stands in for the computation."""
     plain = (Tensor, torch.nn.Parameter)
@@ -178,7 +182,7 @@ def _is_eager(tensors: Iterable[Tensor | None]) -> bool:
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and not is_in_torch_dispatch_mode()
-        and not torch._C._are_functorch_transforms_active()
+        and not _transforms_active()
     )
 
 
