@@ -111,13 +111,15 @@ def main() -> None:
     work = (a.work or builder.default_work(plan)).absolute()
     prefix = (a.prefix or work.with_name(work.name + "-prefix")).absolute()
     state = work / "state.json"
-    before = json.loads(state.read_text())["done"] if state.is_file() else []
+    before = json.loads(state.read_text()) if state.is_file() else {}
     flags = [*(["--install-deps"] * a.install_deps), *(["--no-ccache"] * a.no_ccache)]
     counts = None if a.no_ccache else cache_counts()
     _, cost = run(
         "build", "--profile", a.profile, "--prefix", str(prefix), "--work", str(work),
         "--jobs", str(a.jobs), *flags,
     )  # fmt: skip
+    after = json.loads(state.read_text())  # of another plan: its stages were all done again
+    same = before.get("fingerprint") == after["fingerprint"]
     if counts:
         counts = {name: number - counts[name] for name, number in cache_counts().items()}
     papers = json.loads((prefix / manifest.FOLDER / "manifest.json").read_text())
@@ -133,7 +135,7 @@ def main() -> None:
             "cost": cost,
             "jobs": a.jobs,
             "ccache": counts,
-            "stages done before": before,
+            "stages done before": before["done"] if same else [],
             "installed MiB": round(sum(p.stat().st_size for p in files) / 2**20, 1),
         },
         "compilers": compilers(papers["compilers"], papers["configure"]),

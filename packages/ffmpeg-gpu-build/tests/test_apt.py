@@ -1,6 +1,7 @@
 """apt without touching the system: which archives are read, and what happens without parts."""
 
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -130,6 +131,19 @@ def test_a_suite_that_apt_refuses_is_named_and_asked_for_again(etc, tmp_path, pr
     private(etc, tmp_path, programs).fetch_source("ffmpeg", "9.0.2")
     private(etc, tmp_path, programs).fetch_source("ffmpeg", "9.0.2")
     assert (tmp_path / "calls").read_text().count(" update") == 2  # the whole one is kept
+
+
+def test_a_suite_that_can_not_be_reached_is_an_error_to_apt_too(etc, tmp_path, programs):
+    system = shutil.which("apt-get")
+    if not system:
+        pytest.skip("no apt-get")
+    here = private(etc, tmp_path, programs)
+    (tmp_path / "apt" / "lists" / "x_Sources").touch()  # those of another suite
+    (here.folder / "sources.list").write_text("deb http://127.0.0.1:1/debian sid main\n")
+    programs("apt-get", f'exec {system} -o Acquire::Retries=0 "$@"')
+    here.update()
+    assert "E: Failed to fetch http://127.0.0.1:1" in here.refused
+    assert not (here.folder / "lists.whole").exists()
 
 
 def test_the_system_s_own_lists_are_not_read_and_its_keys_are(etc, tmp_path, programs):

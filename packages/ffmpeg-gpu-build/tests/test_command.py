@@ -37,12 +37,23 @@ def test_verify_against_a_profile_says_what_was_dropped(capsys):
         (["--only", "filter.nothing"], "no path filter.nothing"),
         (["--device", "cuda"], "KIND=NAME"),
         (["--device", "gpu=1"], "one of cuda"),
+        (["--device", "cuda=-1"], "number of a GPU"),
         (["--json", "/nowhere/r.json"], "no folder to write"),
     ],
 )
 def test_verify_refuses_what_it_would_only_ignore(capsys, arguments, message):
     assert main(["verify", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_ffmpeg_without_any_path_gets_its_report(tmp_path, capsys):
+    bare = tmp_path / "ffmpeg"
+    bare.write_text("#!/bin/sh\necho 'ffmpeg version 9.0.2'\n")
+    bare.chmod(0o755)
+    arguments = ["verify", "--ffmpeg", str(bare), "--json", "-"]
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["verdicts"] == []
+    assert main([*arguments, "--require", "encode.h264_nvenc"]) == 3
 
 
 @pytest.mark.parametrize("command", [["verify", "--jobs"], ["build", "--jobs"], ["fate", "--jobs"]])

@@ -103,6 +103,11 @@ def test_an_existing_file_is_kept_unless_told_otherwise(clip, tmp_path):
     assert count(target) == 60
 
 
+def test_a_bitrate_may_be_a_part_of_a_million(clip, tmp_path):
+    done = transcode(clip, tmp_path / "out.mp4", hw="cpu", bitrate="0.5M", size=(64, 36))
+    assert done.command[done.command.index("-b:v") + 1] == "0.5M"
+
+
 def test_a_file_is_never_replaced_by_its_own_transcode(clip, tmp_path):
     source = tmp_path / "a.mp4"
     shutil.copy(clip, source)
@@ -181,6 +186,7 @@ def test_a_playlist_in_disguise_opens_no_connection(tmp_path):
         ({"audio": "loud"}, "audio must be"),
         ({"bitrate": "lots"}, "bitrate must be a number"),
         ({"bitrate": "0"}, "bitrate must be a number"),
+        ({"bitrate": "0.0M"}, "bitrate must be a number"),
         ({"decode": "cuda", "hw": "cpu"}, "decode must be 'cpu'"),
     ],
 )

@@ -60,6 +60,23 @@ def test_an_audio_encoder_keeps_both_tones(machine, name):
     assert verdict.measured["snr"] > 30
 
 
+def test_audio_encoders_are_judged_with_the_parts_that_small_has(machine, monkeypatch):
+    names = {(p.kind, p.name) for p in description.resolve("small", add=["opus"]).parts}
+    calls, real = [], Ffmpeg.run
+    monkeypatch.setattr(Ffmpeg, "run", lambda self, *a, **k: calls.append(a) or real(self, *a, **k))
+    assert audio_checks.check_audio_encoder(machine, "libopus").status == "proven"
+    endings = {".mkv": "matroska", ".wav": "wav"}
+    for call in calls:
+        read, written = call[call.index("-i") + 1], call[-1]
+        assert ("demuxer", endings[read[-4:]]) in names
+        assert ("muxer", endings[written[-4:]]) in names
+        formats = {call[i + 1] for i, text in enumerate(call) if text == "-f"}
+        assert formats <= {"wav"}
+        codecs = {call[i + 1] for i, text in enumerate(call) if text == "-c:a"}
+        assert {("encoder", codec) for codec in codecs} <= names
+    assert len(calls) == 2
+
+
 @pytest.mark.parametrize(
     ("spoil", "code"),
     [
@@ -151,6 +168,20 @@ def test_a_part_that_was_asked_for_and_is_not_there_is_broken(ffmpeg):
     report = verify(ffmpeg, only=["filter.no_such_cuda"], expected=["filter.no_such_cuda"])
     assert [(v.status, v.code) for v in report.verdicts] == [("broken", "dropped")]
     assert report.exit_code == 1
+
+
+def test_a_part_that_is_there_and_can_not_be_judged_is_not_called_dropped(ffmpeg, tmp_path):
+    own = tmp_path / "own.toml"
+    own.write_text(
+        "components = ['base']\n[parts]\ndecoder = ['libvpx_vp9']\nencoder = ['libvorbis']\n"
+    )
+    expected = description.resolve(own).verification()
+    assert set(expected) == {"decode.libvpx-vp9", "encode.libvorbis"}
+    if "libvpx-vp9" not in ffmpeg.decoders or "libvorbis" not in ffmpeg.encoders:
+        pytest.skip("this ffmpeg has no libvpx or no libvorbis")
+    report = verify(ffmpeg, only=expected, expected=expected)
+    assert {(v.status, v.code) for v in report.verdicts} == {("not tried", "no-judge")}
+    assert report.exit_code == 0
 
 
 def test_all_paths_of_this_ffmpeg_are_listed_once(ffmpeg):

@@ -126,7 +126,8 @@ class PrivateApt:
         whole = self.folder / "lists.whole"
         if self.refused is not None or whole.exists():
             return
-        done = self._apt("apt-get", "update")
+        # without the option a suite that could not be reached is a warning, and the exit code 0
+        done = self._apt("apt-get", "-o", "APT::Update::Error-Mode=any", "update")
         self.refused = " ".join(re.findall(r"^E: .*", done.err, re.M))
         if not any(self.folder.glob("lists/*_Sources*")):
             raise AptError(f"apt: update gave no lists: {done.err.strip()[-400:]}")

@@ -57,6 +57,8 @@ def _devices(given: list[str]) -> dict[str, str]:
     for kind, name in found.items():
         if kind not in DEVICES or not name:
             raise ValueError(f"verify: --device takes KIND=NAME, KIND one of {', '.join(DEVICES)}")
+        if kind == "cuda" and not name.isdecimal():
+            raise ValueError(f"verify: --device cuda=N takes the number of a GPU, got {name!r}")
     return found
 
 
@@ -85,7 +87,7 @@ def verify_command(a: argparse.Namespace) -> int:
         progress=lambda n, total, v: line.show(f"{n}/{total} {v.path}"),
     )
     line.clear()
-    if not report.verdicts:
+    if a.only and not report.verdicts:
         raise ValueError(f"verify: this FFmpeg has no path {' or '.join(a.only)}")
     if a.json:
         data = json.dumps(report.as_dict(), indent=1) + "\n"

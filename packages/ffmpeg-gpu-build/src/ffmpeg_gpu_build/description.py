@@ -30,6 +30,8 @@ HARDENED = (
     "--extra-ldflags=-Wl,-z,relro -Wl,-z,now",
     "--extra-ldexeflags=-fPIE -pie",
 )
+# Part, as configure names it -> what `ffmpeg -encoders` and `-decoders` call it.
+LISTED_AS = {"libvpx_vp8": "libvpx", "libvpx_vp9": "libvpx-vp9"}
 LICENCES = ("lgpl", "gpl", "nonfree")  # each one binds more than the one before
 PART_KINDS = (
     "decoder",
@@ -94,11 +96,11 @@ class Part:
         """
         on_device = self.name.endswith(DEVICE_SUFFIXES)
         if self.kind == "encoder" and (on_device or self.name.startswith("lib")):
-            return f"encode.{self.name.replace('libvpx_vp9', 'libvpx-vp9')}"
+            return f"encode.{LISTED_AS.get(self.name, self.name)}"
         if self.kind == "hwaccel" and on_device:
             return f"decode.{self.name}"
         if self.kind == "decoder" and (on_device or self.name.startswith("lib")):
-            return f"decode.{self.name}"
+            return f"decode.{LISTED_AS.get(self.name, self.name)}"
         if self.kind == "filter" and on_device:
             return f"filter.{self.name}"
         return None

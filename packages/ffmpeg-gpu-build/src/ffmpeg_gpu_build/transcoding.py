@@ -124,7 +124,7 @@ def transcode(
     source, target = Path(src), Path(dst)
     if target.exists() and source.exists() and target.samefile(source):
         raise ValueError(f"transcode: dst must be another file than src, {os.fspath(src)!r}")
-    if bitrate is not None and not re.fullmatch(r"[1-9]\d*(\.\d+)?[kKMG]?", bitrate):
+    if bitrate is not None and not re.fullmatch(r"(?=.*[1-9])[0-9]+(\.[0-9]+)?[kKMG]?", bitrate):
         raise ValueError(
             f"transcode: bitrate must be a number such as '4M' or '800k', got {bitrate!r}"
         )

@@ -161,7 +161,8 @@ def verify(
     """Judge an FFmpeg, ours or any other.
 
     `only` and `required` are path ids or prefixes ("filter.*"); `expected` are ids that must be in
-    the build (a plan's `verification()`): one that is not there is broken, code "dropped".
+    the build (a plan's `verification()`): one that is not there is broken, code "dropped", one that
+    is there and that nothing here can judge is not tried, code "no-judge".
     `devices` names a device by kind ({"cuda": "1", "vaapi": "/dev/dri/renderD129"}). Raises
     FfmpegError if there is no ffmpeg or it does not start.
     """
@@ -190,6 +191,9 @@ def verify(
     rest = [p for p in paths if p not in verdicts]
 
     def judge(path: str) -> Verdict:
+        if path not in present and _lists(program, path):
+            text = "it is in this FFmpeg, but no way is known to judge it"
+            return Verdict(path, NOT_TRIED, "no-judge", text)
         if path not in present:
             text = "asked for, but not in this FFmpeg"
             return Verdict(path, BROKEN, "dropped", text, "look at configure's warnings")
@@ -200,6 +204,13 @@ def verify(
             note(verdict)
     ordered = tuple(verdicts[p] for p in paths)
     return Report(read, machine.nvidia, ordered, tuple(required))
+
+
+def _lists(ffmpeg: Ffmpeg, path: str) -> bool:
+    """Whether this FFmpeg lists the codec or filter of a path, judged or not."""
+    kind, _, name = path.partition(".")
+    listed = {"encode": ffmpeg.encoders, "decode": ffmpeg.decoders, "filter": ffmpeg.filters}
+    return name in listed.get(kind, ())
 
 
 def _matches(path: str, wanted: str) -> bool:
