@@ -63,8 +63,9 @@ def test_no_jobs_at_all_is_a_wrong_argument(capsys, command):
     assert "at least 1" in capsys.readouterr().err
 
 
-def test_a_reader_that_has_seen_enough_is_no_error():
-    command = [sys.executable, "-m", "ffmpeg_gpu_build", "plan", "--show", "apt"]
+@pytest.mark.parametrize("arguments", [["plan", "--show", "apt"], []])
+def test_a_reader_that_has_seen_enough_is_no_error(arguments):
+    command = [sys.executable, "-m", "ffmpeg_gpu_build", *arguments]
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=60)

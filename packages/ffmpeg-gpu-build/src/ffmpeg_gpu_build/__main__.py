@@ -61,13 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     top = parser()
     arguments = top.parse_args(argv)
-    if not arguments.command:
-        print(about())
-        return 0
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminated)  # ends what was started, as Ctrl-C does
     try:
-        code = arguments.function(arguments)
+        if arguments.command:
+            code = arguments.function(arguments)
+        else:
+            print(about())
+            code = 0
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
