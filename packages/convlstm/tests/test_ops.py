@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 import convlstm
 from convlstm import native_steps, ops, plain_loop, reference
@@ -145,6 +145,41 @@ def test_second_derivatives_in_double_precision():
     spec = CellSpec.make(2, 2, 3, padding="same")
     tensors = problem(spec, torch.float64, steps=2, batch=1, channels=1)
     assert gradgradcheck(lambda *t: run(t, spec, "fused"), tensors, fast_mode=True)
+
+
+def test_second_derivatives_of_a_layer_that_feeds_itself():
+    layer = convlstm.ConvLSTM2d(2, 3, 3, padding="same", return_state=True, plan="fused")
+    first, second = torch.randn(2, 1, 2, 2, 5, 5)
+    _, state = layer(first)
+    loss = layer(second, state)[0].square().sum()
+    weights = list(layer.parameters())
+    want = torch.autograd.grad(loss, weights, retain_graph=True)
+    for autocast in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            got = torch.autograd.grad(loss, weights, create_graph=True)
+        for a, b in zip(got, want, strict=True):
+            assert torch.allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_other_ways_to_differentiate_take_the_loop_or_say_why(difference):
+    spec = SPECS["same 3x3"]
+    x, *rest = problem(spec, grad=False)
+
+    def energy(x, plan="auto"):
+        return run([x, *rest], spec, plan)[0].square().sum()
+
+    tangent = torch.randn_like(x)
+    want = torch.autograd.functional.jvp(lambda x: energy(x, "loop"), x, tangent)[1]
+    assert want.abs() > 0
+    assert difference(torch.func.jvp(energy, (x,), (tangent,))[1], want) <= 3e-6
+    assert difference((torch.func.grad(energy)(x) * tangent).sum(), want) <= 3e-6
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, tangent)
+        assert difference(forward_ad.unpack_dual(energy(dual)).tangent, want) <= 3e-6
+        with pytest.raises(ValueError, match="forward-mode differentiation needs plain torch"):
+            energy(dual, "fused")
+    with pytest.raises(ValueError, match="a transform of torch"):
+        torch.func.grad(energy)(x, "fused")
 
 
 def operator_arguments(spec, keep, masked=False, grad=True):
@@ -319,10 +354,17 @@ def test_inputs_of_any_strides_give_the_same(difference):
         assert torch.equal(a, b)
 
 
-def test_an_empty_batch_gives_empty_outputs():
-    layer = convlstm.ConvLSTM2d(2, 4, 3, padding="same", return_sequences=True)
-    y = layer(torch.empty(0, 3, 2, 6, 6))
-    assert y.shape == (0, 3, 4, 6, 6)
+@pytest.mark.parametrize("plan", ["auto", "fused"])
+@pytest.mark.parametrize("name", ["same 3x3", "valid", "stride", "one dimension"])
+def test_an_empty_batch_gives_empty_outputs_and_no_gradient(name, plan):
+    spec = SPECS[name]
+    tensors = problem(spec, batch=0)
+    for mask in (None, torch.ones(0, 4, dtype=torch.bool)):
+        states, h, c = run(tensors, spec, plan, mask)
+        size = spec.state_size(tensors[0].shape[3:])
+        assert states.shape == (0, 4, spec.hidden_channels, *size)
+        for grad in gradients(tensors, (states, h, c), (states, h, c)):
+            assert not grad.any()
 
 
 def test_not_a_number_reaches_the_output():
@@ -387,6 +429,22 @@ def test_the_private_kernels_refuse_what_does_not_fit():
         forward(pre=None)
     with pytest.raises(ValueError, match="no kernel for this activation"):
         _C.gates_forward(a, None, None, None, None, None, c, None, c.clone(), c.clone(), 9, 2, 1)
+
+
+@pytest.mark.parametrize(("size", "filters"), [((0, 4), 5), ((4, 0), 5), ((4, 4), 0)])
+def test_the_private_backward_kernels_take_empty_tensors(size, filters):
+    from convlstm import _C
+
+    state, weight = torch.ones(1, *size, filters), torch.ones(4 * filters, filters, 3, 3)
+    gates, cells = torch.ones(2, 1, *size, 4 * filters), torch.ones(3, 1, *size, filters)
+    d_pre, d_weight = torch.ones_like(gates), torch.zeros_like(weight)
+    _C.run_steps_backward(
+        gates, cells, None, state, state.clone(), None, weight, None, None, d_pre, None, (1, 1),
+        (1, 2), True, 1,
+    )  # fmt: skip
+    x = torch.ones(2, *size, filters)
+    _C.weight_gradient(x, None, None, d_pre.flatten(0, 1), d_weight, None, None, 1, 1, 1)
+    assert not d_weight.any()
 
 
 @pytest.mark.parametrize("kernel", [3, (2, 4)])

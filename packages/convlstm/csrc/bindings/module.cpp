@@ -59,9 +59,9 @@ void require_flat(const Maybe& t, const Tensor& like, const char* function, cons
 int64_t sequences_of(const Maybe& valid, const Tensor& like, const char* function) {
   if (!valid) return 1;
   if (valid->dtype != native::boolean || valid->device.type != like.device.type || valid->ndim != 1 ||
-      !valid->is_contiguous() || valid->size(0) < 1)
+      !valid->is_contiguous() || (valid->size(0) == 0 && like.numel() > 0))
     throw native::ValueError(std::string(function) + ": valid must be contiguous bool of shape (B,)");
-  return valid->size(0);
+  return std::max<int64_t>(1, valid->size(0));
 }
 
 template <class T>

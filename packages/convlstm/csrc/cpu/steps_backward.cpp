@@ -109,10 +109,10 @@ struct Carried {
 
 void make_cells(const StepsBackward& s, int64_t state, int threads) {
   for (int64_t t = 0; t < s.steps; ++t) {
-    const CellStep<float> cell{state / s.filters,        s.filters,
-                               s.height * s.width,       s.gates + t * 4 * state,
-                               s.cells + t * state,      s.valid ? s.valid + t * s.frames : nullptr,
-                               s.cells + (t + 1) * state};
+    const CellStep<float> cell{
+        s.frames * s.height * s.width, s.filters,           s.height * s.width,
+        s.gates + t * 4 * state,       s.cells + t * state, s.valid ? s.valid + t * s.frames : nullptr,
+        s.cells + (t + 1) * state};
     cell_state_float(cell, threads);
   }
 }

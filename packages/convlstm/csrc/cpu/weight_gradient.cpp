@@ -212,6 +212,7 @@ void add_sums(const WeightGradient& w, const float* sums, int64_t parts, int64_t
 }  // namespace
 
 void weight_gradient(const WeightGradient& w, int threads) {
+  if (w.out_channels == 0 || w.out_height == 0 || w.out_width == 0) return;
   const int64_t padded_out = (w.out_channels + block - 1) / block * block;
   const int64_t part_size = (w.kernel_height * w.kernel_width * w.every_channel() + 1) * padded_out;
   const int64_t wanted = std::clamp<int64_t>(most_sums / part_size, 1, most_parts);

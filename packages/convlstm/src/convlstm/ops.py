@@ -2,7 +2,7 @@
 
 `torch.ops.convlstm.sequence` is the fused sequence with autograd, fake tensors and a backward
 operator of its own; a second differentiation goes through `reference.sequence`. Its tensors are
-time first and channels last, (T, B, size..., C), see fused.py.
+time first and channels last, (T, B, size..., C), see problem.py.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from . import fused, plain_loop, reference
@@ -135,15 +136,19 @@ def _backward(ctx, d_hs, d_c, _cs, _gates):
 
 def _reference_gradients(problem, options, d_hs, d_c, needs) -> list[Tensor | None]:
     """Gradients that can be differentiated again."""
-    x, h0, c0, w_ih, w_hh, bias, peephole, valid = problem
+    # Views end the way back: input or state may follow from the weights, and what the weights get
+    # through them is not this operator's.
+    *problem, valid = (None if t is None else t.view_as(t) for t in problem)
+    x, h0, c0, w_ih, w_hh, bias, peephole = problem
     spec = _spec(w_ih, *options)
     extras = CellExtras(
         None if peephole is None else peephole.view(*peephole.shape, *(1,) * spec.rank)
     )
-    hs, _, c = reference.sequence(
-        x.movedim(-1, 2).transpose(0, 1), h0.movedim(-1, 1), c0.movedim(-1, 1), w_ih, w_hh, bias,
-        spec, None if valid is None else valid.T, extras,
-    )  # fmt: skip
+    with torch.autocast(x.device.type, enabled=False):
+        hs, _, c = reference.sequence(
+            x.movedim(-1, 2).transpose(0, 1), h0.movedim(-1, 1), c0.movedim(-1, 1), w_ih, w_hh,
+            bias, spec, None if valid is None else valid.T, extras,
+        )  # fmt: skip
     outputs, seeds = [], []
     if d_hs is not None:
         outputs.append(hs.transpose(0, 1).movedim(2, -1))
@@ -151,7 +156,7 @@ def _reference_gradients(problem, options, d_hs, d_c, needs) -> list[Tensor | No
     if d_c is not None:
         outputs.append(c.movedim(1, -1))
         seeds.append(d_c)
-    wanted = [t for t, need in zip(problem, needs, strict=False) if need]
+    wanted = [t for t, need in zip(problem, needs, strict=True) if need]
     found = iter(torch.autograd.grad(outputs, wanted, seeds, create_graph=True, allow_unused=True))
     return [next(found) if need else None for need in needs]
 
@@ -171,7 +176,7 @@ class _Eager(torch.autograd.Function):
 
 
 # A private name of torch; where it is gone, every call takes the dispatcher's way.
-_transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+_transforms_active = getattr(torch._C, "_are_functorch_transforms_active", None)
 
 
 def _is_eager(tensors: Iterable[Tensor | None]) -> bool:
@@ -182,8 +187,20 @@ def _is_eager(tensors: Iterable[Tensor | None]) -> bool:
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and not is_in_torch_dispatch_mode()
+        and _transforms_active is not None
         and not _transforms_active()
     )
+
+
+def _why_not_differentiable(tensors: Iterable[Tensor | None]) -> str | None:
+    """What asks for more than the operator's backward pass; None if nothing does."""
+    if torch.compiler.is_compiling():
+        return None
+    if _transforms_active is not None and _transforms_active():
+        return "a transform of torch.func needs plain torch"
+    if any(t is not None and unpack_dual(t).tangent is not None for t in tensors):
+        return "forward-mode differentiation needs plain torch"
+    return None
 
 
 def why_not_fused(x: Tensor, spec: CellSpec, extras: CellExtras) -> str | None:
@@ -227,7 +244,9 @@ def sequence(
     else the loop.
     Raises ValueError for plan "fused" where the fused operator cannot do the work.
     """
-    reason = why_not_fused(x, spec, extras)
+    reason = why_not_fused(x, spec, extras) or _why_not_differentiable(
+        (x, h, c, weight_ih, weight_hh, bias, extras.peephole)
+    )
     if plan == "fused" and reason is not None:
         raise ValueError(f'ConvLSTM: plan "fused" is not possible: {reason}; use plan "auto"')
     if plan == "loop" or reason is not None or (plan == "auto" and x.device.type != "cpu"):
