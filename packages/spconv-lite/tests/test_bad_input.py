@@ -154,6 +154,18 @@ def test_offsets_that_lead_from_the_grid_cost_no_margin():
     assert [t.tolist() for t in book] == [[0], [0], [0, 0, 1]]
 
 
+def test_steps_that_lead_from_a_vast_grid_are_not_taken():
+    """Their lines would pass 64 bits; a sanitizer sees whether they are worked out all the same."""
+    vast, far, ones, zeros = [1, 2**30, 2**30, 1], [2**31 - 1, 1, 1, 1], [1] * 4, [0] * 4
+    corner = sites([0, 0, 5, 2**30 - 1, 0])
+    for transpose in (False, True):
+        out, *book = ops.rulebook(corner, 1, vast, ones, ones, zeros, far, zeros, transpose)
+        assert torch.equal(out, corner)
+        assert [t.tolist() for t in book] == [[0], [0], [0, 1]]
+    book = ops.subm_rulebook(corner, 1, vast, [3, 1, 1, 1], far)
+    assert [t.tolist() for t in book] == [[0], [0], [0, 0, 1, 1]]
+
+
 def test_a_rulebook_with_more_offsets_than_memory_is_refused():
     many = torch.stack(torch.unravel_index(torch.arange(2100), (1, 64, 64)), 1).int()
     words = (
@@ -216,6 +228,31 @@ def test_a_rulebook_whose_offsets_do_not_rise_is_not_transposed():
         "transpose_rulebook: block_offset must rise from 0 to the 4 pairs; it belongs to another "
         "rulebook"
     )
+
+
+def test_a_rulebook_of_other_rows_is_not_transposed():
+    pair_in, pair_out, offset = subm(GOOD)
+    other = "; it belongs to another rulebook"
+    turn = ops.transpose_rulebook
+    assert message(ValueError, turn, pair_in + 1, pair_out, offset, 2, 2, 9) == (
+        "transpose_rulebook: pair_in holds row 2, but the input has 2 rows" + other
+    )
+    assert message(ValueError, turn, pair_in, pair_out + 1, offset, 2, 2, 9) == (
+        "transpose_rulebook: pair_out leads to row 2, but the output has 2 rows" + other
+    )
+
+
+def test_no_channels_give_no_features_and_no_gradients():
+    book = subm(GOOD)
+    for c_in, c_out in ((2, 0), (0, 2), (0, 0)):
+        x, weight = torch.ones(2, c_in), torch.ones(c_out, 3, 3, c_in)
+        y = ops.conv(x, weight, None, *book, 2, 1, True)
+        assert torch.equal(y, torch.zeros(2, c_out))
+        for symmetric in (True, False):
+            back = ops.conv_input_grad(y, weight, *book, 2, 1, symmetric)
+            assert torch.equal(back, torch.zeros(2, c_in))
+        turned = ops.conv_weight_grad(x, y, *book, weight.shape, 1, True)
+        assert torch.equal(turned, torch.zeros(weight.shape))
 
 
 def test_features_that_do_not_fit():
@@ -285,6 +322,20 @@ def test_the_private_module_refuses_wrong_kinds():
         "get_indice_pairs: indices must be contiguous int32 of shape (N, 3) on cpu, got "
         "non-contiguous "
         "int32 (3, 3) on cpu"
+    )
+    built = build(GOOD, GOOD, *settings)
+    pairs = torch.empty(2, dtype=torch.int32), torch.empty(2, dtype=torch.uint8), torch.empty(10)
+    words = (
+        "get_indice_pairs: out_indices must be contiguous int32 of shape (2, 3) on cpu, got int32 "
+        "(1, 3) on cpu"
+    )
+    assert message(ValueError, built.write_compact, GOOD[:1].clone(), *pairs) == words
+    padded = torch.empty(2, 9, 2, dtype=torch.int32), torch.empty(9, dtype=torch.int32)
+    assert message(ValueError, built.write_padded, GOOD[:1].clone(), *padded) == words
+    padded = torch.empty(2, 10, 2, dtype=torch.int32), torch.empty(10, dtype=torch.int32)
+    assert message(ValueError, built.write_padded, GOOD.clone(), *padded) == (
+        "get_indice_pairs: indice_num must be contiguous int32 of shape (9,) on cpu, got int32 "
+        "(10,) on cpu"
     )
 
 

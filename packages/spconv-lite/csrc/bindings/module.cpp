@@ -49,9 +49,15 @@ OwnedRulebook* build_rulebook(nb::object owner, const Tensor& indices, int ndim,
   return new OwnedRulebook{std::move(owner), std::move(rulebook)};
 }
 
+void require_out_indices(const Tensor& out_indices, const spconv_lite::Rulebook& rulebook) {
+  require(out_indices, "get_indice_pairs", "out_indices", cpu, native::int32, rulebook.out_rows(),
+          rulebook.geometry().ndim + 1);
+}
+
 void write_compact(const OwnedRulebook& self, const std::optional<Tensor>& out_indices, const Tensor& pair_in,
                    const Tensor& pair_out, const Tensor& block_offset) {
   const auto& rulebook = self.rulebook;
+  if (out_indices) require_out_indices(*out_indices, rulebook);
   require(pair_in, "get_indice_pairs", "pair_in", cpu, native::int32, rulebook.pairs());
   require(pair_out, "get_indice_pairs", "pair_out", cpu, native::uint8, rulebook.pairs());
   require(block_offset, "get_indice_pairs", "block_offset", cpu, native::int64, rulebook.block_offsets());
@@ -64,7 +70,8 @@ void write_compact(const OwnedRulebook& self, const std::optional<Tensor>& out_i
 void write_padded(const OwnedRulebook& self, const Tensor& out_indices, const Tensor& indice_pairs,
                   const Tensor& indice_num) {
   const auto& rulebook = self.rulebook;
-  Dim volume("K");
+  const int64_t volume = rulebook.geometry().volume();
+  require_out_indices(out_indices, rulebook);
   require(indice_num, "get_indice_pairs", "indice_num", cpu, native::int32, volume);
   require(indice_pairs, "get_indice_pairs", "indice_pairs", cpu, native::int32, 2, volume,
           rulebook.in_rows());

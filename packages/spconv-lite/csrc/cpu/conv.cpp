@@ -40,7 +40,7 @@ template <class T>
 void pack(const T* weight, int64_t volume, int64_t rows, int64_t columns, int64_t row_stride,
           int64_t k_stride, int64_t column_stride, T* packed, int threads) {
   const int64_t stride = padded(columns);
-  native::parallel_for(volume * rows, std::max<int64_t>(1, (1 << 15) / stride), threads,
+  native::parallel_for(volume * rows, (1 << 15) / std::max(stride, int64_t{1}), threads,
                        [&](int64_t begin, int64_t end) {
                          for (int64_t i = begin; i < end; ++i) {
                            const T* from = weight + (i % rows) * row_stride + (i / rows) * k_stride;
@@ -53,7 +53,8 @@ void pack(const T* weight, int64_t volume, int64_t rows, int64_t columns, int64_
 template <class T>
 void run(const Map& map, const Features<T>& f, const T* packed, const T* bias, bool mirror, int threads) {
   const int64_t blocks = (map.out_rows + block_rows - 1) / block_rows, stride = padded(f.y_channels);
-  const double flops = 2.0 * static_cast<double>(map.pairs + 1) * static_cast<double>(f.x_channels * stride);
+  const double flops =
+      2.0 * static_cast<double>(map.pairs + 1) * static_cast<double>(f.x_channels * stride + 1);
   const int64_t grain =
       std::max<int64_t>(1, static_cast<int64_t>(flops_per_chunk * static_cast<double>(blocks) / flops));
   native::parallel_for(blocks, grain, threads, [&](int64_t begin, int64_t end) {

@@ -88,7 +88,8 @@ struct Rulebook::Lines {
       kernel_offset(g, k, offset);
       for (int axis = 0; axis < max_axes - 1; ++axis) {
         const Reach reach = submanifold_reach(g, axis);
-        reached &= offset[axis] >= reach.first && offset[axis] <= reach.last;
+        reached = reached && offset[axis] >= reach.first && offset[axis] <= reach.last;
+        if (!reached) continue;  // the number of a line beyond the grid may pass 64 bits
         line = line * table.length[axis] + offset[axis] * g.dilation[axis] - g.padding[axis];
       }
       words.push_back(reached ? line * table.words_per_line : beyond);
@@ -321,10 +322,15 @@ void transpose_rulebook(const int32_t* pair_in, const uint8_t* pair_out, const i
         visit(pair_in[p], block * block_rows + pair_out[p]);
   };
   native::parallel_for(volume, 1, threads, [&](int64_t k, int64_t) {
-    each_pair(k, [&](int64_t in, int64_t) {
+    each_pair(k, [&](int64_t in, int64_t out) {
+      if (out >= out_rows)
+        throw native::ValueError("transpose_rulebook: pair_out leads to row " + std::to_string(out) +
+                                 ", but the output has " + std::to_string(out_rows) +
+                                 " rows; it belongs to another rulebook");
       if (in < 0 || in >= in_rows)
         throw native::ValueError("transpose_rulebook: pair_in holds row " + std::to_string(in) +
-                                 ", but the input has " + std::to_string(in_rows) + " rows");
+                                 ", but the input has " + std::to_string(in_rows) +
+                                 " rows; it belongs to another rulebook");
       ++block_offset_t[(in / block_rows) * volume + k + 1];
     });
   });

@@ -33,6 +33,7 @@ class Rulebook {
   // The indices must outlive the rulebook.
   Rulebook(const int32_t* indices, int64_t rows, const Geometry& geometry, Kind kind, int threads);
 
+  const Geometry& geometry() const { return geometry_; }
   int64_t in_rows() const { return in_rows_; }
   int64_t out_rows() const { return out_rows_; }
   int64_t pairs() const { return pairs_; }

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstdlib>
 #include <numeric>
 #include <utility>
 
@@ -77,22 +78,27 @@ int64_t Targets::count(int64_t begin, int64_t end) const {
 
 void Targets::list(const SiteTable& out, int64_t begin, int64_t end, const TargetList& pairs) const {
   int64_t count = 0;
-  // one more step along an axis: so many lines further, and so many offsets
-  const int64_t line_step[] = {axes_[0].at_step * out.length[1] * out.length[2],
-                               axes_[1].at_step * out.length[2], axes_[2].at_step};
+  // one more step along an axis: so many lines further (a step longer than the axis is never made, and its
+  // lines may pass 64 bits), and so many offsets
+  const auto step = [&](int axis) {
+    return std::abs(axes_[axis].at_step) < out.length[axis] ? axes_[axis].at_step : 0;
+  };
+  const int64_t line_step[] = {step(0) * out.length[1] * out.length[2], step(1) * out.length[2], step(2)};
   const int64_t k_step[] = {axes_[0].k_step * g_.kernel[1] * g_.kernel[2] * g_.kernel[3],
                             axes_[1].k_step * g_.kernel[2] * g_.kernel[3], axes_[2].k_step * g_.kernel[3]};
   const int64_t x_step = axes_[3].at_step, tap_step = axes_[3].k_step * 64;
   for (int64_t row = begin; row < end; ++row) {
     const Site site = read_site(indices_, row, g_.ndim);
     const Run &w = run(0, row, site), &z = run(1, row, site), &y = run(2, row, site), &x = run(3, row, site);
-    int64_t line = ((site.batch * out.length[0] + w.at) * out.length[1] + z.at) * out.length[2] + y.at;
-    int64_t k = ((w.k * g_.kernel[1] + z.k) * g_.kernel[2] + y.k) * g_.kernel[3] + x.k;
-    for (int64_t a = 0; a < w.count; ++a, line += line_step[0], k += k_step[0])
+    if (w.count == 0 || z.count == 0 || y.count == 0) continue;
+    const int64_t line = ((site.batch * out.length[0] + w.at) * out.length[1] + z.at) * out.length[2] + y.at;
+    const int64_t k = ((w.k * g_.kernel[1] + z.k) * g_.kernel[2] + y.k) * g_.kernel[3] + x.k;
+    for (int64_t a = 0; a < w.count; ++a)
       for (int64_t b = 0; b < z.count; ++b)
         for (int64_t c = 0; c < y.count; ++c) {
-          const int64_t word = (line + b * line_step[1] + c * line_step[2]) * out.words_per_line;
-          int64_t at = x.at, tap = (k + b * k_step[1] + c * k_step[2]) * 64;
+          const int64_t further = a * line_step[0] + b * line_step[1] + c * line_step[2];
+          const int64_t word = (line + further) * out.words_per_line;
+          int64_t at = x.at, tap = (k + a * k_step[0] + b * k_step[1] + c * k_step[2]) * 64;
           for (int64_t i = 0; i < x.count; ++i, ++count, at += x_step, tap += tap_step) {
             pairs.word[count] = word + (at >> 6);
             pairs.tap[count] = static_cast<int32_t>(tap + (at & 63));
