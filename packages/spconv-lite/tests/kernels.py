@@ -65,9 +65,9 @@ class Kernels:
             return function(self.device, *args, **kwargs), expected
 
 
-def choices() -> list:
-    """Parameters for a fixture."""
-    on_gpu = pytest.mark.gpu
+def choices(on_gpu: pytest.MarkDecorator) -> list:
+    """Parameters for a fixture. A file names `pytest.mark.gpu` itself: tools/gpu_check.py reads
+    only files that do."""
     return [
         pytest.param(("cpu", "torch"), id="torch-cpu"),
         pytest.param(("cpu", "simulated"), id="simulated"),
@@ -84,4 +84,10 @@ def make(choice: tuple[str, str]) -> Kernels:
         if built is None:
             pytest.skip("the simulator of CUDA kernels cannot be built here")
         return Kernels(device, cuda, built.cuda)
-    return Kernels(device, ops._KERNELS[device, name])
+    module = ops._KERNELS[device, name]
+    if module is cuda:
+        try:
+            cuda.require_kernels()
+        except RuntimeError as error:
+            pytest.skip(str(error))
+    return Kernels(device, module)

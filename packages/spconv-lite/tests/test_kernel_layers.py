@@ -18,12 +18,12 @@ from spconv_lite import ops
 SHAPES = {1: [40], 2: [8, 9], 3: [5, 6, 7], 4: [4, 4, 5, 4]}
 
 
-@pytest.fixture(scope="module", params=choice.choices())
+@pytest.fixture(scope="module", params=choice.choices(pytest.mark.gpu))
 def kernels(request):
     return choice.make(request.param)
 
 
-CPU_TOO = [pytest.param(("cpu", "native"), id="native-cpu"), *choice.choices()]
+CPU_TOO = [pytest.param(("cpu", "native"), id="native-cpu"), *choice.choices(pytest.mark.gpu)]
 
 
 @pytest.fixture(scope="module", params=CPU_TOO)
@@ -117,6 +117,24 @@ def test_voxels_tables_and_dense_agree(kernels, sparse):
         assert torch.equal(value.cpu(), exact)
     for value, exact in zip(got[1], expected[1], strict=True):
         close(value, exact)
+
+
+def test_features_of_other_rows_are_refused_before_a_kernel_reads_them(kernels, sparse):
+    indices = sparse.random_sites(30, 1, SHAPES[2], 7).to(kernels.device)
+    make = lambda: sp.SparseConvTensor(torch.ones(30, 4), indices.cpu(), SHAPES[2], 1)  # noqa: E731
+    layers = (
+        sp.SubMConv2d(4, 4, 3, indice_key="a"),
+        sp.SparseConv2d(4, 4, 2),
+        sp.SparseMaxPool2d(2),
+        sp.SparseAvgPool2d(2),
+    )
+    with kernels.chosen():
+        for layer in layers:
+            for rows in (20, 40):
+                x = make()
+                x.features, x.indices = torch.ones(rows, 4, device=kernels.device), indices
+                with pytest.raises(ValueError, match=f"as many rows, got {rows} and 30"):
+                    layer.to(kernels.device)(x)
 
 
 def second_encoder(channels=(4, 8, 8, 16, 16, 16)):

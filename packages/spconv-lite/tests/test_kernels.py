@@ -20,7 +20,7 @@ SHAPES = {1: [40], 2: [8, 9], 3: [5, 6, 7], 4: [4, 4, 5, 4]}
 KINDS = ("submanifold", "convolution", "transposed")
 
 
-@pytest.fixture(scope="module", params=choice.choices())
+@pytest.fixture(scope="module", params=choice.choices(pytest.mark.gpu))
 def kernels(request):
     return choice.make(request.param)
 
@@ -314,6 +314,19 @@ def test_the_choice_is_explicit_and_the_default_on_cuda_is_plain_torch(monkeypat
     monkeypatch.setattr(ops._C, "cuda_architectures", "")
     with pytest.raises(RuntimeError, match="this build of spconv-lite has no CUDA kernels"):
         sp.set_kernels("cuda", "native")
+    monkeypatch.setattr(ops._C, "cuda_architectures", "90")
+    monkeypatch.delattr(torch.Tensor, "__dlpack_c_exchange_api__", raising=False)
+    with pytest.raises(RuntimeError, match=r"which torch .* does not name .*install a newer torch"):
+        sp.set_kernels("cuda", "native")
+    assert sp.set_kernels("cuda", "torch") == "torch"
+
+
+def test_the_gpu_check_reads_every_file_with_cases_for_a_gpu():
+    files = list(Path(__file__).parent.glob("test_*.py"))
+    texts = {path.name: path.read_text() for path in files}
+    with_cases = [name for name, text in texts.items() if "import kernels as choice" in text]
+    assert sorted(with_cases) == ["test_kernel_layers.py", "test_kernels.py"]
+    assert all("mark.gpu" in texts[name] for name in with_cases)  # as tools/gpu_check.py asks
 
 
 @pytest.mark.gpu

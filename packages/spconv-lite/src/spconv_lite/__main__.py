@@ -14,12 +14,12 @@ from . import PointToVoxel, __version__, ops, pictures, scans, timing
 
 
 def build_info() -> dict[str, object]:
-    """Version, kind of build, instruction set, threads, and why CUDA is off if it is."""
+    """Version, kind of build, instruction set, threads, and what runs on CUDA."""
     architectures = ops._C.cuda_architectures
     if not architectures:
-        cuda = "off: built without CUDA; install the CUDA toolkit and build with GPU=ON"
+        cuda = "plain torch operators; no kernels: build with the CUDA toolkit and GPU=ON"
     else:
-        cuda = f"kernels for {architectures}, compiled and simulated, never run; off until chosen"
+        cuda = f"plain torch operators until set_kernels; kernels for {architectures}, never run"
         if not torch.cuda.is_available():
             cuda += f"; no CUDA device answers torch {torch.__version__}"
     return {

@@ -128,6 +128,7 @@ class SparseConvolution(SparseModule):
                 f"{type(self).__name__}: input must have {self.in_channels} channels, got "
                 f"{tuple(input.features.shape)}"
             )
+        input.demand_rows(type(self).__name__)
         features, weight, bias = self._cast(input.features)
         if self.conv1x1:
             product = features @ weight.view(self.in_channels, self.out_channels)

@@ -159,6 +159,15 @@ class SparseConvTensor:
         new.benchmark = self.benchmark
         return new
 
+    def demand_rows(self, name: str) -> None:
+        """Raises ValueError in the name of a layer where `features` was assigned other rows than
+        the sites have: an index out of bounds on CUDA ends the process."""
+        if self.features.shape[0] != self.indices.shape[0]:
+            raise ValueError(
+                f"{name}: features and indices must have as many rows, got "
+                f"{self.features.shape[0]} and {self.indices.shape[0]}"
+            )
+
     def find_indice_pair(self, key: str | None) -> IndiceData | None:
         """The rulebook stored under an `indice_key`, or None."""
         return None if key is None else self.indice_dict.get(key)

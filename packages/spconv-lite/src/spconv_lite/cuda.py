@@ -24,11 +24,18 @@ _NO_ROW = 0x7F7F7F7F  # as Report::none in csrc/cuda/rulebook.h
 
 
 def require_kernels() -> None:
-    """Raises RuntimeError where this build has no CUDA kernels."""
+    """Raises RuntimeError where this build has no CUDA kernels, or torch does not say on which
+    stream they are to run: on another one they would race with it."""
     if not _C.cuda_architectures:
         raise RuntimeError(
             "set_kernels: this build of spconv-lite has no CUDA kernels; install the CUDA toolkit "
             "and build with GPU=ON"
+        )
+    if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
+        raise RuntimeError(
+            "set_kernels: the CUDA kernels run on torch's current stream, which torch "
+            f"{torch.__version__} does not name (it has no DLPack exchange table); install a newer "
+            "torch or stay with plain torch operators"
         )
 
 

@@ -148,11 +148,6 @@ def make_geometry(
     return Geometry(ndim, batch_size, in_shape, out_shape, ksize, stride, padding, dilation, kind)
 
 
-def is_symmetric(ksize: Sequence[int]) -> bool:
-    """Whether a submanifold rulebook read backwards is itself with the kernel mirrored."""
-    return all(k % 2 == 1 for k in ksize)
-
-
 def raise_outside(indices: Tensor, row: int, g: Geometry) -> NoReturn:
     """Says which row of the indices lies outside the grid."""
     raise ValueError(

@@ -50,7 +50,8 @@ def set_kernels(device_type: str, kernels: str) -> str:
     Returns: the choice before. A rulebook made by one kind on CUDA is refused by the other. Choose
     before torch.compile or torch.export trace a network: its graph keeps the sizes of one kind.
 
-    Raises: ValueError for other names, RuntimeError for CUDA kernels that this build does not have.
+    Raises: ValueError for other names, RuntimeError for CUDA kernels that this build does not have
+    or whose stream this torch does not name.
     """
     module = _KERNELS.get((device_type, kernels))
     if module is None:

@@ -66,6 +66,7 @@ class SparsePool(SparseModule):
 
     def forward(self, input: SparseConvTensor) -> SparseConvTensor:
         """A SparseConvTensor with the same channels; raises ValueError for a key that is taken."""
+        input.demand_rows(type(self).__name__)
         if input.find_indice_pair(self.indice_key) is not None:
             raise ValueError(
                 f"{type(self).__name__}: indice_key {self.indice_key!r} is taken; give this pool "
