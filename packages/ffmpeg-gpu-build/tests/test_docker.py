@@ -43,14 +43,17 @@ def steps(stage, kind: str) -> list[str]:
 @pytest.mark.parametrize("profile", ["small", "full"])
 @pytest.mark.parametrize("base", docker.BASES)
 def test_a_dockerfile_installs_the_packages_and_does_the_same_build(capsys, parse, base, profile):
-    first, second = parse(written(capsys, "--docker", base, "--profile", profile))
+    without = ["dav1d"] if (base, profile) == ("ubuntu:22.04", "full") else []
+    options = [word for name in without for word in ("--without", name)]
+    first, second = parse(written(capsys, "--docker", base, "--profile", profile, *options))
     assert (first.base, second.base) == (base, base)
     install, *_ = steps(first, "RUN")
     assert install.startswith(INSTALL)
     named = shlex.split(install.removeprefix(INSTALL))
-    assert named[2:] == emit.apt_packages(resolve(profile))
+    assert named[2:] == emit.apt_packages(resolve(profile, drop=without))
     (build,) = [s for s in steps(first, "RUN") if "ffmpeg-gpu-build build" in s]
-    assert f"--profile {profile} --release 9.0.2 --cuda llvm" in " ".join(build.split())
+    chosen = " ".join(["--profile", profile, *options])
+    assert f"{chosen} --release 9.0.2 --cuda llvm" in " ".join(build.split())
     assert "libvulkan1" in steps(second, "RUN")[0]  # opened at run time: ldd does not name it
     for step in [*steps(first, "RUN"), *steps(second, "RUN")]:
         done = subprocess.run(["sh", "-n", "-c", step], capture_output=True, text=True)
@@ -82,6 +85,13 @@ def test_your_own_profile_goes_along_whatever_its_name(capsys, parse, tmp_path):
 def test_another_base_is_refused_with_those_that_are_known(capsys):
     assert main(["build", "--docker", "windows"]) == 2
     assert "debian:12" in capsys.readouterr().err
+
+
+def test_a_component_that_the_base_has_too_old_is_refused_by_name(capsys):
+    assert main(["build", "--docker", "ubuntu:22.04", "--profile", "full"]) == 2
+    said = capsys.readouterr().err
+    for part in ("dav1d >= 1.0.0", "ubuntu:22.04 has 0.9.2", "--without dav1d", "ubuntu:24.04"):
+        assert part in said
 
 
 def test_apt_can_install_every_package_that_the_image_of_this_system_names(capsys, parse):

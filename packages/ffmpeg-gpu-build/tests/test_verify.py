@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -182,6 +183,41 @@ def test_a_part_that_is_there_and_can_not_be_judged_is_not_called_dropped(ffmpeg
     report = verify(ffmpeg, only=expected, expected=expected)
     assert {(v.status, v.code) for v in report.verdicts} == {("not tried", "no-judge")}
     assert report.exit_code == 0
+
+
+def test_a_hwaccel_that_no_clip_shows_is_not_called_dropped(ffmpeg):
+    """The distribution's ffmpeg has VP8 on NVDEC, and no VP8 that any of our clips holds."""
+    asked = ["decode.vp8_nvdec", "decode.nosuch_nvdec"]
+    report = verify(ffmpeg, only=asked, expected=asked)
+    assert [v.code for v in report.verdicts] == ["no-judge", "dropped"]
+
+
+@pytest.mark.parametrize(
+    ("decoders", "verdict"),
+    [(None, ("broken", "undecodable")), (frozenset(), ("not tried", "no-cpu-decoder"))],
+    ids=["its decoder is there", "it has no decoder"],
+)
+@pytest.mark.parametrize("name", ["libx264", "libopus"])
+def test_what_was_encoded_and_is_not_decoded_is_broken(
+    ffmpeg, monkeypatch, name, decoders, verdict
+):
+    """The clip is spoiled behind the encoder's back."""
+    real = Ffmpeg.run
+
+    def run(self, *arguments, **options):
+        done = real(self, *arguments, **options)
+        written = Path(str(arguments[-1]).removeprefix("file:"))
+        if written.name == "clip.mkv":
+            written.write_bytes(b"no clip")
+        return done
+
+    program = Ffmpeg(ffmpeg.path, ffmpeg.env)
+    if decoders is not None:
+        program.__dict__["decoders"] = decoders
+    monkeypatch.setattr(Ffmpeg, "run", run)
+    judge = audio_checks.check_audio_encoder if name == "libopus" else check_encoder
+    found = judge(Machine(program, {}, {}), name)
+    assert (found.status, found.code) == verdict
 
 
 def test_all_paths_of_this_ffmpeg_are_listed_once(ffmpeg):

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .checks import QUIET, Machine, failed
-from .failures import last_lines
+from .checks import QUIET, Machine, failed, undecoded
 from .ffmpeg import file_argument
-from .verdict import BROKEN, NOT_TRIED, PROVEN, Verdict
+from .verdict import BROKEN, PROVEN, Verdict
 
-ENCODERS = ("libopus", "libmp3lame", "libfdk_aac")
+ENCODERS = {"libopus": "opus", "libmp3lame": "mp3", "libfdk_aac": "aac"}  # -> the codec
 RATE, SECONDS, TONES = 48000, 2, (440.0, 1000.0)  # Hz: left, right
 # Codecs add silence before and after, an AAC or MP3 frame or two; a lost channel is 0 dB.
 LONGEST_PADDING, LOWEST_SNR = 0.1, 20.0
@@ -75,8 +74,7 @@ def check_audio_encoder(machine: Machine, name: str) -> Verdict:
         )
         sound = _read(heard) if back.ok else None
     if sound is None:
-        text = "it encodes, but this FFmpeg has no decoder to listen to the result"
-        return Verdict(path, NOT_TRIED, "no-cpu-decoder", text, "", {"log": last_lines(back.err)})
+        return undecoded(machine, path, ENCODERS[name], back)
     seconds = len(sound) / RATE
     if not 0 <= seconds - SECONDS <= LONGEST_PADDING:
         text = f"{SECONDS} s of sound went in, {seconds:.2f} s came out"

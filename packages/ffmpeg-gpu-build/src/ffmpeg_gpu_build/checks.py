@@ -27,6 +27,8 @@ CLIPS = description.DATA / "clips"
 CLIPS_OF = {"hevc": ("hevc", "hevc10")}
 # Software decoder that comes from a library -> its codec.
 DECODERS = {"libdav1d": "av1"}
+# Software encoder -> its codec; those of a device carry it in their names.
+CODEC_OF = {"libx264": "h264", "libx265": "hevc", "libsvtav1": "av1", "libvpx-vp9": "vp9"}
 ENCODE_FRAMES, LOWEST_PSNR, FLAT = 24, 30.0, 8
 RAW_IN = ("-f", "rawvideo", "-pixel_format", "yuv420p", "-framerate", "25", "-video_size")
 RAW_OUT = ("-f", "rawvideo", "-pix_fmt", "yuv420p", "pipe:1")
@@ -359,9 +361,18 @@ def check_encoder(machine: Machine, name: str) -> Verdict:
             *QUIET, "-i", file_argument(clip), *machine.ffmpeg.every_frame, *RAW_OUT, timeout=90
         )
     if not back.ok:
-        text = "it encodes, but this FFmpeg has no CPU decoder to look at the result"
-        return Verdict(path, NOT_TRIED, "no-cpu-decoder", text, "", {"log": last_lines(back.err)})
+        return undecoded(machine, path, CODEC_OF.get(name) or name.partition("_")[0], back)
     return _judge_encoded(path, done, back.out)
+
+
+def undecoded(machine: Machine, path: str, codec: str, done: Finished) -> Verdict:
+    """The verdict on something encoded that this FFmpeg did not decode again on the CPU."""
+    log = {"log": last_lines(done.err)}
+    if not machine.ffmpeg.decodes_on_cpu(codec):
+        text = f"it encodes, but this FFmpeg has no CPU decoder of {codec} to look at the result"
+        return Verdict(path, NOT_TRIED, "no-cpu-decoder", text, "", log, done.argv)
+    text = f"what it encoded is not decoded: exit code {done.rc}: {last_lines(done.err, 1)}"
+    return Verdict(path, BROKEN, "undecodable", text, "update the driver", log, done.argv)
 
 
 def _judge_encoded(path: str, done: Finished, decoded: bytes) -> Verdict:

@@ -57,6 +57,7 @@ COMPONENT_KEYS = {
     "conda_host",
     "conda_run",
     "needs",
+    "too_old",
     "headers",
     "tools",
     "asserts",

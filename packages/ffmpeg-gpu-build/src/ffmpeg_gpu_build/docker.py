@@ -6,7 +6,7 @@ import base64
 import shlex
 from pathlib import Path
 
-from .description import Plan
+from .description import Plan, components
 from .emit import apt_packages
 
 BASES = ("ubuntu:22.04", "ubuntu:24.04", "debian:12", "debian:13")
@@ -24,15 +24,28 @@ def _profile(profile: str) -> tuple[str, str]:
     return there, f"RUN echo {text} | base64 -d > {shlex.quote(there)}\n"
 
 
+def _refuse_what_is_too_old(plan: Plan, base: str) -> None:
+    """Raises ValueError for a component whose package is older in that base than it must be."""
+    for name in plan.components:
+        entry = components()[name]
+        has = entry.get("too_old", {}).get(base)
+        if has:
+            raise ValueError(
+                f"docker: component {name} needs {', '.join(entry['needs'])}, {base} has {has}: "
+                f"add --without {name}, or take a newer base of {', '.join(BASES)}"
+            )
+
+
 def dockerfile(plan: Plan, base: str, profile: str, choices: list[str]) -> str:
     """The text of a Dockerfile for one of `BASES`; its context is the root of this repository.
 
     `profile` and `choices` are the arguments that chose the plan ("small", ["--without", "x264"]).
     The second stage holds the build and the libraries that it links, nothing of the compilers.
-    Raises ValueError for another base.
+    Raises ValueError for another base, and for a component that the base has too old.
     """
     if base not in BASES:
         raise ValueError(f"docker: base must be one of {', '.join(BASES)}, got {base!r}")
+    _refuse_what_is_too_old(plan, base)
     packages = " \\\n        ".join(["ca-certificates", "python3-venv", *apt_packages(plan)])
     sources = "packages/ffmpeg-gpu-build"
     chosen, bring = _profile(profile)

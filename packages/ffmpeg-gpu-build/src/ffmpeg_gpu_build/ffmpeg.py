@@ -12,6 +12,15 @@ from pathlib import Path
 
 from . import proc
 
+# Codec -> the decoders that read it without a device, where that is not just the one of its name.
+CPU_DECODERS = {
+    "av1": frozenset({"libdav1d", "libaom-av1", "libgav1"}),  # "av1" itself needs a GPU
+    "vp9": frozenset({"vp9", "libvpx-vp9"}),
+    "opus": frozenset({"opus", "libopus"}),
+    "mp3": frozenset({"mp3", "mp3float"}),
+    "aac": frozenset({"aac", "libfdk_aac"}),
+}
+
 
 class FfmpegError(RuntimeError):
     """FFmpeg is missing or ended with an error; `code` names the cause where it was recognised."""
@@ -133,6 +142,10 @@ class Ffmpeg:
     @cached_property
     def decoders(self) -> frozenset[str]:
         return self._names("-decoders", r"^ [VAS][A-Z.]{5} (\S+)")
+
+    def decodes_on_cpu(self, codec: str) -> bool:
+        """Whether it has a decoder for a codec ("h264", "av1") that needs no device."""
+        return bool(CPU_DECODERS.get(codec, {codec}) & self.decoders)
 
     @cached_property
     def filters(self) -> frozenset[str]:

@@ -18,9 +18,8 @@ from .verdict import PROVEN, Verdict
 from .verification import ask_nvidia
 
 SOFTWARE = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1", "vp9": "libvpx-vp9"}
-# component of the description that brings the software encoder, or AV1's software decoder
+# component of the description that brings the software encoder
 COMPONENTS = {"h264": "x264", "hevc": "x265", "av1": "svtav1", "vp9": "vpx"}
-AV1_DECODERS = frozenset({"libdav1d", "libaom-av1", "libgav1"})  # "av1" itself needs a GPU
 NAMES_IN_PATHS = {"mpeg2video": "mpeg2"}
 AUTO_ORDER = ("cuda", "vaapi", "vulkan")
 
@@ -212,7 +211,7 @@ def require_decoder(program: Ffmpeg, video: Video) -> None:
     """Raise FfmpegError if this FFmpeg decodes the video on a GPU only, which it says as nothing
     but "your platform doesn't support hardware accelerated AV1 decoding".
     """
-    if video.codec == "av1" and not AV1_DECODERS & program.decoders:
+    if video.codec == "av1" and not program.decodes_on_cpu("av1"):
         raise FfmpegError(
             "decode: this FFmpeg decodes AV1 on a GPU only: take another, or build one that has a "
             "software decoder (`ffmpeg-gpu-build build --with dav1d`)",

@@ -1,4 +1,4 @@
-"""What is said of a path: one of five words, a code, a sentence, a cure and what was measured."""
+"""What is said of a path: one of four words, a code, a sentence, a cure and what was measured."""
 
 from __future__ import annotations
 

@@ -122,8 +122,7 @@ def paths_of(ffmpeg: Ffmpeg) -> list[str]:
     found += [f"encode.{name}" for name in SOFTWARE if name in ffmpeg.encoders]
     encoders = sorted(n for n in ffmpeg.encoders if n.endswith(description.DEVICE_SUFFIXES))
     found += [f"encode.{n}" for n in encoders if n.startswith(("h264", "hevc", "av1", "vp9"))]
-    libraries = binary.libraries(ffmpeg.path, dict(ffmpeg.env))
-    inside = libraries.get("libavcodec", ffmpeg.path).read_bytes()
+    inside = _libavcodec(ffmpeg).read_bytes()
     for kind, (suffix, codecs) in HWACCELS.items():
         if kind in ffmpeg.hwaccels:
             names = [f"{codec}_{suffix}" for codec in codecs]
@@ -132,6 +131,11 @@ def paths_of(ffmpeg: Ffmpeg) -> list[str]:
     found += [f"decode.{name}" for name in DECODERS if name in ffmpeg.decoders]
     filters = sorted(n for n in ffmpeg.filters if device_of(n) not in ("cpu", "qsv"))
     return found + [f"filter.{n}" for n in filters]
+
+
+def _libavcodec(ffmpeg: Ffmpeg) -> Path:
+    """The file that holds the names of the hwaccels, which no option lists."""
+    return binary.libraries(ffmpeg.path, dict(ffmpeg.env)).get("libavcodec", ffmpeg.path)
 
 
 def _judge(machine: Machine, path: str, devices: Mapping[str, Verdict]) -> Verdict:
@@ -207,10 +211,13 @@ def verify(
 
 
 def _lists(ffmpeg: Ffmpeg, path: str) -> bool:
-    """Whether this FFmpeg lists the codec or filter of a path, judged or not."""
+    """Whether this FFmpeg has the codec, hwaccel or filter of a path, judged or not."""
     kind, _, name = path.partition(".")
     listed = {"encode": ffmpeg.encoders, "decode": ffmpeg.decoders, "filter": ffmpeg.filters}
-    return name in listed.get(kind, ())
+    if name in listed.get(kind, ()):
+        return True
+    hwaccel = kind == "decode" and name.rpartition("_")[2] in {h for h, _ in HWACCELS.values()}
+    return hwaccel and name.encode() + b"\0" in _libavcodec(ffmpeg).read_bytes()
 
 
 def _matches(path: str, wanted: str) -> bool:
