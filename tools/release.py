@@ -140,7 +140,9 @@ def offline_channel(options: argparse.Namespace, builds: list) -> tuple[list, li
     folder = options.out / "standins"
     shutil.rmtree(folder, ignore_errors=True)
     if able and not options.dry_run:
-        packages = standins.make_channel(folder, list(pythons.values()), recipes.required(able))
+        packages = standins.make_channel(
+            folder, list(pythons.values()), recipes.required(able), standins.COMPILER_CACHE
+        )
         say(f"    {len(packages)} stand-ins in {folder}")
     with_torch = {version for version, path in pythons.items() if standins.has_torch(path)}
     return able, [str(folder)], with_torch

@@ -17,8 +17,11 @@ OWN_PYTHON = Path(sys.executable)
 class Proof:
     """A release built from stand-ins, and prefixes to install it into."""
 
-    def __init__(self, folder: Path, builds: list[Build], pythons: list[Path]) -> None:
-        standins.make_channel(folder / "standins", pythons, recipes.required(builds))
+    def __init__(
+        self, folder: Path, builds: list[Build], pythons: list[Path], compiler_cache: Path | None
+    ) -> None:
+        wanted = recipes.required(builds)
+        standins.make_channel(folder / "standins", pythons, wanted, compiler_cache)
         self.release = Release(folder, [str(folder / "standins")], fresh_cache=True)
         self.folder = folder
 
@@ -82,9 +85,14 @@ def variant(name: str, kind: str, python: str | None = None) -> Build:
 def make_proof(tmp_path_factory):
     """Builds a Proof for some builds; skips where this Python cannot stand in for conda's."""
 
-    def make(builds: list[Build], pythons: list[Path] | None = None) -> Proof:
+    def make(
+        builds: list[Build],
+        pythons: list[Path] | None = None,
+        compiler_cache: Path | None = standins.COMPILER_CACHE,
+    ) -> Proof:
+        folder = tmp_path_factory.mktemp("release")
         try:
-            return Proof(tmp_path_factory.mktemp("release"), builds, pythons or [OWN_PYTHON])
+            return Proof(folder, builds, pythons or [OWN_PYTHON], compiler_cache)
         except standins.UnsuitablePython as error:
             pytest.skip(str(error))
 

@@ -14,7 +14,7 @@ import subprocess
 import ffmpeg_standins
 import pytest
 import workspace
-from shipping import artifacts, recipes
+from shipping import artifacts, recipes, standins
 from shipping.artifacts import Artifact
 from shipping.channel import _work_folder
 from shipping.rattler_child import call
@@ -60,7 +60,7 @@ def built(recipe, make_proof, find_variant):
     tool = find_variant("ffmpeg-gpu-build", "noarch")
     proof = make_proof([tool])
     ffmpeg_standins.write(
-        proof.folder / "standins", unpacked, clang, glslang, workspace.ROOT / "build" / "ccache"
+        proof.folder / "standins", unpacked, clang, glslang, standins.COMPILER_CACHE
     )
     proof.release.build(tool)
     proof.release.index()

@@ -28,6 +28,7 @@ from shipping.recipes import Build
 
 MARK = "standin"
 CONDA_NAMES = {"torch": "pytorch", "opencv-python-headless": "opencv"}
+COMPILER_CACHE = workspace.ROOT / "build" / "ccache"
 COMPILERS = ("14.3", "15.2")
 GLIBCS = ("2.17", "2.28")
 
@@ -204,13 +205,16 @@ def environment(version: str, wanted: set[str]) -> Path:
     return python
 
 
-def make_channel(folder: Path, pythons: list[Path], wanted: set[str]) -> list[StandIn]:
+def make_channel(
+    folder: Path, pythons: list[Path], wanted: set[str], compiler_cache: Path | None
+) -> list[StandIn]:
     """Write and index a channel with everything that `wanted`, conda package names, leads to.
 
     `pythons` are interpreters of environments that hold the wheels; one for each Python version.
-    Raises RuntimeError where a wanted package is on this machine in no form.
+    Where ccache is installed, builds keep their objects in `compiler_cache`; None: every object is
+    compiled anew. Raises RuntimeError where a wanted package is on this machine in no form.
     """
-    packages = [*_compilers(), *_abi_markers()]
+    packages = [*_compilers(compiler_cache), *_abi_markers()]
     for python in pythons:
         packages += _environment(python, wanted)
     missing = wanted - {package.name for package in packages}
@@ -329,23 +333,27 @@ export LDFLAGS="-Wl,-O2 -Wl,--sort-common -Wl,--as-needed -Wl,-z,relro -Wl,-z,no
 -Wl,--disable-new-dtags -Wl,--gc-sections -Wl,-rpath,$PREFIX/lib -Wl,-rpath-link,$PREFIX/lib \
 -L$PREFIX/lib"
 """
+# Of use only where CMake finds ccache.
+ACTIVATE_CCACHE = "export CCACHE_DIR={cache}\n"
+ACTIVATE_NO_CCACHE = "export CCACHE_DISABLE=1\n"
 ACTIVATE_CUDA = """\
 export CUDACXX={nvcc} CUDAToolkit_ROOT={root} CUDAHOSTCXX={cxx}
 export NVCC_PREPEND_FLAGS="-ccbin={cxx}"
 """
 
 
-def _compilers() -> list[StandIn]:
+def _compilers(cache: Path | None) -> list[StandIn]:
     """The system's g++ and nvcc as the packages that `compiler()` and `stdlib()` name."""
     cc, cxx, nvcc = (shutil.which(name) for name in ("gcc", "g++", "nvcc"))
     if not cxx or not cc:
         raise RuntimeError("stand-ins need gcc and g++ on PATH (Debian: apt install g++)")
     script = "etc/conda/activate.d/{}.sh"
+    caching = ACTIVATE_CCACHE.format(cache=cache) if cache else ACTIVATE_NO_CCACHE
     packages = []
     for version in COMPILERS:
         major = version.split(".")[0]
         gxx = StandIn("gxx_linux-64", version, exports=forge.run_exports("gxx_linux-64", major))
-        gxx.texts[script.format("gxx")] = ACTIVATE_CXX.format(cc=cc, cxx=cxx)
+        gxx.texts[script.format("gxx")] = ACTIVATE_CXX.format(cc=cc, cxx=cxx) + caching
         packages.append(gxx)
     for version in GLIBCS:
         exports = forge.run_exports("sysroot_linux-64", version)
