@@ -10,12 +10,18 @@ import pytest
 from ffmpeg_gpu_build import audio_checks, checks, description, pixels
 from ffmpeg_gpu_build.checks import Machine, check_encoder, check_filter
 from ffmpeg_gpu_build.ffmpeg import Ffmpeg, FfmpegError
-from ffmpeg_gpu_build.filter_checks import CHECKS, FilterCheck
+from ffmpeg_gpu_build.filter_checks import CHECKS, FilterCheck, graph_value
 from ffmpeg_gpu_build.report import page, text
 from ffmpeg_gpu_build.verdict import Verdict, exit_code
 from ffmpeg_gpu_build.verification import SOFTWARE, paths_of, verify
 
-EXACT = ("transpose_opencl", "overlay_opencl", "dilation_opencl", "erosion_opencl")
+EXACT = (
+    "program_opencl",
+    "transpose_opencl",
+    "overlay_opencl",
+    "dilation_opencl",
+    "erosion_opencl",
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +44,16 @@ def test_opencl_filters_are_proven_by_pixels(opencl):
         assert got[name].measured["mean"] <= CHECKS[name].mean
     for name in EXACT:
         assert got[name].measured["max"] == 0
+
+
+def test_a_kernel_is_found_in_any_folder(opencl, machine, monkeypatch, tmp_path):
+    folder = tmp_path / "it's [a]; b,c:d\\e = 'f'"
+    folder.mkdir()
+    kernel = folder / "mirror.cl"
+    kernel.write_bytes((description.DATA / "mirror.cl").read_bytes())
+    graph = f"program_opencl=source={graph_value(kernel)}:kernel=mirror"
+    monkeypatch.setitem(CHECKS, "program_opencl", FilterCheck(graph, "hflip"))
+    assert check_filter(machine, "program_opencl").status == "proven"
 
 
 def test_a_filter_without_a_twin_is_not_tried_and_not_called_proven(opencl):

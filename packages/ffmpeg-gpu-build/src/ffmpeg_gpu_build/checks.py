@@ -136,7 +136,8 @@ def _graph(check: FilterCheck, device: str | None) -> str:
     if device is not None:
         up = f"format={check.pixels}"
         up += "" if check.filter == "hwupload_cuda" else ",hwupload"
-    down = "" if device is None else f",hwdownload,format={check.pixels},format=yuv420p"
+    down = "" if device is None else f",hwdownload,format={check.pixels}"
+    down += f",{check.after or 'null'},format=yuv420p"
     before = check.before or "null"
     if not check.second:
         return f"[0:v]{before},{up or 'null'},{chain}{down}[o]"

@@ -8,7 +8,11 @@ tolerance: a test holds that.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
+
+from .description import DATA
 
 
 @dataclass(frozen=True)
@@ -16,8 +20,9 @@ class FilterCheck:
     """A GPU filter and its CPU twin.
 
     `pixels` is the software format that is uploaded; `size` the output's (width, height); `second`
-    makes the second input out of the first and `before` prepares the frames, both on the CPU (not
-    by vflip: it leaves rows in reverse, which FFmpeg 9's upload to Vulkan takes for a huge buffer).
+    makes the second input out of the first, `before` prepares the frames and `after` makes what is
+    compared of the result, all on the CPU (`before` not by vflip: it leaves rows in reverse, which
+    FFmpeg 9's upload to Vulkan takes for a huge buffer).
     """
 
     gpu: str
@@ -27,11 +32,20 @@ class FilterCheck:
     size: tuple[int, int] = (320, 180)
     second: str = ""
     before: str = ""
+    after: str = ""
 
     @property
     def filter(self) -> str:
         """The GPU filter's name."""
         return self.gpu.partition("=")[0]
+
+
+def graph_value(path: Path) -> str:
+    """A path as the value of an option in a filter graph, which reads it twice: the graph, then
+    the option.
+    """
+    option = re.sub(r"([\\':])", r"\\\1", str(path))
+    return re.sub(r"([\\'\[\],;])", r"\\\1", option)
 
 
 _SHARPEN = "0 -1 0 -1 5 -1 0 -1 0"
@@ -69,6 +83,17 @@ CHECKS: dict[str, FilterCheck] = {
             second="hflip",
         ),
         FilterCheck("nlmeans_opencl=s=12:p=7:r=7", "nlmeans=s=12:p=7:r=7", 1.5),
+        # the distance of two colours is 3 ** 0.5 times that of the CPU filter
+        FilterCheck(
+            "colorkey_opencl=color=olive:similarity=0.173205:blend=0.519615",
+            "format=rgba,colorkey=color=olive:similarity=0.1:blend=0.3,format=rgba",
+            0.5,
+            "rgba",
+            after="extractplanes=a",
+        ),
+        FilterCheck(
+            f"program_opencl=source={graph_value(DATA / 'mirror.cl')}:kernel=mirror", "hflip"
+        ),
         # CUDA: the shape filters are exact by definition; kernels of the others may round otherwise
         FilterCheck("hwupload_cuda", "null"),
         FilterCheck(
