@@ -7,7 +7,8 @@
   python tools/release.py --package spconv-lite --variant cuda130
   python tools/release.py --offline              without a network: from stand-ins of this machine's
                                                  Python, wheels and compilers; never publishable
-  python tools/release.py --upload prefix:NAME   the same, then publish what was built
+  PREFIX_API_KEY=... python tools/release.py --upload prefix:NAME
+                                                 the same, then publish what was built
 
 Steps: versions, pins, changelog and metadata must agree (tests/test_metadata_agrees.py and
 tests/test_recipes_render.py); the recipes are rendered from recipes/variants.yaml; each package is
@@ -17,26 +18,38 @@ a channel. Beside it: sdists, wheels, logs, manifest.json, SHA256SUMS and sbom.c
 
 Install from the result:  conda install -c file:///.../output/release/channel spconv-lite
 
-Exit codes: 0 all built and fit for release, 1 something failed, 2 wrong arguments, 3 not uploaded.
+Exit codes: 0 all built and fit for release, 1 something failed, 2 wrong arguments, 3 not uploaded,
+130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn, TextIO
 
 import workspace
 from workspace import PYTHON, ROOT
 
 AGREEMENT = ("tests/test_metadata_agrees.py", "tests/test_recipes_render.py")
+FOLDERS = ("cache", "channel", "logs", "unpacked", "work", "python", "standins")
+FILES = ("manifest.json", "SHA256SUMS", "sbom.cdx.json")
+LOCK = ".lock"
 
 
 def say(text: str) -> None:
     print(text, flush=True)
+
+
+def wrong(text: str) -> NoReturn:
+    """Refuse the arguments."""
+    say(text)
+    sys.exit(2)
 
 
 def arguments() -> argparse.Namespace:
@@ -82,10 +95,12 @@ def arguments() -> argparse.Namespace:
         parser.error("--upload: what --offline builds is never published")
     if options.offline and options.channel:
         parser.error("--offline makes its own channel: leave --channel out")
+    options.package = [name.replace("_", "-") for name in options.package or ()]
+    options.out = options.out.resolve()
     return options
 
 
-def agreement(names: list[str] | None) -> bool:
+def agreement(names: list[str]) -> bool:
     """Versions, pins, changelog, licences and metadata agree, of the named packages or of all."""
     say("check: versions, pins, licences, metadata and recipes agree")
     command = [sys.executable, "-m", "pytest", "-q", "--no-header", *AGREEMENT]
@@ -103,23 +118,21 @@ def agreement(names: list[str] | None) -> bool:
     return done.returncode == 0 and changed
 
 
-def chosen(options: argparse.Namespace, parser_error=sys.exit) -> list:
-    """The builds that --package and --variant leave, in build order."""
+def chosen(options: argparse.Namespace) -> list:
+    """The builds that --package and --variant leave, in build order; exits where that is none."""
     from shipping import recipes
 
     builds = [build for name in recipes.names() for build in recipes.render(name)]
     known = {build.name for build in builds}
-    wanted = {name.replace("_", "-") for name in options.package or known}
+    wanted = set(options.package or known)
     if unknown := wanted - known:
-        parser_error(
-            f"no recipe for {', '.join(sorted(unknown))}; there are: {', '.join(sorted(known))}"
-        )
+        wrong(f"no recipe for {', '.join(sorted(unknown))}; there are: {', '.join(sorted(known))}")
     builds = [build for build in builds if build.name in wanted]
     kinds = tuple(options.variant or ())
     if kinds:
         builds = [b for b in builds if b.kind == "noarch" or b.string.startswith(kinds)]
     if not builds:
-        parser_error(f"no variant begins with {' or '.join(kinds)}")
+        wrong(f"no variant begins with {' or '.join(kinds)}")
     return recipes.in_build_order(builds)
 
 
@@ -128,7 +141,7 @@ def offline_channel(options: argparse.Namespace, builds: list) -> tuple[list, li
     from shipping import recipes, standins
 
     pythons = {f"{sys.version_info.major}.{sys.version_info.minor}": PYTHON}
-    for version in options.python:
+    for version in set(options.python) - set(pythons):
         pythons[version] = standins.environment(version, recipes.required(builds))
     able = []
     for build in builds:
@@ -138,7 +151,6 @@ def offline_channel(options: argparse.Namespace, builds: list) -> tuple[list, li
         else:
             able.append(build)
     folder = options.out / "standins"
-    shutil.rmtree(folder, ignore_errors=True)
     if able and not options.dry_run:
         packages = standins.make_channel(
             folder, list(pythons.values()), recipes.required(able), standins.COMPILER_CACHE
@@ -148,17 +160,91 @@ def offline_channel(options: argparse.Namespace, builds: list) -> tuple[list, li
     return able, [str(folder)], with_torch
 
 
-def python_files(options: argparse.Namespace, names: set[str]) -> list[Path]:
-    """An sdist and, from it alone, a wheel of each package."""
+def claim(folder: Path) -> TextIO:
+    """Lock and empty `folder`; exits where it is not a release's, or in use by another.
+
+    The file that is returned holds the lock for as long as it is open.
+    """
+    own = {*FOLDERS, *FILES, *(f"{name}.part" for name in FILES), LOCK}
+    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if strange := sorted(present - own):
+        wrong(f"--out {folder} holds {strange[0]}, which is no release's: name another")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / LOCK).open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        wrong(f"--out {folder} is being filled by another release")
+    for name in FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in FILES:  # a release that breaks off leaves no manifest, not that of the one before
+        (folder / name).unlink(missing_ok=True)
+    return lock
+
+
+def python_files(options: argparse.Namespace, names: set[str]) -> tuple[list[Path], list[str]]:
+    """An sdist and, from it alone, a wheel of each package; and what failed, as sentences."""
     from shipping import wheels
 
-    made = []
+    made, failed = [], []
     for package in workspace.packages([name for name in workspace.SIX if name in names]):
         say(f"wheel: {package.name}")
         scratch = options.out / "work" / f"sdist-{package.name}"
         shutil.rmtree(scratch, ignore_errors=True)
-        made += wheels.build_from_sdist(package.folder, options.out / "python", scratch)
-    return made
+        try:
+            made += wheels.build_from_sdist(package.folder, options.out / "python", scratch)
+        except (RuntimeError, OSError) as error:
+            failed.append(f"sdist and wheel of {package.name}: {error}")
+            say(f"    failed: {error}")
+    return made, failed
+
+
+def plan(options: argparse.Namespace, builds: list) -> tuple[list, list[str], set[str] | None]:
+    """Show what will be built; the builds, their channels, and the only Pythons with torch."""
+    say(f"plan: {len(builds)} builds, in this order")
+    sources, with_torch = options.channel or ["conda-forge"], None
+    if options.offline:
+        builds, sources, with_torch = offline_channel(options, builds)
+    for build in builds:
+        say(f"    {build.file_name:60} {build.subdir}")
+    return builds, sources, with_torch
+
+
+def release(options: argparse.Namespace, builds: list) -> int:
+    """Build, describe and, if told to, publish; returns the exit code."""
+    from shipping import channel, upload
+
+    builds, sources, with_torch = plan(options, builds)
+    made = channel.Release(options.out, sources, fresh_cache=options.offline)
+
+    def tested(build) -> bool:
+        possible = with_torch is None or build.python is None or build.python in with_torch
+        return possible and not options.no_test
+
+    failed = channel.build_all(made, builds, say, tested)
+    files, without = [], []
+    if not options.no_wheels:
+        files, without = python_files(options, {build.name for build in builds})
+    names = [text.splitlines()[0] for text in [*failed, *without]]
+    manifest = made.write_manifest(files, tested=all(map(tested, builds)), failed=names)
+    for name in ("work", "unpacked"):
+        shutil.rmtree(options.out / name, ignore_errors=True)
+    say(f"{len(made.artifacts)} packages, {len(names)} failed: {options.out}/manifest.json")
+    for reason in manifest["objections"]:
+        say(f"not publishable: {reason}")
+    if names:
+        return 1
+    if options.upload:
+        if manifest["objections"]:
+            say("not uploaded")
+            return 3
+        try:
+            upload.upload([artifact.path for artifact in made.artifacts], options.upload, say)
+        except RuntimeError as error:
+            say(str(error))
+            return 3
+        say(f"uploaded {len(made.artifacts)} packages to {options.upload}")
+    return 0
 
 
 def main() -> int:
@@ -166,57 +252,30 @@ def main() -> int:
     if Path(sys.prefix).resolve() != workspace.VENV.resolve():
         workspace.ensure_environment(workspace.packages())
         os.execv(PYTHON, [str(PYTHON), *sys.argv])
-    from shipping import channel, upload
+    from shipping import upload
 
-    if options.upload:
-        try:
+    try:
+        if options.upload:
             upload.target(options.upload)
-        except ValueError as error:
-            say(str(error))
-            return 2
-    options.out = options.out.resolve()
-    agreed = agreement(options.package)
+    except ValueError as error:
+        wrong(str(error))
     builds = chosen(options)
-    sources = options.channel or ["conda-forge"]
-    say(f"plan: {len(builds)} builds, in this order")
-    with_torch = None
-    if options.offline:
-        builds, sources, with_torch = offline_channel(options, builds)
-    for build in builds:
-        say(f"    {build.file_name:60} {build.subdir}")
-    if options.dry_run:
-        return 0 if agreed else 1
-    if not agreed:
-        say("nothing was built: what is released must agree first")
+    agreed = agreement(options.package)
+    try:
+        if options.dry_run:
+            plan(options, builds)
+            return 0 if agreed else 1
+        if not agreed:
+            say("nothing was built: what is released must agree first")
+            return 1
+        with claim(options.out):
+            return release(options, builds)
+    except RuntimeError as error:  # of the stand-ins: a Python, a wheel, a compiler that is missing
+        say(f"failed: {error}")
         return 1
-
-    for name in ("cache", "channel", "logs", "unpacked", "work", "python"):
-        shutil.rmtree(options.out / name, ignore_errors=True)
-    release = channel.Release(options.out, sources, fresh_cache=options.offline)
-
-    def tested(build) -> bool:
-        possible = with_torch is None or build.python is None or build.python in with_torch
-        return possible and not options.no_test
-
-    failed = channel.build_all(release, builds, say, tested)
-    made = [] if options.no_wheels else python_files(options, {build.name for build in builds})
-    manifest = release.write_manifest(made)
-    for name in ("work", "unpacked"):
-        shutil.rmtree(options.out / name, ignore_errors=True)
-    say(f"{len(release.artifacts)} packages, {len(failed)} failed: {options.out}/manifest.json")
-    for text in failed:
-        say(f"failed: {text.splitlines()[0]}")
-    if not manifest["publishable"]:
-        say("not publishable: built from stand-ins")
-    if failed:
-        return 1
-    if options.upload:
-        if found := upload.objections(manifest, tested=not options.no_test):
-            say("not uploaded:\n    " + "\n    ".join(found))
-            return 3
-        upload.upload([artifact.path for artifact in release.artifacts], options.upload)
-        say(f"uploaded {len(release.artifacts)} packages to {options.upload}")
-    return 0
+    except KeyboardInterrupt:
+        say(f"interrupted: {options.out} has no manifest and is no release")
+        return 130
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 
 import pytest
 import workspace
@@ -10,8 +11,8 @@ import yaml
 from shipping import artifacts, upload
 from shipping.artifacts import Artifact
 
-SITE = "lib/python3.11/site-packages/tiny_lib"
-WORK = "/build/bld/rattler-build_tiny-lib"
+SITE = "lib/python3.11/site-packages/spconv_lite"
+WORK = "/build/bld/rattler-build_spconv-lite"
 
 
 class Package:
@@ -19,12 +20,14 @@ class Package:
 
     def __init__(self, folder):
         self.folder = folder / "unpacked"
-        self.archive = folder / "tiny-lib-0.1.0-cpu_py311h0_0.conda"
+        self.archive = folder / "spconv-lite-0.1.0-cpu_py311h0_0.conda"
         self.archive.write_bytes(b"PK")
         self.paths = []
         (self.folder / "info" / "licenses").mkdir(parents=True)
         (self.folder / "info" / "licenses" / "LICENSE").write_text("the licence")
-        self.info("index.json", {"name": "tiny-lib", "license": "BSD-3-Clause", "build": "cpu_0"})
+        self.info(
+            "index.json", {"name": "spconv-lite", "license": "BSD-3-Clause", "build": "cpu_0"}
+        )
         self.host = [{"name": "python", "build": "h1_cpython", "channel": "conda-forge"}]
         self.add(f"{SITE}/__init__.py", b"import os\n")
         self.add(f"{SITE}/py.typed", b"")
@@ -98,10 +101,46 @@ def test_a_path_of_the_build_machine_in_any_byte(package, path):
 def test_the_prefix_is_accepted_where_conda_rewrites_it_as_text_only(package):
     prefix = f"{WORK}/host_prefix"
     line = f"#!{prefix}/bin/python\n".encode()
-    package.add("bin/tiny-lib", line, prefix_placeholder=prefix, file_mode="text")
+    package.add("bin/spconv-lite", line, prefix_placeholder=prefix, file_mode="text")
     assert package.complaints() == ""
     package.add(f"{SITE}/x.so", line, prefix_placeholder=prefix, file_mode="binary")
     assert "the build prefix is in the binary" in package.complaints()
+
+
+def test_a_link_out_of_the_package(package):
+    package.add(f"{SITE}/inside.py", b"")
+    (package.folder / SITE / "inside.py").unlink()
+    (package.folder / SITE / "inside.py").symlink_to("__init__.py")
+    assert package.complaints() == ""
+    (package.folder / SITE / "inside.py").unlink()
+    (package.folder / SITE / "inside.py").symlink_to("/etc/hosts")
+    assert f"{SITE}/inside.py is a link to /etc/hosts" in package.complaints()
+
+
+@pytest.fixture
+def program(package):
+    """The built FFmpeg in the small: a program that knows its prefix, and a licence of its own."""
+    package.info("index.json", {"name": "ffmpeg-gpu", "license": "GPL-3.0-or-later", "build": "h0"})
+    licences = package.folder / "info" / "licenses"
+    (licences / "LICENSE").rename(licences / "COPYING.GPLv3")
+    package.paths = []
+    prefix = f"{WORK}/host_prefix"
+    data = b"\0--prefix=" + prefix.encode() + b"\0"
+    package.add("bin/ffmpeg", data, prefix_placeholder=prefix, file_mode="binary")
+    package.archive.write_bytes(bytes(artifacts.SIZE_LIMIT + 1))
+    return package
+
+
+def test_the_built_ffmpeg_is_no_python_package_and_may_know_its_prefix(program):
+    assert program.complaints() == ""
+
+
+def test_the_built_ffmpeg_needs_a_licence_and_knows_no_other_path_of_the_build(program):
+    shutil.rmtree(program.folder / "info" / "licenses")
+    program.add("lib/libavutil.so", f"{WORK}/work_dir/libavutil".encode())
+    said = program.complaints()
+    assert "no licence in info/licenses" in said
+    assert "a path of the build machine in lib/libavutil.so" in said
 
 
 def compiled(folder, *flags):
@@ -147,13 +186,64 @@ def test_stand_ins_and_local_channels_are_recognised(package):
 
 
 def test_a_release_that_is_not_finished_is_not_uploaded():
-    manifest = {"version": "99.0", "packages": [], "uncommitted_changes": True}
-    said = "\n".join(upload.objections(manifest, tested=False))
-    for reason in ("uncommitted changes", "tests were skipped", "## 99.0 (", "nothing was built"):
+    manifest = {"version": "99.0", "commit": "", "packages": [], "uncommitted_changes": True}
+    said = "\n".join(upload.objections(manifest | {"tested": False, "failed": ["x-1.conda"]}))
+    for reason in (
+        "no commit",
+        "uncommitted changes",
+        "tests were skipped",
+        "## 99.0 (",
+        "nothing was built",
+        "failed: x-1.conda",
+    ):
         assert reason in said
 
 
-@pytest.mark.parametrize("text", ["", "somewhere", "ftp:x", "prefix:"])
+@pytest.mark.parametrize("text", ["", "somewhere", "ftp:x", "prefix:", "quetz:channel", "quetz:x/"])
 def test_an_upload_target_must_name_a_kind_and_a_place(text):
     with pytest.raises(ValueError, match="expected anaconda:OWNER"):
         upload.target(text)
+
+
+def test_an_upload_needs_its_key_before_anything_is_built(monkeypatch):
+    monkeypatch.delenv("PREFIX_API_KEY", raising=False)
+    with pytest.raises(ValueError, match="set PREFIX_API_KEY"):
+        upload.target("prefix:channel")
+
+
+SERVER = """
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        for size in iter(lambda: int(self.rfile.readline(), 16), 0):
+            self.rfile.read(size + 2)
+        print(self.path.split("?")[0], self.headers["x-api-key"], flush=True)
+        self.send_response(409 if "second" in self.path else 200)
+        self.end_headers()
+    def log_message(self, *_): ...
+server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+def test_packages_are_sent_with_the_key_and_what_was_not_sent_is_named(tmp_path, monkeypatch):
+    # in a process of its own: rattler_build holds the GIL while it sends
+    server = subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True)
+    try:
+        place = f"quetz:http://127.0.0.1:{server.stdout.readline().strip()}/mine"
+        monkeypatch.setenv("QUETZ_API_KEY", "the key")
+        files = [tmp_path / f"{name}-1-0.conda" for name in ("first", "second", "third")]
+        for file in files:
+            file.write_bytes(b"PK")
+        said = []
+        with pytest.raises(RuntimeError, match="1 of 3 packages were uploaded") as failure:
+            upload.upload(files, place, said.append)
+        assert [line.split() for line in said] == [["uploaded", "first-1-0.conda"]]
+        assert str(files[0]) not in str(failure.value)
+        assert all(str(file) in str(failure.value) for file in files[1:])
+        line = server.stdout.readline()
+        assert line == "/api/channels/mine/upload/first-1-0.conda the key\n"
+    finally:
+        server.kill()
+        server.wait()

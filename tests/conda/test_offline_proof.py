@@ -8,7 +8,7 @@ import json
 
 import pytest
 import workspace
-from shipping import artifacts, upload
+from shipping import artifacts
 
 NAME = "spconv-lite"
 MODULE = NAME.replace("-", "_")
@@ -16,7 +16,11 @@ MODULE = NAME.replace("-", "_")
 
 @pytest.fixture(scope="module")
 def build(find_variant, own_version):
-    return find_variant(NAME, "cpu", own_version if own_version in ("3.10", "3.11") else "3.12")
+    if own_version not in ("3.10", "3.11", "3.12"):
+        pytest.skip(
+            f"no recipe is built with Python {own_version}: run the tests with 3.10 to 3.12"
+        )
+    return find_variant(NAME, "cpu", own_version)
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +69,13 @@ def test_its_main_function_runs_from_the_prefix(prefix, build):
 
 def test_such_a_build_is_marked_and_can_not_be_published(proof, artifact):
     assert any("python" in line for line in artifacts.built_with_standins(artifact))
-    manifest = proof.release.write_manifest([])
+    manifest = proof.release.write_manifest([], tested=True)
     assert not manifest["publishable"]
-    assert any("stand-ins" in text for text in upload.objections(manifest, tested=True))
+    assert any("stand-ins" in text for text in manifest["objections"])
 
 
 def test_manifest_checksums_and_sbom_describe_the_files(proof, artifact):
-    proof.release.write_manifest([])
+    proof.release.write_manifest([], tested=True)
     digest = hashlib.sha256(artifact.path.read_bytes()).hexdigest()
     (line,) = (proof.folder / "SHA256SUMS").read_text().splitlines()
     assert line == f"{digest}  {artifact.path.relative_to(proof.folder)}"

@@ -83,13 +83,16 @@ def built_with_standins(artifact: Artifact) -> list[str]:
 
 def complaints(artifact: Artifact) -> list[str]:
     """All that is wrong with the package, as sentences; empty when it may be released."""
-    found = [
-        *_size(artifact),
-        *_contents(artifact),
-        *_build_paths(artifact),
-        *(text for name in artifact.names for text in _dynamic_section(artifact, name)),
-    ]
+    found = [*_licence(artifact), *_build_paths(artifact)]
+    found += [text for name in artifact.names for text in _dynamic_section(artifact, name)]
+    if _is_ours(artifact):
+        found += [*_size(artifact), *_contents(artifact)]
     return [f"{artifact.path.name}: {text}" for text in found]
+
+
+def _is_ours(artifact: Artifact) -> bool:
+    """One of the six Python packages; the FFmpeg that one of them describes is another matter."""
+    return artifact.index["name"] in workspace.SIX
 
 
 def _size(artifact: Artifact) -> list[str]:
@@ -99,12 +102,21 @@ def _size(artifact: Artifact) -> list[str]:
     return [f"{size / 1e6:.1f} MB, the limit is {SIZE_LIMIT / 1e6:.0f} MB"]
 
 
-def _contents(artifact: Artifact) -> list[str]:
+def _licence(artifact: Artifact) -> list[str]:
     found = []
-    if not (artifact.folder / "info" / "licenses" / "LICENSE").exists():
+    folder = artifact.folder / "info" / "licenses"
+    files = [path.name for path in folder.rglob("*")] if folder.is_dir() else []
+    if _is_ours(artifact) and "LICENSE" not in files:
         found.append("no LICENSE in info/licenses")
+    elif not files:
+        found.append("no licence in info/licenses")
     if not artifact.index.get("license"):
         found.append("no licence in its index.json")
+    return found
+
+
+def _contents(artifact: Artifact) -> list[str]:
+    found = []
     module = artifact.index["name"].replace("-", "_")
     if not any(name.endswith(f"site-packages/{module}/py.typed") for name in artifact.names):
         found.append("no py.typed")
@@ -119,7 +131,8 @@ def _contents(artifact: Artifact) -> list[str]:
 def _build_paths(artifact: Artifact) -> list[str]:
     """Absolute paths of the build in the bytes of installed files.
 
-    A path that conda rewrites at installation (`prefix_placeholder`) is accepted in text only.
+    A path that conda rewrites at installation (`prefix_placeholder`) is accepted, in a binary file
+    of ours not: none of them needs to know where it is.
     """
     directories = artifact.rendered["build_configuration"]["directories"]
     prefix = directories["host_prefix"]
@@ -129,9 +142,14 @@ def _build_paths(artifact: Artifact) -> list[str]:
     pattern = "|".join([*map(re.escape, needles), rf"{temporary}(tmp|pip-)\w+"]).encode()
     found = []
     for entry in artifact.paths:
-        data = (artifact.folder / entry["_path"]).read_bytes()
+        file = artifact.folder / entry["_path"]
+        if file.is_symlink():
+            if os.path.isabs(target := os.readlink(file)):
+                found.append(f"{entry['_path']} is a link to {target}")
+            continue  # what a relative one leads to is looked at itself
+        data = file.read_bytes()
         if entry.get("prefix_placeholder"):
-            if entry.get("file_mode") == "binary":
+            if entry.get("file_mode") == "binary" and _is_ours(artifact):
                 found.append(f"the build prefix is in the binary {entry['_path']}")
             data = data.replace(prefix.encode(), b"")
         if match := re.search(pattern, data):
@@ -143,6 +161,8 @@ def _build_paths(artifact: Artifact) -> list[str]:
 def _dynamic_section(artifact: Artifact, name: str) -> list[str]:
     """Libraries that an ELF file needs, and where it looks for them: inside the prefix."""
     path = artifact.folder / name
+    if path.is_symlink():
+        return []
     with path.open("rb") as file:
         if file.read(4) != b"\x7fELF":
             return []
@@ -151,7 +171,7 @@ def _dynamic_section(artifact: Artifact, name: str) -> list[str]:
     ).stdout
     found = []
     for library in re.findall(r"\(NEEDED\).*\[(.*)\]", said):
-        if not LIBRARIES.fullmatch(library):
+        if _is_ours(artifact) and not LIBRARIES.fullmatch(library):
             found.append(f"{name} needs the library {library}")
     for places in re.findall(r"\((?:RPATH|RUNPATH)\).*\[(.*)\]", said):
         for place in filter(None, places.split(":")):

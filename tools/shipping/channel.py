@@ -6,19 +6,20 @@ import datetime
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version as installed
 from pathlib import Path
 
 import workspace
 
-from shipping import artifacts
+from shipping import artifacts, upload
 from shipping.artifacts import Artifact
 from shipping.rattler_child import call
 from shipping.recipes import VARIANTS, Build
@@ -37,6 +38,7 @@ class Release:
         self.sources = sources
         self.cache = {"RATTLER_CACHE_DIR": str(folder / "cache")} if fresh_cache else {}
         self.artifacts: list[Artifact] = []
+        self.commit, self.clean = _commit(), _is_clean()
         for name in ("channel/linux-64", "channel/noarch", "logs"):
             (folder / name).mkdir(parents=True, exist_ok=True)
 
@@ -59,12 +61,13 @@ class Release:
                 test=test,
             )
             (package,) = map(Path, answer["packages"])
-            kept = self.channel / build.subdir / package.name
-            shutil.copyfile(package, kept)
-        artifact = Artifact.unpack(kept, self.folder / "unpacked" / stem)
-        if found := artifacts.complaints(artifact):
-            kept.unlink()
-            raise RuntimeError("not fit for release:\n  " + "\n  ".join(found))
+            built = Artifact.unpack(package, self.folder / "unpacked" / stem)
+            if found := artifacts.complaints(built):
+                raise RuntimeError("not fit for release:\n  " + "\n  ".join(found))
+            aside = self.folder / "unpacked" / package.name  # what is in the channel is whole
+            shutil.copyfile(package, aside)
+            kept = aside.replace(self.channel / build.subdir / package.name)
+        artifact = Artifact(kept, built.folder)
         self.artifacts.append(artifact)
         return artifact
 
@@ -93,22 +96,31 @@ class Release:
             raise RuntimeError(answer["error"])
         return answer["records"]
 
-    def write_manifest(self, extra_files: list[Path]) -> dict:
-        """manifest.json, SHA256SUMS and sbom.cdx.json beside the index; returns the manifest."""
+    def write_manifest(
+        self, extra_files: list[Path], *, tested: bool, failed: Sequence[str] = ()
+    ) -> dict:
+        """manifest.json, SHA256SUMS and sbom.cdx.json beside the index; returns the manifest.
+
+        `tested` says whether all recipe tests were run; `failed` names what could not be built.
+        """
+        unchanged = self.clean and _is_clean() and _commit() == self.commit
         manifest = {
             "version": (workspace.ROOT / "VERSION").read_text().strip(),
-            "commit": _git("rev-parse", "HEAD"),
-            "uncommitted_changes": bool(_git("status", "--porcelain", "--", *PACKED)),
+            "commit": self.commit,
+            "uncommitted_changes": not unchanged,
             "built": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "tool": f"py-rattler-build {installed('py-rattler-build')}",
             "channels": self.sources,
-            "publishable": not any(map(artifacts.built_with_standins, self.artifacts)),
+            "tested": tested,
+            "failed": list(failed),
             "packages": [_entry(artifact) for artifact in self.artifacts],
             "python": [
                 {"file": path.name, "size": path.stat().st_size, "sha256": _sha256(path)}
                 for path in extra_files
             ],
         }
+        manifest["objections"] = upload.objections(manifest)
+        manifest["publishable"] = not manifest["objections"]
         _write(self.folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
         files = [artifact.path for artifact in self.artifacts] + extra_files
         lines = [f"{_sha256(path)}  {path.relative_to(self.folder)}\n" for path in files]
@@ -133,14 +145,14 @@ def build_all(
         say(f"[{number}/{len(builds)}] {build.file_name}")
         try:
             artifact = release.build(build, test=tested(build))
-        except RuntimeError as error:
+            release.index()
+        except (RuntimeError, OSError) as error:  # OSError: a full disk, a program that is missing
             failed.append(f"{build.file_name}: {error}")
             say(f"    failed: {error}")
             continue
         size, seconds = artifact.path.stat().st_size, time.monotonic() - started
         done = "built and tested" if tested(build) else "built, not tested,"
         say(f"    {size / 1000:.0f} kB, {done} in {seconds:.0f} s")
-        release.index()
     return failed
 
 
@@ -152,6 +164,8 @@ def _work_folder(stem: str) -> Iterator[Path]:
     with one path, the same commit gives the same bytes.
     """
     WORK.mkdir(parents=True, exist_ok=True)
+    if WORK.stat().st_uid != os.getuid():
+        raise RuntimeError(f"{WORK} belongs to somebody else: set TMPDIR to a folder of your own")
     with (WORK / f"{stem}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         folder = WORK / stem
@@ -224,7 +238,18 @@ def _entry(artifact: Artifact) -> dict:
     }
 
 
+def _commit() -> str:
+    """The commit that is checked out; empty outside a git checkout."""
+    return _git("rev-parse", "HEAD")
+
+
+def _is_clean() -> bool:
+    return not _git("status", "--porcelain", "--", *PACKED)
+
+
 def _git(*arguments: str) -> str:
+    if not shutil.which("git"):
+        return ""
     command = ["git", *arguments]
     done = subprocess.run(command, cwd=workspace.ROOT, capture_output=True, text=True)
     return done.stdout.strip()

@@ -23,25 +23,23 @@ def call(
 ) -> Any:
     """Run one of the tasks below in a child process and return its answer.
 
-    What the child prints goes to the file `log` where one is given. Raises RuntimeError with the
-    end of that text when there is no answer.
+    What the child prints goes to the file `log` where one is given, as it is said. Raises
+    RuntimeError with the end of that text when there is no answer.
     """
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder, "answer.json")
         asked = Path(folder, "request.json")
         asked.write_text(json.dumps({"task": task, **request}))
-        done = subprocess.run(
-            [sys.executable, __file__, asked, answer],
-            env=os.environ | (environment or {}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        if log:
-            log.write_text(done.stdout)
+        said = log or Path(folder, "said.txt")
+        with said.open("w") as file:
+            subprocess.run(
+                [sys.executable, __file__, asked, answer],
+                env=os.environ | (environment or {}),
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
         if not answer.exists():
-            end = "\n".join(done.stdout.splitlines()[-60:])
+            end = "\n".join(said.read_text(errors="replace").splitlines()[-60:])
             where = f" (all of it: {log})" if log else ""
             raise RuntimeError(f"{task} failed{where}:\n{end}")
         return json.loads(answer.read_text())

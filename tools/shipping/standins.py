@@ -167,9 +167,16 @@ def interpreter(version: str) -> str | None:
     for folder in folders:
         found += sorted(map(str, folder.glob(f"*{version}*/bin/{name}")))
     for path in filter(None, found):  # a version manager's command may be there and not start
-        if subprocess.run([path, "-c", ""], capture_output=True).returncode == 0:
+        if _starts(path):
             return path
     return None
+
+
+def _starts(program: Path | str) -> bool:
+    try:
+        return subprocess.run([program, "-c", ""], capture_output=True).returncode == 0
+    except OSError:
+        return False
 
 
 def environment(version: str, wanted: set[str]) -> Path:
@@ -191,17 +198,18 @@ def environment(version: str, wanted: set[str]) -> Path:
     python = folder / "bin" / "python"
     stamp = folder / "wheels.json"
     present = json.loads(stamp.read_text()) if stamp.exists() else []
-    if set(wheels) <= set(present):
+    if set(wheels) <= set(present) and _starts(python):
         return python
+    wheels = sorted({*wheels, *present})
     for command in (
-        [program, "-m", "venv", folder],
+        [program, "-m", "venv", "--clear", folder],
         [python, "-m", "pip", "install", "--quiet", "-c", workspace.CONSTRAINTS, *wheels],
     ):
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             said = (done.stdout + done.stderr).strip().splitlines()[-1:]
             raise RuntimeError(f"no environment with {program}: {' '.join(said)}")
-    stamp.write_text(json.dumps(sorted({*present, *wheels})))
+    stamp.write_text(json.dumps(wheels))
     return python
 
 
@@ -254,11 +262,14 @@ def _environment(python: Path, wanted: set[str]) -> list[StandIn]:
         if dist not in packed:
             packed[dist] = _wheel(dist, by_dist, found, minor)
             waiting += [need for need in found["dists"][dist]["needs"] if need in by_dist]
+    itself = _python(found, minor)
+    if "torch" not in found["dists"]:  # the solver takes such a Python only where no other will do
+        itself.more["track_features"] = f"{MARK}_without_torch"
     if "pytorch" in wanted and "torch" not in found["dists"]:
         tag = f"py{minor.replace('.', '')}"
         build = f"cpu_{MARK}_empty_{tag}_0"  # lets the solver go on; nothing can import it
         packed["torch"] = [StandIn("pytorch", "2.13.0", build, depends=[f"python {minor}.*"])]
-    return [_python(found, minor), *(one for each in packed.values() for one in each)]
+    return [itself, *(one for each in packed.values() for one in each)]
 
 
 def _wheel(dist: str, by_dist: dict[str, str], found: dict, minor: str) -> list[StandIn]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import workspace
@@ -13,15 +15,19 @@ KINDS = {
 }
 
 
-def objections(manifest: dict, *, tested: bool) -> list[str]:
+def objections(manifest: dict) -> list[str]:
     """Why this release must not be published, as sentences."""
     found = []
     marked = [entry["file"] for entry in manifest["packages"] if entry["standins"]]
     if marked:
         found.append(f"built from stand-ins or a local channel: {', '.join(marked)}")
+    if not manifest["commit"]:
+        found.append("built outside a git checkout: no commit says what it was built from")
     if manifest["uncommitted_changes"]:
         found.append("built from a tree with uncommitted changes")
-    if not tested:
+    if manifest["failed"]:
+        found.append(f"failed: {', '.join(manifest['failed'])}")
+    if not manifest["tested"]:
         found.append("its recipe tests were skipped")
     heading = f"## {manifest['version']} ("
     changelog = (workspace.ROOT / "CHANGELOG.md").read_text()
@@ -36,23 +42,45 @@ def objections(manifest: dict, *, tested: bool) -> list[str]:
 
 
 def target(text: str) -> tuple[str, str]:
-    """`kind`, `place` of an upload target. Raises ValueError that names the forms."""
+    """`kind`, `place` of an upload target that there is a key for. Raises ValueError otherwise."""
     kind, _, place = text.partition(":")
-    if kind not in KINDS or not place:
+    url, _, channel = place.rpartition("/")
+    if kind not in KINDS or not place or (kind == "quetz" and not (channel and "://" in url)):
         raise ValueError(f"upload to {text!r}: expected {'; '.join(KINDS.values())}")
+    if not os.environ.get(_key_name(kind)):
+        raise ValueError(f"upload to {text!r}: set {_key_name(kind)} to the key of the channel")
     return kind, place
 
 
-def upload(files: list[Path], to: str) -> None:
-    """Send the packages; keys come from the environment, as rattler-build documents them."""
+def upload(files: list[Path], to: str, say: Callable[[str], None]) -> None:
+    """Send the packages one by one. Raises RuntimeError that names what was not sent."""
+    for number, path in enumerate(files):
+        try:
+            _send(path, to)
+        except Exception as error:  # of rattler-build, and whatever the network does to it
+            rest = "\n    ".join(map(str, files[number:]))
+            raise RuntimeError(
+                f"{number} of {len(files)} packages were uploaded; not these, for {error}:\n"
+                f"    {rest}\nSend them with `rattler-build upload` or the like: built again they "
+                "would have other bytes than what was uploaded"
+            ) from error
+        say(f"    uploaded {path.name}")
+
+
+def _send(path: Path, to: str) -> None:
     import rattler_build as rb
 
     kind, place = target(to)
-    names = [str(path) for path in files]
+    key = os.environ[_key_name(kind)]
     if kind == "anaconda":
-        rb.upload_package_to_anaconda(names, place)
+        rb.upload_package_to_anaconda([str(path)], place, api_key=key)
     elif kind == "prefix":
-        rb.upload_package_to_prefix(names, "https://prefix.dev", place)
+        rb.upload_package_to_prefix([str(path)], "https://prefix.dev", place, api_key=key)
     else:
-        url, _, name = place.rpartition("/")
-        rb.upload_package_to_quetz(names, url, name)
+        url, _, channel = place.rpartition("/")
+        rb.upload_package_to_quetz([str(path)], url, channel, api_key=key)
+
+
+def _key_name(kind: str) -> str:
+    """The environment variable that holds the key; rattler_build itself does not read it."""
+    return f"{kind.upper()}_API_KEY"
