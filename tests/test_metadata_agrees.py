@@ -1,12 +1,14 @@
 """VERSION, pyproject files, recipes, environments and pins say the same thing."""
 
 import re
+from pathlib import Path
 
 import pytest
 import workspace
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from shipping import recipes
 from support import pyproject
 
 ROOT = workspace.ROOT
@@ -73,20 +75,57 @@ def test_no_source_repeats_the_version(package):
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
-def test_the_recipe_has_the_version_and_the_ranges_of_pyproject(package):
+def test_the_recipe_has_the_name_and_the_version_of_the_package(package):
     text = (ROOT / "recipes" / package.name / "recipe.yaml").read_text()
     recipe = yaml.safe_load(re.sub(r"\$\{\{.*?\}\}", "TEMPLATE", text))
     assert recipe["schema_version"] == 1
     assert recipe["context"]["version"] == VERSION
     assert recipe["context"]["name"] == package.name
-    run = [item for item in recipe["requirements"]["run"] if isinstance(item, str)]
-    names = {line.split()[0] for line in run}
-    for line in pyproject(package)["project"]["dependencies"]:
-        requirement = Requirement(line)
-        if requirement.marker is not None:
-            continue
-        name = {"torch": "pytorch", "opencv-python": "opencv"}.get(requirement.name)
-        assert (name or canonicalize_name(requirement.name)) in names, f"{line} is not in run"
+
+
+# what conda-forge calls otherwise, or what is another thing there
+CONDA = {"torch": "pytorch", "opencv-python": "opencv"}
+C_LIBRARY = {
+    "meshoptimizer"
+}  # pip's wheel is versioned apart from the library that conda-forge has
+
+
+def conda_line(requirement: Requirement) -> str:
+    name = CONDA.get(requirement.name, canonicalize_name(requirement.name))
+    return f"{name} {requirement.specifier}"
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
+def test_every_build_has_the_ranges_of_pyproject(package):
+    data = pyproject(package)
+    for build in recipes.render(package.name):
+        for section, lines in (
+            ("run", data["project"]["dependencies"]),
+            ("host", data["build-system"]["requires"]),
+        ):
+            present = build.requirements(section)
+            for requirement in map(Requirement, lines):
+                if requirement.name in C_LIBRARY:
+                    assert requirement.name in {line.split()[0] for line in present}
+                else:
+                    assert conda_line(requirement) in present, build.string
+        if build.noarch:
+            assert f"python {data['project']['requires-python']}" in build.requirements("run")
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
+def test_the_recipe_has_licence_summary_and_commands_of_pyproject(package):
+    project = pyproject(package)["project"]
+    for build in recipes.render(package.name):
+        about = build.recipe["about"]
+        assert about["license"] == project["license"]
+        assert about["summary"] == project["description"]
+        packed = about["license_file"]
+        packed = [packed] if isinstance(packed, str) else packed
+        assert sorted(Path(file).name for file in packed) == sorted(project["license-files"])
+        if build.noarch:  # in a native package pip writes them, where the recipe says nothing
+            commands = [f"{name} = {entry}" for name, entry in project["scripts"].items()]
+            assert build.recipe["build"]["python"]["entry_points"] == commands
 
 
 def test_torch_has_one_floor_everywhere():

@@ -1,8 +1,12 @@
 """Every recipe renders from the one pin file: variants, build strings and requirements."""
 
+import shutil
+import subprocess
+
 import pytest
 import workspace
 from shipping import recipes
+from support import pyproject, tomllib
 
 PACKAGES = workspace.packages()
 
@@ -44,5 +48,20 @@ def test_a_pure_package_is_one_noarch_build(package):
 def test_every_recipe_tests_import_and_main_function(package):
     for recipe in render(package):
         kinds = [set(test) for test in recipe["tests"]]
-        assert any("python" in kind for kind in kinds), "no import test with pip check"
+        (python,) = (test["python"] for test in recipe["tests"] if "python" in test)
+        assert package.import_name in python["imports"]
+        assert python.get("pip_check", True)
         assert any("script" in kind for kind in kinds), "no test of the main function"
+
+
+def test_nanite_cull_asks_pip_for_nothing_that_conda_forge_has_as_a_c_library(tmp_path):
+    package = workspace.Package("nanite-cull")
+    copy = tmp_path / "packages" / package.name / "pyproject.toml"
+    copy.parent.mkdir(parents=True)
+    shutil.copy(package.folder / "pyproject.toml", copy)
+    lines = render(package)[0]["build"]["script"]["content"]
+    (edit,) = (line for line in lines if line.startswith("sed "))
+    subprocess.run(["sh", "-c", edit], cwd=tmp_path, check=True)
+    before = pyproject(package)["project"]["dependencies"]
+    after = tomllib.loads(copy.read_text())["project"]["dependencies"]
+    assert after == [line for line in before if not line.startswith("meshoptimizer")] != before
