@@ -8,6 +8,7 @@ import workspace
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 from shipping import recipes
 from support import pyproject
 
@@ -159,6 +160,23 @@ def test_environments_repeat_the_pins_of_the_variants():
     assert gpu["cuda-version"] == ["13.0.*"]
     assert gpu["libcudnn"] == pinned["cudnn"]
     assert set(pins("environment.yml")) <= set(gpu)
+
+
+def least(constraint: str = "") -> Version:
+    return Version(constraint.removeprefix(">=") or "0")
+
+
+@pytest.mark.parametrize("name", ["environment.yml", "environment-gpu.yml"])
+def test_an_environment_holds_what_every_package_is_built_and_run_with(name):
+    environment = pins(name)
+    for package in PACKAGES:
+        for build in recipes.render(package.name):
+            if build.kind in ("cpu", "noarch"):
+                for line in build.requirements("host") + build.requirements("run"):
+                    needed, *floor = line.split()
+                    if needed not in ("python", "python-abi3"):
+                        (given, *_) = environment[needed]
+                        assert least(given) >= least(*floor), line
 
 
 def test_constraints_satisfy_every_range():
