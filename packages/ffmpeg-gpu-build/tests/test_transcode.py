@@ -15,12 +15,15 @@ from ffmpeg_gpu_build import (
     FfmpegError,
     HardwareError,
     checks,
+    media,
     probe,
     read_frames,
+    session,
     transcode,
     transcode_folder,
 )
 from ffmpeg_gpu_build.ffmpeg import Ffmpeg
+from ffmpeg_gpu_build.frames import _decoding
 from ffmpeg_gpu_build.pipeline import plan_pipeline, proof
 from ffmpeg_gpu_build.verdict import Verdict
 
@@ -213,6 +216,122 @@ def test_audio_that_does_not_fit_the_container_is_encoded_and_said(ffmpeg, tmp_p
     assert probe(tmp_path / "b.mp4").audio == ()
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "holds"),
+    [
+        ("a.mov", "av1", "h264 or hevc"),  # SVT-AV1 1.4 never ends after the refused header
+        ("a.avi", "hevc", "h264 or av1 or vp9"),  # read back as raw pixels, exit code 0
+        ("a.webm", "h264", "vp9 or av1"),
+        ("a.ts", "vp9", "h264 or hevc"),
+    ],
+)
+def test_a_codec_that_the_container_does_not_hold_is_refused_by_name(
+    clip, tmp_path, name, codec, holds
+):
+    with pytest.raises(ValueError, match=f"holds {holds}, not {codec}"):
+        transcode(clip, tmp_path / name, codec=codec, hw="cpu", timeout=20)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("audio", "container", "target", "expected"),
+    [("pcm_bluray", "m2ts", "a.mkv", "aac"), ("flac", "mkv", "a.mp4", "flac")],
+)
+def test_audio_is_copied_only_where_the_container_takes_it(
+    ffmpeg, tmp_path, audio, container, target, expected
+):
+    source = tmp_path / f"in.{container}"
+    done = ffmpeg.run(
+        "-f", "lavfi", "-i", "testsrc2=s=64x48:d=1", "-f", "lavfi", "-i", "sine=d=1:r=48000",
+        "-c:v", "libx264", "-c:a", audio, "-ac", "2", str(source),
+    )  # fmt: skip
+    assert done.ok, done.err
+    transcode(source, tmp_path / target, hw="cpu")
+    assert probe(tmp_path / target).audio == (expected,)
+
+
+def test_subtitles_of_mp4_are_written_as_text_that_matroska_takes(ffmpeg, tmp_path):
+    words, source = tmp_path / "a.srt", tmp_path / "a.mp4"
+    words.write_text("1\n00:00:00,000 --> 00:00:00,500\nhello\n")
+    done = ffmpeg.run(
+        "-f", "lavfi", "-i", "testsrc2=s=64x48:d=1", "-i", str(words), "-c:v", "libx264",
+        "-c:s", "mov_text", str(source),
+    )  # fmt: skip
+    assert done.ok, done.err
+    made = transcode(source, tmp_path / "a.mkv", hw="cpu")
+    assert probe(tmp_path / "a.mkv").subtitle_codecs == ("subrip",)
+    assert any("mov_text" in note for note in made.notes)
+    bare = Ffmpeg(ffmpeg.path)
+    bare.decoders = ffmpeg.decoders - {"mov_text"}  # as the small profile is
+    made = transcode(source, tmp_path / "b.mkv", hw="cpu", ffmpeg=bare)
+    assert probe(tmp_path / "b.mkv").subtitles == 0
+    assert any("mov_text do not go into matroska: left out" in note for note in made.notes)
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mov", ".mkv"])
+def test_a_variable_rate_keeps_its_frames(ffmpeg, tmp_path, ending):
+    source = tmp_path / "in.mkv"
+    done = ffmpeg.run(
+        "-f", "lavfi", "-i", "testsrc2=s=64x48:r=10:d=2", "-vf", "select='not(mod(n,3))+eq(n,1)'",
+        *ffmpeg.frame_times("vfr"), "-c:v", "libx264", str(source),
+    )  # fmt: skip
+    assert done.ok, done.err
+    frames = count(source)
+    assert frames < 10
+    assert transcode(source, tmp_path / f"out{ending}", hw="cpu").frames == frames
+
+
+def test_a_file_system_without_hard_links_keeps_the_result(clip, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert transcode(clip, tmp_path / "out.mp4", hw="cpu", size=(64, 36)).frames == 60
+    assert count(tmp_path / "out.mp4") == 60
+    part = tmp_path / ".part-1.mp4"
+    part.write_bytes(b"late")
+    with pytest.raises(FileExistsError):  # another run was first
+        session._claim(part, tmp_path / "out.mp4")
+
+
+def test_a_turned_picture_is_decoded_where_it_is_put_upright(ffmpeg, clip, tmp_path, monkeypatch):
+    turned = tmp_path / "turned.mp4"
+    assert ffmpeg.run("-i", str(clip), "-c", "copy", "-metadata:s:v", "rotate=90", str(turned)).ok
+    video = probe(turned).video
+    if not video.turned:
+        pytest.skip("this FFmpeg writes no display matrix by -metadata rotate")
+    assert video.size == (180, 320)
+    assert not probe(clip).video.turned
+    fake_proofs(monkeypatch, ALL_CUDA)
+    plan = plan_pipeline(ffmpeg, video, hw="auto", codec="h264")
+    assert (plan.decode, plan.encode) == ("cpu", "cuda")
+    assert "-hwaccel_output_format" not in plan.before
+    assert any("stored turned" in note for note in plan.notes)
+    with pytest.raises(HardwareError, match=r"stored turned.*decode='cpu'"):
+        plan_pipeline(ffmpeg, video, hw="cuda", codec="h264")
+    plan = plan_pipeline(ffmpeg, video, hw="cuda", codec="h264", decode="cpu")
+    assert plan.decode == "cpu"
+    monkeypatch.setattr("ffmpeg_gpu_build.frames.proof", lambda *_: Verdict("x", "proven", "", ""))
+    assert _decoding(ffmpeg, probe(clip).video, "cuda", "")[0]
+    assert _decoding(ffmpeg, video, "auto", "") == ([], "")
+    with pytest.raises(HardwareError, match="stored turned"):
+        _decoding(ffmpeg, video, "cuda", "")
+
+
+@pytest.mark.parametrize(
+    ("rows", "turned"),
+    [
+        (("65536 0 0", "0 65536 0"), False),
+        (("0 65536 0", "-65536 0 0"), True),
+        (("-65536 0 0", "0 -65536 0"), True),  # upside down
+        (("-65536 0 0", "0 65536 0"), True),  # mirrored: its rotation alone would not say so
+    ],
+)
+def test_a_display_matrix_says_whether_a_picture_is_turned(rows, turned):
+    text = "".join(f"\n0000000{i}: {row}" for i, row in enumerate((*rows, "0 0 1073741824")))
+    assert media._turned({"side_data_list": [{"displaymatrix": text + "\n"}]}) is turned
+
+
 def test_odd_sizes_become_even_and_say_so(ffmpeg, tmp_path):
     source = tmp_path / "odd.mkv"
     assert ffmpeg.run("-f", "lavfi", "-i", "testsrc=s=101x77:d=1", "-c:v", "ffv1", str(source)).ok
@@ -236,6 +355,39 @@ def test_a_folder_is_done_file_by_file_and_one_bad_file_ends_nothing(clip, tmp_p
     assert made == ["a.mkv.mp4", "a.mp4.mp4", "deep/b.mp4"]
     again = transcode_folder(src, dst, **arguments)
     assert [i.result for i in again if not i.error] == [None, None, None]
+
+
+def test_a_folder_inside_its_source_is_not_done_again(clip, tmp_path):
+    shutil.copy(clip, tmp_path / "a.MTS")
+    arguments = {"hw": "cpu", "size": (64, 36), "quality": 45}
+    for again in (False, True):
+        items = transcode_folder(tmp_path, tmp_path / "out", **arguments)
+        assert [(i.src.name, i.error) for i in items] == [("a.MTS", None)]
+        assert (items[0].result is None) == again
+    with pytest.raises(ValueError, match="another folder than src"):
+        transcode_folder(tmp_path, tmp_path / "out" / "..", **arguments)
+
+
+def test_an_ending_that_no_file_can_have_is_refused_before_the_first(clip, tmp_path):
+    for arguments in ({"suffix": "mp4"}, {"suffix": ".webm"}, {"codec": "av1", "suffix": ".mov"}):
+        with pytest.raises(ValueError, match=r"must end in|holds"):
+            transcode_folder(clip.parent, tmp_path, **arguments)
+
+
+def test_a_cancelled_batch_begins_no_further_file(tmp_path, monkeypatch):
+    for index in range(6):
+        (tmp_path / f"{index}.mp4").touch()
+    begun, cancel = [], threading.Event()
+
+    def one(source, target, **_):
+        begun.append(source)
+        cancel.set()
+        raise Cancelled("ffmpeg was ended: cancelled")
+
+    monkeypatch.setattr("ffmpeg_gpu_build.batch.transcode", one)
+    items = transcode_folder(tmp_path, tmp_path / "out", sessions=1, cancel=cancel)
+    assert len(begun) == 1
+    assert all(isinstance(i.error, Cancelled) for i in items)
 
 
 def test_a_batch_keeps_to_its_sessions_on_every_device(tmp_path, monkeypatch):

@@ -11,9 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .transcoding import Transcoded, transcode
+from .session import Cancelled
+from .transcoding import Transcoded, muxer_of, transcode
 
-SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".ts", ".avi", ".mpg", ".mpeg", ".wmv", ".flv")
+SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".ts", ".avi", ".mpg", ".mpeg", ".wmv", ".flv"),
+    *(".mts", ".m2ts", ".3gp", ".ogv", ".vob", ".mxf", ".asf"),
+)
 
 
 @dataclass(frozen=True)
@@ -29,13 +33,21 @@ class Item:
 def plan_batch(src: Path, dst: Path, suffix: str) -> list[tuple[Path, Path]]:
     """Pairs (source, destination): the videos below `src`, in the same folders below `dst`.
 
-    Two sources that differ in their ending alone keep it in the new name. Raises
-    NotADirectoryError.
+    Two sources that differ in their ending alone keep it in the new name. What lies below a `dst`
+    inside `src` was made by a run before this one and is no source. Raises NotADirectoryError, and
+    ValueError if `dst` is `src`.
     """
     if not src.is_dir():
         raise NotADirectoryError(f"transcode_folder: src must be a folder, got {os.fspath(src)!r}")
+    made = dst.resolve()
+    if made == src.resolve():
+        raise ValueError(
+            f"transcode_folder: dst must be another folder than src, {os.fspath(src)!r}: a second "
+            "run could not tell what was made from what there was"
+        )
     files = sorted(p for p in src.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     files = [p for p in files if not p.name.startswith(".part-")]
+    files = [p for p in files if made not in p.resolve().parents]
     stems = [p.with_suffix("") for p in files]
     pairs = []
     for file, stem in zip(files, stems, strict=True):
@@ -65,6 +77,7 @@ def transcode_folder(
     """
     if sessions < 1 or not devices:
         raise ValueError(f"transcode_folder: sessions must be at least 1, got {sessions}")
+    muxer_of(Path(f"x{suffix}"), arguments.get("codec", "h264"))
     pairs = plan_batch(Path(src), Path(dst), suffix)
     stopping = cancel or threading.Event()
     free: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -75,6 +88,8 @@ def transcode_folder(
         source, target = pair
         if target.exists() and not overwrite:
             return Item(source, target)
+        if stopping.is_set():
+            return Item(source, target, error=Cancelled("not begun: the batch was cancelled"))
         device = free.get()
         try:
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -283,6 +283,8 @@ def last_lines(log: str, count: int = 6) -> str:
         line.rstrip()
         for line in log.replace("\r", "\n").splitlines()
         if line.strip()
-        and not re.match(r"(frame=|size=|video:|\s*Total:|\s+\S.*: .*packets)", line)
+        and not re.match(
+            r"(frame=|size=|video:|\s*Total:|\s+\S.*: .*packets|.*\] Statistics: \d)", line
+        )
     ]
     return "\n".join(kept[-count:])

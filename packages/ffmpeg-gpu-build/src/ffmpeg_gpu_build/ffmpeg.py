@@ -99,9 +99,13 @@ class Ffmpeg:
     @property
     def every_frame(self) -> list[str]:
         """Output arguments that neither drop nor repeat frames to fit a rate."""
+        return self.frame_times("passthrough")
+
+    def frame_times(self, mode: str) -> list[str]:
+        """Output arguments that choose how frames are put into time ("passthrough", "vfr")."""
         numbers = re.match(r"n?(\d+)\.(\d+)", self.version)
         old = numbers is not None and (int(numbers[1]), int(numbers[2])) < (5, 1)
-        return ["-vsync", "passthrough"] if old else ["-fps_mode", "passthrough"]
+        return ["-vsync" if old else "-fps_mode", mode]
 
     @property
     def configuration(self) -> list[str]:

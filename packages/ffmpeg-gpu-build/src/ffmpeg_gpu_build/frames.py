@@ -18,11 +18,13 @@ from .ffmpeg import Ffmpeg, FfmpegError, file_argument
 from .media import PROTOCOLS, Video, probe, require_whole
 from .pipeline import (
     KINDS,
+    NAMES_IN_PATHS,
     HardwareError,
     choose_encoder,
     proof,
     quality_arguments,
     require_decoder,
+    turned_verdict,
 )
 from .proc import stop
 from .session import failure, supervise, written_aside
@@ -47,7 +49,8 @@ def _decoding(program: Ffmpeg, video: Video, hw: str, device: str) -> tuple[list
             f"read_frames: hw must be cpu, auto or one of {', '.join(KINDS)}, got {hw!r}"
         )
     for kind in KINDS if hw == "auto" else [hw] if hw != "cpu" else []:
-        verdict = proof(program, f"decode.{video.codec}_{KINDS[kind].decoder}", device)
+        path = f"decode.{NAMES_IN_PATHS.get(video.codec, video.codec)}_{KINDS[kind].decoder}"
+        verdict = turned_verdict(path) if video.turned else proof(program, path, device)
         if verdict.status == PROVEN:
             name = f"{kind}=d" + (f":{device}" if device else "")
             layout = "p010le" if video.depth > 8 else "nv12"
@@ -221,10 +224,13 @@ def write_frames(
     """
     program = Ffmpeg.at(ffmpeg)
     path = Path(dst)
-    muxer = muxer_of(path)
-    rate = Fraction(fps).limit_denominator(100_000)
+    muxer = muxer_of(path, codec)
+    try:
+        rate = Fraction(fps).limit_denominator(100_000)
+    except (ValueError, OverflowError):
+        rate = Fraction(0)
     if rate <= 0:
-        raise ValueError(f"write_frames: fps must be above 0, got {fps}")
+        raise ValueError(f"write_frames: fps must be a number above 0, got {fps}")
     iterator = iter(frames)
     first = next(chain(iterator, [None]))
     if first is None:

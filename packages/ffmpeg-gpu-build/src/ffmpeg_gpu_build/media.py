@@ -20,7 +20,9 @@ PROTOCOLS = ("-protocol_whitelist", "file,pipe,fd,data,crypto")
 
 @dataclass(frozen=True)
 class Video:
-    """A video stream. `size` is (width, height) as shown, after rotation; `depth` in bits."""
+    """A video stream. `size` is (width, height) as shown, after rotation; `depth` in bits; `turned`
+    if the picture is stored turned or mirrored, which FFmpeg puts right on the CPU alone.
+    """
 
     index: int
     codec: str
@@ -29,18 +31,24 @@ class Video:
     depth: int
     rate: Fraction
     frames: int | None
+    turned: bool = False
 
 
 @dataclass(frozen=True)
 class Media:
-    """A file: its container, seconds, first video stream, audio codecs and number of subtitles."""
+    """A file: its container, seconds, first video stream, codecs of its audio and subtitles."""
 
     path: Path
     container: str
     seconds: float | None
     video: Video | None
     audio: tuple[str, ...]
-    subtitles: int
+    subtitle_codecs: tuple[str, ...]
+
+    @property
+    def subtitles(self) -> int:
+        """Number of subtitle streams."""
+        return len(self.subtitle_codecs)
 
     @property
     def frames(self) -> int | None:
@@ -68,6 +76,18 @@ def _depth(stream: dict[str, Any]) -> int:
     return next((n for n in (16, 14, 12, 10, 9) if f"{n}le" in name or f"{n}be" in name), 8)
 
 
+def _turned(stream: dict[str, Any]) -> bool:
+    """Whether the display matrix, three rows of "00000000: a b c", is another than upright."""
+    for data in stream.get("side_data_list", []):
+        cells = [row.partition(":")[2].split() for row in data.get("displaymatrix", "").split("\n")]
+        upright = [row[:2] for row in cells if len(row) == 3][:2]
+        if upright and (upright[0][1:] != ["0"] or upright[1][:1] != ["0"]):
+            return True
+        if any(cell.startswith("-") for row in upright for cell in row):
+            return True
+    return False
+
+
 def _video(stream: dict[str, Any]) -> Video:
     width, height = int(stream["width"]), int(stream["height"])
     turns = [d["rotation"] for d in stream.get("side_data_list", []) if "rotation" in d]
@@ -82,6 +102,7 @@ def _video(stream: dict[str, Any]) -> Video:
         depth=_depth(stream),
         rate=_rate(stream),
         frames=int(frames) if frames.isdigit() else None,
+        turned=_turned(stream),
     )
 
 
@@ -122,11 +143,13 @@ def probe(
         container=answer.get("format", {}).get("format_name", "unknown"),
         seconds=float(seconds) if seconds else None,
         video=_video(moving[0]) if moving and moving[0].get("width") else None,
-        audio=tuple(
-            s.get("codec_name", "unknown") for s in streams if s.get("codec_type") == "audio"
-        ),
-        subtitles=sum(s.get("codec_type") == "subtitle" for s in streams),
+        audio=_codecs(streams, "audio"),
+        subtitle_codecs=_codecs(streams, "subtitle"),
     )
+
+
+def _codecs(streams: list[dict[str, Any]], kind: str) -> tuple[str, ...]:
+    return tuple(s.get("codec_name", "unknown") for s in streams if s.get("codec_type") == kind)
 
 
 def require_whole(path: Path, frames: int, program: Ffmpeg) -> None:

@@ -14,12 +14,14 @@ from .checks import Machine, check_decoder, check_device, check_encoder, check_f
 from .ffmpeg import Ffmpeg, FfmpegError
 from .filter_checks import device_of
 from .media import Video
-from .verdict import PROVEN, Verdict
+from .verdict import NOT_TRIED, PROVEN, Verdict
 from .verification import ask_nvidia
 
 SOFTWARE = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1", "vp9": "libvpx-vp9"}
 # component of the description that brings the software encoder
 COMPONENTS = {"h264": "x264", "hevc": "x265", "av1": "svtav1", "vp9": "vpx"}
+# A device hands its frames on as they are stored, and FFmpeg forgets that they are to be turned.
+TURNED = "the picture is stored turned, and only the CPU's decoder puts it upright"
 NAMES_IN_PATHS = {"mpeg2video": "mpeg2"}
 AUTO_ORDER = ("cuda", "vaapi", "vulkan")
 
@@ -112,6 +114,11 @@ def _size(video: Video, size: tuple[int, int] | None, notes: list[str]) -> tuple
         notes.append(f"odd size {video.size[0]}x{video.size[1]}: scaled to {even[0]}x{even[1]}")
         return even
     return None
+
+
+def turned_verdict(path: str) -> Verdict:
+    """What is said of a device's decoder for a video that is stored turned."""
+    return Verdict(path, NOT_TRIED, "turned", TURNED)
 
 
 def _stage(
@@ -296,7 +303,12 @@ def _on_device(
     def proven(stage: str, path: str) -> bool:
         return _stage(program, hw, kind, device, stage, path, notes)
 
-    decodes = not decode_on_cpu and proven("decode", f"decode.{source}_{spoken.decoder}")
+    path = f"decode.{source}_{spoken.decoder}"
+    if video.turned and not decode_on_cpu:
+        if hw != "auto":
+            raise HardwareError("decode", kind, turned_verdict(path))
+        notes.append(f"decode on the CPU: {TURNED}")
+    decodes = not (decode_on_cpu or video.turned) and proven("decode", path)
     if not decodes:
         require_decoder(program, video)
     encodes = not encode_on_cpu and proven("encode", f"encode.{codec}_{spoken.encoder}")

@@ -56,14 +56,24 @@ def written_aside(destination: Path, overwrite: bool) -> Iterator[Path]:
     part = destination.parent / name
     try:
         yield part
-        if overwrite:
-            part.replace(destination)
-        else:
-            os.link(part, destination)  # fails if another run has put it there meanwhile
-            part.unlink()
+        if not overwrite:
+            _claim(part, destination)
+        part.replace(destination)
     finally:
         with contextlib.suppress(FileNotFoundError):
             part.unlink()
+
+
+def _claim(part: Path, destination: Path) -> None:
+    """Take the name; FileExistsError if another run has put a file there meanwhile. Where the file
+    system has no hard links (FAT, many shares) an empty file holds the name for a moment.
+    """
+    try:
+        os.link(part, destination)
+    except FileExistsError:
+        raise
+    except OSError:
+        destination.touch(exist_ok=False)
 
 
 def _number(text: str) -> float:

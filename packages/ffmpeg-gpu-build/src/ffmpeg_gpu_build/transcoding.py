@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .ffmpeg import Ffmpeg, FfmpegError, file_argument
 from .media import PROTOCOLS, Media, probe, require_whole
-from .pipeline import Pipeline, plan_pipeline, quality_arguments
+from .pipeline import SOFTWARE, Pipeline, plan_pipeline, quality_arguments
 from .session import Progress, supervise, written_aside
 
 MUXERS = {
@@ -24,8 +24,22 @@ MUXERS = {
     ".ts": "mpegts",
     ".avi": "avi",
 }
+# Video that a container holds. FFmpeg writes the rest without a word (HEVC in AVI is read back as
+# raw pixels) or refuses the header, after which SVT-AV1 1.4 never ends.
+HOLDS = {
+    "mov": ("h264", "hevc"),
+    "webm": ("vp9", "av1"),
+    "mpegts": ("h264", "hevc"),
+    "avi": ("h264", "av1", "vp9"),
+}
 # Audio that a container takes as it is; any other is encoded.
 TAKES = {
+    "matroska": {
+        *("aac", "mp3", "mp2", "ac3", "eac3", "dts", "truehd", "flac", "alac", "opus", "vorbis"),
+        *("pcm_u8", "pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le"),
+        *("pcm_s16be", "pcm_s24be", "pcm_s32be", "pcm_alaw", "pcm_mulaw", "wavpack", "tta"),
+        *("wmav1", "wmav2", "wmapro", "wmalossless", "adpcm_ms", "adpcm_ima_wav"),
+    },
     "mp4": {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"},
     "mov": {"aac", "mp3", "ac3", "alac", "pcm_s16le", "pcm_s24le"},
     "webm": {"opus", "vorbis"},
@@ -53,13 +67,29 @@ class Transcoded:
         return self.frames / self.seconds if self.seconds else 0.0
 
 
-def muxer_of(path: Path) -> str:
-    """FFmpeg's muxer for a file name. Raises ValueError for an ending we do not write."""
+# Subtitles that Matroska takes as they are.
+SUBTITLES = {
+    *("subrip", "ass", "ssa", "text", "webvtt"),
+    *("hdmv_pgs_subtitle", "dvd_subtitle", "dvb_subtitle", "hdmv_text_subtitle"),
+}
+
+
+def muxer_of(path: Path, codec: str) -> str:
+    """FFmpeg's muxer for a file name. Raises ValueError for an ending we do not write, and for a
+    codec that such a file does not hold.
+    """
     if path.suffix.lower() not in MUXERS:
         raise ValueError(
             f"transcode: dst must end in one of {', '.join(MUXERS)}, got {path.name!r}"
         )
-    return MUXERS[path.suffix.lower()]
+    muxer = MUXERS[path.suffix.lower()]
+    holds = HOLDS.get(muxer, SOFTWARE)
+    if codec in SOFTWARE and codec not in holds:
+        raise ValueError(
+            f"transcode: {path.suffix} holds {' or '.join(holds)}, not {codec}: take such a codec, "
+            "or .mkv, which holds them all"
+        )
+    return muxer
 
 
 def _audio(media: Media, muxer: str, wanted: str, program: Ffmpeg) -> tuple[list[str], list[str]]:
@@ -71,9 +101,9 @@ def _audio(media: Media, muxer: str, wanted: str, program: Ffmpeg) -> tuple[list
     if wanted == "copy":
         return ["-map", "0:a", "-c:a", "copy"], []
     arguments, notes = ["-map", "0:a"], []
-    fits = muxer not in TAKES or all(codec in TAKES[muxer] for codec in media.audio)
-    if wanted == "auto" and fits:
-        return [*arguments, "-c:a", "copy"], []
+    if wanted == "auto" and all(codec in TAKES[muxer] for codec in media.audio):
+        lax = ["-strict", "-2"] if muxer == "mp4" and "flac" in media.audio else []  # FFmpeg 5
+        return [*arguments, "-c:a", "copy", *lax], []
     encoder = "libopus" if muxer == "webm" or wanted == "opus" else "aac"
     if encoder not in program.encoders:
         raise FfmpegError(f"transcode: this FFmpeg has no {encoder} encoder", "not-built-in")
@@ -82,6 +112,36 @@ def _audio(media: Media, muxer: str, wanted: str, program: Ffmpeg) -> tuple[list
             f"audio {', '.join(media.audio)} does not go into {muxer}: encoded as {encoder}"
         )
     return [*arguments, "-c:a", encoder, "-b:a", "160k"], notes
+
+
+def _subtitles(media: Media, muxer: str, program: Ffmpeg) -> tuple[list[str], list[str]]:
+    """Arguments for the subtitle streams, and what to tell about them."""
+    if not media.subtitles:
+        return [], []
+    if muxer != "matroska":
+        return [], [f"{media.subtitles} subtitle stream(s) do not go into {muxer}: left out"]
+    arguments, notes = [], []
+    converts = "mov_text" in program.decoders and "subrip" in program.encoders
+    kept = 0
+    for index, codec in enumerate(media.subtitle_codecs):
+        if codec in SUBTITLES:
+            encoder = "copy"
+        elif codec == "mov_text" and converts:
+            encoder = "subrip"
+            notes.append(f"subtitles {codec} do not go into {muxer}: written as subrip")
+        else:
+            notes.append(f"subtitles {codec} do not go into {muxer}: left out")
+            continue
+        arguments += ["-map", f"0:s:{index}", f"-c:s:{kept}", encoder]
+        kept += 1
+    return arguments, notes
+
+
+def _vary(muxer: str, program: Ffmpeg) -> list[str]:
+    """Keep the frames and times of a source of variable rate where the container can; older FFmpeg
+    repeat and drop frames in MP4 to fit a rate.
+    """
+    return program.frame_times("vfr") if muxer in ("mp4", "mov", "matroska", "webm") else []
 
 
 def transcode(
@@ -109,7 +169,7 @@ def transcode(
     hw       "auto": each stage on the GPU if `verify` proves it here, else on the CPU, and `notes`
              say why; "cuda", "vaapi", "vulkan": all stages there or HardwareError; "opencl":
              `filters` there; "cpu"
-    codec    "h264", "hevc", "av1" or "vp9"
+    codec    "h264", "hevc", "av1" or "vp9"; .webm, .mov, .ts and .avi do not hold them all
     size     (width, height), both even
     filters  a chain between decode and encode; for hw="opencl" of OpenCL filters, else of CPU ones
     quality  0 (best) to 51, on the encoder's own scale; bitrate ("4M") replaces it
@@ -129,7 +189,7 @@ def transcode(
             f"transcode: bitrate must be a number such as '4M' or '800k', got {bitrate!r}"
         )
     program = Ffmpeg.at(ffmpeg)
-    muxer = muxer_of(target)
+    muxer = muxer_of(target, codec)
     media = probe(source, ffmpeg=program)
     if media.video is None:
         raise FfmpegError(f"transcode: {os.fspath(src)!r} has no video stream", "bad-input")
@@ -138,10 +198,8 @@ def transcode(
         encode=encode, device=device,
     )  # fmt: skip
     sound, notes = _audio(media, muxer, audio, program)
-    if media.subtitles and muxer != "matroska":
-        notes.append(f"{media.subtitles} subtitle stream(s) do not go into {muxer}: left out")
-    elif media.subtitles:
-        sound += ["-map", "0:s?", "-c:s", "copy"]
+    words, told = _subtitles(media, muxer, program)
+    notes += told
     rate = ["-b:v", bitrate] if bitrate else quality_arguments(pipeline.encoder, quality)
     fast = ["-movflags", "+faststart"] if muxer in ("mp4", "mov") else []
     started = time.monotonic()
@@ -149,7 +207,7 @@ def transcode(
         arguments = [
             *pipeline.before, *PROTOCOLS, "-i", file_argument(source),
             "-map", f"0:{media.video.index}", *(["-vf", pipeline.filters] if pipeline.filters else
-            []), "-c:v", pipeline.encoder, *rate, *sound, *fast,
+            []), "-c:v", pipeline.encoder, *rate, *_vary(muxer, program), *sound, *words, *fast,
             "-f", muxer, "-y", file_argument(part),
         ]  # fmt: skip
         frames = supervise(
