@@ -166,6 +166,38 @@ def test_what_was_done_is_not_done_again(stage):
     assert configured(options) == 1
 
 
+@pytest.mark.parametrize(
+    ("gone", "resumed"), [("src", ()), ("objects", ("unpack",)), ("src/configure", ())]
+)
+def test_a_stage_whose_result_was_cleaned_away_is_done_again(stage, gone, resumed):
+    plan, options = stage
+    build(plan, options)
+    lost = options.work / gone
+    shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
+    assert build(plan, options).resumed == resumed
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_a_stop_between_the_two_renames_brings_back_the_build_before(tmp_path, monkeypatch, error):
+    prefix, staged = tmp_path / "built", tmp_path / "staged"
+    for folder, text in ((prefix, "before"), (staged, "new")):
+        folder.mkdir()
+        (folder / "which").write_text(text)
+    real = Path.rename
+
+    def rename(self, target):
+        moved = real(self, target)
+        if Path(target).name == "old":
+            raise error("stopped just after")
+        return moved
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(error):
+        builder.put_in_place(staged, prefix)
+    assert (prefix / "which").read_text() == "before"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["built"]
+
+
 def test_another_configure_line_configures_anew_and_edits_no_makefile(stage, tmp_path):
     plan, options = stage  # trap 9: a changed config.mak would compile everything, or lie
     build(plan, options)

@@ -73,6 +73,11 @@ def test_a_reader_that_has_seen_enough_is_no_error(arguments):
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+def test_a_wrong_pattern_of_tests_is_a_wrong_argument(capsys, tmp_path):
+    assert main(["fate", "--work", str(tmp_path), "--only", "("]) == 2
+    assert "--only takes a regular expression" in capsys.readouterr().err
+
+
 def test_doctor_reads_a_log(tmp_path, capsys):
     log = tmp_path / "log"
     log.write_text("x\n[h264_nvenc @ 0x1] OpenEncodeSessionEx failed: out of memory (10)\n")

@@ -99,6 +99,17 @@ def test_the_driver_floor_is_lower_than_that_of_the_wheels_of_today():
         ("components = ['base']\n[parts]\nfilter = ['*_cuda']", "no globs"),
         ("components = ['base']\n[parts]\nfilters = ['null']", "unknown kind 'filters'"),
         ("components = [", "no valid TOML"),
+        ("components = ['base']\nversion = 9.0", "version must be text, got 9.0"),
+        ("components = ['base']\neverything = 'no'", "everything must be true or false"),
+        ("components = ['base']\nconfigure = '--enable-lto'", "configure must be a list"),
+        ("components = ['base']\nconfigure = [1]", "configure must be a list of arguments"),
+        ("components = ['base']\nconfigure = ['--prefix=/usr']", "the build sets where"),
+        ("components = ['base']\nconfigure = ['--libdir=/usr/lib']", "the build sets where"),
+        ("components = ['base']\nparts = ['scale']", "parts must be a table"),
+        ("components = ['base']\n[parts]\nfilter = 'scale'", "parts must be a table of lists"),
+        ("components = ['base']\n[parts]\nfilter = [1]", "parts must be a table of lists"),
+        ("components = [['base']]", "components must be a list of names"),
+        ("components = []", "components must be a list of names"),
     ],
 )
 def test_a_wrong_profile_is_refused_by_name(tmp_path, text, message):
@@ -106,6 +117,30 @@ def test_a_wrong_profile_is_refused_by_name(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(DescriptionError, match=message):
         resolve(file)
+
+
+def test_a_profile_that_is_no_text_is_refused_by_name(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(DescriptionError, match=r"mine\.toml: no valid TOML"):
+        resolve(file)
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(DescriptionError, match="no such file"):
+        resolve(tmp_path / "folder.toml")
+
+
+@pytest.mark.parametrize("licence", ["gpl", "nonfree"])
+def test_a_licence_that_configure_is_given_is_the_licence_of_the_plan(tmp_path, licence):
+    file = tmp_path / "mine.toml"
+    file.write_text(f"components = ['base']\nconfigure = ['--enable-{licence}']")
+    plan = resolve(file)
+    assert plan.licence == licence
+    assert f"--enable-{licence}" in plan.configure_line()
+
+
+def test_a_recipe_of_a_release_that_is_not_pinned_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"FFmpeg 9\.9\.9 is not pinned here.*9\.0\.2"):
+        emit.recipe(resolve("small", version="9.9.9"))
 
 
 def test_a_component_that_can_not_be_added_or_left_out_is_named():

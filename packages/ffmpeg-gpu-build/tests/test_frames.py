@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import threading
 
 import numpy as np
 import pytest
@@ -132,6 +133,44 @@ def test_an_error_in_the_generator_is_the_error_that_is_seen(tmp_path):
     with pytest.raises(ZeroDivisionError, match="mine"):
         write_frames(tmp_path / "a.mp4", frames())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_are_made_in_the_thread_that_asked(tmp_path):
+    def frames():
+        for _ in range(3):
+            assert threading.current_thread() is threading.main_thread()
+            assert not torch.is_grad_enabled()
+            yield torch.full((32, 32, 3), 9, dtype=torch.uint8)
+
+    with torch.no_grad():
+        assert write_frames(tmp_path / "a.mp4", frames()) == 3
+
+
+def test_ctrl_c_in_the_generator_ends_ffmpeg_and_leaves_nothing(tmp_path):
+    def frames():
+        yield picture()
+        signal.raise_signal(signal.SIGINT)
+        yield picture()
+
+    with pytest.raises(KeyboardInterrupt):
+        write_frames(tmp_path / "a.mp4", frames())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipe_that_breaks_in_the_generator_is_its_own_error(tmp_path):
+    def frames():
+        yield picture()
+        raise BrokenPipeError("mine")
+
+    with pytest.raises(BrokenPipeError, match="mine"):
+        write_frames(tmp_path / "a.mp4", frames())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fps", [0, -1, float("inf"), float("nan"), "fast", 1e-9])
+def test_a_rate_that_is_none_is_refused_by_name(tmp_path, fps):
+    with pytest.raises(ValueError, match="fps must be a number above 0"):
+        write_frames(tmp_path / "a.mp4", [picture()], fps=fps)
 
 
 def test_reading_refuses_what_is_no_video(tmp_path):

@@ -94,6 +94,12 @@ class State:
             if old["fingerprint"] == fingerprint:
                 self.done = [s for s in STAGES if s in old["done"]]
 
+    def keep(self, there: Mapping[str, Path]) -> None:
+        """Forget a stage whose result is gone (a cleaned cache), and all after it."""
+        for stage, result in there.items():
+            if stage in self.done and not result.exists():
+                self.done = self.done[: self.done.index(stage)]
+
     def finish(self, stage: str) -> None:
         """Note a stage, aside and renamed."""
         self.done.append(stage)
@@ -257,13 +263,10 @@ def put_in_place(staged: Path, prefix: Path) -> None:
         shutil.move(staged, aside / "new")  # a copy where the work folder is on another disk
         if prefix.exists():
             prefix.rename(aside / "old")
-        try:
-            (aside / "new").rename(prefix)
-        except BaseException:
-            if (aside / "old").exists():
-                (aside / "old").rename(prefix)
-            raise
+        (aside / "new").rename(prefix)
     finally:
+        if (aside / "old").exists() and not prefix.exists():  # stopped between the two renames
+            (aside / "old").rename(prefix)
         shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -322,6 +325,7 @@ def _build(plan: Plan, options: Options) -> Built:
     dependencies(plan, options, unpacked.env)
     line = configure_line(plan, options, unpacked.glslang)
     state = State(work / "state.json", fingerprint(plan, line, checked.sha256))
+    state.keep({"unpack": tree / "configure", "configure": objects / "config.h"})
     resumed = tuple(state.done)
     if "unpack" not in state.done:
         options.say("unpack", checked.file.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import sys
 import time
@@ -357,6 +358,12 @@ def fate_command(a: argparse.Namespace) -> int:
     from . import builder, fate
     from .make import BuildError
 
+    try:
+        re.compile(a.only)
+    except re.error as error:
+        raise ValueError(
+            f"fate: --only takes a regular expression, got {a.only!r}: {error}"
+        ) from None
     work = Path(a.work).absolute() if a.work else builder.default_work(_plan(a))
     samples = Path(a.samples).absolute() if a.samples else None
     line = Line()

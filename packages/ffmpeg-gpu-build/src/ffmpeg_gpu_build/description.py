@@ -46,7 +46,15 @@ PART_KINDS = (
     "filter",
 )
 DEVICE_SUFFIXES = ("_nvenc", "_nvdec", "_cuvid", "_cuda", "_opencl", "_vulkan", "_vaapi", "_qsv")
-PROFILE_KEYS = {"summary", "version", "everything", "cuda", "components", "parts", "configure"}
+PROFILE_KEYS = {
+    "summary": "text",
+    "version": "text",
+    "everything": "true or false",
+    "cuda": "text",
+    "components": "a list of names",
+    "parts": "a table of lists of names",
+    "configure": "a list of arguments",
+}
 COMPONENT_KEYS = {
     "summary",
     "licence",
@@ -194,7 +202,7 @@ class Plan:
 def _load(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DescriptionError(f"{path}: no valid TOML: {error}") from None
 
 
@@ -238,16 +246,37 @@ def load_profile(profile: str | Path) -> tuple[str, dict[str, Any]]:
                 f"profile: there is no {profile!r}; take one of {', '.join(profiles())}, or the "
                 "path of your own .toml"
             )
-    elif not path.exists():
+    elif not path.is_file():
         raise DescriptionError(f"profile: no such file: {path}")
     table = _load(path)
-    for key in table.keys() - PROFILE_KEYS:
-        raise DescriptionError(
-            f"{path.name}: unknown key {key!r}; known: {', '.join(sorted(PROFILE_KEYS))}"
-        )
-    if not isinstance(table.get("components"), list) or not table["components"]:
+    for key in table:
+        if key not in PROFILE_KEYS:
+            raise DescriptionError(
+                f"{path.name}: unknown key {key!r}; known: {', '.join(sorted(PROFILE_KEYS))}"
+            )
+        if not _has_form(table[key], PROFILE_KEYS[key]):
+            raise DescriptionError(
+                f"{path.name}: {key} must be {PROFILE_KEYS[key]}, got {table[key]!r}"
+            )
+    if not table.get("components"):
         raise DescriptionError(f"{path.name}: components must be a list of names")
+    for argument in table.get("configure", []):
+        if re.match(r"--(prefix|\w*dir)\b", argument):
+            raise DescriptionError(
+                f"{path.name}: configure must not have {argument!r}: the build sets where things go"
+            )
     return path.stem, table
+
+
+def _has_form(value: Any, form: str) -> bool:
+    """Whether a value of a profile is what `PROFILE_KEYS` says."""
+    if form == "text":
+        return isinstance(value, str)
+    if form == "true or false":
+        return isinstance(value, bool)
+    if form.startswith("a table"):
+        return isinstance(value, dict) and all(_has_form(v, "a list") for v in value.values())
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _entry(name: str, cuda: str, where: str) -> dict[str, Any]:
@@ -340,6 +369,9 @@ def resolve(
             macros.setdefault(macro, component)
         licence = max(licence, entry["licence"], key=LICENCES.index)
     parts += _parts(table, "profile", version, where)
+    for given in ("gpl", "nonfree"):
+        if f"--enable-{given}" in table.get("configure", []):
+            licence = max(licence, given, key=LICENCES.index)
     merged["configure"] += table.get("configure", [])
     for macro in _macros_of_arguments(table.get("configure", [])):
         macros.setdefault(macro, "profile")

@@ -71,8 +71,13 @@ def _list(items: Iterable[str], indent: int) -> str:
 
 
 def recipe(plan: Plan) -> str:
-    """A v1 recipe of the built FFmpeg. Raises KeyError if the release has no pinned SHA-256."""
-    release = releases()["release"][plan.version]
+    """A v1 recipe of the built FFmpeg. Raises ValueError if the release has no pinned SHA-256."""
+    release = releases()["release"].get(plan.version)
+    if release is None:
+        raise ValueError(
+            f"recipe: FFmpeg {plan.version} is not pinned here, and a recipe needs its SHA-256: "
+            f"take one of {', '.join(releases()['release'])}"
+        )
     configure = plan.configure_line({"clang": "clang", "glslang": "glslang"})
     url = releases()["key"]["url"].replace("{version}", "${{ version }}")
     quoted = "\n".join(f"        {shlex.quote(argument)} \\" for argument in configure)

@@ -102,18 +102,20 @@ def _read_progress(
     return frame
 
 
-def _feed(
-    process: subprocess.Popen[bytes], chunks: Iterable[bytes], problem: list[BaseException]
-) -> None:
+def _feed(process: subprocess.Popen[bytes], chunks: Iterable[bytes]) -> None:
+    """Write to ffmpeg in the caller's own thread, where its `torch.no_grad()`, its CUDA device and
+    Ctrl-C hold for what makes the chunks.
+    """
     assert process.stdin is not None
     try:
         for chunk in chunks:
-            process.stdin.write(chunk)
-    except BrokenPipeError:
-        pass  # ffmpeg ended early: its own message is the cause
-    except BaseException as error:
-        problem.append(error)
+            try:
+                process.stdin.write(chunk)
+            except BrokenPipeError:
+                return  # ffmpeg ended early: its own message is the cause
+    except BaseException:
         stop(process)
+        raise
     finally:
         with contextlib.suppress(OSError):
             process.stdin.close()
@@ -140,6 +142,16 @@ def supervise(
     ]  # fmt: skip
     why: list[str] = []
     problem: list[BaseException] = []
+    frames: list[int] = []
+
+    def follow() -> None:
+        try:
+            assert process.stdout is not None
+            frames.append(_read_progress(process.stdout, total, tell))
+        except BaseException as error:
+            problem.append(error)
+            stop(process)
+
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command,
@@ -151,19 +163,21 @@ def supervise(
         )
         watch = threading.Thread(target=_watch, args=(process, cancel, timeout, why), daemon=True)
         watch.start()
-        feeder = threading.Thread(target=_feed, args=(process, chunks or (), problem), daemon=True)
-        if chunks is not None:
-            feeder.start()
+        follower = threading.Thread(target=follow, daemon=True)
         try:
-            assert process.stdout is not None
-            frames = _read_progress(process.stdout, total, tell)
+            if chunks is None:
+                follow()
+            else:
+                follower.start()
+                _feed(process, chunks)
+                follower.join()
             process.wait()
         except BaseException:
             stop(process)
             raise
         finally:
             if chunks is not None:
-                feeder.join()
+                follower.join()
             watch.join()
             if process.stdout:
                 process.stdout.close()
@@ -175,7 +189,7 @@ def supervise(
         raise Cancelled(f"ffmpeg was ended: {why[0]}", "cancelled", text)
     if process.returncode != 0:
         raise failure(text, process.returncode)
-    return frames
+    return frames[0]
 
 
 def _watch(
