@@ -85,7 +85,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-test", action="store_true", help="skip the recipe tests")
     parser.add_argument("--no-wheels", action="store_true", help="no sdists and wheels")
     parser.add_argument(
-        "--out", type=Path, default=ROOT / "output" / "release", help="default: output/release/"
+        "--out",
+        type=Path,
+        default=ROOT / "output" / "release",
+        help="emptied first, where it holds a release and nothing else (default: output/release/)",
     )
     parser.add_argument(
         "--upload", metavar="TARGET", help="anaconda:OWNER, prefix:NAME, quetz:URL/NAME"
@@ -215,6 +218,9 @@ def release(options: argparse.Namespace, builds: list) -> int:
     from shipping import channel, upload
 
     builds, sources, with_torch = plan(options, builds)
+    if not builds:
+        say("nothing can be built from this machine's stand-ins")
+        return 1
     made = channel.Release(options.out, sources, fresh_cache=options.offline)
 
     def tested(build) -> bool:

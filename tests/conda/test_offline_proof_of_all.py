@@ -98,6 +98,8 @@ def test_a_cuda_build_is_chosen_for_a_driver_and_runs_on_the_cpu_without_one(
     kind = "cuda" + standins.cuda_version().replace(".", "")
     python = own_version if own_version in ("3.10", "3.11") else "3.12"
     build = find_variant("spconv-lite", kind, python)
+    if build.python != own_version:
+        pytest.skip(f"the build needs Python {build.python} with torch")
     artifact = proof.release.build(build)
     proof.release.index()
     assert "__cuda" in artifact.index["depends"]

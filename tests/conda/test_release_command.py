@@ -10,7 +10,7 @@ import unittest.mock
 
 import pytest
 import workspace
-from shipping import channel, recipes, wheels
+from shipping import channel, recipes, standins, wheels
 from shipping.channel import Release, build_all
 
 RELEASE = workspace.ROOT / "tools" / "release.py"
@@ -63,6 +63,17 @@ def test_a_python_that_is_not_there_is_named():
     done = release("--offline", "--dry-run", "--package", "resnet-zoo", "--python", "3.99")
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.endswith("failed: no python3.99 on this machine\n")
+
+
+def test_a_release_of_nothing_fails(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(standins, "cannot_build", lambda build, pythons: "it cannot")
+    options = argparse.Namespace(channel=None, offline=True, python=[], dry_run=False, out=tmp_path)
+    module = release_module()
+    assert module.release(options, recipes.render("resnet-zoo")) == 1
+    said = capsys.readouterr().out
+    assert "rendered only: resnet-zoo-" in said
+    assert "nothing can be built" in said
+    assert not (tmp_path / "manifest.json").exists()
 
 
 def test_a_dry_run_leaves_the_stand_ins_of_a_release(tmp_path):
