@@ -54,6 +54,13 @@ def test_every_recipe_tests_import_and_main_function(package):
         assert any("script" in kind for kind in kinds), "no test of the main function"
 
 
+def test_a_compiled_recipe_without_kernels_is_built_once_with_the_compilers_of_the_cpu():
+    (build,) = recipes.render("ffmpeg-gpu-build/built-ffmpeg")
+    assert build.requirements("build")[:2] == ["gcc_linux-64 15.*", "sysroot_linux-64 2.17.*"]
+    for build in recipes.render("nanite-cull"):
+        assert build.requirements("build")[:2] == ["gxx_linux-64 15.*", "sysroot_linux-64 2.17.*"]
+
+
 def test_nanite_cull_asks_pip_for_nothing_that_conda_forge_has_as_a_c_library(tmp_path):
     package = workspace.Package("nanite-cull")
     copy = tmp_path / "packages" / package.name / "pyproject.toml"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import workspace
+import yaml
 from rattler_build import (
     JinjaConfig,
     PlatformConfig,
@@ -67,10 +68,6 @@ class Build:
     @property
     def abi3(self) -> bool:
         return bool(self.recipe["build"].get("python", {}).get("version_independent"))
-
-    @property
-    def glibc(self) -> tuple[int, ...]:
-        return tuple(map(int, str(self.variant.get("c_stdlib_version", "0")).split(".")))
 
     @property
     def subdir(self) -> str:
@@ -164,22 +161,30 @@ def render(name: str, *, folder: Path = FOLDER) -> list[Build]:
         Build(variant.recipe.to_dict(), variant.variant, path)
         for variant in recipe.render(config, RenderConfig(platform=PLATFORM))
     ]
-    return _without_twins(builds)
+    return _without_twins(builds, _cpu_row(folder / "variants.yaml"))
 
 
-def _without_twins(builds: list[Build]) -> list[Build]:
+def _cpu_row(variants: Path) -> dict[str, str]:
+    """What goes with no CUDA in a variants file: compilers and glibc by key."""
+    pinned = yaml.safe_load(variants.read_text())
+    zipped = (keys for keys in pinned.get("zip_keys", []) if "cuda_compiler_version" in keys)
+    return {
+        key: pinned[key][pinned["cuda_compiler_version"].index("None")] for key in next(zipped, [])
+    }
+
+
+def _without_twins(builds: list[Build], cpu_row: dict[str, str]) -> list[Build]:
     """One CPU build where the zipped keys give one for each CUDA version.
 
     Rendering does not apply `build.skip`, with which a package without kernels leaves out the rows
     for CUDA. A compiled recipe that has nothing to do with CUDA (`other`) is rendered once for each
-    row too, as `stdlib('c')` names one; the build for the oldest glibc stays.
+    row too, as its compiler and `stdlib('c')` name one; the row for the CPU stays.
     """
-    oldest = min((build.glibc for build in builds), default=())
     kept = []
     for build in builds:
         cuda_row = build.variant.get("cuda_compiler_version", "None") != "None"
-        newer_glibc = build.kind == "other" and build.glibc > oldest
-        if not (build.kind == "cpu" and cuda_row) and not newer_glibc:
+        other_row = any(build.variant.get(key, value) != value for key, value in cpu_row.items())
+        if not (build.kind == "cpu" and cuda_row) and not (build.kind == "other" and other_row):
             kept.append(build)
     return kept
 
