@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from ffmpeg_gpu_build import write_frames
+from ffmpeg_gpu_build import FfmpegError, write_frames
 from ffmpeg_gpu_build.__main__ import main, parser
 from ffmpeg_gpu_build.commands import COMMANDS
+from ffmpeg_gpu_build.ffmpeg import find
 
 
 def test_verify_writes_json_and_html_and_answers_by_exit_code(tmp_path, capsys):
@@ -71,6 +72,37 @@ def test_a_reader_that_has_seen_enough_is_no_error(arguments):
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=60)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_a_wrapper_script_is_not_said_to_lack_nvenc(ffmpeg, tmp_path, capsys):
+    if "h264_nvenc" not in ffmpeg.encoders:
+        pytest.skip("this ffmpeg has no NVENC")
+    wrapper = tmp_path / "ffmpeg"
+    wrapper.write_text(f'#!/bin/sh\nexec {ffmpeg.path} "$@"\n')
+    wrapper.chmod(0o755)
+    main(["verify", "--ffmpeg", str(wrapper), "--only", "encode.libx264"])
+    out = capsys.readouterr().out
+    assert "NVENC needs driver: unknown" in out
+    assert "this is a script" in out
+    main(["verify", "--only", "encode.libx264"])
+    assert "this is a script" not in capsys.readouterr().out
+
+
+def test_a_program_that_is_no_ffmpeg_gets_no_report(capsys):
+    assert main(["verify", "--ffmpeg", "/bin/true", "--json", "-"]) == 1
+    answer = capsys.readouterr()
+    assert (answer.out, "is no ffmpeg" in answer.err) == ("", True)
+
+
+def test_a_folder_called_ffmpeg_is_not_taken_for_the_program(ffmpeg, tmp_path, monkeypatch):
+    (tmp_path / "ffmpeg" / "bin").mkdir(parents=True)  # FFmpeg's sources, or a build's prefix
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FFMPEG", raising=False)
+    assert find().is_absolute()
+    monkeypatch.setenv("FFMPEG", "")
+    assert find().is_absolute()
+    with pytest.raises(FfmpegError, match="ffmpeg/bin/ffmpeg"):
+        find("ffmpeg")
 
 
 def test_a_wrong_pattern_of_tests_is_a_wrong_argument(capsys, tmp_path):
@@ -140,6 +172,14 @@ def test_help_names_every_command_and_teaches_the_exit_codes(capsys):
     out = capsys.readouterr().out
     assert all(name in out for name in COMMANDS)
     assert "exit codes" in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_explains_every_option(name):
+    sub = parser()._subparsers._group_actions[0].choices[name]
+    silent = [a.option_strings for a in sub._actions if a.option_strings and not a.help]
+    assert not silent
+    assert not any(line.startswith(" ") for line in sub.epilog.splitlines())
 
 
 def test_the_module_says_what_it_would_use(capsys):

@@ -51,6 +51,10 @@ def test_a_whole_archive_is_unpacked_under_its_folder(tmp_path):
         ("ffmpeg-9.9.9/l", "symlink", b"../../etc/passwd", "outside"),
         ("ffmpeg-9.9.9/a/l", "symlink", b"../../x", "outside"),
         ("ffmpeg-9.9.9/l", "link", b"../outside", "outside"),
+        ("ffmpeg-9.9.9/l", "symlink", b"a/../../x", "outside"),
+        ("ffmpeg-9.9.9/l", "symlink", b"a/..", "through another link"),
+        ("ffmpeg-9.9.9/l", "symlink", b"a/b/..", "through another link"),
+        ("ffmpeg-9.9.9", "symlink", b"ffmpeg-9.9.9", "goes through a link"),
         ("ffmpeg-9.9.9/null", "device", b"", "is a device"),
         ("ffmpeg-9.9.9/pipe", "fifo", b"", "is a device"),
     ],
@@ -61,6 +65,38 @@ def test_a_hostile_member_stops_the_whole_archive(tmp_path, name, kind, extra, r
         source.unpack(file, tmp_path / "out")
     assert caught.value.code == "unsafe-archive"
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("filtered", [True, False])  # Python 3.10.0 has no filter of its own
+@pytest.mark.parametrize(
+    "members",
+    [
+        # each link stays inside by its words; together they climb to the folder above
+        [("d/s", "symlink", b".."), ("e", "symlink", b"d/s/../.."), ("e/evil", "file", b"x")],
+        [("d/s", "symlink", b".."), ("d/s/evil", "file", b"x")],
+        [("s", "symlink", b"d"), ("h", "link", b"ffmpeg-9.9.9/s/x")],
+    ],
+)
+def test_links_that_leave_only_together_stop_the_whole_archive(
+    tmp_path, monkeypatch, members, filtered
+):
+    if not filtered:
+        monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    file = tarball(tmp_path / "x.tar.xz", [(f"ffmpeg-9.9.9/{n}", k, e) for n, k, e in members])
+    with pytest.raises(SourceError, match="link") as caught:
+        source.unpack(file, tmp_path / "out")
+    assert caught.value.code == "unsafe-archive"
+    assert [p.name for p in tmp_path.rglob("evil")] == []
+
+
+def test_an_archive_of_the_folder_itself_is_refused_by_name(tmp_path):
+    file = tmp_path / "x.tar"
+    with tarfile.open(file, "w") as archive:
+        folder = tarfile.TarInfo(".")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+    with pytest.raises(SourceError, match="is not below"):
+        source.unpack(file, tmp_path / "out")
 
 
 @pytest.mark.parametrize("keep", [0, 10, 100, -60])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import signal
 import sys
@@ -31,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
             name,
             help=summary,
             description=summary,
-            epilog=(function.__doc__ or "").strip(),
+            epilog=inspect.cleandoc(function.__doc__ or ""),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         arguments(sub)

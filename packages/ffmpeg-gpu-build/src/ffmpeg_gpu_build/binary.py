@@ -53,6 +53,15 @@ def _mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
             yield data
 
 
+def is_script(path: Path) -> bool:
+    """True for a wrapper: a file that another program interprets, with nothing in it to read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(2) == b"#!"
+    except OSError:
+        return False
+
+
 def nvenc_driver_floor(path: Path) -> str | None:
     """The lowest Linux driver that this libavcodec's (or static ffmpeg's) NVENC accepts.
 

@@ -26,8 +26,15 @@ def _profile_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--profile", default="small", help="small, full or the path of your own .toml")
     p.add_argument("--release", metavar="X.Y.Z", help="FFmpeg release instead of the profile's")
     p.add_argument("--cuda", choices=("llvm", "nvcc"), help="compiler of the CUDA filters")
-    p.add_argument("--with", dest="add", action="append", default=[], metavar="COMPONENT")
-    p.add_argument("--without", dest="drop", action="append", default=[], metavar="COMPONENT")
+    for option, dest, what in (("--with", "add", "add"), ("--without", "drop", "leave out")):
+        p.add_argument(
+            option,
+            dest=dest,
+            action="append",
+            default=[],
+            metavar="COMPONENT",
+            help=f"{what} a component, e.g. x265; may be given again",
+        )
 
 
 def _plan(a: argparse.Namespace) -> Any:
@@ -137,7 +144,10 @@ def _doctor_log(name: str) -> int:
     log = raw.decode("utf-8", "replace")
     found = recognise(log) or diagnose(log)
     if not found:
-        print("no known failure in this log; its last lines:\n" + last_lines(log))
+        print(
+            "no known failure in this log (FFmpeg says most causes only under -loglevel verbose); "
+            "its last lines:\n" + last_lines(log)
+        )
         return 1
     print(f"{found.code}: {found.sentence}\n  {found.cure}\n  in the log: {found.line}")
     return 0
@@ -175,13 +185,30 @@ def _transcode_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("src", help="a file, or a folder: then every video below it")
     p.add_argument("dst", help="a file, or a folder")
     hw = ("auto", "cuda", "vaapi", "vulkan", "opencl", "cpu")
-    p.add_argument("--hw", default="auto", choices=hw)
-    p.add_argument("--codec", default="h264", choices=("h264", "hevc", "av1", "vp9"))
-    p.add_argument("--size", type=size_argument, metavar="WxH")
+    p.add_argument(
+        "--hw",
+        default="auto",
+        choices=hw,
+        help="auto (default): each stage on a GPU if proven here; a device: all there, or an error",
+    )
+    p.add_argument(
+        "--codec",
+        default="h264",
+        choices=("h264", "hevc", "av1", "vp9"),
+        help="of the result (default h264); .webm holds vp9 and av1, .mkv and .mp4 all",
+    )
+    p.add_argument(
+        "--size", type=size_argument, metavar="WxH", help="two even numbers, e.g. 1280x720"
+    )
     p.add_argument("--filters", default="", help="a filter chain, e.g. unsharp_opencl=la=1.5")
     p.add_argument("--quality", type=int, default=23, help="0 (best) to 51 (default 23)")
     p.add_argument("--bitrate", help="e.g. 4M, instead of --quality")
-    p.add_argument("--audio", default="auto", choices=("auto", "copy", "aac", "opus", "none"))
+    p.add_argument(
+        "--audio",
+        default="auto",
+        choices=("auto", "copy", "aac", "opus", "none"),
+        help="auto (default): copied where the container takes it, else encoded",
+    )
     p.add_argument("--device", action="append", default=[], help="e.g. 0; again for several GPUs")
     p.add_argument(
         "--sessions",
@@ -192,7 +219,7 @@ def _transcode_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--suffix", default=".mp4", help="ending of the files of a folder (default .mp4)"
     )
-    p.add_argument("--overwrite", action="store_true")
+    p.add_argument("--overwrite", action="store_true", help="replace a result that is there")
 
 
 def transcode_command(a: argparse.Namespace) -> int:
@@ -290,11 +317,13 @@ def _build_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--work", help="where it is built (default: below the user's cache)")
     p.add_argument("--source", default="auto", help="auto, apt, url, or a tarball (.asc beside it)")
     p.add_argument("--sha256", help="of the tarball, where the release is not pinned here")
-    p.add_argument("--jobs", type=count_argument, default=os.cpu_count() or 2)
+    p.add_argument(
+        "--jobs", type=count_argument, default=os.cpu_count() or 2, help="files at once (all cores)"
+    )
     p.add_argument(
         "--install-deps", action="store_true", help="install missing apt packages (root)"
     )
-    p.add_argument("--no-ccache", action="store_true")
+    p.add_argument("--no-ccache", action="store_true", help="compile without ccache")
     p.add_argument("--docker", metavar="BASE", help="print a Dockerfile, e.g. for ubuntu:24.04")
     p.add_argument("--dry-run", action="store_true", help="show the whole plan, do nothing")
 
@@ -347,7 +376,9 @@ def _fate_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--work", help="the work folder of the build (default: as `build` takes it)")
     p.add_argument("--only", default="", metavar="REGEX", help="tests whose name matches")
     p.add_argument("--samples", help="folder of FFmpeg's samples; without it, tests that need none")
-    p.add_argument("--jobs", type=count_argument, default=os.cpu_count() or 2)
+    p.add_argument(
+        "--jobs", type=count_argument, default=os.cpu_count() or 2, help="tests at once (all cores)"
+    )
     p.add_argument("--list", action="store_true", help="name the tests, run none")
 
 

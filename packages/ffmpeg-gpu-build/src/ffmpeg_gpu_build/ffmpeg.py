@@ -36,8 +36,9 @@ def find(path: str | os.PathLike[str] | None = None) -> Path:
 
     A folder stands for its bin/ffmpeg. Raises FfmpegError where there is none.
     """
-    wanted = os.fspath(path) if path is not None else os.environ.get("FFMPEG", "ffmpeg")
-    if Path(wanted).is_dir():
+    given = os.fspath(path) if path is not None else os.environ.get("FFMPEG")
+    wanted = given or "ffmpeg"
+    if given and Path(given).is_dir():  # never a folder that merely lies here under that name
         inside = [Path(wanted) / "bin" / "ffmpeg", Path(wanted) / "ffmpeg"]
         wanted = str(next((p for p in inside if p.is_file()), inside[0]))
     found = shutil.which(wanted)
@@ -88,7 +89,10 @@ class Ffmpeg:
         if not done.ok:
             last = (done.err.strip() or f"exit code {done.rc}").splitlines()[-1]
             raise FfmpegError(f"{self.path} does not start: {last}", "does-not-start", done.err)
-        return done.out.decode("utf-8", "replace")
+        text = done.out.decode("utf-8", "replace")
+        if "ffmpeg version" not in text:
+            raise FfmpegError(f"{self.path} is no ffmpeg: -version names none", "no-ffmpeg", text)
+        return text
 
     @property
     def version(self) -> str:

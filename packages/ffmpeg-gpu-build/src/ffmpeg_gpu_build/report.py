@@ -5,7 +5,9 @@ from __future__ import annotations
 import html
 import shlex
 from importlib.resources import files
+from pathlib import Path
 
+from . import binary
 from .verdict import ABSENT, BROKEN, NOT_TRIED, PROVEN
 from .verification import Report
 
@@ -19,6 +21,10 @@ def head_lines(report: Report) -> list[str]:
     lines = [f"ffmpeg {facts.version}  {facts.path}", f"licence: {facts.licence}"]
     floor = facts.nvenc_driver_floor
     lines.append(f"NVENC needs driver: {floor or 'no NVENC in it'}")
+    if binary.is_script(Path(facts.path)):
+        lines.append(
+            "this is a script: name the program it starts, to have floors and decoders read"
+        )
     if facts.ptx:
         ptx = facts.ptx
         lines.append(

@@ -134,13 +134,19 @@ def download(version: str, into: Path, timeout: float = 30) -> tuple[Path, Path]
     return files[0], files[1]
 
 
-def _refuse(member: tarfile.TarInfo, top: str) -> str | None:
-    """Why a member must not be unpacked, or None."""
+def _refuse(member: tarfile.TarInfo, top: str, links: set[PurePosixPath]) -> str | None:
+    """Why a member must not be unpacked, or None. `links` are the archive's symbolic links: a way
+    through one may end elsewhere than its words say, so there is none.
+    """
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts:
         return "leaves the folder"
     if not path.parts or path.parts[0] != top:
         return f"is not below {top}/"
+    if len(path.parts) == 1 and not member.isdir():
+        return "is no folder"
+    if links & set(path.parents):
+        return "goes through a link"
     if member.ischr() or member.isblk() or member.isfifo():
         return "is a device"
     if member.issym() or member.islnk():
@@ -152,6 +158,9 @@ def _refuse(member: tarfile.TarInfo, top: str) -> str | None:
             inside = inside and depth >= 1
         if not inside:
             return f"links to {member.linkname!r}, outside"
+        names = [part != ".." for part in target.parts]
+        if names != sorted(names) or (member.islnk() and links & set(target.parents)):
+            return f"links to {member.linkname!r}, through another link"
     return None
 
 
@@ -168,9 +177,10 @@ def unpack(file: Path, into: Path, top: str | None = None) -> Path:
             members = archive.getmembers()
             if not members:
                 raise SourceError(f"unpack: {file.name} is empty", "damaged")
-            first = top or PurePosixPath(members[0].name).parts[0]
+            first = top or next(iter(PurePosixPath(members[0].name).parts), "")
+            links = {PurePosixPath(m.name) for m in members if m.issym()}
             for member in members:
-                reason = _refuse(member, first)
+                reason = _refuse(member, first, links)
                 if reason:
                     raise SourceError(
                         f"unpack: {file.name}: {member.name!r} {reason}; nothing was unpacked",

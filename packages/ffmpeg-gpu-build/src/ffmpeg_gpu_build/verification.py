@@ -76,6 +76,15 @@ class Report:
         }
 
 
+def floor_of(ffmpeg: Ffmpeg, codec: Path) -> str | None:
+    """NVENC's driver floor from the file that holds it; "unknown" where the program lists NVENC and
+    the file, a wrapper script say, does not have it.
+    """
+    floor = binary.nvenc_driver_floor(codec)
+    listed = any(name.endswith("_nvenc") for name in ffmpeg.encoders)
+    return floor or ("unknown" if listed else None)
+
+
 def facts(ffmpeg: Ffmpeg) -> Facts:
     """Read version, licence and floors of an FFmpeg and of the libraries it loads."""
     libraries = binary.libraries(ffmpeg.path, dict(ffmpeg.env))
@@ -97,7 +106,7 @@ def facts(ffmpeg: Ffmpeg) -> Facts:
         path=str(ffmpeg.path),
         version=ffmpeg.version,
         licence=ffmpeg.licence,
-        nvenc_driver_floor=binary.nvenc_driver_floor(codec),
+        nvenc_driver_floor=floor_of(ffmpeg, codec),
         ptx=ptx,
         runpaths=runpaths,
         unsafe_runpaths=tuple(unsafe),
