@@ -144,8 +144,9 @@ def offline_channel(options: argparse.Namespace, builds: list) -> tuple[list, li
     from shipping import recipes, standins
 
     pythons = {f"{sys.version_info.major}.{sys.version_info.minor}": PYTHON}
+    wanted = recipes.required([b for b in builds if b.kind != "other"])  # what pip is asked for
     for version in set(options.python) - set(pythons):
-        pythons[version] = standins.environment(version, recipes.required(builds))
+        pythons[version] = standins.environment(version, wanted)
     able = []
     for build in builds:
         why = standins.cannot_build(build, pythons)

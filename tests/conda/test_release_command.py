@@ -65,6 +65,21 @@ def test_a_python_that_is_not_there_is_named():
     assert done.stdout.endswith("failed: no python3.99 on this machine\n")
 
 
+def test_pip_is_asked_for_no_package_of_the_built_ffmpeg(tmp_path, monkeypatch):
+    asked = set()
+
+    def environment(version, wanted):
+        asked.update(wanted)
+        return sys.executable
+
+    monkeypatch.setattr(standins, "environment", environment)
+    options = argparse.Namespace(offline=True, python=["3.99"], dry_run=True, out=tmp_path)
+    builds = [build for name in recipes.names() for build in recipes.render(name)]
+    release_module().offline_channel(options, builds)
+    assert {"numpy", "nanobind"} <= asked
+    assert not {"x264", "make", "nasm", "clangxx"} & asked
+
+
 def test_a_release_of_nothing_fails(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(standins, "cannot_build", lambda build, pythons: "it cannot")
     options = argparse.Namespace(channel=None, offline=True, python=[], dry_run=False, out=tmp_path)
