@@ -44,7 +44,7 @@ def conda_forge() -> list[dict]:
         found.append(record("libcudnn", cudnn, depends=["cuda-version >=12"]))
     for name, version in (("libgcc", "15.2.0"), ("libstdcxx", "15.2.0")):
         found.append(record(name, version))
-    for python in PYTHONS:
+    for python in ("3.9", *PYTHONS):  # the channel has more than we support
         tag = python.replace(".", "")
         only = [
             f"python >={python},<3.{int(python[2:]) + 1}.0a0",
@@ -171,8 +171,19 @@ def refused(channel) -> dict[tuple[str, str], dict]:
         for name in WITH_CUDA
         for what, (specs, driver, virtual, _) in IMPOSSIBLE.items()
     }
+    asked |= {
+        (name, "Python 3.9"): problem(name, "python 3.9.*") for name in ALL if name not in WITH_CUDA
+    }
     answers = call("solve", channels=[channel], problems=list(asked.values()))
     return dict(zip(asked, answers, strict=True))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_python_that_is_too_old_is_refused_though_the_channel_has_it(name, channel, refused):
+    (alone,) = call("solve", channels=[channel], problems=[problem("python 3.9.*")])
+    assert alone["records"]["python"]["version"] == "3.9.9"
+    said = refused[name, "Python 3.9"]["error"]
+    assert re.search(rf"{name} [\s\S]* python (>=3\.10|3\.9)", said), said
 
 
 @pytest.mark.parametrize("what", IMPOSSIBLE)
