@@ -126,6 +126,34 @@ def test_one_release_at_a_time_fills_a_folder_and_the_old_manifest_goes_first(tm
         assert [path.name for path in (tmp_path / "out").iterdir()] == [module.LOCK]
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (KeyboardInterrupt(), 130, "has no manifest and is no release"),
+        (RuntimeError("stand-ins need gcc"), 1, "failed: stand-ins need gcc"),
+    ],
+)
+def test_a_release_that_breaks_off_says_so_and_frees_its_folder(
+    error, code, words, tmp_path, monkeypatch, capsys
+):
+    module = release_module()
+    out = tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["release.py", "--package", "resnet-zoo", "--out", str(out)])
+    monkeypatch.setattr(module, "agreement", lambda names: True)
+    monkeypatch.setattr(module, "release", unittest.mock.Mock(side_effect=error))
+    assert module.main() == code
+    assert words in capsys.readouterr().out
+    module.claim(out).close()
+
+
+def test_the_work_folder_of_somebody_else_is_refused_with_the_cure(tmp_path, monkeypatch):
+    monkeypatch.setattr(channel, "WORK", tmp_path)
+    monkeypatch.setattr(channel.os, "getuid", lambda: tmp_path.stat().st_uid + 1)
+    somebody = pytest.raises(RuntimeError, match="belongs to somebody else: set TMPDIR")
+    with somebody, channel._work_folder("x"):
+        pass
+
+
 def test_what_fails_for_a_full_disk_is_named_and_the_rest_is_built(tmp_path, monkeypatch):
     made = Release(tmp_path, [], fresh_cache=True)
     builds = recipes.render("ffmpeg-gpu-build") + recipes.render("resnet-zoo")
