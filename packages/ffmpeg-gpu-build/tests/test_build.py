@@ -265,6 +265,21 @@ def test_a_wrong_checksum_stops_before_anything_is_unpacked(stage):
     assert not (options.work / "src").exists()
 
 
+def test_a_tarball_that_was_fetched_is_not_asked_for_again(stage, monkeypatch):
+    plan, options = stage
+    kept = options.work / "source"
+    kept.mkdir(parents=True)
+    shutil.copy2(options.source, kept)
+    options.source = "auto"
+
+    def offline(*_):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("ffmpeg_gpu_build.source.download", offline)
+    monkeypatch.setattr("ffmpeg_gpu_build.apt.PrivateApt", offline)
+    assert builder.fetch(plan, options).sha256 == options.sha256
+
+
 def test_a_wrong_signature_stops_before_anything_is_unpacked(stage):
     plan, options = stage
     if not shutil.which("gpgv"):

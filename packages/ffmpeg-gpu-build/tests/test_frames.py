@@ -109,6 +109,8 @@ def test_leaving_the_loop_early_ends_ffmpeg(tmp_path):
     [
         ([], ValueError, "must not be empty"),
         ([np.zeros((32, 32, 3))], TypeError, "must be uint8, got float64"),
+        ([torch.zeros(32, 32, 3)], TypeError, r"must be uint8, got torch\.float32"),
+        ([torch.zeros(32, 32, 3, dtype=torch.bfloat16)], TypeError, r"got torch\.bfloat16"),
         ([np.zeros((3, 32, 32), np.uint8)], ValueError, "move channels last"),
         ([np.zeros((32, 32, 4), np.uint8)], ValueError, r"\(H, W, 3\) or \(H, W\)"),
         ([np.zeros((8, 8, 3), np.uint8)], ValueError, "at least 16x16"),

@@ -332,6 +332,23 @@ def test_a_display_matrix_says_whether_a_picture_is_turned(rows, turned):
     assert media._turned({"side_data_list": [{"displaymatrix": text + "\n"}]}) is turned
 
 
+@pytest.mark.parametrize(
+    ("pixels", "codec", "said"),
+    [
+        ("yuv420p10le", "ffv1", ["10 bits are written as 8"]),
+        ("yuva420p", "ffv1", ["the transparency of yuva420p is left out"]),
+        ("yuv420p", "ffv1", []),
+    ],
+)
+def test_what_does_not_reach_the_result_is_said(ffmpeg, tmp_path, pixels, codec, said):
+    source = tmp_path / "in.mkv"
+    done = ffmpeg.run(
+        "-f", "lavfi", "-i", "testsrc2=s=64x48:d=1", "-pix_fmt", pixels, "-c:v", codec, str(source)
+    )
+    assert done.ok, done.err
+    assert list(transcode(source, tmp_path / "out.mp4", hw="cpu").notes) == said
+
+
 def test_odd_sizes_become_even_and_say_so(ffmpeg, tmp_path):
     source = tmp_path / "odd.mkv"
     assert ffmpeg.run("-f", "lavfi", "-i", "testsrc=s=101x77:d=1", "-c:v", "ffv1", str(source)).ok
@@ -366,6 +383,13 @@ def test_a_folder_inside_its_source_is_not_done_again(clip, tmp_path):
         assert (items[0].result is None) == again
     with pytest.raises(ValueError, match="another folder than src"):
         transcode_folder(tmp_path, tmp_path / "out" / "..", **arguments)
+
+
+def test_two_sources_that_would_have_one_name_are_refused_before_the_first(tmp_path):
+    for name in ("a.mkv", "a.mp4", "a.mkv.webm"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=r"'a\.mkv' and 'a\.mkv\.webm' would both become"):
+        transcode_folder(tmp_path, tmp_path / "out")
 
 
 def test_an_ending_that_no_file_can_have_is_refused_before_the_first(clip, tmp_path):

@@ -35,7 +35,7 @@ def plan_batch(src: Path, dst: Path, suffix: str) -> list[tuple[Path, Path]]:
 
     Two sources that differ in their ending alone keep it in the new name. What lies below a `dst`
     inside `src` was made by a run before this one and is no source. Raises NotADirectoryError, and
-    ValueError if `dst` is `src`.
+    ValueError if `dst` is `src` or two sources would still have one name.
     """
     if not src.is_dir():
         raise NotADirectoryError(f"transcode_folder: src must be a folder, got {os.fspath(src)!r}")
@@ -54,6 +54,14 @@ def plan_batch(src: Path, dst: Path, suffix: str) -> list[tuple[Path, Path]]:
         shown = file if stems.count(stem) > 1 else stem
         relative = shown.relative_to(src)
         pairs.append((file, dst / relative.parent / (relative.name + suffix)))
+    source_of: dict[Path, Path] = {}
+    for file, target in pairs:
+        other = source_of.setdefault(target, file)
+        if other != file:
+            raise ValueError(
+                f"transcode_folder: {other.name!r} and {file.name!r} would both become "
+                f"{os.fspath(target)!r}: rename one of them"
+            )
     return pairs
 
 

@@ -125,9 +125,10 @@ def fetch(plan: Plan, options: Options) -> source.Checked:
         )
     for file in kept.glob("ffmpeg*.tar.*"):
         signature = file.with_name(file.name + ".asc")
-        if file.suffix != ".asc" and signature.is_file():
+        signed = signature if signature.is_file() else None  # without, its SHA-256 must be pinned
+        if file.suffix != ".asc":
             with contextlib.suppress(source.SourceError):
-                return source.check(file, plan.version, signature=signature, sha256=options.sha256)
+                return source.check(file, plan.version, signature=signed, sha256=options.sha256)
     reasons = []
     for way in ("apt", "url") if options.source == "auto" else (options.source,):
         try:

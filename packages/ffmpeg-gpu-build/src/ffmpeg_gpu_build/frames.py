@@ -173,10 +173,12 @@ def _tensor(frame: np.ndarray) -> torch.Tensor:
 
 def _array(frame: Any, index: int) -> np.ndarray:
     """A frame of any library as a contiguous uint8 array, or an error that says what it is."""
-    if hasattr(frame, "detach"):  # a torch tensor, wherever it is
-        frame = frame.detach().cpu().numpy()
-    array = np.asarray(frame)
-    if array.dtype != np.uint8:
+    if hasattr(frame, "detach"):  # a torch tensor, wherever it is; numpy has not all its types
+        uint8 = str(frame.dtype) == "torch.uint8"
+        array = frame.detach().cpu().numpy() if uint8 else frame
+    else:
+        array = np.asarray(frame)
+    if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
         raise TypeError(
             f"write_frames: frame {index} must be uint8, got {array.dtype}; for 0..1 floats pass "
             "(frame * 255).round().astype('uint8')"

@@ -6,6 +6,7 @@ proof is kept for the life of the process.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -101,6 +102,14 @@ def quality_arguments(encoder: str, quality: int) -> list[str]:
     return ["-crf", str(quality)]
 
 
+def _lost(video: Video) -> list[str]:
+    """What of the picture does not reach the result, which is 4:2:0 in 8 bits on every path."""
+    lost = [f"{video.depth} bits are written as 8"] if video.depth > 8 else []
+    if re.match(r"yuva|ya\d|ayuv|gbrap|(rgb|bgr)a|a(rgb|bgr)", video.pixels):
+        lost.append(f"the transparency of {video.pixels} is left out")
+    return lost
+
+
 def _size(video: Video, size: tuple[int, int] | None, notes: list[str]) -> tuple[int, int] | None:
     """The size to scale to, or None. Raises ValueError for an odd or empty one."""
     if size is not None:
@@ -160,7 +169,7 @@ def plan_pipeline(
     for name, value in (("decode", decode), ("encode", encode)):
         if value not in (None, "cpu", hw):
             raise ValueError(f"transcode: {name} must be 'cpu' or hw's {hw!r}, got {value!r}")
-    notes: list[str] = []
+    notes = _lost(video)
     scale = _size(video, size, notes)
     if hw == "opencl":
         require_decoder(program, video)
