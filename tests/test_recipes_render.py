@@ -54,6 +54,18 @@ def test_every_recipe_tests_import_and_main_function(package):
         assert any("script" in kind for kind in kinds), "no test of the main function"
 
 
+@pytest.mark.parametrize("package", [p for p in PACKAGES if p.native], ids=lambda p: p.name)
+def test_the_stable_abi_is_that_of_the_pinned_python(package):
+    """In the recipe, in its host environment and in the wheel that is built there."""
+    builds = [build for build in recipes.render(package.name) if build.abi3]
+    (python,) = {build.python for build in builds}
+    assert pyproject(package)["tool"]["scikit-build"]["wheel"]["py-api"] == (
+        "cp" + python.replace(".", "")
+    )
+    for build in builds:
+        assert f"python-abi3 {python}.*" in build.requirements("host")
+
+
 def test_a_compiled_recipe_without_kernels_is_built_once_with_the_compilers_of_the_cpu():
     (build,) = recipes.render("ffmpeg-gpu-build/built-ffmpeg")
     assert build.requirements("build")[:2] == ["gcc_linux-64 15.*", "sysroot_linux-64 2.17.*"]

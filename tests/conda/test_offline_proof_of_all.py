@@ -102,6 +102,8 @@ def test_a_cuda_build_is_chosen_for_a_driver_and_runs_on_the_cpu_without_one(
         pytest.skip(f"the build needs Python {build.python} with torch")
     artifact = proof.release.build(build)
     proof.release.index()
+    assert sorted(set(artifact.index["depends"])) == build.metadata()["depends"]
+    assert sorted(artifact.index["constrains"]) == build.metadata()["constrains"]
     assert "__cuda" in artifact.index["depends"]
     prefix = proof.installed(build, own_version, tmp_path / "env")
     prefix.run_main_function()
