@@ -105,6 +105,8 @@ def test_at_least_twelve_failure_modes_are_told_apart():
         ("[AVHWDeviceContext] Unable to open the libvulkan library!", "no-vulkan"),
         ("x: error while loading shared libraries: libx264.so.164: cannot open", "missing-library"),
         ("Unknown encoder 'av1_nvenc'", "not-built-in"),
+        ("[AVFilterGraph @ 0x5] No such filter: 'scale_npp'", "npp-retired"),
+        ("[AVFilterGraph @ 0x5] No such filter: 'scale_cuda'", "not-built-in"),
         ("av_interleaved_write_frame(): No space left on device", "disk-full"),
         ("[h264_nvenc] 10 bit encode not supported", "nvenc-feature-missing"),
         ("[mov] moov atom not found", "bad-input"),

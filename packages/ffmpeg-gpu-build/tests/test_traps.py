@@ -336,6 +336,11 @@ def test_13_fate_gets_all_seven_library_folders(tmp_path):
         ),
         ("E: Unable to locate package libfdk-aac-dev", "no-such-package"),
         ("make: *** [tests/Makefile:1: fate-x] Error 127", "fate-loader"),
+        ("ERROR: cuda_llvm requested but not found", "no-clang"),
+        ("ERROR: ffnvcodec requested but not found", "headers-too-old"),
+        ("/bin/sh: 1: nasm: not found", "no-assembler"),
+        ("bash: nasm: command not found", "no-assembler"),
+        ("x86_64-conda-linux-gnu-cc: fatal error: Killed signal terminated program cc1", "killed"),
         ("ERROR: x265 not found using pkg-config", "dependency-not-found"),
         ("nasm/yasm not found or too old. Use --disable-x86asm", "no-assembler"),
         ("gcc is unable to create an executable file.", "no-compiler"),
@@ -349,6 +354,17 @@ def test_logs_of_a_build_are_recognised(log, code):
     assert found.code == code
     assert found.cure
     assert "{" not in found.sentence
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        "make: xsltproc: No such file or directory\nmake: *** [Makefile:9: doc] Error 127",
+        "ffmpeg: error while loading shared libraries: libavdevice.so.61: cannot open",
+    ],
+)
+def test_13_what_is_no_test_of_fate_is_not_laid_to_its_loader(log):
+    assert traps.recognise(log) is None
 
 
 def test_the_licence_gate_names_what_and_which_switch():

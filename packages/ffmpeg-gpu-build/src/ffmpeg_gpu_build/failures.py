@@ -218,6 +218,13 @@ FAILURES = (
         "needs an Intel GPU and its oneVPL runtime",
     ),
     Failure(
+        "npp-retired",
+        "absent",
+        r"(No such filter: '|[Uu]nknown filter ')(?P<a>\w+_npp)'",
+        "{a} is not in this FFmpeg: it needs libnpp, which FFmpeg 9 removed",
+        "write scale_cuda for scale_npp, transpose_cuda for transpose_npp",
+    ),
+    Failure(
         "not-built-in",
         "absent",
         r"Unknown (encoder|decoder) '(?P<a>[^']+)'|No such filter: '(?P<b>[^']+)'"

@@ -79,6 +79,13 @@ TRAPS = (
         "component (--without)",
     ),
     Failure(
+        "no-clang",
+        "broken",
+        r"ERROR: cuda_llvm requested,? but not (all|found)",
+        "clang, which compiles the CUDA filters, is missing or makes no PTX",
+        "install clang 11 or newer, or take --cuda nvcc; ffbuild/config.log has its words",
+    ),
+    Failure(
         "headers-too-old",
         "broken",
         r"ERROR: (?P<a>ffnvcodec|nvenc|cuda\w*) requested,? but not (all|found)"
@@ -89,14 +96,14 @@ TRAPS = (
     Failure(
         "fate-loader",
         "broken",
-        r"(Error|Fehler) 127|error while loading shared libraries: libav\w+\.so",
+        r"fate-[\w.+-]+\] (Error|Fehler) 127",
         "tests end with 127: the loader does not find the libraries of the build",
         "LD_LIBRARY_PATH must name all seven lib folders; `ffmpeg-gpu-build fate` sets it",
     ),
     Failure(
         "no-assembler",
         "broken",
-        r"nasm/yasm not found or too old|nasm not found",
+        r"nasm/yasm not found or too old|nasm(: command|:)? not found",
         "no nasm: FFmpeg would be several times slower",
         "install nasm 2.13 or newer",
     ),
@@ -125,7 +132,8 @@ TRAPS = (
     Failure(
         "killed",
         "broken",
-        r"(gcc|cc1|clang)[^\n]*: (fatal error: )?Killed|virtual memory exhausted",
+        r"Killed signal terminated program|(gcc|cc1|clang)[^\n]*: (fatal error: )?Killed"
+        r"|virtual memory exhausted",
         "a compiler was killed, mostly for want of memory",
         "fewer jobs: --jobs 1",
     ),
