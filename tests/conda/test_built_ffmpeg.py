@@ -8,16 +8,12 @@ minutes of CPU the first time; after that ccache, where it is installed, has the
 import json
 import os
 import re
-import shutil
 import subprocess
 
 import ffmpeg_standins
 import pytest
 import workspace
 from shipping import artifacts, recipes, standins
-from shipping.artifacts import Artifact
-from shipping.channel import _work_folder
-from shipping.rattler_child import call
 from shipping.recipes import VARIANTS
 
 from ffmpeg_gpu_build import builder, headers, resolve, toolchain
@@ -64,18 +60,9 @@ def built(recipe, make_proof, find_variant):
     )
     proof.release.build(tool)
     proof.release.index()
-    log = proof.folder / "logs" / "ffmpeg-gpu.log"
-    kept = proof.release.channel / "linux-64" / build.file_name
-    with _work_folder("ffmpeg-gpu") as work:  # always the same path, or ccache finds nothing again
-        answer = call(
-            "build", log=log, environment=proof.release.cache, recipe=str(build.path),
-            variants=str(VARIANTS), string=build.string, channels=proof.release.channels(),
-            out=str(work), test=True,
-        )  # fmt: skip
-        (package,) = answer["packages"]
-        shutil.copyfile(package, kept)
-    artifact = Artifact.unpack(kept, proof.folder / "unpacked" / "ffmpeg-gpu")
+    artifact = proof.release.build(build)
     proof.release.index()
+    log = proof.folder / "logs" / f"{build.file_name.removesuffix('.conda')}.log"
     return proof, artifact, log.read_text()
 
 

@@ -268,6 +268,23 @@ def test_subtitles_of_mp4_are_written_as_text_that_matroska_takes(ffmpeg, tmp_pa
     assert any("mov_text do not go into matroska: left out" in note for note in made.notes)
 
 
+def test_fonts_go_into_matroska_and_what_is_left_out_is_said(ffmpeg, tmp_path):
+    font, source = tmp_path / "a.ttf", tmp_path / "in.mkv"
+    font.write_bytes(b"a font")
+    done = ffmpeg.run(
+        "-f", "lavfi", "-i", "testsrc2=s=64x48:d=1", "-map", "0", "-map", "0", "-c:v", "libx264",
+        "-color_trc", "smpte2084", "-attach", str(font), "-metadata:s:t", "mimetype=font/ttf",
+        str(source),
+    )  # fmt: skip
+    assert done.ok, done.err
+    kept = transcode(source, tmp_path / "a.mkv", hw="cpu")
+    assert probe(tmp_path / "a.mkv").attachments == 1
+    assert any("1 further video stream(s) left out" in note for note in kept.notes)
+    assert any("HDR (PQ) is not tone-mapped" in note for note in kept.notes)
+    made = transcode(source, tmp_path / "a.mp4", hw="cpu")
+    assert any("1 attachment(s) do not go into mp4" in note for note in made.notes)
+
+
 @pytest.mark.parametrize("ending", [".mp4", ".mov", ".mkv"])
 def test_a_variable_rate_keeps_its_frames(ffmpeg, tmp_path, ending):
     source = tmp_path / "in.mkv"

@@ -21,7 +21,8 @@ PROTOCOLS = ("-protocol_whitelist", "file,pipe,fd,data,crypto")
 @dataclass(frozen=True)
 class Video:
     """A video stream. `size` is (width, height) as shown, after rotation; `depth` in bits; `turned`
-    if the picture is stored turned or mirrored, which FFmpeg puts right on the CPU alone.
+    if the picture is stored turned or mirrored, which FFmpeg puts right on the CPU alone;
+    `transfer` is FFmpeg's name of the transfer characteristic ("bt709", "smpte2084").
     """
 
     index: int
@@ -32,11 +33,14 @@ class Video:
     rate: Fraction
     frames: int | None
     turned: bool = False
+    transfer: str = "unknown"
 
 
 @dataclass(frozen=True)
 class Media:
-    """A file: its container, seconds, first video stream, codecs of its audio and subtitles."""
+    """A file: its container, seconds, first video stream, codecs of its audio and subtitles, number
+    of further video streams and of attachments (fonts of subtitles).
+    """
 
     path: Path
     container: str
@@ -44,6 +48,8 @@ class Media:
     video: Video | None
     audio: tuple[str, ...]
     subtitle_codecs: tuple[str, ...]
+    more_videos: int = 0
+    attachments: int = 0
 
     @property
     def subtitles(self) -> int:
@@ -103,6 +109,7 @@ def _video(stream: dict[str, Any]) -> Video:
         rate=_rate(stream),
         frames=int(frames) if frames.isdigit() else None,
         turned=_turned(stream),
+        transfer=stream.get("color_transfer", "unknown"),
     )
 
 
@@ -145,6 +152,8 @@ def probe(
         video=_video(moving[0]) if moving and moving[0].get("width") else None,
         audio=_codecs(streams, "audio"),
         subtitle_codecs=_codecs(streams, "subtitle"),
+        more_videos=max(0, len(moving) - 1),
+        attachments=len(_codecs(streams, "attachment")),
     )
 
 

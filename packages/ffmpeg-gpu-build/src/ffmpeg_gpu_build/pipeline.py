@@ -102,11 +102,19 @@ def quality_arguments(encoder: str, quality: int) -> list[str]:
     return ["-crf", str(quality)]
 
 
+HDR = {"smpte2084": "PQ", "arib-std-b67": "HLG"}  # FFmpeg's names of the transfer -> the usual
+
+
 def _lost(video: Video) -> list[str]:
     """What of the picture does not reach the result, which is 4:2:0 in 8 bits on every path."""
     lost = [f"{video.depth} bits are written as 8"] if video.depth > 8 else []
     if re.match(r"yuva|ya\d|ayuv|gbrap|(rgb|bgr)a|a(rgb|bgr)", video.pixels):
         lost.append(f"the transparency of {video.pixels} is left out")
+    if video.transfer in HDR:
+        name = HDR[video.transfer]
+        lost.append(
+            f"HDR ({name}) is not tone-mapped: give `filters` that do, or it looks washed out"
+        )
     return lost
 
 

@@ -137,6 +137,18 @@ def _subtitles(media: Media, muxer: str, program: Ffmpeg) -> tuple[list[str], li
     return arguments, notes
 
 
+def _rest(media: Media, muxer: str) -> tuple[list[str], list[str]]:
+    """Arguments for what is no picture, sound or text, and what to tell about streams left out."""
+    notes = []
+    if media.more_videos:
+        notes.append(f"{media.more_videos} further video stream(s) left out: the first is taken")
+    if media.attachments and muxer == "matroska":
+        return ["-map", "0:t", "-c:t", "copy"], notes
+    if media.attachments:
+        notes.append(f"{media.attachments} attachment(s) do not go into {muxer}: left out")
+    return [], notes
+
+
 def _vary(muxer: str, program: Ffmpeg) -> list[str]:
     """Keep the frames and times of a source of variable rate where the container can; older FFmpeg
     repeat and drop frames in MP4 to fit a rate.
@@ -164,7 +176,8 @@ def transcode(
     cancel: threading.Event | None = None,
     timeout: float | None = None,
 ) -> Transcoded:
-    """Transcode the first video stream of `src`, and its audio, into `dst`.
+    """Transcode the first video stream of `src`, and its audio, into `dst`; subtitles and
+    attachments go into Matroska.
 
     hw       "auto": each stage on the GPU if `verify` proves it here, else on the CPU, and `notes`
              say why; "cuda", "vaapi", "vulkan": all stages there or HardwareError; "opencl":
@@ -199,7 +212,8 @@ def transcode(
     )  # fmt: skip
     sound, notes = _audio(media, muxer, audio, program)
     words, told = _subtitles(media, muxer, program)
-    notes += told
+    rest, left = _rest(media, muxer)
+    notes += told + left
     rate = ["-b:v", bitrate] if bitrate else quality_arguments(pipeline.encoder, quality)
     fast = ["-movflags", "+faststart"] if muxer in ("mp4", "mov") else []
     started = time.monotonic()
@@ -207,8 +221,8 @@ def transcode(
         arguments = [
             *pipeline.before, *PROTOCOLS, "-i", file_argument(source),
             "-map", f"0:{media.video.index}", *(["-vf", pipeline.filters] if pipeline.filters else
-            []), "-c:v", pipeline.encoder, *rate, *_vary(muxer, program), *sound, *words, *fast,
-            "-f", muxer, "-y", file_argument(part),
+            []), "-c:v", pipeline.encoder, *rate, *_vary(muxer, program), *sound, *words, *rest,
+            *fast, "-f", muxer, "-y", file_argument(part),
         ]  # fmt: skip
         frames = supervise(
             program, arguments, total=media.frames, tell=progress, cancel=cancel, timeout=timeout
