@@ -9,6 +9,8 @@
                                                  Python, wheels and compilers; never publishable
   PREFIX_API_KEY=... python tools/release.py --upload prefix:NAME
                                                  the same, then publish what was built
+  PREFIX_API_KEY=... python tools/release.py --built --upload prefix:NAME
+                                                 publish the release that stands in --out
 
 Steps: versions, pins, changelog and metadata must agree (tests/test_metadata_agrees.py and
 tests/test_recipes_render.py); the recipes are rendered from recipes/variants.yaml; each package is
@@ -93,9 +95,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--upload", metavar="TARGET", help="anaconda:OWNER, prefix:NAME, quetz:URL/NAME"
     )
+    parser.add_argument(
+        "--built",
+        action="store_true",
+        help="with --upload: build nothing, publish the finished release in --out",
+    )
     options = parser.parse_args()
     if options.offline and options.upload:
         parser.error("--upload: what --offline builds is never published")
+    if options.built and not options.upload:
+        parser.error("--built: there is nothing to do without --upload")
     if options.offline and options.channel:
         parser.error("--offline makes its own channel: leave --channel out")
     options.package = [name.replace("_", "-") for name in options.package or ()]
@@ -216,7 +225,7 @@ def plan(options: argparse.Namespace, builds: list) -> tuple[list, list[str], se
 
 def release(options: argparse.Namespace, builds: list) -> int:
     """Build, describe and, if told to, publish; returns the exit code."""
-    from shipping import channel, upload
+    from shipping import channel
 
     builds, sources, with_torch = plan(options, builds)
     if not builds:
@@ -241,16 +250,20 @@ def release(options: argparse.Namespace, builds: list) -> int:
         say(f"not publishable: {reason}")
     if names:
         return 1
-    if options.upload:
-        if manifest["objections"]:
-            say("not uploaded")
-            return 3
-        try:
-            upload.upload([artifact.path for artifact in made.artifacts], options.upload, say)
-        except RuntimeError as error:
-            say(str(error))
-            return 3
-        say(f"uploaded {len(made.artifacts)} packages to {options.upload}")
+    return publish(options) if options.upload else 0
+
+
+def publish(options: argparse.Namespace) -> int:
+    """Upload the finished release in --out; returns the exit code."""
+    from shipping import upload
+
+    try:
+        files = upload.finished(options.out)
+        upload.upload(files, options.upload, say)
+    except RuntimeError as error:
+        say(f"not uploaded: {error}")
+        return 3
+    say(f"uploaded {len(files)} packages to {options.upload}")
     return 0
 
 
@@ -266,6 +279,8 @@ def main() -> int:
             upload.target(options.upload)
     except ValueError as error:
         wrong(str(error))
+    if options.built:
+        return publish(options)
     builds = chosen(options)
     agreed = agreement(options.package)
     try:

@@ -1,5 +1,6 @@
 """The checks of a built package find what they are there to find."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -209,6 +210,28 @@ def test_an_upload_needs_its_key_before_anything_is_built(monkeypatch):
     monkeypatch.delenv("PREFIX_API_KEY", raising=False)
     with pytest.raises(ValueError, match="set PREFIX_API_KEY"):
         upload.target("prefix:channel")
+
+
+def test_only_the_files_that_a_publishable_manifest_describes_are_uploaded(tmp_path, monkeypatch):
+    def refused():
+        with pytest.raises(RuntimeError) as error:
+            upload.finished(tmp_path)
+        return str(error.value)
+
+    assert "holds no finished release" in refused()
+    file = tmp_path / "channel" / "noarch" / "x-1-0.conda"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"PK")
+    entry = {"file": "channel/noarch/x-1-0.conda", "sha256": hashlib.sha256(b"PK").hexdigest()}
+    (tmp_path / "manifest.json").write_text(json.dumps({"packages": [entry]}))
+    monkeypatch.setattr(upload, "objections", lambda manifest: ["a reason"])
+    assert refused() == "not publishable: a reason"
+    monkeypatch.setattr(upload, "objections", lambda manifest: [])
+    assert upload.finished(tmp_path) == [file]
+    file.write_bytes(b"PKK")
+    assert "x-1-0.conda is not the file that manifest.json describes" in refused()
+    file.unlink()
+    assert "x-1-0.conda is not the file" in refused()
 
 
 SERVER = """

@@ -247,6 +247,23 @@ def test_a_wrong_upload_target_is_refused_before_anything_is_built():
     assert "expected anaconda:OWNER" in done.stdout
 
 
+def test_what_is_built_already_is_published_without_a_build(tmp_path, monkeypatch, capsys):
+    assert "without --upload" in release("--built").stderr
+    monkeypatch.setenv("PREFIX_API_KEY", "a key")
+    arguments = ["release.py", "--built", "--upload", "prefix:x", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    module = release_module()
+    monkeypatch.setattr(module, "agreement", unittest.mock.Mock(side_effect=AssertionError))
+    assert module.main() == 3
+    assert "holds no finished release" in capsys.readouterr().out
+    sent = []
+    monkeypatch.setattr("shipping.upload.finished", lambda folder: [folder / "x.conda"])
+    monkeypatch.setattr("shipping.upload.upload", lambda files, to, say: sent.append((files, to)))
+    assert module.main() == 0
+    assert sent == [([tmp_path / "x.conda"], "prefix:x")]
+    assert not list(tmp_path.iterdir())
+
+
 def test_dependencies_among_our_packages_are_built_first():
     builds = [build for name in reversed(recipes.names()) for build in recipes.render(name)]
     order = [build.name for build in recipes.in_build_order(builds)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +41,26 @@ def objections(manifest: dict) -> list[str]:
     if not manifest["packages"]:
         found.append("nothing was built")
     return found
+
+
+def finished(folder: Path) -> list[Path]:
+    """The packages of the release that stands in `folder`, as its manifest describes them.
+
+    Raises RuntimeError where there is none, something speaks against it or a file is another one.
+    """
+    file = folder / "manifest.json"
+    if not file.is_file():
+        raise RuntimeError(f"--out {folder} holds no finished release: build one first")
+    manifest = json.loads(file.read_text())
+    if found := objections(manifest):
+        raise RuntimeError("not publishable: " + "; ".join(found))
+    packages = []
+    for entry in manifest["packages"]:
+        path = folder / entry["file"]
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
+            raise RuntimeError(f"{path} is not the file that manifest.json describes: build again")
+        packages.append(path)
+    return packages
 
 
 def target(text: str) -> tuple[str, str]:
