@@ -37,7 +37,8 @@ def test_its_wheel_holds_licence_and_types_and_no_tests(package, wheels):
         names = wheel.namelist()
         folder = f"{package.import_name}/"
         assert f"{folder}py.typed" in names
-        assert any(name.endswith("licenses/LICENSE") for name in names)
+        packed = {name.partition("/licenses/")[2] for name in names if "/licenses/" in name}
+        assert packed == {"LICENSE", *(["NOTICE"] if (package.folder / "NOTICE").exists() else [])}
         outside = [n for n in names if not n.startswith((folder, f"{package.import_name}-"))]
         assert not outside, f"files outside the package: {outside}"
         assert not [name for name in names if "test_" in name or "cuda_sim" in name]

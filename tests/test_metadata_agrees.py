@@ -1,6 +1,7 @@
 """VERSION, pyproject files, recipes, environments and pins say the same thing."""
 
 import re
+from importlib.metadata import files
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,19 @@ def test_pyproject_reads_the_one_version_and_has_the_common_metadata(package):
     assert data["project"]["license"] == "BSD-3-Clause"
     (provider,) = data["tool"]["dynamic-metadata"]
     assert provider["input"] == "VERSION"
+
+
+def test_what_is_compiled_in_has_its_notice():
+    native = [package for package in PACKAGES if package.native]
+    assert native
+    for package in native:
+        assert pyproject(package)["project"]["license-files"] == ["LICENSE", "NOTICE"]
+    notice = (ROOT / "NOTICE").read_text()
+    (licence,) = (f for f in files("nanobind") if f.name == "LICENSE")
+    (robin_map,) = (f for f in files("nanobind") if f.name == "robin_map.h")
+    head = robin_map.read_text().partition("*/")[0]
+    for text in (licence.read_text(), head.replace("*", " ").partition("/")[2]):
+        assert " ".join(text.split()) in " ".join(notice.split())
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)

@@ -25,7 +25,7 @@ from shipping.rattler_child import call
 from shipping.recipes import VARIANTS, Build
 
 WORK = Path(tempfile.gettempdir(), "conda-release")
-PACKED = ("packages", "recipes", "cmake", "VERSION", "LICENSE")
+PACKED = ("packages", "recipes", "cmake", "VERSION", "LICENSE", "NOTICE")
 
 
 class Release:
