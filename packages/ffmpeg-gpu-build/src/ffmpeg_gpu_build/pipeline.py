@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from .checks import Machine, check_decoder, check_device, check_encoder, check_filter
+from .checks import CODEC_OF, Machine, check_decoder, check_device, check_encoder, check_filter
 from .ffmpeg import Ffmpeg, FfmpegError
 from .filter_checks import device_of
 from .media import Video
 from .verdict import NOT_TRIED, PROVEN, Verdict
 from .verification import ask_nvidia
 
-SOFTWARE = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1", "vp9": "libvpx-vp9"}
+SOFTWARE = {codec: encoder for encoder, codec in CODEC_OF.items()}
 # component of the description that brings the software encoder
 COMPONENTS = {"h264": "x264", "hevc": "x265", "av1": "svtav1", "vp9": "vpx"}
 # A device hands its frames on as they are stored, and FFmpeg forgets that they are to be turned.

@@ -13,13 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from . import audio_checks, binary, description, proc
-from .checks import DECODERS, Machine, check_decoder, check_device, check_encoder, check_filter
+from .checks import (
+    CODEC_OF,
+    DECODERS,
+    Machine,
+    check_decoder,
+    check_device,
+    check_encoder,
+    check_filter,
+)
 from .ffmpeg import Ffmpeg
 from .filter_checks import device_of
 from .verdict import ABSENT, BROKEN, NOT_TRIED, PROVEN, Verdict, exit_code
 
 DEVICES = ("cuda", "opencl", "vulkan", "vaapi", "qsv")
-SOFTWARE = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", *audio_checks.ENCODERS)
+SOFTWARE = (*CODEC_OF, *audio_checks.ENCODERS)
 # hwaccel -> its name inside libavcodec, and the codecs that a transcode meets
 HWACCELS = {
     "cuda": ("nvdec", ("h264", "hevc", "av1", "vp9", "mpeg2", "mpeg4", "mjpeg")),
