@@ -21,9 +21,9 @@ from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
 from resnet_zoo import resnet50
-from resnet_zoo.draw import draw_svg
-from resnet_zoo.gradcam import grad_cam, overlay
-from resnet_zoo.predict import top_k
+from resnet_zoo.inference.predict import top_k
+from resnet_zoo.seeing.draw import draw_svg
+from resnet_zoo.seeing.gradcam import grad_cam, overlay
 from resnet_zoo.training import ArraySource, Recipe, Result, train
 
 matplotlib.use("Agg")

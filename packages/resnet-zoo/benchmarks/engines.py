@@ -156,7 +156,7 @@ def _build(kind: str, name: str, batch: int, threads: int, dtype: str):
         fast = resnet_zoo.optimize(model, kind, example=x, dtype=getattr(torch, dtype))
         return lambda: fast(x), fast.report.kept
     if kind == "onnxruntime":
-        from resnet_zoo.export import OnnxRuntimeModel
+        from resnet_zoo.inference.export import OnnxRuntimeModel
 
         session = OnnxRuntimeModel(model, x)
         return lambda: session(x), "onnxruntime"
@@ -170,7 +170,7 @@ def _openvino(model, x, threads: int, dtype: str):
     import openvino
     import torch
 
-    from resnet_zoo.export import export_onnx
+    from resnet_zoo.inference.export import export_onnx
 
     options = {
         "INFERENCE_NUM_THREADS": threads,

@@ -14,7 +14,7 @@ import torch
 
 from resnet_zoo import ResNet18_Weights, WeightsError, cache_dir, get_model, resnet18, save_weights
 from resnet_zoo import download as downloading
-from resnet_zoo.cache import Remote, fetch, recorded_hash, sha256_of
+from resnet_zoo.weights.cache import Remote, fetch, recorded_hash, sha256_of
 
 DATA = bytes(torch.randint(0, 256, (600_000,), generator=torch.Generator().manual_seed(1)).tolist())
 ARGUMENTS = {"num_classes": 4, "stem": "small", "planes": 8}
@@ -209,7 +209,7 @@ def test_a_symlinked_cache_folder_works(remote, tmp_path, monkeypatch):
 CHILD = textwrap.dedent(
     """
     import sys
-    from resnet_zoo.cache import Remote, WeightsError, fetch
+    from resnet_zoo.weights.cache import Remote, WeightsError, fetch
     try:
         print(fetch(Remote.from_url(sys.argv[1]), progress=False))
     except WeightsError as error:

@@ -5,7 +5,7 @@ import torch
 
 from resnet_zoo import get_model, optimize, save_weights
 from resnet_zoo.cli import main
-from resnet_zoo.export import export_onnx
+from resnet_zoo.inference.export import export_onnx
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

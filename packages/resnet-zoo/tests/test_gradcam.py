@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from resnet_zoo import get_model
-from resnet_zoo.gradcam import colorize, grad_cam, overlay
+from resnet_zoo.seeing.gradcam import colorize, grad_cam, overlay
 
 
 def test_heat_equals_the_definition(calibrate):

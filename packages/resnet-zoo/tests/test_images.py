@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_zoo.images import images_below, open_image
-from resnet_zoo.transforms import ImageClassification
+from resnet_zoo.pictures.images import images_below, open_image
+from resnet_zoo.pictures.transforms import ImageClassification
 
 TRANSFORM = ImageClassification(crop_size=32, resize_size=32)
 

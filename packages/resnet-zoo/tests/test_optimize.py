@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from resnet_zoo import fold_batchnorm, get_model, optimize
-from resnet_zoo.fold import norm_pairs
-from resnet_zoo.fused import FusedResNet, unavailable
-from resnet_zoo.inference import _Compiled
+from resnet_zoo.inference.fused import FusedResNet, unavailable
+from resnet_zoo.inference.optimization import _Compiled
+from resnet_zoo.models.fold import norm_pairs
 
 VARIANTS = {
     "resnet18": {},

@@ -163,7 +163,7 @@ def test_frozen_stages_do_not_learn_and_their_norms_stay_in_evaluation_mode():
 
 
 def test_stochastic_depth_drops_whole_samples_in_training_only_and_keeps_the_mean():
-    from resnet_zoo.resnet import stochastic_depth
+    from resnet_zoo.models.resnet import stochastic_depth
 
     torch.manual_seed(0)
     branch = torch.ones(4000, 2, 1, 1)

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from resnet_zoo import WEIGHTS, ImageClassification
-from resnet_zoo.transforms import center_crop, pil_to_tensor, resize
+from resnet_zoo.pictures.transforms import center_crop, pil_to_tensor, resize
 
 SIZES = [(640, 480), (333, 500), (232, 232), (256, 300), (100, 70), (1025, 257)]
 

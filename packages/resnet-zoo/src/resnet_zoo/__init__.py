@@ -6,30 +6,9 @@ model = resnet_zoo.resnet50(weights="IMAGENET1K_V2").eval()
 
 from importlib.metadata import PackageNotFoundError, version
 
-from .cache import WeightsError, cache_dir
-from .checkpoint import LoadReport, read_metadata, read_state_dict, save_weights
-from .features import ResNetFeatures
-from .fold import fold_batchnorm
-from .inference import Optimized, optimize
-from .resnet import BasicBlock, Bottleneck, ResNet
-from .sources import Source, resolve
-from .transforms import ImageClassification
-from .weights import (
-    WEIGHTS,
-    ResNet18_Weights,
-    ResNet34_Weights,
-    ResNet50_Weights,
-    ResNet101_Weights,
-    ResNet152_Weights,
-    ResNeXt50_32X4D_Weights,
-    ResNeXt101_32X8D_Weights,
-    ResNeXt101_64X4D_Weights,
-    WeightsEnum,
-    Wide_ResNet50_2_Weights,
-    Wide_ResNet101_2_Weights,
-    imagenet_categories,
-)
-from .zoo import (
+from . import _moved
+from .inference.optimization import Optimized, optimize
+from .models.builders import (
     get_model,
     get_model_weights,
     get_weight,
@@ -47,6 +26,31 @@ from .zoo import (
     wide_resnet50_2,
     wide_resnet101_2,
 )
+from .models.features import ResNetFeatures
+from .models.fold import fold_batchnorm
+from .models.resnet import BasicBlock, Bottleneck, ResNet
+from .pictures.transforms import ImageClassification
+from .weights.cache import WeightsError, cache_dir
+from .weights.checkpoint import LoadReport, read_metadata, read_state_dict, save_weights
+from .weights.names import (
+    WEIGHTS,
+    ResNet18_Weights,
+    ResNet34_Weights,
+    ResNet50_Weights,
+    ResNet101_Weights,
+    ResNet152_Weights,
+    ResNeXt50_32X4D_Weights,
+    ResNeXt101_32X8D_Weights,
+    ResNeXt101_64X4D_Weights,
+    WeightsEnum,
+    Wide_ResNet50_2_Weights,
+    Wide_ResNet101_2_Weights,
+    imagenet_categories,
+)
+from .weights.sources import Source, resolve
+
+_moved.install()
+__getattr__ = _moved.attribute
 
 __all__ = [
     "WEIGHTS",

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 
 from . import __version__
-from .cache import Remote, WeightsError, cache_dir, check
 from .distributed import pick_device, world
-from .inference import optimize
-from .resnet import ResNet
-from .sources import resolve
-from .weights import LICENCE_NOTE, WEIGHTS, WeightsEnum
-from .zoo import get_model, get_weight, list_models
+from .inference.optimization import optimize
+from .models.builders import get_model, get_weight, list_models
+from .models.resnet import ResNet
+from .weights.cache import Remote, WeightsError, cache_dir, check
+from .weights.names import LICENCE_NOTE, WEIGHTS, WeightsEnum
+from .weights.sources import resolve
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -104,7 +104,7 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _structure(options: Any) -> tuple[ResNet, tuple[int, int, int, int]]:
     """The model of a name or file, without downloading anything, and an input shape for it."""
-    from .zoo import load_model
+    from .models.builders import load_model
 
     changes = {"stem": options.stem} if options.stem else {}
     if Path(options.model).is_file():
@@ -132,7 +132,7 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _predict(options: Any) -> int:
-    from .predict import find_images, open_model, predict, write_shared
+    from .inference.predict import find_images, open_model, predict, write_shared
 
     files = find_images(options.images)
     with world(options.device) as here:
@@ -173,7 +173,7 @@ def _predict(options: Any) -> int:
 
 def _print_row(row: dict[str, Any], as_json: bool) -> bool:
     """Print one result; True if it is an error."""
-    from .predict import json_line
+    from .inference.predict import json_line
 
     if as_json:
         print(json_line(row), flush=True)
@@ -190,8 +190,8 @@ def _overlays(model: ResNet, files: list[Path], folder: Path) -> None:
     """One PNG for each readable image: what the model saw, with the heat of its first guess."""
     from PIL import Image
 
-    from .gradcam import grad_cam, overlay
-    from .images import open_image
+    from .pictures.images import open_image
+    from .seeing.gradcam import grad_cam, overlay
 
     folder.mkdir(parents=True, exist_ok=True)
     transforms = model.source.transforms()
@@ -274,7 +274,7 @@ def _info(options: Any) -> int:
 
 
 def _summary(options: Any) -> int:
-    from .summary import summary
+    from .seeing.summary import summary
 
     model, shape = _structure(options)
     print(summary(model, shape, options.depth))
@@ -282,7 +282,7 @@ def _summary(options: Any) -> int:
 
 
 def _draw(options: Any) -> int:
-    from .draw import draw_svg, draw_text
+    from .seeing.draw import draw_svg, draw_text
 
     model, shape = _structure(options)
     if options.out is None:
@@ -296,8 +296,8 @@ def _draw(options: Any) -> int:
 
 
 def _export(options: Any) -> int:
-    from .export import export_onnx
-    from .predict import open_model
+    from .inference.export import export_onnx
+    from .inference.predict import open_model
 
     if Path(options.model).is_file():
         model = open_model(None, options.model)

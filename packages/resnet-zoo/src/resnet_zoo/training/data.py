@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..images import SUFFIXES, images_below, open_image
-from ..transforms import ImageClassification, pil_to_tensor
+from ..pictures.images import SUFFIXES, images_below, open_image
+from ..pictures.transforms import ImageClassification, pil_to_tensor
 from .augment import augment_batch, random_resized_crop, trivial_augment
 from .recipe import Recipe
 

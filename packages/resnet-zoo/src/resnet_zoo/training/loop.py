@@ -20,10 +20,10 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from ..checkpoint import save_weights
 from ..distributed import World, world
-from ..resnet import ResNet
-from ..zoo import get_model
+from ..models.builders import get_model
+from ..models.resnet import ResNet
+from ..weights.checkpoint import save_weights
 from .augment import mix
 from .data import ArraySource, FolderSource, generator_for
 from .recipe import Recipe

@@ -12,12 +12,12 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
-from .cache import WeightsError
-from .checkpoint import LoadReport, load_into, read_metadata, read_state_dict
+from ..weights.cache import WeightsError
+from ..weights.checkpoint import LoadReport, load_into, read_metadata, read_state_dict
+from ..weights.names import WEIGHTS, WeightsEnum
+from ..weights.sources import resolve
 from .features import ResNetFeatures
 from .resnet import BasicBlock, Bottleneck, ResNet
-from .sources import resolve
-from .weights import WEIGHTS, WeightsEnum
 
 
 @dataclass(frozen=True)

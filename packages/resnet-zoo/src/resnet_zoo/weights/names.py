@@ -16,9 +16,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ..pictures.transforms import ImageClassification
 from .cache import Remote, fetch
 from .checkpoint import read_state_dict
-from .transforms import ImageClassification
 
 BASE = "https://download.pytorch.org/models"
 _REFERENCE = "https://github.com/pytorch/vision/tree/main/references/classification#"

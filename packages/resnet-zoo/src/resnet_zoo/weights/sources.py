@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..pictures.transforms import ImageClassification
 from .cache import Remote, WeightsError, cache_dir, fetch
 from .checkpoint import SUFFIXES, read_metadata
-from .transforms import ImageClassification
-from .weights import WEIGHTS, WeightsEnum
+from .names import WEIGHTS, WeightsEnum
 
 _REPO = re.compile(r"(?:hf:|hf-hub:)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)\Z")
 HUB = "https://huggingface.co"

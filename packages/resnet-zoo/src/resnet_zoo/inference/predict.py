@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .distributed import World
-from .images import SUFFIXES, images_below, open_image
-from .resnet import ResNet
-from .transforms import ImageClassification
-from .zoo import get_model, load_model
+from ..distributed import World
+from ..models.builders import get_model, load_model
+from ..models.resnet import ResNet
+from ..pictures.images import SUFFIXES, images_below, open_image
+from ..pictures.transforms import ImageClassification
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .fold import fold_batchnorm
+from ..models.fold import fold_batchnorm
+from ..models.resnet import ResNet
 from .fused import FusedResNet
-from .resnet import ResNet
 
 LEVELS = ("fold", "fast", "max")
 ENGINES = ("torch", "onnxruntime")

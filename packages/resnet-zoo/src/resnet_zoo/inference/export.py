@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .fold import fold_batchnorm
-from .resnet import ResNet
+from ..models.fold import fold_batchnorm
+from ..models.resnet import ResNet
 
 INPUT, OUTPUT = "images", "logits"
 

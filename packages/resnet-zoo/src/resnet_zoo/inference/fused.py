@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .fold import fold_batchnorm, norm_pairs
-from .resnet import ResNet
+from ..models.fold import fold_batchnorm, norm_pairs
+from ..models.resnet import ResNet
 
 _LAYOUT = torch.channels_last
 _NEEDED = ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight")

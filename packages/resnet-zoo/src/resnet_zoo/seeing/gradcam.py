@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from .resnet import ResNet
+from ..models.resnet import ResNet
 
 _STOPS = (
     (0.0, 0, 0, 131),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from html import escape
 
-from .resnet import ResNet
+from ..models.resnet import ResNet
 from .trace import Layer, trace
 
 _COLUMN, _WIDTH, _GUTTER, _TOP, _MARGIN = 208, 186, 44, 96, 32
