@@ -241,12 +241,8 @@ function(native_package package)
   # --- for C++ projects: find_package(<package>), target <package>::core
   install(TARGETS ${core} EXPORT ${package}Targets ARCHIVE DESTINATION ${package}/lib)
   install(DIRECTORY "${NATIVE_INCLUDE_DIR}/native" DESTINATION ${package}/include)
-  foreach(part core cpu cuda)
-    if(IS_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}/csrc/${part}")
-      install(DIRECTORY csrc/${part} DESTINATION ${package}/include/${package}
-              FILES_MATCHING PATTERN "*.h" PATTERN "*.cuh")
-    endif()
-  endforeach()
+  install(DIRECTORY csrc/ DESTINATION ${package}/include/${package}
+          FILES_MATCHING PATTERN "*.h" PATTERN "*.cuh" PATTERN bindings EXCLUDE)
   set(cmake_dir ${package}/lib/cmake/${package})
   install(EXPORT ${package}Targets NAMESPACE ${package}:: DESTINATION ${cmake_dir})
   set(PACKAGE ${package})

@@ -14,7 +14,7 @@ from support import build_wheel
 ROOT = workspace.ROOT
 NATIVE = [package for package in workspace.packages() if package.native]
 CMAKE = Path(sys.executable).parent / "cmake"
-KERNELS = [package for package in NATIVE if list((package.folder / "csrc/cuda").glob("*.cu"))]
+KERNELS = [package for package in NATIVE if list((package.folder / "csrc").rglob("*.cu"))]
 
 
 def interpreter(minor: int) -> str | None:

@@ -24,7 +24,7 @@ def test_a_native_package_has_cpu_builds_for_every_python_and_cuda_builds_of_its
     builds = {recipe["build"]["string"]: recipe for recipe in render(package)}
     kinds = {string.split("_")[0] for string in builds}
     pythons = {string.split("_")[1].split("h")[0] for string in builds}
-    kernels = list((package.folder / "csrc" / "cuda").glob("*.cu"))
+    kernels = list((package.folder / "csrc").rglob("*.cu"))
     assert kinds == ({"cpu", "cuda129", "cuda130"} if kernels else {"cpu"})
     assert pythons == {"py310", "py311", "abi3"}
     assert len(builds) == len(kinds) * len(pythons)

@@ -1,11 +1,11 @@
 // A C++ project that uses the core alone: builds a grid, validates it, draws it, and says what it saw.
 #include <cstdio>
 
-#include "cpu/build.h"
-#include "cpu/cull.h"
-#include "cpu/meshopt_api.h"
-#include "cpu/raster.h"
-#include "cpu/validate.h"
+#include "build/build.h"
+#include "build/meshopt_api.h"
+#include "build/validate.h"
+#include "cull/cull.h"
+#include "raster/raster.h"
 
 using namespace nanite_cull;
 

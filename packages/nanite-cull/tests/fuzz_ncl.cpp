@@ -7,8 +7,8 @@
 #include <cstdlib>
 #include <stdexcept>
 
-#include "cpu/meshopt_api.h"
-#include "cpu/ncl_file.h"
+#include "build/meshopt_api.h"
+#include "store/ncl_file.h"
 
 extern "C" int LLVMFuzzerInitialize(int*, char***) {
   if (const char* python = std::getenv("NCL_PYTHON")) dlopen(python, RTLD_NOW | RTLD_GLOBAL);

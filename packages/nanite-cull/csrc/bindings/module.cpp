@@ -7,15 +7,15 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include "cpu/build.h"
-#include "cpu/cull.h"
-#include "cpu/meshopt_api.h"
-#include "cpu/ncl_file.h"
-#include "cpu/raster.h"
-#include "cpu/resolve.h"
-#include "cpu/validate.h"
+#include "build/build.h"
+#include "build/meshopt_api.h"
+#include "build/validate.h"
+#include "cull/cull.h"
 #include "native/dispatch.h"
 #include "native/parallel.h"
+#include "raster/raster.h"
+#include "resolve/resolve.h"
+#include "store/ncl_file.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;

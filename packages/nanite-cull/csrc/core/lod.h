@@ -10,7 +10,7 @@
 
 #include <cmath>
 
-#include "asset.h"
+#include "core/records.h"
 
 namespace nanite_cull {
 

@@ -10,6 +10,7 @@ import numpy as np
 from nanite_cull import _C
 from nanite_cull._arrays import floats, indices
 from nanite_cull._core import open_meshoptimizer
+from nanite_cull._files import write_file
 
 NONE = 0xFFFFFFFF
 
@@ -209,10 +210,12 @@ class Asset:
         return self._core.validate(limit)
 
     def save(self, path: str | Path, *, threads: int = 0) -> Path:
-        """Stores the asset as an .ncl file, aside and then renamed; `load` reads it."""
-        from nanite_cull import ncl
+        """Stores the asset as an .ncl file, aside and then renamed; `load` reads it.
 
-        return ncl.save(self, path, threads=threads)
+        The source map (`leaf_source`) is not stored. Raises OSError where it cannot be written.
+        """
+        open_meshoptimizer()
+        return write_file(path, _C.encode_ncl(self._core, threads))
 
     def __repr__(self) -> str:
         s = self.statistics()

@@ -1,12 +1,12 @@
 """A turn around a scene as an animated GIF."""
 
-import os
-import tempfile
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from nanite_cull._files import write_file
 from nanite_cull.asset import Asset
 from nanite_cull.camera import Camera
 from nanite_cull.render import Frame, Renderer
@@ -34,18 +34,10 @@ def save_gif(pictures: list[np.ndarray], path: str | Path, *, seconds: float = 4
     """Writes (height, width, 3) uint8 pictures as an endless GIF, aside and then renamed."""
     from PIL import Image
 
-    path = Path(path)
     images = [Image.fromarray(p).quantize(128, dither=Image.Dither.NONE) for p in pictures]
-    handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".gif")
-    os.close(handle)
-    try:
-        images[0].save(
-            aside, save_all=True, append_images=images[1:], loop=0,
-            duration=max(20, round(1000 * seconds / len(images))),
-        )  # fmt: skip
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
-    except BaseException:
-        os.unlink(aside)
-        raise
-    return path
+    data = io.BytesIO()
+    images[0].save(
+        data, "GIF", save_all=True, append_images=images[1:], loop=0,
+        duration=max(20, round(1000 * seconds / len(images))),
+    )  # fmt: skip
+    return write_file(path, data.getvalue())

@@ -1,14 +1,13 @@
 """Arrays as pictures: shading and debug colours."""
 
-import os
-import tempfile
+import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from nanite_cull.render import Frame
+from nanite_cull._files import write_file
+from nanite_cull.camera import Camera
 
 KINDS = ("shaded", "cluster", "level", "triangle", "instance", "normal", "depth", "overdraw")
 BACKGROUND_TOP, BACKGROUND_BOTTOM = (0.16, 0.19, 0.24), (0.42, 0.47, 0.54)
@@ -31,6 +30,26 @@ LEVEL_RAMP = (
 )  # fmt: skip
 
 
+class Frame(Protocol):
+    """What a picture is made of: the planes of `nanite_cull.Frame`."""
+
+    camera: Camera
+    width: int
+    height: int
+    depth: np.ndarray
+    coverage: np.ndarray
+    distance: np.ndarray
+    normal: np.ndarray
+    color: np.ndarray
+    cluster: np.ndarray
+    instance: np.ndarray
+    triangle: np.ndarray
+    level: np.ndarray
+    overdraw: np.ndarray
+    top_level: int
+    has_colors: bool
+
+
 def stable_color(ids: np.ndarray) -> np.ndarray:
     """(..., 3) float32 in 0 to 1: the same id has the same colour in every picture."""
     h = ids.astype(np.uint32) * np.uint32(0x9E3779B1)
@@ -49,7 +68,7 @@ def ramp(values: np.ndarray, stops: np.ndarray = RAMP) -> np.ndarray:
     return stops[low] * (1 - part) + stops[low + 1] * part
 
 
-def _light(frame: "Frame") -> np.ndarray:
+def _light(frame: Frame) -> np.ndarray:
     """(height, width, 1): a lamp, the sky and a rim; both sides of a surface are lit."""
     normal, camera = frame.normal, frame.camera
     rotation = camera.view[:3, :3].astype(np.float32)
@@ -84,7 +103,7 @@ def _box_mean(values: np.ndarray, weights: np.ndarray, radius: int) -> np.ndarra
     return box_sum(values * weights) / np.maximum(box_sum(weights), 1e-9)
 
 
-def _relief(frame: "Frame") -> np.ndarray:
+def _relief(frame: Frame) -> np.ndarray:
     """(height, width, 1) factor: hollows darker, ridges lighter, from the depth alone.
 
     After Luft, Colditz and Deussen, "Image Enhancement by Unsharp Masking the Depth Buffer", 2006.
@@ -102,7 +121,7 @@ def _relief(frame: "Frame") -> np.ndarray:
     return (1 - np.clip(RELIEF * hollow, -0.12, 0.4)).astype(np.float32)[..., None]
 
 
-def _background(frame: "Frame") -> np.ndarray:
+def _background(frame: Frame) -> np.ndarray:
     t = np.linspace(0, 1, frame.height, dtype=np.float32)[:, None, None]
     rows = (
         np.array(BACKGROUND_TOP, np.float32) * (1 - t) + np.array(BACKGROUND_BOTTOM, np.float32) * t
@@ -110,7 +129,7 @@ def _background(frame: "Frame") -> np.ndarray:
     return np.broadcast_to(rows, (frame.height, frame.width, 3))
 
 
-def _base(frame: "Frame", kind: str) -> np.ndarray:
+def _base(frame: Frame, kind: str) -> np.ndarray:
     if kind == "cluster":
         return stable_color(frame.cluster ^ (frame.instance << np.uint32(20)))
     if kind == "triangle":
@@ -118,14 +137,13 @@ def _base(frame: "Frame", kind: str) -> np.ndarray:
     if kind == "instance":
         return stable_color(frame.instance)
     if kind == "level":
-        top = max(len(asset.levels()) - 1 for asset in frame._scene.assets)
-        return ramp(frame.level.astype(np.float32) / max(1, top), LEVEL_RAMP)
-    if len(frame._scene.assets[0].colors):
+        return ramp(frame.level.astype(np.float32) / max(1, frame.top_level), LEVEL_RAMP)
+    if frame.has_colors:
         return frame.color[..., :3]
     return np.full((frame.height, frame.width, 3), (0.80, 0.76, 0.70), np.float32)
 
 
-def picture(frame: "Frame", kind: str) -> np.ndarray:
+def picture(frame: Frame, kind: str) -> np.ndarray:
     """(height, width, 3) uint8 picture of a frame. Raises ValueError for an unknown kind."""
     if kind not in KINDS:
         raise ValueError(f"picture: kind must be one of {', '.join(KINDS)}, got {kind!r}")
@@ -147,17 +165,16 @@ def picture(frame: "Frame", kind: str) -> np.ndarray:
 
 
 def save(image: np.ndarray, path: str | Path) -> Path:
-    """Writes an image file beside `path` and renames it, so that no half file is ever seen."""
+    """Writes an image file (PNG, or what the suffix says), aside and then renamed.
+
+    Raises ValueError for a suffix that names no kind of image, OSError where it cannot be written.
+    """
     from PIL import Image
 
-    path = Path(path)
-    handle, aside = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
-    os.close(handle)
-    try:
-        Image.fromarray(image).save(aside)
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
-    except BaseException:
-        os.unlink(aside)
-        raise
-    return path
+    suffix = Path(path).suffix.lower()
+    kind = Image.registered_extensions().get(suffix) if suffix else "PNG"
+    if kind is None:
+        raise ValueError(f"save: {suffix!r} names no kind of image, got {path}; use .png")
+    data = io.BytesIO()
+    Image.fromarray(image).save(data, kind)
+    return write_file(path, data.getvalue())

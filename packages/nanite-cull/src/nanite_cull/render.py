@@ -125,6 +125,16 @@ class Frame:
         return self._plane("color", 4)
 
     @property
+    def has_colors(self) -> bool:
+        """Whether any asset of the scene has vertex colours."""
+        return any(len(asset.colors) for asset in self._scene.assets)
+
+    @property
+    def top_level(self) -> int:
+        """The coarsest level of detail of the scene's assets."""
+        return max((len(asset.levels()) - 1 for asset in self._scene.assets), default=0)
+
+    @property
     def source_triangle(self) -> np.ndarray:
         """int64: the input face, where a leaf cluster of a single-asset scene is seen; else -1."""
         if len(self._scene.assets) != 1:

@@ -1,0 +1,66 @@
+// A built mesh in memory: the arrays behind the records of core/records.h.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/records.h"
+
+namespace nanite_cull {
+
+// Cluster bounds as the traversal reads them: one array for each component, so that the clusters of a
+// group are tested eight at a time.
+struct ClusterBounds {
+  std::vector<float> lo[3], hi[3];       // geometry
+  std::vector<float> x, y, z, r, error;  // own LOD bounds, the very bits of the group that made it
+  void resize(size_t n) {
+    for (int a = 0; a < 3; ++a) lo[a].resize(n), hi[a].resize(n);
+    for (auto* v : {&x, &y, &z, &r, &error}) v->resize(n);
+  }
+};
+
+struct BuildReport {
+  uint64_t input_triangles = 0;
+  uint64_t degenerate_triangles = 0;  // dropped: two corners on one grid point, or no area
+  uint64_t input_vertices = 0;
+  uint64_t welded_positions = 0;
+  uint64_t stuck_groups = 0;     // group attempts that could not be simplified
+  uint64_t fallback_groups = 0;  // groups that needed the retry cascade
+  uint64_t roots = 0;            // clusters that nothing coarser replaces
+  uint64_t root_triangles = 0;
+  float max_error = 0;
+  double seconds_weld = 0, seconds_leaves = 0, seconds_levels = 0, seconds_hierarchy = 0;
+};
+
+struct Asset {
+  // vertices: positions are integers times `step`, exact in float
+  float step = 1, uv_step = 1;
+  std::vector<float> positions;     // (V, 3)
+  std::vector<float> normals;       // (V, 3) or empty
+  std::vector<float> uvs;           // (V, 2) or empty
+  std::vector<float> colors;        // (V, 4) or empty
+  std::vector<uint32_t> materials;  // (V) or empty; a triangle's material is its first vertex's
+
+  // clusters: ordered by pass, inside a pass by group
+  std::vector<uint32_t> vertex_refs;
+  std::vector<uint8_t> triangles;     // three local indices each
+  std::vector<uint32_t> leaf_source;  // source face of each leaf triangle; empty when not kept
+  std::vector<Cluster> clusters;
+  std::vector<Group> groups;
+  ClusterBounds bounds;
+
+  // hierarchy: nodes[0] is the root
+  std::vector<Node> nodes;
+  int width = 8;
+  int depth = 0;
+  Box box;
+  Sphere sphere;
+  uint32_t levels = 0;
+  BuildReport report;
+
+  size_t vertex_count() const { return positions.size() / 3; }
+  size_t triangle_count() const { return triangles.size() / 3; }
+};
+
+}  // namespace nanite_cull

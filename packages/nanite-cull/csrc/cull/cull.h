@@ -1,0 +1,81 @@
+// From instances to visible clusters: the stages of the literature, on the CPU.
+//
+//   init_context       the view's constants
+//   instance_cull      instances whose sphere meets the frustum
+//   node_cull          the hierarchy of each: nodes in the frustum that may hold the cut
+//   cluster_cull       the cut itself: parent too coarse, own error fine, box in the frustum
+//
+// The order of the result is fixed (instance, then cluster), whatever the number of threads.
+#pragma once
+
+#include "scene/view.h"
+
+namespace nanite_cull {
+
+struct Visible {
+  uint32_t instance, cluster;
+};
+
+struct CullOptions {
+  uint64_t max_candidate_nodes = 1u << 16;     // waiting in one instance's traversal
+  uint64_t max_candidate_clusters = 1u << 22;  // handed from node_cull to cluster_cull, for one instance
+  uint64_t max_visible_clusters = 1u << 22;
+  bool frustum = true;    // false: nothing is culled by the frustum
+  bool hierarchy = true;  // false: every cluster is tested, no node is
+  int threads = 0;
+};
+
+struct CullStats {
+  uint64_t instances = 0, visible_instances = 0;
+  uint64_t far_instances = 0;  // drawn as their one root cluster, without a look at the hierarchy
+  uint64_t nodes = 0;          // nodes whose children were tested
+  uint64_t candidate_clusters = 0;
+  uint64_t visible_small = 0, visible_large = 0, triangles = 0;
+  // what did not fit, and so is missing in the result
+  uint64_t dropped_nodes = 0, dropped_candidate_clusters = 0, dropped_visible_clusters = 0;
+};
+
+// Visible clusters in one buffer: those of small triangles from the front, those that have large
+// triangles or may cross the near plane from the back.
+struct VisibleClusters {
+  std::vector<Visible> buffer;
+  uint64_t small = 0, large = 0;
+  const Visible& large_at(uint64_t i) const { return buffer[buffer.size() - 1 - i]; }
+};
+
+// A triangle edge longer than this many pixels makes its cluster a large one (Karis et al. 2021).
+constexpr float large_edge_pixels = 32;
+
+// What the test of a sphere against a plane can lose by rounding, in relation to its terms.
+constexpr float sphere_slack = 4e-6f;
+
+class CullContext {
+ public:
+  // Throws native::ValueError for a view or a capacity that makes no sense.
+  void init_context(const View& view, const CullOptions& options);
+  void cull(const Scene& scene, VisibleClusters& out, CullStats& stats);
+
+ private:
+  // What one batch of instances found; batches are joined in their order.
+  struct Batch {
+    std::vector<uint32_t> nodes;   // waiting
+    std::vector<uint32_t> groups;  // whose parents are too coarse: their clusters are candidates
+    std::vector<uint32_t> clusters;
+    std::vector<Visible> small, large;
+    CullStats stats;
+  };
+
+  void instance_cull(const Scene& scene, int64_t first, int64_t last, Batch& batch) const;
+  bool far_cull(const Scene& scene, int64_t first, Batch& batch) const;
+  void near_cull(const Scene& scene, int64_t index, Batch& batch) const;
+  void node_cull(const Asset& asset, const InstanceView& view, Batch& batch) const;
+  void cluster_cull(const Asset& asset, const InstanceView& view, uint32_t instance, Batch& batch) const;
+  bool is_large(const Asset& asset, const LodView& lod, uint32_t cluster) const;
+
+  View view_;
+  CullOptions options_;
+  float world_planes_[6][4];
+  std::vector<Batch> batches_;  // kept: their memory serves the next frame
+};
+
+}  // namespace nanite_cull

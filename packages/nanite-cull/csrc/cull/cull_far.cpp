@@ -1,0 +1,125 @@
+#include "cull/cull_far.h"
+
+#include "cull/cull.h"
+#include "native/dispatch.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace nanite_cull {
+
+#if defined(__x86_64__)
+
+namespace {
+
+#define AVX2 __attribute__((target("avx2")))
+
+AVX2 inline __m256 set(float x) { return _mm256_set1_ps(x); }
+AVX2 inline __m256 load(const std::vector<float>& values, int64_t first) {
+  return _mm256_loadu_ps(values.data() + first);
+}
+AVX2 inline __m256 magnitude(__m256 x) { return _mm256_andnot_ps(set(-0.0f), x); }
+
+// The eye minus a translation, rounded once from double.
+AVX2 inline __m256 offset(double eye, __m256 translation) {
+  const __m256d e = _mm256_set1_pd(eye);
+  const __m128 low = _mm256_cvtpd_ps(_mm256_sub_pd(e, _mm256_cvtps_pd(_mm256_castps256_ps128(translation))));
+  const __m128 high =
+      _mm256_cvtpd_ps(_mm256_sub_pd(e, _mm256_cvtps_pd(_mm256_extractf128_ps(translation, 1))));
+  return _mm256_set_m128(high, low);
+}
+
+// Bit masks of the spheres that miss the frustum and of those that lie wholly in it.
+AVX2 inline void test_spheres(const InstanceSpheres& s, int64_t first, const float (*planes)[4],
+                              uint32_t& outside, uint32_t& inside) {
+  const __m256 x = load(s.x, first), y = load(s.y, first), z = load(s.z, first), r = load(s.r, first);
+  __m256 out = _mm256_setzero_ps(), in = _mm256_castsi256_ps(_mm256_set1_epi32(-1));
+  for (int p = 0; p < 6; ++p) {
+    const __m256 nx = _mm256_mul_ps(set(planes[p][0]), x), ny = _mm256_mul_ps(set(planes[p][1]), y),
+                 nz = _mm256_mul_ps(set(planes[p][2]), z), w = set(planes[p][3]);
+    const __m256 slack =
+        _mm256_mul_ps(set(sphere_slack),
+                      _mm256_add_ps(_mm256_add_ps(_mm256_add_ps(magnitude(nx), magnitude(ny)), magnitude(nz)),
+                                    magnitude(w)));
+    const __m256 distance = _mm256_add_ps(_mm256_add_ps(_mm256_add_ps(nx, ny), nz), w);
+    const __m256 reach = _mm256_add_ps(r, slack);
+    out = _mm256_or_ps(out, _mm256_cmp_ps(distance, _mm256_xor_ps(reach, set(-0.0f)), _CMP_LT_OQ));
+    in = _mm256_and_ps(in, _mm256_cmp_ps(distance, reach, _CMP_GE_OQ));
+  }
+  outside = _mm256_movemask_ps(out), inside = _mm256_movemask_ps(in);
+}
+
+// make_instance_view(), too_coarse() and is_large() for the root cluster of eight instances.
+AVX2 void test_roots(const Scene& scene, int64_t first, const RootCluster& root, const View& view,
+                     uint32_t& fine, uint32_t& large) {
+  const InstanceLanes& l = scene.lanes;
+  const __m256 o[3] = {offset(view.eye[0], load(l.translation[0], first)),
+                       offset(view.eye[1], load(l.translation[1], first)),
+                       offset(view.eye[2], load(l.translation[2], first))};
+  __m256 eye[3];
+  for (int i = 0; i < 3; ++i)
+    eye[i] = _mm256_add_ps(_mm256_add_ps(_mm256_mul_ps(load(l.inverse[3 * i], first), o[0]),
+                                         _mm256_mul_ps(load(l.inverse[3 * i + 1], first), o[1])),
+                           _mm256_mul_ps(load(l.inverse[3 * i + 2], first), o[2]));
+  const __m256 largest = load(l.largest, first), smallest = load(l.smallest, first);
+  const __m256 near_distance = _mm256_div_ps(set(view.near_distance), smallest);
+  const __m256 scale = _mm256_mul_ps(set(view.pixels_per_unit),
+                                     view.orthographic ? largest : _mm256_div_ps(largest, smallest));
+
+  const __m256 dx = _mm256_sub_ps(set(root.own.sphere.x), eye[0]),
+               dy = _mm256_sub_ps(set(root.own.sphere.y), eye[1]),
+               dz = _mm256_sub_ps(set(root.own.sphere.z), eye[2]);
+  __m256 distance =
+      _mm256_sub_ps(_mm256_sqrt_ps(_mm256_add_ps(_mm256_add_ps(_mm256_mul_ps(dx, dx), _mm256_mul_ps(dy, dy)),
+                                                 _mm256_mul_ps(dz, dz))),
+                    set(root.own.sphere.r));
+  if (view.orthographic) distance = set(1);
+  const __m256 exceeds = _mm256_cmp_ps(_mm256_mul_ps(set(root.own.error), scale),
+                                       _mm256_mul_ps(set(view.threshold), distance), _CMP_GT_OQ);
+  const __m256 away = view.orthographic ? _mm256_castsi256_ps(_mm256_set1_epi32(-1))
+                                        : _mm256_cmp_ps(distance, near_distance, _CMP_GT_OQ);
+  const __m256 close = _mm256_cmp_ps(set(root.own.error), _mm256_setzero_ps(), _CMP_GT_OQ);
+  fine = ~_mm256_movemask_ps(_mm256_blendv_ps(close, exceeds, away)) & 255;
+
+  __m256 square = _mm256_setzero_ps();
+  for (int a = 0; a < 3; ++a) {
+    const __m256 below = _mm256_sub_ps(set(root.box.lo[a]), eye[a]),
+                 above = _mm256_sub_ps(eye[a], set(root.box.hi[a]));
+    const __m256 gap = _mm256_max_ps(_mm256_max_ps(below, above), _mm256_setzero_ps());
+    square = _mm256_add_ps(square, _mm256_mul_ps(gap, gap));
+  }
+  const __m256 gap = view.orthographic ? set(1) : _mm256_sqrt_ps(square);
+  const __m256 clear = view.orthographic
+                           ? _mm256_castsi256_ps(_mm256_set1_epi32(-1))
+                           : _mm256_cmp_ps(gap, _mm256_mul_ps(set(2), near_distance), _CMP_GT_OQ);
+  const __m256 long_edge = _mm256_cmp_ps(_mm256_mul_ps(set(root.longest_edge), scale),
+                                         _mm256_mul_ps(set(large_edge_pixels), gap), _CMP_GT_OQ);
+  large = (~_mm256_movemask_ps(clear) | _mm256_movemask_ps(long_edge)) & 255;
+}
+
+}  // namespace
+
+bool test_far(const Scene& scene, int64_t first, const RootCluster& root, const View& view,
+              const float (*planes)[4], bool frustum, FarMasks& out) {
+  if (native::isa() == native::Isa::baseline) return false;
+  uint32_t inside = 255;
+  out = {};
+  if (frustum) test_spheres(scene.spheres, first, planes, out.outside, inside);
+  if (inside == 0 || root.cluster == none) return true;
+  uint32_t fine, large;
+  test_roots(scene, first, root, view, fine, large);
+  out.root_small = inside & fine & ~large;
+  out.root_large = inside & fine & large;
+  return true;
+}
+
+#else
+
+bool test_far(const Scene&, int64_t, const RootCluster&, const View&, const float (*)[4], bool, FarMasks&) {
+  return false;
+}
+
+#endif
+
+}  // namespace nanite_cull

@@ -1,0 +1,303 @@
+#include "raster/raster.h"
+
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <tuple>
+
+#include "native/check.h"
+#include "native/parallel.h"
+#include "raster/raster_tile.h"
+
+namespace nanite_cull {
+
+namespace {
+
+constexpr int tile_width = 256, tile_height = 128;
+constexpr size_t chunk_clusters = 4096;       // transformed at once: their vertices stay in the cache
+constexpr int32_t unprojectable = INT32_MIN;  // x of a vertex behind the near plane or far outside
+
+struct ClipVertex {
+  float x, y, z, w;
+};
+
+// One order of operations for every vertex of every path: equal positions give equal pixels.
+ClipVertex to_clip(const float* m, const float* p) {
+  auto row = [&](int i) { return ((m[i] * p[0] + m[i + 1] * p[1]) + m[i + 2] * p[2]) + m[i + 3]; };
+  return {row(0), row(4), row(8), row(12)};
+}
+
+// The pixel grid of one image.
+struct Screen {
+  int width, height;
+  float half_x, half_y;  // sub-pixels
+
+  Screen(int w, int h)
+      : width(w), height(h), half_x(w * (subpixels / 2.0f)), half_y(h * (subpixels / 2.0f)) {}
+
+  // False where the vertex must be clipped first: nearer than the near plane, or beyond the fixed range.
+  bool project(const ClipVertex& v, FixedVertex& out) const {
+    const float inverse = 1 / v.w;
+    const float x = (v.x * inverse) * half_x + half_x, y = half_y - (v.y * inverse) * half_y;
+    const float limit = float(fixed_limit);
+    if (!(v.w > 0 && v.z <= v.w && std::fabs(x) < limit && std::fabs(y) < limit)) {
+      out.x = unprojectable;
+      return false;
+    }
+    out.x = static_cast<int32_t>(std::lrint(x));
+    out.y = static_cast<int32_t>(std::lrint(y));
+    out.z = v.z * inverse;
+    return true;
+  }
+};
+
+// Clips a polygon in place by plane . v >= 0 (Sutherland and Hodgman, 1974). A crossing is computed from
+// its inner end, so two triangles that share an edge get the same point.
+int clip_by(const float* plane, ClipVertex* polygon, int count) {
+  auto side = [&](const ClipVertex& v) {
+    return plane[0] * v.x + plane[1] * v.y + plane[2] * v.z + plane[3] * v.w;
+  };
+  ClipVertex out[10];
+  int kept = 0;
+  for (int i = 0; i < count; ++i) {
+    const ClipVertex &a = polygon[i], &b = polygon[(i + 1) % count];
+    const float da = side(a), db = side(b);
+    if (da >= 0) out[kept++] = a;
+    if ((da >= 0) == (db >= 0)) continue;
+    const ClipVertex &in = da >= 0 ? a : b, &far = da >= 0 ? b : a;
+    const float d_in = da >= 0 ? da : db, d_far = da >= 0 ? db : da, t = d_in / (d_in - d_far);
+    out[kept++] = {in.x + t * (far.x - in.x), in.y + t * (far.y - in.y), in.z + t * (far.z - in.z),
+                   in.w + t * (far.w - in.w)};
+  }
+  std::copy(out, out + kept, polygon);
+  return kept;
+}
+
+class TileRaster {
+ public:
+  TileRaster(const Screen& screen, const RasterOptions& options, const Tile& tile)
+      : screen_(screen), options_(options), tile_(tile) {}
+
+  void triangle(const FixedVertex& a, const FixedVertex& b, const FixedVertex& c, uint32_t id) {
+    FixedTriangle t;
+    if (!set_up(a, b, c, tile_.x0, tile_.y0, tile_.x1, tile_.y1, screen_.width, screen_.height,
+                options_.cull_back, t))
+      return;
+    ++drawn;
+    draw(tile_, t, id, options_.large_path_only);
+  }
+
+  void clipped_triangle(const float* matrix, const float* p, const float* q, const float* r, uint32_t id) {
+    ClipVertex polygon[10] = {to_clip(matrix, p), to_clip(matrix, q), to_clip(matrix, r)};
+    // the same fan whichever corner the triangle is stored from
+    auto key = [](const ClipVertex& v) { return std::make_tuple(v.x, v.y, v.z, v.w); };
+    const auto first =
+        std::min_element(polygon, polygon + 3, [&](auto& a, auto& b) { return key(a) < key(b); });
+    std::rotate(polygon, first, polygon + 3);
+    // the guard band in clip space, safely inside fixed_limit
+    const float gx = float(fixed_limit) / (2 * screen_.half_x),
+                gy = float(fixed_limit) / (2 * screen_.half_y);
+    const float planes[5][4] = {{0, 0, -1, 1}, {-1, 0, 0, gx}, {1, 0, 0, gx}, {0, -1, 0, gy}, {0, 1, 0, gy}};
+    int count = 3;
+    for (int i = 0; i < 5 && count >= 3; ++i) count = clip_by(planes[i], polygon, count);
+    ++clipped;
+    if (count < 3) return;
+    FixedVertex fixed[10];
+    for (int i = 0; i < count; ++i) {
+      // a crossing computed on the near plane may fall behind it by its rounding
+      polygon[i].z = std::min(polygon[i].z, polygon[i].w);
+      if (!screen_.project(polygon[i], fixed[i])) return;
+    }
+    for (int i = 1; i + 1 < count; ++i) triangle(fixed[0], fixed[i], fixed[i + 1], id);
+  }
+
+  uint64_t drawn = 0, clipped = 0;
+
+ private:
+  const Screen& screen_;
+  const RasterOptions& options_;
+  Tile tile_;
+};
+
+// A cluster of the current chunk, transformed.
+struct Projected {
+  const Asset* asset;
+  const Cluster* cluster;
+  uint32_t slot;
+  uint32_t first_vertex;  // into the chunk's vertices
+  bool needs_clip;
+  int px0, py0, px1, py1;  // pixels it may cover
+  float matrix[16];
+};
+
+void project_cluster(const Scene& scene, const View& view, const Screen& screen, const Visible& visible,
+                     Projected& out, FixedVertex* vertices) {
+  const Asset& asset = *out.asset;
+  object_to_clip(view, scene.instances[visible.instance], out.matrix);
+  const uint32_t* refs = &asset.vertex_refs[out.cluster->vertex_begin];
+  int32_t lo_x = INT32_MAX, hi_x = INT32_MIN, lo_y = INT32_MAX, hi_y = INT32_MIN;
+  out.needs_clip = false;
+  for (int v = 0; v < out.cluster->vertex_count; ++v) {
+    if (!screen.project(to_clip(out.matrix, &asset.positions[3 * size_t(refs[v])]), vertices[v])) {
+      out.needs_clip = true;
+      continue;
+    }
+    lo_x = std::min(lo_x, vertices[v].x), hi_x = std::max(hi_x, vertices[v].x);
+    lo_y = std::min(lo_y, vertices[v].y), hi_y = std::max(hi_y, vertices[v].y);
+  }
+  if (out.needs_clip) {
+    out.px0 = out.py0 = 0, out.px1 = screen.width - 1, out.py1 = screen.height - 1;
+    return;
+  }
+  out.px0 = std::max(0, (lo_x + subpixels / 2 - 1) >> subpixel_bits);
+  out.py0 = std::max(0, (lo_y + subpixels / 2 - 1) >> subpixel_bits);
+  out.px1 = std::min(screen.width - 1, (hi_x - subpixels / 2) >> subpixel_bits);
+  out.py1 = std::min(screen.height - 1, (hi_y - subpixels / 2) >> subpixel_bits);
+}
+
+void draw_cluster(TileRaster& tile, const Projected& p, const FixedVertex* vertices) {
+  const Cluster& cluster = *p.cluster;
+  const uint8_t* corner = &p.asset->triangles[3 * size_t(cluster.triangle_begin)];
+  for (uint32_t t = 0; t < cluster.triangle_count; ++t, corner += 3) {
+    const FixedVertex &a = vertices[corner[0]], &b = vertices[corner[1]], &c = vertices[corner[2]];
+    const uint32_t id = p.slot << triangle_bits | t;
+    if (p.needs_clip && (a.x == unprojectable || b.x == unprojectable || c.x == unprojectable)) {
+      const uint32_t* refs = &p.asset->vertex_refs[cluster.vertex_begin];
+      auto position = [&](int i) { return &p.asset->positions[3 * size_t(refs[corner[i]])]; };
+      tile.clipped_triangle(p.matrix, position(0), position(1), position(2), id);
+    } else {
+      tile.triangle(a, b, c, id);
+    }
+  }
+}
+
+void clear(VisibilityBuffer& out, int width, int height, const RasterOptions& options) {
+  out.width = width, out.height = height;
+  const size_t pixels = size_t(width) * height;
+  out.depth.resize(pixels), out.id.resize(pixels);
+  out.overdraw.resize(options.overdraw ? pixels : 0);
+  native::parallel_for(height, 64, options.threads, [&](int64_t first, int64_t last) {
+    const size_t at = size_t(first) * width, bytes = size_t(last - first) * width * 4;
+    std::memset(&out.depth[at], 0, bytes), std::memset(&out.id[at], 0, bytes);
+    if (options.overdraw) std::memset(&out.overdraw[at], 0, bytes);
+  });
+}
+
+struct TileGrid {
+  int columns, rows;
+  TileGrid(int width, int height)
+      : columns((width + tile_width - 1) / tile_width), rows((height + tile_height - 1) / tile_height) {}
+  int count() const { return columns * rows; }
+  Tile tile(int index, VisibilityBuffer& out) const {
+    const int x = index % columns * tile_width, y = index / columns * tile_height;
+    return {x,
+            y,
+            std::min(x + tile_width, out.width),
+            std::min(y + tile_height, out.height),
+            out.width,
+            out.depth.data(),
+            out.id.data(),
+            out.overdraw.empty() ? nullptr : out.overdraw.data()};
+  }
+};
+
+// Which clusters of a chunk each tile draws.
+struct Bins {
+  std::vector<uint32_t> begin, members;
+
+  void fill(const TileGrid& grid, const std::vector<Projected>& clusters) {
+    begin.assign(grid.count() + 1, 0);
+    each(grid, clusters, [&](int tile, uint32_t) { ++begin[tile + 1]; });
+    for (int t = 0; t < grid.count(); ++t) begin[t + 1] += begin[t];
+    members.resize(begin.back());
+    std::vector<uint32_t> next(begin.begin(), begin.end() - 1);
+    each(grid, clusters, [&](int tile, uint32_t c) { members[next[tile]++] = c; });
+  }
+
+ private:
+  template <class F>
+  static void each(const TileGrid& grid, const std::vector<Projected>& clusters, F&& body) {
+    for (uint32_t c = 0; c < clusters.size(); ++c) {
+      const Projected& p = clusters[c];
+      if (p.px0 > p.px1 || p.py0 > p.py1) continue;
+      for (int y = p.py0 / tile_height; y <= p.py1 / tile_height; ++y)
+        for (int x = p.px0 / tile_width; x <= p.px1 / tile_width; ++x) body(y * grid.columns + x, c);
+    }
+  }
+};
+
+}  // namespace
+
+void raster(const Scene& scene, const View& view, const VisibleClusters& visible,
+            const RasterOptions& options, VisibilityBuffer& out, RasterStats& stats) {
+  native::demand(visible.buffer.size() <= max_slots, [&] {
+    return "raster: max_visible_clusters must be at most 2^25 (the ids of a visibility buffer), got " +
+           std::to_string(visible.buffer.size());
+  });
+  clear(out, view.width, view.height, options);
+  stats = {};
+  const Screen screen(view.width, view.height);
+  const TileGrid grid(view.width, view.height);
+  const uint64_t total = visible.small + visible.large;
+  std::vector<Projected> clusters;
+  std::vector<FixedVertex> vertices;
+  Bins bins;
+  std::atomic<uint64_t> drawn{0}, clipped{0};
+  for (uint64_t first = 0; first < total; first += chunk_clusters) {
+    const size_t count = std::min<uint64_t>(chunk_clusters, total - first);
+    clusters.resize(count);
+    uint32_t vertex = 0;
+    for (size_t i = 0; i < count; ++i) {
+      Projected& p = clusters[i];
+      p.slot = static_cast<uint32_t>(
+          first + i < visible.small ? first + i : visible.buffer.size() - 1 - (first + i - visible.small));
+      const Visible& v = visible.buffer[p.slot];
+      p.asset = scene.assets[scene.instances[v.instance].asset].get();
+      p.cluster = &p.asset->clusters[v.cluster];
+      p.first_vertex = vertex;
+      vertex += p.cluster->vertex_count;
+    }
+    vertices.resize(vertex);
+    native::parallel_for(count, 64, options.threads, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        project_cluster(scene, view, screen, visible.buffer[clusters[i].slot], clusters[i],
+                        &vertices[clusters[i].first_vertex]);
+    });
+    bins.fill(grid, clusters);
+    native::parallel_for(grid.count(), 1, options.threads, [&](int64_t t, int64_t) {
+      TileRaster tile(screen, options, grid.tile(static_cast<int>(t), out));
+      for (uint32_t m = bins.begin[t]; m < bins.begin[t + 1]; ++m)
+        draw_cluster(tile, clusters[bins.members[m]], &vertices[clusters[bins.members[m]].first_vertex]);
+      drawn += tile.drawn, clipped += tile.clipped;
+    });
+    stats.clusters += count;
+  }
+  stats.drawn_triangles = drawn, stats.clipped_triangles = clipped;
+}
+
+void raster_triangles(const float* positions, int64_t vertex_count, const uint32_t* faces, int64_t count,
+                      const float* matrix, const RasterOptions& options, int width, int height,
+                      VisibilityBuffer& out) {
+  clear(out, width, height, options);
+  const Screen screen(width, height);
+  const TileGrid grid(width, height);
+  std::vector<FixedVertex> vertices(vertex_count);
+  native::parallel_for(vertex_count, 65536, options.threads, [&](int64_t first, int64_t last) {
+    for (int64_t v = first; v < last; ++v) screen.project(to_clip(matrix, positions + 3 * v), vertices[v]);
+  });
+  native::parallel_for(grid.count(), 1, options.threads, [&](int64_t t, int64_t) {
+    TileRaster tile(screen, options, grid.tile(static_cast<int>(t), out));
+    for (int64_t f = 0; f < count; ++f) {
+      const uint32_t* corner = faces + 3 * f;
+      const FixedVertex &a = vertices[corner[0]], &b = vertices[corner[1]], &c = vertices[corner[2]];
+      if (a.x == unprojectable || b.x == unprojectable || c.x == unprojectable)
+        tile.clipped_triangle(matrix, positions + 3 * size_t(corner[0]), positions + 3 * size_t(corner[1]),
+                              positions + 3 * size_t(corner[2]), static_cast<uint32_t>(f));
+      else
+        tile.triangle(a, b, c, static_cast<uint32_t>(f));
+    }
+  });
+}
+
+}  // namespace nanite_cull

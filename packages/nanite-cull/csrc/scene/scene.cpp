@@ -1,0 +1,143 @@
+#include "scene/scene.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+
+#include "native/check.h"
+#include "native/parallel.h"
+
+namespace nanite_cull {
+
+namespace {
+
+constexpr double bound_slack = 1e-5;  // relative: covers the rounding of everything that follows in float
+
+// Singular values (largest, smallest) of a 3x3 matrix: Jacobi rotations of its Gram matrix.
+void singular_values(const double m[3][3], double& largest, double& smallest) {
+  double g[3][3];
+  for (int i = 0; i < 3; ++i)
+    for (int j = 0; j < 3; ++j) g[i][j] = m[0][i] * m[0][j] + m[1][i] * m[1][j] + m[2][i] * m[2][j];
+  for (int sweep = 0; sweep < 12; ++sweep)
+    for (int p = 0; p < 2; ++p)
+      for (int q = p + 1; q < 3; ++q) {
+        if (std::fabs(g[p][q]) <= 1e-14 * (g[p][p] + g[q][q])) continue;
+        const double theta = (g[q][q] - g[p][p]) / (2 * g[p][q]);
+        const double t = (theta < 0 ? -1 : 1) / (std::fabs(theta) + std::sqrt(theta * theta + 1));
+        const double c = 1 / std::sqrt(t * t + 1), s = t * c;
+        for (int k = 0; k < 3; ++k) {
+          const double a = g[k][p], b = g[k][q];
+          g[k][p] = c * a - s * b, g[k][q] = s * a + c * b;
+        }
+        for (int k = 0; k < 3; ++k) {
+          const double a = g[p][k], b = g[q][k];
+          g[p][k] = c * a - s * b, g[q][k] = s * a + c * b;
+        }
+      }
+  largest = std::sqrt(std::max({g[0][0], g[1][1], g[2][2]}));
+  smallest = std::sqrt(std::max(0.0, std::min({g[0][0], g[1][1], g[2][2]})));
+}
+
+RootCluster root_of(const Asset& asset) {
+  RootCluster root;
+  uint32_t found = 0;
+  for (const Group& group : asset.groups) {
+    if (group.bounds.error < infinite_error) continue;
+    found += group.cluster_count;
+    root.cluster = group.cluster_begin;
+  }
+  if (found != 1) return {};
+  const uint32_t c = root.cluster;
+  const ClusterBounds& b = asset.bounds;
+  root.own = {{b.x[c], b.y[c], b.z[c], b.r[c]}, b.error[c]};
+  for (int a = 0; a < 3; ++a) root.box.lo[a] = b.lo[a][c], root.box.hi[a] = b.hi[a][c];
+  root.longest_edge = asset.clusters[c].longest_edge;
+  root.triangles = asset.clusters[c].triangle_count;
+  return root;
+}
+
+}  // namespace
+
+uint32_t Scene::add_asset(std::shared_ptr<const Asset> asset) {
+  for (uint32_t i = 0; i < assets.size(); ++i)
+    if (assets[i] == asset) return i;
+  roots.push_back(root_of(*asset));
+  assets.push_back(std::move(asset));
+  return static_cast<uint32_t>(assets.size() - 1);
+}
+
+uint32_t Scene::add(uint32_t asset, const float* transforms, int64_t count, int threads) {
+  native::demand(asset < assets.size(),
+                 [&] { return "Scene.add: asset " + std::to_string(asset) + " is unknown"; });
+  native::demand(size() + count < int64_t(none),
+                 [] { return std::string("Scene.add: at most 2^32 - 2 instances"); });
+  const int64_t first = size();
+  resize(first + count);
+  for (int64_t i = first; i < first + count; ++i) instances[i].asset = lanes.asset[i] = asset;
+  try {
+    update(first, transforms, count, threads);
+  } catch (...) {
+    resize(first);
+    throw;
+  }
+  return static_cast<uint32_t>(first);
+}
+
+void Scene::update(int64_t first, const float* transforms, int64_t count, int threads) {
+  native::demand(first >= 0 && first + count <= size(), [&] {
+    return "Scene.update: instances " + std::to_string(first) + " to " + std::to_string(first + count) +
+           " do not exist; the scene has " + std::to_string(size());
+  });
+  native::parallel_for(count, 4096, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) set(first + i, transforms + 12 * i);
+  });
+}
+
+void Scene::resize(int64_t count) {
+  instances.resize(count);
+  for (auto* v : {&spheres.x, &spheres.y, &spheres.z, &spheres.r, &lanes.largest, &lanes.smallest})
+    v->resize(count);
+  for (auto& v : lanes.inverse) v.resize(count);
+  for (auto& v : lanes.translation) v.resize(count);
+  lanes.asset.resize(count);
+}
+
+void Scene::set(int64_t index, const float* t) {
+  double m[3][3];
+  double size = 0;
+  for (int i = 0; i < 3; ++i)
+    for (int j = 0; j < 3; ++j) m[i][j] = t[4 * i + j], size = std::max(size, std::fabs(m[i][j]));
+  auto cofactor = [&](int i, int j) {
+    const int a = (i + 1) % 3, b = (i + 2) % 3, c = (j + 1) % 3, d = (j + 2) % 3;
+    return m[a][c] * m[b][d] - m[a][d] * m[b][c];
+  };
+  const double determinant = m[0][0] * cofactor(0, 0) + m[0][1] * cofactor(0, 1) + m[0][2] * cofactor(0, 2);
+  bool finite = true;
+  for (int i = 0; i < 12; ++i) finite = finite && std::isfinite(t[i]);
+  native::demand(finite && std::fabs(determinant) > 1e-12 * size * size * size, [&] {
+    return "Scene: transforms must be finite and invertible, instance " + std::to_string(index) +
+           " has determinant " + std::to_string(determinant) + "; leave an instance out to hide it";
+  });
+  double largest, smallest;
+  singular_values(m, largest, smallest);
+  Instance& out = instances[index];
+  std::memcpy(out.to_world, t, sizeof(out.to_world));
+  for (int i = 0; i < 3; ++i)
+    for (int j = 0; j < 3; ++j) out.inverse[3 * i + j] = static_cast<float>(cofactor(j, i) / determinant);
+  out.largest = static_cast<float>(largest * (1 + bound_slack));
+  out.smallest = static_cast<float>(smallest * (1 - bound_slack));
+  for (int i = 0; i < 9; ++i) lanes.inverse[i][index] = out.inverse[i];
+  for (int i = 0; i < 3; ++i) lanes.translation[i][index] = t[4 * i + 3];
+  lanes.largest[index] = out.largest, lanes.smallest[index] = out.smallest;
+  const Sphere& s = assets[out.asset]->sphere;
+  double centre[3];
+  for (int i = 0; i < 3; ++i) centre[i] = m[i][0] * s.x + m[i][1] * s.y + m[i][2] * s.z + t[4 * i + 3];
+  spheres.x[index] = static_cast<float>(centre[0]);
+  spheres.y[index] = static_cast<float>(centre[1]);
+  spheres.z[index] = static_cast<float>(centre[2]);
+  const double reach = std::fabs(centre[0]) + std::fabs(centre[1]) + std::fabs(centre[2]);
+  spheres.r[index] = static_cast<float>((s.r * largest) * (1 + bound_slack) + reach * 1e-6);
+}
+
+}  // namespace nanite_cull

@@ -1,0 +1,45 @@
+"""Files that people share: whole or not at all, with the user's umask."""
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+
+def write_file(path: str | Path, data: bytes) -> Path:
+    """Writes `data` beside `path` and renames it: no half file is ever seen. Returns `path`.
+
+    A new file gets the user's umask, an old one keeps its mode. A symlink is followed, a device or
+    a FIFO is written to. Raises OSError where that cannot be done; the old file then stands.
+    """
+    path = Path(path)
+    target = Path(os.path.realpath(path))
+    mode = target.stat().st_mode if target.exists() else None
+    if mode is not None and not stat.S_ISREG(mode):
+        with open(target, "wb", buffering=0) as file:
+            _write_all(file.fileno(), data)
+        return path
+    aside = target.parent / f".{secrets.token_hex(8)}.part"
+    try:
+        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise type(error)(error.errno, f"cannot write: {error.strerror}", str(path)) from None
+    try:
+        try:
+            if mode is not None:
+                os.fchmod(handle, stat.S_IMODE(mode))
+            _write_all(handle, data)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        os.replace(aside, target)
+    except BaseException:
+        os.unlink(aside)
+        raise
+    return path
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]
