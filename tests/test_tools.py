@@ -9,7 +9,7 @@ import pytest
 import workspace
 
 ROOT = workspace.ROOT
-COMMANDS = ["demo", "test", "bench", "gpu_check"]
+COMMANDS = ["setup", "demo", "test", "bench", "gpu_check"]
 
 
 def tool(name: str, *arguments: str) -> subprocess.CompletedProcess:
@@ -35,7 +35,7 @@ def test_help_says_what_the_command_is_for(name):
     assert len(done.stdout) > 250
 
 
-@pytest.mark.parametrize("name", ["demo", "test", "bench"])
+@pytest.mark.parametrize("name", ["setup", "demo", "test", "bench"])
 def test_a_wrong_package_name_is_answered_with_the_right_ones(name):
     done = tool(name, "spconv-light")
     assert done.returncode == 1
@@ -96,7 +96,13 @@ def repository(folder) -> None:
         ("packages/spconv-lite/new.py", ["spconv-lite"]),
         ("recipes/resnet-zoo/recipe.yaml", ["resnet-zoo"]),
         ("cmake/a.cmake", ["spconv-lite", "resnet-zoo"]),
+        ("recipes/variants.yaml", ["spconv-lite", "resnet-zoo"]),
+        ("tests/cuda_sim/cusim.h", ["spconv-lite", "resnet-zoo"]),
+        ("environment.yml", ["spconv-lite", "resnet-zoo"]),
+        ("NOTICE", ["spconv-lite", "resnet-zoo"]),
+        ("a file that is new.txt", ["spconv-lite", "resnet-zoo"]),
         ("README.md", []),
+        ("docs/releasing.md", []),
     ],
 )
 def test_changed_selects_the_touched_packages_and_all_for_shared_files(
@@ -109,3 +115,61 @@ def test_changed_selects_the_touched_packages_and_all_for_shared_files(
     monkeypatch.setattr(test_command, "ROOT", tmp_path)
     wanted = [workspace.Package("spconv-lite"), workspace.Package("resnet-zoo")]
     assert [package.name for package in test_command.changed_packages(wanted)] == expected
+
+
+def plan(*words: str) -> list:
+    command = load("test")
+    flags = {name: name in words for name in ("full", "coverage", "sanitize", "changed")}
+    wanted = workspace.packages([word for word in words if word not in flags])
+    return command.plan(wanted, types.SimpleNamespace(package=[], **flags))
+
+
+def test_one_package_is_linted_and_only_its_core_is_built():
+    stages = {stage.name: stage for stage in plan("spconv-lite")}
+    assert "packages/spconv-lite" in stages["style: ruff check"].command
+    assert "-DNATIVE_PACKAGES=spconv-lite" in stages["cpu: spconv-lite configure"].command
+    sources = stages["style: clang-format"].command[3:]
+    assert sources
+    assert all(source.startswith("packages/spconv-lite/") for source in sources)
+    assert "across packages" not in stages
+
+
+def test_a_pure_package_builds_nothing():
+    assert not [stage for stage in plan("resnet-zoo") if stage.name.startswith("cpu")]
+
+
+def test_counts_and_the_reasons_of_skips_are_read_from_pytests_report(tmp_path, monkeypatch):
+    command = load("test")
+    monkeypatch.setattr(command, "REPORTS", tmp_path)
+    (tmp_path / "test_three.py").write_text(
+        "import pytest\n\ndef test_a(): pass\n\ndef test_b(): assert False\n\n"
+        "def test_c(): pytest.skip('no frobnicator: apt-get install frob')\n"
+    )
+    pytest_words = [sys.executable, "-m", "pytest", "-q", str(tmp_path)]
+    stage = command.Stage("three", pytest_words, junit="--junitxml")
+    stage.run()
+    assert dict(stage.counts) == {"passed": 1, "failed": 1, "skipped": 1}
+    assert dict(stage.skips) == {"no frobnicator: apt-get install frob": 1}
+
+
+def test_a_stage_whose_tests_are_all_skipped_names_what_brings_them(capsys, monkeypatch):
+    command = load("test")
+    monkeypatch.setattr(workspace, "missing_system_packages", lambda wanted: ["ffmpeg"])
+    stage = command.Stage("x", [], code=0)
+    stage.skips["no ffmpeg"] += 3
+    assert command.report([stage], []) == 0
+    printed = capsys.readouterr().out
+    assert "3  no ffmpeg" in printed
+    assert "apt-get install ffmpeg" in printed
+
+
+def test_the_set_up_refuses_at_once_what_would_fail_after_minutes(monkeypatch):
+    monkeypatch.setattr(workspace.shutil, "which", lambda name: None)
+    monkeypatch.setattr(workspace.sysconfig, "get_path", lambda name: "/nowhere")
+    monkeypatch.setattr(workspace.importlib.util, "find_spec", lambda name: None)
+    lacking = "\n".join(workspace.what_the_machine_lacks(workspace.packages(["spconv-lite"])))
+    assert "apt-get install python3-venv" in lacking
+    assert "apt-get install g++" in lacking
+    assert "apt-get install python3-dev" in lacking
+    pure = "\n".join(workspace.what_the_machine_lacks(workspace.packages(["resnet-zoo"])))
+    assert "g++" not in pure

@@ -2,85 +2,77 @@
 """Test everything: style, native tests, every package, and what crosses packages.
 
   python tools/test.py                      all packages and tests/
-  python tools/test.py spconv-lite          one package
+  python tools/test.py spconv-lite          one package: its style, its core, its tests
   python tools/test.py --changed            only what differs from the main branch
   python tools/test.py --sanitize           also native tests and packages under sanitizers
   python tools/test.py --coverage           with line coverage of the Python code, as a table
   python tools/test.py --full               also the slow tests
 
-Ends with a table of stages and one line of totals; exit code 0 only if everything passed.
+Ends with a table of stages, what was skipped and what brings it, and one line of totals; exit code
+0 only if everything passed.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
+import xml.etree.ElementTree as xml
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import workspace
 from workspace import PYTHON, ROOT, VENV, Package
 
-SHARED = ("cmake/", "tools/", "conftest.py", "pyproject.toml", "CMake", "VERSION")
-COUNTS = re.compile(r"(\d+) (passed|failed|skipped|errors?)\b")
+PROSE = ("docs/", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", ".github/")
+REPORTS = ROOT / "build" / "reports"
 
 
 @dataclass
 class Stage:
-    """One command of the run; its counts are read from pytest's or ctest's closing lines."""
+    """One command of the run; pytest and ctest leave their counts in a JUnit file."""
 
     name: str
     command: list[str]
     environment: dict[str, str] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
+    junit: str = ""  # the option that makes the command write a JUnit file
+    counts: Counter[str] = field(default_factory=Counter)
+    skips: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     code: int | None = None
 
     def run(self) -> None:
         print(f"\n== {self.name}", flush=True)
+        report = REPORTS / f"{self.name.replace(': ', '-').replace(' ', '-')}.xml"
+        report.unlink(missing_ok=True)
+        command = self.command + ([f"{self.junit}={report}"] if self.junit else [])
         started = time.monotonic()
-        process = subprocess.Popen(
-            self.command,
-            cwd=ROOT,
-            env=workspace.tool_environment(**self.environment),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        reader = threading.Thread(target=self._relay, args=(process,), daemon=True)
-        reader.start()
-        self.code = process.wait()
-        reader.join(timeout=5)  # a stray grandchild may hold the pipe open
+        environment = workspace.tool_environment(**self.environment)
+        self.code = subprocess.run(command, cwd=ROOT, env=environment).returncode
         self.seconds = time.monotonic() - started
         if self.code == 5 and "pytest" in self.command:
             self.code = 0  # pytest's code for a folder whose tests are all deselected
+        if report.exists():
+            self._read(report)
 
-    def _relay(self, process: subprocess.Popen) -> None:
-        for line in process.stdout:
-            sys.stdout.write(line)
-            sys.stdout.flush()
-            self._count(line)
-
-    def _count(self, line: str) -> None:
-        if re.search(r"\bin [\d.]+s", line):  # pytest's closing line
-            for number, kind in COUNTS.findall(line):
-                kind = "failed" if kind.startswith("error") else kind
-                self.counts[kind] = self.counts.get(kind, 0) + int(number)
-        elif match := re.match(r"(\d+)% tests passed, (\d+) tests? failed out of (\d+)", line):
-            self.counts["failed"] = int(match[2])
-            self.counts["passed"] = int(match[3]) - int(match[2])
-        elif match := re.match(r"100% tests passed(?:, 0 tests failed)? out of (\d+)", line):
-            self.counts["passed"] = int(match[1])
+    def _read(self, report: Path) -> None:
+        for case in xml.parse(report).iter("testcase"):
+            skipped = case.find("skipped")
+            if case.find("failure") is not None or case.find("error") is not None:
+                self.counts["failed"] += 1
+            elif skipped is not None or case.get("status") in ("notrun", "disabled"):
+                self.counts["skipped"] += 1
+                reason = "" if skipped is None else skipped.get("message", "")
+                self.skips[reason.removeprefix("Skipped: ") or case.get("name", "")] += 1
+            else:
+                self.counts["passed"] += 1
 
 
-def changed_packages(wanted: list[Package]) -> list[Package]:
-    """The packages that the working tree and the commits since origin/main (or HEAD~1) touch."""
+def changed_files() -> list[str]:
+    """What differs from origin/main (or the commit before), the working tree included."""
     base = "HEAD"
     for candidate in ("origin/main", "main~1"):
         probe = ["git", "merge-base", "HEAD", candidate]
@@ -88,45 +80,63 @@ def changed_packages(wanted: list[Package]) -> list[Package]:
         if found.returncode == 0:
             base = found.stdout.strip()
             break
-    listing = ["git", "diff", "--name-only", base]
-    untracked = ["git", "ls-files", "--others", "--exclude-standard"]
-    files = [
+    listings = (
+        ["git", "diff", "--name-only", base],
+        ["git", "ls-files", "--others", "--exclude-standard"],
+    )
+    return [
         line
-        for command in (listing, untracked)
+        for command in listings
         for line in subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.split()
+        ).stdout.splitlines()
     ]
-    if any(name.startswith(SHARED) for name in files):
-        return wanted
-    folders = {name.split("/")[1] for name in files if name.startswith(("packages/", "recipes/"))}
-    return [package for package in wanted if package.name in folders]
 
 
-def style_stages() -> list[Stage]:
-    sources = subprocess.run(
-        ["git", "ls-files", "*.h", "*.cpp", "*.cu", "*.cuh"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    ).stdout.split()
+def owner(file: str) -> str | None:
+    """The package that a file belongs to; "" for prose; None for what all packages share."""
+    parts = file.split("/")
+    if parts[0] in ("packages", "recipes") and len(parts) > 2:
+        return parts[1]
+    return "" if file.startswith(PROSE) else None
+
+
+def changed_packages(wanted: list[Package]) -> list[Package]:
+    """The packages that the change touches: all, where it touches what they share."""
+    owners = {owner(file) for file in changed_files()}
+    return [package for package in wanted if None in owners or package.name in owners]
+
+
+def style_stages(wanted: list[Package], whole: bool) -> list[Stage]:
+    """Ruff and clang-format over the repository, or over the wanted packages."""
+    folders = ["."] if whole else [f"packages/{package.name}" for package in wanted]
+    patterns = [f"{folder}/*.{end}" for folder in folders for end in ("h", "cpp", "cu", "cuh")]
+    listing = ["git", "ls-files", *patterns]
+    sources = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True).stdout.split()
     stages = [
-        Stage("style: ruff check", [f"{VENV}/bin/ruff", "check", "."]),
-        Stage("style: ruff format", [f"{VENV}/bin/ruff", "format", "--check", "."]),
+        Stage("style: ruff check", [f"{VENV}/bin/ruff", "check", *folders]),
+        Stage("style: ruff format", [f"{VENV}/bin/ruff", "format", "--check", *folders]),
     ]
     if sources:
         command = [f"{VENV}/bin/clang-format", "--dry-run", "-Werror", *sources]
         stages.append(Stage("style: clang-format", command))
+    if whole:
+        stages.append(Stage("style: imports", [f"{VENV}/bin/lint-imports"]))
     return stages
 
 
-def preset_stages(preset: str) -> list[Stage]:
-    """Configure, build and ctest one preset of the top-level tree."""
+def preset_stages(preset: str, package: Package | None = None) -> list[Stage]:
+    """Configure, build and ctest one preset: the whole tree, or one package with its own tests."""
     cmake, ctest = f"{VENV}/bin/cmake", f"{VENV}/bin/ctest"
+    folder = f"build/{preset}" + (f"-{package.name}" if package else "")
+    configure = [cmake, "--preset", preset, "-B", folder]
+    configure += [f"-DNATIVE_PACKAGES={package.name}"] if package else []
+    name = f"{preset}: {package.name} " if package else f"{preset}: "
+    tests = [ctest, "--test-dir", folder, "--output-on-failure", "--timeout", "300"]
     return [
-        Stage(f"{preset}: configure", [cmake, "--preset", preset]),
-        Stage(f"{preset}: build", [cmake, "--build", "--preset", preset]),
-        Stage(f"{preset}: ctest", [ctest, "--preset", preset]),
+        Stage(f"{name}configure", configure),
+        Stage(f"{name}build", [cmake, "--build", folder]),
+        Stage(f"{name}ctest", tests, junit="--output-junit"),
     ]
 
 
@@ -135,7 +145,7 @@ def pytest_stage(name: str, folder: Path, options: argparse.Namespace) -> Stage:
     command += ["--full"] if options.full else []
     if options.coverage:
         command[1:3] = ["-m", "coverage", "run", "--parallel-mode", "-m", "pytest"]
-    return Stage(name, command)
+    return Stage(name, command, junit="--junitxml")
 
 
 def sanitized_stage(package: Package) -> Stage:
@@ -161,49 +171,75 @@ def sanitized_stage(package: Package) -> Stage:
             "ASAN_OPTIONS": "detect_leaks=0",
             "NATIVE_SANITIZED": "1",
         },
+        junit="--junitxml",
     )
 
 
+def sanitizer_stages(native: list[Package]) -> list[Stage]:
+    site = str(ROOT / "build" / "asan" / "site")
+    install = [f"{VENV}/bin/cmake", "--install", "build/asan", "--prefix", site]
+    stages = [*preset_stages("asan"), Stage("asan: install", install)]
+    stages += [sanitized_stage(package) for package in native]
+    if shutil.which("clang++-19"):
+        stages += preset_stages("tsan")
+    else:
+        print("tsan: not run, clang++-19 is missing (Debian: apt-get install clang-19)")
+    return stages
+
+
 def plan(wanted: list[Package], options: argparse.Namespace) -> list[Stage]:
-    whole = not options.package and not options.changed
+    whole = len(wanted) == len(workspace.packages())
     native = [package for package in wanted if package.native]
-    stages = style_stages() if whole else []
-    if whole or native:
+    stages = style_stages(wanted, whole) if wanted else []
+    if whole:
         stages += preset_stages("cpu")
+    else:
+        stages += [stage for package in native for stage in preset_stages("cpu", package)]
     for package in wanted:
         stages.append(pytest_stage(package.name, package.folder / "tests", options))
     if whole:
         stages.append(pytest_stage("across packages", ROOT / "tests", options))
-    if options.sanitize and (whole or native):
-        stages += preset_stages("asan")
-        site = str(ROOT / "build" / "asan" / "site")
-        install = [f"{VENV}/bin/cmake", "--install", "build/asan", "--prefix", site]
-        stages.append(Stage("asan: install", install))
-        stages += [sanitized_stage(package) for package in native]
-        if shutil.which("clang++-19"):
-            stages += preset_stages("tsan")
-        else:
-            print("tsan: not run, clang++-19 is missing (Debian: apt install clang-19)")
+    if options.sanitize and native:
+        stages += sanitizer_stages(native)
     if options.coverage:
         stages.append(Stage("coverage", [str(PYTHON), "-m", "coverage", "combine", "-q"]))
         stages.append(Stage("coverage: table", [str(PYTHON), "-m", "coverage", "report"]))
     return stages
 
 
-def report(stages: list[Stage]) -> int:
+def run_all(stages: list[Stage]) -> None:
+    """In order; what stands on a build that failed is not run and counts as failed."""
+    broken = set()
+    for stage in stages:
+        group = stage.name.split(":")[0]
+        if group in broken and group in ("cpu", "asan", "tsan"):
+            stage.code = -1
+            continue
+        stage.run()
+        if stage.code != 0:
+            broken.add(group)
+
+
+def report(stages: list[Stage], wanted: list[Package]) -> int:
     print("\n" + "-" * 78)
-    totals = {"passed": 0, "failed": 0, "skipped": 0}
+    totals, skips = Counter(), Counter()
     for stage in stages:
         verdict = "ok" if stage.code == 0 else f"FAILED (exit {stage.code})"
-        counts = ", ".join(f"{number} {kind}" for kind, number in stage.counts.items())
+        counts = ", ".join(f"{number} {kind}" for kind, number in sorted(stage.counts.items()))
         print(f"{stage.name:28} {verdict:20} {stage.seconds:6.1f} s  {counts}")
-        for kind in totals:
-            totals[kind] += stage.counts.get(kind, 0)
-        if stage.code != 0 and not stage.counts.get("failed"):
+        totals += stage.counts
+        skips += stage.skips
+        if stage.code != 0 and not stage.counts["failed"]:
             totals["failed"] += 1
+    if skips:
+        print("-" * 78 + "\nskipped, and why:")
+        for reason, number in skips.most_common():
+            print(f"{number:6}  {' '.join(reason.split())}")
+        if missing := workspace.missing_system_packages(wanted):
+            print(f"what a Debian system lacks of this: apt-get install {' '.join(missing)}")
     seconds = sum(stage.seconds for stage in stages)
     print("-" * 78 + f"\n{seconds / 60:.1f} minutes")
-    print("{passed} passed, {failed} failed, {skipped} skipped".format(**totals))
+    print(f"{totals['passed']} passed, {totals['failed']} failed, {totals['skipped']} skipped")
     return 1 if totals["failed"] or any(stage.code != 0 for stage in stages) else 0
 
 
@@ -222,18 +258,11 @@ def main() -> int:
         wanted = changed_packages(wanted)
         print("changed: " + (", ".join(package.name for package in wanted) or "no package"))
     workspace.ensure_system_packages(wanted)
-    workspace.ensure_environment(workspace.packages() if not options.package else wanted)
+    workspace.ensure_environment(wanted)
+    REPORTS.mkdir(parents=True, exist_ok=True)
     stages = plan(wanted, options)
-    broken_builds = set()
-    for stage in stages:
-        group = stage.name.split(":")[0]
-        if group in broken_builds and group in ("cpu", "asan", "tsan"):
-            stage.code = -1  # its build failed above
-            continue
-        stage.run()
-        if stage.code != 0:
-            broken_builds.add(group)
-    return report(stages)
+    run_all(stages)
+    return report(stages, wanted)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ second run looks at hashes and starts in seconds.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +54,20 @@ class Package:
     def editable_build(self) -> Path:
         return self.folder / "build" / "editable"
 
+    @property
+    def built(self) -> bool:
+        return not self.native or (self.editable_build / "CMakeCache.txt").exists()
+
+    @property
+    def nodeps(self) -> Path:
+        """Oracles that are installed without their dependencies, where there are any."""
+        return self.folder / "requirements-nodeps.txt"
+
+    def stamp(self, gpu: str) -> str:
+        """A digest of all that decides what installing this package does."""
+        files = [self.folder / "pyproject.toml", CONSTRAINTS, self.nodeps, *_build_files(self)]
+        return _digest(*(file for file in files if file.exists()), text=gpu)
+
 
 def packages(names: list[str] | None = None) -> list[Package]:
     """The packages that exist, or the named ones (either spelling)."""
@@ -76,40 +92,30 @@ def run(command: list[object], **options) -> None:
 
 
 def ensure_environment(wanted: list[Package], *, gpu: str = "OFF") -> None:
-    """Create or bring up to date `.venv`: tools, dependencies, the packages editable and built."""
+    """Create or bring up to date `.venv`: tools, dependencies, the packages editable and built.
+
+    Only what the wanted packages need; where all are wanted, what tests/ needs as well.
+    """
     started = time.monotonic()
     stamps = json.loads(STAMPS.read_text()) if STAMPS.exists() else {}
     if not PYTHON.exists():
+        if lacking := list(what_the_machine_lacks(wanted)):
+            sys.exit("this machine lacks:\n" + "\n".join(f"  {line}" for line in lacking))
         _say("creating .venv")
-        if sys.version_info < (3, 10):  # noqa: UP036, whoever runs this may have an older one
-            sys.exit(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}")
         run([sys.executable, "-m", "venv", VENV])
         stamps = {}
-    pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-
-    tools = _digest(CONSTRAINTS, *sorted((ROOT / "tools").glob("requirements*.txt")))
-    if stamps.get("tools") != tools:
-        _say("installing the tools and torch (minutes the first time)")
-        run([*pip, "-c", CONSTRAINTS, "-r", ROOT / "tools" / "requirements.txt"])
-        nodeps = ROOT / "tools" / "requirements-nodeps.txt"
-        if nodeps.exists():
-            run([*pip, "--no-deps", "-r", nodeps])
-        stamps = {"tools": tools}
-        _write(stamps)
-
+    lists = ["requirements"] + (["requirements-house"] if len(wanted) == len(packages()) else [])
+    for name in lists:
+        file = ROOT / "tools" / f"{name}.txt"
+        if stamps.get(name) != (plan := _digest(CONSTRAINTS, file)):
+            _say(f"installing {file.relative_to(ROOT)}")
+            _pip("-r", file)
+            stamps[name] = plan
+            _write(stamps)
     for package in wanted:
-        plan = _digest(package.folder / "pyproject.toml", *_build_files(package), text=gpu)
-        if stamps.get(package.name) != plan:
+        if stamps.get(package.name) != (plan := package.stamp(gpu)) or not package.built:
             _say(f"installing {package.name}" + (" (compiling its core)" if package.native else ""))
-            run(
-                [*pip, "--no-build-isolation", "-c", CONSTRAINTS, "-e", f"{package.folder}[test]"],
-                env=os.environ
-                | {
-                    "GPU": gpu,
-                    "NATIVE_WERROR": "ON" if os.environ.get("CI") else "OFF",
-                    "PATH": f"{VENV / 'bin'}:{os.environ['PATH']}",
-                },
-            )
+            _install(package, gpu)
             stamps[package.name] = plan
             _write(stamps)
         elif package.native:
@@ -119,15 +125,58 @@ def ensure_environment(wanted: list[Package], *, gpu: str = "OFF") -> None:
         _say(f"environment ready after {seconds:.0f} s")
 
 
-def ensure_system_packages(wanted: list[Package]) -> None:
-    """In CI, as root on Debian: install what tools/apt.txt and packages/*/apt.txt name."""
+def what_the_machine_lacks(wanted: list[Package]) -> Iterator[str]:
+    """One line for each thing that the set-up would fail of after minutes, with its cure."""
+    if sys.version_info < (3, 10):  # noqa: UP036, whoever runs this may have an older one
+        yield f"Python 3.10 or newer: this is {sys.version.split()[0]}"
+    if importlib.util.find_spec("ensurepip") is None:
+        yield "Python's venv with pip (Debian: apt-get install python3-venv)"
+    if not any(package.native for package in wanted):
+        return
+    compilers = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
+    if not any(shutil.which(name) for name in compilers if name):
+        yield "a C++17 compiler (Debian: apt-get install g++; conda: conda install cxx-compiler)"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        yield f"Python.h of {sys.executable} (Debian: apt-get install python3-dev)"
+
+
+def _install(package: Package, gpu: str) -> None:
+    """The package, editable and built, with what its tests need."""
+    _pip(
+        "--no-build-isolation",
+        "-e",
+        f"{package.folder}[test]",
+        env={
+            "GPU": gpu,
+            "NATIVE_WERROR": "ON" if os.environ.get("CI") else "OFF",
+            "PATH": f"{VENV / 'bin'}:{os.environ['PATH']}",
+        },
+    )
+    if package.nodeps.exists():
+        _pip("--no-deps", "-r", package.nodeps)
+
+
+def _pip(*arguments: object, env: dict[str, str] | None = None) -> None:
+    pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    run([*pip, "-c", CONSTRAINTS, *arguments], env=os.environ | (env or {}))
+
+
+def missing_system_packages(wanted: list[Package]) -> list[str]:
+    """The Debian packages of tools/apt.txt and the packages' own lists that are not installed."""
     lists = [ROOT / "tools" / "apt.txt", *(package.folder / "apt.txt" for package in wanted)]
     names = sorted({name for path in lists if path.exists() for name in _lines(path)})
+    if not shutil.which("dpkg-query"):
+        return names
+    query = ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *names]
+    present = subprocess.run(query, capture_output=True, text=True).stdout.splitlines()
+    return [name for name in names if f"{name} installed" not in present]
+
+
+def ensure_system_packages(wanted: list[Package]) -> None:
+    """In CI, as root on Debian: install what tools/apt.txt and packages/*/apt.txt name."""
     if not os.environ.get("CI") or os.geteuid() != 0 or not shutil.which("apt-get"):
         return
-    query = ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *names]
-    present = subprocess.run(query, capture_output=True, text=True).stdout
-    missing = [name for name in names if f"{name} installed" not in present]
+    missing = missing_system_packages(wanted)
     if not missing:
         return
     _say(f"installing Debian packages: {' '.join(missing)}")
@@ -163,8 +212,6 @@ def tool_environment(**extra: str) -> dict[str, str]:
 
 def _rebuild(package: Package) -> None:
     build = package.editable_build
-    if not (build / "CMakeCache.txt").exists():
-        sys.exit(f"{build} is gone; delete .venv/workspace.json and run again")
     cmake = VENV / "bin" / "cmake"
     run([cmake, "--build", build], stdout=subprocess.DEVNULL)
     run([cmake, "--install", build, "--prefix", site_packages()], stdout=subprocess.DEVNULL)
