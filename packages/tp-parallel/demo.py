@@ -23,8 +23,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from tp_parallel.draw import draw_schedules
-from tp_parallel.schedules import make_schedule
+from tp_parallel.pipeline.schedules import make_schedule
+from tp_parallel.training.draw import draw_schedules
 
 STEPS = 180
 MODEL = ["--layers", "2", "--hidden", "96", "--heads", "4", "--ffn", "256", "--seq", "64",

@@ -21,8 +21,8 @@ from bench_step import Plain
 from measure import Bench
 
 from tp_parallel import AdamW, GPTConfig, GPTModel, ParallelContext
-from tp_parallel.optimizer import MasterAdamW
-from tp_parallel.pretrain import flops_per_token
+from tp_parallel.data_parallel.optimizer import MasterAdamW
+from tp_parallel.training.pretrain import flops_per_token
 
 # dense bfloat16 TFLOP/s in NVIDIA's data sheets
 PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "B200": 2250}

@@ -17,9 +17,9 @@ import torch
 import torch.multiprocessing as processes
 
 from tp_parallel import GPTConfig, GPTModel, ParallelContext
-from tp_parallel.axis import Message
-from tp_parallel.draw import draw_messages, draw_schedules, draw_shards
-from tp_parallel.schedules import make_schedule
+from tp_parallel.grid.axis import Message
+from tp_parallel.pipeline.schedules import make_schedule
+from tp_parallel.training.draw import draw_messages, draw_schedules, draw_shards
 
 HERE = Path(__file__).resolve().parent
 TP = 2

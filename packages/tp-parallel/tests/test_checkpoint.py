@@ -16,7 +16,7 @@ from tp_parallel import (
     finish_gradients,
 )
 from tp_parallel.pipeline import build_stages, run_schedule
-from tp_parallel.schedules import make_schedule
+from tp_parallel.pipeline.schedules import make_schedule
 
 SHAPE = {"vocab_size": 35, "hidden": 16, "layers": 4, "heads": 4, "max_positions": 8,
          "activation": "swiglu"}  # fmt: skip

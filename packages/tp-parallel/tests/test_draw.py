@@ -6,10 +6,10 @@ import pytest
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from tp_parallel.axis import Message
-from tp_parallel.draw import draw_messages, draw_schedule, draw_schedules, draw_shards
-from tp_parallel.schedules import make_schedule, simulate
-from tp_parallel.sharding import Shard
+from tp_parallel.grid.axis import Message
+from tp_parallel.layers.sharding import Shard
+from tp_parallel.pipeline.schedules import make_schedule, simulate
+from tp_parallel.training.draw import draw_messages, draw_schedule, draw_schedules, draw_shards
 
 
 @pytest.fixture

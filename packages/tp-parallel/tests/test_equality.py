@@ -23,7 +23,7 @@ from tp_parallel import (
     reference,
 )
 from tp_parallel.pipeline import build_stages, run_schedule
-from tp_parallel.schedules import make_schedule
+from tp_parallel.pipeline.schedules import make_schedule
 
 # divisible by 2, 3 and 4 ranks, except for the vocabulary
 SHAPE = {"vocab_size": 37, "hidden": 24, "layers": 4, "heads": 12, "max_positions": 12, "ffn": 48}

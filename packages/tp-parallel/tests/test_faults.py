@@ -9,10 +9,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tp_parallel import GPTConfig, ParallelContext, checkpoint
-from tp_parallel.axis import Axis
+from tp_parallel import GPTConfig, ParallelContext
+from tp_parallel.grid.axis import Axis
 from tp_parallel.pipeline import build_stages, run_schedule
-from tp_parallel.schedules import make_schedule
+from tp_parallel.pipeline.schedules import make_schedule
+from tp_parallel.training import checkpoint
 
 TIMEOUT = 4.0  # of a collective
 BOUND = 40.0  # start, two steps, time-out, diagnosis, on a busy machine

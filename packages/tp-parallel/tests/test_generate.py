@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tp_parallel import CodeGeeXModel, GPTConfig, GPTModel, KeyValueCache, ParallelContext
-from tp_parallel.generate import generate
+from tp_parallel.training.generate import generate
 
 SHAPE = {"vocab_size": 41, "hidden": 16, "layers": 2, "heads": 4, "max_positions": 12,
          "dtype": "float64", "init_std": 0.5}  # fmt: skip

@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tp_parallel import GPTModel, ParallelContext, reference
-from tp_parallel.huggingface import (
+from tp_parallel import GPTModel, ParallelContext
+from tp_parallel.loss import reference
+from tp_parallel.models.huggingface import (
     config_from_huggingface,
     export_huggingface,
     import_huggingface,

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from tp_parallel import ParallelContext, checkpoint, pretrain
+from tp_parallel import ParallelContext
+from tp_parallel.training import checkpoint, pretrain
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +26,7 @@ PROGRAM = """
 import ctypes, os, signal, sys, time
 if sys.platform == "linux":  # torchrun gives each rank a session of its own: end with torchrun
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-from tp_parallel import pretrain
+from tp_parallel.training import pretrain
 
 def provider(config, context, chunks):
     stages = pretrain.build_stages(config, context, chunks=chunks)

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from tp_parallel import ops
+from tp_parallel.loss import ops
 
 pytestmark = pytest.mark.native
 
@@ -114,7 +114,7 @@ def test_float16_runs_as_torch_operators():
 @pytest.mark.parametrize("level", ["baseline", "avx2"])
 def test_lower_instruction_sets_give_the_same_numbers(level):
     code = (
-        "import torch; from tp_parallel import ops\n"
+        "import torch; from tp_parallel.loss import ops\n"
         "x = torch.linspace(-9, 9, 5000).repeat(3, 1); t = torch.zeros(3, dtype=torch.int64)\n"
         "s = ops.loss_statistics(x, t, 0, 5000, -100, True)\n"
         "print(ops.isa(), *s[0].tolist())"

@@ -5,7 +5,7 @@ import torch
 
 from tp_parallel import GPTConfig, ParallelContext
 from tp_parallel.pipeline import build_stages, layers_of_stage, run_schedule
-from tp_parallel.schedules import make_schedule
+from tp_parallel.pipeline.schedules import make_schedule
 
 SHAPE = {"vocab_size": 37, "hidden": 16, "layers": 4, "heads": 4, "max_positions": 8,
          "dtype": "float64"}  # fmt: skip

@@ -7,7 +7,8 @@ import signal
 import pytest
 import torch
 
-from tp_parallel import ParallelContext, __main__, checkpoint, generate, pretrain
+from tp_parallel import ParallelContext, __main__
+from tp_parallel.training import checkpoint, generate, pretrain
 
 OPTIONS = ["--layers", "2", "--hidden", "16", "--heads", "2", "--seq", "16", "--batch", "4",
            "--steps", "6", "--warmup", "2", "--eval-every", "3", "--eval-batches", "1",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tp_parallel.schedules import (
+from tp_parallel.pipeline.schedules import (
     SCHEDULES,
     Action,
     Schedule,

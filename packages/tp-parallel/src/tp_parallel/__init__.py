@@ -3,34 +3,49 @@
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as _version
 
-from .attention import ParallelSelfAttention
-from .axis import Axis, Traffic
-from .cache import KeyValueCache
-from .codegeex import CodeGeeXModel
-from .config import GPTConfig
-from .context import ParallelContext
-from .cross_entropy import vocab_parallel_cross_entropy
-from .data_parallel import DataParallel
-from .embedding import VocabParallelEmbedding
-from .errors import CheckpointError, CollectiveError, MismatchError
-from .gpt import Embedding, GPTModel
-from .gradients import GradientBuckets, finish_gradients
-from .linear import ColumnParallelLinear, RowParallelLinear
-from .linear_cross_entropy import vocab_parallel_linear_cross_entropy
-from .mappings import (
+from . import _moved
+from .data_parallel import (
+    AdamW,
+    DataParallel,
+    GradientBuckets,
+    finish_gradients,
+    gradient_norm,
+    learning_rate,
+)
+from .grid import (
+    Axis,
+    CheckpointError,
+    CollectiveError,
+    MismatchError,
+    ParallelContext,
+    RngTracker,
+    Traffic,
     copy_to_region,
     gather_from_region,
     gather_to_split_region,
+    recompute,
     reduce_from_region,
     reduce_scatter_to_region,
     scatter_to_region,
 )
-from .module import MegatronModule
-from .norm import LayerNorm, RMSNorm
-from .optimizer import AdamW, gradient_norm, learning_rate
-from .output import parallel_lm_logits
-from .rng import RngTracker, recompute
-from .transformer import ParallelMLP, ParallelTransformerLayer
+from .layers import (
+    ColumnParallelLinear,
+    GPTConfig,
+    KeyValueCache,
+    LayerNorm,
+    MegatronModule,
+    ParallelMLP,
+    ParallelSelfAttention,
+    ParallelTransformerLayer,
+    RMSNorm,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+    parallel_lm_logits,
+)
+from .loss import vocab_parallel_cross_entropy, vocab_parallel_linear_cross_entropy
+from .models import CodeGeeXModel, Embedding, GPTModel
+
+_moved.install()
 
 try:
     __version__ = _version("tp-parallel")

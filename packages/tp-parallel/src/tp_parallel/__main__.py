@@ -7,7 +7,8 @@ import sys
 import torch
 import torch.distributed as dist
 
-from . import _C, __version__, ops
+from . import _C, __version__
+from .loss import ops
 
 
 def main() -> int:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .context import ParallelContext
-from .module import counts_here, named_parameters
+from ..grid.context import ParallelContext
+from ..layers.module import counts_here, named_parameters
 
 
 @torch.no_grad()

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import torch
 
+from ..grid.axis import Axis
+from ..grid.context import ParallelContext
 from . import ops
-from .axis import Axis
-from .context import ParallelContext
 
 _MAX, _SUM_EXP, _TARGET, _SUM = range(4)
 STATISTICS = 4

@@ -22,11 +22,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from .context import ParallelContext
-from .errors import CheckpointError
-from .module import named_parameters
-from .optimizer import AdamW
-from .sharding import Shard, shard_of
+from ..data_parallel.optimizer import AdamW
+from ..grid.context import ParallelContext
+from ..grid.errors import CheckpointError
+from ..layers.module import named_parameters
+from ..layers.sharding import Shard, shard_of
 
 FORMAT = 1
 _MANIFEST = "manifest.json"

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import torch
 
-from .context import ParallelContext
+from ..grid.context import ParallelContext
+from ..grid.mappings import copy_to_region
 from .cross_entropy import LossTerms, combine, local_statistics, logits_gradient, loss_terms
-from .mappings import copy_to_region
 
 CHUNK_ROWS = 128  # enough rows for an efficient matrix product
 

@@ -20,15 +20,15 @@ from typing import Any
 
 import torch
 
+from ..data_parallel.gradients import GradientBuckets, finish_gradients
+from ..data_parallel.optimizer import AdamW, learning_rate
+from ..grid.context import DEFAULT_TIMEOUT, ParallelContext
+from ..layers.config import GPTConfig
+from ..models.gpt import GPTModel
+from ..pipeline.run import build_stages, evaluate_schedule, run_schedule
+from ..pipeline.schedules import SCHEDULES, make_schedule
 from . import checkpoint
-from .config import GPTConfig
-from .context import DEFAULT_TIMEOUT, ParallelContext
 from .data import TextData, make_tokenizer
-from .gpt import GPTModel
-from .gradients import GradientBuckets, finish_gradients
-from .optimizer import AdamW, learning_rate
-from .pipeline import build_stages, evaluate_schedule, run_schedule
-from .schedules import SCHEDULES, make_schedule
 
 ModelProvider = Callable[[GPTConfig, ParallelContext, int], list[GPTModel]]
 

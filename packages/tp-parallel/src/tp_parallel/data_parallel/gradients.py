@@ -13,9 +13,9 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from .axis import Axis, Done, Pending
-from .context import ParallelContext
-from .module import named_parameters
+from ..grid.axis import Axis, Done, Pending
+from ..grid.context import ParallelContext
+from ..layers.module import named_parameters
 
 BUCKET_ELEMENTS = 6 << 20  # 24 MB of float32, torch's DDP default
 

@@ -12,14 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .axis import Axis, Done, Pending
-from .context import ParallelContext
-from .mappings import (
+from ..grid.axis import Axis, Done, Pending
+from ..grid.context import ParallelContext
+from ..grid.mappings import (
     gather_from_region,
     reduce_from_region,
     reduce_scatter_to_region,
     scatter_to_region,
 )
+from ..grid.weight_gradients import weight_gradient
 from .sharding import (
     Init,
     Shard,
@@ -31,7 +32,6 @@ from .sharding import (
     shard_of,
     split,
 )
-from .weight_gradients import weight_gradient
 
 SEQUENCE_DIM = 1  # of a [batch, sequence, hidden] activation
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from .context import ParallelContext
+from ..grid.context import ParallelContext
+from ..grid.mappings import gather_from_region
 from .linear import parallel_linear
-from .mappings import gather_from_region
 
 
 def parallel_lm_logits(

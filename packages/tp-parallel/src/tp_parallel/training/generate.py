@@ -11,14 +11,14 @@ from dataclasses import replace
 
 import torch
 
+from ..grid.context import ParallelContext
+from ..grid.mappings import gather_from_region
+from ..grid.rng import derive_seed
+from ..layers.cache import KeyValueCache
+from ..layers.config import GPTConfig
+from ..models.gpt import GPTModel
 from . import checkpoint
-from .cache import KeyValueCache
-from .config import GPTConfig
-from .context import ParallelContext
 from .data import make_tokenizer
-from .gpt import GPTModel
-from .mappings import gather_from_region
-from .rng import derive_seed
 
 
 @torch.no_grad()

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..grid.context import ParallelContext
+from ..grid.rng import TENSOR
 from .cache import KeyValueCache
 from .config import GPTConfig
-from .context import ParallelContext
 from .linear import ColumnParallelLinear, RowParallelLinear
-from .rng import TENSOR
 from .sharding import normal
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from . import _C
+from .. import _C
 
 _LARGE = 4 << 20  # bytes from which fresh memory is asked for in large pages
 

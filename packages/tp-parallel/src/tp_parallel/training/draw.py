@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .axis import Message
-from .schedules import B, F, Schedule, bubble, simulate
-from .sharding import Shard
+from ..grid.axis import Message
+from ..layers.sharding import Shard
+from ..pipeline.schedules import B, F, Schedule, bubble, simulate
 
 _COLOURS = {F: ("#3b6fb6", "#7ba3d9"), B: ("#3f8f4f", "#86c193"), "W": ("#d08a2e", "#ecbf84")}
 _RANKS = ("#3b6fb6", "#d08a2e", "#3f8f4f", "#a8487d")

@@ -10,15 +10,15 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .attention import attend, check_heads, rotate
-from .cache import KeyValueCache
-from .config import GPTConfig
-from .context import ParallelContext
+from ..grid.context import ParallelContext
+from ..layers.attention import attend, check_heads, rotate
+from ..layers.cache import KeyValueCache
+from ..layers.config import GPTConfig
+from ..layers.linear import ColumnParallelLinear, RowParallelLinear
+from ..layers.norm import NORMS
+from ..layers.sharding import Shard, normal
+from ..layers.transformer import ParallelMLP, add_residual
 from .gpt import GPTModel
-from .linear import ColumnParallelLinear, RowParallelLinear
-from .norm import NORMS
-from .sharding import Shard, normal
-from .transformer import ParallelMLP, add_residual
 
 
 class TopQueryLayer(nn.Module):

@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from .context import ParallelContext
+from ..grid.context import ParallelContext
+from ..grid.mappings import reduce_from_region, reduce_scatter_to_region
 from .linear import SEQUENCE_DIM, ParallelLayer
-from .mappings import reduce_from_region, reduce_scatter_to_region
 from .sharding import Init, Shard, normal
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from .rng import derive_seed
+from ..grid.rng import derive_seed
 
 
 class ByteTokenizer:

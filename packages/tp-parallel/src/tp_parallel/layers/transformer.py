@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..grid.context import ParallelContext
+from ..grid.rng import SHARED, TENSOR
 from .attention import ParallelSelfAttention
 from .cache import KeyValueCache
 from .config import GPTConfig
-from .context import ParallelContext
 from .linear import ColumnParallelLinear, RowParallelLinear
 from .norm import NORMS
-from .rng import SHARED, TENSOR
 from .sharding import normal
 
 

@@ -10,7 +10,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from .config import GPTConfig
+from ..layers.config import GPTConfig
 
 State = dict[str, torch.Tensor]
 

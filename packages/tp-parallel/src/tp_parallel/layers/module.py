@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import nn
 
+from ..grid.context import ParallelContext
 from .config import GPTConfig
-from .context import ParallelContext
 from .sharding import fill, gather_full, shard_of, split
 
 

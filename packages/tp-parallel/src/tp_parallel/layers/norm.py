@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .context import ParallelContext
+from ..grid.context import ParallelContext
 from .sharding import Shard, constant
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .config import GPTConfig
+from ..layers.config import GPTConfig
 
 State = dict[str, torch.Tensor]
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .axis import Pending
-from .config import GPTConfig
-from .context import ParallelContext
-from .gpt import GPTModel
-from .gradients import GradientBuckets
+from ..data_parallel.gradients import GradientBuckets
+from ..grid.axis import Pending
+from ..grid.context import ParallelContext
+from ..layers.config import GPTConfig
+from ..models.gpt import GPTModel
 from .schedules import B, F, Schedule, W
 
 LossFunction = Callable[[GPTModel, torch.Tensor, int], torch.Tensor]

@@ -7,21 +7,21 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from .attention import rotary_angles
-from .cache import KeyValueCache
-from .config import GPTConfig
-from .context import ParallelContext
-from .cross_entropy import vocab_parallel_cross_entropy
-from .embedding import VocabParallelEmbedding
-from .linear import SEQUENCE_DIM
-from .linear_cross_entropy import vocab_parallel_linear_cross_entropy
-from .mappings import gather_from_region
-from .module import MegatronModule
-from .norm import NORMS
-from .output import parallel_lm_logits
-from .rng import recompute
-from .sharding import Shard, normal
-from .transformer import ParallelTransformerLayer, dropout
+from ..grid.context import ParallelContext
+from ..grid.mappings import gather_from_region
+from ..grid.rng import recompute
+from ..layers.attention import rotary_angles
+from ..layers.cache import KeyValueCache
+from ..layers.config import GPTConfig
+from ..layers.embedding import VocabParallelEmbedding
+from ..layers.linear import SEQUENCE_DIM
+from ..layers.module import MegatronModule
+from ..layers.norm import NORMS
+from ..layers.output import parallel_lm_logits
+from ..layers.sharding import Shard, normal
+from ..layers.transformer import ParallelTransformerLayer, dropout
+from ..loss.cross_entropy import vocab_parallel_cross_entropy
+from ..loss.linear_cross_entropy import vocab_parallel_linear_cross_entropy
 
 
 class Embedding(nn.Module):

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .axis import Axis
-from .rng import derive_seed
+from ..grid.axis import Axis
+from ..grid.rng import derive_seed
 
 Init = Callable[[torch.Tensor, torch.Generator], object]
 

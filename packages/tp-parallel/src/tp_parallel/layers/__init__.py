@@ -1,0 +1,28 @@
+"""The layers of a transformer, their weights cut over the tensor axis, and how each is cut."""
+
+from .attention import ParallelSelfAttention
+from .cache import KeyValueCache
+from .config import GPTConfig
+from .embedding import VocabParallelEmbedding
+from .linear import ColumnParallelLinear, RowParallelLinear
+from .module import MegatronModule
+from .norm import LayerNorm, RMSNorm
+from .output import parallel_lm_logits
+from .sharding import Shard
+from .transformer import ParallelMLP, ParallelTransformerLayer
+
+__all__ = [
+    "ColumnParallelLinear",
+    "GPTConfig",
+    "KeyValueCache",
+    "LayerNorm",
+    "MegatronModule",
+    "ParallelMLP",
+    "ParallelSelfAttention",
+    "ParallelTransformerLayer",
+    "RMSNorm",
+    "RowParallelLinear",
+    "Shard",
+    "VocabParallelEmbedding",
+    "parallel_lm_logits",
+]
