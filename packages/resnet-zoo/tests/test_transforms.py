@@ -1,5 +1,9 @@
 """Preprocessing against torchvision's presets, for PIL images and tensors."""
 
+import copy
+import math
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -101,3 +105,74 @@ def test_wrong_arguments_are_named():
     with pytest.raises(TypeError, match="uint8 or floating"):
         ImageClassification(crop_size=8)(torch.zeros(3, 9, 9, dtype=torch.int32))
     assert resize(torch.zeros(3, 5, 5), 5).shape == (3, 5, 5)
+
+
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_default_dtype_of_torch_changes_neither_the_numbers_nor_the_dtype(default):
+    transform = ImageClassification(crop_size=24, resize_size=32)
+    image = picture(60, 50)
+    inputs = (image, pil_to_tensor(image), pil_to_tensor(image) / 255)
+    expected = [transform(x) for x in inputs]
+    torch.set_default_dtype(default)
+    try:
+        found = [ImageClassification(crop_size=24, resize_size=32)(x) for x in inputs]
+        seen = transform.denormalize(found[0])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert seen.dtype is torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float64])
+def test_a_tensor_of_any_dtype_gives_what_torchvision_gives(torchvision, dtype):
+    theirs = torchvision.transforms._presets.ImageClassification(crop_size=224, resize_size=232)
+    x = pil_to_tensor(picture(333, 300))
+    x = x if dtype is torch.uint8 else (x / 255).to(dtype)
+    ours = ImageClassification(crop_size=224, resize_size=232)(x)
+    assert ours.dtype is torch.float32
+    assert torch.equal(ours, theirs(x))
+
+
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+def test_the_transform_is_a_module_that_can_be_scripted_pickled_copied_and_chained(mode):
+    transform = ImageClassification(crop_size=(24, 16), resize_size=(30, 20), crop_mode=mode)
+    scripted = torch.jit.script(transform)
+    for x in (pil_to_tensor(picture(64, 41)), torch.rand(2, 3, 19, 64), torch.rand(3, 25, 25)):
+        expected = transform(x)
+        assert expected.shape[-2:] == (24, 16)
+        assert torch.equal(scripted(x), expected)
+        assert torch.equal(torch.nn.Sequential(transform, torch.nn.Identity())(x), expected)
+        for twin in (pickle.loads(pickle.dumps(transform)), copy.deepcopy(transform)):
+            assert twin == transform
+            assert torch.equal(twin(x), expected)
+    assert len({transform, ImageClassification(**transform.to_dict())}) == 1
+
+
+def test_entries_take_another_crop_size():
+    transform = WEIGHTS["resnet50"].DEFAULT.transforms(crop_size=320, resize_size=352)
+    assert (transform.crop_size, transform.resize_size) == (320, 352)
+    assert transform(picture(400, 500)).shape == (3, 320, 320)
+    with pytest.raises(ValueError, match="crop_size must be positive"):
+        ImageClassification(crop_size=0)
+    with pytest.raises(TypeError, match="resize_size must be a whole number"):
+        ImageClassification(crop_size=8, resize_size="256")
+
+
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("size", [(224, 224), (224, 160), (160, 224)])
+@pytest.mark.parametrize("fraction", [0.875, 0.95, 1.0])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_the_crop_modes_equal_timm_to_the_last_bit(timm, mode, size, fraction, interpolation):
+    theirs = timm.data.transforms_factory.transforms_imagenet_eval(
+        size, crop_pct=fraction, crop_mode=mode, interpolation=interpolation
+    )
+    scaled = [math.floor(side / fraction) for side in size]
+    ours = ImageClassification(
+        crop_size=size,
+        resize_size=scaled[0] if scaled[0] == scaled[1] else scaled,
+        interpolation=interpolation,
+        crop_mode=mode,
+    )
+    for sides in ((333, 500), (100, 70), (1025, 257)):
+        image = picture(*sides)
+        assert torch.equal(ours(image), theirs(image)), sides

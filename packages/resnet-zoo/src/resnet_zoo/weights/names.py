@@ -83,9 +83,10 @@ class WeightsEnum(enum.Enum):
             "licence": LICENCE_NOTE,
         }
 
-    def transforms(self) -> ImageClassification:
-        """The preprocessing these weights were evaluated with."""
-        return ImageClassification(crop_size=224, resize_size=self.value.resize_size)
+    def transforms(self, **changes: Any) -> ImageClassification:
+        """The preprocessing these weights were evaluated with; `crop_size=` etc. change it."""
+        arguments = {"crop_size": 224, "resize_size": self.value.resize_size, **changes}
+        return ImageClassification(**arguments)
 
     def remote(self) -> Remote:
         """The file's address, its name in the cache and the known digits of its SHA-256."""

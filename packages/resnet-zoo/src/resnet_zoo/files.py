@@ -1,0 +1,57 @@
+"""Files that a user asks for: written aside and renamed, under the user's umask, through links.
+
+What is no plain file (a device, a FIFO) is written to, never renamed over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path to write to in the block; when that ends well, the file takes the place of `path`.
+
+    A file that was there keeps its permissions; a new one has those that the umask leaves. If the
+    block raises, `path` is as it was. Raises OSError.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            aside = Path(folder) / "content"
+            yield aside
+            with open(aside, "rb") as source, open(target, "wb") as sink:
+                shutil.copyfileobj(source, sink)
+        return
+    aside = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        permissions = stat.S_IMODE((target if target.exists() else aside).stat().st_mode)
+        os.close(handle)
+        yield aside
+        _flush(aside)
+        if stat.S_IMODE(aside.stat().st_mode) != permissions:  # a library made the file anew
+            os.chmod(aside, permissions)
+        os.replace(aside, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` as UTF-8, as `replacing` does."""
+    with replacing(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
