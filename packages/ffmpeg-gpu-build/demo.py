@@ -171,7 +171,7 @@ def card(out: Path, report, clip: Path, pictures: list[dict[str, str]]) -> dict:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--ffmpeg", help="program or its folder (default: $FFMPEG, PATH)")
+    parser.add_argument("--ffmpeg", help="default: $FFMPEG, PATH, imageio-ffmpeg")
     parser.add_argument("--build-ffmpeg", action="store_true", help="build `small` first (minutes)")
     arguments = parser.parse_args()
     out: Path = arguments.out

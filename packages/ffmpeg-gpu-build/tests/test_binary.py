@@ -13,11 +13,11 @@ from ffmpeg_gpu_build.verification import facts
 
 def test_the_distributions_floors_are_read(ffmpeg):
     found = facts(ffmpeg)
-    assert found.nvenc_driver_floor in ("470.57.02", "530.41.03", "570.0")
+    assert found.nvenc_driver_floor in ("470.57.02", "530.41.03", "570.0", "610.00")
     assert found.ptx is not None
     assert found.ptx["target"].startswith("sm_")
     assert found.ptx["modules"] >= 4
-    assert found.licence.startswith("GPL version 2")
+    assert found.licence.startswith("GPL version ")
 
 
 @pytest.mark.parametrize("floor", ["610.00", "570.0", "530.41.03"])

@@ -68,11 +68,9 @@ install: all
 
 
 @pytest.fixture
-def stage(tmp_path, monkeypatch):
+def stage(need, tmp_path, monkeypatch):
     """A tarball of the stand-in, its plan and options; configure's runs are counted in a file."""
-    for tool in ("patchelf", "make", "gcc"):
-        if not shutil.which(tool):
-            pytest.skip(f"no {tool}: install the packages of apt.txt")
+    need("patchelf", "make", "gcc")
     tree = tmp_path / "ffmpeg-9.9.9"
     tree.mkdir()
     (tree / "configure").write_text(CONFIGURE)
@@ -280,10 +278,9 @@ def test_a_tarball_that_was_fetched_is_not_asked_for_again(stage, monkeypatch):
     assert builder.fetch(plan, options).sha256 == options.sha256
 
 
-def test_a_wrong_signature_stops_before_anything_is_unpacked(stage):
+def test_a_wrong_signature_stops_before_anything_is_unpacked(need, stage):
     plan, options = stage
-    if not shutil.which("gpgv"):
-        pytest.skip("no gpgv: install the packages of apt.txt")
+    need("gpgv")
     signature = Path(options.source + ".asc")
     signature.write_text("-----BEGIN PGP SIGNATURE-----\n\naGVsbG8=\n-----END PGP SIGNATURE-----\n")
     with pytest.raises(SourceError, match="do not use this file") as caught:

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import shutil
 import subprocess
 import tarfile
 
@@ -128,10 +127,9 @@ def test_every_pinned_release_has_a_whole_checksum():
 
 
 @pytest.fixture(scope="module")
-def signer(tmp_path_factory):
+def signer(need, tmp_path_factory):
     """A key of our own, made here: signs a file, gives its armoured public key."""
-    if not shutil.which("gpg") or not shutil.which("gpgv"):
-        pytest.skip("no gpg: install the packages of apt.txt (gnupg, gpgv)")
+    need("gpg", "gpgv")
     home = tmp_path_factory.mktemp("gpg")
     home.chmod(0o700)
     base = ["gpg", "--homedir", str(home), "--batch", "--quiet"]
@@ -174,9 +172,8 @@ def test_another_key_is_not_the_release_key(signer, tmp_path):
     assert caught.value.code == "bad-signature"
 
 
-def test_the_release_key_that_comes_with_the_package_is_the_pinned_one(tmp_path):
-    if not shutil.which("gpg"):
-        pytest.skip("no gpg: install the packages of apt.txt (gnupg)")
+def test_the_release_key_that_comes_with_the_package_is_the_pinned_one(need, tmp_path):
+    need("gpg")
     file = DATA / releases()["key"]["file"]
     tmp_path.chmod(0o700)
     shown = subprocess.run(

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from fractions import Fraction
@@ -76,7 +77,7 @@ def test_asking_for_cuda_without_a_driver_is_an_error_and_leaves_nothing(clip, t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_opencl_filters_run_in_the_middle(clip, tmp_path):
+def test_opencl_filters_run_in_the_middle(opencl, clip, tmp_path):
     done = transcode(clip, tmp_path / "out.mp4", hw="opencl", filters="transpose_opencl=dir=clock")
     assert done.pipeline.filter == "opencl"
     assert probe(tmp_path / "out.mp4").video.size == (180, 320)
@@ -272,8 +273,8 @@ def test_fonts_go_into_matroska_and_what_is_left_out_is_said(ffmpeg, tmp_path):
     font, source = tmp_path / "a.ttf", tmp_path / "in.mkv"
     font.write_bytes(b"a font")
     done = ffmpeg.run(
-        "-f", "lavfi", "-i", "testsrc2=s=64x48:d=1", "-map", "0", "-map", "0", "-c:v", "libx264",
-        "-color_trc", "smpte2084", "-attach", str(font), "-metadata:s:t", "mimetype=font/ttf",
+        "-f", "lavfi", "-i", "testsrc2=s=64x48:d=1,setparams=color_trc=smpte2084", "-map", "0",
+        "-map", "0", "-c:v", "libx264", "-attach", str(font), "-metadata:s:t", "mimetype=font/ttf",
         str(source),
     )  # fmt: skip
     assert done.ok, done.err
@@ -311,12 +312,13 @@ def test_a_file_system_without_hard_links_keeps_the_result(clip, tmp_path, monke
         session._claim(part, tmp_path / "out.mp4")
 
 
-def test_a_turned_picture_is_decoded_where_it_is_put_upright(ffmpeg, clip, tmp_path, monkeypatch):
+def test_a_turned_picture_is_decoded_where_it_is_put_upright(
+    ffmpeg, turn, clip, tmp_path, monkeypatch
+):
     turned = tmp_path / "turned.mp4"
-    assert ffmpeg.run("-i", str(clip), "-c", "copy", "-metadata:s:v", "rotate=90", str(turned)).ok
+    turn(clip, turned, 90)
     video = probe(turned).video
-    if not video.turned:
-        pytest.skip("this FFmpeg writes no display matrix by -metadata rotate")
+    assert video.turned
     assert video.size == (180, 320)
     assert not probe(clip).video.turned
     fake_proofs(monkeypatch, ALL_CUDA)
@@ -536,3 +538,25 @@ def test_an_encoder_that_is_not_there_is_named_with_the_way_to_it(ffmpeg, clip, 
     with pytest.raises(FfmpegError, match=r"libvpx-vp9.*--with vpx") as caught:
         transcode(clip, tmp_path / "out.webm", codec="vp9", hw="cpu", ffmpeg=program)
     assert caught.value.code == "not-built-in"
+
+
+@pytest.mark.parametrize("kind", ["upright", "turned", "ten bits", "sound alone"])
+def test_without_ffprobe_pyav_says_the_same(ffmpeg, turn, clip, tmp_path, monkeypatch, kind):
+    if ffmpeg.probe_path is None:
+        pytest.skip("no ffprobe: apt-get install ffmpeg")
+    source = {"upright": clip, "ten bits": checks.CLIPS / "hevc10.mkv"}.get(kind)
+    if kind == "turned":
+        source = tmp_path / "turned.mp4"
+        turn(clip, source, 90)
+    if kind == "sound alone":
+        source = tmp_path / "a.wav"
+        assert ffmpeg.run("-f", "lavfi", "-i", "sine=d=1", str(source)).ok
+    said = probe(source)
+    monkeypatch.setattr(Ffmpeg, "probe_path", None)
+    assert probe(source) == said
+    (tmp_path / "bad.mp4").write_bytes(b"no film")
+    with pytest.raises(FfmpegError, match="damaged or of an unknown format"):
+        probe(tmp_path / "bad.mp4")
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(FfmpegError, match="pip install av"):
+        probe(source)

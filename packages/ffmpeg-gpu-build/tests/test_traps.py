@@ -290,9 +290,8 @@ def test_10_one_missing_package_loses_no_other(programs):
     assert failed == {"libfdk-aac-dev": "E: Unable to locate package libfdk-aac-dev"}
 
 
-def test_12_programs_and_libraries_find_each_other_after_a_move(tmp_path):
-    if not toolchain.shutil.which("patchelf"):
-        pytest.skip("no patchelf: install the packages of apt.txt")
+def test_12_programs_and_libraries_find_each_other_after_a_move(need, tmp_path):
+    need("patchelf", "gcc")
     staged = tmp_path / "a prefix"
     (staged / "bin").mkdir(parents=True)
     (staged / "lib").mkdir()

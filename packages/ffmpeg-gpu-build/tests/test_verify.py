@@ -29,14 +29,6 @@ def machine(ffmpeg):
     return Machine(ffmpeg, {}, {})
 
 
-@pytest.fixture(scope="module")
-def opencl(ffmpeg):
-    report = verify(ffmpeg, only=["device.opencl", "filter.*_opencl"])
-    if report.verdicts[0].status == "absent":
-        pytest.skip("no OpenCL: install the packages of apt.txt (pocl-opencl-icd)")
-    return report
-
-
 def test_opencl_filters_are_proven_by_pixels(opencl):
     got = {v.path.removeprefix("filter."): v for v in opencl.verdicts}
     for name in (n for n in CHECKS if n.endswith("_opencl")):
@@ -156,7 +148,7 @@ def test_a_filter_that_does_nothing_would_not_pass(machine, name):
     assert pixels.compare(done.out, source).mean > max(0.5, 1.9 * check.mean)
 
 
-def test_wrong_pixels_with_exit_code_zero_are_broken(machine, monkeypatch):
+def test_wrong_pixels_with_exit_code_zero_are_broken(opencl, machine, monkeypatch):
     wrong = FilterCheck("transpose_opencl=dir=clock", "transpose=dir=cclock", size=(180, 320))
     monkeypatch.setitem(CHECKS, "transpose_opencl", wrong)
     verdict = check_filter(machine, "transpose_opencl")
@@ -175,7 +167,7 @@ def test_a_picture_that_is_one_pixel_aside_is_named():
     assert checks._shift(frames[::-1].tobytes(), frames.tobytes(), (320, 180)) is None
 
 
-def test_a_picture_of_another_size_is_broken(machine, monkeypatch):
+def test_a_picture_of_another_size_is_broken(opencl, machine, monkeypatch):
     wrong = FilterCheck("pad_opencl=w=352:h=200", "null")
     monkeypatch.setitem(CHECKS, "pad_opencl", wrong)
     assert check_filter(machine, "pad_opencl").code == "wrong-size"

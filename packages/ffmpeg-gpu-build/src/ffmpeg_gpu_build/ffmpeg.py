@@ -32,7 +32,8 @@ class FfmpegError(RuntimeError):
 
 
 def find(path: str | os.PathLike[str] | None = None) -> Path:
-    """The ffmpeg to use: `path`, else $FFMPEG, else the first on PATH.
+    """The ffmpeg to use: `path`, else $FFMPEG, else the first on PATH, else the static program that
+    the wheel of imageio-ffmpeg carries, if that is installed (extras `demo` and `test`).
 
     A folder stands for its bin/ffmpeg. Raises FfmpegError where there is none.
     """
@@ -41,14 +42,28 @@ def find(path: str | os.PathLike[str] | None = None) -> Path:
     if given and Path(given).is_dir():  # never a folder that merely lies here under that name
         inside = [Path(wanted) / "bin" / "ffmpeg", Path(wanted) / "ffmpeg"]
         wanted = str(next((p for p in inside if p.is_file()), inside[0]))
-    found = shutil.which(wanted)
+    found = shutil.which(wanted) or (None if given else _embedded())
     if not found:
         raise FfmpegError(
-            f"find: no ffmpeg at {wanted!r}; install one, build one (`ffmpeg-gpu-build build`), or "
-            "name one with --ffmpeg or $FFMPEG",
+            f"find: no ffmpeg at {wanted!r}; install one, build one (`ffmpeg-gpu-build build`), "
+            "name one with --ffmpeg or $FFMPEG, or `pip install imageio-ffmpeg`, which carries one",
             "no-ffmpeg",
         )
     return Path(found)
+
+
+def _embedded() -> str | None:
+    """The program inside the wheel of imageio-ffmpeg; None without it, or without a program in
+    it.
+    """
+    try:
+        import imageio_ffmpeg
+    except ImportError:
+        return None
+    try:
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError:  # a wheel for another platform has none
+        return None
 
 
 @dataclass
@@ -74,13 +89,13 @@ class Ffmpeg:
         )
 
     @property
-    def probe_path(self) -> Path:
-        """The ffprobe beside this ffmpeg, else the first on PATH. Raises FfmpegError if none."""
+    def probe_path(self) -> Path | None:
+        """The ffprobe beside this ffmpeg, else the first on PATH, or None: imageio-ffmpeg has
+        none.
+        """
         beside = self.path.with_name(self.path.name.replace("ffmpeg", "ffprobe"))
         found = str(beside) if beside.is_file() else shutil.which("ffprobe")
-        if not found:
-            raise FfmpegError(f"probe: no ffprobe beside {self.path} nor on PATH", "no-ffprobe")
-        return Path(found)
+        return Path(found) if found else None
 
     @cached_property
     def banner(self) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import struct
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +18,8 @@ from .ffmpeg import Ffmpeg, FfmpegError, file_argument
 
 # Local files only: a playlist in disguise must not make FFmpeg open a connection.
 PROTOCOLS = ("-protocol_whitelist", "file,pipe,fd,data,crypto")
+# AVColorTransferCharacteristic -> FFmpeg's name, those that we look at
+TRANSFERS = {1: "bt709", 16: "smpte2084", 18: "arib-std-b67"}
 
 
 @dataclass(frozen=True)
@@ -124,19 +128,7 @@ def probe(
     if not Path(path).is_file():
         raise FileNotFoundError(f"probe: path must be a file, there is none at {os.fspath(path)!r}")
     program = Ffmpeg.at(ffmpeg)
-    done = proc.run(
-        [program.probe_path, "-v", "error", "-of", "json", "-show_format", "-show_streams",
-        *PROTOCOLS,
-         "-i", file_argument(path)],
-        env=program.env,
-    )  # fmt: skip
-    if not done.ok:
-        found = diagnose(done.err)
-        text = found.sentence if found else last_lines(done.err, 1)
-        raise FfmpegError(
-            f"probe: {os.fspath(path)!r}: {text}", found.code if found else "bad-input", done.err
-        )
-    answer = json.loads(done.out)
+    answer = _ask_ffprobe(Path(path), program) if program.probe_path else _ask_av(Path(path))
     streams = answer.get("streams", [])
     # a cover picture is a video stream to FFmpeg, not to us
     moving = [
@@ -157,6 +149,79 @@ def probe(
     )
 
 
+def _ask_ffprobe(path: Path, program: Ffmpeg) -> dict[str, Any]:
+    """ffprobe's JSON on a file."""
+    done = proc.run(
+        [program.probe_path, "-v", "error", "-of", "json", "-show_format", "-show_streams",
+         *PROTOCOLS, "-i", file_argument(path)],
+        env=program.env,
+    )  # fmt: skip
+    if not done.ok:
+        found = diagnose(done.err)
+        text = found.sentence if found else last_lines(done.err, 1)
+        code = found.code if found else "bad-input"
+        raise FfmpegError(f"probe: {os.fspath(path)!r}: {text}", code, done.err)
+    return json.loads(done.out)
+
+
+def _ask_av(path: Path) -> dict[str, Any]:
+    """The same from PyAV, for an ffmpeg that came without an ffprobe. Raises FfmpegError."""
+    try:
+        import av
+    except ImportError:
+        raise FfmpegError(
+            "probe: no ffprobe beside this ffmpeg nor on PATH, and no PyAV: install the "
+            "distribution's ffmpeg, or `pip install av`",
+            "no-ffprobe",
+        ) from None
+    try:
+        with av.open(file_argument(path), options={PROTOCOLS[0][1:]: PROTOCOLS[1]}) as file:
+            streams = [_stream_of_av(stream) for stream in file.streams]
+            for video in file.streams.video[:1]:
+                frame = next(file.decode(video), None)
+                turned = -frame.rotation if frame else 0
+                matrix = {"displaymatrix": _matrix(frame), "rotation": turned}
+                streams[video.index]["side_data_list"] = [matrix]
+            form = {"format_name": file.format.name}
+            if file.duration is not None:
+                form["duration"] = str(file.duration / av.time_base)
+    except (av.FFmpegError, OSError) as error:
+        text = f"the input is damaged or of an unknown format ({error})"
+        raise FfmpegError(f"probe: {os.fspath(path)!r}: {text}", "bad-input", str(error)) from None
+    return {"streams": streams, "format": form}
+
+
+def _stream_of_av(stream: Any) -> dict[str, Any]:
+    """One stream in ffprobe's words."""
+    context = getattr(stream, "codec_context", None)
+    said = {
+        "index": stream.index,
+        "codec_type": stream.type,
+        "codec_name": context.codec.canonical_name if context else "unknown",
+        "disposition": {"attached_pic": int("attached_pic" in str(stream.disposition))},
+    }
+    if stream.type == "video" and context:
+        said |= {
+            "width": context.width,
+            "height": context.height,
+            "pix_fmt": context.pix_fmt or "unknown",
+            "color_transfer": TRANSFERS.get(context.color_trc, "unknown"),
+            "avg_frame_rate": str(stream.average_rate or "0/0"),
+            "r_frame_rate": str(stream.base_rate or "0/0"),
+            "nb_frames": str(stream.frames or ""),
+        }
+    return said
+
+
+def _matrix(frame: Any) -> str:
+    """The display matrix of PyAV's frame as ffprobe prints it; "" if it has none."""
+    for data in frame.side_data if frame else ():
+        if data.type.name == "DISPLAYMATRIX":
+            cells = struct.unpack("9i", bytes(data))
+            return "\n".join("0: {} {} {}".format(*cells[i : i + 3]) for i in (0, 3, 6))
+    return ""
+
+
 def _codecs(streams: list[dict[str, Any]], kind: str) -> tuple[str, ...]:
     return tuple(s.get("codec_name", "unknown") for s in streams if s.get("codec_type") == kind)
 
@@ -167,14 +232,13 @@ def require_whole(path: Path, frames: int, program: Ffmpeg) -> None:
     FFmpeg can end with exit code 0 and no message after a write failed. Raises FfmpegError, code
     "disk-full" where no space is left, else "wrong-count".
     """
-    done = proc.run(
-        [program.probe_path, "-v", "error", "-of", "json", "-select_streams", "V:0",
-         "-count_packets", "-show_entries", "stream=nb_read_packets", *PROTOCOLS,
-         "-i", file_argument(path)],
-        env=program.env, timeout=3600,
+    done = program.run(
+        "-nostdin", "-nostats", "-v", "error", "-progress", "pipe:1", *PROTOCOLS,
+        "-i", file_argument(path), "-map", "0:V:0", "-c", "copy", "-copyinkf", "-f", "null", "-",
+        timeout=3600,
     )  # fmt: skip
-    streams = json.loads(done.out).get("streams", []) if done.ok else []
-    found = int(streams[0].get("nb_read_packets", 0)) if streams else 0
+    counts = re.findall(rb"^frame=\s*(\d+)", done.out, re.M)
+    found = int(counts[-1]) if done.ok and counts else 0
     if found == frames and frames > 0:
         return
     full = shutil.disk_usage(path.parent).free < 1 << 16
