@@ -13,8 +13,17 @@
 #   NATIVE_PYTHON     ON builds the Python module; OFF only the C++ library (for C++ users and ctest)
 #   NATIVE_WERROR     ON turns warnings into errors (CI)
 #   NATIVE_SANITIZE   "address;undefined" or "thread"
-#   NATIVE_STD_THREADS ON takes std::thread for OpenMP in parallel_for (the tsan preset)
+#   NATIVE_STD_THREADS ON takes std::thread for OpenMP in parallel_for (the tsan preset; what a compiler
+#                     without OpenMP gets, such as Apple's)
+#   CMAKE_CUDA_RUNTIME_LIBRARY   Static (in wheels: no library beside the module) or Shared (in conda packages)
+#
+# Install components: `python` (the module, its stub) and `development` (archive, headers, CMake files).
+# With NATIVE_PYTHON the latter stand inside the Python package, without it in include/ and lib/.
 include_guard(GLOBAL)
+if(CMAKE_SYSTEM_NAME STREQUAL "Windows")
+  message(FATAL_ERROR "${PROJECT_NAME} does not build on Windows: it needs POSIX (mmap, fork, dlopen) and the "
+                      "attributes of g++ or clang. Use WSL 2, where the Linux build works.")
+endif()
 
 set(NATIVE_INCLUDE_DIR "${CMAKE_CURRENT_LIST_DIR}/include" CACHE INTERNAL "headers that every core needs")
 # the repository, or the unpacked sdist: its path stays out of the artifacts
@@ -94,6 +103,11 @@ if(WITH_CUDA)
       list(APPEND CMAKE_CUDA_ARCHITECTURES 90-virtual)
     endif()
   endif()
+  if(NOT CMAKE_CUDA_RUNTIME_LIBRARY)
+    set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+  endif()
+  string(TOLOWER "cudart_${CMAKE_CUDA_RUNTIME_LIBRARY}" native_cudart)
+  string(REPLACE cudart_shared cudart native_cudart "${native_cudart}")
   enable_language(CUDA)
   set(CMAKE_CUDA_STANDARD 17)
   find_package(CUDAToolkit REQUIRED)
@@ -104,11 +118,26 @@ string(REPLACE ";" " " native_architectures "${CMAKE_CUDA_ARCHITECTURES}")
 set(THREADS_PREFER_PTHREAD_FLAG ON)
 find_package(Threads REQUIRED)
 if(NOT NATIVE_STD_THREADS)
-  find_package(OpenMP REQUIRED COMPONENTS CXX)
+  find_package(OpenMP COMPONENTS CXX)
+  if(NOT OpenMP_CXX_FOUND)
+    message(STATUS "no OpenMP for ${CMAKE_CXX_COMPILER}: parallel loops run on std::thread")
+    set(NATIVE_STD_THREADS ON)
+  endif()
 endif()
 if(NATIVE_PYTHON)
-  find_package(Python 3.10 REQUIRED COMPONENTS Interpreter Development.Module
-               OPTIONAL_COMPONENTS Development.SABIModule)
+  if(CMAKE_CROSSCOMPILING) # an interpreter of the target cannot run here: ours answers for it
+    find_package(Python 3.10 REQUIRED COMPONENTS Development.Module OPTIONAL_COMPONENTS Development.SABIModule)
+    if(NOT Python_EXECUTABLE)
+      find_program(Python_EXECUTABLE NAMES python3 python NO_CMAKE_FIND_ROOT_PATH REQUIRED)
+    endif()
+    if(NOT TARGET Python::Interpreter)
+      add_executable(Python::Interpreter IMPORTED)
+      set_target_properties(Python::Interpreter PROPERTIES IMPORTED_LOCATION "${Python_EXECUTABLE}")
+    endif()
+  else()
+    find_package(Python 3.10 REQUIRED COMPONENTS Interpreter Development.Module
+                 OPTIONAL_COMPONENTS Development.SABIModule)
+  endif()
   if(NOT COMMAND nanobind_add_module)
     execute_process(COMMAND "${Python_EXECUTABLE}" -m nanobind --cmake_dir
                     OUTPUT_STRIP_TRAILING_WHITESPACE OUTPUT_VARIABLE nanobind_ROOT
@@ -117,7 +146,7 @@ if(NATIVE_PYTHON)
       message(FATAL_ERROR "nanobind is not installed for ${Python_EXECUTABLE}: pip install nanobind "
                           "(pip does it by itself unless --no-build-isolation is given).")
     endif()
-    find_package(nanobind CONFIG REQUIRED)
+    find_package(nanobind CONFIG REQUIRED NO_CMAKE_FIND_ROOT_PATH)
   endif()
 endif()
 
@@ -170,6 +199,10 @@ endfunction()
 function(native_package package)
   cmake_parse_arguments(ARG "" "" "BINDINGS;CPU;SIMD;CUDA" ${ARGN})
   set(core ${package}_core)
+  set(inside "") # where the files for C++ projects go: into the Python package, if there is one
+  if(NATIVE_PYTHON)
+    set(inside ${package}/)
+  endif()
 
   # --- the kernels
   add_library(${core} STATIC ${ARG_CPU})
@@ -178,7 +211,7 @@ function(native_package package)
                         CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
   target_include_directories(${core} PUBLIC
     "$<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/csrc>" "$<BUILD_INTERFACE:${NATIVE_INCLUDE_DIR}>"
-    "$<INSTALL_INTERFACE:${package}/include>" "$<INSTALL_INTERFACE:${package}/include/${package}>")
+    "$<INSTALL_INTERFACE:${inside}include>" "$<INSTALL_INTERFACE:${inside}include/${package}>")
   target_compile_features(${core} PUBLIC cxx_std_17)
   native_compile_options(${core})
   target_link_libraries(${core} PUBLIC Threads::Threads)
@@ -216,7 +249,7 @@ function(native_package package)
     target_sources(${core} PRIVATE ${ARG_CUDA})
     target_compile_definitions(${core} PUBLIC WITH_CUDA=1 "NATIVE_CUDA_ARCHITECTURES=\"${native_architectures}\"")
     set_target_properties(${core} PROPERTIES CUDA_VISIBILITY_PRESET hidden)
-    target_link_libraries(${core} PUBLIC CUDA::cudart_static)
+    target_link_libraries(${core} PUBLIC CUDA::${native_cudart})
   endif()
 
   # --- the Python module
@@ -231,21 +264,31 @@ function(native_package package)
     native_compile_options(${package}_C)
     target_include_directories(${package}_C SYSTEM PRIVATE "${NB_DIR}/include") # no warnings of nanobind's
     target_link_libraries(${package}_C PRIVATE ${core})
-    target_link_options(${package}_C PRIVATE -Wl,-z,relro,-z,now)
-    install(TARGETS ${package}_C LIBRARY DESTINATION ${package})
+    if(NOT APPLE)
+      target_link_options(${package}_C PRIVATE -Wl,-z,relro,-z,now)
+    endif()
+    install(TARGETS ${package}_C LIBRARY DESTINATION ${package} COMPONENT python)
+    if(NOT CMAKE_CROSSCOMPILING AND NOT NATIVE_SANITIZE) # the stub is made by importing the module
+      set(stub "${CMAKE_CURRENT_BINARY_DIR}/${package}/_C.pyi")
+      nanobind_add_stub(${package}_stub MODULE _C OUTPUT "${stub}" DEPENDS ${package}_C
+                        PYTHON_PATH "$<TARGET_FILE_DIR:${package}_C>")
+      install(FILES "${stub}" DESTINATION ${package} COMPONENT python)
+    endif()
     if(NOT SKBUILD) # scikit-build-core brings the Python files itself
-      install(DIRECTORY src/${package} DESTINATION . PATTERN __pycache__ EXCLUDE)
+      install(DIRECTORY src/${package} DESTINATION . COMPONENT python PATTERN __pycache__ EXCLUDE)
     endif()
   endif()
 
   # --- for C++ projects: find_package(<package>), target <package>::core
-  install(TARGETS ${core} EXPORT ${package}Targets ARCHIVE DESTINATION ${package}/lib)
-  install(DIRECTORY "${NATIVE_INCLUDE_DIR}/native" DESTINATION ${package}/include)
-  install(DIRECTORY csrc/ DESTINATION ${package}/include/${package}
-          FILES_MATCHING PATTERN "*.h" PATTERN "*.cuh" PATTERN bindings EXCLUDE)
-  set(cmake_dir ${package}/lib/cmake/${package})
-  install(EXPORT ${package}Targets NAMESPACE ${package}:: DESTINATION ${cmake_dir})
+  install(TARGETS ${core} EXPORT ${package}Targets ARCHIVE DESTINATION ${inside}lib COMPONENT development)
+  foreach(headers "${NATIVE_INCLUDE_DIR}/native" csrc/)
+    install(DIRECTORY ${headers} DESTINATION ${inside}include/${package} COMPONENT development
+            FILES_MATCHING PATTERN "*.h" PATTERN "*.cuh" PATTERN bindings EXCLUDE)
+  endforeach()
+  set(cmake_dir ${inside}lib/cmake/${package})
+  install(EXPORT ${package}Targets NAMESPACE ${package}:: DESTINATION ${cmake_dir} COMPONENT development)
   set(PACKAGE ${package})
   configure_file("${NATIVE_CONFIG_TEMPLATE}" "${CMAKE_CURRENT_BINARY_DIR}/${package}Config.cmake" @ONLY)
-  install(FILES "${CMAKE_CURRENT_BINARY_DIR}/${package}Config.cmake" DESTINATION ${cmake_dir})
+  install(FILES "${CMAKE_CURRENT_BINARY_DIR}/${package}Config.cmake" DESTINATION ${cmake_dir}
+          COMPONENT development)
 endfunction()

@@ -47,6 +47,12 @@ print(book.out_rows, book.pairs)
 OTHERS = [minor for minor in (10, 11, 12, 13) if minor != sys.version_info[1]]
 
 
+def run(*command: object) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def configure(source: Path, build: Path, *arguments: str, **environment: str) -> str:
     """What `cmake` says; the configuration must fail."""
     done = subprocess.run(
@@ -64,6 +70,28 @@ def test_without_a_cxx_compiler_the_sentence_names_the_cure(package, tmp_path):
     said = configure(package.folder, tmp_path, CXX="/nonexistent/c++")
     assert "No C++ compiler was found. Install one with C++17" in said
     assert "apt install g++" in said
+
+
+@pytest.mark.parametrize("package", NATIVE, ids=lambda p: p.name)
+def test_windows_is_refused_by_name(package, tmp_path):
+    said = configure(package.folder, tmp_path, "-DCMAKE_SYSTEM_NAME=Windows")
+    assert f"{package.import_name} does not build on Windows" in said
+    assert "Use WSL 2" in said
+
+
+def test_a_compiler_without_openmp_gets_std_threads_and_the_same_results(tmp_path):
+    without = ["-DCMAKE_DISABLE_FIND_PACKAGE_OpenMP=ON", "-DGPU=OFF", "-DNATIVE_PYTHON=OFF"]
+    build, prefix, consumer = (tmp_path / name for name in ("build", "prefix", "consumer"))
+    said = run(CMAKE, "-S", SPCONV.folder, "-B", build, "-G", "Ninja", *without)
+    assert "parallel loops run on std::thread" in said
+    run(CMAKE, "--build", build)
+    run(CMAKE, "--install", build, "--prefix", prefix)
+    assert {path.name for path in prefix.iterdir()} == {"include", "lib"}
+    run(CMAKE, "-S", ROOT / "tests" / "cpp_consumer", "-B", consumer, "-G", "Ninja",
+        f"-DCMAKE_PREFIX_PATH={prefix}")  # fmt: skip
+    run(CMAKE, "--build", consumer)
+    assert run(consumer / "consumer") == "64 pairs\n"
+    assert "gomp" not in run("ldd", consumer / "consumer")
 
 
 def test_gpu_on_without_nvcc_says_what_to_do(tmp_path):

@@ -68,7 +68,7 @@ inline void register_errors() {
 
 template <>
 struct nanobind::detail::type_caster<native::Tensor> {
-  NB_TYPE_CASTER(native::Tensor, const_name("Tensor"))
+  NB_TYPE_CASTER(native::Tensor, const_name("torch.Tensor"))
 
   bool from_python(handle src, uint8_t, cleanup_list* cleanup) noexcept {
     if (native::view_by_table(src.ptr(), value)) return true;
