@@ -1,4 +1,4 @@
-// spconv_lite._C: check, unwrap, call. Private: ops.py is the door, see native/caster.h.
+// spconv_lite._C: check, unwrap, call. Private: kernels/ops.py is the door, see native/caster.h.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>

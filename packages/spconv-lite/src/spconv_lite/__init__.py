@@ -2,54 +2,57 @@
 
 from importlib.metadata import version
 
-from . import ops
-from .checkpoints import from_spconv_1
-from .conv import (
+from . import _moved
+from .data import PointToVoxel, gather_features_by_pc_voxel_id
+from .kernels import ops, set_kernels
+from .layers import (
+    AddTable,
+    AddTableMisaligned,
+    ConcatTable,
+    IndiceData,
+    JoinTable,
+    RemoveGrid,
+    SparseAvgPool1d,
+    SparseAvgPool2d,
+    SparseAvgPool3d,
+    SparseAvgPool4d,
+    SparseBatchNorm,
     SparseConv1d,
     SparseConv2d,
     SparseConv3d,
     SparseConv4d,
     SparseConvolution,
+    SparseConvTensor,
     SparseConvTranspose1d,
     SparseConvTranspose2d,
     SparseConvTranspose3d,
     SparseConvTranspose4d,
+    SparseGlobalAvgPool,
+    SparseGlobalMaxPool,
+    SparseIdentity,
     SparseInverseConv1d,
     SparseInverseConv2d,
     SparseInverseConv3d,
     SparseInverseConv4d,
-    SubMConv1d,
-    SubMConv2d,
-    SubMConv3d,
-    SubMConv4d,
-)
-from .core import IndiceData, SparseConvTensor, coalesce
-from .modules import (
-    RemoveGrid,
-    SparseBatchNorm,
-    SparseIdentity,
-    SparseModule,
-    SparseReLU,
-    SparseSequential,
-    ToDense,
-)
-from .ops import set_kernels
-from .pool import (
-    SparseAvgPool1d,
-    SparseAvgPool2d,
-    SparseAvgPool3d,
-    SparseAvgPool4d,
-    SparseGlobalAvgPool,
-    SparseGlobalMaxPool,
     SparseMaxPool1d,
     SparseMaxPool2d,
     SparseMaxPool3d,
     SparseMaxPool4d,
+    SparseModule,
+    SparseReLU,
+    SparseSequential,
+    SubMConv1d,
+    SubMConv2d,
+    SubMConv3d,
+    SubMConv4d,
+    ToDense,
+    coalesce,
+    from_spconv_1,
 )
-from .tables import AddTable, AddTableMisaligned, ConcatTable, JoinTable
-from .voxel import PointToVoxel, gather_features_by_pc_voxel_id
 
 __version__ = version("spconv-lite")
+
+_moved.install(__name__)
 
 __all__ = [
     "AddTable",

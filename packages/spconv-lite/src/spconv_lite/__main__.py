@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from . import PointToVoxel, __version__, ops, pictures, scans, timing
+from . import PointToVoxel, __version__, ops
+from .data import pictures, scans, timing
 
 
 def build_info() -> dict[str, object]:

@@ -1,73 +1,47 @@
-"""torch.ops.spconv_lite: schema, fake and autograd of every operator, and which kernels run them.
+"""torch.ops.spconv_lite: schema, fake and autograd of every operator.
 
-A rulebook is three tensors (rulebook.py). A convolution is bilinear in features and weight, so the
-derivatives of the three operators `conv`, `conv_input_grad` and `conv_weight_grad` are these three
-again: gradients of any order.
+A rulebook is three tensors (geometry/rulebook.py); table.py says which kernels run. A convolution
+is bilinear in features and weight, so the derivatives of the three operators `conv`,
+`conv_input_grad` and `conv_weight_grad` are these three again: gradients of any order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from . import _C as _C
-from . import cpu, cuda, plain
-from .geometry import (
+from .. import _C as _C
+from ..geometry import (
     SUBMANIFOLD,
     Geometry,
+    Rulebook,
+    block_offsets,
     get_conv_output_size,
     get_deconv_output_size,
     make_geometry,
 )
-from .rulebook import Rulebook, block_offsets
+from . import cpu as cpu
+from . import cuda as cuda
+from . import plain as plain
+from .table import _KERNELS as _KERNELS
+from .table import _chosen as _chosen
+from .table import Kernels, set_kernels
 
 _lib = torch.library.Library("spconv_lite", "DEF")
 _tags = (torch.Tag.pt2_compliant_tag,)
 
-# ---------------------------------------------------------------------------------- which kernels
 
-_KERNELS: dict[tuple[str, str], ModuleType] = {
-    ("cpu", "native"): cpu,
-    ("cpu", "torch"): plain,
-    ("cuda", "native"): cuda,
-    ("cuda", "torch"): plain,
-}
-_chosen: dict[str, ModuleType] = {"cpu": cpu, "cuda": plain}
-
-
-def set_kernels(device_type: str, kernels: str) -> str:
-    """Chooses what runs the operators, and so the layers, of one kind of device.
-
-    Args:
-        device_type: "cpu" or "cuda".
-        kernels: "native", the compiled kernels of this package: the default on the CPU; on CUDA
-            they are compiled and simulated, but were never run. "torch", plain torch operators on
-            that device: the default on CUDA.
-
-    Returns: the choice before. A rulebook made by one kind on CUDA is refused by the other. Choose
-    before torch.compile or torch.export trace a network: its graph keeps the sizes of one kind.
-
-    Raises: ValueError for other names, RuntimeError for CUDA kernels that this build does not have
-    or whose stream this torch does not name.
-    """
-    module = _KERNELS.get((device_type, kernels))
-    if module is None:
-        raise ValueError(
-            'set_kernels: takes "cpu" or "cuda", then "native" or "torch", got '
-            f"{device_type!r} and {kernels!r}"
+def kernels_for(tensor: Tensor) -> Kernels:
+    """The kernels that run on the device of a tensor; RuntimeError where there are none."""
+    kernels = _chosen.get(tensor.device.type)
+    if kernels is None:
+        raise RuntimeError(
+            f"spconv_lite: there are no kernels for {tensor.device}; move the tensors to the CPU or "
+            "to CUDA"
         )
-    if module is cuda:
-        cuda.require_kernels()
-    before = _chosen[device_type]
-    _chosen[device_type] = module
-    return "torch" if before is plain else "native"
-
-
-def _kernels(tensor: Tensor) -> ModuleType:
-    return _chosen[tensor.device.type]
+    return kernels
 
 
 # ---------------------------------------------------------------------------------- rulebooks
@@ -108,25 +82,25 @@ def _subm_geometry(indices, batch_size, spatial_shape, ksize, dilation) -> Geome
 
 def _get_indice_pairs(indices, *geometry):
     g = make_geometry(indices, *geometry)
-    return _kernels(indices).padded_pairs(indices.contiguous(), g)
+    return kernels_for(indices).padded_pairs(indices.contiguous(), g)
 
 
 def _subm_rulebook(indices, *geometry):
     g = _subm_geometry(indices, *geometry)
-    _, book = _kernels(indices).build(indices.contiguous(), g)
+    _, book = kernels_for(indices).build(indices.contiguous(), g)
     return tuple(book)
 
 
 def _rulebook(indices, *geometry):
     *settings, transpose = geometry
     g = make_geometry(indices, *settings, False, transpose)
-    out_indices, book = _kernels(indices).build(indices.contiguous(), g)
+    out_indices, book = kernels_for(indices).build(indices.contiguous(), g)
     return (out_indices, *book)
 
 
 def _transpose_rulebook(pair_in, pair_out, block_offset, in_rows, out_rows, volume):
     book = Rulebook(pair_in, pair_out, block_offset)
-    return tuple(_kernels(pair_in).turn(book, in_rows, out_rows, volume))
+    return tuple(kernels_for(pair_in).turn(book, in_rows, out_rows, volume))
 
 
 def _fake_get_indice_pairs(indices, *geometry):
@@ -141,7 +115,7 @@ def _fake_get_indice_pairs(indices, *geometry):
 
 def _fake_book(like: Tensor, rows, volume: int, pairs=None):
     """A rulebook of `rows` output rows; its pairs are a new size unless they are given."""
-    if _kernels(like) is cuda:
+    if kernels_for(like) is cuda:
         sizes = (volume, rows), (rows,), (cuda.mask_words(rows, volume),)
         return tuple(like.new_empty(size, dtype=torch.int32) for size in sizes)
     if pairs is None:
@@ -191,17 +165,17 @@ _lib.define(
 
 
 def _conv(features, weight, bias, a, b, c, out_rows, groups, symmetric):
-    return _kernels(features).conv(features, weight, bias, Rulebook(a, b, c), out_rows, groups)
+    return kernels_for(features).conv(features, weight, bias, Rulebook(a, b, c), out_rows, groups)
 
 
 def _conv_input_grad(grad, weight, a, b, c, in_rows, groups, symmetric):
     book = Rulebook(a, b, c)
-    return _kernels(grad).conv_input_grad(grad, weight, book, in_rows, groups, symmetric)
+    return kernels_for(grad).conv_input_grad(grad, weight, book, in_rows, groups, symmetric)
 
 
 def _conv_weight_grad(features, grad, a, b, c, weight_shape, groups, symmetric):
     book = Rulebook(a, b, c)
-    return _kernels(features).conv_weight_grad(features, grad, book, weight_shape, groups)
+    return kernels_for(features).conv_weight_grad(features, grad, book, weight_shape, groups)
 
 
 def _save_conv(ctx, inputs, output):

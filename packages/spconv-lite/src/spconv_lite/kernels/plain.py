@@ -15,35 +15,40 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from ..geometry import (
+    SUBMANIFOLD,
+    TRANSPOSED,
+    Geometry,
+    Rulebook,
+    compact,
+    outside_grid,
+    pair_offsets,
+    pair_rows,
+    raise_duplicate,
+    raise_outside,
+    row_major,
+    sites_of,
+)
 from .cpu import explain
-from .geometry import SUBMANIFOLD, TRANSPOSED, Geometry, raise_duplicate, raise_outside
-from .rulebook import Rulebook, compact, pair_offsets, pair_rows
 
 _NARROW = (torch.float16, torch.bfloat16)
 
 # ---------------------------------------------------------------------------------- rulebooks
 
 
-def _row_major(cells: Tensor, batch: Tensor, shape: Sequence[int]) -> Tensor:
-    """The place of each cell (N, ndim) in the array (batch, shape...), int64."""
-    index = batch
-    for axis, length in enumerate(shape):
-        index = index * length + cells[:, axis]
-    return index
-
-
 def _sorted_sites(sites: Tensor, g: Geometry) -> tuple[Tensor, Tensor]:
     """Keys of the input sites (int64) in order, and the row of each; refuses sites outside the grid
     and duplicates."""
-    limits = torch.tensor([g.batch_size, *g.in_shape], device=sites.device)
-    outside = ((sites < 0) | (sites >= limits)).any(1)
-    keys, order = _row_major(sites[:, 1:], sites[:, 0], g.in_shape).sort(stable=True)
+    outside = outside_grid(sites, g.batch_size, g.in_shape)
+    keys, order = row_major(sites.unbind(1), [g.batch_size, *g.in_shape]).sort(stable=True)
     again = keys[1:] == keys[:-1]
     wrong = torch.stack([outside.any(), again.any()]).tolist()
     if wrong[0]:
-        raise_outside(sites, int(outside.nonzero()[0]), g)
+        raise_outside(
+            "get_indice_pairs", sites, int(outside.nonzero()[0]), g.batch_size, g.in_shape
+        )
     if wrong[1]:
-        raise_duplicate(sites, int(order[1:][again].min()))
+        raise_duplicate("get_indice_pairs", sites, int(order[1:][again].min()))
     return keys, order
 
 
@@ -61,16 +66,8 @@ def _reached(sites: Tensor, g: Geometry, offset: Sequence[int]) -> Tensor:
         cells = scaled.div(stride, rounding_mode="floor")
         hits = (scaled >= 0) & (cells * stride == scaled)
     hits = (hits & (cells < torch.tensor(g.out_shape, device=sites.device))).all(1)
-    return torch.where(hits, _row_major(cells, sites[:, 0], g.out_shape), -1)
-
-
-def _sites_of(keys: Tensor, g: Geometry) -> Tensor:
-    """Indices int32 (M, 1 + ndim) of the output cells with these keys."""
-    columns = []
-    for length in reversed(g.out_shape):
-        columns.append(keys % length)
-        keys = keys.div(length, rounding_mode="floor")
-    return torch.stack([keys, *reversed(columns)], 1).int()
+    key = row_major([sites[:, 0], *cells.unbind(1)], [g.batch_size, *g.out_shape])
+    return torch.where(hits, key, -1)
 
 
 def _pairs(indices: Tensor, g: Geometry) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -83,7 +80,8 @@ def _pairs(indices: Tensor, g: Geometry) -> tuple[Tensor, Tensor, Tensor, Tensor
         out_indices = indices
     else:
         keys = torch.unique(reached[reached >= 0])
-        out_indices, order = _sites_of(keys, g), torch.arange(len(keys), device=keys.device)
+        out_indices = sites_of(keys, g.out_shape)
+        order = torch.arange(len(keys), device=keys.device)
     if len(keys) == 0:
         none = keys.new_empty((0,))
         return out_indices, none, none, none

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import _C
-from .geometry import SUBMANIFOLD, Geometry
-from .rulebook import Rulebook, block_offsets
+from .. import _C
+from ..geometry import SUBMANIFOLD, Geometry, Rulebook, block_offsets
 
 _NARROW = (torch.float16, torch.bfloat16)
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import ops
-from .rulebook import BLOCK_ROWS
+from .rulebook import BLOCK_ROWS, Rulebook
+from .settings import get_conv_output_size, get_deconv_output_size
 
 
 def rulebook(
@@ -37,9 +37,9 @@ def rulebook(
         )
         shape = list(spatial_shape)
     elif transpose:
-        shape = ops.get_deconv_output_size(*sizes, list(out_padding or [0] * len(ksize)))
+        shape = get_deconv_output_size(*sizes, list(out_padding or [0] * len(ksize)))
     else:
-        shape = ops.get_conv_output_size(*sizes)
+        shape = get_conv_output_size(*sizes)
 
     def reached(site: tuple[int, ...], offset: tuple[int, ...]) -> tuple[int, ...] | None:
         out = []
@@ -89,7 +89,7 @@ def convolve(
     return out if bias is None else out + bias
 
 
-def pairs_by_offset(book: ops.Rulebook, out_rows: int, volume: int) -> list[list[tuple[int, int]]]:
+def pairs_by_offset(book: Rulebook, out_rows: int, volume: int) -> list[list[tuple[int, int]]]:
     """The compact rulebook in the form of `rulebook`."""
     blocks = (out_rows + BLOCK_ROWS - 1) // BLOCK_ROWS
     found: list[list[tuple[int, int]]] = [[] for _ in range(volume)]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from .core import SparseConvTensor, coalesce
 from .modules import SparseModule
+from .tensor import SparseConvTensor, coalesce
 
 
 def _check_same_sites(name: str, tensors: Sequence[SparseConvTensor]) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import torch
 
-from . import ops, street
-from .conv import SubMConv3d
-from .core import SparseConvTensor
+from ..kernels import ops
+from ..layers import SparseConvTensor, SubMConv3d
+from . import street
 
 SHAPE = [41, 1440, 1440]  # z, y, x of street.voxel_sites
 

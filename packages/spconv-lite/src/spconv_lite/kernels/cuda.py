@@ -14,10 +14,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import _C
+from .. import _C
+from ..geometry import (
+    SUBMANIFOLD,
+    TRANSPOSED,
+    Geometry,
+    Rulebook,
+    raise_duplicate,
+    raise_outside,
+)
 from .cpu import explain
-from .geometry import SUBMANIFOLD, TRANSPOSED, Geometry, raise_duplicate, raise_outside
-from .rulebook import Rulebook
 
 TILE_ROWS = 64  # as tile_rows in csrc/cuda/rulebook.h
 _NO_ROW = 0x7F7F7F7F  # as Report::none in csrc/cuda/rulebook.h
@@ -64,9 +70,9 @@ def _checked(report: tuple[int, int, int, int], indices: Tensor, g: Geometry) ->
     """The number of output sites; raises what the kernels found wrong with the input's."""
     outside, duplicate, unplaced, out_rows = report
     if outside != _NO_ROW:
-        raise_outside(indices, outside, g)
+        raise_outside("get_indice_pairs", indices, outside, g.batch_size, g.in_shape)
     if duplicate != _NO_ROW:
-        raise_duplicate(indices, duplicate)
+        raise_duplicate("get_indice_pairs", indices, duplicate)
     if unplaced:
         raise RuntimeError(f"get_indice_pairs: the hash table had no place for {unplaced} sites")
     return out_rows

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from . import ops
-from .core import IndiceData, SparseConvTensor
+from ..kernels import ops
 from .modules import SparseModule
+from .tensor import IndiceData, SparseConvTensor
 
 _Size = int | Sequence[int]
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..geometry import row_major
+
 _Array = TypeVar("_Array", Tensor, np.ndarray)
 
 
@@ -98,7 +100,7 @@ class PointToVoxel:
             )
         cells, valid = self._cells(pc)
         points = valid.nonzero().squeeze(1)
-        keys, order = _row_major(cells[points], self.grid_size).sort(stable=True)
+        keys, order = row_major(cells[points].unbind(1), self.grid_size).sort(stable=True)
         points = points[order]  # by cell, those of one cell in their order
         fresh = torch.ones_like(keys, dtype=torch.bool)
         fresh[1:] = keys[1:] != keys[:-1]
@@ -144,13 +146,6 @@ class PointToVoxel:
             mean = voxels.sum(1) / number[:, None]
             voxels = torch.where(empty[:, :, None], mean[:, None], voxels)
         return voxels, indices, number.int()
-
-
-def _row_major(cells: Tensor, shape: Sequence[int]) -> Tensor:
-    index = cells[:, 0]
-    for axis in range(1, len(shape)):
-        index = index * shape[axis] + cells[:, axis]
-    return index
 
 
 def gather_features_by_pc_voxel_id(

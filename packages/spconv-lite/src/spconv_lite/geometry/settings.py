@@ -1,5 +1,5 @@
-"""Which input site does which output site read? Shapes, settings and their checks, shared by every
-implementation; csrc/core/rulebook.h has the formulas.
+"""One layer on one grid: shapes, settings and their checks, shared by every implementation;
+csrc/core/rulebook.h has the formulas.
 
 Errors are named after the first operator that took these settings, get_indice_pairs.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -146,22 +146,3 @@ def make_geometry(
             raise ValueError(f"get_indice_pairs: {name} {shape} has an axis longer than 2^31 - 1")
     kind = SUBMANIFOLD if subm else TRANSPOSED if transpose else CONVOLUTION
     return Geometry(ndim, batch_size, in_shape, out_shape, ksize, stride, padding, dilation, kind)
-
-
-def raise_outside(indices: Tensor, row: int, g: Geometry) -> NoReturn:
-    """Says which row of the indices lies outside the grid."""
-    raise ValueError(
-        f"get_indice_pairs: indices row {row} is {tuple(indices[row].tolist())}, outside "
-        f"batch_size {g.batch_size} and spatial_shape {tuple(g.in_shape)}; drop such points or "
-        "enlarge the grid"
-    )
-
-
-def raise_duplicate(indices: Tensor, row: int) -> NoReturn:
-    """Says which earlier row of the indices has the site of this one."""
-    earlier = int((indices == indices[row]).all(1).nonzero()[0])
-    raise ValueError(
-        f"get_indice_pairs: indices rows {earlier} and {row} are both "
-        f"{tuple(indices[row].tolist())}; a site may occur once: merge duplicates with "
-        "spconv_lite.coalesce"
-    )

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .ops import Rulebook, is_symmetric, transpose_rulebook
+from ..geometry import Rulebook
+from ..kernels.ops import is_symmetric, transpose_rulebook
 
 
 @dataclass

@@ -13,10 +13,10 @@ import math
 import torch
 from torch import Tensor
 
+from ..geometry import pair_rows
 from .conv import _expand, _Size, build_indice_data
-from .core import SparseConvTensor
 from .modules import SparseModule
-from .rulebook import pair_rows
+from .tensor import SparseConvTensor
 
 
 def _reduce(features: Tensor, rows_out: Tensor, out_rows: int, reduce: str) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .core import SparseConvTensor
+from .tensor import SparseConvTensor
 
 
 class SparseModule(nn.Module):

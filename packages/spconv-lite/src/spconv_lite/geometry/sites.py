@@ -1,0 +1,67 @@
+"""Sites as keys: the one place where coordinates become numbers, and are checked.
+
+The key of a site is its place in the dense array (batch, spatial_shape...), int64. A coordinate
+outside the grid would be the key of another cell, or of another sample: `site_key` refuses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+
+def row_major(columns: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
+    """The place of each cell in an array of `shape`, int64; `columns` are its coordinates, one
+    vector an axis, which the caller has checked."""
+    index = columns[0].long()
+    for axis in range(1, len(shape)):
+        index = index * shape[axis] + columns[axis]
+    return index
+
+
+def sites_of(keys: Tensor, shape: Sequence[int]) -> Tensor:
+    """Indices int32 (N, 1 + ndim) of the sites with these keys: `site_key` undone."""
+    columns = []
+    for length in reversed(shape):
+        columns.append(keys % length)
+        keys = keys.div(length, rounding_mode="floor")
+    return torch.stack([keys, *reversed(columns)], 1).int()
+
+
+def outside_grid(indices: Tensor, batch_size: int, shape: Sequence[int]) -> Tensor:
+    """Which rows (N,) of the indices (N, 1 + ndim) lie outside the batch or the grid."""
+    limits = torch.tensor([batch_size, *shape], device=indices.device)
+    return ((indices < 0) | (indices >= limits)).any(1)
+
+
+def site_key(name: str, indices: Tensor, batch_size: int, shape: Sequence[int]) -> Tensor:
+    """The key (N,) int64 of each row of indices (N, 1 + ndim). Waits for the device.
+
+    Raises: ValueError in the name of the caller for a row outside the grid.
+    """
+    outside = outside_grid(indices, batch_size, shape)
+    if bool(outside.any()):
+        raise_outside(name, indices, int(outside.nonzero()[0]), batch_size, shape)
+    return row_major(indices.unbind(1), [batch_size, *shape])
+
+
+def raise_outside(
+    name: str, indices: Tensor, row: int, batch_size: int, shape: Sequence[int]
+) -> NoReturn:
+    """Says which row of the indices lies outside the grid."""
+    raise ValueError(
+        f"{name}: indices row {row} is {tuple(indices[row].tolist())}, outside batch_size "
+        f"{batch_size} and spatial_shape {tuple(shape)}; drop such points or enlarge the grid"
+    )
+
+
+def raise_duplicate(name: str, indices: Tensor, row: int) -> NoReturn:
+    """Says which earlier row of the indices has the site of this one."""
+    earlier = int((indices == indices[row]).all(1).nonzero()[0])
+    raise ValueError(
+        f"{name}: indices rows {earlier} and {row} are both {tuple(indices[row].tolist())}; a site "
+        "may occur once: merge duplicates with spconv_lite.coalesce"
+    )
