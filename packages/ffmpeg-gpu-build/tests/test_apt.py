@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from ffmpeg_gpu_build import apt, headers
-from ffmpeg_gpu_build.apt import AptError, Archive, PrivateApt
+from ffmpeg_gpu_build.build import apt, headers
+from ffmpeg_gpu_build.build.apt import AptError, Archive, PrivateApt
 
 DEB822 = """\
 # the distribution

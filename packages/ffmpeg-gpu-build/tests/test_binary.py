@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ffmpeg_gpu_build import binary
-from ffmpeg_gpu_build.binary import Ptx
-from ffmpeg_gpu_build.verification import facts
+from ffmpeg_gpu_build.build import binary
+from ffmpeg_gpu_build.build.binary import Ptx
+from ffmpeg_gpu_build.verification.judge import facts
 
 
 def test_the_distributions_floors_are_read(ffmpeg):

@@ -17,12 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from ffmpeg_gpu_build import builder, fate, manifest, source
-from ffmpeg_gpu_build.builder import Options, build
-from ffmpeg_gpu_build.description import resolve
-from ffmpeg_gpu_build.make import BuildError
-from ffmpeg_gpu_build.manifest import FOLDER
-from ffmpeg_gpu_build.source import SourceError
+from ffmpeg_gpu_build.build import builder, install, manifest, source, stages
+from ffmpeg_gpu_build.build.builder import Options, build
+from ffmpeg_gpu_build.build.description import resolve
+from ffmpeg_gpu_build.build.make import BuildError
+from ffmpeg_gpu_build.build.manifest import FOLDER
+from ffmpeg_gpu_build.build.source import SourceError
+from ffmpeg_gpu_build.verification import fate
 
 CONFIGURE = """#!/bin/sh
 here=$(cd "$(dirname "$0")" && pwd)
@@ -90,7 +91,7 @@ def stage(need, tmp_path, monkeypatch):
     profile = tmp_path / "mine.toml"
     profile.write_text("version = '9.9.9'\ncomponents = ['base', 'transcode']\n")
     plan = resolve(profile)
-    monkeypatch.setattr("ffmpeg_gpu_build.toolchain.missing", lambda *_: [])
+    monkeypatch.setattr("ffmpeg_gpu_build.build.toolchain.missing", lambda *_: [])
     monkeypatch.setenv("MACROS", " ".join(plan.component_macros()))
     monkeypatch.setenv("COUNT", str(tmp_path / "count"))
     (tmp_path / "a place").mkdir()
@@ -191,7 +192,7 @@ def test_a_stop_between_the_two_renames_brings_back_the_build_before(tmp_path, m
 
     monkeypatch.setattr(Path, "rename", rename)
     with pytest.raises(error):
-        builder.put_in_place(staged, prefix)
+        install.put_in_place(staged, prefix)
     assert (prefix / "which").read_text() == "before"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["built"]
 
@@ -273,9 +274,9 @@ def test_a_tarball_that_was_fetched_is_not_asked_for_again(stage, monkeypatch):
     def offline(*_):
         raise AssertionError("the network was asked")
 
-    monkeypatch.setattr("ffmpeg_gpu_build.source.download", offline)
-    monkeypatch.setattr("ffmpeg_gpu_build.apt.PrivateApt", offline)
-    assert builder.fetch(plan, options).sha256 == options.sha256
+    monkeypatch.setattr("ffmpeg_gpu_build.build.source.download", offline)
+    monkeypatch.setattr("ffmpeg_gpu_build.build.apt.PrivateApt", offline)
+    assert stages.fetch_source(plan, options).sha256 == options.sha256
 
 
 def test_a_wrong_signature_stops_before_anything_is_unpacked(need, stage):
@@ -408,14 +409,14 @@ def test_a_work_folder_on_another_disk_is_no_hindrance(stage, tmp_path):
 
 def test_what_is_missing_is_named_with_the_command(stage, monkeypatch):
     plan, options = stage
-    from ffmpeg_gpu_build.toolchain import Missing
+    from ffmpeg_gpu_build.build.toolchain import Missing
 
     lacking = [
         Missing("program nasm", "base", ("nasm",)),
         Missing("x264", "x264", ("libx264-dev",)),
     ]
-    monkeypatch.setattr("ffmpeg_gpu_build.toolchain.missing", lambda *_: lacking)
-    monkeypatch.setattr("ffmpeg_gpu_build.builder.fetch", None)  # said before anything is fetched
+    monkeypatch.setattr("ffmpeg_gpu_build.build.toolchain.missing", lambda *_: lacking)
+    monkeypatch.setattr(stages, "fetch_source", None)  # said before anything is fetched
     with pytest.raises(BuildError, match="apt-get install libx264-dev nasm") as caught:
         build(plan, options)
     assert caught.value.code == "missing"
@@ -439,7 +440,7 @@ def test_interrupting_ends_every_process_and_the_next_run_goes_on(
     _, options = stage
     waiting = tmp_path / "waiting"
     code = (
-        "import sys; from ffmpeg_gpu_build import toolchain; toolchain.missing = lambda *_: []; "
+        "import sys; from ffmpeg_gpu_build.build import toolchain as t; t.missing = lambda *_: []; "
         "from ffmpeg_gpu_build.__main__ import main; sys.exit(main(sys.argv[1:]))"
     )
     command = [

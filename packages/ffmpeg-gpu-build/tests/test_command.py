@@ -1,5 +1,6 @@
 """The command line: exit codes, machine-readable output, help."""
 
+import importlib
 import json
 import os
 import re
@@ -8,7 +9,8 @@ import sys
 
 import pytest
 
-from ffmpeg_gpu_build import FfmpegError, write_frames
+import ffmpeg_gpu_build
+from ffmpeg_gpu_build import FfmpegError, _moved, write_frames
 from ffmpeg_gpu_build.__main__ import main, parser
 from ffmpeg_gpu_build.commands import COMMANDS
 from ffmpeg_gpu_build.ffmpeg import find
@@ -210,3 +212,17 @@ def test_without_an_ffmpeg_on_the_path_the_one_in_a_wheel_is_taken(monkeypatch, 
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(FfmpegError, match="pip install imageio-ffmpeg"):
         find()
+
+
+def test_the_old_module_names_give_the_modules_in_the_wings():
+    for old, new in _moved.MOVED.items():
+        assert importlib.import_module(old) is importlib.import_module(new)
+    assert ffmpeg_gpu_build.frames is importlib.import_module("ffmpeg_gpu_build.media.frames")
+    from ffmpeg_gpu_build.media import PROTOCOLS, Video, probe, require_whole
+    from ffmpeg_gpu_build.verification import Report, facts, verify
+
+    assert all(callable(f) for f in (probe, require_whole, facts, Report, Video))
+    assert PROTOCOLS[0] == "-protocol_whitelist"
+    assert verify is ffmpeg_gpu_build.verify
+    with pytest.raises(ImportError):
+        importlib.import_module("ffmpeg_gpu_build.never_was")

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ffmpeg_gpu_build import emit
-from ffmpeg_gpu_build.description import (
+from ffmpeg_gpu_build.build import emit
+from ffmpeg_gpu_build.build.description import (
     DescriptionError,
     components,
     nvenc_floor,
@@ -15,7 +15,7 @@ from ffmpeg_gpu_build.description import (
     resolve,
     version_key,
 )
-from ffmpeg_gpu_build.filter_checks import CHECKS
+from ffmpeg_gpu_build.verification.filter_checks import CHECKS
 
 RECIPES = Path(__file__).resolve().parents[3] / "recipes" / "ffmpeg-gpu-build"
 CUDA_FILTERS = {

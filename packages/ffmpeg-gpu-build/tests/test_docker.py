@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from ffmpeg_gpu_build import apt, docker, emit, resolve
+from ffmpeg_gpu_build import resolve
 from ffmpeg_gpu_build.__main__ import main
+from ffmpeg_gpu_build.build import apt, docker, emit
 
 RUNNER = Path(__file__).resolve().parents[1] / "benchmarks" / "run_dockerfile.py"
 INSTALL = "apt-get update && apt-get install -y --no-install-recommends "

@@ -2,9 +2,9 @@
 
 import pytest
 
-from ffmpeg_gpu_build.failures import FAILURES, diagnose
-from ffmpeg_gpu_build.traps import TRAPS
-from ffmpeg_gpu_build.verification import ask_nvidia, verify
+from ffmpeg_gpu_build.doctor.failures import FAILURES, diagnose
+from ffmpeg_gpu_build.doctor.traps import TRAPS
+from ffmpeg_gpu_build.verification.judge import ask_nvidia, verify
 
 NVENC, CUVID = "libnvidia-encode.so.1", "libnvcuvid.so.1"
 H264, SCALE, NVDEC = "encode.h264_nvenc", "filter.scale_cuda", "decode.hevc_nvdec"

@@ -16,11 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from ffmpeg_gpu_build import binary, builder, checks, fate, resolve, transcode, verify
-from ffmpeg_gpu_build.apt import AptError
-from ffmpeg_gpu_build.description import version_key
-from ffmpeg_gpu_build.make import BuildError
-from ffmpeg_gpu_build.source import SourceError
+from ffmpeg_gpu_build import resolve, transcode, verify
+from ffmpeg_gpu_build.build import binary, builder
+from ffmpeg_gpu_build.build.apt import AptError
+from ffmpeg_gpu_build.build.description import version_key
+from ffmpeg_gpu_build.build.make import BuildError
+from ffmpeg_gpu_build.build.source import SourceError
+from ffmpeg_gpu_build.verification import checks, fate
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent

@@ -2,8 +2,9 @@
 
 import pytest
 
-from ffmpeg_gpu_build import gpus, verify
-from ffmpeg_gpu_build.verification import ask_nvidia
+from ffmpeg_gpu_build import verify
+from ffmpeg_gpu_build.verification import gpus
+from ffmpeg_gpu_build.verification.judge import ask_nvidia
 
 pytestmark = pytest.mark.gpu
 

@@ -7,12 +7,12 @@ from pathlib import PurePosixPath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ffmpeg_gpu_build import source
-from ffmpeg_gpu_build.apt import _deb822, _one_line
-from ffmpeg_gpu_build.description import version_key
-from ffmpeg_gpu_build.failures import FAILURES, diagnose
+from ffmpeg_gpu_build.build import source
+from ffmpeg_gpu_build.build.apt import _deb822, _one_line
+from ffmpeg_gpu_build.build.description import version_key
+from ffmpeg_gpu_build.doctor.failures import FAILURES, diagnose
+from ffmpeg_gpu_build.doctor.traps import TRAPS, recognise
 from ffmpeg_gpu_build.ffmpeg import file_argument
-from ffmpeg_gpu_build.traps import TRAPS, recognise
 
 TOP = "ffmpeg-9.9.9"
 pieces = st.lists(st.sampled_from([TOP, "..", ".", "a", "b", "", "/", "-", "..."]), max_size=7)

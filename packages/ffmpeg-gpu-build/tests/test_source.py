@@ -7,9 +7,9 @@ import tarfile
 
 import pytest
 
-from ffmpeg_gpu_build import source
-from ffmpeg_gpu_build.description import DATA, releases
-from ffmpeg_gpu_build.source import SourceError
+from ffmpeg_gpu_build.build import source
+from ffmpeg_gpu_build.build.description import DATA, releases
+from ffmpeg_gpu_build.build.source import SourceError
 
 
 def tarball(path, members, top="ffmpeg-9.9.9"):

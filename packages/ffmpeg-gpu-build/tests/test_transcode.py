@@ -15,18 +15,18 @@ from ffmpeg_gpu_build import (
     Cancelled,
     FfmpegError,
     HardwareError,
-    checks,
-    media,
     probe,
     read_frames,
-    session,
     transcode,
     transcode_folder,
 )
 from ffmpeg_gpu_build.ffmpeg import Ffmpeg
-from ffmpeg_gpu_build.frames import _decoding
-from ffmpeg_gpu_build.pipeline import plan_pipeline, proof
-from ffmpeg_gpu_build.verdict import Verdict
+from ffmpeg_gpu_build.media import frames, session
+from ffmpeg_gpu_build.media import probing as media
+from ffmpeg_gpu_build.media.frames import _decoding
+from ffmpeg_gpu_build.media.pipeline import plan_pipeline, proof
+from ffmpeg_gpu_build.verification import checks
+from ffmpeg_gpu_build.verification.verdict import Verdict
 
 NASTY = ["-i.mp4", "a\nb.mp4", "a b;$(touch x)'\"&|.mp4", "http:x.mp4", "%03d.mp4", "ü.mp4"]
 
@@ -274,8 +274,8 @@ def test_fonts_go_into_matroska_and_what_is_left_out_is_said(ffmpeg, tmp_path):
     font.write_bytes(b"a font")
     done = ffmpeg.run(
         "-f", "lavfi", "-i", "testsrc2=s=64x48:d=1,setparams=color_trc=smpte2084", "-map", "0",
-        "-map", "0", "-c:v", "libx264", "-attach", str(font), "-metadata:s:t", "mimetype=font/ttf",
-        str(source),
+        "-map", "0", "-c:v", "libx264", "-color_trc", "smpte2084", "-attach", str(font),
+        "-metadata:s:t", "mimetype=font/ttf", str(source),
     )  # fmt: skip
     assert done.ok, done.err
     kept = transcode(source, tmp_path / "a.mkv", hw="cpu")
@@ -330,7 +330,7 @@ def test_a_turned_picture_is_decoded_where_it_is_put_upright(
         plan_pipeline(ffmpeg, video, hw="cuda", codec="h264")
     plan = plan_pipeline(ffmpeg, video, hw="cuda", codec="h264", decode="cpu")
     assert plan.decode == "cpu"
-    monkeypatch.setattr("ffmpeg_gpu_build.frames.proof", lambda *_: Verdict("x", "proven", "", ""))
+    monkeypatch.setattr(frames, "proof", lambda *_: Verdict("x", "proven", "", ""))
     assert _decoding(ffmpeg, probe(clip).video, "cuda", "")[0]
     assert _decoding(ffmpeg, video, "auto", "") == ([], "")
     with pytest.raises(HardwareError, match="stored turned"):
@@ -427,7 +427,7 @@ def test_a_cancelled_batch_begins_no_further_file(tmp_path, monkeypatch):
         cancel.set()
         raise Cancelled("ffmpeg was ended: cancelled")
 
-    monkeypatch.setattr("ffmpeg_gpu_build.batch.transcode", one)
+    monkeypatch.setattr("ffmpeg_gpu_build.media.batch.transcode", one)
     items = transcode_folder(tmp_path, tmp_path / "out", sessions=1, cancel=cancel)
     assert len(begun) == 1
     assert all(isinstance(i.error, Cancelled) for i in items)
@@ -448,7 +448,7 @@ def test_a_batch_keeps_to_its_sessions_on_every_device(tmp_path, monkeypatch):
         with lock:
             running[device] -= 1
 
-    monkeypatch.setattr("ffmpeg_gpu_build.batch.transcode", slow)
+    monkeypatch.setattr("ffmpeg_gpu_build.media.batch.transcode", slow)
     items = transcode_folder(src, tmp_path / "out", sessions=2, devices=("0", "1"))
     assert len(items) == 12
     assert most == {"0": 2, "1": 2}
@@ -474,7 +474,7 @@ def fake_proofs(monkeypatch, proven):
         status = "proven" if stage in proven else "absent"
         return Verdict(stage, status, "x", "it is not there")
 
-    monkeypatch.setattr("ffmpeg_gpu_build.pipeline.proof", answer)
+    monkeypatch.setattr("ffmpeg_gpu_build.media.pipeline.proof", answer)
 
 
 ALL_CUDA = {"device.cuda", "decode.h264_nvdec", "encode.h264_nvenc", "filter.scale_cuda"}
@@ -515,7 +515,7 @@ def test_auto_puts_each_proven_stage_on_the_gpu(monkeypatch, ffmpeg, clip, prove
 
 def test_a_proof_is_tried_once_a_process(ffmpeg, monkeypatch):
     first = proof(ffmpeg, "encode.h264_nvenc")
-    monkeypatch.setattr("ffmpeg_gpu_build.pipeline.check_encoder", None)
+    monkeypatch.setattr("ffmpeg_gpu_build.media.pipeline.check_encoder", None)
     assert proof(ffmpeg, "encode.h264_nvenc") is first
 
 

@@ -13,15 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ffmpeg_gpu_build import apt, binary, builder, fate, headers, make, toolchain, traps
-from ffmpeg_gpu_build.description import (
+from ffmpeg_gpu_build.build import apt, binary, headers, install, make, toolchain
+from ffmpeg_gpu_build.build.description import (
     DescriptionError,
     components,
     profiles,
     resolve,
     version_key,
 )
-from ffmpeg_gpu_build.make import BuildError
+from ffmpeg_gpu_build.build.make import BuildError
+from ffmpeg_gpu_build.doctor import traps
+from ffmpeg_gpu_build.verification import fate
 
 
 @pytest.fixture
@@ -270,11 +272,11 @@ def test_15_libraries_with_a_higher_floor_are_not_installed():
         "nvenc_driver_floor_expected": "530.41.03",
         "ptx": {"modules": 10, "version": "4.2", "target": "sm_50"},
     }
-    builder.assert_floors(plan, facts)
+    install.assert_floors(plan, facts)
     with pytest.raises(BuildError, match=r"PTX 8\.5 for sm_50"):
-        builder.assert_floors(plan, facts | {"ptx": facts["ptx"] | {"version": "8.5"}})
+        install.assert_floors(plan, facts | {"ptx": facts["ptx"] | {"version": "8.5"}})
     with pytest.raises(BuildError, match=r"asks for driver 570\.0"):
-        builder.assert_floors(plan, facts | {"nvenc_driver_floor": "570.0"})
+        install.assert_floors(plan, facts | {"nvenc_driver_floor": "570.0"})
 
 
 def test_10_one_missing_package_loses_no_other(programs):
@@ -304,7 +306,7 @@ def test_12_programs_and_libraries_find_each_other_after_a_move(need, tmp_path):
     )
     wrong = ["-Wl,-rpath,../lib"]  # what FFmpeg's own flags end up as
     subprocess.run(["gcc", main, library, "-o", staged / "bin" / "ffmpeg", *wrong], check=True)
-    builder.set_runpaths(staged)
+    install.set_runpaths(staged)
     moved = tmp_path / "elsewhere"
     staged.rename(moved)
     assert subprocess.run([moved / "bin" / "ffmpeg"], cwd="/").returncode == 7

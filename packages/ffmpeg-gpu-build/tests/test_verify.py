@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ffmpeg_gpu_build import audio_checks, checks, description, pixels
-from ffmpeg_gpu_build.checks import Machine, check_encoder, check_filter
+from ffmpeg_gpu_build.build import binary, description
 from ffmpeg_gpu_build.ffmpeg import Ffmpeg, FfmpegError
-from ffmpeg_gpu_build.filter_checks import CHECKS, FilterCheck, graph_value
-from ffmpeg_gpu_build.report import page, text
-from ffmpeg_gpu_build.verdict import Verdict, exit_code
-from ffmpeg_gpu_build.verification import SOFTWARE, paths_of, verify
+from ffmpeg_gpu_build.verification import audio_checks, checks, pixels
+from ffmpeg_gpu_build.verification.checks import Machine, check_encoder, check_filter
+from ffmpeg_gpu_build.verification.filter_checks import CHECKS, FilterCheck, graph_value
+from ffmpeg_gpu_build.verification.judge import SOFTWARE, paths_of, verify
+from ffmpeg_gpu_build.verification.report import page, text
+from ffmpeg_gpu_build.verification.verdict import Verdict, exit_code
 
 EXACT = (
     "program_opencl",
@@ -238,7 +239,7 @@ def test_all_paths_of_this_ffmpeg_are_listed_once(ffmpeg):
 def test_a_decoder_is_found_wherever_the_linker_put_its_name(ffmpeg, tmp_path, monkeypatch):
     library = tmp_path / "libavcodec.so"
     library.write_bytes(b"\x7fELF\xd5\xffav1_nvdec\0h264_nvdec\0mjpeg_nvdec\0")
-    monkeypatch.setattr("ffmpeg_gpu_build.binary.libraries", lambda *_: {"libavcodec": library})
+    monkeypatch.setattr(binary, "libraries", lambda *_: {"libavcodec": library})
     found = [p for p in paths_of(ffmpeg) if p.endswith("_nvdec")]
     assert found == ["decode.h264_nvdec", "decode.av1_nvdec", "decode.mjpeg_nvdec"]
 

@@ -6,26 +6,30 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from . import _moved
+
+_moved.install()
+
 _WHERE = {
-    "Cancelled": "session",
-    "DescriptionError": "description",
+    "Cancelled": "media.session",
+    "DescriptionError": "build.description",
     "Ffmpeg": "ffmpeg",
     "FfmpegError": "ffmpeg",
-    "HardwareError": "pipeline",
-    "Media": "media",
-    "Plan": "description",
-    "Progress": "session",
-    "Report": "verification",
-    "Transcoded": "transcoding",
-    "Verdict": "verdict",
-    "diagnose": "failures",
-    "probe": "media",
-    "read_frames": "frames",
-    "resolve": "description",
-    "transcode": "transcoding",
-    "transcode_folder": "batch",
-    "verify": "verification",
-    "write_frames": "frames",
+    "HardwareError": "media.pipeline",
+    "Media": "media.probing",
+    "Plan": "build.description",
+    "Progress": "media.session",
+    "Report": "verification.judge",
+    "Transcoded": "media.transcoding",
+    "Verdict": "verification.verdict",
+    "diagnose": "doctor.failures",
+    "probe": "media.probing",
+    "read_frames": "media.frames",
+    "resolve": "build.description",
+    "transcode": "media.transcoding",
+    "transcode_folder": "media.batch",
+    "verify": "verification.judge",
+    "write_frames": "media.frames",
 }
 
 __all__ = ["__version__", *_WHERE]

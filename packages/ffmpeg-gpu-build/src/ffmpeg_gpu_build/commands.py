@@ -38,7 +38,7 @@ def _profile_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _plan(a: argparse.Namespace) -> Any:
-    from .description import resolve
+    from .build.description import resolve
 
     return resolve(a.profile, version=a.release, cuda=a.cuda, add=a.add, drop=a.drop)
 
@@ -59,7 +59,7 @@ def _verify_arguments(p: argparse.ArgumentParser) -> None:
 
 def _devices(given: list[str]) -> dict[str, str]:
     """["cuda=1"] -> {"cuda": "1"}. Raises ValueError for another kind or form."""
-    from .verification import DEVICES
+    from .verification.judge import DEVICES
 
     found = dict(text.partition("=")[::2] for text in given)
     for kind, name in found.items():
@@ -76,9 +76,9 @@ def verify_command(a: argparse.Namespace) -> int:
     broken     it should run and does not, or runs and is wrong; exit code 1
     not tried  no way is known to judge it here
     """
-    from .description import resolve
-    from .report import page, text
-    from .verification import verify
+    from .build.description import resolve
+    from .verification.judge import verify
+    from .verification.report import page, text
 
     devices = _devices(a.device)
     for file in (a.json, a.html):
@@ -123,9 +123,9 @@ def doctor_command(a: argparse.Namespace) -> int:
     """
     if a.log:
         return _doctor_log(a.log)
-    from .report import head_lines
-    from .verdict import PROVEN
-    from .verification import verify
+    from .verification.judge import verify
+    from .verification.report import head_lines
+    from .verification.verdict import PROVEN
 
     report = verify(a.ffmpeg, only=["device.*", "encode.*_nvenc"])
     print("\n".join(head_lines(report)), end="\n\n")
@@ -137,8 +137,8 @@ def doctor_command(a: argparse.Namespace) -> int:
 
 
 def _doctor_log(name: str) -> int:
-    from .failures import diagnose, last_lines
-    from .traps import recognise
+    from .doctor.failures import diagnose, last_lines
+    from .doctor.traps import recognise
 
     raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     log = raw.decode("utf-8", "replace")
@@ -160,7 +160,7 @@ def _probe_arguments(p: argparse.ArgumentParser) -> None:
 
 def probe_command(a: argparse.Namespace) -> int:
     """One line of JSON for each file."""
-    from .media import probe
+    from .media.probing import probe
 
     for name in a.file:
         media = probe(name, ffmpeg=a.ffmpeg)
@@ -232,7 +232,7 @@ def transcode_command(a: argparse.Namespace) -> int:
     }  # fmt: skip
     if Path(a.src).is_dir():
         return _transcode_folder(a, common)
-    from .transcoding import transcode
+    from .media.transcoding import transcode
 
     line, started = Line(), time.monotonic()
 
@@ -255,7 +255,7 @@ def transcode_command(a: argparse.Namespace) -> int:
 
 
 def _transcode_folder(a: argparse.Namespace, common: dict[str, Any]) -> int:
-    from .batch import Item, transcode_folder
+    from .media.batch import Item, transcode_folder
 
     def done(item: Item) -> None:
         if item.error:
@@ -293,7 +293,7 @@ def plan_command(a: argparse.Namespace) -> int:
     """Components, packages, configure line, licence and what verify will judge, all from one
     description.
     """
-    from . import emit
+    from .build import emit
 
     plan = _plan(a)
     if a.show == "configure":
@@ -332,14 +332,14 @@ def build_command(a: argparse.Namespace) -> int:
     """Fetched, checked, configured, compiled and installed in stages; after a failure or Ctrl-C
     the same command goes on where it was. The prefix holds a whole build or the one before.
     """
-    from . import builder
-    from .apt import AptError
-    from .make import BuildError
-    from .source import SourceError
+    from .build import builder
+    from .build.apt import AptError
+    from .build.make import BuildError
+    from .build.source import SourceError
 
     plan = _plan(a)
     if a.docker:
-        from .docker import dockerfile
+        from .build.docker import dockerfile
 
         choices = [x for name in a.add for x in ("--with", name)]
         choices += [x for name in a.drop for x in ("--without", name)]
@@ -386,8 +386,9 @@ def fate_command(a: argparse.Namespace) -> int:
     """Runs on the objects of a finished build, with the library path that they need; exit code 1
     if a test fails.
     """
-    from . import builder, fate
-    from .make import BuildError
+    from .build import builder
+    from .build.make import BuildError
+    from .verification import fate
 
     try:
         re.compile(a.only)

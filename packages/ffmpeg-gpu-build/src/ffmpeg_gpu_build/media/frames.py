@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .ffmpeg import Ffmpeg, FfmpegError, file_argument
-from .media import PROTOCOLS, Video, probe, require_whole
+from ..ffmpeg import Ffmpeg, FfmpegError, file_argument
+from ..proc import stop
+from ..verification.verdict import PROVEN
 from .pipeline import (
     KINDS,
     NAMES_IN_PATHS,
@@ -26,10 +27,9 @@ from .pipeline import (
     require_decoder,
     turned_verdict,
 )
-from .proc import stop
+from .probing import PROTOCOLS, Video, probe, require_whole
 from .session import failure, supervise, written_aside
 from .transcoding import muxer_of
-from .verdict import PROVEN
 
 if TYPE_CHECKING:
     import torch

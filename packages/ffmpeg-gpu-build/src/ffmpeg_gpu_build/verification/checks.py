@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from . import description, gpus, pixels
-from .failures import diagnose, last_lines
-from .ffmpeg import Ffmpeg, file_argument
+from ..build import description
+from ..doctor.failures import diagnose, last_lines
+from ..ffmpeg import Ffmpeg, file_argument
+from ..proc import Finished
+from . import gpus, pixels
 from .filter_checks import CHECKS, FilterCheck, device_of
-from .proc import Finished
 from .verdict import ABSENT, BROKEN, NOT_TRIED, PROVEN, Verdict
 
 CLIPS = description.DATA / "clips"

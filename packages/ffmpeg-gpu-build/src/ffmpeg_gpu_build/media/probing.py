@@ -12,9 +12,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from . import proc
-from .failures import diagnose, last_lines
-from .ffmpeg import Ffmpeg, FfmpegError, file_argument
+from .. import proc
+from ..doctor.failures import diagnose, last_lines
+from ..ffmpeg import Ffmpeg, FfmpegError, file_argument
 
 # Local files only: a playlist in disguise must not make FFmpeg open a connection.
 PROTOCOLS = ("-protocol_whitelist", "file,pipe,fd,data,crypto")

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from . import __version__, binary, proc
+from .. import __version__, proc
+
+from . import binary
 from .description import Plan, components, nvenc_floor
 from .emit import headers_version
 from .source import Checked, sha256_of

@@ -11,12 +11,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from .checks import CODEC_OF, Machine, check_decoder, check_device, check_encoder, check_filter
-from .ffmpeg import Ffmpeg, FfmpegError
-from .filter_checks import device_of
-from .media import Video
-from .verdict import NOT_TRIED, PROVEN, Verdict
-from .verification import ask_nvidia
+from ..ffmpeg import Ffmpeg, FfmpegError
+from ..verification.checks import (
+    CODEC_OF,
+    Machine,
+    check_decoder,
+    check_device,
+    check_encoder,
+    check_filter,
+)
+from ..verification.filter_checks import device_of
+from ..verification.judge import ask_nvidia
+from ..verification.verdict import NOT_TRIED, PROVEN, Verdict
+from .probing import Video
 
 SOFTWARE = {codec: encoder for encoder, codec in CODEC_OF.items()}
 # component of the description that brings the software encoder

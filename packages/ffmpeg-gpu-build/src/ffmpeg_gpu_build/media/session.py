@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .failures import diagnose, last_lines
-from .ffmpeg import Ffmpeg, FfmpegError
-from .proc import stop
+from ..doctor.failures import diagnose, last_lines
+from ..ffmpeg import Ffmpeg, FfmpegError
+from ..proc import stop
 
 
 class Cancelled(FfmpegError):

@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import audio_checks, binary, description, proc
+from .. import proc
+from ..build import binary, description
+from ..ffmpeg import Ffmpeg
+from . import audio_checks
 from .checks import (
     CODEC_OF,
     DECODERS,
@@ -22,7 +25,6 @@ from .checks import (
     check_encoder,
     check_filter,
 )
-from .ffmpeg import Ffmpeg
 from .filter_checks import device_of
 from .verdict import ABSENT, BROKEN, NOT_TRIED, PROVEN, Verdict, exit_code
 

@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import description, proc
+from .. import proc
+
+from . import description
 
 _FIELDS_64 = "<HHIQQQIHHHHHH"
 _PT_LOAD, _PT_DYNAMIC = 1, 2

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import make, proc
-from .builder import State
+from .. import proc
+from ..build import make
+from ..build.work import State
 
 LIBRARIES = (
     "libavcodec",

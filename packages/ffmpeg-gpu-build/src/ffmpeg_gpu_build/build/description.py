@@ -21,7 +21,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent.parent / "data"
 # What --toolchain=hardened does, but for -fstack-protector-all, with which gcc 12.2 at -O3 compiles
 # ffv1enc.c wrongly: lossless FFV1 then loses the picture.
 HARDENED = (

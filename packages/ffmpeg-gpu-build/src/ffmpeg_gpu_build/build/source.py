@@ -14,7 +14,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from . import proc
+from .. import proc
 from .description import DATA, releases
 
 

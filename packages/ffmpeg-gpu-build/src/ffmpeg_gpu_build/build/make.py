@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import proc
+from .. import proc
 from .description import Plan
-from .failures import last_lines
-from .traps import recognise
+from ..doctor.failures import last_lines
+from ..doctor.traps import recognise
 
 # the verbs that FFmpeg's makefiles print, one line a file
 STEP = re.compile(rb"^(CC|CXX|X86ASM|AS|NVCC|GLSLC|AR|LD|HOSTCC|HOSTLD|BIN2C|MINIFY|GZIP)\t")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import html
 import shlex
-from importlib.resources import files
 from pathlib import Path
 
-from . import binary
+from ..build import binary
+from ..build.description import DATA
+from .judge import Report
 from .verdict import ABSENT, BROKEN, NOT_TRIED, PROVEN
-from .verification import Report
 
 MARKS = {PROVEN: "proven", ABSENT: "absent", BROKEN: "BROKEN", NOT_TRIED: "not tried"}
 _COLOURS = {PROVEN: "32", ABSENT: "2", BROKEN: "1;31", NOT_TRIED: "33"}
@@ -88,7 +88,7 @@ def page(report: Report) -> str:
         for word, number in report.counts().items()
     )
     facts = "".join(f"<li>{html.escape(line)}</li>" for line in head_lines(report))
-    template = (files(__package__) / "data" / "report.html").read_text(encoding="utf-8")
+    template = (DATA / "report.html").read_text(encoding="utf-8")
     return (
         template.replace("@facts@", facts)
         .replace("@counts@", counts)

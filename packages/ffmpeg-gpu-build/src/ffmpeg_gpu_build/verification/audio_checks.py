@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..ffmpeg import file_argument
 from .checks import QUIET, Machine, failed, undecoded
-from .ffmpeg import file_argument
 from .verdict import BROKEN, PROVEN, Verdict
 
 ENCODERS = {"libopus": "opus", "libmp3lame": "mp3", "libfdk_aac": "aac"}  # -> the codec

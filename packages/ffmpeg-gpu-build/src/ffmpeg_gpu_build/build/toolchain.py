@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import proc
+from .. import proc
 from .description import Plan, version_key
 
 # Highest first: any of them compiles the CUDA filters.

@@ -12,7 +12,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import proc
+from .. import proc
 from .description import version_key
 
 SUITES = {"debian": ("trixie", "sid"), "ubuntu": ("devel",)}

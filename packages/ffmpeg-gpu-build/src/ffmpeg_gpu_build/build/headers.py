@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import proc
+from .. import proc
 from .apt import AptError, PrivateApt
 from .description import Plan, nvenc_floor
 from .toolchain import c_compiles, find_glslang, has_module, module_version

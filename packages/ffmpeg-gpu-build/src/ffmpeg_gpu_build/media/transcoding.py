@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .ffmpeg import Ffmpeg, FfmpegError, file_argument
-from .media import PROTOCOLS, Media, probe, require_whole
+from ..ffmpeg import Ffmpeg, FfmpegError, file_argument
 from .pipeline import SOFTWARE, Pipeline, plan_pipeline, quality_arguments
+from .probing import PROTOCOLS, Media, probe, require_whole
 from .session import Progress, supervise, written_aside
 
 MUXERS = {

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .description import DATA
+from ..build.description import DATA
 
 
 @dataclass(frozen=True)
