@@ -2,13 +2,30 @@
 
 from importlib.metadata import version
 
-from .cell import ConvLSTMCell1d, ConvLSTMCell2d, ConvLSTMCell3d
-from .forecasting import forecast
-from .graphs import graphed
-from .layers import ConvLSTM1d, ConvLSTM2d, ConvLSTM3d
-from .models import SequenceModel, detach, load_keras, load_keras_weights, next_frame, save_keras
-from .optim import KerasAdam
-from .stack import Bidirectional, ConvLSTM
+from . import _moved
+
+_moved.install()
+
+from .forecasting import forecast, next_frame  # noqa: E402
+from .keras import (  # noqa: E402
+    KerasAdam,
+    SequenceModel,
+    load_keras,
+    load_keras_weights,
+    save_keras,
+)
+from .layers import (  # noqa: E402
+    Bidirectional,
+    ConvLSTM,
+    ConvLSTM1d,
+    ConvLSTM2d,
+    ConvLSTM3d,
+    ConvLSTMCell1d,
+    ConvLSTMCell2d,
+    ConvLSTMCell3d,
+    detach,
+    graphed,
+)
 
 __version__ = version("convlstm")
 

@@ -25,7 +25,8 @@ def show_version() -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    from . import commands, environment
+    from . import environment
+    from .forecasting import commands
 
     parser = argparse.ArgumentParser(
         prog="convlstm",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import data, forecasting, metrics, models, pictures, train
+from . import data, metrics, models, pictures, rollout, training
 
 
 def size_of(text: str) -> tuple[int, int]:
@@ -41,7 +41,7 @@ def load_model(path: str) -> models.SequenceModel:
     """A model from a checkpoint (file or folder) or a Keras file."""
     if path.endswith((".keras", ".h5")):
         return models.load_keras(path)
-    return train.load_checkpoint(path)
+    return training.load_checkpoint(path)
 
 
 def model_size(model: models.SequenceModel) -> tuple[int, int]:
@@ -83,7 +83,7 @@ def add_train(commands) -> None:
         default=True,
         help="let lr fall to a fiftieth over the steps or the minutes",
     )
-    p.add_argument("--loss", choices=sorted(train.LOSSES), default="mse")
+    p.add_argument("--loss", choices=sorted(training.LOSSES), default="mse")
     p.add_argument("--optimizer", choices=["adam", "keras-adam"], default="adam")
     p.add_argument("--every", type=int, default=50, help="updates between validations")
     p.add_argument("--patience", type=int, default=0, help="validations without a better loss")
@@ -97,18 +97,18 @@ def run_train(a: argparse.Namespace) -> int:
     channels = 3 if a.colour else 1
     size = a.size or models.PRESETS[a.preset]["size"]
     torch.manual_seed(a.seed)
-    if a.resume and (Path(a.out) / train.CHECKPOINT).exists():
-        model = train.load_checkpoint(a.out)
+    if a.resume and (Path(a.out) / training.CHECKPOINT).exists():
+        model = training.load_checkpoint(a.out)
         size = model_size(model)
     else:
         model = models.next_frame(a.preset, size=size, filters=a.filters, colour=a.colour)
     source = source_of(a.data, size, a.frames, channels)
-    options = train.TrainOptions(
+    options = training.TrainOptions(
         steps=a.steps or (10**6 if a.minutes else 1000), batch=a.batch, lr=a.lr, loss=a.loss,
         optimizer=a.optimizer, seed=a.seed,
         every=a.every, patience=a.patience, seconds=60 * a.minutes, decay=a.decay,
     )  # fmt: skip
-    trainer = train.Trainer(model, source, options, a.out, a.tensorboard)
+    trainer = training.Trainer(model, source, options, a.out, a.tensorboard)
     if a.resume and not trainer.resume():
         print(f"train: {a.out} has no checkpoint; starting anew", file=sys.stderr)
     progress = trainer.run()
@@ -155,7 +155,7 @@ def forecast_held_out(model: models.SequenceModel, a: argparse.Namespace, count:
     source = source_of(a.data, model_size(model), a.given + a.steps, model.input_shape[-1])
     x = torch.from_numpy(source.batch(a.seed, number, count, held_out=True))
     given, truth = x[:, : a.given], x[:, a.given :]
-    return given, truth, forecasting.forecast(model, given, a.steps)
+    return given, truth, rollout.forecast(model, given, a.steps)
 
 
 def run_predict(a: argparse.Namespace) -> int:
@@ -163,8 +163,8 @@ def run_predict(a: argparse.Namespace) -> int:
     given, truth, predicted = forecast_held_out(model, a, a.count, 1)
     rows = {
         "model": predicted,
-        "last frame copied": forecasting.copy_last(given, a.steps),
-        "last frame moved on": forecasting.shift_last(given, a.steps),
+        "last frame copied": rollout.copy_last(given, a.steps),
+        "last frame moved on": rollout.shift_last(given, a.steps),
     }
     result = {name: metrics.all_metrics(frames, truth) for name, frames in rows.items()}
     if a.strip:
@@ -228,7 +228,7 @@ def add_import(commands) -> None:
 
 def run_import(a: argparse.Namespace) -> int:
     model = models.load_keras(a.file)
-    trainer = train.Trainer(model, data.MovingSquares(), train.TrainOptions(), a.out)
+    trainer = training.Trainer(model, data.MovingSquares(), training.TrainOptions(), a.out)
     trainer.save()
     print(f"{a.out}: {len(model.layers)} layers, {models.parameter_count(model):,} parameters")
     return 0

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import ops
+from ..sequence import ops
 from .cell import KERAS_CLASSES, ConvLSTMBase, keras_arguments
 from .initializers import Initializer
-
-State = tuple[Tensor, Tensor]
+from .state import State
 
 
 class _ConvLSTMLayer(ConvLSTMBase):

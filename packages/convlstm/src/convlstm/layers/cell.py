@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import reference
-from .activations import activation_name
+from ..sequence import reference
+from ..sequence.activations import activation_name
+from ..sequence.spec import DATA_FORMATS, CellSpec
 from .initializers import Initializer, initialize
-from .spec import DATA_FORMATS, CellSpec
 
 # Keras' class names, which a saved configuration carries.
 KERAS_CLASSES = {1: "ConvLSTM1D", 2: "ConvLSTM2D", 3: "ConvLSTM3D"}

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._files import replacing
+from ..keras.optim import KerasAdam
 from .data import Source
-from .keras_files import replacing
 from .models import SequenceModel, from_config
-from .optim import KerasAdam
 
 CHECKPOINT = "checkpoint.pt"
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .layers import LAYERS, State
+from .layer import LAYERS
+from .state import State
 
 MERGES = ("concat", "sum", "mul", "ave", None)
 

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..layers.cell import _from_keras_kernel, _to_keras_kernel
+from ..layers.initializers import Initializer, initialize
+from ..sequence.activations import activation_name, resolve_activation
+from ..sequence.reference import CONV
+from ..sequence.spec import DATA_FORMATS, flat_pads, same_pads, to_tuple
 from . import few_outputs
-from .activations import activation_name, resolve_activation
-from .cell import _from_keras_kernel, _to_keras_kernel
-from .initializers import Initializer, initialize
-from .reference import CONV
-from .spec import DATA_FORMATS, flat_pads, same_pads, to_tuple
 
 
 def fold_steps(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .keras_files import replacing
+from .._files import replacing
 
 BACKGROUND = (250, 250, 248)
 INK = (32, 34, 40)

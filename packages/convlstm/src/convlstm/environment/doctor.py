@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from . import _C, __version__
+from .. import _C, __version__
 from .pins import Pins, read_pins, satisfies, version
 
 OK, NOTE, WRONG = "ok", "note", "WRONG"
@@ -58,7 +58,7 @@ def driver_cuda() -> str | None:
 
 def cpu_check() -> float | None:
     """The largest difference of the fused sequence from its definition on a small layer."""
-    from .layers import ConvLSTM2d
+    from ..layers.layer import ConvLSTM2d
 
     try:
         layer = ConvLSTM2d(2, 8, 3, padding="same", plan="fused")

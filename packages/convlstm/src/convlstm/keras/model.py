@@ -1,4 +1,4 @@
-"""Whole models: chains of layers that Keras reads and writes, and the examples' presets."""
+"""Whole models: chains of layers that Keras reads and writes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from .cell import KERAS_CLASSES
-from .keras_files import CLASS_SNAKES, KerasFile, KerasLayer, model_config, read_keras, write_keras
-from .keras_layers import Activation, BatchNorm, Conv, Dropout, TimeDistributed
-from .layers import LAYERS
+from ..keras.files import CLASS_SNAKES, KerasFile, KerasLayer, model_config, read_keras, write_keras
+from ..keras.layers import Activation, BatchNorm, Conv, Dropout, TimeDistributed
+from ..layers.cell import KERAS_CLASSES
+from ..layers.layer import LAYERS
 
 
 class SequenceModel(nn.Module):
@@ -163,7 +162,7 @@ def load_keras_weights(model: SequenceModel, path: str | os.PathLike[str]) -> No
 
 def from_config(config: Mapping[str, Any] | str) -> SequenceModel:
     """A model with new weights from `SequenceModel.keras_config()` or its JSON text."""
-    from .keras_files import _layers_of_config
+    from ..keras.files import _layers_of_config
 
     if isinstance(config, str):
         config = json.loads(config)
@@ -173,93 +172,3 @@ def from_config(config: Mapping[str, Any] | str) -> SequenceModel:
         module, channels = build_layer(layer.class_name, layer.config, channels)
         modules.append(module)
     return SequenceModel(modules, [layer.name for layer in layers], shape)
-
-
-# Presets
-
-# (filters, kernel, activation) of each ConvLSTM, how many of them a BatchNorm follows, and the
-# kernel of the Conv3D head. Keras' head spans three steps, so that all outputs but the last see the
-# frame that they predict; "small" has a head of one step and learns from every output.
-PRESETS: dict[str, dict[str, Any]] = {
-    "seed": {"layers": [(40, 3, "tanh")] * 4, "norms": 4, "head": 3, "size": (40, 40)},
-    "moving-mnist": {
-        "layers": [(64, 5, "relu"), (64, 3, "relu"), (64, 1, "relu")],
-        "norms": 2,
-        "head": 3,
-        "size": (64, 64),
-    },
-    "small": {
-        "layers": [(16, 5, "tanh"), (16, 5, "tanh")],
-        "norms": 0,
-        "head": (1, 3, 3),
-        "size": (32, 32),
-    },
-}
-
-
-def next_frame(
-    preset: str = "seed",
-    *,
-    size: tuple[int | None, int | None] | None = None,
-    channels: int = 1,
-    filters: int | None = None,
-    colour: bool = False,
-) -> SequenceModel:
-    """Keras' next-frame models: (B, T, H, W, C) in [0, 1] to the frame after each step.
-
-    preset: "seed" is Keras' original example (4 x [ConvLSTM2D(40, 3x3, same) + BatchNorm] and a
-    Conv3D(1, 3x3x3, sigmoid) head), "moving-mnist" the example of 2021 (64 filters 5x5, 3x3, 1x1,
-    relu), "small" two layers of 16 filters 5x5 without BatchNorm and a head of one step, which
-    learn in minutes on a processor.
-    size: (H, W); by default the preset's own. filters: in place of the preset's.
-    colour: the last layer gives its last step alone and the head is a Conv2D with 3 channels:
-    (B, T, H, W, 3) to the one next frame (B, H, W, 3).
-    """
-    if preset not in PRESETS:
-        raise ValueError(f"next_frame: preset must be one of {', '.join(PRESETS)}; got {preset!r}")
-    plan = PRESETS[preset]
-    channels = 3 if colour else channels
-    h, w = plan["size"] if size is None else size
-    layers: list[nn.Module] = []
-    names: list[str] = []
-    width = channels
-    count = len(plan["layers"])
-    for k, (own, kernel, activation) in enumerate(plan["layers"]):
-        last = k == count - 1
-        out = filters or own
-        layers.append(
-            LAYERS[2](
-                width,
-                out,
-                kernel,
-                padding="same",
-                data_format="channels_last",
-                activation=activation,
-                return_sequences=not (last and colour),
-            )
-        )
-        names.append("conv_lstm2d" + (f"_{k}" if k else ""))
-        width = out
-        if k < plan["norms"]:
-            layers.append(BatchNorm(out))
-            names.append("batch_normalization" + (f"_{k}" if k else ""))
-    rank, kernel = (2, 3) if colour else (3, plan["head"])
-    layers.append(Conv(rank, width, channels, kernel, padding="same", activation="sigmoid"))
-    names.append(f"conv{rank}d")
-    return SequenceModel(layers, names, (None, None, h, w, channels))
-
-
-def parameter_count(model: nn.Module) -> int:
-    """Parameters and moving statistics, as Keras counts them."""
-    return sum(t.numel() for t in [*model.parameters(), *model.buffers()])
-
-
-def detach(state: Any) -> Any:
-    """A state, or any nesting of tuples, lists and dicts of states, cut from its graph."""
-    if isinstance(state, torch.Tensor):
-        return state.detach()
-    if isinstance(state, Mapping):
-        return {k: detach(v) for k, v in state.items()}
-    if isinstance(state, tuple | list):
-        return type(state)(detach(v) for v in state)
-    return state

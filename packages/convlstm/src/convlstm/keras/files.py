@@ -11,16 +11,16 @@ import io
 import json
 import os
 import re
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .._files import replacing
 
 # The Keras whose files these functions write like.
 KERAS_VERSION = "3.15.1"
@@ -273,19 +273,6 @@ def _sources(node: Any, names: Mapping[str, Any]) -> list[str]:
 
 
 # Writing
-
-
-@contextmanager
-def replacing(path: str | os.PathLike[str]):
-    """A temporary path beside `path` that takes its place when the block succeeds."""
-    path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    try:
-        yield Path(name)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def write_keras(

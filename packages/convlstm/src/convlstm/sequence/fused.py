@@ -11,7 +11,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from . import _C, native_steps, stepwise
+from .. import _C
+from . import native_steps, stepwise
 from .problem import KEEP_CHECKPOINTS, KEEP_GATES, KEEP_NOTHING, Gradients, Kept, Problem
 
 __all__ = ["KEEP_CHECKPOINTS", "KEEP_GATES", "KEEP_NOTHING", "Kept", "Problem"]

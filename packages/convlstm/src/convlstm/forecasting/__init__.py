@@ -1,0 +1,16 @@
+"""Forecasts of frames: data, models, training, the rollout, metrics, pictures and commands."""
+
+# Called forecasting, not forecast: `convlstm.forecast` is a function.
+from .models import next_frame
+from .rollout import copy_last, forecast, shift_last
+from .training import Trainer, TrainOptions, load_checkpoint
+
+__all__ = [
+    "TrainOptions",
+    "Trainer",
+    "copy_last",
+    "forecast",
+    "load_checkpoint",
+    "next_frame",
+    "shift_last",
+]
