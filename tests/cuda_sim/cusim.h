@@ -9,6 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
+#include <memory>
 #include <stdexcept>
 #include <tuple>
 #include <type_traits>
@@ -27,6 +29,9 @@ struct Config {
   int yield_percent = 25;                        // chance to switch at a yield point
   std::uint64_t max_yields = 20000000;           // more than this in one launch is reported as a livelock
   std::size_t dynamic_shared_limit = 99 * 1024;  // the least of sm_80 to sm_120
+  // Runs every launch at once and takes any memory for the device's: for a Python module whose tensors stand
+  // in the place of device memory. Test programs leave it off.
+  bool borrowed_memory = false;
 };
 
 struct Statistics {
@@ -35,15 +40,38 @@ struct Statistics {
 };
 
 // Stands for a device and a stream. A null pointer where one is expected means default_device().
-struct Device {
+// Launches, fills and copies are queued: they run when somebody waits for the stream (wait, read_back,
+// Buffer::host), in order on one stream and in a random order between two, as torch's streams do.
+class Device {
+ public:
   Config config;
   Statistics statistics;
+
+  Device() = default;
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+  ~Device();  // forgets what was never waited for
+
+  void wait();
+  std::size_t queued() const { return queue_.size(); }
+
+ private:
+  friend void enqueue(Device* device, std::function<void()> work);
+  friend void run_first(Device* device);
+  std::vector<std::function<void()>> queue_;
 };
 
 Device& default_device();
+void wait_for_all();  // every stream, as cudaDeviceSynchronize
 
-// Streaming multiprocessors that launchers see when they size persistent grids.
+// Begins one run of a test: what the device's fresh memory holds (0xCD or 0x3C) and how many blocks a
+// grid-stride launch gets follow from the seed.
+void begin(std::uint64_t seed);
+
+// Streaming multiprocessors that launchers see when they size workspaces.
 constexpr int multiprocessors = 2;
+// Blocks that a grid-stride launch may have: 1 to 3, so that small arrays need a second pass.
+int most_blocks();
 
 // A launch that a device would refuse, a deadlock, a livelock, a misuse of a warp or block operation,
 // a failed DEV_ASSERT: the text says what, and in which block, thread, file and line.
@@ -58,7 +86,14 @@ struct Extent {
 // Memory that only kernels and copies may touch: under ASan it is poisoned while host code runs. New
 // memory is filled with 0xCD, as a device does not clear it either.
 void* allocate(std::size_t bytes);
-void release(void* memory);
+void release(void* memory);  // while work is queued, the memory stays unusable until that has run
+
+// Address space of which only what is touched takes memory: for indices beyond 32 bits. Holds zeros, is not
+// poisoned while host code runs and has no red zones.
+void* allocate_sparse(std::size_t bytes);
+
+// The array [start, start + bytes) was cut from an allocation: the `gap` bytes behind it belong to nobody.
+void cut(void* start, std::size_t bytes, std::size_t gap);
 
 void fill_bytes(Device* device, void* target, int byte, std::size_t bytes);
 void copy_on_device(Device* device, void* target, const void* source, std::size_t bytes);
@@ -85,13 +120,30 @@ class Buffer {
 
   std::vector<T> host() const {
     std::vector<T> values(count_);
-    Device scratch;  // a test's look at the result is not counted as a wait of the launcher
+    wait_for_all();  // a test's look at the result is not counted as a wait of the launcher
+    Device scratch;
     read_back(&scratch, values.data(), data_, count_ * sizeof(T));
     return values;
   }
 
  private:
   std::size_t count_;
+  T* data_;
+};
+
+// A device array of which a test touches a few elements, however many it has.
+template <class T>
+class Sparse {
+ public:
+  explicit Sparse(std::size_t count) : data_(static_cast<T*>(allocate_sparse(count * sizeof(T)))) {}
+  Sparse(const Sparse&) = delete;
+  Sparse& operator=(const Sparse&) = delete;
+  ~Sparse() { cusim::release(data_); }
+
+  T* data() { return data_; }
+  T& operator[](std::size_t i) { return data_[i]; }  // from the host, with nothing queued
+
+ private:
   T* data_;
 };
 
@@ -109,21 +161,41 @@ void* shared_array(const void* site, std::size_t bytes, std::size_t alignment);
 void* dynamic_shared();
 [[noreturn]] void assertion_failed(const char* condition, const char* file, int line);
 
-void run(Device* device, Extent grid, Extent block, std::size_t shared_bytes, void (*body)(const void*),
-         const void* arguments);
+// One argument of a launch, in the copy that the launch keeps.
+struct Argument {
+  const void* at;
+  std::size_t bytes;
+  bool pointer;
+};
+
+// A launch as the queue keeps it; `kernel` is the address that carries the bound of DEV_KERNEL.
+struct Call {
+  virtual ~Call() = default;
+  virtual void run() const = 0;
+  const void* kernel = nullptr;
+  std::vector<Argument> arguments;
+};
+
+void launch_call(Device* device, Extent grid, Extent block, std::size_t shared_bytes,
+                 std::shared_ptr<const Call> call);
 
 template <class... P>
 void launch(Device* device, Extent grid, Extent block, std::size_t shared_bytes, void (*kernel)(P...),
             P... arguments) {
-  using Call = std::pair<void (*)(P...), std::tuple<P...>>;
-  const Call call(kernel, std::tuple<P...>(arguments...));
-  run(
-      device, grid, block, shared_bytes,
-      [](const void* opaque) {
-        const Call* c = static_cast<const Call*>(opaque);
-        std::apply(c->first, c->second);
+  struct KernelCall : Call {
+    void (*function)(P...);
+    std::tuple<P...> values;
+    KernelCall(void (*f)(P...), P... a) : function(f), values(a...) {}
+    void run() const override { std::apply(function, values); }
+  };
+  const auto call = std::make_shared<KernelCall>(kernel, arguments...);
+  call->kernel = reinterpret_cast<const void*>(kernel);
+  std::apply(
+      [&](const P&... value) {
+        call->arguments = {Argument{&value, sizeof(P), std::is_pointer<P>::value}...};
       },
-      &call);
+      call->values);
+  launch_call(device, grid, block, shared_bytes, call);
 }
 
 template <class T>
@@ -283,9 +355,4 @@ T atomicCAS(T* p, cusim::same<T> compare, cusim::same<T> v, CUSIM_SITE) {
   cusim::yield_point(file, line);
   __atomic_compare_exchange_n(p, &compare, v, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
   return compare;
-}
-
-template <class T>
-T __ldg(const T* p) {
-  return *p;
 }

@@ -39,12 +39,27 @@ inline void require(bool holds, const std::string& what, const char* file, int l
   if (!holds) throw WrongResult(std::string(file) + ":" + std::to_string(line) + ": not so: " + what);
 }
 
+// Remembers what a case found with its first seed; every later seed must find the same bytes.
+template <class T>
+void require_same(const std::vector<T>& found, const char* what, const char* file, int line) {
+  static std::map<std::pair<std::string, int>, std::vector<T>> first;
+  const auto [at, fresh] = first.try_emplace({file, line}, found);
+  require(fresh || (at->second.size() == found.size() &&
+                    std::memcmp(at->second.data(), found.data(), found.size() * sizeof(T)) == 0),
+          std::string(what) + " is the same with every seed", file, line);
+}
+
 inline int run(Case body, std::uint64_t first, std::uint64_t count) {
   for (std::uint64_t seed = first; seed < first + count; ++seed) {
     cusim::Device device;
     device.config.seed = seed;
+    cusim::begin(seed);
     try {
       body(device);
+      if (device.queued() || cusim::default_device().queued())
+        throw cusim::Error(
+            "cusim: work was still queued when the case ended: wait for it by device.wait() or "
+            "Buffer::host()");
     } catch (const cusim::Error& e) {
       std::fprintf(stderr, "%s\n", e.what());
       return 3;
@@ -100,6 +115,9 @@ inline int main(int argc, char** argv) {
   static void case_##name([[maybe_unused]] cusim::Device& device)
 
 #define CUSIM_REQUIRE(condition) cusim_test::require((condition), #condition, __FILE__, __LINE__)
+
+// For what must not depend on the order of threads: run with several seeds.
+#define CUSIM_REQUIRE_SAME(values) cusim_test::require_same((values), #values, __FILE__, __LINE__)
 
 #define CUSIM_MAIN \
   int main(int argc, char** argv) { return cusim_test::main(argc, argv); }

@@ -23,6 +23,9 @@
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
+#if CUSIM_ASAN || CUSIM_TSAN
+extern "C" int __sanitizer_get_ownership(const volatile void* p);
+#endif
 #if CUSIM_TSAN
 extern "C" {
 void* __tsan_get_current_fiber();
@@ -41,7 +44,7 @@ namespace {
 
 constexpr std::size_t stack_bytes = 128 * 1024;
 constexpr std::size_t arena_bytes = 320 * 1024;  // dynamic (at most 227 KiB), static, red zones
-constexpr int poison = 0xCD;
+int poison = 0xCD;                               // by the seed: see begin()
 
 // ---- sanitizer annotations ----
 

@@ -42,7 +42,7 @@ DEV_KERNEL(64) traverse_tree(Queue q, unsigned degree, unsigned nodes, unsigned*
       atomicAdd(q.open, 1u);
       push(q, child);
     }
-    dev::fetch_add_acq_rel(q.open, 0u - 1u);  // after the children are counted
+    dev::fetch_add_acq_rel(q.open, ~0u);  // less one, after the children are counted
   }
 }
 
@@ -50,7 +50,7 @@ DEV_KERNEL(64) traverse_tree(Queue q, unsigned degree, unsigned nodes, unsigned*
 
 constexpr unsigned long long empty_key = ~0ull;
 
-HD unsigned hash_slot(unsigned long long key) {  // Fibonacci hashing
+DEV_WRAPS HD unsigned hash_slot(unsigned long long key) {  // Fibonacci hashing
   return static_cast<unsigned>((key * 0x9e3779b97f4a7c15ull) >> 32);
 }
 

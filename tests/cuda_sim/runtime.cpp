@@ -215,12 +215,77 @@ std::uint64_t warp_collective(WarpOp op, unsigned mask, std::uint64_t value, int
   return self->result;
 }
 
-// ---- the host's side ----
+// ---- streams ----
 
 Device& default_device() {
   static Device device;
   return device;
 }
+
+namespace {
+
+std::uint64_t host_draw(std::uint64_t bound) {
+  host_random = mix(host_random);
+  return host_random % bound;
+}
+
+void free_released() {
+  for (auto& r : released) {
+    asan_unpoison(r.first, r.second);
+    std::free(r.first);
+  }
+  released.clear();
+}
+
+void forget(Device* device) {
+  waiting.erase(std::remove(waiting.begin(), waiting.end(), device), waiting.end());
+  if (waiting.empty()) free_released();
+}
+
+}  // namespace
+
+void enqueue(Device* device, std::function<void()> work) {
+  if (device == nullptr) device = &default_device();
+  if (device->config.borrowed_memory) return work();
+  if (device->queue_.empty()) waiting.push_back(device);
+  device->queue_.push_back(std::move(work));
+}
+
+// Runs what was queued first on a stream. After a failure nothing of that stream is left.
+void run_first(Device* device) {
+  std::function<void()> work = std::move(device->queue_.front());
+  device->queue_.erase(device->queue_.begin());
+  try {
+    work();
+  } catch (...) {
+    device->queue_.clear();
+    forget(device);
+    throw;
+  }
+  if (device->queue_.empty()) forget(device);
+}
+
+Device::~Device() {
+  queue_.clear();
+  forget(this);
+}
+
+void Device::wait() {
+  while (!queue_.empty()) run_first(this);
+}
+
+void wait_for_all() {
+  while (!waiting.empty()) run_first(waiting[host_draw(waiting.size())]);
+}
+
+void begin(std::uint64_t seed) {
+  poison = seed % 2 ? 0xCD : 0x3C;
+  host_random = seed;
+}
+
+int most_blocks() { return 1 + static_cast<int>(host_draw(3)); }
+
+// ---- device memory ----
 
 void* allocate(std::size_t bytes) {
   require_host("allocate");
@@ -229,58 +294,123 @@ void* allocate(std::size_t bytes) {
   if (!memory) throw Error(text("cusim: no memory for %zu bytes", bytes));
   std::memset(memory, poison, bytes ? bytes : 1);
   if (!bytes) asan_poison(memory, 1);
-  allocations[memory] = bytes;
+  allocations[static_cast<char*>(memory)] = {bytes, false};
   asan_poison(memory, bytes);
   return memory;
 }
 
+void* allocate_sparse(std::size_t bytes) {
+  require_host("allocate_sparse");
+  void* memory =
+      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) throw Error(text("cusim: no address space for %zu bytes", bytes));
+  allocations[static_cast<char*>(memory)] = {bytes, true};
+  return memory;
+}
+
+namespace {
+
+void forget_gaps(char* begin, std::size_t bytes) {
+  for (auto gap = gaps.lower_bound(begin); gap != gaps.end() && gap->first < begin + bytes;)
+    gap = gaps.erase(gap);
+}
+
+}  // namespace
+
 void release(void* memory) {
-  const auto found = allocations.find(memory);
-  asan_unpoison(memory, std::max<std::size_t>(found->second, 1));
+  const auto found = allocations.find(static_cast<char*>(memory));
+  const auto [begin, allocation] = *found;
   allocations.erase(found);
-  std::free(memory);
+  forget_gaps(begin, allocation.bytes);
+  const std::size_t bytes = std::max<std::size_t>(allocation.bytes, 1);
+  if (allocation.sparse) {
+    munmap(begin, bytes);
+  } else if (!waiting.empty()) {
+    asan_poison(begin, bytes);
+    released[begin] = bytes;
+  } else {
+    asan_unpoison(begin, bytes);
+    std::free(begin);
+  }
 }
 
-void fill_bytes(Device*, void* target, int byte, std::size_t bytes) {
-  require_host("fill_bytes");
-  DeviceMemoryOpen open;
-  if (bytes) std::memset(target, byte, bytes);
+void cut(void* start, std::size_t bytes, std::size_t gap) {
+  char* const array = static_cast<char*>(start);
+  if (!on_device(array, 0)) return;  // borrowed memory
+  const auto before = at_or_before(gaps, array);
+  if (before != gaps.end() && before->first + before->second > array)
+    gaps[before->first] = static_cast<std::size_t>(array - before->first);
+  forget_gaps(array, bytes + gap);
+  if (gap) gaps[array + bytes] = gap;
 }
 
-void copy_on_device(Device*, void* target, const void* source, std::size_t bytes) {
-  require_host("copy_on_device");
-  DeviceMemoryOpen open;
-  if (bytes) std::memcpy(target, source, bytes);
+namespace {
+
+void require_device(Device* device, const char* call, const void* memory, std::size_t bytes) {
+  require_host(call);
+  if ((device ? device : &default_device())->config.borrowed_memory || on_device(memory, bytes)) return;
+  const char* fact =
+      was_released(memory) ? "were freed before the device came to them" : "are no device memory";
+  throw Error(text("cusim: %s: %zu bytes at %p %s", call, bytes, memory, fact));
+}
+
+}  // namespace
+
+void fill_bytes(Device* device, void* target, int byte, std::size_t bytes) {
+  if (bytes == 0) return;
+  require_device(device, "fill_bytes", target, bytes);
+  enqueue(device, [=] {
+    require_device(device, "fill_bytes", target, bytes);
+    DeviceMemoryOpen open;
+    std::memset(target, byte, bytes);
+  });
+}
+
+void copy_on_device(Device* device, void* target, const void* source, std::size_t bytes) {
+  if (bytes == 0) return;
+  require_device(device, "copy_on_device", target, bytes);
+  require_device(device, "copy_on_device", source, bytes);
+  enqueue(device, [=] {
+    require_device(device, "copy_on_device", target, bytes);
+    require_device(device, "copy_on_device", source, bytes);
+    DeviceMemoryOpen open;
+    std::memcpy(target, source, bytes);
+  });
 }
 
 void upload(void* target, const void* host, std::size_t bytes) {
-  require_host("upload");
+  if (bytes == 0) return;
+  require_device(nullptr, "upload", target, bytes);
   DeviceMemoryOpen open;
-  if (bytes) std::memcpy(target, host, bytes);
+  std::memcpy(target, host, bytes);
 }
 
 void read_back(Device* device, void* host, const void* source, std::size_t bytes) {
-  require_host("read_back");
+  require_device(device, "read_back", source, bytes);
+  if (device == nullptr) device = &default_device();
+  device->wait();
   DeviceMemoryOpen open;
   if (bytes) std::memcpy(host, source, bytes);
-  ++(device ? *device : default_device()).statistics.host_waits;
+  ++device->statistics.host_waits;
 }
 
-void run(Device* device, Extent grid, Extent block, std::size_t shared_bytes, void (*body)(const void*),
-         const void* arguments) {
+// ---- launches ----
+
+namespace {
+
+void run_now(Device* device, Extent grid, Extent block, std::size_t shared_bytes, const Call& call) {
   require_host("dev::launch");
+  if (!device->config.borrowed_memory)
+    if (const std::string wrong = argument_error(call); !wrong.empty()) throw Error("cusim: " + wrong);
   Launch l;
-  l.device = device ? device : &default_device();
-  l.config = l.device->config;
-  const std::string refused = launch_error(l.config, grid, block, shared_bytes);
-  if (!refused.empty()) throw Error("cusim: " + refused);
+  l.device = device;
+  l.config = device->config;
   const auto narrow = [](const Extent& e) {
     return dim3{static_cast<unsigned>(e.x), static_cast<unsigned>(e.y), static_cast<unsigned>(e.z)};
   };
   l.grid = gridDim = narrow(grid);
   l.block = blockDim = narrow(block);
-  l.body = body;
-  l.arguments = arguments;
+  l.call = &call;
   l.dynamic_bytes = shared_bytes;
   l.random = mix(l.config.seed * 1000003 + l.device->statistics.launches++) | 1;
   l.runnable.reserve(static_cast<std::size_t>(std::max(l.config.resident_blocks, 1)) *
@@ -304,6 +434,18 @@ void run(Device* device, Extent grid, Extent block, std::size_t shared_bytes, vo
   active = nullptr;
   tsan_acquire(l.finished);
   if (!l.failure.empty()) throw Error(l.failure);
+}
+
+}  // namespace
+
+void launch_call(Device* device, Extent grid, Extent block, std::size_t shared_bytes,
+                 std::shared_ptr<const Call> call) {
+  require_host("dev::launch");
+  if (device == nullptr) device = &default_device();
+  std::string refused = launch_error(device->config, grid, block, shared_bytes, call->kernel);
+  if (refused.empty() && !device->config.borrowed_memory) refused = argument_error(*call);
+  if (!refused.empty()) throw Error("cusim: " + refused);
+  enqueue(device, [=] { run_now(device, grid, block, shared_bytes, *call); });
 }
 
 }  // namespace cusim

@@ -6,11 +6,13 @@
 #include <algorithm>
 #include <cstdarg>
 #include <deque>
+#include <map>
 #include <memory>
 #include <string>
-#include <unordered_map>
 
 #include <pthread.h>
+
+extern "C" __attribute__((weak)) char __executable_start[], end[];  // of the linker: the program in memory
 
 namespace cusim {
 namespace {
@@ -96,8 +98,7 @@ struct Launch {
   Device* device = nullptr;
   Config config;
   dim3 grid, block;
-  void (*body)(const void*) = nullptr;
-  const void* arguments = nullptr;
+  const Call* call = nullptr;
   std::size_t dynamic_bytes = 0;
   std::uint64_t random = 0, yields = 0;
   std::vector<Fiber*> runnable;
@@ -117,7 +118,18 @@ struct Launch {
 
 Launch* active = nullptr;
 std::vector<void*> tsan_pool;
-std::unordered_map<void*, std::size_t> allocations;
+
+// ---- device memory ----
+
+struct Allocation {
+  std::size_t bytes;
+  bool sparse;
+};
+std::map<char*, Allocation> allocations;
+std::map<char*, std::size_t> released;  // while work was queued: freed once that has run
+std::map<char*, std::size_t> gaps;      // between the arrays that were cut from one allocation
+std::vector<Device*> waiting;           // streams with queued work
+std::uint64_t host_random = 1;          // of begin(): grid sizes, the order between streams
 
 std::uint64_t mix(std::uint64_t x) {  // splitmix64
   x += 0x9e3779b97f4a7c15ull;
@@ -284,7 +296,7 @@ void fiber_entry() {
   tsan_acquire(active->started);
   if (active->failure.empty()) {
     try {
-      active->body(active->arguments);
+      active->call->run();
     } catch (const Cancelled&) {
     } catch (const std::exception& e) {
       set_failure(std::string("the kernel threw: ") + e.what() + "\n  in " + where(*self));
@@ -417,7 +429,9 @@ void run_until_done() {
   }
 }
 
-std::string launch_error(const Config& c, Extent g, Extent b, std::size_t shared_bytes) {
+std::int64_t launch_bound(const void* kernel);
+
+std::string launch_error(const Config& c, Extent g, Extent b, std::size_t shared_bytes, const void* kernel) {
   const auto wrong = [](const Extent& e, std::int64_t x, std::int64_t y, std::int64_t z) {
     return e.x < 1 || e.x > x || e.y < 1 || e.y > y || e.z < 1 || e.z > z;
   };
@@ -431,6 +445,9 @@ std::string launch_error(const Config& c, Extent g, Extent b, std::size_t shared
         "launch refused: block %lldx%lldx%lld, CUDA takes 1..1024 x 1..1024 x 1..64 "
         "and at most 1024 threads",
         static_cast<long long>(b.x), static_cast<long long>(b.y), static_cast<long long>(b.z));
+  if (const std::int64_t bound = launch_bound(kernel); b.x * b.y * b.z > bound)
+    return text("launch refused: %lld threads a block, the kernel is bound to %lld",
+                static_cast<long long>(b.x * b.y * b.z), static_cast<long long>(bound));
   if (shared_bytes > c.dynamic_shared_limit)
     return text("launch refused: %zu bytes of dynamic shared memory, the limit is %zu", shared_bytes,
                 c.dynamic_shared_limit);
@@ -447,14 +464,108 @@ std::string launch_error(const Config& c, Extent g, Extent b, std::size_t shared
   return "";
 }
 
-// Device memory is reachable while this lives.
+// The bound that DEV_KERNEL left before the kernel's entry; 1024, what CUDA takes at most, without one.
+#if defined(__clang__)
+extern "C" __attribute__((weak)) const std::uintptr_t __start___patchable_function_entries[];
+extern "C" __attribute__((weak)) const std::uintptr_t __stop___patchable_function_entries[];
+#endif
+
+std::int64_t launch_bound(const void* kernel) {
+  std::int64_t bound = 1024;
+#if defined(__clang__)
+#if defined(__aarch64__)
+  constexpr std::uintptr_t filler = 4;  // bytes of one instruction that does nothing
+#else
+  constexpr std::uintptr_t filler = 1;
+#endif
+  const auto entry = reinterpret_cast<std::uintptr_t>(kernel);
+  for (const auto* e = __start___patchable_function_entries; e != __stop___patchable_function_entries; ++e) {
+    // a sanitizer may put 8 bytes of its own in between; bounds are whole warps
+    const std::uintptr_t found = (entry - *e) / filler / 32 * 32;
+    if (*e < entry && found >= 32 && found < static_cast<std::uintptr_t>(bound))
+      bound = static_cast<std::int64_t>(found);
+  }
+#else
+  (void)kernel;
+#endif
+  return bound;
+}
+
+// ---- what is device memory ----
+
+template <class Map>
+typename Map::const_iterator at_or_before(const Map& map, const void* p) {
+  auto next = map.upper_bound(const_cast<char*>(static_cast<const char*>(p)));
+  return next == map.begin() ? map.end() : --next;
+}
+
+// Whether [p, p + bytes) lies in one live allocation; the address after its last byte belongs to it too.
+bool on_device(const void* p, std::size_t bytes) {
+  const auto found = at_or_before(allocations, p);
+  if (found == allocations.end()) return false;
+  const char* begin = found->first;
+  return static_cast<const char*>(p) + bytes <= begin + std::max<std::size_t>(found->second.bytes, 1);
+}
+
+bool was_released(const void* p) {
+  const auto found = at_or_before(released, p);
+  return found != released.end() && static_cast<const char*>(p) < found->first + found->second;
+}
+
+// Whether a word found in an argument is surely the host's: its stack, its program, or its heap.
+bool on_host(const void* p) {
+  const char* at = static_cast<const char*>(p);
+  static char *stack = nullptr, *stack_end = nullptr;
+  if (stack == nullptr) {
+    pthread_attr_t attributes;
+    void* base;
+    std::size_t bytes;
+    pthread_getattr_np(pthread_self(), &attributes);
+    pthread_attr_getstack(&attributes, &base, &bytes);
+    pthread_attr_destroy(&attributes);
+    stack = static_cast<char*>(base);
+    stack_end = stack + bytes;
+  }
+  if ((at >= stack && at < stack_end) || (at >= __executable_start && at < end)) return true;
+#if CUSIM_ASAN || CUSIM_TSAN
+  return __sanitizer_get_ownership(p) != 0;
+#else
+  return false;
+#endif
+}
+
+// What is wrong with the arguments of a launch, or "". A pointer must be null or device memory; in a struct
+// every word that looks like a host address, or like memory freed since, is taken for one.
+std::string argument_error(const Call& call) {
+  int number = 0;
+  for (const Argument& a : call.arguments) {
+    ++number;
+    for (std::size_t offset = 0; offset + sizeof(void*) <= a.bytes; offset += sizeof(void*)) {
+      const void* p;
+      std::memcpy(&p, static_cast<const char*>(a.at) + offset, sizeof p);
+      if (p == nullptr || on_device(p, 0)) continue;
+      if (was_released(p))
+        return text(
+            "argument %d of the kernel points to %p, which was freed after the launch and before it ran",
+            number, p);
+      if (a.pointer || on_host(p))
+        return text("argument %d of the kernel is no device memory: %p", number, p);
+    }
+  }
+  return "";
+}
+
+// Device memory is reachable while this lives, but for the gaps between cut arrays.
 class DeviceMemoryOpen {
  public:
   DeviceMemoryOpen() {
-    for (auto& a : allocations) asan_unpoison(a.first, a.second);
+    for (auto& a : allocations)
+      if (!a.second.sparse) asan_unpoison(a.first, a.second.bytes);
+    for (auto& gap : gaps) asan_poison(gap.first, gap.second);
   }
   ~DeviceMemoryOpen() {
-    for (auto& a : allocations) asan_poison(a.first, a.second);
+    for (auto& a : allocations)
+      if (!a.second.sparse) asan_poison(a.first, a.second.bytes);
   }
 };
 

@@ -29,7 +29,11 @@ BUILD = ROOT / "build" / "cuda_sim"
 
 FLAVOURS: dict[str, list[str]] = {
     "plain": [],
-    "asan": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+    "asan": [
+        "-fsanitize=address,undefined,unsigned-integer-overflow",
+        "-fno-sanitize-recover=undefined,unsigned-integer-overflow",
+        f"-fsanitize-ignorelist={HERE / 'ignorelist.txt'}",
+    ],
     "tsan": ["-fsanitize=thread"],
 }
 COMMON = [
@@ -41,6 +45,8 @@ COMMON = [
     "-Wextra",
     "-Werror",
 ]
+
+INSTALL = "on Debian: apt-get install clang-19 libclang-rt-19-dev"
 
 # Exit codes of a program; a sanitizer's report has one of its own.
 CLEAN, SIMULATOR_ERROR, WRONG_RESULT, SANITIZER_REPORT = 0, 3, 4, 66
@@ -71,17 +77,27 @@ def compiler() -> str | None:
 
 @functools.cache
 def missing() -> str | None:
-    """Why programs cannot be built here, for ``pytest.mark.skipif``; None where they can."""
+    """Why programs cannot be built here, for ``pytest.mark.skipif``; None where they can.
+
+    Raises RuntimeError with the same words where $CI is set: there nothing may go unseen.
+    """
+    reason = _missing()
+    if reason is not None and os.environ.get("CI", "") not in ("", "0", "false"):
+        raise RuntimeError(reason)
+    return reason
+
+
+def _missing() -> str | None:
     cxx = compiler()
     if cxx is None:
-        return "the CUDA simulator needs clang++-19 (or clang++, or $CUSIM_CXX)"
+        return f"the CUDA simulator needs clang++-19 (or clang++, or $CUSIM_CXX): {INSTALL}"
     with tempfile.TemporaryDirectory() as folder:
         probe = Path(folder) / "probe.cpp"
         probe.write_text("int main() {}\n")
         for flavour, flags in FLAVOURS.items():
             command = [cxx, *flags, str(probe), "-o", str(probe.with_suffix(""))]
             if subprocess.run(command, capture_output=True).returncode:
-                return f"{cxx} lacks the sanitizer libraries of flavour {flavour} (libclang-rt)"
+                return f"{cxx} lacks the sanitizer libraries of flavour {flavour}: {INSTALL}"
     return None
 
 

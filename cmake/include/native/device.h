@@ -10,7 +10,10 @@
 //   - legacy atomics (atomicAdd, atomicCAS, ...) are relaxed: they order nothing else;
 //   - data is handed from thread to thread inside a kernel by store_release and load_acquire, by
 //     fetch_add_acq_rel, or by a barrier; polls use load_acquire and dev::pause();
-//   - no bare __threadfence, no inline PTX, no reliance on warps running in lock-step.
+//   - no bare __threadfence, no __ldg, no inline PTX, no reliance on warps running in lock-step;
+//   - grid-stride launches have dev::grid_blocks blocks, which the simulator makes few;
+//   - arrays that are cut from one allocation lie dev::red_zone apart and are announced by dev::cut;
+//   - unsigned arithmetic that is meant to wrap (a hash) is in a function marked DEV_WRAPS.
 #pragma once
 
 #include <cstddef>
@@ -20,6 +23,12 @@
 #define HD __host__ __device__ inline
 #else
 #define HD inline
+#endif
+
+#if defined(__clang__) && defined(NATIVE_CUDA_SIM)
+#define DEV_WRAPS __attribute__((no_sanitize("unsigned-integer-overflow", "unsigned-shift-base")))
+#else
+#define DEV_WRAPS
 #endif
 
 #if defined(__CUDACC__)
@@ -42,7 +51,13 @@
 #elif defined(NATIVE_CUDA_SIM)
 #include "cusim.h"
 
+#if defined(__clang__)
+// The bound travels with the kernel as that many bytes before its entry, where the simulator reads it.
+#define DEV_KERNEL(max_threads) \
+  __attribute__((patchable_function_entry(max_threads, max_threads))) inline void
+#else
 #define DEV_KERNEL(max_threads) inline void
+#endif
 #define DEV_FN inline
 #define DEV_UNROLL
 #define DEV_UNROLL_BY(count)
@@ -169,12 +184,23 @@ inline void read_back(void* host, const void* device, std::size_t bytes, Stream 
   check(cudaStreamSynchronize(stream), "dev::read_back");
 }
 
-// Streaming multiprocessors of the current device: persistent grids are sized by it.
+// Bytes between arrays that are cut from one allocation; the simulator leaves some and guards them.
+inline constexpr std::size_t red_zone = 0;
+inline void cut(void*, std::size_t, std::size_t) {}
+
+// Streaming multiprocessors of the current device: workspaces are sized by it.
 inline int multiprocessors() {
   int device = 0, count = 0;
   check(cudaGetDevice(&device), "dev::multiprocessors");
   check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "dev::multiprocessors");
   return count;
+}
+
+// Blocks of a grid-stride launch: `wanted` would give every item a thread, `per_multiprocessor` fill the
+// device.
+inline std::int64_t grid_blocks(std::int64_t wanted, int per_multiprocessor) {
+  const std::int64_t most = std::int64_t{multiprocessors()} * per_multiprocessor;
+  return wanted < 1 ? 1 : wanted < most ? wanted : most;
 }
 
 template <class T>
@@ -234,7 +260,15 @@ inline void read_back(void* host, const void* device, std::size_t bytes, Stream 
   cusim::read_back(stream, host, device, bytes);
 }
 
+inline constexpr std::size_t red_zone = 256;
+inline void cut(void* start, std::size_t bytes, std::size_t gap) { cusim::cut(start, bytes, gap); }
+
 inline int multiprocessors() { return cusim::multiprocessors; }
+
+inline std::int64_t grid_blocks(std::int64_t wanted, int) {
+  const std::int64_t most = cusim::most_blocks();
+  return wanted < 1 ? 1 : wanted < most ? wanted : most;
+}
 
 template <class T>
 T load_relaxed(const T* p, CUSIM_SITE) {

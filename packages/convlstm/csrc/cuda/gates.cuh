@@ -1,7 +1,6 @@
 // One thread for each element of the state; neighbours in a warp are neighbours in memory.
 #pragma once
 
-#include <algorithm>
 #include <stdexcept>
 
 #include "cuda/gates.h"
@@ -9,7 +8,7 @@
 namespace convlstm::cuda {
 
 constexpr int threads_per_block = 256;
-constexpr int64_t most_blocks = 1 << 16;  // a grid-stride loop covers the rest
+constexpr int blocks_per_multiprocessor = 16;  // a grid-stride loop covers the rest
 
 template <Activation A, Activation R>
 DEV_KERNEL(threads_per_block)
@@ -86,7 +85,8 @@ template <class Step>
 void dispatch(const Step& s, Activation activation, Activation recurrent, dev::Stream stream) {
   const int64_t count = s.pixels * s.channels;
   if (count == 0) return;
-  const int64_t blocks = std::min((count + threads_per_block - 1) / threads_per_block, most_blocks);
+  const int64_t blocks =
+      dev::grid_blocks((count + threads_per_block - 1) / threads_per_block, blocks_per_multiprocessor);
   switch (activation) {
     case Activation::tanh: return dispatch_recurrent<Activation::tanh>(s, recurrent, blocks, stream);
     case Activation::relu: return dispatch_recurrent<Activation::relu>(s, recurrent, blocks, stream);

@@ -140,9 +140,8 @@ void correlate(Arithmetic arithmetic, const NeighbourTable& table, const Channel
       dev::launch(correlate_rows<Math, wide>, grid, conv_threads, 0, stream, rows_of(table), p);
     else
       dev::launch(correlate_rows<Math, 1>, grid, conv_threads, 0, stream, rows_of(table), p);
-    const int64_t blocks = std::min(round_up(size, conv_threads), int64_t{dev::multiprocessors()} * 16);
-    dev::launch(add_splits<T, Sum>, blocks, conv_threads, 0, stream, p.partial, size,
-                static_cast<int>(splits), static_cast<T*>(weight_gradient));
+    dev::launch(add_splits<T, Sum>, dev::grid_blocks(round_up(size, conv_threads), 16), conv_threads, 0,
+                stream, p.partial, size, static_cast<int>(splits), static_cast<T*>(weight_gradient));
   });
 }
 

@@ -33,8 +33,7 @@ void check_rows(int64_t rows, const char* what) {
 // Enough blocks to fill the device; grid-stride loops do the rest. `volume` offsets share them by blockIdx.y.
 dev::Dim grid_for(int64_t rows, int64_t volume = 1) {
   const int64_t blocks = (rows + threads_per_block - 1) / threads_per_block;
-  const int64_t most = int64_t{dev::multiprocessors()} * 16;
-  return {std::max<int64_t>(1, std::min(blocks, most)), std::min<int64_t>(volume, 65535)};
+  return {dev::grid_blocks(blocks, 16), std::min<int64_t>(volume, 65535)};
 }
 
 // An upper bound of the output sites that one input site reaches: along an axis, offsets that hit a

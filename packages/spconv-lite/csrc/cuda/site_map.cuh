@@ -42,8 +42,9 @@ struct SiteMap {
   uint64_t hash_mask = 0;              // hash: slots - 1, a power of two less one
 };
 
-HD uint64_t first_slot(int64_t index, uint64_t mask) {  // Fibonacci hashing
-  return (static_cast<uint64_t>(index) * 0x9e3779b97f4a7c15ull >> 20) & mask;
+DEV_WRAPS HD uint64_t first_slot(int64_t index,
+                                 uint64_t mask) {  // Fibonacci hashing: the top bits know all of the index
+  return static_cast<uint64_t>(index) * 0x9e3779b97f4a7c15ull >> (64 - dev::popcount(mask));
 }
 
 // Slots for `sites` sites: a power of two, at most half full, so that probes stay short.

@@ -64,6 +64,7 @@ struct Layer {
       cuda::subm_neighbours(indices.data(), in_rows, g, sources->table.data(), report.data(),
                             workspace.data(), &device);
       CUSIM_REQUIRE(device.statistics.host_waits == 0);
+      device.wait();  // before the workspace goes
     } else {
       const bool transposed = kind == Kind::transposed;
       Buffer<char> workspace(static_cast<size_t>(cuda::conv_workspace_bytes(g, in_rows, transposed)));
@@ -79,6 +80,7 @@ struct Layer {
       targets->sort(device);
     }
     sources->sort(device);
+    device.wait();
   }
 
   // The table that brute force gives; by output row, or by input row.

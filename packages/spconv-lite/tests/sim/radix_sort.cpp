@@ -41,8 +41,19 @@ void compare_scan(cusim::Device& device, int64_t n) {
   CUSIM_REQUIRE(sums.host() == values);
 }
 
+// The block that scans the sums of tiles walks over tiles itself where a sort has more than 33 M keys.
+void compare_scan_in_one_block(cusim::Device& device, int64_t n) {
+  std::vector<int32_t> values(static_cast<size_t>(n));
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<int32_t>(i * 7919 % 13);
+  Buffer<int32_t> sums(values);
+  dev::launch(cuda::scan_in_one_block, 1, cuda::sort_threads, 0, &device, sums.data(), n);
+  std::exclusive_scan(values.begin(), values.end(), values.begin(), 0);
+  CUSIM_REQUIRE(sums.host() == values);
+}
+
 }  // namespace
 
+CUSIM_CASE(scan_of_some_tiles_in_one_block) { compare_scan_in_one_block(device, 3 * 2048 + 5); }
 CUSIM_CASE(scan_of_nothing) { compare_scan(device, 0); }
 CUSIM_CASE(scan_of_one) { compare_scan(device, 1); }
 CUSIM_CASE(scan_of_a_whole_tile) { compare_scan(device, 2048); }

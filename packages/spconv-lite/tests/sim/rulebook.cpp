@@ -154,7 +154,7 @@ CUSIM_CASE(the_least_row_outside_the_grid_is_reported_and_left_out) {
     for (size_t p = 0; p < result.indice_pairs.size() / 2; ++p)
       CUSIM_REQUIRE(result.indice_pairs[p] != 2 && result.indice_pairs[p] != 4);
     CUSIM_REQUIRE((result.indice_num == std::vector<int32_t>{strided ? 4 : 3, 4, strided ? 4 : 3}));
-    device = cusim::Device{device.config, {}};
+    device.statistics = {};
   }
 }
 
@@ -172,12 +172,29 @@ CUSIM_CASE(the_second_least_row_of_equal_sites_is_reported_whatever_the_order) {
     const Result result = run_subm(device, sites, g);
     CUSIM_REQUIRE(result.report.duplicate_row == 3);
     CUSIM_REQUIRE(run_conv(device, sites, g, false).report.duplicate_row == 3);
-    device = cusim::Device{device.config, {}};
+    device.statistics = {};
     // The least row answers for its site: the others read it at the centre.
     for (int32_t p = 0; p < result.indice_num[1]; ++p) {
       const int32_t in = result.indice_pairs[static_cast<size_t>(7 + p)];
       CUSIM_REQUIRE(in == 0 || in == 1 || in == 2);
     }
+  }
+}
+
+CUSIM_CASE(sites_a_large_power_of_two_apart_are_found_within_a_few_probes) {
+  CUSIM_REQUIRE(device.queued() == 0);  // nothing of a device in here
+  for (int apart = 0; apart < 52; ++apart) {
+    const int64_t sites = 3000;
+    const uint64_t mask = static_cast<uint64_t>(cuda::slots_for(sites) - 1);
+    std::vector<bool> taken(mask + 1, false);
+    int64_t probes = 0;
+    for (int64_t i = 0; i < sites; ++i) {
+      uint64_t slot = cuda::first_slot(i << apart, mask);
+      CUSIM_REQUIRE(slot <= mask);
+      for (++probes; taken[slot]; ++probes) slot = (slot + 1) & mask;
+      taken[slot] = true;
+    }
+    CUSIM_REQUIRE(probes < 3 * sites);
   }
 }
 

@@ -3,13 +3,11 @@
 
 #include <math.h>
 
-#include <algorithm>
-
 namespace tp_parallel::cuda {
 namespace {
 
 constexpr int threads_per_block = 256;
-constexpr int64_t most_blocks = 65535;  // further rows are taken in turn
+constexpr int blocks_per_multiprocessor = 16;  // further rows are taken in turn
 constexpr float nothing = -INFINITY;
 
 // Maximum and sum of exp(x - maximum) of what was seen so far.
@@ -95,15 +93,15 @@ gradient_kernel(const T* logits, LossShape s, LossGradient g, const float* lse, 
 template <class T>
 void launch_statistics(const T* logits, const LossShape& s, bool with_sum, float* out, void* stream) {
   if (s.rows == 0) return;
-  dev::launch(statistics_kernel<T>, static_cast<unsigned>(std::min(s.rows, most_blocks)), threads_per_block,
-              0, dev::stream_from(stream), logits, s, with_sum, out);
+  dev::launch(statistics_kernel<T>, dev::grid_blocks(s.rows, blocks_per_multiprocessor), threads_per_block, 0,
+              dev::stream_from(stream), logits, s, with_sum, out);
 }
 
 template <class T>
 void launch_gradient(const T* logits, const LossShape& s, const LossGradient& g, const float* lse,
                      const float* grad, T* out, void* stream) {
   if (s.rows == 0) return;
-  dev::launch(gradient_kernel<T>, static_cast<unsigned>(std::min(s.rows, most_blocks)), threads_per_block, 0,
+  dev::launch(gradient_kernel<T>, dev::grid_blocks(s.rows, blocks_per_multiprocessor), threads_per_block, 0,
               dev::stream_from(stream), logits, s, g, lse, grad, out);
 }
 

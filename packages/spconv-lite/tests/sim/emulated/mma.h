@@ -1,6 +1,7 @@
 // CUDA's wmma for the simulator: 16 x 16 sums. A lane holds all of both factors and, of the sums, the
-// elements lane, lane + 32, ...; CUDA leaves that layout open, and the kernels do not rely on it. Only
-// mma_sync brings the lanes together, so that a missing barrier around shared memory stays a race.
+// elements lane, lane + 32, ...; CUDA leaves that layout open, and the kernels do not rely on it. mma_sync
+// demands all lanes and orders no memory, so that a missing barrier around shared memory stays a race.
+// Pointers and pitches are held to what CUDA demands of them.
 #pragma once
 
 #include <cmath>
@@ -50,11 +51,19 @@ void fill_fragment(fragment<accumulator, 16, 16, k, T>& f, float value) {
   for (float& x : f.x) x = value;
 }
 
+// 32-byte aligned tiles, rows a multiple of 16 bytes apart.
+template <class T>
+void require_tile(const T* at, unsigned pitch) {
+  DEV_ASSERT(reinterpret_cast<uintptr_t>(at) % 32 == 0);
+  DEV_ASSERT(pitch * sizeof(T) % 16 == 0);
+}
+
 // Both factors as 16 rows of k: a row of a is stored along its row, one of b (16 columns) along its column.
 template <class Use, int k, class T, class Layout, class Value>
 void load_matrix_sync(fragment<Use, 16, 16, k, T, Layout>& f, const Value* from, unsigned pitch) {
   static_assert(std::is_same_v<Use, matrix_a> == std::is_same_v<Layout, row_major>,
                 "as the kernels use them");
+  require_tile(from, pitch);
   for (int i = 0; i < 16; ++i)
     for (int d = 0; d < k; ++d) f.x[i * k + d] = from[i * pitch + static_cast<unsigned>(d)];
 }
@@ -63,7 +72,7 @@ template <int k, class T, class A, class B>
 void mma_sync(fragment<accumulator, 16, 16, k, float>& sum, const fragment<matrix_a, 16, 16, k, T, A>& a,
               const fragment<matrix_b, 16, 16, k, T, B>& b,
               const fragment<accumulator, 16, 16, k, float>& before) {
-  __syncwarp();
+  (void)__ballot_sync(dev::all_lanes, 1);
   for (int e = 0; e < 8; ++e) {
     const int at = dev::lane() + 32 * e;
     float value = before.x[e];
@@ -75,6 +84,7 @@ void mma_sync(fragment<accumulator, 16, 16, k, float>& sum, const fragment<matri
 template <int k>
 void store_matrix_sync(float* to, const fragment<accumulator, 16, 16, k, float>& f, unsigned pitch,
                        layout_t) {
+  require_tile(to, pitch);
   for (int e = 0; e < 8; ++e) {
     const unsigned at = static_cast<unsigned>(dev::lane() + 32 * e);
     to[at / 16 * pitch + at % 16] = f.x[e];

@@ -11,5 +11,6 @@ NB_MODULE(simulated, m) {
   native::register_errors();
   spconv_lite::bindings::bind_cuda(m);
   cusim::default_device().config.yield_percent = 2;  // these tests look at results; the programs, at races
+  cusim::default_device().config.borrowed_memory = true;  // of torch
   m.def("host_waits", [] { return cusim::default_device().statistics.host_waits; });
 }
