@@ -52,22 +52,6 @@ def test_gpu_check_without_a_gpu_says_so_and_exits_3():
     assert "no GPU check: no CUDA device answers" in done.stdout
 
 
-def test_gpu_check_reads_only_files_with_gpu_tests_and_counts_them(tmp_path):
-    tests = tmp_path / "tests"
-    tests.mkdir()
-    (tests / "test_peer.py").write_text("import a_peer_that_is_missing\n")
-    package = types.SimpleNamespace(folder=tmp_path)
-    assert load("gpu_check").run_tests(package, 60.0) == {}
-    (tests / "test_gpu.py").write_text(
-        "import pytest\n\n@pytest.mark.gpu\ndef test_a(): pass\n\n@pytest.mark.gpu\n"
-        "def test_b(): assert False\n\ndef test_c(): assert False\n"
-    )
-    (tests / "pytest.ini").write_text("[pytest]\nmarkers = gpu: needs a device\n")
-    counts = load("gpu_check").run_tests(package, 60.0)
-    assert (counts["passed"], counts["failed"]) == (1, 1)
-    assert "test_b" in counts["output"]
-
-
 def test_both_spellings_of_a_package_name_are_understood():
     (package,) = workspace.packages(["spconv_lite"])
     assert package.name == "spconv-lite"

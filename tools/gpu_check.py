@@ -1,11 +1,21 @@
 #!/usr/bin/env python3
-"""Run every GPU test and benchmark on this machine's GPU: the proof that a CUDA path works.
+"""Harvest all that a GPU can say in one command of under 8 minutes, whatever happens on the way.
 
-Builds the native packages with CUDA for the GPU it finds only, offline, with the python3 that runs
-this command (it needs torch with CUDA, nanobind, scikit-build-core, cmake, ninja and pytest); runs
-every test marked `gpu` and every benchmarks/gpu_*.py, prints a table and writes JSON.
+    python tools/gpu_check.py --prepare             here: builds what travels, into build/gpu/carry
+    python tools/gpu_check.py [--package X]         there: offline, with the python3 that has torch
+    python tools/gpu_check.py --report FILES        here: results into benchmarks/results and tables
+    python tools/gpu_check.py --rehearse            here: the whole run without a GPU, with a phase
+                                                   that hangs and one that crashes
 
-Exit codes: 0 all passed, 1 something failed, 3 this machine has no usable GPU.
+The run is a list of phases, each in a process group of its own with a cap: ceilings of the device,
+one native build of all packages, the simulator's programs as device binaries (plain, then under
+compute-sanitizer), GPU tests (a pytest process per file and choice of kernels, restarted without
+the culprit after a hang or a sticky CUDA error), big cases, benchmarks. After every test, row and
+phase a line of JSON is appended to OUT/gpu-check.jsonl; OUT is --out, else $OUT, else build/gpu.
+What the phases said stands in OUT/gpu-check.log.
+
+Exit codes: 0 everything passed, 1 something failed, hung or crashed, 2 nothing failed but something
+was skipped or not reached, 3 this machine has no usable GPU.
 """
 
 from __future__ import annotations
@@ -14,20 +24,286 @@ import argparse
 import datetime
 import json
 import os
-import re
+import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import workspace
-from workspace import ROOT, Package
+from workspace import ROOT
 
-SITE = ROOT / "build" / "gpu" / "site"
-LIMIT_S = 540  # the whole check fits in ten minutes
+TOOLS = Path(__file__).resolve().parent
+SITE = ROOT / "build" / "gpu" / "site"  # the packages as built for this GPU
+CARRY = ROOT / "build" / "gpu" / "carry"  # what --prepare made and the tree takes along
+LIMIT_S = 470  # the whole run
+TEST_LIMIT_S = 60  # one test
+RESTARTS = 6  # of one file of tests
+MOST_FILES = 8  # that come back from a borrowed machine
+SKIPPED = 3  # exit code of a script that lacks what it needs
+
+# Which kernels a package's tests can be told to run, as `pytest -k` selects them.
+KERNELS = {"spconv-lite": ("native-cuda", "triton-cuda", "torch-cuda")}
 
 
-def gpu_or_exit() -> dict[str, str]:
+@dataclass(frozen=True)
+class Phase:
+    """One command with the seconds it may take; `tests`: a pytest run, restarted after a stop."""
+
+    name: str
+    command: Sequence[str]
+    cap_s: float
+    environment: dict[str, str] = field(default_factory=dict)
+    tests: bool = False
+
+
+class Results:
+    """The file of JSON lines that this command and the processes it starts append to."""
+
+    def __init__(self, out: Path) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        self.path, self.log = out / "gpu-check.jsonl", out / "gpu-check.log"
+        self.path.write_text("")
+        self.log.write_text("")
+
+    def add(self, **line: object) -> None:
+        with self.path.open("a") as file:  # one write a line: several processes append
+            file.write(json.dumps(line) + "\n")
+
+    def lines(self) -> list[dict[str, object]]:
+        return list(read_lines(self.path))
+
+
+def read_lines(path: Path) -> Iterator[dict[str, object]]:
+    """The lines of a results file; half a line, of a process that was killed, is left out."""
+    for line in path.read_text(errors="replace").splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue
+
+
+# ---------------------------------------------------------------------------------- running a phase
+
+
+def end_group(process: subprocess.Popen) -> None:
+    """Ends a process and all that it started."""
+    for kind, wait_s in ((signal.SIGTERM, 3), (signal.SIGKILL, 10)):
+        try:
+            os.killpg(process.pid, kind)
+            process.wait(wait_s)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+        if kind is signal.SIGTERM:
+            time.sleep(0.1)  # then the rest of the group
+
+
+def run_once(phase: Phase, results: Results, cap_s: float) -> tuple[int | None, float, str]:
+    """Exit code (None: it hung and was ended), seconds, and the end of what the command said."""
+    environment = os.environ | phase.environment
+    environment |= {"GPU_CHECK_RESULTS": str(results.path), "GPU_CHECK_RUN": phase.name}
+    started = time.monotonic()
+    with results.log.open("ab") as log:
+        log.write(f"\n==== {phase.name}: {' '.join(phase.command)}\n".encode())
+        log.flush()
+        at = log.tell()
+        try:
+            process = subprocess.Popen(
+                list(phase.command),
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return SKIPPED, 0.0, str(error)
+        try:
+            code = process.wait(cap_s)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            end_group(process)
+    said = results.log.read_bytes()[at:].decode(errors="replace")
+    return code, time.monotonic() - started, said[-2000:]
+
+
+def unfinished(phase: Phase, results: Results) -> list[str]:
+    """Tests of a phase that were begun and have no outcome."""
+    open_tests: dict[str, None] = {}
+    for line in results.lines():
+        if line.get("run") == phase.name and line.get("kind") == "test":
+            if line["outcome"] == "started":
+                open_tests[str(line["id"])] = None
+            else:
+                open_tests.pop(str(line["id"]), None)
+    return list(open_tests)
+
+
+def run_phase(phase: Phase, results: Results, deadline: float) -> str:
+    """Runs a phase to its end or its cap; returns and writes the verdict."""
+    stop = min(deadline, time.monotonic() + phase.cap_s)
+    if stop - time.monotonic() < 1:
+        results.add(kind="phase", name=phase.name, verdict="not reached", seconds=0.0)
+        return "not reached"
+    seconds, restarts, broken = 0.0, 0, False
+    while True:
+        code, took, said = run_once(phase, results, max(1.0, stop - time.monotonic()))
+        seconds += took
+        stopped = unfinished(phase, results) if phase.tests else []
+        for test in stopped:
+            outcome = "hung" if code is None or "Timeout (" in said else "crashed"
+            results.add(kind="test", run=phase.name, id=test, outcome=outcome, detail=said[-600:])
+        again = phase.tests and (stopped or code == 97)  # 97: the plugin saw a sticky CUDA error
+        if not again or code is None or restarts == RESTARTS or stop - time.monotonic() < 5:
+            break
+        restarts, broken = restarts + 1, True
+    if code is None:
+        verdict = "hung"
+    elif code == SKIPPED or (phase.tests and code == 5 and not broken):  # 5: pytest ran nothing
+        verdict = "skipped"
+    elif code < 0 or code in (97, 134, 139):
+        verdict = "crashed"
+    else:
+        verdict = "failed" if code or broken else "passed"
+    line = {"kind": "phase", "name": phase.name, "verdict": verdict, "code": code}
+    results.add(**line, seconds=round(seconds, 1), restarts=restarts, said=said)
+    print(f"{phase.name:44} {verdict:12} {seconds:6.1f} s", flush=True)
+    return verdict
+
+
+# ---------------------------------------------------------------------------------- the plan
+
+
+def script(name: str, *arguments: str) -> list[str]:
+    return [sys.executable, str(TOOLS / f"gpu_check_{name}.py"), *arguments]
+
+
+def device_programs(architecture: str) -> list[Phase]:
+    """The simulator's programs as --prepare built them, plain and under compute-sanitizer."""
+    programs = sorted((CARRY / "programs").glob(f"*-sm_{architecture}"))
+    if not programs:
+        return [Phase("programs", script("nothing"), 5)]
+    phases = [Phase(f"program {p.name}", [str(p), "--all", "--seeds", "3"], 20) for p in programs]
+    sanitizer = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+    for tool in ("memcheck", "racecheck", "initcheck", "synccheck"):
+        for program in programs:
+            command = [sanitizer, "--tool", tool, "--error-exitcode", "1", str(program), "--all"]
+            phases.append(Phase(f"{tool} {program.name}", command, 12))
+    return phases
+
+
+def build_phases(architecture: str, packages: Sequence[workspace.Package]) -> list[Phase]:
+    """One ninja graph over the packages with CUDA kernels; what fails does not stop the rest."""
+    wanted = [p.name for p in packages if (p.folder / "csrc" / "cuda").is_dir()]
+    if not wanted:
+        return []
+    tree = str(ROOT / "build" / "gpu" / "tree")
+    carried = {"PYTHONPATH": str(CARRY / "python")}
+    configure = ["cmake", "-S", str(ROOT), "-B", tree, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"]
+    configure += ["-DGPU=ON", "-DNATIVE_TESTS=OFF", f"-DNATIVE_PACKAGES={';'.join(wanted)}"]
+    configure += [f"-DCMAKE_CUDA_ARCHITECTURES={architecture}"]
+    configure += [f"-DPython_EXECUTABLE={sys.executable}"]
+    install = ["cmake", "--install", tree, "--component", "python", "--prefix", str(SITE)]
+    return [
+        Phase("build: configure", configure, 40, carried),
+        Phase("build: ninja", ["cmake", "--build", tree, "--", "-k", "0"], 90, carried),
+        Phase("build: install", install, 20, carried),
+    ]
+
+
+def python_path(packages: Sequence[workspace.Package]) -> dict[str, str]:
+    """Native packages as built, the others from their sources; then what was carried."""
+    sources = [str(p.folder / "src") for p in packages if not (p.folder / "csrc" / "cuda").is_dir()]
+    path = [str(SITE), *sources, str(CARRY / "python"), str(TOOLS)]
+    environment = {"PYTHONPATH": os.pathsep.join(path)}
+    if (ffmpeg := CARRY / "ffmpeg").exists():
+        environment["FFMPEG"] = str(ffmpeg)
+    return environment
+
+
+def test_phases(packages: Sequence[workspace.Package]) -> list[Phase]:
+    """A pytest run for each file with tests marked `gpu`, and each choice of kernels."""
+    phases = []
+    environment = python_path(workspace.packages(None))
+    environment |= {"GPU_CHECK_TEST_LIMIT": str(TEST_LIMIT_S)}
+    for package in packages:
+        for path in sorted((package.folder / "tests").rglob("test_*.py")):
+            text = path.read_text()
+            if "mark.gpu" not in text:
+                continue
+            kernels = KERNELS.get(package.name, ()) if "choices(" in text else ()
+            for choice in kernels or ("",):
+                command = [sys.executable, "-m", "pytest", "-q", "-p", "gpu_check_pytest"]
+                command += ["-p", "no:cacheprovider", "--full", "-m", "gpu", str(path)]
+                command += ["-k", choice] if choice else []
+                name = f"tests {package.name} {path.stem} {choice}".strip()
+                phases.append(Phase(name, command, 60, environment, tests=True))
+    return phases
+
+
+def benchmark_phases(packages: Sequence[workspace.Package]) -> list[Phase]:
+    environment = python_path(workspace.packages(None))
+    return [
+        Phase(f"benchmark {p.name} {path.stem}", [sys.executable, str(path)], 75, environment)
+        for p in packages
+        for path in sorted((p.folder / "benchmarks").glob("gpu_*.py"))
+    ]
+
+
+def plan(gpu: dict[str, object], packages: Sequence[workspace.Package]) -> list[Phase]:
+    architecture = str(gpu["architecture"])
+    everything = python_path(workspace.packages(None))
+    return [
+        Phase("ceilings", script("ceilings"), 30),
+        *build_phases(architecture, packages),
+        *device_programs(architecture),
+        *test_phases(packages),
+        Phase("big cases", script("big"), 45, everything),
+        *benchmark_phases(packages),
+    ]
+
+
+def rehearsal(packages: Sequence[workspace.Package]) -> list[Phase]:
+    """The plan's shape without a GPU: beside phases and tests that pass, a phase that hangs, one
+    that crashes, a test that hangs and one that ends its process."""
+    rehearse = script("rehearse")
+    environment = {"PYTHONPATH": str(TOOLS), "GPU_CHECK_TEST_LIMIT": "3"}
+    tests = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "gpu_check_pytest",
+        "-p",
+        "no:cacheprovider",
+    ]
+    tests += ["-c", os.devnull, "--rootdir", str(ROOT / "build" / "gpu")]
+    written = ROOT / "build" / "gpu" / "rehearsal" / "test_rehearsal.py"
+    return [
+        Phase("ceilings", [*rehearse, "row"], 20),
+        Phase("a phase that hangs", [*rehearse, "hang"], 3),
+        Phase("a phase that crashes", [*rehearse, "crash"], 20),
+        Phase("rehearsed tests: write", [*rehearse, "tests", str(written)], 20),
+        Phase("rehearsed tests", [*tests, str(written)], 60, environment, tests=True),
+        *(test_phases(packages)[:1]),
+        Phase("a script that lacks something", script("nothing"), 20),
+        Phase("benchmark", [*rehearse, "row"], 20),
+    ]
+
+
+# ---------------------------------------------------------------------------------- the run
+
+
+def find_gpu() -> dict[str, object]:
     """What the first GPU is; exits with code 3 and the reason where there is none."""
     try:
         import torch
@@ -38,113 +314,84 @@ def gpu_or_exit() -> dict[str, str]:
         built = torch.version.cuda or "no CUDA (a CPU build)"
         print(f"no GPU check: no CUDA device answers (torch {torch.__version__}, {built})")
         sys.exit(3)
-    major, minor = torch.cuda.get_device_capability()
+    properties = torch.cuda.get_device_properties(0)
+    try:
+        import triton
+
+        triton_version = triton.__version__
+    except ImportError:
+        triton_version = None
     return {
-        "gpu": torch.cuda.get_device_name(),
-        "architecture": f"{major}{minor}",
+        "gpu": properties.name,
+        "architecture": f"{properties.major}{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory_gib": round(properties.total_memory / 2**30, 1),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
+        "triton": triton_version,
     }
 
 
-def install(package: Package, architecture: str) -> float:
-    """Build one package for this GPU into build/gpu/site; returns the seconds it took."""
-    started = time.monotonic()
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
-    command += ["--no-build-isolation", "--upgrade", "--target", str(SITE), str(package.folder)]
-    if package.native:
-        command += [f"-Ccmake.define.CMAKE_CUDA_ARCHITECTURES={architecture}"]
-    subprocess.run(command, check=True, env=os.environ | {"GPU": "ON"})
-    return time.monotonic() - started
-
-
-def run_tests(package: Package, seconds_left: float) -> dict[str, object]:
-    """pytest -m gpu of one package: its counts and, on failure, the end of its output.
-
-    Only files with such tests are read: the others may import peers that this machine lacks.
-    """
-    tests = sorted((package.folder / "tests").rglob("test_*.py"))
-    tests = [str(path) for path in tests if "mark.gpu" in path.read_text()]
-    if not tests:
-        return {}
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", *tests]
-    try:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(SITE)},
-            capture_output=True,
-            text=True,
-            timeout=max(1.0, seconds_left),
-        )
-    except subprocess.TimeoutExpired:
-        return {"failed": 1, "output": f"not finished within {seconds_left:.0f} s"}
-    last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
-    counts = {kind: int(n) for n, kind in re.findall(r"(\d+) (passed|failed|skipped)", last)}
-    if done.returncode != 0:
-        counts["failed"] = max(1, counts.get("failed", 0))
-        counts["output"] = (done.stdout + done.stderr)[-4000:]
+def count(lines: Sequence[dict[str, object]]) -> Counter:
+    """How many tests and phases ended how; a phase counts for its tests where it has run some."""
+    counts: Counter = Counter()
+    runs = {line.get("run") for line in lines if line.get("kind") == "test"}
+    for line in lines:
+        if line.get("kind") == "test" and line["outcome"] != "started":
+            counts[str(line["outcome"])] += 1
+        elif line.get("kind") == "phase":
+            verdict = str(line["verdict"])
+            if line["name"] not in runs or verdict in ("hung", "not reached"):
+                counts[verdict] += 1
     return counts
 
 
-def run_benchmarks(package: Package, out: Path, seconds_left: float) -> dict[str, object]:
-    """Every benchmarks/gpu_*.py of one package: exit code or why it was stopped, and its JSON."""
-    results: dict[str, object] = {}
-    for script in sorted((package.folder / "benchmarks").glob("gpu_*.py")):
-        target = out / f"{package.name}-{script.stem}.json"
-        command = [sys.executable, str(script), "--json", str(target)]
-        try:
-            done = subprocess.run(
-                command,
-                env=os.environ | {"PYTHONPATH": str(SITE)},
-                timeout=max(1.0, seconds_left),
-            )
-        except subprocess.TimeoutExpired:
-            results[script.stem] = f"stopped: not finished within {seconds_left:.0f} s"
-            continue
-        written = json.loads(target.read_text()) if target.exists() else None
-        results[script.stem] = written or f"exit code {done.returncode}, no result"
-    return results
+def exit_code(counts: Counter) -> int:
+    if any(counts[kind] for kind in ("failed", "hung", "crashed", "error")):
+        return 1
+    return 2 if counts["skipped"] or counts["not reached"] or not counts["passed"] else 0
 
 
-def check(package: Package, gpu: dict[str, str], out: Path, deadline: float) -> dict[str, object]:
-    print(f"== {package.name}", flush=True)
-    try:
-        built = install(package, gpu["architecture"])
-    except subprocess.CalledProcessError as error:
-        return {"failed": 1, "output": f"the build failed with exit code {error.returncode}"}
-    result = {"build_s": round(built, 1)}
-    result |= run_tests(package, deadline - time.monotonic())
-    result["benchmarks"] = run_benchmarks(package, out, deadline - time.monotonic())
-    return result
+def run_all(gpu: dict[str, object], phases: Sequence[Phase], out: Path) -> int:
+    results = Results(out)
+    results.add(kind="machine", date=datetime.date.today().isoformat(), **gpu)
+    deadline = time.monotonic() + LIMIT_S
+    for phase in phases:
+        run_phase(phase, results, deadline)
+    counts = count(results.lines())
+    results.add(kind="summary", counts=dict(counts))
+    print(", ".join(f"{number} {kind}" for kind, number in sorted(counts.items())))
+    print(f"written to {results.path}")
+    return exit_code(counts)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--package", action="append", help="only this one (may be repeated)")
-    parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu", help="for the JSON")
-    options = parser.parse_args()
-    gpu = gpu_or_exit()
-    print(f"{gpu['gpu']}, sm_{gpu['architecture']}, torch {gpu['torch']}, CUDA {gpu['cuda']}")
-    options.out.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + LIMIT_S
+    parser.add_argument("--out", type=Path, help="for the results (default: $OUT, build/gpu)")
+    parser.add_argument("--prepare", action="store_true", help="build what travels to the machine")
+    parser.add_argument("--ffmpeg", type=Path, help="with --prepare: a static ffmpeg to take along")
+    parser.add_argument("--architecture", default="90", help="with --prepare: of the device (90)")
+    parser.add_argument("--rehearse", action="store_true", help="the whole run without a GPU")
+    parser.add_argument("--report", nargs="+", type=Path, help="results files to turn into tables")
+    options = parser.parse_args(argv)
     packages = workspace.packages(options.package)
-    results = {package.name: check(package, gpu, options.out, deadline) for package in packages}
+    if options.report:
+        import gpu_check_report
 
-    print(f"\n{'package':20} {'build s':>8} {'passed':>7} {'failed':>7} {'skipped':>8}")
-    for name, result in results.items():
-        row = (result.get(key, 0) for key in ("build_s", "passed", "failed", "skipped"))
-        print(f"{name:20} " + "{:8} {:7} {:7} {:8}".format(*row))
-        if "output" in result:
-            print(result["output"])
-    summary = options.out / f"gpu-check-{datetime.date.today().isoformat()}.json"
-    aside = summary.with_suffix(".part")
-    aside.write_text(json.dumps({"machine": gpu, "packages": results}, indent=1) + "\n")
-    aside.replace(summary)
-    print(f"written to {summary}")
-    return 1 if any(result.get("failed") for result in results.values()) else 0
+        return gpu_check_report.report(options.report)
+    if options.prepare:
+        import gpu_check_prepare
+
+        return gpu_check_prepare.prepare(CARRY, options.architecture, options.ffmpeg)
+    out = options.out or Path(os.environ.get("OUT") or ROOT / "build" / "gpu")
+    if options.rehearse:
+        return run_all({"gpu": "none: a rehearsal", "architecture": "90"}, rehearsal(packages), out)
+    gpu = find_gpu()
+    print(f"{gpu['gpu']}, sm_{gpu['architecture']}, torch {gpu['torch']}, CUDA {gpu['cuda']}")
+    return run_all(gpu, plan(gpu, packages), out)
 
 
 if __name__ == "__main__":

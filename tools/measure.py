@@ -144,6 +144,7 @@ class Bench:
             header = ("ours ms", "peer ms", "  ratio", " by CPU", " spread")
             print(f"{'case':44}", *(f"{title:>{max(7, len(title))}}" for title in header))
         self.rows.append(row)
+        self._harvest(kind="row", **asdict(row))
         peer = f"{row.peer['median_ms']:9.3f}" if row.peer else f"{'':9}"
         ratio = f"{row.ratio:6.2f}x" if row.ratio else f"{'':7}"
         cpu = f"{row.cpu_ratio:6.2f}x" if row.cpu_ratio else f"{'':7}"
@@ -157,6 +158,15 @@ class Bench:
         """A figure that is not a time (bytes, FLOP, a count); printed and kept in the JSON."""
         print(f"{label}: {value}", flush=True)
         self.facts[label] = value
+        self._harvest(kind="fact", label=label, value=value)
+
+    def _harvest(self, **line: object) -> None:
+        """Under gpu_check every row is kept at once, whatever becomes of the script."""
+        if target := os.environ.get("GPU_CHECK_RESULTS"):
+            head = {"run": os.environ.get("GPU_CHECK_RUN", ""), "benchmark": self.name}
+            head |= {"peer_name": self.peer, "versions": self.versions}
+            with open(target, "a") as file:
+                file.write(json.dumps(_rounded(head | line), default=str) + "\n")
 
     def finish(self) -> None:
         """Write the JSON, if it was asked for, aside and renamed."""

@@ -7,8 +7,14 @@
 //   program NAME [--seed S] [--seeds N]         seeds S..S+N-1; stops at the first failure
 //   program --all [--seed S] [--seeds N]        every case
 //
+// With nvcc the same program runs on a device (device/cusim_test.h).
+//
 // Exit codes: 0 clean, 3 an error of the simulator, 4 a wrong result. A sanitizer brings its own.
 #pragma once
+
+#if defined(__CUDACC__)
+#include "device/cusim_test.h"
+#else
 
 #include "cusim.h"
 
@@ -42,7 +48,7 @@ inline void require(bool holds, const std::string& what, const char* file, int l
 // Remembers what a case found with its first seed; every later seed must find the same bytes.
 template <class T>
 void require_same(const std::vector<T>& found, const char* what, const char* file, int line) {
-  static std::map<std::pair<std::string, int>, std::vector<T>> first;
+  static std::map<std::pair<std::string, int>, std::vector<T> > first;
   const auto [at, fresh] = first.try_emplace({file, line}, found);
   require(fresh || (at->second.size() == found.size() &&
                     std::memcmp(at->second.data(), found.data(), found.size() * sizeof(T)) == 0),
@@ -121,3 +127,5 @@ inline int main(int argc, char** argv) {
 
 #define CUSIM_MAIN \
   int main(int argc, char** argv) { return cusim_test::main(argc, argv); }
+
+#endif

@@ -8,11 +8,11 @@
 #include "cusim_test.h"
 #include "sites.h"
 
-namespace cuda = spconv_lite::cuda;
-using cuda::Arithmetic;
-using cuda::Channels;
-using cuda::NeighbourTable;
+namespace gpu = spconv_lite::cuda;
 using cusim::Buffer;
+using gpu::Arithmetic;
+using gpu::Channels;
+using gpu::NeighbourTable;
 using sim::Expected;
 using sim::Kind;
 using spconv_lite::Geometry;
@@ -29,13 +29,13 @@ struct Table {
   Table(int64_t rows_, int64_t volume_)
       : table(static_cast<size_t>(rows_ * volume_)),
         order(static_cast<size_t>(rows_)),
-        masks(static_cast<size_t>(cuda::mask_count(rows_, volume_))),
-        workspace(static_cast<size_t>(cuda::order_workspace_bytes(rows_))),
+        masks(static_cast<size_t>(gpu::mask_count(rows_, volume_))),
+        workspace(static_cast<size_t>(gpu::order_workspace_bytes(rows_))),
         rows(rows_),
         volume(volume_) {}
 
   void sort(cusim::Device& device) {
-    cuda::order_rows(table.data(), rows, volume, order.data(), masks.data(), workspace.data(), &device);
+    gpu::order_rows(table.data(), rows, volume, order.data(), masks.data(), workspace.data(), &device);
   }
   NeighbourTable view() { return {table.data(), order.data(), masks.data(), rows, volume}; }
 };
@@ -56,26 +56,26 @@ struct Layer {
     in_rows = static_cast<int64_t>(sites.size()) / (1 + g.ndim);
     out_rows = static_cast<int64_t>(expected.out_indices.size()) / (1 + g.ndim);
     Buffer<int32_t> indices(sites);
-    Buffer<cuda::Report> report(1);
+    Buffer<gpu::Report> report(1);
     sources = std::make_unique<Table>(out_rows, g.volume());
     targets = std::make_unique<Table>(in_rows, g.volume());
     if (kind == Kind::submanifold) {
-      Buffer<char> workspace(static_cast<size_t>(cuda::subm_workspace_bytes(g, in_rows)));
-      cuda::subm_neighbours(indices.data(), in_rows, g, sources->table.data(), report.data(),
-                            workspace.data(), &device);
+      Buffer<char> workspace(static_cast<size_t>(gpu::subm_workspace_bytes(g, in_rows)));
+      gpu::subm_neighbours(indices.data(), in_rows, g, sources->table.data(), report.data(), workspace.data(),
+                           &device);
       CUSIM_REQUIRE(device.statistics.host_waits == 0);
       device.wait();  // before the workspace goes
     } else {
       const bool transposed = kind == Kind::transposed;
-      Buffer<char> workspace(static_cast<size_t>(cuda::conv_workspace_bytes(g, in_rows, transposed)));
-      CUSIM_REQUIRE(cuda::find_conv_sites(indices.data(), in_rows, g, transposed, report.data(),
-                                          workspace.data(), &device)
+      Buffer<char> workspace(static_cast<size_t>(gpu::conv_workspace_bytes(g, in_rows, transposed)));
+      CUSIM_REQUIRE(gpu::find_conv_sites(indices.data(), in_rows, g, transposed, report.data(),
+                                         workspace.data(), &device)
                         .out_rows == out_rows);
-      Buffer<char> sort(static_cast<size_t>(cuda::sort_workspace_bytes(out_rows)));
+      Buffer<char> sort(static_cast<size_t>(gpu::sort_workspace_bytes(out_rows)));
       Buffer<int32_t> out_indices(expected.out_indices.size());
-      cuda::conv_neighbours(indices.data(), in_rows, g, transposed, out_rows, out_indices.data(),
-                            targets->table.data(), sources->table.data(), workspace.data(), sort.data(),
-                            &device);
+      gpu::conv_neighbours(indices.data(), in_rows, g, transposed, out_rows, out_indices.data(),
+                           targets->table.data(), sources->table.data(), workspace.data(), sort.data(),
+                           &device);
       CUSIM_REQUIRE(out_indices.host() == expected.out_indices);
       targets->sort(device);
     }
@@ -127,7 +127,7 @@ struct Integers {
 
   Integers(sim::Random& random, int64_t count) {
     for (int64_t i = 0; i < count; ++i) sums.push_back(static_cast<Sum>(random(-4, 4)));
-    for (const Sum sum : sums) values.push_back(cuda::from_sum<Value>(sum));
+    for (const Sum sum : sums) values.push_back(gpu::from_sum<Value>(sum));
   }
 };
 
@@ -138,7 +138,7 @@ void require_rounded(const std::vector<typename Math::Value>& found,
   using Value = typename Math::Value;
   CUSIM_REQUIRE(found.size() == expected.size());
   for (size_t i = 0; i < found.size(); ++i) {
-    const Value value = cuda::from_sum<Value>(expected[i]);
+    const Value value = gpu::from_sum<Value>(expected[i]);
     CUSIM_REQUIRE(std::memcmp(&found[i], &value, sizeof(Value)) == 0);
   }
 }
@@ -172,17 +172,17 @@ void compare(cusim::Device& device, Layer& layer, Arithmetic arithmetic, const C
   Buffer<T> x_(x.values), weight_(weight.values), bias_(bias.values), gradient_(gradient.values),
       y_(y.size()), dx_(x.sums.size()), dw_(weight.sums.size());
   const uint64_t waits = device.statistics.host_waits;
-  cuda::convolve(arithmetic, layer.sources->view(), c, x_.data(), weight_.data(),
-                 with_bias ? bias_.data() : nullptr, with_bias, y_.data(), &device);
+  gpu::convolve(arithmetic, layer.sources->view(), c, x_.data(), weight_.data(),
+                with_bias ? bias_.data() : nullptr, with_bias, y_.data(), &device);
   require_rounded<Math>(y_.host(), y);
   const bool mirror = layer.kind == Kind::submanifold;
-  cuda::convolve_back(arithmetic, (mirror ? layer.sources : layer.targets)->view(), mirror, c,
-                      gradient_.data(), weight_.data(), dx_.data(), &device);
+  gpu::convolve_back(arithmetic, (mirror ? layer.sources : layer.targets)->view(), mirror, c,
+                     gradient_.data(), weight_.data(), dx_.data(), &device);
   require_rounded<Math>(dx_.host(), dx);
   Buffer<char> workspace(
-      static_cast<size_t>(cuda::correlate_workspace_bytes(arithmetic, layer.out_rows, volume, c)));
-  cuda::correlate(arithmetic, layer.sources->view(), c, x_.data(), gradient_.data(), dw_.data(),
-                  workspace.data(), &device);
+      static_cast<size_t>(gpu::correlate_workspace_bytes(arithmetic, layer.out_rows, volume, c)));
+  gpu::correlate(arithmetic, layer.sources->view(), c, x_.data(), gradient_.data(), dw_.data(),
+                 workspace.data(), &device);
   require_rounded<Math>(dw_.host(), dw);
   CUSIM_REQUIRE(device.statistics.host_waits == waits);
 }
@@ -210,8 +210,8 @@ void compare_layer(cusim::Device& device, Arithmetic arithmetic, const Geometry&
     CUSIM_REQUIRE(layer.targets->table.host() == layer.expected_table(false));
     require_sorted(*layer.targets);
   }
-  cuda::with_arithmetic(arithmetic,
-                        [&](auto math) { compare<decltype(math)>(device, layer, arithmetic, c, with_bias); });
+  gpu::with_arithmetic(arithmetic,
+                       [&](auto math) { compare<decltype(math)>(device, layer, arithmetic, c, with_bias); });
 }
 
 }  // namespace
@@ -232,6 +232,7 @@ CUSIM_CASE(subm_in_float64) {
   compare_layer(device, Arithmetic::float64, cube(2, 12, 3, 1, Kind::submanifold), Kind::submanifold, 90,
                 {6, 34}, true);
 }
+#if !defined(CUSIM_ON_DEVICE)
 CUSIM_CASE(the_emulated_float16_survives_the_way_through_float32) {
   for (uint32_t bits = 0; bits < 0x10000; ++bits) {
     const __half value{static_cast<uint16_t>(bits)};
@@ -242,6 +243,7 @@ CUSIM_CASE(the_emulated_float16_survives_the_way_through_float32) {
   CUSIM_REQUIRE(__half2float(__float2half(65519.0f)) == 65504.0f);
   CUSIM_REQUIRE(device.statistics.launches == 0);
 }
+#endif
 CUSIM_CASE(tensor_cores_in_float16) {
   compare_layer(device, Arithmetic::float16, cube(2, 12, 3, 1, Kind::submanifold), Kind::submanifold, 90,
                 {40, 24}, true);
@@ -295,13 +297,13 @@ CUSIM_CASE(one_row) {
 
 CUSIM_CASE(no_rows) {
   Layer layer(device, cube(3, 8, 3, 1, Kind::submanifold), Kind::submanifold, 0, 1);
-  compare<cuda::Float32>(device, layer, Arithmetic::float32, {4, 4}, true);
+  compare<gpu::Float32>(device, layer, Arithmetic::float32, {4, 4}, true);
 }
 
 CUSIM_CASE(channels_that_the_kernels_do_not_take_are_refused) {
   const NeighbourTable table{nullptr, nullptr, nullptr, 10, 27};
   try {
-    cuda::convolve(Arithmetic::float32, table, {0, 4}, nullptr, nullptr, nullptr, false, nullptr, &device);
+    gpu::convolve(Arithmetic::float32, table, {0, 4}, nullptr, nullptr, nullptr, false, nullptr, &device);
     CUSIM_REQUIRE(!"accepted");
   } catch (const native::ValueError& error) {
     CUSIM_REQUIRE(std::string(error.what()).find("1 groups of 0 to 4 channels") != std::string::npos);

@@ -7,7 +7,7 @@
 
 #include "cusim_test.h"
 
-namespace cuda = spconv_lite::cuda;
+namespace gpu = spconv_lite::cuda;
 using cusim::Buffer;
 
 namespace {
@@ -20,11 +20,11 @@ void compare_sort(cusim::Device& device, int64_t n, int bits, bool with_values) 
   std::vector<int32_t> values(keys.size());
   std::iota(values.begin(), values.end(), 0);
   Buffer<unsigned long long> a(keys), b(keys.size());
-  Buffer<int32_t> va(values), vb(values.size()), scratch(cuda::sort_scratch(n));
+  Buffer<int32_t> va(values), vb(values.size()), scratch(gpu::sort_scratch(n));
   unsigned long long* const key_arrays[2] = {a.data(), b.data()};
   int32_t* const value_arrays[2] = {va.data(), vb.data()};
   const int at =
-      cuda::radix_sort(key_arrays, with_values ? value_arrays : nullptr, n, bits, scratch.data(), &device);
+      gpu::radix_sort(key_arrays, with_values ? value_arrays : nullptr, n, bits, scratch.data(), &device);
   std::sort(values.begin(), values.end(),
             [&](int32_t x, int32_t y) { return std::pair(keys[x], x) < std::pair(keys[y], y); });
   std::sort(keys.begin(), keys.end());
@@ -35,8 +35,8 @@ void compare_sort(cusim::Device& device, int64_t n, int bits, bool with_values) 
 void compare_scan(cusim::Device& device, int64_t n) {
   std::vector<int32_t> values(static_cast<size_t>(n));
   for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<int32_t>(i * 7919 % 13);
-  Buffer<int32_t> sums(values), scratch(cuda::scan_scratch(n));
-  cuda::exclusive_scan(sums.data(), n, scratch.data(), &device);
+  Buffer<int32_t> sums(values), scratch(gpu::scan_scratch(n));
+  gpu::exclusive_scan(sums.data(), n, scratch.data(), &device);
   std::exclusive_scan(values.begin(), values.end(), values.begin(), 0);
   CUSIM_REQUIRE(sums.host() == values);
 }
@@ -46,7 +46,7 @@ void compare_scan_in_one_block(cusim::Device& device, int64_t n) {
   std::vector<int32_t> values(static_cast<size_t>(n));
   for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<int32_t>(i * 7919 % 13);
   Buffer<int32_t> sums(values);
-  dev::launch(cuda::scan_in_one_block, 1, cuda::sort_threads, 0, &device, sums.data(), n);
+  dev::launch(gpu::scan_in_one_block, 1, gpu::sort_threads, 0, &device, sums.data(), n);
   std::exclusive_scan(values.begin(), values.end(), values.begin(), 0);
   CUSIM_REQUIRE(sums.host() == values);
 }

@@ -4,9 +4,9 @@
 #include "cusim_test.h"
 #include "sites.h"
 
-namespace cuda = spconv_lite::cuda;
-using cuda::Report;
+namespace gpu = spconv_lite::cuda;
 using cusim::Buffer;
+using gpu::Report;
 using sim::Expected;
 using sim::Kind;
 using sim::Pairs;
@@ -23,9 +23,9 @@ Result run_subm(cusim::Device& device, const std::vector<int32_t>& sites, const 
   const int64_t rows = static_cast<int64_t>(sites.size()) / (1 + g.ndim), volume = g.volume();
   Buffer<int32_t> indices(sites), pairs(2 * volume * rows), num(volume);
   Buffer<Report> report(1);
-  Buffer<char> workspace(cuda::subm_workspace_bytes(g, rows));
-  cuda::subm_indice_pairs(indices.data(), rows, g, pairs.data(), num.data(), report.data(), workspace.data(),
-                          &device);
+  Buffer<char> workspace(gpu::subm_workspace_bytes(g, rows));
+  gpu::subm_indice_pairs(indices.data(), rows, g, pairs.data(), num.data(), report.data(), workspace.data(),
+                         &device);
   CUSIM_REQUIRE(device.statistics.host_waits == 0);
   return {sites, pairs.host(), num.host(), report.host()[0]};
 }
@@ -35,14 +35,14 @@ Result run_conv(cusim::Device& device, const std::vector<int32_t>& sites, const 
   const int64_t rows = static_cast<int64_t>(sites.size()) / (1 + g.ndim), volume = g.volume();
   Buffer<int32_t> indices(sites), pairs(2 * volume * rows), num(volume);
   Buffer<Report> report(1);
-  Buffer<char> workspace(cuda::conv_workspace_bytes(g, rows, transposed));
+  Buffer<char> workspace(gpu::conv_workspace_bytes(g, rows, transposed));
   const int64_t out_rows =
-      cuda::find_conv_sites(indices.data(), rows, g, transposed, report.data(), workspace.data(), &device)
+      gpu::find_conv_sites(indices.data(), rows, g, transposed, report.data(), workspace.data(), &device)
           .out_rows;
   Buffer<int32_t> out_indices(out_rows * (1 + g.ndim));
-  Buffer<char> sort(cuda::sort_workspace_bytes(out_rows));
-  cuda::write_conv_indice_pairs(indices.data(), rows, g, transposed, out_rows, out_indices.data(),
-                                pairs.data(), num.data(), workspace.data(), sort.data(), &device);
+  Buffer<char> sort(gpu::sort_workspace_bytes(out_rows));
+  gpu::write_conv_indice_pairs(indices.data(), rows, g, transposed, out_rows, out_indices.data(),
+                               pairs.data(), num.data(), workspace.data(), sort.data(), &device);
   CUSIM_REQUIRE(device.statistics.host_waits == (rows ? 1 : 0));  // only to learn out_rows
   return {out_indices.host(), pairs.host(), num.host(), report.host()[0]};
 }
@@ -185,11 +185,11 @@ CUSIM_CASE(sites_a_large_power_of_two_apart_are_found_within_a_few_probes) {
   CUSIM_REQUIRE(device.queued() == 0);  // nothing of a device in here
   for (int apart = 0; apart < 52; ++apart) {
     const int64_t sites = 3000;
-    const uint64_t mask = static_cast<uint64_t>(cuda::slots_for(sites) - 1);
+    const uint64_t mask = static_cast<uint64_t>(gpu::slots_for(sites) - 1);
     std::vector<bool> taken(mask + 1, false);
     int64_t probes = 0;
     for (int64_t i = 0; i < sites; ++i) {
-      uint64_t slot = cuda::first_slot(i << apart, mask);
+      uint64_t slot = gpu::first_slot(i << apart, mask);
       CUSIM_REQUIRE(slot <= mask);
       for (++probes; taken[slot]; ++probes) slot = (slot + 1) & mask;
       taken[slot] = true;
@@ -202,15 +202,15 @@ CUSIM_CASE(a_full_hash_table_counts_what_it_cannot_place) {
   Geometry g = line();
   std::vector<int32_t> sites;
   for (int32_t x = 0; x < 100; ++x) sites.insert(sites.end(), {0, x});
-  Buffer<int32_t> indices(sites), rows(64, cuda::no_row);
-  Buffer<unsigned long long> keys(64, cuda::no_key);
+  Buffer<int32_t> indices(sites), rows(64, gpu::no_row);
+  Buffer<unsigned long long> keys(64, gpu::no_key);
   Buffer<Report> report(std::vector<Report>{{Report::none, Report::none, 0, 0}});
-  cuda::SiteMap map;
+  gpu::SiteMap map;
   map.shape[3] = 100;
   map.keys = keys.data();
   map.rows = rows.data();
   map.hash_mask = 63;
-  dev::launch(cuda::prepare_subm_grid, 1, 128, 0, &device, indices.data(), 100, g, map, report.data());
+  dev::launch(gpu::prepare_subm_grid, 1, 128, 0, &device, indices.data(), 100, g, map, report.data());
   CUSIM_REQUIRE(report.host()[0].unplaced == 36);
   for (unsigned long long key : keys.host()) CUSIM_REQUIRE(key < 100);
 }
@@ -220,7 +220,7 @@ CUSIM_CASE(a_grid_of_more_than_63_bits_is_refused) {
   g.ndim = 4;
   for (int axis = 0; axis < 4; ++axis) g.in_shape[axis] = g.out_shape[axis] = int64_t{1} << 16;
   try {
-    cuda::subm_workspace_bytes(g, 10);
+    gpu::subm_workspace_bytes(g, 10);
     CUSIM_REQUIRE(!"accepted");
   } catch (const native::ValueError& error) {
     CUSIM_REQUIRE(std::string(error.what()).find("more than 2^63 - 1 cells") != std::string::npos);
@@ -229,7 +229,7 @@ CUSIM_CASE(a_grid_of_more_than_63_bits_is_refused) {
 
 CUSIM_CASE(rows_beyond_the_mark_of_an_empty_place_are_refused) {
   try {
-    cuda::subm_workspace_bytes(line(), cuda::most_rows + 1);
+    gpu::subm_workspace_bytes(line(), gpu::most_rows + 1);
     CUSIM_REQUIRE(!"accepted");
   } catch (const native::ValueError& error) {
     CUSIM_REQUIRE(std::string(error.what()).find("2139062143 input sites are more") != std::string::npos);

@@ -7,7 +7,7 @@
 
 #include "cusim_test.h"
 
-namespace cuda = tp_parallel::cuda;
+namespace gpu = tp_parallel::cuda;
 using cusim::Buffer;
 using namespace tp_parallel;
 
@@ -33,7 +33,7 @@ void compare(cusim::Device& device, int64_t rows, int64_t columns, int64_t valid
   Buffer<float> logits(x), statistics(static_cast<size_t>(rows * statistics_count)), out(x.size());
   Buffer<int64_t> targets(target);
   const LossShape s{rows, columns, valid, start, ignore, targets.data()};
-  cuda::statistics(logits.data(), s, true, statistics.data(), &device);
+  gpu::statistics(logits.data(), s, true, statistics.data(), &device);
   const auto got = statistics.host();
   for (int64_t r = 0; r < rows; ++r) {
     double top = -INFINITY, total = 0, plain = 0;
@@ -50,7 +50,7 @@ void compare(cusim::Device& device, int64_t rows, int64_t columns, int64_t valid
   }
   const LossGradient g{0.1, 0.01, 1000};
   Buffer<float> lses(lse), grads(grad);
-  cuda::gradient(logits.data(), s, g, lses.data(), grads.data(), out.data(), &device);
+  gpu::gradient(logits.data(), s, g, lses.data(), grads.data(), out.data(), &device);
   const auto gradients = out.host();
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t c = 0; c < columns; ++c) {
@@ -65,7 +65,7 @@ void compare(cusim::Device& device, int64_t rows, int64_t columns, int64_t valid
       CUSIM_REQUIRE(near(gradients[static_cast<size_t>(r * columns + c)], want, 1e-4));
     }
   // in place
-  cuda::gradient(logits.data(), s, g, lses.data(), grads.data(), logits.data(), &device);
+  gpu::gradient(logits.data(), s, g, lses.data(), grads.data(), logits.data(), &device);
   CUSIM_REQUIRE(logits.host() == gradients);
 }
 
