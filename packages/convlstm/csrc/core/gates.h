@@ -46,7 +46,7 @@ GATES_INLINE T at_least_zero(T x) {
 }
 
 // 2^n from 1.5 * 2^23 + n.
-GATES_INLINE float power_of_two(float shifted) {
+DEV_WRAPS GATES_INLINE float power_of_two(float shifted) {
   uint32_t bits;
   std::memcpy(&bits, &shifted, sizeof bits);
   bits = (bits << 23) + (127u << 23);
