@@ -105,7 +105,7 @@ def end_group(process: subprocess.Popen) -> None:
 
 
 def run_once(phase: Phase, results: Results, cap_s: float) -> tuple[int | None, float, str]:
-    """Exit code (None: it hung and was ended), seconds, and the end of what the command said."""
+    """Exit code (None: it hung and was ended), seconds, and what the command said."""
     environment = os.environ | phase.environment
     environment |= {"GPU_CHECK_RESULTS": str(results.path), "GPU_CHECK_RUN": phase.name}
     started = time.monotonic()
@@ -132,7 +132,7 @@ def run_once(phase: Phase, results: Results, cap_s: float) -> tuple[int | None, 
         finally:
             end_group(process)
     said = results.log.read_bytes()[at:].decode(errors="replace")
-    return code, time.monotonic() - started, said[-2000:]
+    return code, time.monotonic() - started, said
 
 
 def unfinished(phase: Phase, results: Results) -> list[str]:
@@ -174,7 +174,7 @@ def run_phase(phase: Phase, results: Results, deadline: float) -> str:
     else:
         verdict = "failed" if code or broken else "passed"
     line = {"kind": "phase", "name": phase.name, "verdict": verdict, "code": code}
-    results.add(**line, seconds=round(seconds, 1), restarts=restarts, said=said)
+    results.add(**line, seconds=round(seconds, 1), restarts=restarts, said=said[-2000:])
     print(f"{phase.name:44} {verdict:12} {seconds:6.1f} s", flush=True)
     return verdict
 

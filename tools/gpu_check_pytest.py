@@ -20,6 +20,7 @@ STICKY = 97
 _RESULTS = Path(os.environ.get("GPU_CHECK_RESULTS", os.devnull))
 _RUN = os.environ.get("GPU_CHECK_RUN", "")
 _LIMIT_S = float(os.environ.get("GPU_CHECK_TEST_LIMIT", "60"))
+_STDERR = os.fdopen(os.dup(2), "w")  # before pytest captures it
 _seconds: dict[str, float] = {}
 
 
@@ -48,7 +49,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item):
     _write(item.nodeid, "started")
-    faulthandler.dump_traceback_later(_LIMIT_S, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(_LIMIT_S, exit=True, file=_STDERR)
     try:
         return (yield)
     finally:
@@ -61,8 +62,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         detail = str(report.longrepr)[-3000:]
         _write(report.nodeid, "failed", when=report.when, detail=detail)
         if _device_is_lost():
-            sys.stderr.write(f"{report.nodeid}: the device no longer answers\n")
-            sys.stderr.flush()
+            print(f"{report.nodeid}: the device no longer answers", file=_STDERR, flush=True)
             os._exit(STICKY)
     elif report.skipped:
         why = report.longrepr[-1] if isinstance(report.longrepr, tuple) else str(report.longrepr)
