@@ -63,11 +63,11 @@ def contents(models, optimizer):
     moments = optimizer.moments()
     for model in models:
         out |= model.gather_full()
-        for name, parameter in model.named_parameters():
+        for name, parameter, layout in model.placed():
             parameter.grad = None
-            if hasattr(parameter, "tied_to") or name not in moments:
+            if layout.tied_to is not None or name not in moments:
                 continue
-            parameter.grad = moments[name]["exp_avg_sq"].to(parameter.dtype)
+            parameter.grad = moments[name]["exp_avg_sq"].to(parameter.grad_dtype)
         out |= {f"{name} moment": v for name, v in model.gather_full(gradients=True).items()}
     return out
 

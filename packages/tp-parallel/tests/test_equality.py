@@ -22,6 +22,7 @@ from tp_parallel import (
     gradient_norm,
     reference,
 )
+from tp_parallel.layers.layout import placed_parameters
 from tp_parallel.pipeline import build_stages, run_schedule
 from tp_parallel.pipeline.schedules import make_schedule
 
@@ -129,8 +130,7 @@ def train_split(grid, config, schedule, init_mode, buckets, zero, chunks=1):
             first = gathered(models, True)
             norm = gradient_norm(models, context).item()
         optimizer.step()
-    tied = [p.detach() for m in models for p in m.parameters()
-            if hasattr(p, "tied_to") or hasattr(p, "tied_from")]  # fmt: skip
+    tied = [p.detach() for _, p, layout in placed_parameters(models, context) if layout.tied]
     return start, losses if context.last_stage else None, first, norm, gathered(models), tied
 
 

@@ -16,6 +16,7 @@ from tp_parallel import (
     VocabParallelEmbedding,
     parallel_lm_logits,
 )
+from tp_parallel.layers.layout import layouts_of
 
 D = torch.float64
 
@@ -96,7 +97,7 @@ def row(tp, parallel_input, skip, sequence):
     if parallel_input:
         grad_x = context.tp.all_gather(grad_x, -1, label="test")
     grad_bias = layer.bias.grad
-    if layer.bias.sequence_parallel:
+    if layouts_of(layer)["bias"].partial_gradient:
         context.tp.all_reduce(grad_bias, label="test")
     return y, grad_x, layer.gather_full(layer.weight.grad), layer.gather_full(grad_bias)
 

@@ -11,6 +11,7 @@ from .data_parallel import (
     finish_gradients,
     gradient_norm,
     learning_rate,
+    shard_over_data,
 )
 from .grid import (
     Axis,
@@ -39,7 +40,10 @@ from .layers import (
     ParallelTransformerLayer,
     RMSNorm,
     RowParallelLinear,
+    Shard,
     VocabParallelEmbedding,
+    declare,
+    declare_replicated,
     parallel_lm_logits,
 )
 from .loss import vocab_parallel_cross_entropy, vocab_parallel_linear_cross_entropy
@@ -75,9 +79,12 @@ __all__ = [
     "RMSNorm",
     "RngTracker",
     "RowParallelLinear",
+    "Shard",
     "Traffic",
     "VocabParallelEmbedding",
     "copy_to_region",
+    "declare",
+    "declare_replicated",
     "finish_gradients",
     "gather_from_region",
     "gather_to_split_region",
@@ -88,6 +95,7 @@ __all__ = [
     "reduce_from_region",
     "reduce_scatter_to_region",
     "scatter_to_region",
+    "shard_over_data",
     "vocab_parallel_cross_entropy",
     "vocab_parallel_linear_cross_entropy",
 ]

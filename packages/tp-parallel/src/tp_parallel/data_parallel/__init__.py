@@ -1,5 +1,6 @@
 """Copies of a model that see different data: gradients, optimizer, replicas in one process."""
 
+from .fsdp import shard_over_data
 from .gradients import GradientBuckets, finish_gradients
 from .optimizer import AdamW, gradient_norm, learning_rate
 from .replicas import DataParallel, gather, parallel_apply, replicate, scatter
@@ -15,4 +16,5 @@ __all__ = [
     "parallel_apply",
     "replicate",
     "scatter",
+    "shard_over_data",
 ]

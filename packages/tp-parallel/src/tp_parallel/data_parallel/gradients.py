@@ -15,7 +15,8 @@ from torch import nn
 
 from ..grid.axis import Axis, Done, Pending
 from ..grid.context import ParallelContext
-from ..layers.module import named_parameters
+from ..layers.layout import held, is_sharded, placed_parameters
+from ..layers.precision import gradient_dtype, widen_gradients
 
 BUCKET_ELEMENTS = 6 << 20  # 24 MB of float32, torch's DDP default
 
@@ -27,7 +28,8 @@ class _Bucket:
         self.parameters = parameters
         first = parameters[0]
         size = sum(p.numel() for p in parameters)
-        self.flat = torch.zeros(size, dtype=first.dtype, device=first.device)
+        widen_gradients(parameters)
+        self.flat = torch.zeros(size, dtype=gradient_dtype(first), device=first.device)
         pieces = self.flat.split([p.numel() for p in parameters])
         self.views = [piece.view_as(p) for piece, p in zip(pieces, parameters, strict=True)]
         self.missing = 0
@@ -45,7 +47,8 @@ class GradientBuckets:
 
     Give it to `run_schedule` and to `finish_gradients`, and call `zero()` before each step in place
     of setting gradients to None; otherwise the next sum raises RuntimeError. Parameters that
-    require no gradient are left out. Without a data axis it does nothing but that.
+    require no gradient are left out, and those that FSDP2 has cut, which it sums itself. Without a
+    data axis it does nothing but that.
 
     Args:
         models: the stages this rank holds.
@@ -66,7 +69,9 @@ class GradientBuckets:
         if self._axis.size == 1:
             return
         for model in self._models:
-            backwards = [p for p in model.parameters() if p.requires_grad][::-1]
+            placed = placed_parameters([model], context)
+            wanted = [p for _, p, _ in placed if p.requires_grad and not is_sharded(p)]
+            backwards = wanted[::-1]
             self._buckets.append([_Bucket(group) for group in _groups(backwards, elements)])
         for bucket in (b for buckets in self._buckets for b in buckets):
             for parameter in bucket.parameters:
@@ -137,17 +142,20 @@ def finish_gradients(
 
     Sums over tp what sequence parallelism left partial, adds the two uses of a tied embedding, and
     sums over dp, or lets `buckets` end its sums. The losses must be scaled for a sum: divided by
-    the tokens of the whole batch. Parameters that require no gradient get none.
+    the tokens of the whole batch. Parameters that require no gradient get none. What FSDP2 has cut
+    over dp it has summed already, if `shard_over_data` called it.
     """
-    named = [(name, p) for name, p in named_parameters(models) if p.requires_grad]
+    placed = [each for each in placed_parameters(models, context) if each.parameter.requires_grad]
+    widen_gradients(each.parameter for each in placed)
     if buckets is not None:
         buckets.wait()
-    partial = [p for _, p in named if getattr(p, "sequence_parallel", False)]
+    partial = [p for _, p, layout in placed if layout.partial_gradient]
     _all_reduce(partial, context.tp, "finish_gradients: sequence parallel")
-    tied = [p for _, p in named if hasattr(p, "tied_to") or hasattr(p, "tied_from")]
+    tied = [p for _, p, layout in placed if layout.tied]
     _all_reduce(tied, context.ends, "finish_gradients: tied embedding")
     if buckets is None:
-        _all_reduce([p for _, p in named], context.dp, "finish_gradients: data parallel")
+        own = [p for _, p, _ in placed if not is_sharded(p)]
+        _all_reduce(own, context.dp, "finish_gradients: data parallel")
 
 
 def _all_reduce(parameters: list[nn.Parameter], axis: Axis, label: str) -> None:
@@ -157,12 +165,12 @@ def _all_reduce(parameters: list[nn.Parameter], axis: Axis, label: str) -> None:
     for group in _groups(parameters, BUCKET_ELEMENTS):
         for parameter in group:
             if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        flat = torch.cat([p.grad.reshape(-1) for p in group])
+                parameter.grad = torch.zeros_like(parameter, dtype=parameter.grad_dtype)
+        mine = [held(p.grad) for p in group]
+        flat = torch.cat([grad.reshape(-1) for grad in mine])
         axis.all_reduce(flat, label=label, kind="gradient")
-        pieces = flat.split([p.numel() for p in group])
-        for parameter, piece in zip(group, pieces, strict=True):
-            parameter.grad.copy_(piece.view_as(parameter))
+        for grad, piece in zip(mine, flat.split([g.numel() for g in mine]), strict=True):
+            grad.copy_(piece.view_as(grad))
 
 
 def _groups(parameters: list[nn.Parameter], elements: int) -> Iterator[list[nn.Parameter]]:

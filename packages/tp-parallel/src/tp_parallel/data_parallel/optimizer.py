@@ -7,7 +7,7 @@ optimizer works on (Micikevicius et al., 2018, arXiv 1710.03740).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from ..grid.context import ParallelContext
-from ..layers.module import counts_here, named_parameters
+from ..layers.layout import held, is_sharded, placed_parameters
+from ..layers.precision import widen_gradients
 
 
 @torch.no_grad()
@@ -23,15 +24,25 @@ def gradient_norm(models: Iterable[nn.Module], context: ParallelContext) -> torc
     """Euclidean norm of the whole model's gradient, float64, the same on every rank.
 
     Each distinct value counts once: a split parameter on every tp rank, a copied one on tp rank 0,
-    a tied embedding on the first stage. Call it after `finish_gradients`. Synchronises tp and pp.
+    a tied embedding on the first stage, what FSDP2 has cut on every data rank. Call it after
+    `finish_gradients`. Synchronises tp and pp, and dp where FSDP2 is used. torch's
+    `clip_grad_norm_` knows nothing of this: it sees one rank's part.
     """
-    total = torch.zeros(1, dtype=torch.float64, device=context.device)
-    for _, parameter in named_parameters(models):
-        if parameter.grad is not None and counts_here(parameter, context):
-            total += parameter.grad.double().square().sum()
-    context.tp.all_reduce(total, label="gradient_norm", kind="control")
-    context.pp.all_reduce(total, label="gradient_norm", kind="control")
-    return total.sqrt_()[0]
+    whole = torch.zeros(1, dtype=torch.float64, device=context.device)
+    cut = torch.zeros_like(whole)  # over the data axis
+    sharded = False
+    for placed in placed_parameters(models, context):
+        sharded |= is_sharded(placed.parameter)
+        grad = placed.parameter.grad
+        if grad is not None and placed.counts_here(context):
+            total = cut if is_sharded(placed.parameter) else whole
+            total += held(grad).double().square().sum()
+    if sharded:
+        context.dp.all_reduce(cut, label="gradient_norm", kind="control")
+    whole += cut
+    context.tp.all_reduce(whole, label="gradient_norm", kind="control")
+    context.pp.all_reduce(whole, label="gradient_norm", kind="control")
+    return whole.sqrt_()[0]
 
 
 class MasterAdamW(torch.optim.AdamW):
@@ -72,9 +83,23 @@ class MasterAdamW(torch.optim.AdamW):
             if master is not parameter:
                 parameter.copy_(master)
 
+    def state_of(self, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
+        """exp_avg, exp_avg_sq, step and, where kept, master; zeros where no step was made."""
+        master = self.masters[parameter]
+        state = self.state[master]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["exp_avg"] = torch.zeros_like(master, requires_grad=False)
+            state["exp_avg_sq"] = torch.zeros_like(master, requires_grad=False)
+        return dict(state) if master is parameter else {**state, "master": master.detach()}
 
-class AdamW:
+
+class AdamW(torch.optim.Optimizer):
     """torch.optim.AdamW on the local parts, with clipping by the norm over all ranks.
+
+    A torch Optimizer: its `param_groups` are what torch's learning-rate schedulers change and its
+    `state_dict` is indexed as torch's. Parameters that require no gradient have no state; gradients
+    of bfloat16 parameters are kept in float32 from here on.
 
     Args:
         models: the stages this rank holds.
@@ -83,6 +108,7 @@ class AdamW:
         zero: each data rank keeps moments and float32 copies of its share of the parameters only,
             updates those and sends them to the others, by torch's ZeroRedundancyOptimizer
             (Rajbhandari et al., 2020, arXiv 1910.02054, stage 1). The same numbers, bit for bit.
+        fused: torch's fused kernel; None is torch's choice.
     """
 
     def __init__(
@@ -96,29 +122,50 @@ class AdamW:
         weight_decay: float = 0.0,
         clip_grad: float | None = 1.0,
         zero: bool = False,
+        fused: bool | None = None,
     ) -> None:
         self.models, self.context, self.clip_grad = list(models), context, clip_grad
-        self.names = [name for name, _ in named_parameters(self.models)]
-        self.parameters = [p for _, p in named_parameters(self.models)]
+        placed = [p for p in placed_parameters(self.models, context) if p.parameter.requires_grad]
+        self.names = [each.name for each in placed]
+        self.parameters = [each.parameter for each in placed]
+        widen_gradients(self.parameters)
         matrices = [p for p in self.parameters if p.dim() >= 2]
         vectors = [p for p in self.parameters if p.dim() < 2]
         groups = [{"params": matrices, "weight_decay": weight_decay},
                   {"params": vectors, "weight_decay": 0.0}]  # fmt: skip
         groups = [group for group in groups if group["params"]]
-        options = {"lr": lr, "betas": betas, "eps": eps}
+        self.inner: MasterAdamW | None = None
         self._sharded: torch.optim.Optimizer | None = None
+        options = {"lr": lr, "betas": betas, "eps": eps}
+        if not groups:  # a stage whose parameters are all frozen
+            groups = [{"params": []}]
+        super().__init__([dict(group) for group in groups], {**options, "weight_decay": 0.0})
+        if not self.parameters:
+            return
         if zero and context.dp.size > 1:
-            self._sharded = _sharded(groups, context, options)
-            self.inner: MasterAdamW = self._sharded.optim
+            self._sharded = _sharded(groups, context, {**options, "fused": fused})
+            self.inner = self._sharded.optim
         else:
-            self.inner = MasterAdamW(groups, **options)
+            self.inner = MasterAdamW(groups, **options, fused=fused)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Only while it is built: raises RuntimeError afterwards."""
+        if self.inner is not None:
+            raise RuntimeError(
+                "AdamW.add_param_group: its parameters are those of its models; build a new one"
+            )
+        super().add_param_group(param_group)
 
     @torch.no_grad()
-    def step(self) -> float:
-        """Clips and updates; returns the gradient norm before clipping.
+    def step(self, closure: Callable[[], object] | None = None) -> float:  # type: ignore[override]
+        """Clips and updates; returns the gradient norm before clipping. Synchronises tp and pp.
 
-        Raises FloatingPointError, changing nothing, if the norm is not finite.
+        `closure`, if given, runs first and computes the gradients. Raises FloatingPointError,
+        changing nothing, if the norm is not finite.
         """
+        if closure is not None:
+            with torch.enable_grad():
+                closure()
         norm = float(gradient_norm(self.models, self.context))
         if not math.isfinite(norm):
             raise FloatingPointError(
@@ -128,23 +175,30 @@ class AdamW:
         scale = 1.0
         if self.clip_grad is not None and norm > self.clip_grad:
             scale = self.clip_grad / norm
-        if self._sharded is None:
-            self.inner.step(scale=scale)
-        else:
+        self._hand_down()
+        if self._sharded is not None:
             update = partial(self._sharded.step, scale=scale)
             self.context.dp.guarded("AdamW.step: updated parameters", update)
+        elif self.inner is not None:
+            self.inner.step(scale=scale)
         return norm
+
+    def _hand_down(self) -> None:
+        """Gives what schedulers have changed in `param_groups` to the optimizer that does it."""
+        inner = self._sharded or self.inner
+        if inner is None:
+            return
+        for mine, theirs in zip(self.param_groups, inner.param_groups, strict=True):
+            theirs.update({key: mine[key] for key in ("lr", "betas", "eps", "weight_decay")})
 
     def masters_to_parameters(self) -> None:
         """Rounds the float32 masters into the parameters; nothing where there are no masters."""
-        self.inner.masters_to_parameters()
-
-    def zero_grad(self) -> None:
-        for parameter in self.parameters:
-            parameter.grad = None
+        if self.inner is not None:
+            self.inner.masters_to_parameters()
 
     def set_lr(self, lr: float) -> None:
-        for group in (self._sharded or self.inner).param_groups:
+        """Sets the learning rate of every group."""
+        for group in self.param_groups:
             group["lr"] = lr
 
     def moments(self) -> dict[str, dict[str, torch.Tensor]]:
@@ -154,20 +208,36 @@ class AdamW:
         States that do not exist yet are created as zeros, so that a checkpoint can be read into
         them.
         """
-        out = {}
-        for name, parameter in zip(self.names, self.parameters, strict=True):
-            if parameter not in self.inner.masters:
-                continue
-            master = self.inner.masters[parameter]
-            state = self.inner.state[master]
-            if not state:
-                state["step"] = torch.zeros((), dtype=torch.float32)
-                state["exp_avg"] = torch.zeros_like(master)
-                state["exp_avg_sq"] = torch.zeros_like(master)
-            out[name] = dict(state)
-            if master is not parameter:
-                out[name]["master"] = master
-        return out
+        return {
+            name: self.inner.state_of(parameter)
+            for name, parameter in zip(self.names, self.parameters, strict=True)
+            if self.inner is not None and parameter in self.inner.masters
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """torch's form: "state" by parameter number (with ZeRO only those here), "param_groups"."""
+        for parameter in self.inner.masters if self.inner is not None else ():
+            self.state[parameter] = self.inner.state_of(parameter)
+        return super().state_dict()
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave, float32 states as they are.
+
+        Raises ValueError if groups or shapes differ.
+        """
+        saved = state_dict["param_groups"]
+        sizes, wanted = ([len(g["params"]) for g in gs] for gs in (saved, self.param_groups))
+        if sizes != wanted:
+            raise ValueError(f"AdamW.load_state_dict: groups must hold {wanted}, got {sizes}")
+        for mine, theirs in zip(self.param_groups, saved, strict=True):
+            mine.update({key: value for key, value in theirs.items() if key != "params"})
+            for number, parameter in zip(theirs["params"], mine["params"], strict=True):
+                if self.inner is None or parameter not in self.inner.masters:
+                    continue
+                for key, value in self.inner.state_of(parameter).items():
+                    value.copy_(state_dict["state"][number][key])
+        self.masters_to_parameters()
 
 
 def _sharded(

@@ -121,6 +121,12 @@ class Axis:
     def __repr__(self) -> str:
         return f"Axis({self.name}: place {self.rank} of {self.size}, ranks {list(self.ranks)})"
 
+    def __deepcopy__(self, memo: dict) -> Axis:
+        return self  # a copied layer talks over the same ranks
+
+    def __reduce__(self) -> tuple:
+        return getattr, (self._owner, self.name)
+
     # -- collectives --------------------------------------------------------------------------
 
     def all_reduce(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import os
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -79,11 +80,13 @@ class ParallelContext:
         self.check_shapes = on_gloo if check_shapes is None else check_shapes
         self._doing: str | None = None
         self._monitor: Monitor | None = None
+        self._mesh: dist.device_mesh.DeviceMesh | None = None
         self._tp_mesh: dist.device_mesh.DeviceMesh | None = None
 
         wish = {"tp": tp, "pp": pp, "dp": dp, "order": order, "ranks": ranks, "seed": seed,
                 "check_shapes": self.check_shapes}  # fmt: skip
         self.check_equal("ParallelContext", wish)
+        self._wish = {**wish, "device": self.device.type, "timeout": self.timeout}
         grid = _grid(tp, pp, dp, order, ranks, self.world_size)
         self.grid = grid
         place = (grid == self.rank).nonzero()[0].tolist()
@@ -101,6 +104,13 @@ class ParallelContext:
         self._names = itertools.count()
         self.rng = RngTracker(seed, dp=self.dp.rank, pp=self.pp.rank, tp=self.tp.rank,
                               device=self.device)  # fmt: skip
+        _living.add(self)
+
+    def __deepcopy__(self, memo: dict) -> ParallelContext:
+        return self  # a copied model lives in the same grid
+
+    def __reduce__(self) -> tuple:
+        return _same_context, (self._wish,)
 
     @classmethod
     def from_mesh(cls, mesh: dist.device_mesh.DeviceMesh, **options: Any) -> ParallelContext:
@@ -126,7 +136,11 @@ class ParallelContext:
     def mesh(self) -> dist.device_mesh.DeviceMesh:
         """The grid as a torch DeviceMesh (dp, pp, tp), for FSDP2 or DTensor beside this library."""
         self._need_world("ParallelContext.mesh")
-        return dist.device_mesh.DeviceMesh(self.device.type, self.grid, mesh_dim_names=_AXES)
+        if self._mesh is None:
+            self._mesh = dist.device_mesh.DeviceMesh(
+                self.device.type, self.grid, mesh_dim_names=_AXES
+            )
+        return self._mesh
 
     def tp_mesh(self) -> dist.device_mesh.DeviceMesh:
         """This rank's tensor axis as a one-dimensional DeviceMesh over the group that exists."""
@@ -187,6 +201,7 @@ class ParallelContext:
         if self._monitor is not None:
             self._monitor.stop()
             self._monitor = None
+        _living.discard(self)
         if self._owns_world and dist.is_initialized():
             dist.destroy_process_group()
             self._owns_world = False
@@ -260,6 +275,18 @@ class ParallelContext:
             if self.rank in line:
                 found = Axis(name, tuple(line), line.index(self.rank), group, self)
         return found or Axis(name, (self.rank,), 0, None, self)
+
+
+_living: weakref.WeakSet[ParallelContext] = weakref.WeakSet()
+
+
+def _same_context(wish: dict[str, Any]) -> ParallelContext:
+    """For pickle: this process's context that was made by the same arguments, or a new one."""
+    world = dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
+    for context in _living:
+        if context._wish == wish and context.world.group is world:
+            return context
+    return ParallelContext(**wish)
 
 
 def _start_world_if_launched(timeout: float) -> bool:

@@ -33,9 +33,11 @@ def weight_gradient(
     @torch.no_grad()
     def later() -> None:
         if weight.grad is None:
-            weight.grad = grad.t().matmul(x)
-        else:
+            weight.grad = grad.t().matmul(x).to(weight.grad_dtype or weight.dtype)
+        elif weight.grad.dtype == x.dtype:
             weight.grad.addmm_(grad.t(), x)
+        else:
+            weight.grad += grad.t().matmul(x)
 
     deferred.recording.append(later)
     return None

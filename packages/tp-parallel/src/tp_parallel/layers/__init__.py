@@ -4,6 +4,7 @@ from .attention import ParallelSelfAttention
 from .cache import KeyValueCache
 from .config import GPTConfig
 from .embedding import VocabParallelEmbedding
+from .layout import Layout, declare, declare_replicated, placed_parameters
 from .linear import ColumnParallelLinear, RowParallelLinear
 from .module import MegatronModule
 from .norm import LayerNorm, RMSNorm
@@ -16,6 +17,7 @@ __all__ = [
     "GPTConfig",
     "KeyValueCache",
     "LayerNorm",
+    "Layout",
     "MegatronModule",
     "ParallelMLP",
     "ParallelSelfAttention",
@@ -24,5 +26,8 @@ __all__ = [
     "RowParallelLinear",
     "Shard",
     "VocabParallelEmbedding",
+    "declare",
+    "declare_replicated",
     "parallel_lm_logits",
+    "placed_parameters",
 ]

@@ -21,15 +21,15 @@ from ..grid.mappings import (
     scatter_to_region,
 )
 from ..grid.weight_gradients import weight_gradient
+from .layout import Layout, change_layout, copy_into, layouts_of, set_layout, whole_over_data
 from .sharding import (
     Init,
     Shard,
     clear_padding,
     constant,
-    fill,
+    drawn,
     gather_full,
     normal,
-    shard_of,
     split,
 )
 
@@ -119,12 +119,14 @@ class ParallelLayer(nn.Module):
         shape = shard.local_shape(self.axis.size)
         device = self.context.device if device is None else torch.device(device)
         parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-        parameter.shard, parameter.init = shard, init
         self.register_parameter(name, parameter)
+        set_layout(self, name, Layout(shard, init))
         if not parameter.is_meta:
             clear_padding(parameter, shard, self.axis)
             if initialize:
-                fill(parameter, self.context.next_name(), self.context.seed, self.axis)
+                number, seed = self.context.next_name(), self.context.seed
+                with torch.no_grad():
+                    parameter.copy_(drawn(parameter, shard, init, number, seed, self.axis))
         return parameter
 
     @torch.no_grad()
@@ -142,7 +144,8 @@ class ParallelLayer(nn.Module):
                     f"{type(self).__name__}.load_full: {name} was given, but the layer has none; "
                     f"build it with bias=True or leave {name} out"
                 )
-            own.copy_(split(full.to(own.device), shard_of(own), self.axis.rank, self.axis.size))
+            shard = layouts_of(self)[name].shard
+            copy_into(own, split(full.to(own.device), shard, self.axis.rank, self.axis.size))
 
     def gather_full(self, tensor: torch.Tensor) -> torch.Tensor:
         """The unsplit form, on every rank, of a tensor shaped like this rank's weight or bias.
@@ -150,10 +153,11 @@ class ParallelLayer(nn.Module):
         Use it on the parameter itself or on its gradient. Synchronises the tensor axis. Raises
         ValueError if no parameter has that shape.
         """
-        for own in self.parameters(recurse=False):
-            if own.shape == tensor.shape:
-                return gather_full(tensor, shard_of(own), self.axis)
-        shapes = [tuple(own.shape) for own in self.parameters(recurse=False)]
+        shards = [layout.shard for layout in layouts_of(self).values()]
+        shapes = [shard.local_shape(self.axis.size) for shard in shards]
+        if tuple(tensor.shape) in shapes:
+            shard = shards[shapes.index(tuple(tensor.shape))]
+            return gather_full(whole_over_data(tensor), shard, self.axis)
         raise ValueError(
             f"{type(self).__name__}.gather_full: tensor must have the shape of a local parameter, "
             f"one of {shapes}, got {tuple(tensor.shape)}"
@@ -266,7 +270,7 @@ class RowParallelLinear(ParallelLayer):
         if bias:
             self.add("bias", Shard((out_features,)), constant(0.0), device, dtype, initialize)
             # applied to a slice of the sequence, so its gradient must be summed over tp
-            self.bias.sequence_parallel = self.sequence_parallel
+            change_layout(self, "bias", partial_gradient=self.sequence_parallel)
         else:
             self.register_parameter("bias", None)
 

@@ -1,20 +1,14 @@
-"""What every split model can do: fill its parameters, finish its gradients, know what to count.
-
-A parameter may carry: `shard`, how it is cut; `init`, what fills it; `sequence_parallel`, its
-gradient is a partial sum over tp; `tied_to`, the name of the parameter on the first stage that it
-copies; `tied_from`, on that parameter, the name of the copy.
-"""
+"""What every split model can do: fill its parameters, take and give unsplit tensors."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
 
 from ..grid.context import ParallelContext
 from .config import GPTConfig
-from .sharding import fill, gather_full, shard_of, split
+from .layout import Placed, copy_into, placed_parameters, whole_over_data
+from .sharding import drawn, gather_full, split
 
 
 class MegatronModule(nn.Module):
@@ -24,22 +18,35 @@ class MegatronModule(nn.Module):
         super().__init__()
         self.config, self.context = config, context
 
+    def placed(self) -> list[Placed]:
+        """Its parameters with names and layouts."""
+        return list(placed_parameters([self], self.context))
+
+    @torch.no_grad()
     def initialize_parameters(self, mode: str = "whole", seed: int | None = None) -> None:
-        """Fills every parameter by its `init`, from streams derived from seed and parameter
-        name.
+        """Fills every parameter by its `init`, from streams derived from seed and parameter name.
+
+        `mode`: "whole" or "local", see `sharding.drawn`. Raises ValueError for a parameter without
+        an `init`.
         """
         seed = self.context.seed if seed is None else seed
-        for name, parameter in self.named_parameters():
-            fill(parameter, getattr(parameter, "tied_to", name), seed, self.context.tp, mode)
+        for placed in self.placed():
+            name, parameter, layout = placed
+            if layout.init is None:
+                raise ValueError(
+                    f"initialize_parameters: nothing says what fills {name!r}; give `init` to "
+                    "tp_parallel.declare, or fill it yourself"
+                )
+            value = drawn(
+                parameter, layout.shard, layout.init, placed.source, seed, self.context.tp, mode
+            )
+            copy_into(parameter, value)
 
     def materialize(
         self, device: torch.device | str | None = None, mode: str = "whole"
     ) -> MegatronModule:
         """Gives memory to a model built on "meta" and fills it. Returns the model."""
-        kept = {name: dict(vars(p)) for name, p in self.named_parameters()}
         self.to_empty(device=self.context.device if device is None else device)
-        for name, parameter in self.named_parameters():
-            vars(parameter).update(kept[name])
         self.initialize_parameters(mode)
         return self
 
@@ -51,19 +58,21 @@ class MegatronModule(nn.Module):
         ValueError for a wrong shape.
         """
         axis = self.context.tp
-        own = {getattr(p, "tied_to", name) for name, p in self.named_parameters()}
+        every = self.placed()
+        own = {placed.source for placed in every}
         foreign = [name for name in state if name not in own and not self.elsewhere(name)]
         if foreign:
             raise KeyError(
                 f"MegatronModule.load_full: no stage of the model has {', '.join(foreign[:5])}; "
                 f"this one has {', '.join(sorted(own)[:5])}, ..."
             )
-        for name, parameter in self.named_parameters():
-            source = getattr(parameter, "tied_to", name)
-            if source not in state:
-                raise KeyError(f"MegatronModule.load_full: {source!r} is not in the given state")
-            full = state[source].to(parameter.device, parameter.dtype)
-            parameter.copy_(split(full, shard_of(parameter), axis.rank, axis.size))
+        for placed in every:
+            if placed.source not in state:
+                raise KeyError(
+                    f"MegatronModule.load_full: {placed.source!r} is not in the given state"
+                )
+            full = state[placed.source].to(placed.parameter.device, placed.parameter.dtype)
+            copy_into(placed.parameter, split(full, placed.layout.shard, axis.rank, axis.size))
 
     def elsewhere(self, name: str) -> bool:
         """Whether the parameter `name` may belong to another stage; here: there is no other."""
@@ -74,25 +83,9 @@ class MegatronModule(nn.Module):
         axis.
         """
         out = {}
-        for name, parameter in self.named_parameters():
-            if hasattr(parameter, "tied_to"):
-                continue
+        for name, parameter, layout in self.placed():
             value = parameter.grad if gradients else parameter
-            if value is not None:
-                out[name] = gather_full(value, shard_of(parameter), self.context.tp)
+            if layout.tied_to is None and value is not None:
+                value = whole_over_data(value.detach())
+                out[name] = gather_full(value, layout.shard, self.context.tp)
         return out
-
-
-def named_parameters(models: Iterable[nn.Module]) -> Iterator[tuple[str, nn.Parameter]]:
-    """Names and parameters of all stages this rank holds."""
-    for model in models:
-        yield from model.named_parameters()
-
-
-def counts_here(parameter: nn.Parameter, context: ParallelContext) -> bool:
-    """Whether this rank counts the parameter in a sum over the model: once for each distinct
-    value.
-    """
-    if hasattr(parameter, "tied_to"):
-        return False
-    return shard_of(parameter).dim is not None or context.tp.rank == 0

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..grid.context import ParallelContext
+from .layout import Layout, set_layout
 from .sharding import Shard, constant
 
 
@@ -25,11 +26,11 @@ class _Norm(nn.Module):
                 self.register_parameter("bias", None)
                 continue
             parameter = nn.Parameter(torch.empty(features, device=device, dtype=dtype))
-            parameter.shard, parameter.init = Shard((features,)), constant(value)
-            parameter.sequence_parallel = sequence_parallel and context.tp.size > 1
             if initialize and not parameter.is_meta:
                 nn.init.constant_(parameter, value)
             self.register_parameter(name, parameter)
+            partial = sequence_parallel and context.tp.size > 1
+            set_layout(self, name, Layout(Shard((features,)), constant(value), partial))
 
     def extra_repr(self) -> str:
         return f"{self.features}, eps={self.eps}"

@@ -1,9 +1,9 @@
 """How one parameter is cut over the tensor axis, and how it is filled.
 
-A `Shard` rides on each split parameter (`parameter.shard`): which dimension is cut and, where a
-parameter stacks several matrices (gate and up of a SwiGLU), into how many blocks that dimension
-falls, each cut alone. A length that does not divide is padded with zeros up to ceil(length / size)
-on each rank, the same cut as torch.chunk's, so that any length can move between any two sizes.
+A `Shard` says which dimension is cut and, where a parameter stacks several matrices (gate and up of
+a SwiGLU), into how many blocks that dimension falls, each cut alone. A length that does not divide
+is padded with zeros up to ceil(length / size) on each rank, the same cut as torch.chunk's, so that
+any length can move between any two sizes.
 """
 
 from __future__ import annotations
@@ -87,46 +87,54 @@ def gather_full(tensor: torch.Tensor, shard: Shard, axis: Axis) -> torch.Tensor:
     return merge(list(stacked.unbind(0)), shard)
 
 
-def shard_of(parameter: torch.Tensor) -> Shard:
-    """The parameter's `Shard`; a parameter that carries none is a copy on every rank."""
-    return getattr(parameter, "shard", None) or Shard(tuple(parameter.shape))
+@dataclass(frozen=True)
+class normal:
+    """Fills with N(0, std^2). A class and not a closure, so that a model can be pickled."""
+
+    std: float
+
+    def __call__(self, tensor: torch.Tensor, generator: torch.Generator) -> object:
+        return tensor.normal_(0.0, self.std, generator=generator)
 
 
-def normal(std: float) -> Init:
-    """Fills with N(0, std^2)."""
-    return lambda tensor, generator: tensor.normal_(0.0, std, generator=generator)
-
-
-def constant(value: float) -> Init:
+@dataclass(frozen=True)
+class constant:
     """Fills with one value."""
-    return lambda tensor, _: tensor.fill_(value)
+
+    value: float
+
+    def __call__(self, tensor: torch.Tensor, generator: torch.Generator) -> object:
+        return tensor.fill_(self.value)
 
 
 @torch.no_grad()
-def fill(parameter: torch.Tensor, name: str, seed: int, axis: Axis, mode: str = "whole") -> None:
-    """Fills `parameter` by its `init`, from a stream derived from `seed` and its unsplit `name`.
+def drawn(
+    parameter: torch.Tensor, shard: Shard, init: Init, name: str, seed: int, axis: Axis,
+    mode: str = "whole",
+) -> torch.Tensor:  # fmt: skip
+    """What `init` fills this rank's part of `shard` with, from a stream derived from `seed` and the
+    unsplit `name`; shape, dtype and device are those of `parameter`.
 
     "whole": every rank draws the unsplit tensor on the host and keeps its slice; slices gather to
     the same bits for any axis size, at the cost of one whole parameter in memory. "local": each
     rank draws its slice on the device from a stream of its own. Raises ValueError for another mode.
     """
-    init: Init = parameter.init  # type: ignore[attr-defined]
-    shard = shard_of(parameter)
     if mode == "whole":
         generator = torch.Generator().manual_seed(derive_seed(seed, "init", name))
         full = torch.empty(shard.shape, dtype=torch.float32)
         if parameter.dtype == torch.float64:
             full = full.double()
         init(full, generator)
-        parameter.copy_(split(full, shard, axis.rank, axis.size))
-    elif mode == "local":
+        return split(full, shard, axis.rank, axis.size)
+    if mode == "local":
         place = (axis.rank, axis.size) if shard.dim is not None else ()
         generator = torch.Generator(parameter.device)
         generator.manual_seed(derive_seed(seed, "init", name, *place))
-        init(parameter, generator)
-        clear_padding(parameter, shard, axis)
-    else:
-        raise ValueError(f"fill: mode must be 'whole' or 'local', got {mode!r}")
+        local = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+        init(local, generator)
+        clear_padding(local, shard, axis)
+        return local
+    raise ValueError(f"drawn: mode must be 'whole' or 'local', got {mode!r}")
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from ..grid.context import ParallelContext
 from ..layers.attention import attend, check_heads, rotate
 from ..layers.cache import KeyValueCache
 from ..layers.config import GPTConfig
+from ..layers.layout import Layout, set_layout
 from ..layers.linear import ColumnParallelLinear, RowParallelLinear
 from ..layers.norm import NORMS
 from ..layers.sharding import Shard, normal
@@ -42,7 +43,7 @@ class TopQueryLayer(nn.Module):
         shape = (config.max_positions, config.hidden)
         place = context.device if device is None else torch.device(device)
         self.position = nn.Parameter(torch.empty(shape, device=place, dtype=config.torch_dtype))
-        self.position.shard, self.position.init = Shard(shape), normal(config.init_std)
+        set_layout(self, "position", Layout(Shard(shape), normal(config.init_std)))
         self.attention_norm = NORMS[config.norm](config.hidden, **norm)
         # the positions are whole on every rank, whatever the hidden states are
         self.query = ColumnParallelLinear(

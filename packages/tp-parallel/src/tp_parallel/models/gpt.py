@@ -14,6 +14,7 @@ from ..layers.attention import rotary_angles
 from ..layers.cache import KeyValueCache
 from ..layers.config import GPTConfig
 from ..layers.embedding import VocabParallelEmbedding
+from ..layers.layout import Layout, change_layout, set_layout
 from ..layers.linear import SEQUENCE_DIM
 from ..layers.module import MegatronModule
 from ..layers.norm import NORMS
@@ -48,8 +49,9 @@ class Embedding(nn.Module):
             self.position = nn.Parameter(
                 torch.empty(shape, device=device, dtype=config.torch_dtype)
             )
-            self.position.shard, self.position.init = Shard(shape), normal(config.init_std)
-            self.position.sequence_parallel = config.sequence_parallel and context.tp.size > 1
+            partial = config.sequence_parallel and context.tp.size > 1
+            layout = Layout(Shard(shape), normal(config.init_std), partial)
+            set_layout(self, "position", layout)
         else:
             self.register_parameter("position", None)
 
@@ -108,7 +110,7 @@ class GPTModel(MegatronModule):
         if pre_process:
             self.embedding = Embedding(config, **options)
             if config.tie_embeddings and not post_process:
-                self.embedding.word.weight.tied_from = "head.weight"
+                change_layout(self.embedding.word, "weight", tied_from="head.weight")
         self.layers = nn.ModuleDict(
             {str(index): ParallelTransformerLayer(config, **options) for index in indices}
         )
@@ -142,7 +144,7 @@ class GPTModel(MegatronModule):
             init_method=normal(self.config.init_std), **options,
         )  # fmt: skip
         if self.config.tie_embeddings:
-            self.head.weight.tied_to = "embedding.word.weight"
+            change_layout(self.head, "weight", tied_to="embedding.word.weight")
 
     @property
     def output_weight(self) -> nn.Parameter:
@@ -192,6 +194,7 @@ class GPTModel(MegatronModule):
         *,
         cache: KeyValueCache | None = None,
         last_only: bool = False,
+        reduction: str = "none",
     ) -> torch.Tensor:
         """Runs the stage.
 
@@ -199,12 +202,15 @@ class GPTModel(MegatronModule):
             activations.
         cache: `x` continues the tokens it holds, and is added to them.
         last_only: logits of the last token alone.
+        reduction: "none", or "sum" for the sum of the token losses without ever holding the logits.
         Returns activations; on a post_process stage logits [batch, sequence, ceil(vocab_size / tp)]
         or, with int64 labels [batch, sequence], the loss of each token, [batch, sequence].
         """
         x = self.hidden_states(x, cache)
         if not self.post_process:
             return x
+        if reduction == "sum":
+            return self._loss_sum(x, labels)
         x = x[:, -1:] if last_only else x
         logits = parallel_lm_logits(
             x, self.output_weight, context=self.context,
@@ -217,8 +223,13 @@ class GPTModel(MegatronModule):
         )
 
     def loss_sum(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Sum of the token losses without ever holding the logits; for a post_process stage."""
-        x = self.hidden_states(x)
+        """Sum of the token losses without ever holding the logits; for a post_process stage.
+
+        It calls the model, so that hooks of FSDP2 and torch.compile see it.
+        """
+        return self(x, labels, reduction="sum")
+
+    def _loss_sum(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         axis = self.context.tp
         if self.config.sequence_parallel and axis.size > 1:
             x = gather_from_region(x, axis, SEQUENCE_DIM, "GPTModel.loss_sum")

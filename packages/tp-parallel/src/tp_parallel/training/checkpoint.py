@@ -25,8 +25,8 @@ from torch import nn
 from ..data_parallel.optimizer import AdamW
 from ..grid.context import ParallelContext
 from ..grid.errors import CheckpointError
-from ..layers.module import named_parameters
-from ..layers.sharding import Shard, shard_of
+from ..layers.layout import placed_parameters
+from .parts import part_of_whole
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
@@ -223,46 +223,17 @@ def _state(
     models: Iterable[nn.Module], optimizer: AdamW | None, context: ParallelContext
 ) -> dict[str, torch.Tensor]:
     """Everything to save or to read into, by global name, as slices of unsplit tensors."""
-    models = list(models)
     moments = {} if optimizer is None else optimizer.moments()
     state = {}
-    for name, parameter in named_parameters(models):
+    for placed in placed_parameters(models, context):
         # a tied copy is read from its original, and only read: saving it is the first stage's part
-        source = getattr(parameter, "tied_to", name)
-        shard = shard_of(parameter)
-        state[f"model/{source}"] = _slice_of_whole(parameter.detach(), shard, context)
+        name, parameter, layout = placed
+        state[f"model/{placed.source}"] = part_of_whole(parameter.detach(), layout.shard, context)
         for key, value in moments.get(name, {}).items():
             if value.dim():
-                value = _slice_of_whole(value.detach(), shard, context)
-            state[f"optimizer/{source}/{key}"] = value
+                value = part_of_whole(value.detach(), layout.shard, context)
+            state[f"optimizer/{placed.source}/{key}"] = value
     return state
-
-
-def _slice_of_whole(local: torch.Tensor, shard: Shard, context: ParallelContext) -> torch.Tensor:
-    """`local` as what torch.distributed.checkpoint knows: a DTensor of the unpadded whole."""
-    if shard.dim is None:
-        return local
-    axis, dim = context.tp, shard.dim
-    whole = list(shard.shape)
-    if shard.blocks > 1:
-        local = local.unflatten(dim, (shard.blocks, -1))
-        whole[dim : dim + 1] = [shard.blocks, shard.shape[dim] // shard.blocks]
-        dim += 1
-    local = local.narrow(dim, 0, shard.valid_length(axis.rank, axis.size))
-    if axis.size == 1:
-        return local
-    from torch.distributed.tensor import DTensor
-    from torch.distributed.tensor import Shard as Cut
-
-    stride = torch.empty(whole, device="meta").stride()
-    return DTensor.from_local(
-        local,
-        context.tp_mesh(),
-        [Cut(dim)],
-        run_check=False,
-        shape=torch.Size(whole),
-        stride=stride,
-    )
 
 
 def _random_state(context: ParallelContext) -> dict[str, torch.Tensor]:

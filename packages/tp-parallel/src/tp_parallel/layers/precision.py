@@ -1,0 +1,36 @@
+"""Gradients of low-precision parameters are float32: added up and summed over ranks as such.
+
+A bfloat16 sum over many micro-batches loses the small ones (Megatron-LM keeps a float32
+`main_grad` for this); torch's `Tensor.grad_dtype` lets `parameter.grad` itself be float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from .layout import is_sharded
+
+_LOW = (torch.bfloat16, torch.float16)
+
+
+def gradient_dtype(parameter: torch.Tensor) -> torch.dtype:
+    """The dtype in which the gradient of `parameter` is kept."""
+    return torch.float32 if parameter.dtype in _LOW else parameter.dtype
+
+
+def widen_gradients(parameters: Iterable[torch.Tensor]) -> None:
+    """Makes autograd keep the gradients of bfloat16 and float16 parameters in float32.
+
+    Parameters that FSDP2 has cut are left to its `MixedPrecisionPolicy(reduce_dtype=...)`. A
+    gradient that is there already is converted.
+    """
+    for parameter in parameters:
+        wanted = gradient_dtype(parameter)
+        if not parameter.requires_grad or is_sharded(parameter) or parameter.grad_dtype == wanted:
+            continue
+        grad, parameter.grad = parameter.grad, None
+        parameter.grad_dtype = wanted
+        if grad is not None:
+            parameter.grad = grad.to(wanted)
