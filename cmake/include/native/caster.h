@@ -35,8 +35,9 @@ inline const dlpack::ExchangeTable* exchange_table(PyTypeObject* type) {
 inline bool view_by_table(PyObject* object, Tensor& view) {
   const dlpack::ExchangeTable* table = exchange_table(Py_TYPE(object));
   if (table == nullptr) return false;
-  return table->tensor_from_object(object, &view) == 0 &&
-         table->current_work_stream(view.device.type, view.device.id, &view.stream) == 0;
+  view.has_stream = table->tensor_from_object(object, &view) == 0 &&
+                    table->current_work_stream(view.device.type, view.device.id, &view.stream) == 0;
+  return view.has_stream;
 }
 
 // The capsule stays alive until the call ends, and frees the tensor then: it is never renamed "used".

@@ -42,7 +42,8 @@ inline std::string name(DType dtype) {
 }
 
 struct Tensor : dlpack::Tensor {
-  void* stream = nullptr;  // the producer's current stream on this device; null on the CPU
+  void* stream = nullptr;   // the producer's current stream on this device; null on the CPU
+  bool has_stream = false;  // whether the producer said which it is: null is a stream too
 
   int64_t size(int axis) const { return shape[axis]; }
 

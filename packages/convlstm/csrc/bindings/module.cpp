@@ -18,6 +18,7 @@
 #include "native/caster.h"
 #include "native/check.h"
 #include "native/dispatch.h"
+#include "native/on_device.h"
 #include "native/parallel.h"
 #ifdef WITH_CUDA
 #include "cuda/gates.h"
@@ -103,7 +104,10 @@ void forward(const Tensor& pre, const Maybe& pre2, const Maybe& bias, const Mayb
   }
 #ifdef WITH_CUDA
   if constexpr (std::is_same_v<T, float>)
-    if (c.is_cuda()) return cuda::gates_forward(s, a, r, c.stream);
+    if (c.is_cuda()) {
+      const native::OnDevice on(name, c, pre, pre2, bias, peephole, valid, h_before, c_before, gates, h);
+      return cuda::gates_forward(s, a, r, on.stream());
+    }
 #endif
   throw native::TypeError("gates_forward: no kernel for " + native::name(c.dtype) + " on " +
                           native::device_name(c) + " in this build");
@@ -146,7 +150,10 @@ void backward(const Tensor& gates, const Tensor& c_before, const Tensor& c, cons
   }
 #ifdef WITH_CUDA
   if constexpr (std::is_same_v<T, float>)
-    if (c.is_cuda()) return cuda::gates_backward(s, a, r, c.stream);
+    if (c.is_cuda()) {
+      const native::OnDevice on(name, c, gates, c_before, dh, dh2, peephole, valid, dc, d_pre);
+      return cuda::gates_backward(s, a, r, on.stream());
+    }
 #endif
   throw native::TypeError("gates_backward: no kernel for " + native::name(c.dtype) + " on " +
                           native::device_name(c) + " in this build");

@@ -14,6 +14,7 @@
 #include <bindings/shared.h>
 #include <cuda/conv.h>
 #include <cuda/rulebook.h>
+#include <native/on_device.h>
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -39,15 +40,6 @@ constexpr auto device = native::dlpack::cuda;
 using ReportTuple = std::tuple<int32_t, int32_t, int32_t, int32_t>;
 ReportTuple tuple_of(const Report& r) { return {r.outside_row, r.duplicate_row, r.unplaced, r.out_rows}; }
 
-// All tensors of a call are on one device: the stream is the first one's.
-template <class... Rest>
-void require_one_device(const char* function, const Tensor& first, const Rest&... rest) {
-  for (const Tensor* t : {&rest...})
-    if (t->device.id != first.device.id)
-      throw native::TypeError(std::string(function) + ": the tensors must be on one device, got " +
-                              native::device_name(first) + " and " + native::device_name(*t));
-}
-
 void require_workspace(const char* function, const Tensor& workspace, int64_t bytes) {
   require(workspace, function, "workspace", device, native::uint8, bytes);
 }
@@ -71,12 +63,12 @@ ReportTuple subm_neighbours(const Tensor& indices, const Geometry& g, const Tens
   const int64_t rows = require_indices(name, indices, g);
   require(table, name, "table", device, native::int32, g.volume(), rows);
   require_workspace(name, workspace, spconv_lite::cuda::subm_workspace_bytes(g, rows));
-  require_one_device(name, indices, table, report, workspace);
+  const native::OnDevice on(name, indices, table, report, workspace);
   Report* const found = require_report(name, report);
   nb::gil_scoped_release released;
   spconv_lite::cuda::subm_neighbours(indices.data_as<int32_t>(), rows, g, table.data_as<int32_t>(), found,
-                                     workspace.data_as<char>(), indices.stream);
-  return tuple_of(spconv_lite::cuda::read_report(found, indices.stream));
+                                     workspace.data_as<char>(), on.stream());
+  return tuple_of(spconv_lite::cuda::read_report(found, on.stream()));
 }
 
 ReportTuple subm_indice_pairs(const Tensor& indices, const Geometry& g, const Tensor& indice_pairs,
@@ -86,13 +78,13 @@ ReportTuple subm_indice_pairs(const Tensor& indices, const Geometry& g, const Te
   require(indice_pairs, name, "indice_pairs", device, native::int32, 2, g.volume(), rows);
   require(indice_num, name, "indice_num", device, native::int32, g.volume());
   require_workspace(name, workspace, spconv_lite::cuda::subm_workspace_bytes(g, rows));
-  require_one_device(name, indices, indice_pairs, indice_num, report, workspace);
+  const native::OnDevice on(name, indices, indice_pairs, indice_num, report, workspace);
   Report* const found = require_report(name, report);
   nb::gil_scoped_release released;
   spconv_lite::cuda::subm_indice_pairs(indices.data_as<int32_t>(), rows, g, indice_pairs.data_as<int32_t>(),
                                        indice_num.data_as<int32_t>(), found, workspace.data_as<char>(),
-                                       indices.stream);
-  return tuple_of(spconv_lite::cuda::read_report(found, indices.stream));
+                                       on.stream());
+  return tuple_of(spconv_lite::cuda::read_report(found, on.stream()));
 }
 
 ReportTuple find_conv_sites(const Tensor& indices, const Geometry& g, bool transposed, const Tensor& report,
@@ -100,11 +92,11 @@ ReportTuple find_conv_sites(const Tensor& indices, const Geometry& g, bool trans
   const char* name = "rulebook";
   const int64_t rows = require_indices(name, indices, g);
   require_workspace(name, workspace, spconv_lite::cuda::conv_workspace_bytes(g, rows, transposed));
-  require_one_device(name, indices, report, workspace);
+  const native::OnDevice on(name, indices, report, workspace);
   Report* const found = require_report(name, report);
   nb::gil_scoped_release released;
   return tuple_of(spconv_lite::cuda::find_conv_sites(indices.data_as<int32_t>(), rows, g, transposed, found,
-                                                     workspace.data_as<char>(), indices.stream));
+                                                     workspace.data_as<char>(), on.stream()));
 }
 
 // Checks what the second step of a strided layer is given; returns the numbers of rows in and out.
@@ -116,7 +108,7 @@ std::pair<int64_t, int64_t> require_conv_step(const char* name, const Tensor& in
   require(out_indices, name, "out_indices", device, native::int32, out_rows, g.ndim + 1);
   require_workspace(name, workspace, spconv_lite::cuda::conv_workspace_bytes(g, rows, transposed));
   require_workspace(name, sort_workspace, spconv_lite::cuda::sort_workspace_bytes(out_rows.length()));
-  require_one_device(name, indices, out_indices, workspace, sort_workspace);
+  native::require_one_device(name, indices, out_indices, workspace, sort_workspace);
   return {rows, out_rows.length()};
 }
 
@@ -128,13 +120,13 @@ void conv_neighbours(const Tensor& indices, const Geometry& g, bool transposed, 
       require_conv_step(name, indices, g, transposed, out_indices, workspace, sort_workspace);
   require(targets, name, "targets", device, native::int32, g.volume(), rows);
   require(sources, name, "sources", device, native::int32, g.volume(), out_rows);
-  require_one_device(name, indices, targets, sources);
+  const native::OnDevice on(name, indices, targets, sources);
   const auto n = rows, m = out_rows;
   nb::gil_scoped_release released;
   spconv_lite::cuda::conv_neighbours(indices.data_as<int32_t>(), n, g, transposed, m,
                                      out_indices.data_as<int32_t>(), targets.data_as<int32_t>(),
                                      sources.data_as<int32_t>(), workspace.data_as<char>(),
-                                     sort_workspace.data_as<char>(), indices.stream);
+                                     sort_workspace.data_as<char>(), on.stream());
 }
 
 void conv_indice_pairs(const Tensor& indices, const Geometry& g, bool transposed, const Tensor& out_indices,
@@ -145,13 +137,13 @@ void conv_indice_pairs(const Tensor& indices, const Geometry& g, bool transposed
       require_conv_step(name, indices, g, transposed, out_indices, workspace, sort_workspace);
   require(indice_pairs, name, "indice_pairs", device, native::int32, 2, g.volume(), rows);
   require(indice_num, name, "indice_num", device, native::int32, g.volume());
-  require_one_device(name, indices, indice_pairs, indice_num);
+  const native::OnDevice on(name, indices, indice_pairs, indice_num);
   const auto n = rows, m = out_rows;
   nb::gil_scoped_release released;
   spconv_lite::cuda::write_conv_indice_pairs(indices.data_as<int32_t>(), n, g, transposed, m,
                                              out_indices.data_as<int32_t>(), indice_pairs.data_as<int32_t>(),
                                              indice_num.data_as<int32_t>(), workspace.data_as<char>(),
-                                             sort_workspace.data_as<char>(), indices.stream);
+                                             sort_workspace.data_as<char>(), on.stream());
 }
 
 void turn_neighbours(const Tensor& table, const Tensor& other) {
@@ -159,10 +151,10 @@ void turn_neighbours(const Tensor& table, const Tensor& other) {
   Dim volume("K"), rows("M"), other_rows("N");
   require(table, name, "pair_in", device, native::int32, volume, rows);
   require(other, name, "the output", device, native::int32, volume, other_rows);
-  require_one_device(name, table, other);
+  const native::OnDevice on(name, table, other);
   nb::gil_scoped_release released;
   spconv_lite::cuda::turn_neighbours(table.data_as<int32_t>(), rows.length(), volume.length(),
-                                     other_rows.length(), other.data_as<int32_t>(), table.stream);
+                                     other_rows.length(), other.data_as<int32_t>(), on.stream());
 }
 
 void order_rows(const Tensor& table, const Tensor& order, const Tensor& masks, const Tensor& workspace) {
@@ -173,11 +165,11 @@ void order_rows(const Tensor& table, const Tensor& order, const Tensor& masks, c
   require(masks, name, "masks", device, native::int32,
           spconv_lite::cuda::mask_count(rows.length(), volume.length()));
   require_workspace(name, workspace, spconv_lite::cuda::order_workspace_bytes(rows.length()));
-  require_one_device(name, table, order, masks, workspace);
+  const native::OnDevice on(name, table, order, masks, workspace);
   nb::gil_scoped_release released;
   spconv_lite::cuda::order_rows(table.data_as<int32_t>(), rows.length(), volume.length(),
                                 order.data_as<int32_t>(), masks.data_as<uint32_t>(),
-                                workspace.data_as<char>(), table.stream);
+                                workspace.data_as<char>(), on.stream());
 }
 
 // ---- convolution ----
@@ -213,7 +205,7 @@ Operands check_operands(const char* name, const Tensor& x, const Tensor& weight,
   const Arithmetic kind = arithmetic_of(arithmetic);
   const auto sizes =
       spconv_lite::bindings::check_operands(name, x, weight, y, groups, device, dtype_of(kind));
-  require_one_device(name, x, weight, y);
+  native::require_one_device(name, x, weight, y);
   return {kind,
           {sizes.in_channels / groups, sizes.out_channels / groups, groups},
           sizes.in_rows,
@@ -227,7 +219,7 @@ NeighbourTable check_table(const char* name, const Tensor& x, const Tensor& tabl
   require(table, name, "pair_in", device, native::int32, volume, rows);
   require(order, name, "pair_out", device, native::int32, rows);
   require(masks, name, "block_offset", device, native::int32, spconv_lite::cuda::mask_count(rows, volume));
-  require_one_device(name, x, table, order, masks);
+  native::require_one_device(name, x, table, order, masks);
   return {table.data_as<int32_t>(), order.data_as<int32_t>(), masks.data_as<uint32_t>(), rows, volume};
 }
 
@@ -235,14 +227,12 @@ void convolve(const Tensor& x, const Tensor& weight, const std::optional<Tensor>
               const Tensor& order, const Tensor& masks, const Tensor& y, int64_t groups,
               const std::string& arithmetic) {
   const Operands op = check_operands("conv", x, weight, y, groups, arithmetic);
-  if (bias) {
-    require(*bias, "conv", "bias", device, x.dtype, op.channels.out * groups);
-    require_one_device("conv", x, *bias);
-  }
+  if (bias) require(*bias, "conv", "bias", device, x.dtype, op.channels.out * groups);
+  const native::OnDevice on("conv", x, bias);
   const NeighbourTable rows = check_table("conv", x, table, order, masks, op.out_rows, op.volume);
   nb::gil_scoped_release released;
   spconv_lite::cuda::convolve(op.arithmetic, rows, op.channels, x.data_as<char>(), weight.data_as<char>(),
-                              bias ? bias->data_as<char>() : nullptr, false, y.data_as<char>(), x.stream);
+                              bias ? bias->data_as<char>() : nullptr, false, y.data_as<char>(), on.stream());
 }
 
 // `table` holds the targets of the input rows or, with mirror, the sources of a submanifold layer.
@@ -252,14 +242,16 @@ void convolve_back(const Tensor& gradient, const Tensor& weight, const Tensor& t
   const char* name = "conv_input_grad";
   const Operands op = check_operands(name, x_gradient, weight, gradient, groups, arithmetic);
   const NeighbourTable rows = check_table(name, gradient, table, order, masks, op.in_rows, op.volume);
+  const native::OnDevice on(name, gradient);
   nb::gil_scoped_release released;
   spconv_lite::cuda::convolve_back(op.arithmetic, rows, mirror, op.channels, gradient.data_as<char>(),
-                                   weight.data_as<char>(), x_gradient.data_as<char>(), gradient.stream);
+                                   weight.data_as<char>(), x_gradient.data_as<char>(), on.stream());
 }
 
 int64_t correlate_workspace_bytes(const Tensor& x, const Tensor& gradient, const Tensor& weight_gradient,
                                   int64_t groups, const std::string& arithmetic) {
   const Operands op = check_operands("conv_weight_grad", x, weight_gradient, gradient, groups, arithmetic);
+  const native::OnDevice on("conv_weight_grad", x);
   return spconv_lite::cuda::correlate_workspace_bytes(op.arithmetic, op.out_rows, op.volume, op.channels);
 }
 
@@ -269,12 +261,13 @@ void correlate(const Tensor& x, const Tensor& gradient, const Tensor& table, con
   const char* name = "conv_weight_grad";
   const Operands op = check_operands(name, x, weight_gradient, gradient, groups, arithmetic);
   const NeighbourTable rows = check_table(name, x, table, order, masks, op.out_rows, op.volume);
+  const native::OnDevice on(name, x, workspace);
   const int64_t bytes =
       spconv_lite::cuda::correlate_workspace_bytes(op.arithmetic, op.out_rows, op.volume, op.channels);
   require_workspace(name, workspace, bytes);
   nb::gil_scoped_release released;
   spconv_lite::cuda::correlate(op.arithmetic, rows, op.channels, x.data_as<char>(), gradient.data_as<char>(),
-                               weight_gradient.data_as<char>(), workspace.data_as<char>(), x.stream);
+                               weight_gradient.data_as<char>(), workspace.data_as<char>(), on.stream());
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "native/caster.h"
 #include "native/check.h"
 #include "native/dispatch.h"
+#include "native/on_device.h"
 #ifdef WITH_CUDA
 #include "cuda/loss.h"
 #endif
@@ -48,11 +49,11 @@ void loss_statistics(const Tensor& logits, const Tensor& target, int64_t start, 
                   statistics_count);
   nb::gil_scoped_release released;
 #ifdef WITH_CUDA
+  const native::OnDevice on(name, logits, target, out);
   if (logits.is_cuda() && logits.dtype == native::float32)
-    return cuda::statistics(logits.data_as<const float>(), s, with_sum, out.data_as<float>(), logits.stream);
+    return cuda::statistics(logits.data_as<const float>(), s, with_sum, out.data_as<float>(), on.stream());
   if (logits.is_cuda() && logits.dtype == native::bfloat16)
-    return cuda::statistics(logits.data_as<const BFloat16>(), s, with_sum, out.data_as<float>(),
-                            logits.stream);
+    return cuda::statistics(logits.data_as<const BFloat16>(), s, with_sum, out.data_as<float>(), on.stream());
 #endif
   if (!logits.is_cpu()) no_kernel(name, logits);
   if (logits.dtype == native::float32)
@@ -80,12 +81,13 @@ void loss_gradient(const Tensor& logits, const Tensor& target, const Tensor& lse
   native::require(out, name, "out", logits.device.type, logits.dtype, s.rows, s.columns);
   nb::gil_scoped_release released;
 #ifdef WITH_CUDA
+  const native::OnDevice on(name, logits, target, lse, grad, out);
   if (logits.is_cuda() && logits.dtype == native::float32)
     return cuda::gradient(logits.data_as<const float>(), s, g, lse.data_as<const float>(),
-                          grad.data_as<const float>(), out.data_as<float>(), logits.stream);
+                          grad.data_as<const float>(), out.data_as<float>(), on.stream());
   if (logits.is_cuda() && logits.dtype == native::bfloat16)
     return cuda::gradient(logits.data_as<const BFloat16>(), s, g, lse.data_as<const float>(),
-                          grad.data_as<const float>(), out.data_as<BFloat16>(), logits.stream);
+                          grad.data_as<const float>(), out.data_as<BFloat16>(), on.stream());
 #endif
   if (!logits.is_cpu()) no_kernel(name, logits);
   if (logits.dtype == native::float32)
