@@ -16,6 +16,7 @@ from pathlib import Path
 from shipping import standins
 from shipping.rattler_child import call
 from shipping.standins import StandIn
+from shipping.subdirs import SUBDIR
 
 # conda-forge's packages and their run exports (feedstocks, August 2026)
 EXPORTS = {
@@ -40,7 +41,7 @@ def write(folder: Path, headers: Path, clang: str, glslang: str, cache: Path) ->
     `headers` is the folder that `ffmpeg_gpu_build.headers.provide` filled; `cache` is ccache's.
     """
     for package in [*_compilers(cache), *_programs(clang, glslang), *_libraries(headers)]:
-        package.write(folder / "linux-64")
+        package.write(folder / SUBDIR)
     call("index", folder=str(folder))
 
 
@@ -54,7 +55,7 @@ def _program(name: str) -> str:
 def _compilers(cache: Path) -> list[StandIn]:
     tools = {name: _program(name) for name in ("ar", "nm", "ranlib", "strip")}
     # a name that is found in the build prefix, as conda-forge's are
-    compiler = StandIn("gcc_linux-64", "15.2", exports={"strong": ["libgcc >=15"]})
+    compiler = StandIn(f"gcc_{SUBDIR}", "15.2", exports={"strong": ["libgcc >=15"]})
     compiler.texts["bin/standin-cc"] = (
         f'#!/bin/sh\nexec {shutil.which("ccache") or ""} {_program("gcc")} "$@"\n'
     )

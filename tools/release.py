@@ -96,6 +96,18 @@ def arguments() -> argparse.Namespace:
         "--upload", metavar="TARGET", help="anaconda:OWNER, prefix:NAME, quetz:URL/NAME"
     )
     parser.add_argument(
+        "--repository",
+        metavar="URL",
+        help="write the public address into tools/release.toml, recipes, pyproject files and "
+        "CITATION.cff; nothing is built",
+    )
+    parser.add_argument(
+        "--maintainer",
+        action="append",
+        metavar="ACCOUNT",
+        help="the same for the accounts that maintain the recipes on conda-forge; repeatable",
+    )
+    parser.add_argument(
         "--built",
         action="store_true",
         help="with --upload: build nothing, publish the finished release in --out",
@@ -134,12 +146,14 @@ def chosen(options: argparse.Namespace) -> list:
     """The builds that --package and --variant leave, in build order; exits where that is none."""
     from shipping import recipes
 
-    builds = [build for name in recipes.names() for build in recipes.render(name)]
+    own = f"{sys.version_info.major}.{sys.version_info.minor}" if options.offline else None
+    builds = [b for name in recipes.names() for b in recipes.render(name, python_min=own)]
     known = {build.name for build in builds}
+    known = {name.removesuffix("-dev") for name in known}
     wanted = set(options.package or known)
     if unknown := wanted - known:
         wrong(f"no recipe for {', '.join(sorted(unknown))}; there are: {', '.join(sorted(known))}")
-    builds = [build for build in builds if build.name in wanted]
+    builds = [build for build in builds if build.name.removesuffix("-dev") in wanted]
     kinds = tuple(options.variant or ())
     if kinds:
         builds = [b for b in builds if b.kind == "noarch" or b.string.startswith(kinds)]
@@ -267,11 +281,24 @@ def publish(options: argparse.Namespace) -> int:
     return 0
 
 
+def write_settings(options: argparse.Namespace) -> int:
+    """Write --repository and --maintainer, and say into which files."""
+    from shipping import address
+
+    repository, maintainers = address.settings()
+    changed = address.write(options.repository or repository, options.maintainer or maintainers)
+    for path in changed:
+        say(f"written: {path.relative_to(ROOT)}")
+    return 0
+
+
 def main() -> int:
     options = arguments()
     if Path(sys.prefix).resolve() != workspace.VENV.resolve():
         workspace.ensure_environment(workspace.packages())
         os.execv(PYTHON, [str(PYTHON), *sys.argv])
+    if options.repository or options.maintainer:
+        return write_settings(options)
     from shipping import upload
 
     try:

@@ -12,6 +12,7 @@ from shipping.channel import Release
 from shipping.recipes import Build
 
 OWN_PYTHON = Path(sys.executable)
+OWN_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 class Proof:
@@ -76,7 +77,8 @@ def script_lines(script: object) -> list[str]:
 
 def variant(name: str, kind: str, python: str | None = None) -> Build:
     """The one build of that kind, for that Python where there are several."""
-    builds = [b for b in recipes.render(name) if b.kind == kind]
+    builds = [b for b in recipes.render(name, python_min=OWN_VERSION) if b.kind == kind]
+    builds = [b for b in builds if b.name == name or b.kind == "other"]
     (found,) = [b for b in builds if python is None or b.python == python]
     return found
 
@@ -101,7 +103,7 @@ def make_proof(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def own_version() -> str:
-    return f"{sys.version_info.major}.{sys.version_info.minor}"
+    return OWN_VERSION
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,11 @@ Every package and one CUDA build go the same way in test_offline_proof_of_all.py
 
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 import workspace
-from shipping import artifacts
+from shipping import artifacts, recipes
 
 NAME = "spconv-lite"
 MODULE = NAME.replace("-", "_")
@@ -25,16 +26,24 @@ def build(find_variant, own_version):
 
 @pytest.fixture(scope="module")
 def proof(build, make_proof):
-    proof = make_proof([build])
+    (dev,) = (b for b in recipes.render(NAME) if b.name == f"{NAME}-dev" and b.kind == "cpu")
+    proof = make_proof([build, dev])
     proof.release.build(build)  # raises unless it builds, passes its tests and is fit for release
+    proof.release.build(dev)
     proof.release.index()
     return proof
 
 
 @pytest.fixture(scope="module")
 def artifact(proof):
-    (artifact,) = proof.release.artifacts
-    return artifact
+    return proof.release.artifacts[0]
+
+
+def test_archives_and_headers_are_in_the_dev_package_only(proof):
+    runtime, dev = ({Path(n).suffix for n in a.names} for a in proof.release.artifacts)
+    assert {".a", ".h", ".cmake"} <= dev
+    assert not {".a", ".h", ".cmake"} & runtime
+    assert {".so", ".pyi"} <= runtime
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +86,13 @@ def test_such_a_build_is_marked_and_can_not_be_published(proof, artifact):
 def test_manifest_checksums_and_sbom_describe_the_files(proof, artifact):
     proof.release.write_manifest([], tested=True)
     digest = hashlib.sha256(artifact.path.read_bytes()).hexdigest()
-    (line,) = (proof.folder / "SHA256SUMS").read_text().splitlines()
+    line, _ = (proof.folder / "SHA256SUMS").read_text().splitlines()
     assert line == f"{digest}  {artifact.path.relative_to(proof.folder)}"
     manifest = json.loads((proof.folder / "manifest.json").read_text())
-    (entry,) = manifest["packages"]
+    entry, _ = manifest["packages"]
     assert (entry["sha256"], entry["size"]) == (digest, artifact.path.stat().st_size)
     sbom = json.loads((proof.folder / "sbom.cdx.json").read_text())
     ours = next(part for part in sbom["components"] if part["name"] == NAME)
     assert ours["hashes"][0]["content"] == digest
-    (edges,) = sbom["dependencies"]
+    edges, _ = sbom["dependencies"]
     assert any("nanobind" in ref for ref in edges["dependsOn"])

@@ -12,6 +12,7 @@ import pytest
 import workspace
 from shipping import channel, recipes, standins, wheels
 from shipping.channel import Release, build_all
+from shipping.subdirs import SUBDIR
 
 RELEASE = workspace.ROOT / "tools" / "release.py"
 
@@ -194,10 +195,10 @@ def test_only_a_package_that_is_fit_for_release_comes_into_the_channel(tmp_path)
         assert kept == ([build.file_name] if fit else [])
         assert [artifact.path.name for artifact in made.artifacts] == kept
     (artifact,) = made.artifacts
-    assert artifact.path.parent == made.channel / "linux-64"
+    assert artifact.path.parent == made.channel / SUBDIR
     assert artifact.names == ["share/tiny"]
     assert (tmp_path / "out" / "logs" / f"{build.file_name[:-6]}.log").read_text()
-    assert "tiny" in (made.channel / "linux-64" / "repodata.json").read_text()
+    assert "tiny" in (made.channel / SUBDIR / "repodata.json").read_text()
 
 
 def test_a_release_is_of_the_commit_that_it_began_with(tmp_path, monkeypatch):
@@ -218,7 +219,9 @@ def test_a_wheel_that_fails_leaves_the_manifest_to_be_written(tmp_path, monkeypa
 
 
 def test_variants_are_chosen_by_the_beginning_of_the_build_string():
-    options = argparse.Namespace(package=["spconv-lite", "resnet-zoo"], variant=["cuda130_py31"])
+    options = argparse.Namespace(
+        package=["spconv-lite", "resnet-zoo"], variant=["cuda130_py31"], offline=False
+    )
     kinds = {(build.name, build.kind, build.python) for build in release_module().chosen(options)}
     assert kinds == {
         ("spconv-lite", "cuda130", "3.10"),

@@ -12,6 +12,7 @@ import workspace
 from packaging.version import Version
 from shipping import recipes
 from shipping.rattler_child import call
+from shipping.subdirs import SUBDIR, VIRTUAL
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 DRIVERS = {
@@ -25,13 +26,13 @@ DRIVERS = {
 ALL = {name: recipes.render(name) for name in recipes.names() if name in workspace.SIX}
 NATIVE = [name for name, builds in ALL.items() if not builds[0].noarch]
 PURE = [name for name in ALL if name not in NATIVE]
-KINDS = {name: {build.kind for build in builds} for name, builds in ALL.items()}
+KINDS = {name: {b.kind for b in builds if b.name == name} for name, builds in ALL.items()}
 WITH_CUDA = [name for name in NATIVE if KINDS[name] > {"cpu"}]
 
 
 def record(name: str, version: str, build: str = "0", number: int = 0, **more) -> dict:
     basis = {"name": name, "version": version, "build": build, "build_number": number}
-    return basis | {"subdir": "linux-64", "depends": [], "constrains": []} | more
+    return basis | {"subdir": SUBDIR, "depends": [], "constrains": []} | more
 
 
 def conda_forge() -> list[dict]:
@@ -44,6 +45,9 @@ def conda_forge() -> list[dict]:
         found.append(record("libcudnn", cudnn, depends=["cuda-version >=12"]))
     for name, version in (("libgcc", "15.2.0"), ("libstdcxx", "15.2.0")):
         found.append(record(name, version))
+    for cuda in ("12.9", "13.0"):
+        only = [f"cuda-version {cuda}.*"]
+        found += [record(n, cuda, depends=only) for n in ("cuda-cudart", "cuda-cudart-dev")]
     for python in ("3.9", *PYTHONS):  # the channel has more than we support
         tag = python.replace(".", "")
         only = [
@@ -76,7 +80,7 @@ def channel(tmp_path_factory) -> str:
             found = re.search(r"\d[\d.]*", " ".join(rest))
             floors.setdefault(name, set()).add(Version(found.group() if found else "0"))
     records += [record(name, str(max(versions))) for name, versions in floors.items()]
-    for subdir in ("linux-64", "noarch"):
+    for subdir in (SUBDIR, "noarch"):
         here = [entry for entry in records if entry["subdir"] == subdir]
         files = {f"{e['name']}-{e['version']}-{e['build']}.conda": e for e in here}
         assert len(files) == len(here), "two builds with one file name"
@@ -87,8 +91,7 @@ def channel(tmp_path_factory) -> str:
 
 
 def machine(driver: str | None) -> dict[str, str]:
-    virtual = {"__linux": "6.1", "__glibc": "2.36", "__unix": "0", "__archspec": "1"}
-    return virtual | ({"__cuda": driver} if driver else {})
+    return VIRTUAL | ({"__cuda": driver} if driver else {})
 
 
 def problem(*specs: str, driver: str | None = None, **more: str) -> dict:

@@ -7,6 +7,7 @@ from pathlib import Path
 from shipping import standins
 from shipping.rattler_child import call
 from shipping.standins import StandIn
+from shipping.subdirs import SUBDIR
 
 
 def test_a_python_without_torch_is_taken_only_where_it_is_asked_for(tmp_path):
@@ -14,9 +15,9 @@ def test_a_python_without_torch_is_taken_only_where_it_is_asked_for(tmp_path):
     without = standins._environment(tmp_path / "env" / "bin" / "python", {"pytorch"})
     (newer,) = (package for package in without if package.name == "python")
     newer.version = "3.99.0"
-    (tmp_path / "linux-64").mkdir()
+    (tmp_path / SUBDIR).mkdir()
     for package in (newer, StandIn("python", "3.10.0", f"{standins.MARK}_0_cpython")):
-        package.write(tmp_path / "linux-64")
+        package.write(tmp_path / SUBDIR)
     call("index", folder=str(tmp_path))
     problems = [{"specs": [spec], "virtual": {}} for spec in ("python >=3.10", "python 3.99.*")]
     any_will_do, that_one = call("solve", channels=[str(tmp_path)], problems=problems)

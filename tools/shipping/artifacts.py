@@ -19,9 +19,10 @@ from shipping.standins import MARK
 
 SIZE_LIMIT = 5_000_000
 TESTS = re.compile(r"(^|/)(tests?|cuda_sim|benchmarks)/|(^|/)(test_\w+\.py|conftest\.py)$")
-# what a compiled core may ask of the system: torch and Python load first, cudart is static
+# what a compiled core may ask of the system, and of the packages that it depends on
 LIBRARIES = re.compile(
-    r"(libstdc\+\+|libgcc_s|libgomp|libm|libc|libpthread|libdl|librt|ld-linux-x86-64)\.so\.\d+"
+    r"(libstdc\+\+|libgcc_s|libgomp|libcudart|libm|libc|libpthread|libdl|librt|ld-linux-[\w-]+)"
+    r"\.so\.\d+"
 )
 
 
@@ -92,7 +93,7 @@ def complaints(artifact: Artifact) -> list[str]:
 
 def _is_ours(artifact: Artifact) -> bool:
     """One of the six Python packages; the FFmpeg that one of them describes is another matter."""
-    return artifact.index["name"] in workspace.SIX
+    return artifact.index["name"].removesuffix("-dev") in workspace.SIX
 
 
 def _size(artifact: Artifact) -> list[str]:
@@ -116,23 +117,30 @@ def _licence(artifact: Artifact) -> list[str]:
 
 
 def _contents(artifact: Artifact) -> list[str]:
+    name = artifact.index["name"]
+    module = name.removesuffix("-dev").replace("-", "_")
+    # where rattler-build keeps the files that the recipe's own tests name
+    kept = [n for n in artifact.names if not n.startswith(f"etc/conda/test-files/{name}/")]
+    if name.endswith("-dev"):
+        inside = re.compile(rf"include/{module}/|lib/lib{module}_core\.a$|lib/cmake/{module}/")
+        return [f"a file outside the package: {n}" for n in kept if not inside.match(n)]
     found = []
-    module = artifact.index["name"].replace("-", "_")
-    if not any(name.endswith(f"site-packages/{module}/py.typed") for name in artifact.names):
+    if not any(n.endswith(f"site-packages/{module}/py.typed") for n in kept):
         found.append("no py.typed")
-    found += [f"carries a test: {name}" for name in artifact.names if TESTS.search(name)]
+    found += [f"carries a test: {n}" for n in kept if TESTS.search(n)]
+    found += [f"belongs into the -dev package: {n}" for n in kept if n.endswith((".a", ".h"))]
     inside = re.compile(
-        rf"(.*site-packages/{module}(-[^/]+\.dist-info)?/|(bin|python-scripts)/{artifact.index['name']}$)"
+        rf"(.*site-packages/{module}(-[^/]+\.dist-info)?/|(bin|python-scripts)/{name}$)"
     )
-    found += [f"a file outside the package: {n}" for n in artifact.names if not inside.match(n)]
-    return found
+    return found + [f"a file outside the package: {n}" for n in kept if not inside.match(n)]
 
 
 def _build_paths(artifact: Artifact) -> list[str]:
     """Absolute paths of the build in the bytes of installed files.
 
     A path that conda rewrites at installation (`prefix_placeholder`) is accepted, in a binary file
-    of ours not: none of them needs to know where it is.
+    of ours not: none of them needs to know where it is. pip's direct_url.json says where the
+    sources were, in every package that is built from a folder.
     """
     directories = artifact.rendered["build_configuration"]["directories"]
     prefix = directories["host_prefix"]
@@ -143,6 +151,8 @@ def _build_paths(artifact: Artifact) -> list[str]:
     found = []
     for entry in artifact.paths:
         file = artifact.folder / entry["_path"]
+        if file.name == "direct_url.json":
+            continue
         if file.is_symlink():
             if os.path.isabs(target := os.readlink(file)):
                 found.append(f"{entry['_path']} is a link to {target}")

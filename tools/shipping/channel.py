@@ -23,9 +23,19 @@ from shipping import artifacts, upload
 from shipping.artifacts import Artifact
 from shipping.rattler_child import call
 from shipping.recipes import VARIANTS, Build
+from shipping.subdirs import SUBDIR, VIRTUAL
 
 WORK = Path(tempfile.gettempdir(), "conda-release")
-PACKED = ("packages", "recipes", "cmake", "VERSION", "LICENSE", "NOTICE")
+PACKED = (
+    "packages",
+    "recipes",
+    "cmake",
+    "VERSION",
+    "LICENSE",
+    "NOTICE",
+    "conftest.py",
+    "pyproject.toml",
+)
 
 
 class Release:
@@ -39,7 +49,7 @@ class Release:
         self.cache = {"RATTLER_CACHE_DIR": str(folder / "cache")} if fresh_cache else {}
         self.artifacts: list[Artifact] = []
         self.commit, self.clean = _commit(), _is_clean()
-        for name in ("channel/linux-64", "channel/noarch", "logs"):
+        for name in (f"channel/{SUBDIR}", "channel/noarch", "logs"):
             (folder / name).mkdir(parents=True, exist_ok=True)
 
     def build(self, build: Build, *, test: bool = True) -> Artifact:
@@ -55,6 +65,8 @@ class Release:
                 environment=self.cache | driver(build),
                 recipe=str(build.path),
                 variants=str(VARIANTS),
+                override=build.override,
+                name=build.name,
                 string=build.string,
                 channels=self.channels(),
                 out=str(work),
@@ -82,13 +94,12 @@ class Release:
 
     def install(self, specs: list[str], prefix: Path, cuda: str | None = None) -> dict[str, dict]:
         """Solve and install into a fresh prefix; returns the records. Raises with the reason."""
-        virtual = {"__linux": "6.1", "__glibc": "2.36", "__unix": "0", "__archspec": "1"}
         answer = call(
             "install",
             environment=self.cache,
             channels=self.channels(),
             specs=specs,
-            virtual=virtual | ({"__cuda": cuda} if cuda else {}),
+            virtual=VIRTUAL | ({"__cuda": cuda} if cuda else {}),
             prefix=str(prefix),
             cache=str(self.folder / "cache"),
         )

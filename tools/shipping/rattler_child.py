@@ -17,6 +17,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # the child process: this folder's parent is not on its path
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+from shipping.subdirs import SUBDIR
+
 
 def call(
     task: str, *, log: Path | None = None, environment: dict[str, str] | None = None, **request: Any
@@ -46,15 +50,26 @@ def call(
 
 
 async def build(
-    recipe: str, variants: str, string: str, channels: list[str], out: str, test: bool
+    recipe: str,
+    variants: str,
+    override: dict,
+    name: str,
+    string: str,
+    channels: list[str],
+    out: str,
+    test: bool,
 ) -> dict:
-    """Build the variant of `recipe` whose build string is `string`, and run the recipe's tests."""
+    """Build the output `name` of `recipe` whose build string is `string`, and run its tests."""
     import rattler_build as rb
 
-    platform = rb.PlatformConfig(target_platform="linux-64")
+    platform = rb.PlatformConfig(target_platform=SUBDIR)
     config = rb.VariantConfig.from_file_with_context(variants, rb.JinjaConfig(platform=platform))
+    config = config.merge(rb.VariantConfig(override))
     rendered = rb.Stage0Recipe.from_file(recipe).render(config, rb.RenderConfig(platform=platform))
-    (variant,) = (v for v in rendered if v.recipe.to_dict()["build"]["string"] == string)
+    by_name = [(v.recipe.to_dict(), v) for v in rendered]
+    variant = next(
+        v for r, v in by_name if (r["package"]["name"], r["build"]["string"]) == (name, string)
+    )
     result = variant.run_build(
         tool_config=rb.ToolConfiguration(test_strategy="native" if test else "skip"),
         output_dir=out,
@@ -130,7 +145,7 @@ async def _solved(sources: list, specs: list[str], virtual: dict[str, str]) -> t
         records = await rattler.solve(
             sources=sources,
             specs=specs,
-            platforms=["linux-64", "noarch"],
+            platforms=[SUBDIR, "noarch"],
             virtual_packages=[
                 rattler.GenericVirtualPackage(
                     rattler.PackageName(name), rattler.Version(version), rattler.BuildString("0")
@@ -162,7 +177,7 @@ def _sources(channel: str) -> list:
         rattler.SparseRepoData(
             rattler.Channel(folder.resolve().as_uri()), subdir, folder / subdir / "repodata.json"
         )
-        for subdir in ("linux-64", "noarch")
+        for subdir in (SUBDIR, "noarch")
         if (folder / subdir / "repodata.json").exists()
     ]
 

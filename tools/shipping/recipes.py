@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import workspace
-import yaml
 from rattler_build import (
     JinjaConfig,
     PlatformConfig,
@@ -17,19 +16,21 @@ from rattler_build import (
 )
 
 from shipping import forge
+from shipping.subdirs import SUBDIR
 
 FOLDER = workspace.ROOT / "recipes"
 VARIANTS = FOLDER / "variants.yaml"
-PLATFORM = PlatformConfig(target_platform="linux-64")
+PLATFORM = PlatformConfig(target_platform=SUBDIR)
 
 
 @dataclass(frozen=True)
 class Build:
-    """One variant of one recipe."""
+    """One variant of one output of a recipe."""
 
     recipe: dict
     variant: dict
     path: Path
+    override: dict = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -71,7 +72,7 @@ class Build:
 
     @property
     def subdir(self) -> str:
-        return "noarch" if self.noarch else "linux-64"
+        return "noarch" if self.noarch else SUBDIR
 
     @property
     def file_name(self) -> str:
@@ -80,7 +81,8 @@ class Build:
     def requirements(self, section: str) -> list:
         """Of `build`, `host`, `run`, `run_constraints` or `test`, what the recipe's tests add."""
         if section == "test":
-            added = [test.get("requirements", {}).get("run", []) for test in self.recipe["tests"]]
+            tests = self.recipe.get("tests", [])
+            added = [test.get("requirements", {}).get("run", []) for test in tests]
             return [item for items in added for item in items]
         return self.recipe["requirements"].get(section, [])
 
@@ -119,7 +121,8 @@ class Build:
 
     def _pinned(self, name: str, rest: list[str]) -> str:
         """The version that a requirement pins: `15` for `15.*`, from the variants for `python`."""
-        text = rest[0] if rest else str(self.variant.get(name, ""))
+        key = "python" if name == "python-abi3" else name  # it is there for each Python
+        text = rest[0] if rest else str(self.variant.get(key, ""))
         return text.split()[0].removesuffix(".*") if text else ""
 
     def _resolved(self, item: str | dict) -> str:
@@ -150,43 +153,50 @@ def names() -> list[str]:
     return six + sorted(found - set(six))
 
 
-def render(name: str, *, folder: Path = FOLDER) -> list[Build]:
-    """All variants of one recipe."""
-    config = VariantConfig.from_file_with_context(
-        str(folder / "variants.yaml"), JinjaConfig(platform=PLATFORM)
-    )
+def render(
+    name: str,
+    *,
+    folder: Path = FOLDER,
+    python_min: str | None = None,
+    pins: list[Path] | None = None,
+) -> list[Build]:
+    """All variants of one recipe, of each of its outputs.
+
+    `python_min` takes the place of the pinned one, the Python that noarch packages are built with:
+    stand-ins may have another only. `pins` are variant files in place of `folder`/variants.yaml.
+    """
+    override = {"python_min": [python_min]} if python_min else {}
+    config = VariantConfig.from_files_with_context(
+        [str(file) for file in pins or [folder / "variants.yaml"]], JinjaConfig(platform=PLATFORM)
+    ).merge(VariantConfig(override))
     path = folder / name / "recipe.yaml"
     recipe = Stage0Recipe.from_file(str(path))
-    builds = [
-        Build(variant.recipe.to_dict(), variant.variant, path)
-        for variant in recipe.render(config, RenderConfig(platform=PLATFORM))
-    ]
-    return _without_twins(builds, _cpu_row(folder / "variants.yaml"))
+    builds = {}
+    for variant in recipe.render(config, RenderConfig(platform=PLATFORM)):
+        build = Build(variant.recipe.to_dict(), variant.variant, path, override)
+        builds.setdefault(build.file_name, build)  # an output without Python: once for all rows
+    return _without_twins(list(builds.values()), _cpu_row(config))
 
 
-def _cpu_row(variants: Path) -> dict[str, str]:
+def _cpu_row(config: VariantConfig) -> dict[str, str]:
     """What goes with no CUDA in a variants file: compilers and glibc by key."""
-    pinned = yaml.safe_load(variants.read_text())
-    zipped = (keys for keys in pinned.get("zip_keys", []) if "cuda_compiler_version" in keys)
+    zipped = (keys for keys in config.zip_keys or [] if "cuda_compiler_version" in keys)
     return {
-        key: pinned[key][pinned["cuda_compiler_version"].index("None")] for key in next(zipped, [])
+        key: config[key][config["cuda_compiler_version"].index("None")] for key in next(zipped, [])
     }
 
 
 def _without_twins(builds: list[Build], cpu_row: dict[str, str]) -> list[Build]:
-    """One CPU build where the zipped keys give one for each CUDA version.
+    """A compiled recipe that has nothing to do with CUDA (`other`) once, with the CPU's compilers.
 
-    Rendering does not apply `build.skip`, with which a package without kernels leaves out the rows
-    for CUDA. A compiled recipe that has nothing to do with CUDA (`other`) is rendered once for each
-    row too, as its compiler and `stdlib('c')` name one; the row for the CPU stays.
+    It is rendered for each row, as its compiler and `stdlib('c')` name one.
     """
-    kept = []
-    for build in builds:
-        cuda_row = build.variant.get("cuda_compiler_version", "None") != "None"
-        other_row = any(build.variant.get(key, value) != value for key, value in cpu_row.items())
-        if not (build.kind == "cpu" and cuda_row) and not (build.kind == "other" and other_row):
-            kept.append(build)
-    return kept
+    return [
+        build
+        for build in builds
+        if build.kind != "other"
+        or all(build.variant.get(key, value) == value for key, value in cpu_row.items())
+    ]
 
 
 def required(builds: list[Build]) -> set[str]:

@@ -25,6 +25,7 @@ import workspace
 from shipping import forge
 from shipping.rattler_child import call
 from shipping.recipes import Build
+from shipping.subdirs import SUBDIR
 
 MARK = "standin"
 CONDA_NAMES = {"torch": "pytorch", "opencv-python-headless": "opencv"}
@@ -78,7 +79,7 @@ class StandIn:
     more: dict[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        """Pack as `.tar.bz2` into the `linux-64` folder of a channel."""
+        """Pack as `.tar.bz2` into the platform's folder of a channel."""
         contents = {path: text.encode() for path, text in self.texts.items()}
         contents |= {path: source.read_bytes() for path, source in self.copies.items()}
         paths = [
@@ -100,7 +101,7 @@ class StandIn:
             "constrains": self.constrains,
             "arch": "x86_64",
             "platform": "linux",
-            "subdir": "linux-64",
+            "subdir": SUBDIR,
             "license": "a stand-in, not for publication",
         }
         info = {
@@ -231,7 +232,7 @@ def make_channel(
             f"no stand-in can be made for {', '.join(sorted(missing))}: install the wheel into the "
             f"environment of {pythons[0]}, or teach shipping/standins.py"
         )
-    subdir = folder / "linux-64"
+    subdir = folder / SUBDIR
     subdir.mkdir(parents=True)
     (folder / "noarch").mkdir()
     for package in packages:
@@ -363,12 +364,12 @@ def _compilers(cache: Path | None) -> list[StandIn]:
     packages = []
     for version in COMPILERS:
         major = version.split(".")[0]
-        gxx = StandIn("gxx_linux-64", version, exports=forge.run_exports("gxx_linux-64", major))
+        gxx = StandIn(f"gxx_{SUBDIR}", version, exports=forge.run_exports(f"gxx_{SUBDIR}", major))
         gxx.texts[script.format("gxx")] = ACTIVATE_CXX.format(cc=cc, cxx=cxx) + caching
         packages.append(gxx)
     for version in GLIBCS:
-        exports = forge.run_exports("sysroot_linux-64", version)
-        packages.append(StandIn("sysroot_linux-64", version, exports=exports))
+        exports = forge.run_exports(f"sysroot_{SUBDIR}", version)
+        packages.append(StandIn(f"sysroot_{SUBDIR}", version, exports=exports))
     packages += _runtime_libraries(cxx)
     if nvcc:
         packages += _cuda(nvcc, cxx, script)
@@ -399,13 +400,17 @@ def _cuda(nvcc: str, cxx: str, script: str) -> list[StandIn]:
     top = re.search(r"TOP=(\S+)", dry.stderr)
     root = str(Path(top.group(1)).resolve()) if top else str(Path(nvcc).resolve().parent.parent)
     driver = f"__cuda >={version.split('.')[0]}"
-    compiler = StandIn("cuda-nvcc_linux-64", version, depends=[f"cuda-version {version}.*"])
+    compiler = StandIn(f"cuda-nvcc_{SUBDIR}", version, depends=[f"cuda-version {version}.*"])
     compiler.texts[script.format("cuda")] = ACTIVATE_CUDA.format(nvcc=nvcc, root=root, cxx=cxx)
     packages = [compiler, StandIn("cuda-version", version, constrains=[driver])]
-    for name in ("cuda-cudart-dev", "cuda-cudart-static", "cuda-cudart"):
-        exports = forge.run_exports(name, version)
-        depends = [f"cuda-version {version}.*"]
-        packages.append(StandIn(name, version, depends=depends, exports=exports))
+    runtime = sorted(Path(root).glob("**/libcudart.so.*"))
+    links = {f"lib/{path.name}": str(path) for path in runtime}
+    depends = [f"cuda-version {version}.*"]
+    packages.append(StandIn("cuda-cudart", version, depends=depends, links=links))
+    exports = forge.run_exports("cuda-cudart-dev", version)
+    packages.append(
+        StandIn("cuda-cudart-dev", version, depends=[*depends, "cuda-cudart"], exports=exports)
+    )
     return packages
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import workspace
 
+from shipping import address
+
 KINDS = {
     "anaconda": "anaconda:OWNER, with ANACONDA_API_KEY set",
     "prefix": "prefix:CHANNEL, with PREFIX_API_KEY set",
@@ -40,6 +42,7 @@ def objections(manifest: dict) -> list[str]:
         found.append(f"CHANGELOG.md still says: {line}")
     if not manifest["packages"]:
         found.append("nothing was built")
+    found += address.objections()
     return found
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
+
+from shipping import address
 
 MAKE_SDIST = "import sys, scikit_build_core.build as b; print(b.build_sdist(sys.argv[1]))"
 
@@ -19,7 +22,25 @@ def build_sdist(source: Path, out: Path) -> Path:
     name = source.resolve().name.replace("-", "_")
     found = set(out.glob("*.tar.gz")) - before or set(out.glob(f"{name}-*.tar.gz"))
     (sdist,) = found
+    if repository := address.settings()[0]:
+        _with_absolute_links(sdist, source.resolve().name, repository)
     return sdist
+
+
+def _with_absolute_links(sdist: Path, package: str, repository: str) -> None:
+    """README and PKG-INFO as an index shows them: a link into the checkout leads nowhere there."""
+    stem = sdist.name.removesuffix(".tar.gz")
+    version = stem.rpartition("-")[2]
+    aside = sdist.with_suffix(".part")
+    with tarfile.open(sdist) as old, tarfile.open(aside, "w:gz") as new:
+        for member in old:
+            data = old.extractfile(member).read() if member.isfile() else b""
+            if member.name in (f"{stem}/README.md", f"{stem}/PKG-INFO"):
+                text = address.absolute_links(data.decode(), package, version, repository)
+                data = text.encode()
+                member.size = len(data)
+            new.addfile(member, io.BytesIO(data))
+    aside.replace(sdist)
 
 
 def build_wheel(source: Path, out: Path, **environment: str) -> Path:

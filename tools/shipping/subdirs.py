@@ -1,0 +1,19 @@
+"""The machine's platform in conda's terms: the one place that says `linux-64`."""
+
+from __future__ import annotations
+
+import platform
+
+NAMES = {
+    ("Linux", "x86_64"): "linux-64",
+    ("Linux", "aarch64"): "linux-aarch64",
+    ("Darwin", "arm64"): "osx-arm64",
+}
+RELEASED = tuple(NAMES.values())
+SUBDIR = NAMES.get((platform.system(), platform.machine()), "unsupported")
+# what every such machine has, as far as a solver asks for it
+VIRTUAL = (
+    {"__osx": "14.0", "__unix": "0", "__archspec": "1"}
+    if SUBDIR.startswith("osx")
+    else {"__linux": "6.1", "__glibc": "2.36", "__unix": "0", "__archspec": "1"}
+)
