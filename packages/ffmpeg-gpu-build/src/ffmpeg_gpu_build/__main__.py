@@ -63,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     top = parser()
     arguments = top.parse_args(argv)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminated)  # ends what was started, as Ctrl-C does
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+                signal.signal(number, _terminated)  # ends what was started, as Ctrl-C does
     try:
         if arguments.command:
             code = arguments.function(arguments)

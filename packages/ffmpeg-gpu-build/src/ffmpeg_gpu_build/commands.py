@@ -220,6 +220,11 @@ def _transcode_arguments(p: argparse.ArgumentParser) -> None:
         "--suffix", default=".mp4", help="ending of the files of a folder (default .mp4)"
     )
     p.add_argument("--overwrite", action="store_true", help="replace a result that is there")
+    p.add_argument(
+        "--no-strict",
+        action="store_true",
+        help="write what is there of a damaged source, with a note, instead of an error",
+    )
 
 
 def transcode_command(a: argparse.Namespace) -> int:
@@ -229,6 +234,7 @@ def transcode_command(a: argparse.Namespace) -> int:
     common = {
         "hw": a.hw, "codec": a.codec, "size": a.size, "filters": a.filters, "quality": a.quality,
         "bitrate": a.bitrate, "audio": a.audio, "ffmpeg": a.ffmpeg, "overwrite": a.overwrite,
+        "strict": not a.no_strict,
     }  # fmt: skip
     if Path(a.src).is_dir():
         return _transcode_folder(a, common)

@@ -100,14 +100,7 @@ class Ffmpeg:
     @cached_property
     def banner(self) -> str:
         """`ffmpeg -version`. Raises FfmpegError if the program does not start."""
-        done = proc.run([self.path, "-version"], env=self.env, timeout=60)
-        if not done.ok:
-            last = (done.err.strip() or f"exit code {done.rc}").splitlines()[-1]
-            raise FfmpegError(f"{self.path} does not start: {last}", "does-not-start", done.err)
-        text = done.out.decode("utf-8", "replace")
-        if "ffmpeg version" not in text:
-            raise FfmpegError(f"{self.path} is no ffmpeg: -version names none", "no-ffmpeg", text)
-        return text
+        return _banner(self.path, self.path.stat().st_mtime_ns, self._loader)
 
     @property
     def version(self) -> str:
@@ -166,6 +159,11 @@ class Ffmpeg:
     def decoders(self) -> frozenset[str]:
         return self._names("-decoders", r"^ [VAS][A-Z.]{5} (\S+)")
 
+    @cached_property
+    def decodable(self) -> frozenset[str]:
+        """Codecs, by FFmpeg's names ("dts", not its decoder "dca"), that it decodes."""
+        return self._names("-codecs", r"^ D[E.][VASDT]...? (\S+)") or self.decoders
+
     def decodes_on_cpu(self, codec: str) -> bool:
         """Whether it has a decoder for a codec ("h264", "av1") that needs no device."""
         return bool(CPU_DECODERS.get(codec, {codec}) & self.decoders)
@@ -184,6 +182,19 @@ def _printed(path: Path, stamp: int, loader: tuple[tuple[str, str], ...], option
     """What the program prints for -encoders and the like: the same for one file on one system."""
     done = proc.run([path, "-hide_banner", option], env=dict(loader), timeout=60)
     return done.out.decode("utf-8", "replace")
+
+
+@lru_cache(maxsize=64)
+def _banner(path: Path, stamp: int, loader: tuple[tuple[str, str], ...]) -> str:
+    """What -version prints; asked once of a file that does not change."""
+    done = proc.run([path, "-version"], env=dict(loader), timeout=60)
+    if not done.ok:
+        last = (done.err.strip() or f"exit code {done.rc}").splitlines()[-1]
+        raise FfmpegError(f"{path} does not start: {last}", "does-not-start", done.err)
+    text = done.out.decode("utf-8", "replace")
+    if "ffmpeg version" not in text:
+        raise FfmpegError(f"{path} is no ffmpeg: -version names none", "no-ffmpeg", text)
+    return text
 
 
 def file_argument(path: str | os.PathLike[str]) -> str:

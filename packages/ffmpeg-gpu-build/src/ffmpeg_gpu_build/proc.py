@@ -9,6 +9,9 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from . import watchdog
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,21 @@ class Finished:
     @property
     def ok(self) -> bool:
         return self.rc == 0
+
+
+def start(argv: Sequence[str | os.PathLike[str]], **options: Any) -> subprocess.Popen[bytes]:
+    """A program in a process group of its own, which ends when we do; see `subprocess.Popen`.
+
+    `finished` must be told when it has ended.
+    """
+    process = subprocess.Popen(argv, start_new_session=True, **options)
+    watchdog.note_process(process.pid)
+    return process
+
+
+def finished(process: subprocess.Popen[bytes]) -> None:
+    """A program that `start` started has been waited for."""
+    watchdog.forget_process(process.pid)
 
 
 def stop(process: subprocess.Popen[bytes], patience: float = 3.0) -> None:
@@ -62,14 +80,13 @@ def run(
     if there is no such program.
     """
     argv = [os.fspath(a) for a in argv]
-    process = subprocess.Popen(
+    process = start(
         argv,
         stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, **env} if env else None,
         cwd=cwd,
-        start_new_session=True,
     )
     rc_on_timeout = None
     try:
@@ -82,5 +99,7 @@ def run(
     except BaseException:
         stop(process)
         raise
+    finally:
+        finished(process)
     rc = process.returncode if rc_on_timeout is None else rc_on_timeout
     return Finished(tuple(argv), rc, out, err.decode("utf-8", "replace"))

@@ -72,14 +72,13 @@ def run_logged(
     kept: list[bytes] = []
     with log.open("ab", buffering=0) as file:
         file.write(f"\n== {stage}: {' '.join(command)}\n".encode())
-        process = subprocess.Popen(
+        process = proc.start(
             command,
             cwd=cwd,
             env={**os.environ, **env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
         )
         assert process.stdout is not None
         try:
@@ -96,6 +95,7 @@ def run_logged(
             raise
         finally:
             process.stdout.close()
+            proc.finished(process)
     if process.returncode:
         text = b"".join(kept).decode("utf-8", "replace")
         for extra in (p for p in also if p.is_file()):

@@ -285,13 +285,21 @@ def diagnose(log: str) -> Diagnosis | None:
 
 
 def last_lines(log: str, count: int = 6) -> str:
-    """The last lines of a log that say something: no progress, no summary."""
+    """The last lines of a log that say something: no progress, no summary; where the log has levels
+    its errors, else its warnings.
+    """
     kept = [
         line.rstrip()
         for line in log.replace("\r", "\n").splitlines()
         if line.strip()
         and not re.match(
-            r"(frame=|size=|video:|\s*Total:|\s+\S.*: .*packets|.*\] Statistics: \d)", line
+            r"(\[\w+\]\s*)?(frame=|size=|video:|\s*Total:|\s+\S.*: .*packets"
+            r"|.*\] Statistics: \d|\[\w+\]\s*$)",
+            line,
         )
     ]
+    for level in ("[fatal]", "[error]", "[warning]"):
+        loud = [line for line in kept if level in line]
+        if loud:
+            return "\n".join(loud[-count:])
     return "\n".join(kept[-count:])

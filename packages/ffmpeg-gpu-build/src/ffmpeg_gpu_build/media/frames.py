@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-import tempfile
+import warnings
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from ..ffmpeg import Ffmpeg, FfmpegError, file_argument
-from ..proc import stop
 from ..verification.verdict import PROVEN
+from . import arguments as check
+from .damage import complaints, sentence, unfinished
+from .pipe import FIRST, LAST, Pipe, Shown, first_shown, no_frames
 from .pipeline import (
     KINDS,
     NAMES_IN_PATHS,
     HardwareError,
     choose_encoder,
+    covered,
+    no_cpu_decoder,
     proof,
     quality_arguments,
     require_decoder,
+    tried,
     turned_verdict,
 )
-from .probing import PROTOCOLS, Video, probe, require_whole
-from .session import failure, supervise, written_aside
+from .probing import Video, probe, require_whole
+from .session import failure, is_stream, supervise, written_aside
+from .sources import Source, opened
 from .transcoding import muxer_of
 
 if TYPE_CHECKING:
@@ -38,19 +44,30 @@ if TYPE_CHECKING:
 PIXELS = {
     "rgb": ("rgb24", np.dtype(np.uint8), 3),
     "gray": ("gray", np.dtype(np.uint8), 1),
+    "rgba": ("rgba", np.dtype(np.uint8), 4),
     "rgb16": ("rgb48le", np.dtype("<u2"), 3),
+    "gray16": ("gray16le", np.dtype("<u2"), 1),
 }
 
 
-def _decoding(program: Ffmpeg, video: Video, hw: str, device: str) -> tuple[list[str], str]:
-    """Arguments before -i and the filters that bring frames down, for hw as in `read_frames`."""
-    if hw not in ("cpu", "auto", *KINDS):
-        raise ValueError(
-            f"read_frames: hw must be cpu, auto or one of {', '.join(KINDS)}, got {hw!r}"
-        )
+def _decoding(
+    program: Ffmpeg,
+    video: Video,
+    hw: str,
+    device: str,
+    file: Path | None = None,
+    notes: list[str] | None = None,
+) -> tuple[list[str], str]:
+    """Arguments before -i and the filters that bring frames down, for hw as in `read_frames`.
+
+    With `file` its own first frames are tried on the device too.
+    """
     for kind in KINDS if hw == "auto" else [hw] if hw != "cpu" else []:
         path = f"decode.{NAMES_IN_PATHS.get(video.codec, video.codec)}_{KINDS[kind].decoder}"
         verdict = turned_verdict(path) if video.turned else proof(program, path, device)
+        if verdict.status == PROVEN:
+            here = file is not None
+            verdict = tried(program, file, video, kind, device) if here else covered(verdict, video)
         if verdict.status == PROVEN:
             name = f"{kind}=d" + (f":{device}" if device else "")
             layout = "p010le" if video.depth > 8 else "nv12"
@@ -58,111 +75,302 @@ def _decoding(program: Ffmpeg, video: Video, hw: str, device: str) -> tuple[list
             return [*opening, "-hwaccel_output_format", kind], f"hwdownload,format={layout},"
         if hw != "auto":
             raise HardwareError("decode", kind, verdict)
+        if notes is not None:
+            notes.append(f"decode not on {kind}: {verdict.sentence}")
     require_decoder(program, video)
     return [], ""
 
 
+class Frame(np.ndarray):
+    """A frame as an array that knows its time.
+
+    pts         Fraction, seconds: the presentation time that the container gives, as PyAV and
+                ffprobe say it; None where there is none (a raw stream)
+    time        float, seconds after the first frame of the stream: the clock of `start` and of
+                `Video.at`
+    index       which frame of this reading it is, from 0
+    key         whether it was coded by itself
+    interlaced  whether it is made of two fields
+    """
+
+    pts: Fraction | None
+    time: float
+    index: int
+    key: bool
+    interlaced: bool
+
+    def __array_finalize__(self, other: Any) -> None:
+        for name, default in (
+            ("pts", None), ("time", 0.0), ("index", 0), ("key", False), ("interlaced", False),
+        ):  # fmt: skip
+            setattr(self, name, getattr(other, name, default))
+
+
+class DamageWarning(UserWarning):
+    """Frames were read with `strict=False` from a file that is damaged or not whole."""
+
+
+class Frames(Iterator[Any]):
+    """The frames of `read_frames`, one by one. `engine` says what decodes, `notes` what was lost.
+
+    Ends ffmpeg when closed, when left as a context, and when nobody holds it any more.
+    """
+
+    engine = "pipe"
+
+    def __init__(self, reading: Iterator[Any], notes: list[str]) -> None:
+        self._reading, self.notes = reading, notes
+
+    def __iter__(self) -> Frames:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._reading)
+
+    def close(self) -> None:
+        """End ffmpeg; further frames are not to be had."""
+        self._reading.close()  # type: ignore[attr-defined]
+
+    def __enter__(self) -> Frames:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What `read_frames` was asked for."""
+
+    size: tuple[int, int] | None
+    pixels: str
+    rate: Fraction | None
+    start: Fraction
+    count: int | None
+    stream: int
+    square: bool
+    strict: bool
+    torch: bool
+
+    def chain(self, down: str, begin: int | None) -> str:
+        """The filters: `down` from a device, the exact cut, rate, shape, pixels."""
+        parts = [down.rstrip(",")] if down else []
+        if begin is not None:
+            parts += [FIRST, f"trim=start_pts={begin}"]
+        if self.rate:
+            parts.append(f"fps={self.rate}")
+        if self.size:
+            parts.append(f"scale={self.size[0]}:{self.size[1]}")
+        elif self.square:
+            parts.append("scale=trunc(iw*sar/2+0.5)*2:ih,setsar=1")
+        return ",".join([*parts, f"format={PIXELS[self.pixels][0]}", LAST])
+
+
 def read_frames(
-    src: str | os.PathLike[str],
+    src: str | os.PathLike[str] | bytes | BinaryIO,
     *,
     size: tuple[int, int] | None = None,
     pixels: str = "rgb",
-    fps: float | None = None,
-    start: float = 0.0,
+    fps: float | Fraction | None = None,
+    start: float | Fraction = 0.0,
     count: int | None = None,
+    stream: int = 0,
+    square: bool = False,
+    strict: bool = True,
+    urls: bool = False,
     hw: str = "cpu",
     device: str = "",
     torch: bool = False,
     ffmpeg: str | os.PathLike[str] | Ffmpeg | None = None,
-) -> Iterator[np.ndarray | torch.Tensor]:
-    """Yield the frames of a video one by one: (H, W, 3) or, gray, (H, W).
+) -> Frames:
+    """Yield the frames of a video one by one, each a `Frame`: (H, W, 3), gray (H, W), rgba (H, W,
+    4).
 
-    pixels   "rgb" uint8, "gray" uint8, "rgb16" uint16
-    size     (width, height), else the video's, turned upright; fps: resampled in time
-    start, count   seconds from the beginning, frames at most
-    hw       "cpu", "auto" (on a GPU if that is proven here), or "cuda", "vaapi", "vulkan"
-    torch    tensors on the CPU instead of arrays; each owns its memory and may be written to
+    src      a path (also of a pipe, which is read once), bytes, a binary file object; with
+             `urls=True` a URL
+    pixels   "rgb", "gray", "rgba" uint8; "rgb16", "gray16" uint16
+    size     (width, height), else that of the decoded frames, turned upright; fps: resampled
+    start    seconds after the first frame: exact in every container; count: frames at most
+    stream   which video stream, cover pictures not counted; square: square pixels
+    strict   a damaged file, or one that is not whole, is an FfmpegError (code "damaged") after
+             its last frame; with False a DamageWarning, and `notes` of what is returned says it
+    hw       "cpu", "auto" (a GPU if proven here for this file), "cuda", "vaapi", "vulkan"
+    torch    tensors on the CPU with the same attributes; each owns its memory
 
-    Leaving the loop early ends ffmpeg. Raises FileNotFoundError, ValueError for an argument,
-    FfmpegError if the file is damaged: frames before the damage have been yielded by then.
+    Leaving the loop early ends ffmpeg. Raises FileNotFoundError, TypeError and ValueError for an
+    argument (also for a start beyond the end, when the first frame is asked for), FfmpegError.
     """
     if pixels not in PIXELS:
         raise ValueError(f"read_frames: pixels must be one of {', '.join(PIXELS)}, got {pixels!r}")
-    if count is not None and count < 1:
-        raise ValueError(f"read_frames: count must be at least 1, got {count}")
-    if size is not None and not (len(size) == 2 and all(int(n) == n and n > 0 for n in size)):
-        raise ValueError(f"read_frames: size must be (width, height), both above 0, got {size}")
-    if fps is not None and not fps > 0:
-        raise ValueError(f"read_frames: fps must be above 0, got {fps}")
-    if not start >= 0:
-        raise ValueError(f"read_frames: start must be at least 0, got {start}")
+    wish = _Wish(
+        None if size is None else check.size("read_frames", size),
+        pixels,
+        None if fps is None else check.rate("read_frames", "fps", fps),
+        check.seconds("read_frames", "start", start),
+        None if count is None else check.whole("read_frames", "count", count, 1),
+        check.whole("read_frames", "stream", stream, 0),
+        square, strict, torch,
+    )  # fmt: skip
     program = Ffmpeg.at(ffmpeg)
-    media = probe(src, ffmpeg=program)
-    if media.video is None:
-        raise FfmpegError(f"read_frames: {os.fspath(src)!r} has no video stream", "bad-input")
-    width, height = (int(n) for n in size or media.video.size)
-    before, down = _decoding(program, media.video, hw, device)
-    layout, dtype, channels = PIXELS[pixels]
-    rate = f"fps={fps}," if fps else ""
+    if hw not in ("cpu", "auto", *KINDS):
+        raise ValueError(
+            f"read_frames: hw must be cpu, auto or one of {', '.join(KINDS)}, got {hw!r}"
+        )
+    held = contextlib.ExitStack()
+    source = held.enter_context(opened("read_frames", src, urls))
+    notes: list[str] = []
+    before, down = [], ""
+    if hw != "cpu":
+        if source.file is None or not source.again:
+            raise ValueError(f"read_frames: hw={hw!r} needs a file that can be tried first")
+        media = probe(source.file, ffmpeg=program)
+        if media.video is None:
+            raise FfmpegError(f"read_frames: {source.name!r} has no video stream", "bad-input")
+        before, down = _decoding(program, media.video, hw, device, source.file, notes)
+    return Frames(_frames(program, source, wish, before, down, notes, held), notes)
+
+
+def _run(
+    program: Ffmpeg, source: Source, wish: _Wish, before: list[str], down: str,
+    begin: int | None, coarse: Fraction | None,
+) -> Pipe:  # fmt: skip
+    """Start ffmpeg on a source; `coarse` is where it is told to seek to, in seconds."""
+    seek = [] if coarse is None else ["-noaccurate_seek", "-ss", f"{float(coarse):.6f}"]
     command = [
-        os.fspath(program.path), "-hide_banner", "-nostdin", "-nostats", "-loglevel", "verbose",
-        *before, *(["-ss", str(start)] if start else []), *PROTOCOLS, "-i", file_argument(src),
-        "-map", f"0:{media.video.index}", "-vf", f"{down}{rate}scale={width}:{height}",
-        *(["-frames:v", str(count)] if count else []),
-        *program.every_frame, "-f", "rawvideo", "-pix_fmt", layout, "pipe:1",
+        *before, "-copyts", *seek, *source.protocols, "-i", source.argument,
+        "-map", f"0:V:{wish.stream}", "-vf", wish.chain(down, begin),
+        *(["-frames:v", str(wish.count)] if wish.count else []),
+        *program.every_frame, "-f", "rawvideo", "-pix_fmt", PIXELS[wish.pixels][0], "pipe:1",
     ]  # fmt: skip
-    shape = (height, width, channels) if channels > 1 else (height, width)
-    return _frames(program, command, shape, dtype, torch)
+    return Pipe(
+        program, command, descriptors=source.descriptors, begin=begin, sought=coarse is not None
+    )
+
+
+# Seconds by which a seek goes before the first frame that is wanted. A demuxer may land behind its
+# target by a GOP or more; if no key frame before it was met, the next is tried, at last the whole.
+MARGINS = (2, 12, 60)
+
+
+def _begun(
+    program: Ffmpeg, source: Source, wish: _Wish, before: list[str], down: str
+) -> tuple[Pipe, Shown | None, Fraction]:
+    """A run that stands before the first wanted frame, what is said of that, and the pts of the
+    stream's first frame.
+    """
+    if not wish.start:
+        pipe = _run(program, source, wish, before, down, None, None)
+        shown = pipe.next()
+        return pipe, shown, (shown.pts if shown else None) or Fraction(0)
+    if not source.again:
+        raise ValueError(
+            f"read_frames: start must be 0 for {source.name!r}, which can be read only once"
+        )
+    given = [*source.protocols, "-i", source.argument]
+    first, log = _first(program, source, tuple(given), f"0:V:{wish.stream}")
+    if first is None:
+        raise no_frames("read_frames", source.name, log)
+    if first.ticks is None:
+        raise FfmpegError(
+            f"read_frames: start cannot be found in {source.name!r}, whose frames have no times",
+            "no-times",
+        )
+    begin = round((first.pts + wish.start) / first.base)
+    for margin in (*MARGINS, None):
+        coarse = None if margin is None or margin >= wish.start else wish.start - margin
+        pipe = _run(program, source, wish, before, down, begin, coarse)
+        try:
+            shown = pipe.next()
+            if pipe.landed:
+                if shown is None and pipe.end() == 0:
+                    last = pipe.latest.pts - first.pts if pipe.latest else Fraction(0)
+                    raise ValueError(
+                        f"read_frames: start must be within the video, whose last frame begins at "
+                        f"{float(last):g} seconds, got {float(wish.start):g}"
+                    )
+                return pipe, shown, first.pts
+        except BaseException:
+            pipe.close()
+            raise
+        pipe.close()
+    raise AssertionError("a run from the beginning has landed")
+
+
+_FIRST: dict[Any, Any] = {}
+
+
+def _first(program: Ffmpeg, source: Source, given: tuple[str, ...], stream: str) -> Any:
+    """`first_shown`, kept for a file that has not changed."""
+    key = (program.path, source.stamp, stream) if source.stamp else None
+    if key is None or key not in _FIRST:
+        found = first_shown(program, given, stream, source.descriptors)
+        if key is None:
+            return found
+        if len(_FIRST) > 256:
+            _FIRST.clear()
+        _FIRST[key] = found
+    return _FIRST[key]
 
 
 def _frames(
-    program: Ffmpeg, command: list[str], shape: tuple[int, ...], dtype: np.dtype[Any], torch: bool
-) -> Iterator[Any]:
-    one = int(np.prod(shape)) * dtype.itemsize
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            env={**os.environ, **program.env},
-            start_new_session=True,
-        )
-        assert process.stdout is not None
-        _widen(process.stdout)
+    program: Ffmpeg, source: Source, wish: _Wish, before: list[str], down: str,
+    notes: list[str], held: contextlib.ExitStack,
+) -> Iterator[Any]:  # fmt: skip
+    _, dtype, channels = PIXELS[wish.pixels]
+    with held:
+        pipe, shown, origin = _begun(program, source, wish, before, down)
+        index = 0
         try:
-            while True:
-                memory = bytearray(one)
-                got = _fill(process.stdout, memory)
-                if got < one:
+            if pipe.codec == "av1" and not program.decodes_on_cpu("av1") and not before:
+                raise no_cpu_decoder()
+            while shown is not None and index != wish.count:
+                width, height = shown.size
+                shape = (height, width, channels) if channels > 1 else (height, width)
+                size = width * height * channels * dtype.itemsize
+                memory = pipe.read(size)
+                if len(memory) < size:
                     break
-                frame = np.frombuffer(memory, dtype).reshape(shape)
-                yield _tensor(frame) if torch else frame
-            process.wait()
-            if process.returncode != 0 or got:
-                log.seek(0)
-                raise failure(log.read().decode("utf-8", "replace"), process.returncode)
+                yield _dressed(
+                    np.frombuffer(memory, dtype).reshape(shape), shown, origin, index, wish.torch
+                )
+                index += 1
+                shown = pipe.next()
+            done = pipe.end() == 0 and (shown is None or index == wish.count)
+            if index == 0:
+                raise no_frames("read_frames", source.name, pipe.log, pipe.process.returncode)
+            if not done:
+                raise failure(pipe.log, pipe.process.returncode)
         finally:
-            stop(process, patience=0)  # blocked on the pipe, it would not hear SIGTERM
-            process.stdout.close()
+            pipe.close()
+        if wish.count is None or index < wish.count:
+            _judge(source, index, pipe.log_since_first if wish.start else pipe.log, wish, notes)
 
 
-def _widen(stream: Any) -> None:
-    """A pipe of 1 MiB in place of 64 KiB, where the system has that: fewer turns."""
-    with contextlib.suppress(ImportError, AttributeError, OSError):
-        import fcntl
+def _judge(source: Source, index: int, log: str, wish: _Wish, notes: list[str]) -> None:
+    """Hold what came to what the decoder and the container say."""
+    found = complaints(log)
+    cut = unfinished(source.file) if source.file and source.again else None
+    found += [cut] if cut else []
+    if not found:
+        return
+    text = f"{source.name!r} is damaged or not whole: {sentence(found)}"
+    notes.append(text)
+    if wish.strict:
+        raise FfmpegError(
+            f"read_frames: {text}; {index} frames have been read; strict=False takes what is there",
+            "damaged",
+            log,
+        )
+    warnings.warn(text, DamageWarning, stacklevel=4)
 
-        fcntl.fcntl(stream.fileno(), fcntl.F_SETPIPE_SZ, 1 << 20)
 
-
-def _fill(stream: Any, memory: bytearray) -> int:
-    view, got = memoryview(memory), 0
-    while got < len(memory):
-        read = stream.readinto(view[got:])
-        if not read:
-            break
-        got += read
-    return got
+def _dressed(array: np.ndarray, shown: Shown, origin: Fraction, index: int, torch: bool) -> Any:
+    """The frame with its time."""
+    frame: Any = _tensor(array) if torch else array.view(Frame)
+    frame.pts, frame.index, frame.key = shown.pts, index, shown.key
+    frame.time = float(shown.pts - origin) if shown.pts is not None else 0.0
+    frame.interlaced = shown.interlaced
+    return frame
 
 
 def _tensor(frame: np.ndarray) -> torch.Tensor:
@@ -227,12 +435,7 @@ def write_frames(
     program = Ffmpeg.at(ffmpeg)
     path = Path(dst)
     muxer = muxer_of(path, codec)
-    try:
-        rate = Fraction(fps).limit_denominator(100_000)
-    except (ValueError, OverflowError):
-        rate = Fraction(0)
-    if rate <= 0:
-        raise ValueError(f"write_frames: fps must be a number above 0, got {fps}")
+    rate = check.rate("write_frames", "fps", fps)
     iterator = iter(frames)
     first = next(chain(iterator, [None]))
     if first is None:
@@ -254,6 +457,7 @@ def write_frames(
             *(["-movflags", "+faststart"] if muxer in ("mp4", "mov") else []),
             "-f", muxer, "-y", file_argument(part),
         ]  # fmt: skip
-        number = supervise(program, arguments, chunks=_same(iterator, head))
-        require_whole(part, number, program)
+        number = supervise(program, arguments, chunks=_same(iterator, head)).frames
+        if not is_stream(part):
+            require_whole(part, number, program)
         return number

@@ -7,23 +7,28 @@ proof is kept for the life of the process.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from ..ffmpeg import Ffmpeg, FfmpegError
+from ..ffmpeg import Ffmpeg, FfmpegError, file_argument
 from ..verification.checks import (
+    CLIPS_OF,
     CODEC_OF,
+    QUIET,
     Machine,
     check_decoder,
     check_device,
     check_encoder,
     check_filter,
+    clips,
+    failed,
+    same_frames,
 )
 from ..verification.filter_checks import device_of
 from ..verification.judge import ask_nvidia
 from ..verification.verdict import NOT_TRIED, PROVEN, Verdict
-from .probing import Video
+from .probing import PROTOCOLS, Video
 
 SOFTWARE = {codec: encoder for encoder, codec in CODEC_OF.items()}
 # component of the description that brings the software encoder
@@ -94,6 +99,70 @@ def _proof(path: Path, env: tuple[tuple[str, str], ...], device: str, stage: str
 def proof(program: Ffmpeg, stage: str, device: str = "") -> Verdict:
     """The verdict on one path id ("encode.h264_nvenc"), tried once a process and kept."""
     return _proof(program.path, tuple(sorted(program.env.items())), device, stage)
+
+
+def covered(verdict: Verdict, video: Video) -> Verdict:
+    """A proof of a decoder, held to what it was made of: it says nothing of other pixel formats.
+
+    NVDEC decodes H.264 in 8 bits and 4:2:0 on every GPU, in 10 bits or 4:2:2 on hardly any.
+    """
+    formats = proven_pixels(video.codec)
+    if video.pixels in formats:
+        return verdict
+    text = f"{video.codec} in {video.pixels} was not tried: the proof is of {' and '.join(formats)}"
+    return replace(verdict, status=NOT_TRIED, code="other-pixels", sentence=text, cure="")
+
+
+def proven_pixels(codec: str) -> tuple[str, ...]:
+    """The pixel formats of the clips by which a decoder of this codec is judged."""
+    name = NAMES_IN_PATHS.get(codec, codec)
+    found = [clips()[c]["pixels"] for c in CLIPS_OF.get(name, (name,)) if c in clips()]
+    return tuple(dict.fromkeys([*found, *("yuvj420p" for p in found if p == "yuv420p")]))
+
+
+TRIAL_FRAMES = 8
+# Pixel formats that come down from a device as they are -> the layout in which they do.
+DOWNLOADS = {"yuv420p": "nv12", "yuvj420p": "nv12", "yuv420p10le": "p010le"}
+
+
+@lru_cache(maxsize=256)
+def _tried(
+    path: Path, env: tuple[tuple[str, str], ...], file: Path, stamp: tuple[int, int],
+    index: int, codec: str, pixels: str, kind: str, device: str,
+) -> Verdict:  # fmt: skip
+    """See `tried`; `stamp` is of the file, so that a changed one is tried again."""
+    program, where = Ffmpeg(path, dict(env)), f"decode of this file on {kind}"
+    out = "yuv420p" if pixels == "yuvj420p" else pixels
+    name = f"{kind}=d" + (f":{device}" if device else "")
+    opening = ["-init_hw_device", name, "-hwaccel", kind, "-hwaccel_device", "d"]
+    runs = []
+    for before, chain in (
+        ([*opening, "-hwaccel_output_format", kind], f"hwdownload,format={DOWNLOADS[pixels]},"),
+        ([], ""),
+    ):
+        done = program.run(
+            *QUIET, *before, *PROTOCOLS, "-i", file_argument(file), "-map", f"0:{index}",
+            "-frames:v", str(TRIAL_FRAMES), "-vf", f"{chain}format={out}",
+            *program.every_frame, "-f", "rawvideo", "pipe:1", timeout=90,
+        )  # fmt: skip
+        if not done.ok or not done.out:
+            return failed(where, done)
+        runs.append(done.out)
+    known = clips().get(NAMES_IN_PATHS.get(codec, codec), {})
+    return same_frames(where, *runs, exact=known.get("exact", True), deep=out.endswith("10le"))
+
+
+def tried(program: Ffmpeg, file: Path, video: Video, kind: str, device: str) -> Verdict:
+    """Decode the first frames of this very file on a device and on the CPU and compare them."""
+    where = f"decode of this file on {kind}"
+    if video.pixels not in DOWNLOADS:
+        text = f"{video.codec} in {video.pixels} does not come down from a device unchanged"
+        return Verdict(where, NOT_TRIED, "other-pixels", text)
+    facts = file.stat()
+    return _tried(
+        program.path, tuple(sorted(program.env.items())), file.absolute(),
+        (facts.st_mtime_ns, facts.st_size), video.index, video.codec, video.pixels, kind, device,
+    )  # fmt: skip
 
 
 def quality_arguments(encoder: str, quality: int) -> list[str]:
@@ -169,8 +238,10 @@ def plan_pipeline(
     decode: str | None = None,
     encode: str | None = None,
     device: str = "",
+    file: Path | None = None,
 ) -> Pipeline:
-    """Decide where each stage runs; see `transcode` for the arguments.
+    """Decide where each stage runs; see `transcode` for the arguments. With `file` its own first
+    frames are tried on the device.
 
     Raises ValueError for an unknown name and HardwareError if a device that was asked for cannot
     do a stage.
@@ -207,6 +278,7 @@ def plan_pipeline(
         decode == "cpu",
         encode == "cpu",
         notes,
+        file,
     )
 
 
@@ -243,11 +315,28 @@ def require_decoder(program: Ffmpeg, video: Video) -> None:
     but "your platform doesn't support hardware accelerated AV1 decoding".
     """
     if video.codec == "av1" and not program.decodes_on_cpu("av1"):
+        raise no_cpu_decoder()
+
+
+def require_codec(program: Ffmpeg, video: Video) -> None:
+    """Raise FfmpegError if this FFmpeg has no decoder of this codec at all: a whole file is never
+    called damaged for that.
+    """
+    if video.codec not in program.decodable:
         raise FfmpegError(
-            "decode: this FFmpeg decodes AV1 on a GPU only: take another, or build one that has a "
-            "software decoder (`ffmpeg-gpu-build build --with dav1d`)",
-            "no-cpu-decoder",
+            f"decode: this FFmpeg was built without a decoder of {video.codec}: take another, or "
+            "build one that has it (`ffmpeg-gpu-build build --profile full`)",
+            "not-built-in",
         )
+
+
+def no_cpu_decoder() -> FfmpegError:
+    """The error of an AV1 stream and an FFmpeg that reads it on a GPU only."""
+    return FfmpegError(
+        "decode: this FFmpeg decodes AV1 on a GPU only: take another, or build one that has a "
+        "software decoder (`ffmpeg-gpu-build build --with dav1d`)",
+        "no-cpu-decoder",
+    )
 
 
 def choose_encoder(program: Ffmpeg, codec: str, hw: str, device: str = "") -> str:
@@ -319,6 +408,7 @@ def _on_device(
     decode_on_cpu: bool,
     encode_on_cpu: bool,
     notes: list[str],
+    file: Path | None = None,
 ) -> Pipeline:
     """A pipeline on one device; CPU `filters` bring the frames down and up again."""
     spoken = KINDS[kind]
@@ -333,6 +423,14 @@ def _on_device(
             raise HardwareError("decode", kind, turned_verdict(path))
         notes.append(f"decode on the CPU: {TURNED}")
     decodes = not (decode_on_cpu or video.turned) and proven("decode", path)
+    if decodes:
+        plain = Verdict(path, PROVEN, "pixels", "")
+        known = tried(program, file, video, kind, device) if file else covered(plain, video)
+        decodes = known.status == PROVEN
+        if not decodes and hw != "auto":
+            raise HardwareError("decode", kind, known)
+        if not decodes:
+            notes.append(f"decode on the CPU: {known.sentence}")
     if not decodes:
         require_decoder(program, video)
     encodes = not encode_on_cpu and proven("encode", f"encode.{codec}_{spoken.encoder}")

@@ -15,18 +15,21 @@ from typing import Any
 from .. import proc
 from ..doctor.failures import diagnose, last_lines
 from ..ffmpeg import Ffmpeg, FfmpegError, file_argument
+from .session import is_stream
 
 # Local files only: a playlist in disguise must not make FFmpeg open a connection.
 PROTOCOLS = ("-protocol_whitelist", "file,pipe,fd,data,crypto")
 # AVColorTransferCharacteristic -> FFmpeg's name, those that we look at
 TRANSFERS = {1: "bt709", 16: "smpte2084", 18: "arib-std-b67"}
+FIELDS = {2: "tt", 3: "bb", 4: "tb", 5: "bt"}  # AVFieldOrder
 
 
 @dataclass(frozen=True)
 class Video:
     """A video stream. `size` is (width, height) as shown, after rotation; `depth` in bits; `turned`
     if the picture is stored turned or mirrored, which FFmpeg puts right on the CPU alone;
-    `transfer` is FFmpeg's name of the transfer characteristic ("bt709", "smpte2084").
+    `transfer` is FFmpeg's name of the transfer characteristic ("bt709", "smpte2084"); `fields`
+    "progressive" or the order of two fields ("tt", "bb", "tb", "bt").
     """
 
     index: int
@@ -38,6 +41,21 @@ class Video:
     frames: int | None
     turned: bool = False
     transfer: str = "unknown"
+    profile: str = "unknown"
+    fields: str = "progressive"
+
+    @property
+    def interlaced(self) -> bool:
+        """Whether its frames are made of two fields each."""
+        return self.fields in ("tt", "bb", "tb", "bt")
+
+
+@dataclass(frozen=True)
+class Audio:
+    """An audio stream: codec ("unknown" where FFmpeg has no name for it), channels."""
+
+    codec: str
+    channels: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,6 +72,7 @@ class Media:
     subtitle_codecs: tuple[str, ...]
     more_videos: int = 0
     attachments: int = 0
+    tracks: tuple[Audio, ...] = ()
 
     @property
     def subtitles(self) -> int:
@@ -114,6 +133,8 @@ def _video(stream: dict[str, Any]) -> Video:
         frames=int(frames) if frames.isdigit() else None,
         turned=_turned(stream),
         transfer=stream.get("color_transfer", "unknown"),
+        profile=str(stream.get("profile") or "unknown"),
+        fields=stream.get("field_order", "progressive"),
     )
 
 
@@ -125,6 +146,11 @@ def probe(
     Raises FileNotFoundError if there is no such file and FfmpegError (code "bad-input") if it is no
     media file.
     """
+    if is_stream(Path(path)):
+        raise ValueError(
+            f"probe: path must be a file that can be read again, {os.fspath(path)!r} is a pipe or "
+            "a device: `read_frames` reads those, once"
+        )
     if not Path(path).is_file():
         raise FileNotFoundError(f"probe: path must be a file, there is none at {os.fspath(path)!r}")
     program = Ffmpeg.at(ffmpeg)
@@ -146,6 +172,14 @@ def probe(
         subtitle_codecs=_codecs(streams, "subtitle"),
         more_videos=max(0, len(moving) - 1),
         attachments=len(_codecs(streams, "attachment")),
+        tracks=tuple(
+            Audio(codec, int(s.get("channels") or 0))
+            for codec, s in zip(
+                _codecs(streams, "audio"),
+                (s for s in streams if s.get("codec_type") == "audio"),
+                strict=True,
+            )
+        ),
     )
 
 
@@ -209,7 +243,11 @@ def _stream_of_av(stream: Any) -> dict[str, Any]:
             "avg_frame_rate": str(stream.average_rate or "0/0"),
             "r_frame_rate": str(stream.base_rate or "0/0"),
             "nb_frames": str(stream.frames or ""),
+            "profile": stream.profile,
+            "field_order": FIELDS.get(context.field_order, "progressive"),
         }
+    if stream.type == "audio" and context:
+        said["channels"] = context.layout.nb_channels
     return said
 
 
@@ -223,7 +261,8 @@ def _matrix(frame: Any) -> str:
 
 
 def _codecs(streams: list[dict[str, Any]], kind: str) -> tuple[str, ...]:
-    return tuple(s.get("codec_name", "unknown") for s in streams if s.get("codec_type") == kind)
+    found = [s.get("codec_name", "unknown") for s in streams if s.get("codec_type") == kind]
+    return tuple("unknown" if name == "none" else name for name in found)
 
 
 def require_whole(path: Path, frames: int, program: Ffmpeg) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import stat
 import subprocess
 import tempfile
 import threading
@@ -16,9 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import watchdog
 from ..doctor.failures import diagnose, last_lines
 from ..ffmpeg import Ffmpeg, FfmpegError
-from ..proc import stop
+from ..proc import finished, start, stop
 
 
 class Cancelled(FfmpegError):
@@ -38,30 +40,58 @@ class Progress:
     fraction: float | None
 
 
+@dataclass(frozen=True)
+class Run:
+    """What a run of ffmpeg left: the frames it wrote, and its log."""
+
+    frames: int
+    log: str
+
+
 @contextmanager
 def written_aside(destination: Path, overwrite: bool) -> Iterator[Path]:
-    """A name beside `destination` to write to; renamed to it on success, removed on any failure.
+    """A name beside `destination` to write to; renamed to it on success, removed on any failure,
+    also if this process is killed.
 
-    Raises FileExistsError if the destination is there and may not be replaced, FileNotFoundError if
-    its folder is not.
+    A symlink is followed: the file that it names is written, be it there already or not. A pipe or
+    a device is written to as it is. Raises FileExistsError if the destination is there and may not
+    be replaced, FileNotFoundError if its folder is not, IsADirectoryError.
     """
+    if is_stream(destination):
+        yield destination
+        return
+    if destination.is_dir():
+        raise IsADirectoryError(f"{os.fspath(destination)!r} is a folder: name a file in it")
     if destination.exists() and not overwrite:
         raise FileExistsError(
             f"{os.fspath(destination)!r} is there already; pass overwrite=True (--overwrite) to "
             f"replace it"
         )
-    if not destination.parent.is_dir():
-        raise FileNotFoundError(f"no folder {os.fspath(destination.parent)!r} to write into")
-    name = f".part-{secrets.token_hex(6)}{destination.suffix}"
-    part = destination.parent / name
     try:
-        yield part
-        if not overwrite:
-            _claim(part, destination)
-        part.replace(destination)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            part.unlink()
+        final = destination.resolve()
+    except (OSError, RuntimeError) as error:  # a symlink that leads to itself
+        raise FileNotFoundError(f"{os.fspath(destination)!r} leads nowhere: {error}") from None
+    if not final.parent.is_dir():
+        raise FileNotFoundError(f"no folder {os.fspath(final.parent)!r} to write into")
+    part = final.parent / f".part-{secrets.token_hex(6)}{destination.suffix}"
+    with watchdog.unfinished(part):
+        try:
+            yield part
+            if not overwrite:
+                _claim(part, final)
+            part.replace(final)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                part.unlink()
+
+
+def is_stream(path: Path) -> bool:
+    """Whether this is a pipe, a socket or a device: written to or read once, never renamed over."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _claim(part: Path, destination: Path) -> None:
@@ -130,15 +160,15 @@ def supervise(
     cancel: threading.Event | None = None,
     timeout: float | None = None,
     chunks: Iterable[bytes] | None = None,
-) -> int:
-    """Run ffmpeg to the end and return the number of frames written.
+) -> Run:
+    """Run ffmpeg to the end: the number of frames written, and what it said.
 
     `chunks` are bytes for its stdin. Raises FfmpegError with the recognised cause if it fails, and
     Cancelled if `cancel` is set or `timeout` seconds pass. KeyboardInterrupt ends ffmpeg too.
     """
     command = [
         os.fspath(ffmpeg.path), "-hide_banner", *(["-nostdin"] if chunks is None else []),
-        "-nostats", "-loglevel", "verbose", "-progress", "pipe:1", *arguments,
+        "-nostats", "-loglevel", "repeat+level+verbose", "-progress", "pipe:1", *arguments,
     ]  # fmt: skip
     why: list[str] = []
     problem: list[BaseException] = []
@@ -153,13 +183,12 @@ def supervise(
             stop(process)
 
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
+        process = start(
             command,
             stdin=subprocess.DEVNULL if chunks is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
             env={**os.environ, **ffmpeg.env},
-            start_new_session=True,
         )
         watch = threading.Thread(target=_watch, args=(process, cancel, timeout, why), daemon=True)
         watch.start()
@@ -181,6 +210,7 @@ def supervise(
             watch.join()
             if process.stdout:
                 process.stdout.close()
+            finished(process)
         log.seek(0)
         text = log.read().decode("utf-8", "replace")
     if problem:
@@ -189,7 +219,7 @@ def supervise(
         raise Cancelled(f"ffmpeg was ended: {why[0]}", "cancelled", text)
     if process.returncode != 0:
         raise failure(text, process.returncode)
-    return frames[0]
+    return Run(frames[0], text)
 
 
 def _watch(

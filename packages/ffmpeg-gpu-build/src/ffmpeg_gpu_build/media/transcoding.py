@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..ffmpeg import Ffmpeg, FfmpegError, file_argument
-from .pipeline import SOFTWARE, Pipeline, plan_pipeline, quality_arguments
-from .probing import PROTOCOLS, Media, probe, require_whole
-from .session import Progress, supervise, written_aside
+from .damage import complaints, sentence, unfinished
+from .pipeline import SOFTWARE, Pipeline, plan_pipeline, quality_arguments, require_codec
+from .probing import PROTOCOLS, Media, Video, probe, require_whole
+from .session import Cancelled, Progress, Run, is_stream, supervise, written_aside
 
 MUXERS = {
     ".mp4": "mp4",
@@ -92,43 +94,69 @@ def muxer_of(path: Path, codec: str) -> str:
     return muxer
 
 
+# Channels -> the layout that an encoder is given: libopus refuses 5.1(side), which is the same six.
+LAYOUTS = {
+    1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1",
+}  # fmt: skip
+# Subtitles that are text, and what each muxer takes them as.
+TEXTS = {"subrip", "ass", "ssa", "text", "webvtt", "mov_text"}
+TEXT_AS = {"mp4": "mov_text", "mov": "mov_text", "webm": "webvtt", "matroska": "subrip"}
+
+
+def _bitrate(channels: int) -> str:
+    """Bits a second for sound: 96k for one channel, 80k for each of several."""
+    return f"{96 if channels == 1 else 80 * min(max(channels, 2), 8)}k"
+
+
 def _audio(media: Media, muxer: str, wanted: str, program: Ffmpeg) -> tuple[list[str], list[str]]:
-    """Arguments for the audio streams, and what to tell about them."""
+    """Arguments for the audio streams, and what to tell about them: each is copied, encoded or,
+    where this FFmpeg has no decoder for it, left out.
+    """
     if wanted not in ("auto", "copy", "none", "aac", "opus"):
         raise ValueError(f"transcode: audio must be auto, copy, none, aac or opus, got {wanted!r}")
     if wanted == "none" or not media.audio:
         return ["-an"], []
     if wanted == "copy":
         return ["-map", "0:a", "-c:a", "copy"], []
-    arguments, notes = ["-map", "0:a"], []
-    if wanted == "auto" and all(codec in TAKES[muxer] for codec in media.audio):
-        lax = ["-strict", "-2"] if muxer == "mp4" and "flac" in media.audio else []  # FFmpeg 5
-        return [*arguments, "-c:a", "copy", *lax], []
     encoder = "libopus" if muxer == "webm" or wanted == "opus" else "aac"
-    if encoder not in program.encoders:
+    arguments, notes, encoded, kept = [], [], [], 0
+    for index, track in enumerate(media.tracks):
+        copied = wanted == "auto" and track.codec in TAKES[muxer]
+        if not copied and track.codec not in program.decodable:
+            notes.append(f"audio stream {index} ({track.codec}) has no decoder here: left out")
+            continue
+        arguments += ["-map", f"0:a:{index}", f"-c:a:{kept}"]
+        if copied:
+            lax = ["-strict", "-2"] if muxer == "mp4" and track.codec == "flac" else []  # FFmpeg 5
+            arguments += ["copy", *lax]
+        else:
+            encoded.append(track.codec)
+            arguments += [encoder, f"-b:a:{kept}", _bitrate(track.channels)]
+            layout = LAYOUTS.get(track.channels)
+            if layout:
+                arguments += [f"-filter:a:{kept}", f"aformat=channel_layouts={layout}"]
+        kept += 1
+    if encoded and encoder not in program.encoders:
         raise FfmpegError(f"transcode: this FFmpeg has no {encoder} encoder", "not-built-in")
-    if wanted == "auto":
-        notes.append(
-            f"audio {', '.join(media.audio)} does not go into {muxer}: encoded as {encoder}"
-        )
-    return [*arguments, "-c:a", encoder, "-b:a", "160k"], notes
+    if encoded and wanted == "auto":
+        names = ", ".join(encoded)
+        notes.append(f"audio {names} does not go into {muxer}: encoded as {encoder}")
+    return arguments or ["-an"], notes
 
 
 def _subtitles(media: Media, muxer: str, program: Ffmpeg) -> tuple[list[str], list[str]]:
-    """Arguments for the subtitle streams, and what to tell about them."""
-    if not media.subtitles:
-        return [], []
-    if muxer != "matroska":
-        return [], [f"{media.subtitles} subtitle stream(s) do not go into {muxer}: left out"]
-    arguments, notes = [], []
-    converts = "mov_text" in program.decoders and "subrip" in program.encoders
-    kept = 0
+    """Arguments for the subtitle streams, and what to tell about them: text goes where a container
+    holds text, pictures into Matroska.
+    """
+    arguments, notes, kept = [], [], 0
+    text = TEXT_AS.get(muxer)
     for index, codec in enumerate(media.subtitle_codecs):
-        if codec in SUBTITLES:
+        converts = text in program.encoders and codec in program.decoders
+        if codec == text or (muxer == "matroska" and codec in SUBTITLES):
             encoder = "copy"
-        elif codec == "mov_text" and converts:
-            encoder = "subrip"
-            notes.append(f"subtitles {codec} do not go into {muxer}: written as subrip")
+        elif codec in TEXTS and text and converts:
+            encoder = text
+            notes.append(f"subtitles {codec} do not go into {muxer}: written as {text}")
         else:
             notes.append(f"subtitles {codec} do not go into {muxer}: left out")
             continue
@@ -170,14 +198,16 @@ def transcode(
     decode: str | None = None,
     encode: str | None = None,
     device: str = "",
+    strict: bool = True,
     ffmpeg: str | os.PathLike[str] | Ffmpeg | None = None,
     overwrite: bool = False,
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
     timeout: float | None = None,
 ) -> Transcoded:
-    """Transcode the first video stream of `src`, and its audio, into `dst`; subtitles and
-    attachments go into Matroska.
+    """Transcode the first video stream of `src`, its audio and what the container holds of its
+    subtitles into `dst`; attachments go into Matroska. Chapters and metadata are kept. Interlaced
+    pictures are deinterlaced, with a note.
 
     hw       "auto": each stage on the GPU if `verify` proves it here, else on the CPU, and `notes`
              say why; "cuda", "vaapi", "vulkan": all stages there or HardwareError; "opencl":
@@ -190,9 +220,12 @@ def transcode(
              "none"
     decode   "cpu" moves this stage off the device; encode likewise
     device   which one: "1" for the second CUDA GPU, "/dev/dri/renderD129" for VAAPI
+    strict   a source that is damaged or not whole is an FfmpegError (code "damaged"), and nothing
+             is written; with False what is there is written, and `notes` say it
 
-    The file appears under its name only when whole. Raises FileNotFoundError, FileExistsError,
-    ValueError for an argument, HardwareError if hw cannot be had, Cancelled, FfmpegError.
+    Under "auto" a stage that fails on a device in the middle is done again on the CPU. The file
+    appears under its name only when whole. Raises FileNotFoundError, FileExistsError, ValueError
+    for an argument, HardwareError if hw cannot be had, Cancelled, FfmpegError.
     """
     source, target = Path(src), Path(dst)
     if target.exists() and source.exists() and target.samefile(source):
@@ -206,30 +239,86 @@ def transcode(
     media = probe(source, ffmpeg=program)
     if media.video is None:
         raise FfmpegError(f"transcode: {os.fspath(src)!r} has no video stream", "bad-input")
-    pipeline = plan_pipeline(
-        program, media.video, hw=hw, codec=codec, size=size, filters=filters, decode=decode,
-        encode=encode, device=device,
+    require_codec(program, media.video)
+    cut = unfinished(source)
+    if cut and strict:
+        raise _damaged(source, [cut])
+    chain, notes = _deinterlaced(media.video, filters, hw)
+    plan = partial(
+        plan_pipeline, program, media.video, codec=codec, size=size, filters=chain, decode=decode,
+        encode=encode, device=device, file=source,
     )  # fmt: skip
-    sound, notes = _audio(media, muxer, audio, program)
-    words, told = _subtitles(media, muxer, program)
+    pipeline = plan(hw=hw)
+    sound, told = _audio(media, muxer, audio, program)
+    words, said = _subtitles(media, muxer, program)
     rest, left = _rest(media, muxer)
-    notes += told + left
-    rate = ["-b:v", bitrate] if bitrate else quality_arguments(pipeline.encoder, quality)
-    fast = ["-movflags", "+faststart"] if muxer in ("mp4", "mov") else []
+    notes += told + said + left
     started = time.monotonic()
     with written_aside(target, overwrite) as part:
-        arguments = [
-            *pipeline.before, *PROTOCOLS, "-i", file_argument(source),
-            "-map", f"0:{media.video.index}", *(["-vf", pipeline.filters] if pipeline.filters else
-            []), "-c:v", pipeline.encoder, *rate, *_vary(muxer, program), *sound, *words, *rest,
-            *fast, "-f", muxer, "-y", file_argument(part),
-        ]  # fmt: skip
-        frames = supervise(
-            program, arguments, total=media.frames, tell=progress, cancel=cancel, timeout=timeout
-        )
-        require_whole(part, frames, program)
+
+        def run(pipeline: Pipeline) -> tuple[Run, list[str]]:
+            rate = ["-b:v", bitrate] if bitrate else quality_arguments(pipeline.encoder, quality)
+            arguments = [
+                *pipeline.before, *PROTOCOLS, "-i", file_argument(source),
+                "-map", f"0:{media.video.index}",
+                *(["-vf", pipeline.filters] if pipeline.filters else []),
+                "-c:v", pipeline.encoder, *rate, *_vary(muxer, program), *sound, *words, *rest,
+                *_packed(muxer, codec, part), "-f", muxer, "-y", file_argument(part),
+            ]  # fmt: skip
+            done = supervise(
+                program, arguments, total=media.frames, tell=progress, cancel=cancel,
+                timeout=timeout,
+            )  # fmt: skip
+            return done, arguments
+
+        try:
+            done, arguments = run(pipeline)
+        except FfmpegError as error:
+            here = {pipeline.decode, pipeline.filter, pipeline.encode} <= {"cpu"}
+            if hw != "auto" or here or isinstance(error, Cancelled) or is_stream(part):
+                raise
+            notes.append(f"all again on the CPU: {str(error).splitlines()[0]}")
+            pipeline = plan(hw="cpu")
+            done, arguments = run(pipeline)
+        if not is_stream(part):
+            require_whole(part, done.frames, program)
+        lost = complaints(done.log) + ([cut] if cut else [])
+        if lost and strict:
+            raise _damaged(source, lost, done)
+    if lost:
+        notes.append(f"the source is damaged or not whole: {sentence(lost)}")
     seconds = time.monotonic() - started
     everything = (*pipeline.notes, *notes)
-    return Transcoded(
-        target, frames, seconds, pipeline, everything, (str(program.path), *arguments)
+    command = (str(program.path), *arguments)
+    return Transcoded(target, done.frames, seconds, pipeline, everything, command)
+
+
+def _damaged(source: Path, lost: list[str], done: Run | None = None) -> FfmpegError:
+    """The error of a source of which something is missing."""
+    came = f"{done.frames} frames came out of it; " if done else ""
+    return FfmpegError(
+        f"transcode: {os.fspath(source)!r} is damaged or not whole: {sentence(lost)}; {came}"
+        "strict=False (--no-strict) writes what is there",
+        "damaged",
+        done.log if done else "",
     )
+
+
+def _deinterlaced(video: Video, filters: str, hw: str) -> tuple[str, list[str]]:
+    """The filter chain with a deinterlacer where the picture is made of fields, and the note."""
+    if not video.interlaced:
+        return filters, []
+    if hw == "opencl" or re.search(r"bwdif|yadif|w3fdif|kerndeint|estdif|deinterlace", filters):
+        return filters, ["the source is interlaced"] if hw == "opencl" else []
+    note = f"interlaced ({video.fields}): deinterlaced by bwdif, one frame for each of the source"
+    return ",".join(f for f in ("bwdif=mode=send_frame", filters) if f), [note]
+
+
+def _packed(muxer: str, codec: str, part: Path) -> list[str]:
+    """What MP4 and MOV want: the index in front, or in pieces where nobody can go back (a pipe);
+    HEVC under the name that Apple's players know.
+    """
+    if muxer not in ("mp4", "mov"):
+        return []
+    flags = "frag_keyframe+empty_moov" if is_stream(part) else "+faststart"
+    return ["-movflags", flags, *(["-tag:v", "hvc1"] if codec == "hevc" else [])]

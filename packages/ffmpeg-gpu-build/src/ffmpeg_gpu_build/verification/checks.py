@@ -313,6 +313,22 @@ def _judge_frames(
     return Verdict(path, BROKEN, "wrong-pixels", text, "update the driver", numbers, done.argv)
 
 
+def same_frames(path: str, got: bytes, want: bytes, *, exact: bool, deep: bool) -> Verdict:
+    """The verdict on frames of a device beside the CPU's; `deep` samples have 16 bits. Codecs whose
+    inverse transform is not exact (MPEG-2, MPEG-4) may differ by half a level in the mean.
+    """
+    if len(got) != len(want):
+        text = f"{len(got)} bytes of frames came out, the CPU makes {len(want)}"
+        return Verdict(path, BROKEN, "wrong-count", text)
+    kind = np.dtype("<u2") if deep else np.dtype(np.uint8)
+    a, b = (np.frombuffer(x, kind).astype(np.int32) for x in (got, want))
+    mean = float(np.abs(a - b).mean()) if a.size else 0.0
+    if mean > (0.0 if exact else 0.5):
+        text = f"its frames differ from the CPU's by {mean:.2f} with exit code 0"
+        return Verdict(path, BROKEN, "wrong-pixels", text, "", {"mean": mean})
+    return Verdict(path, PROVEN, "pixels", "its first frames equal the CPU's", "", {"mean": mean})
+
+
 def _no_encoder(machine: Machine, path: str, codec: str) -> Verdict | None:
     """What the table of GPU generations says of a codec."""
     gpu = machine.gpu

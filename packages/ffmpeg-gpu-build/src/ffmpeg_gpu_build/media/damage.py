@@ -1,0 +1,149 @@
+"""What a file lost: what FFmpeg's demuxers and decoders complain of, and endings that are missing.
+
+FFmpeg ends with exit code 0 when a file stops in the middle or a frame is made up, and says so in
+its log alone. Some containers are cut without even that: their own size or end mark is looked at.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from pathlib import Path
+
+# Warnings that mean a lost or made-up picture or sound; every line of level error or fatal does.
+WARNINGS = re.compile(
+    r"corrupt (input packet|decoded frame)|Packet corrupt|PES packet size mismatch"
+    r"|edit unit sync lost|broken or empty index|concealing|File ended prematurely"
+    r"|Truncat|truncated|incomplete frame|partial file|EOI missing|overread",
+    re.I,
+)
+# Lines of level error that say nothing of the input: devices, encoders, and what is put right.
+ELSEWHERE = re.compile(
+    r"\[(AVHW\w+|OpenCL|Vulkan|lib(x264|x265|svtav1|vpx|aom|opus|mp3lame)[\w-]*|\w+_nvenc"
+    r"|Parsed_\w+|vost#|aost#|out#|showinfo\w*|vf#|fc#)[^\]]*\]"
+    r"|co located POCs unavailable|mmco: unref short failure|number of reference frames"
+    r"|Last message repeated|\[error\]\s*$|Cannot load lib|Could not dynamically load"
+    r"|Error parsing (Opus packet header|OBU)|Failed to (open|load) font"
+)
+LEVEL = re.compile(r"\[(error|fatal|panic|warning)\]")
+
+
+def complaints(log: str) -> list[str]:
+    """The lines of a log of `-loglevel level+verbose` that tell of lost content, in order."""
+    found = []
+    for line in log.splitlines():
+        level = LEVEL.search(line)
+        if level is None or ELSEWHERE.search(line):
+            continue
+        if level[1] != "warning" or WARNINGS.search(line):
+            found.append(re.sub(r" @ 0x[0-9a-f]+", "", line.strip()))
+    return found
+
+
+def _riff(head: bytes, tail: bytes, size: int) -> str | None:
+    (said,) = struct.unpack_from("<I", head, 4)
+    if head[8:12] in (b"AVI ", b"WEBP", b"WAVE") and 0 < said < 0xFFFFFFFF and said + 8 > size:
+        return f"its header says {said + 8} bytes, {size} are there"
+    return None
+
+
+def _gif(head: bytes, tail: bytes, size: int) -> str | None:
+    return None if tail.rstrip(b"\0").endswith(b";") else "a GIF without its end mark"
+
+
+def _png(head: bytes, tail: bytes, size: int) -> str | None:
+    return None if b"IEND" in tail else "a PNG without its end mark"
+
+
+def _ogg(head: bytes, tail: bytes, size: int) -> str | None:
+    """The last page of a stream bears a flag (RFC 3533, section 6)."""
+    at = tail.rfind(b"OggS")
+    if at < 0 or len(tail) < at + 27:
+        return "an Ogg file that ends within a page"
+    count = tail[at + 26]
+    length = 27 + count + sum(tail[at + 27 : at + 27 + count])
+    if at + length > len(tail):
+        return "an Ogg file that ends within a page"
+    return None if tail[at + 5] & 4 else "an Ogg file whose last page is not marked as the last"
+
+
+def _flv(head: bytes, tail: bytes, size: int) -> str | None:
+    """Each tag is followed by its size."""
+    (last,) = struct.unpack(">I", tail[-4:])
+    at = len(tail) - 4 - last
+    if at >= 0 and last >= 11 and tail[at] & 0x1F in (8, 9, 18):
+        return None
+    known = at >= 0 or last > size  # a tag longer than what was read is not judged
+    return "an FLV file that ends within a tag" if known else None
+
+
+def _asf(head: bytes, tail: bytes, size: int) -> str | None:
+    """The File Properties Object says the size of the file (ASF specification, 3.2)."""
+    at = head.find(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"))
+    if at < 0 or len(head) < at + 48:
+        return None
+    (said,) = struct.unpack_from("<Q", head, at + 40)
+    return f"its header says {said} bytes, {size} are there" if said > size else None
+
+
+def _boxes(path: Path, size: int) -> str | None:
+    """Boxes of the top level must end where the file does (ISO/IEC 14496-12, 4.2)."""
+    at = 0
+    with path.open("rb") as file:
+        while at + 8 <= size:
+            file.seek(at)
+            head = file.read(16)
+            (length,) = struct.unpack_from(">I", head)
+            if not re.fullmatch(rb"[\x20-\x7e\xa9]{4}", head[4:8]):
+                return None  # no box: what follows is not ours to judge
+            if length == 0:  # to the end of the file
+                return None
+            if length == 1 and len(head) == 16:
+                (length,) = struct.unpack_from(">Q", head, 8)
+            if length < 8:
+                return None
+            if at + length > size:
+                name = head[4:8].decode("latin-1")
+                return f"its box {name!r} should end at byte {at + length}, the file has {size}"
+            at += length
+    return None
+
+
+def _grid(head: bytes, tail: bytes, size: int) -> str | None:
+    """A transport stream is made of packets of 188 bytes (192 in M2TS, ISO/IEC 13818-1)."""
+    for step, first in ((188, 0), (192, 4)):
+        marks = range(first, min(len(head), 20 * step), step)
+        if len(marks) > 4 and all(head[at] == 0x47 for at in marks):
+            rest = size % step
+            return f"a transport stream that ends within a packet ({rest} bytes)" if rest else None
+    return None
+
+
+def unfinished(path: Path) -> str | None:
+    """Why a container is not whole by its own account; None if it is, or says nothing of its end.
+
+    The log of a decoder does not tell of an AVI, GIF, Ogg, FLV or transport stream that is cut
+    between two frames.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(1 << 14)
+        file.seek(max(0, size - (1 << 17)))
+        tail = file.read()
+    if len(head) < 64:
+        return None
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"styp"):
+        return _boxes(path, size)
+    for mark, look in (
+        (b"RIFF", _riff), (b"GIF8", _gif), (b"\x89PNG", _png), (b"OggS", _ogg), (b"FLV", _flv),
+        (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", _asf),
+    ):  # fmt: skip
+        if head.startswith(mark):
+            return look(head, tail, size)
+    return _grid(head, tail, size)
+
+
+def sentence(found: list[str]) -> str:
+    """The first complaints of a file, for an error or a note."""
+    more = f" (and {len(found) - 2} more)" if len(found) > 2 else ""
+    return "; ".join(found[:2]) + more

@@ -1,0 +1,225 @@
+"""Frames with their times: exact seeks in every container, sizes of the frames themselves, sources
+of every kind.
+"""
+
+import io
+import os
+import threading
+import warnings
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from ffmpeg_gpu_build import FfmpegError, read_frames
+from ffmpeg_gpu_build.media.frames import Frame
+
+FILM = "testsrc2=size=160x96:rate=25:duration=12"
+CLIPS = {
+    "a.ts": ["-c:v", "libx264", "-g", "50"],
+    "open.ts": ["-c:v", "libx264", "-x264-params", "keyint=50:open-gop=1"],
+    "hevc.ts": ["-c:v", "libx265", "-x265-params", "log-level=none:keyint=50:open-gop=1"],
+    "a.vob": ["-c:v", "mpeg2video", "-bf", "2"],
+    "a.mpg": ["-c:v", "mpeg1video"],
+    "a.avi": ["-c:v", "mpeg4", "-bf", "2"],
+    "x264.avi": ["-c:v", "libx264", "-bf", "3", "-g", "50"],
+    "a.flv": ["-c:v", "libx264", "-g", "50"],
+    "a.mp4": ["-c:v", "libx264", "-g", "50"],
+    "refresh.mp4": ["-c:v", "libx264", "-x264-params", "keyint=300:intra-refresh=1"],
+    "pieces.mp4": ["-c:v", "libx264", "-movflags", "frag_keyframe+empty_moov"],
+    "a.mkv": ["-c:v", "libx264", "-g", "250"],
+    "a.gif": [],
+    "a.mxf": ["-c:v", "mpeg2video", "-bf", "2"],
+}
+
+
+@pytest.fixture(scope="module")
+def make(ffmpeg, tmp_path_factory):
+    """`make("a.ts")` is that clip of CLIPS, made once."""
+    folder = tmp_path_factory.mktemp("clips")
+
+    def one(name):
+        if not (folder / name).exists():
+            done = ffmpeg.run("-f", "lavfi", "-i", FILM, *CLIPS[name], str(folder / name))
+            assert done.ok, done.err
+        return folder / name
+
+    return one
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_a_seek_is_exact_in_every_container(make, name):
+    whole = list(read_frames(make(name), pixels="gray"))
+    assert len(whole) == 300
+    for index in (1, 40, 101, 299):
+        got = next(read_frames(make(name), start=Fraction(index, 25), pixels="gray"))
+        assert np.array_equal(got, whole[index])
+        assert got.pts == whole[index].pts
+        assert got.time == pytest.approx(index / 25)
+
+
+@pytest.mark.parametrize("name", ["a.ts", "a.mp4", "a.mkv", "a.avi", "a.vob"])
+def test_frames_carry_the_times_that_pyav_says(make, name):
+    av = pytest.importorskip("av")
+    with av.open(str(make(name))) as file:
+        wanted = [(f.pts * f.time_base, f.key_frame) for f in file.decode(video=0)]
+    frames = read_frames(make(name))
+    got = [(f.pts, f.key, f.index) for f in frames]
+    assert [g[0] for g in got] == [w[0] for w in wanted]
+    assert [g[1] for g in got] == [bool(w[1]) for w in wanted]
+    assert [g[2] for g in got] == list(range(300))
+
+
+def test_a_frame_is_an_array_and_a_tensor_has_its_time_too(make):
+    frame = next(read_frames(make("a.mp4"), start=1.0, count=1))
+    assert isinstance(frame, Frame)
+    assert (frame.pts, frame.time, frame.index) == (1, 1.0, 0)
+    assert np.stack([frame, frame]).shape == (2, 96, 160, 3)
+    assert frame[:10].pts == 1
+    assert np.array(frame).flags.writeable
+    tensor = next(read_frames(make("a.mp4"), start=1.0, count=1, torch=True))
+    assert (tensor.pts, tensor.key, tuple(tensor.shape)) == (1, frame.key, (96, 160, 3))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "shape", "dtype"),
+    [("rgba", (96, 160, 4), np.uint8), ("gray16", (96, 160), np.uint16),
+     ("rgb16", (96, 160, 3), np.uint16)],
+)  # fmt: skip
+def test_pixels_of_other_kinds(make, pixels, shape, dtype):
+    frame = next(read_frames(make("a.mp4"), pixels=pixels))
+    assert (frame.shape, frame.dtype) == (shape, dtype)
+
+
+def test_a_start_may_be_of_any_kind_of_number_and_is_within_the_video(make):
+    assert len(list(read_frames(make("a.mp4"), start=1e-5))) == 300
+    assert len(list(read_frames(make("a.mp4"), start=np.float32(11.5)))) == 12
+    with pytest.raises(ValueError, match=r"last frame begins at 11\.96 seconds, got 30"):
+        next(read_frames(make("a.mp4"), start=30))
+    with pytest.raises(ValueError, match="got inf"):
+        read_frames(make("a.mp4"), start=float("inf"))
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "error"),
+    [
+        ("count", 1.5, ValueError), ("count", "3", TypeError), ("count", True, TypeError),
+        ("fps", float("inf"), ValueError), ("fps", float("nan"), ValueError),
+        ("fps", "10", TypeError), ("fps", 1e12, ValueError),
+        ("size", (200_000, 200_000), ValueError),
+        ("size", "64x64", TypeError), ("size", 64, TypeError), ("size", (64, None), TypeError),
+        ("start", "1", TypeError), ("start", float("nan"), ValueError), ("stream", -1, ValueError),
+    ],
+)  # fmt: skip
+def test_arguments_of_the_wrong_kind_or_value_are_named(make, argument, value, error):
+    with pytest.raises(error, match=f"read_frames: {argument} must be"):
+        read_frames(make("a.mp4"), **{argument: value})
+
+
+def test_a_second_video_stream_and_one_that_is_not_there(ffmpeg, make, tmp_path):
+    both = tmp_path / "both.mkv"
+    assert ffmpeg.run(
+        "-i", str(make("a.mp4")), "-f", "lavfi", "-i", "color=red:s=64x48:d=1", "-map", "0:v",
+        "-map", "1:v", "-c:v", "libx264", str(both),
+    ).ok  # fmt: skip
+    assert next(read_frames(both, stream=1)).shape == (48, 64, 3)
+    with pytest.raises(FfmpegError, match="no such video stream"):
+        next(read_frames(both, stream=2))
+
+
+def test_bytes_file_objects_and_pipes_are_read(make, tmp_path):
+    data = make("a.mkv").read_bytes()
+    assert len(list(read_frames(data))) == 300
+    assert len(list(read_frames(io.BytesIO(data), start=11))) == 25
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(data))
+    writer.start()
+    assert len(list(read_frames(pipe))) == 300
+    writer.join()
+    with pytest.raises(ValueError, match="can be read only once"):
+        next(read_frames(pipe, start=1))
+    with pytest.raises(TypeError, match="src must be a path, bytes"):
+        read_frames(7)
+    with pytest.raises(FileNotFoundError, match="is a folder"):
+        read_frames(tmp_path)
+
+
+def test_a_url_is_opened_only_when_asked_for(make):
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = partial(Quiet, directory=str(make("a.mkv").parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/a.mkv"
+        with pytest.raises(ValueError, match="urls=True opens it"):
+            read_frames(address)
+        assert len(list(read_frames(address, urls=True))) == 300
+        server.shutdown()
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_a_portrait_keeps_its_shape_and_its_top(make, turn, tmp_path, degrees):
+    turned = tmp_path / "turned.mp4"
+    turn(make("a.mp4"), turned, degrees)
+    straight, frame = next(read_frames(make("a.mp4"))), next(read_frames(turned))
+    gaps = [
+        np.abs(np.rot90(straight, k).astype(int) - frame).mean()
+        for k in range(4)
+        if np.rot90(straight, k).shape == frame.shape
+    ]
+    assert frame.shape == ((160, 96, 3) if degrees % 180 else (96, 160, 3))
+    assert min(gaps) < 1
+
+
+def test_a_turn_that_only_the_frames_know_keeps_the_shape(ffmpeg, tmp_path):
+    pytest.importorskip("PIL")
+    from PIL import Image
+
+    y, x = np.mgrid[0:60, 0:100]
+    picture = np.stack([x * 2, y * 4, 0 * x + 90], 2).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn 90 degrees clockwise to see it upright
+    Image.fromarray(picture).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    if int(ffmpeg.version.lstrip("n").partition(".")[0]) < 6:
+        return  # this FFmpeg does not read EXIF's turn: nothing to hold
+    frame = next(read_frames(tmp_path / "a.jpg"))
+    assert frame.shape in ((100, 60, 3), (60, 100, 3))
+    want = np.rot90(picture, -1) if frame.shape[0] == 100 else picture
+    assert np.abs(want.astype(int) - frame).mean() < 4
+
+
+def test_square_pixels_on_request(ffmpeg, tmp_path):
+    wide = tmp_path / "wide.mkv"
+    assert ffmpeg.run(
+        "-f", "lavfi", "-i", "testsrc2=s=72x58:d=1,setsar=64/45", "-c:v", "libx264", str(wide)
+    ).ok
+    assert next(read_frames(wide)).shape == (58, 72, 3)
+    assert next(read_frames(wide, square=True)).shape == (58, 102, 3)
+
+
+def test_fields_are_flagged(ffmpeg, tmp_path):
+    fields = tmp_path / "fields.mpg"
+    assert ffmpeg.run(
+        "-f", "lavfi", "-i", "testsrc2=s=160x96:r=50:d=1,interlace", "-c:v", "mpeg2video",
+        "-flags", "+ildct+ilme", str(fields),
+    ).ok  # fmt: skip
+    assert all(frame.interlaced for frame in read_frames(fields))
+
+
+def test_nothing_runs_before_the_first_frame_is_asked_for_and_nothing_after_the_last(make):
+    frames = read_frames(make("a.mp4"))
+    first = next(frames)
+    assert first.index == 0
+    with frames:
+        next(frames)
+    with pytest.raises(StopIteration):
+        next(frames)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(list(read_frames(make("a.mp4"), count=3))) == 3
