@@ -43,8 +43,9 @@ def _two_threads_and_a_private_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     monkeypatch.setenv("RESNET_ZOO_MIRROR", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    for name in ("RESNET_ZOO_OFFLINE", "HF_HUB_OFFLINE", "HF_HUB_CACHE"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf_home")))
+    for name in ("OFFLINE", "HUB_OFFLINE", "HUB_CACHE", "TOKEN", "TOKEN_PATH"):
+        monkeypatch.delenv(f"HF_{name}".replace("HF_OFFLINE", "RESNET_ZOO_OFFLINE"), raising=False)
 
 
 def _calibrate(model, size=40):

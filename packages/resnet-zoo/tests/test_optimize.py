@@ -108,8 +108,7 @@ def test_the_report_says_what_was_tried_and_what_was_kept(level, calibrate):
     with torch.no_grad():
         assert relative(fast(x), model(x)) < 1e-5
     assert f"kept: {report.kept}" in str(report)
-    with pytest.raises(RuntimeError, match="for inference"):
-        fast.train()
+    assert not fast.train().training
 
 
 def test_a_reduced_dtype_stays_within_its_stated_error_and_is_compared(calibrate):
@@ -136,7 +135,7 @@ def test_nothing_within_the_tolerance_is_an_error(calibrate):
     ("arguments", "said"),
     [
         ({"level": "ludicrous"}, "level must be one of"),
-        ({"engine": "tensorrt"}, "engine must be one of"),
+        ({"engine": "tensorrt"}, "engine must be one of torch, onnxruntime, openvino, auto"),
         ({"dtype": torch.int8}, "dtype must be"),
     ],
 )
@@ -171,7 +170,7 @@ def test_the_compiler_freezes_the_weights_and_leaves_other_shapes_alone(calibrat
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_on_cuda_every_candidate_equals_the_original(calibrate, dtype):
     model = build("resnet50", calibrate).cuda()
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False):
         tolerance = {torch.float32: 1e-4}.get(dtype)
         fast = optimize(model, "max", dtype=dtype, example=(4, 3, 64, 64), tolerance=tolerance)
     assert not [t for t in fast.report.trials if "not used" in t.note]

@@ -6,7 +6,7 @@ from torch import nn
 
 from resnet_zoo import BasicBlock, Bottleneck, ResNet, get_model, list_models
 
-NAMES = list_models()
+NAMES = list_models()  # those that torchvision has
 SMALL = ("resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2")
 LARGE = [name for name in NAMES if name not in SMALL]
 

@@ -20,7 +20,7 @@ from . import __version__
 from .distributed import pick_device, world
 from .inference.optimization import optimize
 from .models.builders import get_model, get_weight, list_models
-from .models.resnet import ResNet
+from .models.resnet import ResNet, input_channels
 from .weights.cache import Remote, WeightsError, cache_dir, check
 from .weights.names import LICENCE_NOTE, WEIGHTS, WeightsEnum
 from .weights.sources import resolve
@@ -112,7 +112,7 @@ def _structure(options: Any) -> tuple[ResNet, tuple[int, int, int, int]]:
     else:
         with torch.device("meta"):  # shapes are enough: no memory, no initialisation
             model = get_model(options.model, **changes)
-    return model, (1, model.conv1.in_channels, options.size, options.size)
+    return model, (1, input_channels(model), options.size, options.size)
 
 
 def _predict_arguments(parser: argparse.ArgumentParser) -> None:
@@ -145,7 +145,7 @@ def _predict(options: Any) -> int:
         runner: torch.nn.Module = model
         if options.optimize:
             side = model.source.transforms().crop_size
-            shape = (options.batch, model.conv1.in_channels, side, side)
+            shape = (options.batch, input_channels(model), side, side)
             runner = optimize(model, options.optimize, example=shape)
             print(runner.report, file=sys.stderr)
         mine = files[here.rank :: here.size]
@@ -195,7 +195,7 @@ def _overlays(model: ResNet, files: list[Path], folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     transforms = model.source.transforms()
-    device = model.conv1.weight.device
+    device = next(model.parameters()).device
     written: set[str] = set()
     for path in files:
         try:

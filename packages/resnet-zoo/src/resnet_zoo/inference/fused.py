@@ -3,19 +3,35 @@
 torch carries these operators for its compiler (`torch.ops.mkldnn._convolution_pointwise`); called
 directly they need no compilation. Weights are reordered once, for the input size given. The
 operators are not public API: `unavailable` says why they cannot be used, and `optimize` checks the
-outputs before it relies on them.
+outputs before it relies on them. Only networks made of exactly the modules that are known here are
+taken.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from ..models.fold import fold_batchnorm, norm_pairs
+from ..models.blocks import (
+    BasicBlock,
+    Bottleneck,
+    EfficientChannelAttention,
+    PadRightAndBottom,
+    SqueezeExcite,
+)
+from ..models.features import ResNetFeatures
+from ..models.fold import fold_batchnorm, norm_pairs, runs_as_written
 from ..models.resnet import ResNet
 
 _LAYOUT = torch.channels_last
 _NEEDED = ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight")
+_KNOWN = {
+    nn.Conv2d, nn.Conv1d, nn.Linear, nn.ReLU, nn.Identity, nn.MaxPool2d, nn.AvgPool2d, nn.Sigmoid,
+    nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Sequential, BasicBlock, Bottleneck,
+    SqueezeExcite, EfficientChannelAttention, PadRightAndBottom,
+}  # fmt: skip
 
 
 def unavailable(dtype: torch.dtype = torch.float32) -> str | None:
@@ -29,6 +45,24 @@ def unavailable(dtype: torch.dtype = torch.float32) -> str | None:
         return "oneDNN has no fast bfloat16 on this processor (it wants AVX-512)"
     if dtype not in (torch.float32, torch.bfloat16):
         return f"oneDNN's fused convolutions do not take {dtype}"
+    return None
+
+
+def unknown_part(folded: ResNet | ResNetFeatures) -> str | None:
+    """Why a folded network is not one of those that are run here, or None."""
+    for owner, _, name in norm_pairs(folded):
+        norm = owner.get_submodule(name)
+        if not isinstance(norm, nn.Identity):
+            return f"{norm} is not a batch norm and cannot be folded"
+    for name, module in folded.named_modules():
+        if module is folded:
+            continue
+        if type(module) not in _KNOWN:
+            return f"{name} is a {type(module).__name__}, which is not known here"
+        if not runs_as_written(module):
+            return f"{name} has hooks or a forward of its own"
+        if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
+            return f"{name} pads by {module.padding_mode}"
     return None
 
 
@@ -62,49 +96,88 @@ class _Convolution:
             residual, x, self.weight, self.bias, *self.geometry, "add", 1.0, "relu", [], ""
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Packed weights have no storage to copy: a copy packs its own at its first call."""
+        weight = self.weight.to_dense() if self.packed else self.weight
+        return {
+            **self.__dict__,
+            "weight": weight.contiguous(memory_format=_LAYOUT),
+            "packed": False,
+        }
+
+
+class _Block:
+    """One residual block: its convolutions, its attention, its shortcut."""
+
+    def __init__(self, block: BasicBlock | Bottleneck, dtype: torch.dtype) -> None:
+        names = [name for name in ("conv1", "conv2", "conv3") if hasattr(block, name)]
+        self.convolutions = [_Convolution(block.get_submodule(name), dtype) for name in names]
+        self.attention = None if block.se is None else block.se.to(dtype)
+        self.pool: nn.Module | None = None
+        self.projection: _Convolution | None = None
+        if block.downsample is not None:
+            *pool, convolution, _ = block.downsample
+            self.pool = pool[0] if pool else None
+            self.projection = _Convolution(convolution, dtype)
+
+    def __call__(self, x: Tensor, keep: bool) -> Tensor:
+        """The block's output; written over `x` where that is its shortcut, unless it is kept."""
+        out = x
+        for convolution in self.convolutions[:-1]:
+            out = convolution(out, "relu")
+        residual = x
+        if self.projection is not None:
+            pooled = x if self.pool is None else self.pool(x)
+            residual = self.projection(pooled.contiguous(memory_format=_LAYOUT), "none")
+        elif keep:
+            residual = x.clone(memory_format=_LAYOUT)
+        if self.attention is None:
+            return self.convolutions[-1].add_relu_(out, residual)
+        out = self.attention(self.convolutions[-1](out, "none"))
+        return torch.relu_(out.add_(residual)).contiguous(memory_format=_LAYOUT)
+
 
 class FusedResNet(nn.Module):
-    """Inference on the CPU: input (N, C, H, W) as the model's, output (N, num_classes) float32.
+    """Inference on the CPU: input (N, C, H, W) as the model's, output as the model's in float32.
 
-    Holds packed weights, which cannot be saved: keep the original model. Any input size works; the
-    size of the first call is the fastest. Raises RuntimeError where `unavailable` gives a reason.
+    Of a ResNet: (N, num_classes); of a ResNetFeatures: the list of its maps. Holds packed weights:
+    keep the original model. Any input size works; the size of the first call is the fastest. Raises
+    RuntimeError where `unavailable` or `unknown_part` gives a reason, ValueError where the batch
+    norms cannot be folded.
     """
 
-    def __init__(self, model: ResNet, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: ResNet | ResNetFeatures, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         if reason := unavailable(dtype):
             raise RuntimeError(f"FusedResNet: {reason}")
         folded = fold_batchnorm(model)
-        left = [norm for owner, _, norm in norm_pairs(folded) if not _gone(owner, norm)]
-        if left:
-            raise RuntimeError(f"FusedResNet: {left[0]} is not a batch norm and cannot be folded")
+        if reason := unknown_part(folded):
+            raise RuntimeError(f"FusedResNet: {reason}")
         self.dtype = dtype
-        self.stem = _Convolution(folded.conv1, dtype)
-        self.maxpool, self.avgpool = folded.maxpool, folded.avgpool
-        self.fc = folded.fc.to(dtype)
-        self.blocks = [
-            (
-                [_Convolution(block.get_submodule(name), dtype) for name in _convolutions(block)],
-                None if block.downsample is None else _Convolution(block.downsample[0], dtype),
-            )
-            for block in folded.blocks()
-        ]
+        stem = folded.conv1 if isinstance(folded.conv1, nn.Sequential) else [folded.conv1]
+        self.stem = [_Convolution(part, dtype) for part in stem if isinstance(part, nn.Conv2d)]
+        self.maxpool = folded.maxpool
+        self.stages = [[_Block(block, dtype) for block in stage] for stage in folded.stages]
+        self.taken: tuple[int, ...] | None = None
+        if isinstance(folded, ResNetFeatures):
+            self.taken = folded.out_indices
+        else:
+            self.avgpool, self.flat = folded.avgpool, folded.global_pool != ""
+            self.fc = folded.fc.to(dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         x = x.to(self.dtype, memory_format=_LAYOUT)
-        x = self.maxpool(self.stem(x, "relu"))
-        for convolutions, projection in self.blocks:
-            out = x
-            for convolution in convolutions[:-1]:
-                out = convolution(out, "relu")
-            residual = x if projection is None else projection(x, "none")
-            x = convolutions[-1].add_relu_(out, residual)
-        return self.fc(torch.flatten(self.avgpool(x), 1)).float()
-
-
-def _gone(owner: nn.Module, norm: str) -> bool:
-    return isinstance(owner.get_submodule(norm), nn.Identity)
-
-
-def _convolutions(block: nn.Module) -> list[str]:
-    return [name for name in ("conv1", "conv2", "conv3") if hasattr(block, name)]
+        for convolution in self.stem:
+            x = convolution(x, "relu")
+        maps = [x]
+        x = self.maxpool(x)
+        for number, stage in enumerate(self.stages, start=1):
+            for index, block in enumerate(stage):
+                # A map that is returned must outlive the next block; so must an unpooled stem.
+                kept = index == 0 and self.taken is not None and number - 1 in self.taken
+                x = block(x, kept)
+            maps.append(x)
+        if self.taken is not None:
+            return [maps[index].float() for index in self.taken]
+        x = self.avgpool(x)
+        return self.fc(torch.flatten(x, 1) if self.flat else x).float()

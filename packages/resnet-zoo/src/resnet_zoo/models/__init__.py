@@ -1,8 +1,6 @@
 """Models: the residual network, the names it goes by, its feature maps, its folded form."""
 
 from .builders import (
-    ARCHITECTURES,
-    Architecture,
     get_model,
     get_model_weights,
     get_weight,
@@ -23,9 +21,11 @@ from .builders import (
 from .features import ResNetFeatures
 from .fold import fold_batchnorm
 from .resnet import BasicBlock, Bottleneck, ResNet
+from .variants import ARCHITECTURES, VARIANTS, Architecture
 
 __all__ = [
     "ARCHITECTURES",
+    "VARIANTS",
     "Architecture",
     "BasicBlock",
     "Bottleneck",

@@ -1,7 +1,8 @@
-"""The ten models by name: builders, weights, and the registry.
+"""The models by name: builders, weights, and the registry.
 
-`resnet50(weights="IMAGENET1K_V2")` builds the network and loads verified weights. The keywords of
-`ResNet` pass through; `groups` and `width_per_group` are fixed by the name.
+`resnet50(weights="IMAGENET1K_V2")` builds the network and loads verified weights: from the name to
+a source, from the source to a file, from the file to tensors, from the tensors to the model. The
+keywords of `ResNet` pass through; what the name decides is fixed.
 """
 
 from __future__ import annotations
@@ -9,65 +10,63 @@ from __future__ import annotations
 import fnmatch
 import os
 import warnings
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..weights.cache import WeightsError
-from ..weights.checkpoint import LoadReport, load_into, read_metadata, read_state_dict
+from ..weights.checkpoint import read_metadata, read_state_dict
+from ..weights.keys import LoadReport, load_into
 from ..weights.names import WEIGHTS, WeightsEnum
 from ..weights.sources import resolve
 from .features import ResNetFeatures
-from .resnet import BasicBlock, Bottleneck, ResNet
+from .resnet import ResNet
+from .variants import ALL, ARCHITECTURES, Architecture
+
+# timm's spelling of our keywords.
+_ALIASES = {"in_chans": "in_channels", "drop_path_rate": "stochastic_depth"}
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """What a name stands for."""
+def get_model(name: str | Callable[..., Any], **kwargs: Any) -> ResNet | ResNetFeatures:
+    """Build a model by its name (or its builder), with the keywords of its builder.
 
-    block: type[BasicBlock | Bottleneck]
-    layers: tuple[int, int, int, int]
-    fixed: dict[str, int] = field(default_factory=dict)
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    "resnet18": Architecture(BasicBlock, (2, 2, 2, 2)),
-    "resnet34": Architecture(BasicBlock, (3, 4, 6, 3)),
-    "resnet50": Architecture(Bottleneck, (3, 4, 6, 3)),
-    "resnet101": Architecture(Bottleneck, (3, 4, 23, 3)),
-    "resnet152": Architecture(Bottleneck, (3, 8, 36, 3)),
-    "resnext50_32x4d": Architecture(Bottleneck, (3, 4, 6, 3), {"groups": 32, "width_per_group": 4}),
-    "resnext101_32x8d": Architecture(
-        Bottleneck, (3, 4, 23, 3), {"groups": 32, "width_per_group": 8}
-    ),
-    "resnext101_64x4d": Architecture(
-        Bottleneck, (3, 4, 23, 3), {"groups": 64, "width_per_group": 4}
-    ),
-    "wide_resnet50_2": Architecture(Bottleneck, (3, 4, 6, 3), {"width_per_group": 128}),
-    "wide_resnet101_2": Architecture(Bottleneck, (3, 4, 23, 3), {"width_per_group": 128}),
-}
+    Raises ValueError for a name that there is not.
+    """
+    return _build(_known(name), **kwargs)
 
 
-def _resnet(
+def _build(
     name: str,
-    pretrained: bool | None,
-    weights: Any,
-    progress: bool,
     *,
+    pretrained: bool | None = None,
+    weights: Any = None,
+    progress: bool = True,
     offline: bool | None = None,
     features_only: bool = False,
-    out_indices: tuple[int, ...] = (0, 1, 2, 3, 4),
+    out_indices: int | Sequence[int] = (0, 1, 2, 3, 4),
+    feature_cls: str | None = None,
     **kwargs: Any,
 ) -> ResNet | ResNetFeatures:
-    """Build `name`, load `weights` if any, and wrap it when only features are wanted."""
-    architecture = ARCHITECTURES[name]
+    """Build `name`, load `weights` if any, and wrap it when only features are wanted.
+
+    `feature_cls` is timm's choice among ways to take features; there is one here.
+    """
+    architecture = ALL[name]
     weights = _legacy(name, pretrained, weights)
+    for theirs, ours in _ALIASES.items():
+        if theirs in kwargs:
+            if ours in kwargs:
+                raise TypeError(f"{name}: {theirs} and {ours} are one setting; give one of them")
+            kwargs[ours] = kwargs.pop(theirs)
     for key, value in architecture.fixed.items():
         if kwargs.setdefault(key, value) != value:
             raise ValueError(f"{name}: {key} is {value} by its name, got {kwargs[key]}")
+    if features_only and weights is not None:
+        kwargs["num_classes"] = 0  # no classifier is wanted, and the file may have none
     if weights is None:
         model = ResNet(architecture.block, architecture.layers, **kwargs)
     else:
         model = _pretrained(name, architecture, weights, offline, progress, kwargs)
+    model.pretrained_cfg = {"architecture": name}
     return ResNetFeatures(model, out_indices) if features_only else model
 
 
@@ -79,6 +78,10 @@ def _legacy(name: str, pretrained: bool | None, weights: Any) -> Any:
         raise TypeError(f"{name}: weights are given by keyword: {name}(weights={pretrained!r})")
     if weights is not None:
         raise ValueError(f"{name}: give weights= or pretrained=, not both")
+    if pretrained and name not in WEIGHTS:
+        raise ValueError(
+            f"{name} has no entry of torchvision; say which weights: {name}(weights=...)"
+        )
     entry = WEIGHTS[name]["IMAGENET1K_V1"] if pretrained else None
     said = f'"{entry.name}"' if entry else "None"
     warnings.warn(
@@ -99,7 +102,8 @@ def _pretrained(
 ) -> ResNet:
     """A model with the tensors of `weights`; its `load_report` and `source` say what they are."""
     source = resolve(weights, name, offline=offline, progress=progress)
-    tensors = read_state_dict(source.path())
+    path = source.path()
+    tensors = read_state_dict(path)
     new_head = "num_classes" in kwargs
     if not new_head and "fc.weight" in tensors:
         kwargs["num_classes"] = tensors["fc.weight"].shape[0]
@@ -109,7 +113,7 @@ def _pretrained(
     return model
 
 
-def load_report(model: ResNet) -> LoadReport | None:
+def load_report(model: ResNet | ResNetFeatures) -> LoadReport | None:
     """What loading did for a model that was built with weights, else None."""
     return getattr(model, "load_report", None)
 
@@ -121,7 +125,7 @@ def load_model(path: str | os.PathLike[str], **kwargs: Any) -> ResNet:
     its model: then build it by name, with `weights=path`.
     """
     metadata = read_metadata(path)
-    if metadata.get("model") not in ARCHITECTURES:
+    if metadata.get("model") not in ALL:
         raise WeightsError(
             f"load_model: {path} does not say which model it belongs to; cure: "
             f"get_model(NAME, weights={os.fspath(path)!r}), or --model NAME"
@@ -130,25 +134,23 @@ def load_model(path: str | os.PathLike[str], **kwargs: Any) -> ResNet:
     return get_model(metadata["model"], weights=path, **arguments)
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Names of the models that match a shell pattern, such as "resnext*"."""
-    return [name for name in ARCHITECTURES if fnmatch.fnmatch(name, pattern)]
+def list_models(pattern: str = "*", *, variants: bool = False) -> list[str]:
+    """Names of the models that match a shell pattern, such as "resnext*".
+
+    Those with published entries; with `variants` also those whose weights timm publishes.
+    """
+    return [name for name in (ALL if variants else ARCHITECTURES) if fnmatch.fnmatch(name, pattern)]
 
 
-def get_model(name: str, **kwargs: Any) -> ResNet | ResNetFeatures:
-    """Build a model by its name, with the keywords of its builder."""
-    return _resnet(
-        _known(name),
-        kwargs.pop("pretrained", None),
-        kwargs.pop("weights", None),
-        kwargs.pop("progress", True),
-        **kwargs,
-    )
+def get_model_weights(name: str | Callable[..., Any]) -> type[WeightsEnum]:
+    """The weight entries of a model, given by its name or its builder.
 
-
-def get_model_weights(name: str) -> type[WeightsEnum]:
-    """The weight entries of a model."""
-    return WEIGHTS[_known(name)]
+    Raises ValueError for a variant, which has none.
+    """
+    known = _known(name)
+    if known not in WEIGHTS:
+        raise ValueError(f"get_model_weights: {known} has no published entries")
+    return WEIGHTS[known]
 
 
 def get_weight(name: str) -> WeightsEnum:
@@ -159,119 +161,51 @@ def get_weight(name: str) -> WeightsEnum:
     return kind.verify(name)
 
 
-def _known(name: str) -> str:
-    if name.lower() not in ARCHITECTURES:
-        raise ValueError(f"there is no model {name!r}; there are {', '.join(ARCHITECTURES)}")
-    return name.lower()
+def _known(name: str | Callable[..., Any]) -> str:
+    text = name if isinstance(name, str) else getattr(name, "__name__", repr(name))
+    if text.lower() not in ALL:
+        raise ValueError(f"there is no model {text!r}; there are {', '.join(ALL)}")
+    return text.lower()
 
 
-def resnet18(
-    pretrained: bool | None = None, *, weights: Any = None, progress: bool = True, **kwargs: Any
-) -> ResNet:
-    """ResNet-18: 11.7 M parameters, 1.8 GMAC.
+# -- one builder a name ---------------------------------------------------------------------------
+
+
+def _builder(name: str) -> Callable[..., Any]:
+    """The builder of a name."""
+
+    def build(
+        pretrained: bool | None = None, *, weights: Any = None, progress: bool = True, **kwargs: Any
+    ) -> ResNet:
+        return _build(name, pretrained=pretrained, weights=weights, progress=progress, **kwargs)
+
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = f"""{ALL[name].about}.
 
     Args:
         pretrained: the old flag; True means weights="IMAGENET1K_V1", with a warning.
         weights: None for a fresh model, or an entry (`ResNet18_Weights.IMAGENET1K_V1`), its name
-            ("IMAGENET1K_V1", "DEFAULT"), a .safetensors or .pth file, an address, or a
+            ("IMAGENET1K_V1", "DEFAULT"), a weight file or a folder with one, an address, or a
             Hugging Face repo ("timm/resnet18.a1_in1k").
         progress: show a download on stderr, if that is a terminal.
         offline: True forbids downloads; None asks RESNET_ZOO_OFFLINE and HF_HUB_OFFLINE.
         features_only, out_indices: return a `ResNetFeatures` of the chosen feature maps.
-        **kwargs: the keywords of `ResNet`. With weights, another `num_classes` keeps a fresh
-            classifier and says so.
+        **kwargs: the keywords of `ResNet` (timm's `in_chans` and `drop_path_rate` too). With
+            weights, another `num_classes` keeps a fresh classifier and says so.
 
     Raises WeightsError when the weights cannot be brought in safely, ValueError and TypeError for
     arguments that contradict each other.
     """
-    return _resnet("resnet18", pretrained, weights, progress, **kwargs)
+    return build
 
 
-def resnet34(
-    pretrained: bool | None = None, *, weights: Any = None, progress: bool = True, **kwargs: Any
-) -> ResNet:
-    """ResNet-34: 21.8 M parameters, 3.7 GMAC.
-
-    The arguments are those of `resnet18`.
-    """
-    return _resnet("resnet34", pretrained, weights, progress, **kwargs)
-
-
-def resnet50(
-    pretrained: bool | None = None, *, weights: Any = None, progress: bool = True, **kwargs: Any
-) -> ResNet:
-    """ResNet-50 (v1.5): 25.6 M parameters, 4.1 GMAC.
-
-    The arguments are those of `resnet18`.
-    """
-    return _resnet("resnet50", pretrained, weights, progress, **kwargs)
-
-
-def resnet101(
-    pretrained: bool | None = None, *, weights: Any = None, progress: bool = True, **kwargs: Any
-) -> ResNet:
-    """ResNet-101 (v1.5): 44.5 M parameters, 7.8 GMAC.
-
-    The arguments are those of `resnet18`.
-    """
-    return _resnet("resnet101", pretrained, weights, progress, **kwargs)
-
-
-def resnet152(
-    pretrained: bool | None = None, *, weights: Any = None, progress: bool = True, **kwargs: Any
-) -> ResNet:
-    """ResNet-152 (v1.5): 60.2 M parameters, 11.5 GMAC.
-
-    The arguments are those of `resnet18`.
-    """
-    return _resnet("resnet152", pretrained, weights, progress, **kwargs)
-
-
-def resnext50_32x4d(
-    pretrained: bool | None = None, *, weights: Any = None, progress: bool = True, **kwargs: Any
-) -> ResNet:
-    """ResNeXt-50, 32 groups of width 4: 25.0 M parameters, 4.2 GMAC.
-
-    The arguments are those of `resnet18`.
-    """
-    return _resnet("resnext50_32x4d", pretrained, weights, progress, **kwargs)
-
-
-def resnext101_32x8d(
-    pretrained: bool | None = None, *, weights: Any = None, progress: bool = True, **kwargs: Any
-) -> ResNet:
-    """ResNeXt-101, 32 groups of width 8: 88.8 M parameters, 16.4 GMAC.
-
-    The arguments are those of `resnet18`.
-    """
-    return _resnet("resnext101_32x8d", pretrained, weights, progress, **kwargs)
-
-
-def resnext101_64x4d(
-    pretrained: bool | None = None, *, weights: Any = None, progress: bool = True, **kwargs: Any
-) -> ResNet:
-    """ResNeXt-101, 64 groups of width 4: 83.5 M parameters, 15.5 GMAC.
-
-    The arguments are those of `resnet18`.
-    """
-    return _resnet("resnext101_64x4d", pretrained, weights, progress, **kwargs)
-
-
-def wide_resnet50_2(
-    pretrained: bool | None = None, *, weights: Any = None, progress: bool = True, **kwargs: Any
-) -> ResNet:
-    """Wide ResNet-50-2, inner width doubled: 68.9 M parameters, 11.4 GMAC.
-
-    The arguments are those of `resnet18`.
-    """
-    return _resnet("wide_resnet50_2", pretrained, weights, progress, **kwargs)
-
-
-def wide_resnet101_2(
-    pretrained: bool | None = None, *, weights: Any = None, progress: bool = True, **kwargs: Any
-) -> ResNet:
-    """Wide ResNet-101-2, inner width doubled: 126.9 M parameters, 22.8 GMAC.
-
-    The arguments are those of `resnet18`.
-    """
-    return _resnet("wide_resnet101_2", pretrained, weights, progress, **kwargs)
+resnet18 = _builder("resnet18")
+resnet34 = _builder("resnet34")
+resnet50 = _builder("resnet50")
+resnet101 = _builder("resnet101")
+resnet152 = _builder("resnet152")
+resnext50_32x4d = _builder("resnext50_32x4d")
+resnext101_32x8d = _builder("resnext101_32x8d")
+resnext101_64x4d = _builder("resnext101_64x4d")
+wide_resnet50_2 = _builder("wide_resnet50_2")
+wide_resnet101_2 = _builder("wide_resnet101_2")

@@ -1,166 +1,84 @@
-"""ResNet, ResNeXt and Wide ResNet: one network class, two residual blocks.
+"""ResNet, ResNeXt, Wide ResNet and their variants: one network class.
 
-He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv 1512.03385); Xie et al.,
-ResNeXt (arXiv 1611.05431); Zagoruyko & Komodakis, Wide ResNet (arXiv 1605.07146). The bottleneck
-strides in its 3x3 convolution ("v1.5"), as the published ImageNet weights expect.
+He et al. (arXiv 1512.03385); Xie et al., ResNeXt (arXiv 1611.05431); Zagoruyko & Komodakis, Wide
+ResNet (arXiv 1605.07146); He et al., "Bag of Tricks", the deep stem and the averaging shortcut
+(arXiv 1812.01187).
 
 Module names, construction order and the order of floating-point operations are those of
-torchvision.models.resnet, so that state dicts, seeds and outputs agree to the last bit. What
-torchvision does not have (`stem`, `in_channels`, `stochastic_depth`, freezing, the head methods)
-adds neither parameters nor operations when it is left at its default.
+torchvision.models.resnet, so that state dicts, seeds and outputs agree to the last bit; the methods
+are those that timm's models share. What torchvision does not have adds neither parameters nor
+operations when it is left at its default.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+# TorchScript reads this file and knows no postponed annotations.
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
-NormLayer = Callable[..., nn.Module]
-STEMS = ("imagenet", "small")
+from . import frozen
+from .blocks import (
+    ATTENTIONS,
+    BasicBlock,
+    Bottleneck,
+    NormLayer,
+    conv1x1,
+    conv3x3,
+    make_shortcut,
+    stochastic_depth,
+)
 
+__all__ = [
+    "POOLS",
+    "STEMS",
+    "BasicBlock",
+    "Bottleneck",
+    "NormLayer",
+    "ResNet",
+    "conv1x1",
+    "conv3x3",
+    "stochastic_depth",
+    "take_indices",
+]
 
-def conv3x3(
-    in_planes: int, out_planes: int, stride: int = 1, groups: int = 1, dilation: int = 1
-) -> nn.Conv2d:
-    """3x3 convolution that keeps the spatial size at stride 1, without bias (a norm follows)."""
-    return nn.Conv2d(
-        in_planes, out_planes, 3, stride, dilation, dilation=dilation, groups=groups, bias=False
-    )
-
-
-def conv1x1(in_planes: int, out_planes: int, stride: int = 1) -> nn.Conv2d:
-    """1x1 convolution without bias."""
-    return nn.Conv2d(in_planes, out_planes, kernel_size=1, stride=stride, bias=False)
-
-
-def stochastic_depth(branch: Tensor, rate: float, training: bool) -> Tensor:
-    """Drop the residual branch of whole samples with probability `rate`, scaling up the others.
-
-    Huang et al., "Deep Networks with Stochastic Depth" (arXiv 1603.09382). `branch` is
-    (N, C, H, W). The identity outside training or at rate 0.
-    """
-    if not training or rate == 0.0:
-        return branch
-    keep = torch.rand(branch.shape[0], 1, 1, 1, device=branch.device) >= rate
-    return branch * keep.to(branch.dtype) / (1.0 - rate)
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut: the block of ResNet-18 and -34.
-
-    (N, inplanes, H, W) -> (N, planes, H / stride, W / stride). Raises ValueError for groups or
-    base_width other than 1 and 64, NotImplementedError for dilation > 1, as torchvision does.
-    """
-
-    expansion = 1
-
-    def __init__(
-        self,
-        inplanes: int,
-        planes: int,
-        stride: int = 1,
-        downsample: nn.Module | None = None,
-        groups: int = 1,
-        base_width: int = 64,
-        dilation: int = 1,
-        norm_layer: NormLayer | None = None,
-    ) -> None:
-        super().__init__()
-        norm_layer = norm_layer or nn.BatchNorm2d
-        if groups != 1 or base_width != 64:
-            raise ValueError(
-                f"BasicBlock: groups and base_width must be 1 and 64, got {groups} and "
-                f"{base_width}; grouped or wide networks are built from Bottleneck"
-            )
-        if dilation > 1:
-            raise NotImplementedError(
-                f"BasicBlock: dilation must be 1, got {dilation}; dilated networks are built from "
-                "Bottleneck (resnet50 and larger)"
-            )
-        self.conv1 = conv3x3(inplanes, planes, stride)
-        self.bn1 = norm_layer(planes)
-        self.relu = nn.ReLU(inplace=True)
-        self.conv2 = conv3x3(planes, planes)
-        self.bn2 = norm_layer(planes)
-        self.downsample = downsample
-        self.stride = stride
-        self.drop_rate = 0.0
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        out = stochastic_depth(out, self.drop_rate, self.training)
-        out += x if self.downsample is None else self.downsample(x)
-        return self.relu(out)
-
-
-class Bottleneck(nn.Module):
-    """1x1 reduce, 3x3, 1x1 expand by 4, and a shortcut: the block of ResNet-50 and larger.
-
-    (N, inplanes, H, W) -> (N, 4 planes, H / stride, W / stride). The inner width is
-    int(planes * base_width / 64) * groups; the stride and the dilation are in the 3x3.
-    """
-
-    expansion = 4
-
-    def __init__(
-        self,
-        inplanes: int,
-        planes: int,
-        stride: int = 1,
-        downsample: nn.Module | None = None,
-        groups: int = 1,
-        base_width: int = 64,
-        dilation: int = 1,
-        norm_layer: NormLayer | None = None,
-    ) -> None:
-        super().__init__()
-        norm_layer = norm_layer or nn.BatchNorm2d
-        width = int(planes * (base_width / 64.0)) * groups
-        self.conv1 = conv1x1(inplanes, width)
-        self.bn1 = norm_layer(width)
-        self.conv2 = conv3x3(width, width, stride, groups, dilation)
-        self.bn2 = norm_layer(width)
-        self.conv3 = conv1x1(width, planes * self.expansion)
-        self.bn3 = norm_layer(planes * self.expansion)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = downsample
-        self.stride = stride
-        self.drop_rate = 0.0
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        out = stochastic_depth(out, self.drop_rate, self.training)
-        out += x if self.downsample is None else self.downsample(x)
-        return self.relu(out)
+STEMS = ("imagenet", "small", "deep", "tiered")
+POOLS = ("avg", "max", "")
+# Flags of `replace_stride_with_dilation` that give an output stride.
+_DILATED = {32: (False, False, False), 16: (False, False, True), 8: (False, True, True)}
 
 
 class ResNet(nn.Module):
-    """A stem, four stages of residual blocks, average pooling and a linear classifier.
+    """A stem, four stages of residual blocks, pooling and a linear classifier.
 
     Args:
         block: BasicBlock or Bottleneck.
         layers: blocks in each of the four stages.
-        num_classes: outputs of the classifier `fc`.
+        num_classes: outputs of the classifier `fc`; 0 for none.
         zero_init_residual: start the last norm of every block at zero (arXiv 1706.02677).
         groups, width_per_group: grouped (ResNeXt) and wide 3x3 convolutions; Bottleneck only.
         replace_stride_with_dilation: three flags for stages 2 to 4; Bottleneck only.
         norm_layer: called with the number of channels; BatchNorm2d by default.
         in_channels: channels of the image.
-        stem: "imagenet" (7x7 stride 2, then 3x3 max pool: /4) or "small" (3x3 stride 1, no pool:
-            /1), the usual choice for 32x32 images.
+        stem: "imagenet" (7x7 stride 2, then 3x3 max pool: /4), "small" (3x3 stride 1, no pool: /1),
+            the usual choice for 32x32 images, "deep" and "tiered" (three 3x3, then max pool: /4).
         planes: channels of the stem and first stage; each later stage has twice as many. A
             multiple of 8; less than 64 gives narrow networks, for tiny pictures.
         stochastic_depth: drop rate of the last block; earlier blocks drop linearly less often.
+        average_shortcut: shortcuts average before they project ("D" networks).
+        attention: "se" or "eca" at the end of every block's branch.
+        global_pool: "avg", "max", or "" for no pooling (then without a classifier).
+        output_stride: 32, 16 or 8; dilates the last stages, also of BasicBlock.
+        drop_rate: dropout in front of the classifier, in training.
 
     Input (N, in_channels, H, W), floating point; output (N, num_classes).
-    Raises ValueError for a wrong `replace_stride_with_dilation`, `stem`, `planes` or
-    `stochastic_depth`.
+    Raises ValueError for arguments that make no sense, naming the one.
     """
+
+    __jit_unused_properties__ = ("stages", "num_features", "head_hidden_size", "default_cfg",
+                                 "feature_info")  # fmt: skip
 
     def __init__(
         self,
@@ -177,6 +95,11 @@ class ResNet(nn.Module):
         stem: str = "imagenet",
         planes: int = 64,
         stochastic_depth: float = 0.0,
+        average_shortcut: bool = False,
+        attention: str | None = None,
+        global_pool: str = "avg",
+        output_stride: int | None = None,
+        drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
         dilate = (False, False, False)
@@ -187,35 +110,51 @@ class ResNet(nn.Module):
                 "ResNet: replace_stride_with_dilation must be None or 3 flags (stages 2 to 4), "
                 f"got {replace_stride_with_dilation!r}"
             )
-        if stem not in STEMS:
-            raise ValueError(f"ResNet: stem must be one of {', '.join(STEMS)}, got {stem!r}")
-        # Fewer corrupt the heap in torch 2.13: oneDNN's backward of 1x1 stride-2 convolutions of 4
-        # channels in channels-last layout writes outside its buffers on AVX2.
-        if planes < 8 or planes % 8:
-            raise ValueError(f"ResNet: planes must be a multiple of 8, got {planes}")
-        if not 0.0 <= stochastic_depth < 1.0:
-            raise ValueError(f"ResNet: stochastic_depth must be in [0, 1), got {stochastic_depth}")
+        # Fewer planes corrupt the heap in torch 2.13: oneDNN's backward of 1x1 stride-2
+        # convolutions of 4 channels in channels-last layout writes outside its buffers on AVX2.
+        for name, value, good, demand in (
+            ("stem", stem, stem in STEMS, f"one of {', '.join(STEMS)}"),
+            ("planes", planes, planes >= 8 and planes % 8 == 0, "a multiple of 8"),
+            ("stochastic_depth", stochastic_depth, 0.0 <= stochastic_depth < 1.0, "in [0, 1)"),
+            ("drop_rate", drop_rate, 0.0 <= drop_rate < 1.0, "in [0, 1)"),
+            ("attention", attention, attention in (None, *ATTENTIONS), "None, 'se' or 'eca'"),
+            ("output_stride", output_stride, output_stride in (None, *_DILATED), "32, 16 or 8"),
+            ("num_classes", num_classes, num_classes >= 0, ">= 0"),
+            ("in_channels", in_channels, in_channels >= 1, "at least 1"),
+        ):
+            if not good:
+                raise ValueError(f"ResNet: {name} must be {demand}, got {value!r}")
+        if output_stride is not None:
+            if any(dilate):
+                raise ValueError(
+                    "ResNet: give output_stride= or replace_stride_with_dilation=, not both"
+                )
+            dilate = _DILATED[output_stride]
         self._norm_layer = norm_layer or nn.BatchNorm2d
+        self._free_dilation = output_stride is not None
         self.inplanes = planes
         self.dilation = 1
         self.groups = groups
         self.base_width = width_per_group
         self.stem = stem
+        self.average_shortcut = average_shortcut
+        self.attention = attention
         self.frozen_stages = -1
+        self.grad_checkpointing = False
+        self.drop_rate = drop_rate
 
-        if stem == "imagenet":
-            self.conv1 = nn.Conv2d(in_channels, planes, 7, stride=2, padding=3, bias=False)
-        else:
-            self.conv1 = conv3x3(in_channels, planes)
+        self.conv1 = _make_stem(stem, in_channels, planes, self._norm_layer)
         self.bn1 = self._norm_layer(planes)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, 2, 1) if stem == "imagenet" else nn.Identity()
+        self.maxpool = nn.Identity() if stem == "small" else nn.MaxPool2d(3, 2, 1)
         self.layer1 = self._make_layer(block, planes, layers[0])
         self.layer2 = self._make_layer(block, planes * 2, layers[1], stride=2, dilate=dilate[0])
         self.layer3 = self._make_layer(block, planes * 4, layers[2], stride=2, dilate=dilate[1])
         self.layer4 = self._make_layer(block, planes * 8, layers[3], stride=2, dilate=dilate[2])
-        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
-        self.fc = nn.Linear(self.inplanes, num_classes)
+        self.num_classes = num_classes
+        self.avgpool = _make_pool(global_pool, num_classes)
+        self.global_pool = global_pool
+        self.fc = nn.Linear(self.inplanes, num_classes) if num_classes else nn.Identity()
         self._init_weights(zero_init_residual)
         self._set_drop_rates(stochastic_depth)
 
@@ -233,25 +172,36 @@ class ResNet(nn.Module):
             stride = 1
         downsample = None
         if stride != 1 or self.inplanes != planes * block.expansion:
-            downsample = nn.Sequential(
-                conv1x1(self.inplanes, planes * block.expansion, stride),
-                norm_layer(planes * block.expansion),
+            downsample = make_shortcut(
+                self.inplanes,
+                planes * block.expansion,
+                stride,
+                norm_layer,
+                average=self.average_shortcut,
+                dilation=self.dilation,
             )
-        common = {"groups": self.groups, "base_width": self.base_width, "norm_layer": norm_layer}
+        common: dict[str, Any] = {
+            "groups": self.groups,
+            "base_width": self.base_width,
+            "norm_layer": norm_layer,
+            "attention": self.attention,
+        }
         # The first block of a dilated stage still has the dilation of the stage before.
-        stage = [
-            block(self.inplanes, planes, stride, downsample, dilation=first_dilation, **common)
-        ]
+        first, later = {"dilation": first_dilation}, {"dilation": self.dilation}
+        if self._free_dilation:
+            first = {"dilation": self.dilation, "first_dilation": first_dilation}
+            later["first_dilation"] = self.dilation
+        stage = [block(self.inplanes, planes, stride, downsample, **first, **common)]
         self.inplanes = planes * block.expansion
         for _ in range(1, blocks):
-            stage.append(block(self.inplanes, planes, dilation=self.dilation, **common))
+            stage.append(block(self.inplanes, planes, **later, **common))
         return nn.Sequential(*stage)
 
     def _init_weights(self, zero_init_residual: bool) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
+            elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)) and module.weight is not None:
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
         if zero_init_residual:
@@ -265,19 +215,7 @@ class ResNet(nn.Module):
         for index, block in enumerate(blocks):
             block.drop_rate = rate * index / max(len(blocks) - 1, 1)
 
-    @property
-    def stages(self) -> tuple[nn.Sequential, ...]:
-        """layer1 to layer4."""
-        return self.layer1, self.layer2, self.layer3, self.layer4
-
-    def blocks(self) -> list[BasicBlock | Bottleneck]:
-        """All residual blocks, in the order of execution."""
-        return [block for stage in self.stages for block in stage]
-
-    @property
-    def num_features(self) -> int:
-        """Channels in front of the classifier (512 or 2048 in the published models)."""
-        return self.inplanes
+    # -- the forward --------------------------------------------------------------------------
 
     def forward_stem(self, x: Tensor) -> Tensor:
         """Image to the activation in front of the pooling: (N, 64, H/2, W/2), H, W if small."""
@@ -286,34 +224,163 @@ class ResNet(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """Image to the last feature map, (N, num_features, H/32, W/32) for the ImageNet stem."""
         x = self.maxpool(self.forward_stem(x))
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            for stage in self.stages:
+                x = checkpointed(stage, x)
+            return x
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Feature map to (N, num_classes); to the pooled (N, num_features) with `pre_logits`."""
-        x = torch.flatten(self.avgpool(x), 1)
+        """Feature map to (N, num_classes); to the pooled (N, num_features) with `pre_logits`.
+
+        Without pooling (`global_pool=""`) the map itself is returned.
+        """
+        x = self.avgpool(x)
+        if self.global_pool != "":
+            x = torch.flatten(x, 1)
+        if self.drop_rate > 0.0:
+            x = functional.dropout(x, self.drop_rate, self.training)
         return x if pre_logits else self.fc(x)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
 
-    def reset_classifier(self, num_classes: int) -> ResNet:
-        """Replace `fc` by a fresh one on the same device and dtype; 0 makes it the identity."""
+    @torch.jit.unused
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Feature maps beside the last one: timm's protocol.
+
+        Args:
+            x: (N, C, H, W).
+            indices: of 0 (stem) to 4; a number n for the last n; negative ones from the end.
+            norm: ignored: there is no final norm.
+            stop_early: leave out the stages behind the last index.
+            output_fmt: "NCHW".
+            intermediates_only: leave out the last map.
+
+        Returns (last map, [maps]), or [maps].
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"forward_intermediates: output_fmt must be NCHW, got {output_fmt!r}")
+        taken = take_indices(indices)
+        x = self.forward_stem(x)
+        found = [x] if 0 in taken else []
+        x = self.maxpool(x)
+        for number, stage in enumerate(self.stages[: max(taken) if stop_early else 4], start=1):
+            x = checkpointed(stage, x) if self.grad_checkpointing else stage(x)
+            if number in taken:
+                found.append(x)
+        return found if intermediates_only else (x, found)
+
+    # -- what it is made of -------------------------------------------------------------------
+
+    @property
+    def stages(self) -> tuple[nn.Sequential, ...]:
+        """layer1 to layer4."""
+        return self.layer1, self.layer2, self.layer3, self.layer4
+
+    def blocks(self) -> list[Any]:
+        """All residual blocks, in the order of execution."""
+        return [block for stage in self.stages for block in stage]
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the last feature map (512 or 2048 in the published models)."""
+        return self.feature_info[-1]["num_chs"]
+
+    @property
+    def head_hidden_size(self) -> int:
+        """Channels in front of the classifier."""
+        return self.num_features
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """Of the stem and the stages: channels, stride against the image, name of the module."""
+        return feature_info(self)
+
+    @property
+    def default_cfg(self) -> dict[str, Any]:
+        """timm's description of a model: sizes, normalisation, names of the ends."""
+        stride = self.feature_info[-1]["reduction"]
+        return {
+            "num_classes": self.num_classes,
+            "input_size": (input_channels(self), 224, 224),
+            "pool_size": (-(-224 // stride), -(-224 // stride)),
+            "crop_pct": 0.875,
+            "interpolation": "bilinear",
+            "mean": (0.485, 0.456, 0.406),
+            "std": (0.229, 0.224, 0.225),
+            "first_conv": "conv1.0" if isinstance(self.conv1, nn.Sequential) else "conv1",
+            "classifier": "fc",
+            **getattr(self, "pretrained_cfg", {}),
+        }
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Patterns that group parameters by depth (for layer-wise learning rates)."""
+        blocks = r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"
+        return {"stem": r"^conv1|bn1|maxpool", "blocks": blocks}
+
+    # -- changing it --------------------------------------------------------------------------
+
+    def get_classifier(self, name_only: bool = False) -> Any:
+        """The classifier, or its name."""
+        return "fc" if name_only else self.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> "ResNet":
+        """Replace `fc` by a fresh one on the same device and dtype; 0 makes it the identity.
+
+        `global_pool` changes the pooling too: "avg", "max", "" (none, with num_classes 0).
+        """
         if num_classes < 0:
             raise ValueError(f"reset_classifier: num_classes must be >= 0, got {num_classes}")
+        pool = self.global_pool if global_pool is None else global_pool
+        self.avgpool = _make_pool(pool, num_classes).train(self.training)
+        self.global_pool = pool
+        self.num_classes = num_classes
         if num_classes == 0:
             self.fc = nn.Identity()
         else:
-            like = self.conv1.weight
+            like = next(self.conv1.parameters())
             self.fc = nn.Linear(
                 self.num_features, num_classes, device=like.device, dtype=like.dtype
             )
+        self.fc.train(self.training)
         return self
 
-    def freeze(self, stages: int) -> ResNet:
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep no activations inside the blocks; compute them again in the backward.
+
+        Batch norms then see each batch twice: their running statistics move twice as fast.
+        """
+        self.grad_checkpointing = enable
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | Sequence[int] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Remove the stages behind the last of `indices`, and the head; returns the indices."""
+        taken = take_indices(indices)
+        last = max(taken)
+        for number in range(last + 1, 5):
+            setattr(self, f"layer{number}", nn.Sequential())
+        if prune_head or last < 4:
+            self.reset_classifier(0, "")
+        return taken
+
+    def freeze(self, stages: int) -> "ResNet":
         """Stop training of the stem (0), and of the stages up to `stages` (1 to 4); -1 unfreezes.
 
         Their parameters stop requiring gradients and their norms stay in evaluation mode, also
-        after `train()`.
+        after `train()`, and also inside another module that takes them over.
         """
         if not -1 <= stages <= 4:
             raise ValueError(
@@ -321,8 +388,8 @@ class ResNet(nn.Module):
             )
         self.frozen_stages = stages
         self.requires_grad_(True)
-        for part in self._frozen_parts():
-            part.requires_grad_(False)
+        frozen.release(self)
+        frozen.freeze(self._frozen_parts())
         return self.train(self.training)
 
     def _frozen_parts(self) -> list[nn.Module]:
@@ -330,9 +397,87 @@ class ResNet(nn.Module):
             return []
         return [self.conv1, self.bn1, *self.stages[: self.frozen_stages]]
 
-    def train(self, mode: bool = True) -> ResNet:
+    def train(self, mode: bool = True) -> "ResNet":
         """As nn.Module.train, except that frozen parts stay in evaluation mode."""
         super().train(mode)
-        for part in self._frozen_parts():
+        for part in self._frozen_parts():  # also a norm that was put in after freezing
             part.eval()
         return self
+
+
+def _make_stem(stem: str, in_channels: int, planes: int, norm_layer: NormLayer) -> nn.Module:
+    if stem == "imagenet":
+        return nn.Conv2d(in_channels, planes, 7, stride=2, padding=3, bias=False)
+    if stem == "small":
+        return conv3x3(in_channels, planes)
+    second = planes // 2
+    first = 3 * (second // 4) if stem == "tiered" else second
+    return nn.Sequential(
+        conv3x3(in_channels, first, 2),
+        norm_layer(first),
+        nn.ReLU(inplace=True),
+        conv3x3(first, second),
+        norm_layer(second),
+        nn.ReLU(inplace=True),
+        conv3x3(second, planes),
+    )
+
+
+def _make_pool(kind: str, num_classes: int) -> nn.Module:
+    if kind not in POOLS or (kind == "" and num_classes):
+        raise ValueError(
+            f"ResNet: global_pool must be 'avg', 'max', or '' with num_classes=0, got {kind!r} "
+            f"with {num_classes} classes"
+        )
+    if kind == "":
+        return nn.Identity()
+    return nn.AdaptiveAvgPool2d((1, 1)) if kind == "avg" else nn.AdaptiveMaxPool2d((1, 1))
+
+
+def input_channels(model: ResNet) -> int:
+    """Channels of the image that a model takes."""
+    return first_convolution(model).in_channels
+
+
+def first_convolution(model: nn.Module) -> nn.Conv2d:
+    """The convolution that sees the image: `conv1`, or the first one in it."""
+    return next(module for module in model.conv1.modules() if isinstance(module, nn.Conv2d))
+
+
+def feature_info(model: ResNet) -> list[dict[str, Any]]:
+    """Of the stem and each stage that is left: channels, stride against the image, module name."""
+    stride = first_convolution(model).stride[0]
+    last_stem = [module for module in model.conv1.modules() if isinstance(module, nn.Conv2d)][-1]
+    info = [{"num_chs": last_stem.out_channels, "reduction": stride, "module": "relu"}]
+    if not isinstance(model.maxpool, nn.Identity):
+        stride *= 2
+    for number, stage in enumerate(model.stages, start=1):
+        if not len(stage):
+            break
+        last = stage[-1]
+        stride *= stage[0].stride
+        convolution = last.conv3 if isinstance(last, Bottleneck) else last.conv2
+        channels = convolution.out_channels
+        info.append({"num_chs": channels, "reduction": stride, "module": f"layer{number}"})
+    return info
+
+
+def take_indices(indices: int | Sequence[int] | None, count: int = 5) -> list[int]:
+    """Indices of feature maps: all for None, the last n for a number, negative ones from the end.
+
+    Raises ValueError for one that there is not.
+    """
+    if indices is None:
+        return list(range(count))
+    chosen = range(-indices, 0) if isinstance(indices, int) else indices
+    taken = [index + count if index < 0 else index for index in chosen]
+    if not taken or not all(0 <= index < count for index in taken):
+        raise ValueError(f"feature indices must be within {-count} to {count - 1}, got {indices!r}")
+    return taken
+
+
+def checkpointed(stage: nn.Sequential, x: Tensor) -> Tensor:
+    """Run a stage block by block, keeping only what stands between the blocks."""
+    for block in stage:
+        x = checkpoint(block, x, use_reentrant=False)
+    return x

@@ -1,7 +1,8 @@
 """Weights: from a name to a source, from the source to a verified file, from there to tensors."""
 
 from .cache import Remote, WeightsError, cache_dir, fetch
-from .checkpoint import LoadReport, load_into, read_metadata, read_state_dict, save_weights
+from .checkpoint import read_metadata, read_state_dict, save_weights
+from .keys import LoadReport, StateDict, load_into, unwrap
 from .names import (
     BASE,
     LICENCE_NOTE,
@@ -37,6 +38,7 @@ __all__ = [
     "ResNet101_Weights",
     "ResNet152_Weights",
     "Source",
+    "StateDict",
     "Weights",
     "WeightsEnum",
     "WeightsError",
@@ -50,4 +52,5 @@ __all__ = [
     "read_state_dict",
     "resolve",
     "save_weights",
+    "unwrap",
 ]

@@ -25,12 +25,13 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
 
+from ..files import write_text
 from .download import DownloadError, Partial, download
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,200}\Z")
@@ -50,6 +51,7 @@ class Remote:
     url: str
     name: str
     sha256: str = ""  # full hash, or the prefix that is known; "" if nothing is
+    token: str = field(default="", repr=False, compare=False)  # sent to this address alone
 
     @staticmethod
     def from_url(url: str) -> Remote:
@@ -93,14 +95,8 @@ def recorded_hash(path: Path) -> str | None:
 
 def record_hash(path: Path, digest: str) -> None:
     """Write `<file>.sha256` aside and rename it; a read-only folder is left as it is."""
-    target = path.with_name(path.name + ".sha256")
-    aside = path.with_name(f"{path.name}.sha256.{os.getpid()}.tmp")
-    try:
-        aside.write_text(f"{digest}  {path.name}\n", encoding="ascii")
-        os.replace(aside, target)
-    except OSError:
-        with contextlib.suppress(OSError):
-            aside.unlink()
+    with contextlib.suppress(OSError):
+        write_text(path.with_name(path.name + ".sha256"), f"{digest}  {path.name}\n")
 
 
 def check(path: Path, remote: Remote) -> str | None:
@@ -180,9 +176,15 @@ def _download_verified(remote: Remote, path: Path, progress: bool) -> Path:
     for _ in range(2):
         resumed = part.size() > 0
         try:
-            expected = download(remote.url, part, progress=progress)
+            expected = download(remote.url, part, progress=progress, token=remote.token)
         except DownloadError as error:
-            raise WeightsError(f"{error}\n{_cures(path, remote)}") from error
+            cure = _cures(path, remote)
+            if error.status in (401, 403):
+                cure = (
+                    "Cure: set HF_TOKEN to a token that may read it (or run `hf auth login`); "
+                    "ask for access on the repo's page if it is gated."
+                )
+            raise WeightsError(f"{error}\n{cure}") from error
         digest = sha256_of(part.path)
         wanted = remote.sha256.lower() or (expected or "")
         if digest.startswith(wanted):

@@ -30,7 +30,12 @@ _RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 
 class DownloadError(RuntimeError):
-    """The server or the network did not give the file; the message says what happened."""
+    """The server or the network did not give the file; the message says what happened.
+
+    `status` is the HTTP status, where the server gave one that does not pass.
+    """
+
+    status = 0
 
 
 class _Interrupted(Exception):
@@ -78,8 +83,8 @@ def timeout() -> float:
     return seconds
 
 
-def download(url: str, part: Partial, *, progress: bool = True) -> str | None:
-    """Fill `part` completely from `url`, resuming and retrying.
+def download(url: str, part: Partial, *, progress: bool = True, token: str = "") -> str | None:
+    """Fill `part` completely from `url`, resuming and retrying; `token` is a bearer token.
 
     Returns the SHA-256 that the server declares (Hugging Face's X-Linked-ETag), or None. Raises
     DownloadError when the server refuses or the network stays down, OSError when the disk does.
@@ -90,14 +95,14 @@ def download(url: str, part: Partial, *, progress: bool = True) -> str | None:
     while failures < ATTEMPTS:
         before = part.size()
         try:
-            return _transfer(url, part, progress)
+            return _transfer(url, part, progress, token)
         except _Interrupted as stop:
             last = str(stop)
         except urllib.error.HTTPError as error:
             if error.code not in _RETRY_STATUS:
-                raise DownloadError(
-                    f"download: {url} answered {error.code} {error.reason}"
-                ) from None
+                refused = DownloadError(f"download: {url} answered {error.code} {error.reason}")
+                refused.status = error.code
+                raise refused from None
             last = f"the server answered {error.code} {error.reason}"
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
             last = str(getattr(error, "reason", None) or error or type(error).__name__)
@@ -115,13 +120,15 @@ def download(url: str, part: Partial, *, progress: bool = True) -> str | None:
     )
 
 
-def _transfer(url: str, part: Partial, progress: bool) -> str | None:
+def _transfer(url: str, part: Partial, progress: bool, token: str) -> str | None:
     """One connection: request what is missing, append it, flush to disk."""
     start, note = part.size(), part.note()
     if start and note.get("url") != url:
         start = 0
     request = urllib.request.Request(url, headers={"User-Agent": "resnet-zoo", "Accept": "*/*"})
     request.add_header("Accept-Encoding", "identity")
+    if token:
+        request.add_header("Authorization", f"Bearer {token}")
     if start:
         request.add_header("Range", f"bytes={start}-")
         if note.get("etag"):
@@ -206,7 +213,10 @@ def _append(
 
 
 class _LinkedHash(urllib.request.HTTPRedirectHandler):
-    """Follows redirects and keeps the SHA-256 that Hugging Face declares on the first answer."""
+    """Follows redirects, keeps the SHA-256 that Hugging Face declares on the first answer.
+
+    A token is not sent on to another server.
+    """
 
     def __init__(self) -> None:
         self.sha256 = ""
@@ -215,4 +225,7 @@ class _LinkedHash(urllib.request.HTTPRedirectHandler):
         etag = headers.get("X-Linked-ETag", "").strip('"')
         if re.fullmatch(r"[0-9a-f]{64}", etag):
             self.sha256 = etag
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+        onward = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if onward is not None and onward.host != req.host:  # a token is for its own server
+            onward.remove_header("Authorization")
+        return onward

@@ -6,20 +6,22 @@ classes and the preprocessing. Nothing is downloaded before `Source.path` is cal
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..pictures.transforms import ImageClassification
-from .cache import Remote, WeightsError, cache_dir, fetch
+from .cache import Remote, WeightsError, cache_dir, fetch, is_offline, sha256_of
+from .cards import CONFIG, PREPROCESSOR, card_from, read_json
 from .checkpoint import SUFFIXES, read_metadata
-from .names import WEIGHTS, WeightsEnum
+from .hub import FILES, Repo
+from .names import WEIGHTS, WeightsEnum, published
 
-_REPO = re.compile(r"(?:hf:|hf-hub:)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)\Z")
-HUB = "https://huggingface.co"
+# Weight files of a folder, the best first: a snapshot's, a training run's.
+_IN_FOLDER = (*FILES, "best.safetensors", "final.safetensors")
+ASSUMED = {"crop_size": 224, "resize_size": 256}
 
 
 @dataclass
@@ -29,6 +31,7 @@ class Source:
     label: str
     offline: bool | None = None
     progress: bool = True
+    _card: dict[str, Any] | None = field(default=None, init=False, compare=False, repr=False)
 
     def remote(self) -> Remote | None:
         """Where the file comes from and what is known of it; None for a file of the user's own."""
@@ -43,23 +46,42 @@ class Source:
         return fetch(self.remote(), offline=self.offline, progress=self.progress)
 
     def describe(self) -> dict[str, Any]:
-        """What is known beside the tensors: "categories", "transforms", "model"."""
-        return read_metadata(self.path())
+        """What is known beside the tensors: "categories", "transforms", "model"; read once."""
+        if self._card is None:
+            self._card = self._describe()
+        return self._card
+
+    def _describe(self) -> dict[str, Any]:
+        path = self.path()
+        return read_metadata(path) or _published_card(path, self.label)
 
     def categories(self) -> list[str] | None:
         """Class names in the order of the outputs, or None if the source does not say."""
         names = self.describe().get("categories")
         return list(names) if names else None
 
-    def transforms(self) -> ImageClassification:
-        """The preprocessing of the weights; the 256/224 preset where the source does not say."""
+    def transforms(self, **changes: Any) -> ImageClassification:
+        """The preprocessing of the weights; `crop_size=` etc. change it.
+
+        Where the source does not say, the 256/224 preset is taken, with a warning that says so.
+        """
         stored = self.describe().get("transforms")
-        return ImageClassification(**stored) if stored else ImageClassification(crop_size=224)
+        if not stored:
+            warnings.warn(
+                f"resnet-zoo: {self.label} does not say how its pictures were prepared; assumed: "
+                "resize 256, crop 224, bilinear, ImageNet's mean and std",
+                stacklevel=2,
+            )
+        return ImageClassification(**{**(stored or ASSUMED), **changes})
 
 
 @dataclass
 class FileSource(Source):
-    """A file on this machine, named by `label`."""
+    """A file on this machine, named by `label`.
+
+    What it is comes from its own metadata, from its name and hash if it is a published file, or
+    from the config.json beside it.
+    """
 
     def remote(self) -> None:
         return None
@@ -68,6 +90,10 @@ class FileSource(Source):
         return Path(self.label)
 
     path = location
+
+    def _describe(self) -> dict[str, Any]:
+        path = self.path()
+        return read_metadata(path) or _published_card(path, self.label) or _card_beside(path)
 
 
 @dataclass
@@ -79,34 +105,52 @@ class EntrySource(Source):
     def remote(self) -> Remote:
         return self.entry.remote()
 
-    def describe(self) -> dict[str, Any]:
-        return {
-            "categories": self.entry.meta["categories"],
-            "transforms": self.entry.transforms().to_dict(),
-            "model": self.entry.value.model,
-        }
+    def _describe(self) -> dict[str, Any]:
+        return _card_of_entry(self.entry)
 
 
 @dataclass
 class HubSource(Source):
-    """A Hugging Face repo in timm's layout: model.safetensors beside config.json, revision main."""
+    """A Hugging Face repo: weights beside config.json, as timm and transformers lay them out."""
 
-    repo: str = ""
+    repo: Repo = field(default_factory=lambda: Repo(""))
 
-    def remote(self, name: str = "model.safetensors") -> Remote:
-        base = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
-        stem = self.repo.replace("/", "--")
-        return Remote(f"{base}/{self.repo}/resolve/main/{name}", f"{stem}--{name}")
+    def remote(self, name: str = FILES[0]) -> Remote:
+        return self.repo.remote(name)
 
-    def describe(self) -> dict[str, Any]:
-        card = fetch(self.remote("config.json"), offline=self.offline, progress=False)
-        try:
-            config = json.loads(card.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise WeightsError(
-                f"weights: config.json of {self.repo} is not JSON: {error}"
-            ) from error
-        return _from_timm_config(config)
+    def path(self) -> Path:
+        for name in FILES:
+            if kept := self._kept(name):
+                return kept
+        for name in FILES[:-1]:
+            try:
+                return self._fetch(name)
+            except WeightsError as error:
+                if is_offline(self.offline) or getattr(error.__cause__, "status", 0) != 404:
+                    raise
+        return self._fetch(FILES[-1])
+
+    def _kept(self, name: str) -> Path | None:
+        """A file that is here already; ours is verified again when it is fetched."""
+        if found := self.repo.cached(name):
+            return found
+        return self._fetch(name) if (cache_dir() / self.remote(name).name).is_file() else None
+
+    def _fetch(self, name: str, progress: bool | None = None) -> Path:
+        progress = self.progress if progress is None else progress
+        return fetch(self.remote(name), offline=self.offline, progress=progress)
+
+    def _describe(self) -> dict[str, Any]:
+        config = read_json(self._kept(CONFIG) or self._fetch(CONFIG, progress=False))
+        preprocessor = None
+        if "architecture" not in config and "pretrained_cfg" not in config:
+            try:
+                found = self._kept(PREPROCESSOR) or self._fetch(PREPROCESSOR, progress=False)
+                preprocessor = read_json(found)
+            except WeightsError as error:
+                if getattr(error.__cause__, "status", 0) != 404:
+                    raise
+        return card_from(config, preprocessor)
 
 
 def resolve(
@@ -116,8 +160,9 @@ def resolve(
 
     Args:
         weights: `ResNet50_Weights.IMAGENET1K_V2`, "IMAGENET1K_V2" or "DEFAULT" (with `model`),
-            "ResNet50_Weights.IMAGENET1K_V2", a .safetensors/.pth file, an https address, or
-            "owner/name" on the Hugging Face hub ("hf:owner/name" to be explicit).
+            "ResNet50_Weights.IMAGENET1K_V2", a weight file, a folder with one, an https address, or
+            a repo on the Hugging Face hub: "owner/name", "owner/name@revision",
+            "hf:owner/name/sub/folder@revision".
         model: name of the model that will take the weights; checked against entries.
         offline, progress: passed to the cache.
 
@@ -128,20 +173,23 @@ def resolve(
         text = os.fspath(weights)
         if Path(text).is_file():
             return FileSource(text, offline, progress)
+        if Path(text).is_dir():
+            return FileSource(str(_file_in(Path(text))), offline, progress)
         if text.startswith(("https://", "http://")):
             return Source(text, offline, progress)
         if text.endswith(SUFFIXES):
             raise WeightsError(f"weights: there is no file {text}")
-        if match := _REPO.match(text):
-            return HubSource(f"hf:{match.group(1)}", offline, progress, match.group(1))
+        if repo := Repo.parse(text):
+            return HubSource(str(repo), offline, progress, repo)
         weights = _entry_named(text, model)
     if not isinstance(weights, WeightsEnum):
         raise TypeError(
             "weights must be an entry, a name, a path, an address or a Hugging Face repo, "
             f"got {weights!r}"
         )
-    if model is not None and not isinstance(weights, WEIGHTS[model]):
-        raise TypeError(f"{model}: weights must be of {WEIGHTS[model].__name__}, got {weights}")
+    if model is not None and not isinstance(weights, WEIGHTS.get(model, ())):
+        wanted = f"of {WEIGHTS[model].__name__}" if model in WEIGHTS else "a file or a repo"
+        raise TypeError(f"{model}: weights must be {wanted}, got {weights}")
     return EntrySource(str(weights), offline, progress, weights)
 
 
@@ -151,31 +199,65 @@ def _entry_named(text: str, model: str | None) -> WeightsEnum:
         for kind in WEIGHTS.values():
             if kind.__name__ == enum_name:
                 return kind.verify(text)
-    elif model is not None:
+    elif model in WEIGHTS:
         return WEIGHTS[model].verify(text)
+    elif model is not None:
+        raise ValueError(
+            f"{model} has no published entries; give a file, an address or a Hugging Face repo "
+            f"such as timm/{model}.a1_in1k"
+        )
     raise ValueError(
         f"weights: {text!r} is neither a file, an address, a repo (owner/name) nor an entry such "
         "as ResNet50_Weights.IMAGENET1K_V2"
     )
 
 
-def _from_timm_config(config: dict[str, Any]) -> dict[str, Any]:
-    """timm's pretrained_cfg in our terms: the crop fraction becomes the resize length."""
-    card = {**config, **config.get("pretrained_cfg", {})}
-    channels, side, _ = card.get("test_input_size") or card.get("input_size") or (3, 224, 224)
-    fraction = card.get("test_crop_pct") or card.get("crop_pct") or 0.875
-    described: dict[str, Any] = {
-        "model": card.get("architecture"),
-        "transforms": {
-            "crop_size": side,
-            "resize_size": int(side / fraction),
-            "mean": card.get("mean", (0.485, 0.456, 0.406))[:channels],
-            "std": card.get("std", (0.229, 0.224, 0.225))[:channels],
-            "interpolation": card.get("interpolation", "bilinear"),
-        },
+def _file_in(folder: Path) -> Path:
+    """The weight file of a folder: a snapshot of a repo, a training run, or the only one."""
+    for name in _IN_FOLDER:
+        if (folder / name).is_file():
+            return folder / name
+    found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
+    if len(found) != 1:
+        told = ", ".join(path.name for path in found[:4]) or "none"
+        raise WeightsError(
+            f"weights: {folder} is a folder; a weight file was expected in it ({_IN_FOLDER[0]}, or "
+            f"one with {', '.join(SUFFIXES)}), found: {told}. Cure: name the file"
+        )
+    return found[0]
+
+
+def _card_of_entry(entry: WeightsEnum) -> dict[str, Any]:
+    return {
+        "categories": entry.meta["categories"],
+        "transforms": entry.transforms().to_dict(),
+        "model": entry.value.model,
     }
-    if names := card.get("label_names"):
-        described["categories"] = names
-    elif card.get("num_classes") == 1000:
-        described["categories"] = WEIGHTS["resnet50"]["IMAGENET1K_V1"].meta["categories"]
-    return described
+
+
+def _published_card(path: Path, label: str) -> dict[str, Any]:
+    """The card of a published file, wherever it lies: known by its name, or else by its hash."""
+    digest = sha256_of(path)
+    if (entry := published(sha256=digest)) is not None:
+        return _card_of_entry(entry)
+    if (entry := published(path.name)) is None:
+        return {}
+    warnings.warn(
+        f"resnet-zoo: {label} has the name of {entry}, but its SHA-256 starts with {digest[:8]}: "
+        f"it is damaged or was changed; the preprocessing and classes of {entry} are assumed",
+        stacklevel=4,
+    )
+    return _card_of_entry(entry)
+
+
+def _card_beside(path: Path) -> dict[str, Any]:
+    """What config.json in the same folder says, if it is one that goes with weights."""
+    config, preprocessor = path.with_name(CONFIG), path.with_name(PREPROCESSOR)
+    if not config.is_file():
+        return {}
+    try:
+        content = read_json(config)
+    except WeightsError as error:
+        warnings.warn(f"resnet-zoo: {error}; it is not used", stacklevel=4)
+        return {}
+    return card_from(content, read_json(preprocessor) if preprocessor.is_file() else None)
