@@ -7,9 +7,11 @@ layers are handed one, no module keeps one, and a process may hold several.
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import itertools
 import os
+import uuid
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -104,13 +106,14 @@ class ParallelContext:
         self._names = itertools.count()
         self.rng = RngTracker(seed, dp=self.dp.rank, pp=self.pp.rank, tp=self.tp.rank,
                               device=self.device)  # fmt: skip
+        self._token = uuid.uuid4().hex
         _living.add(self)
 
     def __deepcopy__(self, memo: dict) -> ParallelContext:
         return self  # a copied model lives in the same grid
 
     def __reduce__(self) -> tuple:
-        return _same_context, (self._wish,)
+        return _same_context, (self._token, self._wish)
 
     @classmethod
     def from_mesh(cls, mesh: dist.device_mesh.DeviceMesh, **options: Any) -> ParallelContext:
@@ -280,12 +283,12 @@ class ParallelContext:
 _living: weakref.WeakSet[ParallelContext] = weakref.WeakSet()
 
 
-def _same_context(wish: dict[str, Any]) -> ParallelContext:
-    """For pickle: this process's context that was made by the same arguments, or a new one."""
+def _same_context(token: str, wish: dict[str, Any]) -> ParallelContext:
+    """For pickle: the very context if it lives here, else one made by the same arguments."""
     world = dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
-    for context in _living:
-        if context._wish == wish and context.world.group is world:
-            return context
+    alike = [c for c in _living if c._wish == wish and c.world.group is world]
+    for context in sorted(alike, key=lambda c: c._token != token):
+        return context
     return ParallelContext(**wish)
 
 
@@ -307,7 +310,16 @@ def _start_world_if_launched(timeout: float) -> bool:
     else:
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
+    atexit.register(_end_world)
     return True
+
+
+def _end_world() -> None:
+    """Ends what a script left open: threads of gloo that outlive the interpreter abort it."""
+    for context in list(_living):
+        context.close()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _store_of_this_attempt(timeout: datetime.timedelta) -> dist.Store | None:
