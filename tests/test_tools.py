@@ -147,6 +147,20 @@ def test_a_stage_whose_tests_are_all_skipped_names_what_brings_them(capsys, monk
     assert "apt-get install ffmpeg" in printed
 
 
+def test_a_module_that_is_new_or_moved_is_installed_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(workspace, "ROOT", tmp_path)
+    package = workspace.Package("resnet-zoo")
+    (package.folder / "src").mkdir(parents=True)
+    (package.folder / "pyproject.toml").write_text("")
+    module = package.folder / "src" / "a.py"
+    module.write_text("1")
+    stamp = package.stamp("OFF")
+    module.write_text("2")
+    assert package.stamp("OFF") == stamp
+    module.rename(module.with_name("b.py"))
+    assert package.stamp("OFF") != stamp
+
+
 def test_the_set_up_refuses_at_once_what_would_fail_after_minutes(monkeypatch):
     monkeypatch.setattr(workspace.shutil, "which", lambda name: None)
     monkeypatch.setattr(workspace.sysconfig, "get_path", lambda name: "/nowhere")

@@ -64,9 +64,13 @@ class Package:
         return self.folder / "requirements-nodeps.txt"
 
     def stamp(self, gpu: str) -> str:
-        """A digest of all that decides what installing this package does."""
+        """A digest of all that decides what installing this package does.
+
+        The names of its modules too: an editable install knows them by a table.
+        """
         files = [self.folder / "pyproject.toml", CONSTRAINTS, self.nodeps, *_build_files(self)]
-        return _digest(*(file for file in files if file.exists()), text=gpu)
+        modules = sorted(str(path) for path in (self.folder / "src").rglob("*.py"))
+        return _digest(*(file for file in files if file.exists()), text=" ".join([gpu, *modules]))
 
 
 def packages(names: list[str] | None = None) -> list[Package]:
