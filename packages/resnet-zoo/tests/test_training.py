@@ -401,3 +401,93 @@ def test_two_processes_share_a_folder_and_write_one_result(folder, tmp_path):
     assert [row["file"] for row in rows] == sorted(
         str(path) for path in (folder / "valid").rglob("*.png")
     )
+
+
+# -- what goes wrong ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("every", "momentum"), [(0, 1e30), (2, float("nan"))])
+def test_a_diverging_run_is_an_error_and_keeps_its_last_good_state(
+    sources, tmp_path, every, momentum
+):
+    chosen = recipe(epochs=3, warmup_epochs=0.0, checkpoint_steps=every)
+    train(*sources, chosen, tmp_path, stop_after=7)  # one epoch is 6 steps
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    for group in state["optimizer"]["state"].values():
+        group["momentum_buffer"].fill_(momentum)
+    torch.save(state, tmp_path / "last.ckpt")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    said = r"train: .* in epoch 2, step .*last\.ckpt is the last good state"
+    with pytest.raises(RuntimeError, match=said):
+        train(*sources, chosen, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_command_ends_with_another_exit_code_when_training_diverges(tmp_path, capsys):
+    images, labels = stripes(64, 0)
+    np.savez(tmp_path / "d.npz", images=images.numpy(), labels=labels.numpy())
+    data = str(tmp_path / "d.npz")
+    command = ["train", data, "--valid", data, "-o", str(tmp_path / "run"), "--preset", "small"]
+    choices = ['model_args={"stem": "small", "planes": 8}', "batch_size=16", "lr=1e30", "epochs=2"]
+    for choice in choices:
+        command += ["--set", choice]
+    assert main([*command, "--device", "cpu"]) == 2
+    assert "cure: a lower lr" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "best.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("epochs", "ten", "epochs must be a whole number of at least 1, got 'ten'"),
+        ("epochs", 2.5, "epochs must be"),
+        ("epochs", True, "epochs must be"),
+        ("lr", float("nan"), "lr must be positive"),
+        ("lr", "0.1", "lr must be positive"),
+        ("model", "resnet51", "model must be the name of a model"),
+        ("model_args", "small", "model_args must be keywords"),
+        ("crop_scale", [0.5], "crop_scale must be two numbers"),
+        ("crop_scale", [0.9, 0.1], "crop_scale must be two numbers"),
+        ("crop_scale", ["a", "b"], "crop_scale must be two numbers"),
+        ("flip", "no", "flip must be true or false"),
+        ("freeze", 7, "freeze must be a whole number from -1 to 4"),
+        ("workers", -1, "workers must be"),
+        ("mixup", -0.1, "mixup must be at least 0"),
+        ("momentum", 1.5, "momentum must be in"),
+        ("seed", 0.5, "seed must be a whole number"),
+        ("lerning_rate", 0.1, "there is no setting 'lerning_rate'; there are model"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_demand(setting, value, said):
+    with pytest.raises((ValueError, TypeError), match=said):
+        Recipe.preset("small", **{setting: value})
+
+
+def test_every_setting_has_a_demand_and_every_preset_meets_it():
+    from resnet_zoo.training.recipe import _DEMANDS, PRESETS
+
+    assert set(_DEMANDS) == set(Recipe.__dataclass_fields__)
+    for name in PRESETS:
+        again = Recipe(**json.loads(json.dumps(Recipe.preset(name).to_dict())))
+        assert again == Recipe.preset(name)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_measured_normalisation_is_that_of_all_pixels_in_little_memory(channels):
+    images = torch.randint(0, 256, (600, channels, 7, 5), dtype=torch.uint8)
+    source = ArraySource(images, torch.arange(600) % 3)
+    flat = images.double().div(255).transpose(0, 1).flatten(1)
+    assert source.mean == pytest.approx(flat.mean(1).tolist(), abs=1e-6)
+    assert source.std == pytest.approx(flat.std(1).tolist(), abs=1e-6)
+
+
+def test_the_default_dtype_of_torch_does_not_reach_the_pictures(folder):
+    array = ArraySource(*stripes(8, 0))
+    files = FolderSource(folder / "train")
+    chosen = recipe(workers=0, crop_size=24, resize_size=24)
+    torch.set_default_dtype(torch.float64)
+    try:
+        dtypes = [next(s.batches([[0, 1]], chosen, 0, train=True))[0].dtype for s in (array, files)]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert dtypes == [torch.float32, torch.float32]

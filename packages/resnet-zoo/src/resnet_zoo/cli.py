@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 
 from . import __version__
 from .distributed import pick_device, world
+from .files import replacing, write_text
 from .inference.optimization import optimize
 from .models.builders import get_model, get_weight, list_models
 from .models.resnet import ResNet, input_channels
@@ -30,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    warnings.showwarning = _show_warning
     try:
         code = options.run(options)
         sys.stdout.flush()
@@ -43,6 +46,11 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("resnet-zoo: interrupted", file=sys.stderr)
         return 130
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """One line on stderr, without the place in our source."""
+    print(message, file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -211,7 +219,8 @@ def _overlays(model: ResNet, files: list[Path], folder: Path) -> None:
             number += 1
             name = f"{path.stem}-{number}-cam.png"
         written.add(name)
-        overlay(picture, heat[0]).save(folder / name)
+        with replacing(folder / name) as aside:
+            overlay(picture, heat[0]).save(aside, format="PNG")
 
 
 def _list(options: Any) -> int:
@@ -290,7 +299,7 @@ def _draw(options: Any) -> int:
         return 0
     if options.out.suffix != ".svg":
         raise ValueError(f"--out must end in .svg, got {options.out}")
-    options.out.write_text(draw_svg(model, shape, Path(options.model).stem), encoding="utf-8")
+    write_text(options.out, draw_svg(model, shape, Path(options.model).stem))
     print(options.out)
     return 0
 

@@ -6,7 +6,6 @@ A file that cannot be decoded becomes a row with `error`, and the others go on.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..distributed import World
+from ..files import replacing
 from ..models.builders import get_model, load_model
 from ..models.resnet import ResNet
 from ..pictures.images import SUFFIXES, images_below, open_image
@@ -140,15 +140,13 @@ def write_shared(rows: Iterator[dict[str, Any]], out: Path, here: World, total: 
     here.wait()
     if here.first:
         parts = [out.with_name(f"{out.name}.part{rank}") for rank in range(here.size)]
-        merged = out.with_name(out.name + ".tmp")
         # not splitlines: a file name may hold U+2028, which JSON does not escape
         columns = [path.read_text(encoding="utf-8").split("\n")[:-1] for path in parts]
-        with open(merged, "w", encoding="utf-8") as file:
+        with replacing(out) as aside, open(aside, "w", encoding="utf-8") as file:
             for position in range(max(map(len, columns))):
                 for column in columns:
                     if position < len(column):
                         file.write(column[position] + "\n")
-        os.replace(merged, out)
         for path in parts:
             path.unlink()
     here.wait()

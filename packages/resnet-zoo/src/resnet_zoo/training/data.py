@@ -66,9 +66,10 @@ class ArraySource:
                 f"{int(labels.max())}"
             )
         self.images, self.labels, self.categories = images, labels.long(), list(names)
-        flat = images.float().div(255).transpose(0, 1).flatten(1)
-        self.mean = tuple(mean or flat.mean(1).tolist())
-        self.std = tuple(std or flat.std(1).clamp(min=1e-3).tolist())
+        if mean is None or std is None:
+            measured = _mean_and_std(images)
+        self.mean = tuple(measured[0] if mean is None else mean)
+        self.std = tuple(measured[1] if std is None else std)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -87,8 +88,8 @@ class ArraySource:
         self, batches: Sequence[Sequence[int]], recipe: Recipe, epoch: int, train: bool
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """(images float (n, C, H, W), labels (n,)) for each list of indices."""
-        mean = torch.tensor(self.mean).view(-1, 1, 1)
-        std = torch.tensor(self.std).view(-1, 1, 1)
+        mean = torch.tensor(self.mean, dtype=torch.float32).view(-1, 1, 1)
+        std = torch.tensor(self.std, dtype=torch.float32).view(-1, 1, 1)
         for chosen in batches:
             index = torch.as_tensor(chosen)
             images = (self.images[index].float() / 255 - mean) / std
@@ -96,6 +97,23 @@ class ArraySource:
                 generator = generator_for(recipe.seed, epoch, int(index[0]), len(index))
                 images = augment_batch(images, recipe, generator)
             yield images, self.labels[index]
+
+
+def _mean_and_std(images: Tensor, at_once: int = 256) -> tuple[list[float], list[float]]:
+    """Of uint8 (N, C, H, W): mean and deviation of each channel on the scale 0..1.
+
+    Counted in float64, a few pictures at once, so that little more than the pictures is held.
+    """
+    total = torch.zeros(images.shape[1], dtype=torch.float64)
+    squares = torch.zeros_like(total)
+    for part in images.split(at_once):
+        scaled = part.double().div_(255)
+        total += scaled.sum((0, 2, 3))
+        squares += scaled.square_().sum((0, 2, 3))
+    count = images.numel() // images.shape[1]
+    mean = total / count
+    variance = (squares - count * mean.square()).clamp(min=0) / max(count - 1, 1)
+    return mean.float().tolist(), variance.sqrt().clamp(min=1e-3).float().tolist()
 
 
 class FolderSource:
@@ -183,8 +201,8 @@ class _FolderSamples(Dataset):
         image = random_resized_crop(image, recipe.crop_size, recipe.crop_scale, generator)
         if recipe.trivial_augment:
             image = trivial_augment(image, generator)
-        mean = torch.tensor(self.transform.mean).view(-1, 1, 1)
-        std = torch.tensor(self.transform.std).view(-1, 1, 1)
+        mean = torch.tensor(self.transform.mean, dtype=torch.float32).view(-1, 1, 1)
+        std = torch.tensor(self.transform.std, dtype=torch.float32).view(-1, 1, 1)
         tensor = (pil_to_tensor(image).float() / 255 - mean) / std
         return augment_batch(tensor[None], recipe, generator)[0], label
 

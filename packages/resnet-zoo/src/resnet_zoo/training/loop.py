@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from ..distributed import World, world
+from ..files import write_text
 from ..models.builders import get_model
 from ..models.resnet import ResNet
 from ..weights.checkpoint import save_weights
@@ -30,6 +31,7 @@ from .recipe import Recipe
 from .state import (
     Average,
     Position,
+    first_not_finite,
     learning_rate,
     load_checkpoint,
     make_optimizer,
@@ -37,6 +39,7 @@ from .state import (
 )
 
 Source = ArraySource | FolderSource
+LOOK = 50  # steps between looks at the loss on a GPU
 
 
 @dataclass
@@ -75,7 +78,8 @@ def train(
         stop_after: leave after so many optimizer steps in total, saving first (to test resuming).
 
     Raises ValueError for fewer than two classes, an image that cannot be decoded, and a recipe
-    that differs from the checkpoint's; RuntimeError if the device is not there.
+    that differs from the checkpoint's; RuntimeError if the device is not there, or if the loss or a
+    weight is no finite number any more: `last.ckpt` then is the last good state.
     """
     with world(device) as here:
         return _Run(source, valid, recipe, Path(out), here, progress).run(resume, stop_after)
@@ -183,17 +187,39 @@ class _Run:
             while position.step < self.steps:
                 loss = self._step(learner, batches, position)
                 position.step += 1
+                if here.device.type == "cpu" or position.step % LOOK == 0:  # looking synchronises
+                    self._demand_finite(loss, position)
                 losses += torch.stack([loss, torch.ones_like(loss)])
                 bar.update()
                 done = epoch * self.steps + position.step
                 stop = stop_after is not None and done >= stop_after
                 every = recipe.checkpoint_steps
                 if stop or (every and done % every == 0):
+                    self._demand_finite(loss, position, weights=True)
                     self._save(position)
                 if stop:
                     return 0.0, False
+        self._demand_finite(losses[0], position, weights=True)
         total = here.total(losses)
         return (total[0] / total[1]).item(), True
+
+    def _demand_finite(self, loss: Tensor, position: Position, weights: bool = False) -> None:
+        """Stop a run that diverged, before it writes over what is good.
+
+        Raises RuntimeError if the loss, or with `weights` any weight, is NaN or infinite.
+        """
+        bad = None if loss.isfinite() else f"the loss is {loss.item()}"
+        if bad is None and weights and (name := first_not_finite(self.model, self.average)):
+            bad = f"{name} is not finite"
+        if bad is None:
+            return
+        kept = self.out / "last.ckpt"
+        raise RuntimeError(
+            f"train: {bad} in epoch {position.epoch + 1}, step {position.step}; "
+            + (f"{kept} is the last good state" if kept.is_file() else "nothing was saved yet")
+            + "; cure: a lower lr, a longer warmup_epochs or clip_norm=1, in another folder or "
+            "with --restart"
+        )
 
     def _step(self, learner: nn.Module, batches: Any, position: Position) -> Tensor:
         """One optimizer step over `accumulate` forwards; the mean loss."""
@@ -268,9 +294,7 @@ class _Run:
             return
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
         if len(lines) > epochs:
-            aside = file.with_name(file.name + ".tmp")
-            aside.write_text("".join(lines[:epochs]), encoding="utf-8")
-            aside.replace(file)
+            write_text(file, "".join(lines[:epochs]))
 
     def _report(self, position: Position, loss: float, top1: float, top5: float) -> None:
         if not self.here.first:
@@ -298,7 +322,10 @@ class _Run:
 def evaluate(
     model: nn.Module, source: Source, recipe: Recipe, here: World | None = None
 ) -> tuple[float, float]:
-    """Top-1 and top-5 accuracy in percent over a whole source, shared among the processes."""
+    """Top-1 and top-5 accuracy in percent over a whole source, shared among the processes.
+
+    Raises RuntimeError if an output is NaN or infinite.
+    """
     here = here or World(0, 1, next(model.parameters()).device)
     mode = model.training
     model.eval()
@@ -310,6 +337,10 @@ def evaluate(
     for images, labels in source.batches([list(b) for b in batches], recipe, 0, train=False):
         labels = labels.to(here.device)
         logits = model(images.to(here.device))
+        if not logits.isfinite().all():
+            raise RuntimeError(
+                "evaluate: the model's outputs are not finite: its training diverged"
+            )
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
         hits += torch.stack([best[:, 0].sum(), best.any(1).sum(), torch.tensor(len(labels))]).to(
             hits

@@ -7,8 +7,12 @@ of torchvision's newer recipe: long cosine, label smoothing, mixup and cutmix, a
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+from ..models.variants import ALL
 
 OPTIMIZERS = ("sgd", "adamw")
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -55,21 +59,14 @@ class Recipe:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        for name, (kinds, good, demand) in _DEMANDS.items():
+            value = getattr(self, name)
+            right = isinstance(value, kinds) and (isinstance(value, bool) <= (bool in kinds))
+            finite = not isinstance(value, float) or math.isfinite(value)
+            if not (right and finite and good(value)):
+                error = ValueError if right else TypeError
+                raise error(f"Recipe: {name} must be {demand}, got {value!r}")
         self.crop_scale = tuple(self.crop_scale)
-        checks = {
-            "optimizer": (self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
-            "precision": (self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
-            "epochs": (self.epochs >= 1, "at least 1"),
-            "batch_size": (self.batch_size >= 2, "at least 2 (norms need two samples)"),
-            "accumulate": (self.accumulate >= 1, "at least 1"),
-            "lr": (self.lr > 0, "positive"),
-            "ema": (0 <= self.ema < 1, "in [0, 1)"),
-            "erase": (0 <= self.erase <= 1, "in [0, 1]"),
-            "label_smoothing": (0 <= self.label_smoothing < 1, "in [0, 1)"),
-        }
-        for name, (good, demand) in checks.items():
-            if not good:
-                raise ValueError(f"Recipe: {name} must be {demand}, got {getattr(self, name)!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and checkpoints."""
@@ -79,11 +76,67 @@ class Recipe:
 
     @staticmethod
     def preset(name: str, **changes: Any) -> Recipe:
-        """One of PRESETS with changes."""
+        """One of PRESETS with changes. Raises ValueError, TypeError, naming what is wrong."""
         if name not in PRESETS:
             raise ValueError(f"Recipe.preset: there is no {name!r}; there are {', '.join(PRESETS)}")
+        if unknown := [key for key in changes if key not in Recipe.__dataclass_fields__]:
+            names = ", ".join(Recipe.__dataclass_fields__)
+            raise TypeError(f"Recipe: there is no setting {unknown[0]!r}; there are {names}")
         return Recipe(**{**PRESETS[name], **changes})
 
+
+_WHOLE, _REAL, _TEXT, _FLAG = (int,), (int, float), (str,), (bool,)
+
+
+def _within(low: float, high: float = math.inf) -> Callable[[Any], bool]:
+    return lambda value: low <= value <= high
+
+
+def _below(high: float) -> Callable[[Any], bool]:
+    return lambda value: 0 <= value < high
+
+
+def _is_crop_scale(value: Any) -> bool:
+    numbers = [isinstance(v, (int, float)) and not isinstance(v, bool) for v in value]
+    return len(value) == 2 and all(numbers) and 0 < value[0] <= value[1] <= 1
+
+
+# Of each setting: its kinds, what must hold, and how that is said.
+_DEMANDS: dict[str, tuple[tuple[type, ...], Callable[[Any], bool], str]] = {
+    "model": (_TEXT, lambda v: v.lower() in ALL, "the name of a model (resnet-zoo list)"),
+    "model_args": ((dict,), lambda v: True, 'keywords of the model, e.g. {"stem": "small"}'),
+    "weights": ((str, type(None)), lambda v: v != "", "an entry, file, address or repo, or null"),
+    "freeze": (_WHOLE, _within(-1, 4), "a whole number from -1 to 4"),
+    "epochs": (_WHOLE, _within(1), "a whole number of at least 1"),
+    "batch_size": (_WHOLE, _within(2), "a whole number of at least 2 (norms need two samples)"),
+    "accumulate": (_WHOLE, _within(1), "a whole number of at least 1"),
+    "optimizer": (_TEXT, lambda v: v in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
+    "lr": (_REAL, lambda v: v > 0, "positive"),
+    "head_lr": (_REAL, _within(0), "at least 0"),
+    "momentum": (_REAL, _below(1), "in [0, 1)"),
+    "weight_decay": (_REAL, _within(0), "at least 0"),
+    "warmup_epochs": (_REAL, _within(0), "at least 0"),
+    "label_smoothing": (_REAL, _below(1), "in [0, 1)"),
+    "mixup": (_REAL, _within(0), "at least 0"),
+    "cutmix": (_REAL, _within(0), "at least 0"),
+    "ema": (_REAL, _below(1), "in [0, 1)"),
+    "clip_norm": (_REAL, _within(0), "at least 0"),
+    "precision": (_TEXT, lambda v: v in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
+    "channels_last": (_FLAG, lambda v: True, "true or false"),
+    "crop_size": (_WHOLE, _within(8), "a whole number of at least 8"),
+    "resize_size": (_WHOLE, _within(8), "a whole number of at least 8"),
+    "crop_scale": ((list, tuple), _is_crop_scale, "two numbers, 0 < low <= high <= 1"),
+    "flip": (_FLAG, lambda v: True, "true or false"),
+    "trivial_augment": (_FLAG, lambda v: True, "true or false"),
+    "rotate": (_REAL, _within(0, 180), "in [0, 180] degrees"),
+    "translate": (_REAL, _within(0, 1), "in [0, 1]"),
+    "zoom": (_REAL, _below(1), "in [0, 1)"),
+    "erase": (_REAL, _within(0, 1), "in [0, 1]"),
+    "seed": (_WHOLE, lambda v: True, "a whole number"),
+    "workers": (_WHOLE, _within(0), "a whole number of at least 0"),
+    "checkpoint_steps": (_WHOLE, _within(0), "a whole number of at least 0"),
+    "tensorboard": (_FLAG, lambda v: True, "true or false"),
+}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "imagenet": {

@@ -6,7 +6,6 @@ Randomness needs no state: every draw depends on (seed, epoch, step) alone.
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..files import replacing
 from .recipe import Recipe
 
 
@@ -45,6 +45,16 @@ class Average:
                 self.tensors[key].lerp_(value, weight)
             else:
                 self.tensors[key].copy_(value)
+
+
+def first_not_finite(model: nn.Module, average: Average | None) -> str | None:
+    """The name of a weight that is NaN or infinite, or None; synchronises the device."""
+    tensors = {**model.state_dict()}
+    for key, value in (average.tensors if average else {}).items():
+        tensors[f"{key} (averaged)"] = value
+    floats = {k: v for k, v in tensors.items() if v.is_floating_point()}
+    good = torch.stack([v.isfinite().all() for v in floats.values()])
+    return None if good.all() else list(floats)[int(good.logical_not().nonzero()[0])]
 
 
 def learning_rate(recipe: Recipe, progress: float) -> float:
@@ -99,12 +109,8 @@ def save_checkpoint(
         "recipe": recipe.to_dict(),
         "position": {"epoch": position.epoch, "step": position.step, "best": position.best},
     }
-    aside = path.with_name(path.name + ".tmp")
-    with open(aside, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    with replacing(path) as aside:
+        torch.save(state, aside)
 
 
 def load_checkpoint(
