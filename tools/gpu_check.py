@@ -47,7 +47,7 @@ MOST_FILES = 8  # that come back from a borrowed machine
 SKIPPED = 3  # exit code of a script that lacks what it needs
 
 # Which kernels a package's tests can be told to run, as `pytest -k` selects them.
-KERNELS = {"spconv-lite": ("native-cuda", "triton-cuda", "torch-cuda")}
+KERNELS = {"spconv-lite": ("native-cuda", "torch-cuda")}
 
 
 @dataclass(frozen=True)
