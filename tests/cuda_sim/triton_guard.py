@@ -45,6 +45,7 @@ class Usage:
     shared: int  # bytes
     local: int  # loads and stores of local memory
     instructions: dict[str, int] = field(default_factory=dict)
+    wide_loads: int = 0  # 16 bytes a thread, into registers or shared memory
 
 
 def missing() -> str | None:
@@ -91,9 +92,9 @@ def compile_kernel(kernel: Kernel, architecture: int) -> Usage:
         raise RuntimeError(f"triton_guard: cuobjdump names no registers: {resources[-500:]}")
     counts = {name: len(re.findall(rf"\b{name}\b", code)) for name in INSTRUCTIONS}
     local = len(re.findall(r"\b(?:LDL|STL)\b", code))
-    return Usage(
-        int(used.group(1)), built.metadata.shared, local, {n: c for n, c in counts.items() if c}
-    )
+    wide = len(re.findall(r"\b(?:LDG|LDGSTS)\.[\w.]*128\b", code))
+    found = {n: c for n, c in counts.items() if c}
+    return Usage(int(used.group(1)), built.metadata.shared, local, found, wide)
 
 
 def _tool(name: str, *arguments: str) -> str:

@@ -23,7 +23,8 @@ from . import ops
 
 _MAX, _SUM_EXP, _TARGET, _SUM = range(4)
 STATISTICS = 4
-_CHUNK_ELEMENTS = 1 << 20  # a few MB of float32: the temporary stays in the last-level cache
+_CPU_CHUNK_ELEMENTS = 1 << 20  # a few MB of float32: the temporary stays in the last-level cache
+_CUDA_CHUNK_SHARE = 64  # a float32 temporary takes at most this part of the device's memory
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,9 @@ def combine(
     every = axis.all_gather(
         statistics.unsqueeze(0), 0, label="vocab_parallel_cross_entropy", kind="loss"
     )
+    if ops.uses_triton(every):
+        settings = terms.ignore_index, terms.label_smoothing, terms.vocab_size, terms.z_loss
+        return ops.combine(every.contiguous(), target.contiguous(), *settings)
     maximum = every[..., _MAX].amax(0)
     shift = maximum.masked_fill(maximum == -torch.inf, 0.0)
     total = (every[..., _SUM_EXP] * (every[..., _MAX] - shift).exp()).sum(0)
@@ -152,7 +156,8 @@ def logits_gradient(
     inplace: bool,
 ) -> torch.Tensor:
     """grad * d loss / d logits, in a new tensor or in `logits` itself."""
-    grad = grad.to(lse.dtype).masked_fill(target == terms.ignore_index, 0.0)
+    if not ops.uses_triton(logits):  # its kernel leaves ignored rows out
+        grad = grad.to(lse.dtype).masked_fill(target == terms.ignore_index, 0.0)
     if not ops.has_kernel(logits):
         out = logits if inplace else torch.empty_like(logits)
         _logits_gradient_in_torch(logits, target, lse, grad, terms, out)
@@ -198,7 +203,13 @@ def _own_target(target: torch.Tensor, terms: LossTerms) -> tuple[torch.Tensor, t
 
 
 def _chunk_rows(logits: torch.Tensor) -> int:
-    return max(1, _CHUNK_ELEMENTS // max(1, logits.shape[-1]))
+    """Rows at a time of the torch operators: as many as fit the cache of a CPU; on a device, which
+    starts a kernel for each of about 40 operators, as many as its memory has room for."""
+    elements = _CPU_CHUNK_ELEMENTS
+    if logits.device.type == "cuda":
+        memory = torch.cuda.get_device_properties(logits.device).total_memory
+        elements = memory // _CUDA_CHUNK_SHARE // 4
+    return max(1, elements // max(1, logits.shape[-1]))
 
 
 def _check(
@@ -246,7 +257,7 @@ def loss_terms(
         )
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"{name}: label_smoothing must be in [0, 1], got {label_smoothing}")
-    if target.device.type == "cpu" and target.numel():
+    if target.device.type == "cpu" and target.numel() and not torch.compiler.is_compiling():
         seen = target[target != ignore_index]
         if seen.numel() and (int(seen.min()) < 0 or int(seen.max()) >= vocab_size):
             raise ValueError(

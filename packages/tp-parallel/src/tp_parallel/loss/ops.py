@@ -1,10 +1,13 @@
 """The door to the native loss kernels: torch.library operators over the module `_C`.
 
-CPU kernels for float32, bfloat16 and float64 logits. Gradients are those of the autograd functions
-that call these operators.
+CPU kernels for float32, bfloat16 and float64 logits. On CUDA the losses run as torch operators
+unless set_cuda_kernels chooses others: those were never run on a device. Gradients are those of the
+autograd functions that call these operators.
 """
 
 from __future__ import annotations
+
+from types import ModuleType
 
 import torch
 
@@ -31,12 +34,75 @@ _lib.define(
 )
 
 
+_CUDA_DTYPES = {
+    "torch": (),
+    "native": (torch.float32, torch.bfloat16),
+    "triton": (torch.float32, torch.bfloat16, torch.float16),
+}
+_cuda_kernels = "torch"
+
+
+def set_cuda_kernels(kernels: str) -> str:
+    """Chooses what computes the losses of logits on CUDA; returns the choice before.
+
+    Args:
+        kernels: "torch", torch operators, the default. "native", the compiled kernels of this
+            package, and "triton", Triton's, which come with a CUDA build of torch: both compiled
+            and simulated, never run. Logits of a dtype that they do not take (float64, and float16
+            for "native") run as torch operators.
+
+    Raises ValueError for another name, RuntimeError for kernels that this build does not have.
+    """
+    global _cuda_kernels
+    if kernels not in _CUDA_DTYPES:
+        raise ValueError(f'set_cuda_kernels: takes "torch", "native" or "triton", got {kernels!r}')
+    if kernels == "native" and not _C.cuda_architectures:
+        raise RuntimeError(
+            "set_cuda_kernels: this build of tp-parallel has no CUDA kernels; build it with GPU=ON"
+        )
+    if kernels == "triton":
+        _triton()
+    before, _cuda_kernels = _cuda_kernels, kernels
+    return before
+
+
+def _triton() -> ModuleType:
+    try:
+        from . import triton_kernels
+    except ModuleNotFoundError as missing:
+        if missing.name != "triton":
+            raise
+        raise RuntimeError(
+            "set_cuda_kernels: Triton is not installed; it comes with a CUDA build of torch"
+        ) from None
+    return triton_kernels
+
+
+def uses_triton(tensor: torch.Tensor) -> bool:
+    """Whether the loss of tensors like this one runs by Triton's kernels."""
+    return tensor.is_cuda and _cuda_kernels == "triton" and tensor.dtype in _CUDA_DTYPES["triton"]
+
+
+def combine(
+    every: torch.Tensor,
+    target: torch.Tensor,
+    ignore_index: int,
+    smoothing: float,
+    classes: int,
+    z_loss: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss and log-sum-exp of each token by Triton's kernel, where `uses_triton`."""
+    return _triton().combine(every, target, ignore_index, smoothing, classes, z_loss)
+
+
 def _wide(logits: torch.Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
 def _statistics(logits, target, start, valid, ignore_index, with_sum):
     logits, target = logits.contiguous(), target.contiguous()
+    if uses_triton(logits):
+        return _triton().statistics(logits, target, start, valid, ignore_index, with_sum)
     out = logits.new_empty((len(logits), 4), dtype=_wide(logits))
     threads = torch.get_num_threads()
     _C.loss_statistics(logits, target, start, valid, ignore_index, with_sum, out, threads)
@@ -44,6 +110,11 @@ def _statistics(logits, target, start, valid, ignore_index, with_sum):
 
 
 def _into(out, logits, target, lse, grad, start, valid, ignore_index, smoothing, z_loss, classes):
+    if uses_triton(logits):
+        terms = start, valid, ignore_index, smoothing, z_loss, classes
+        vectors = target.contiguous(), lse.contiguous(), grad.contiguous()
+        _triton().gradient(logits, *vectors, *terms, out)
+        return
     _C.loss_gradient(
         logits, target.contiguous(), lse.contiguous(), grad.contiguous(), start, valid,
         ignore_index, smoothing, z_loss, classes, out, torch.get_num_threads(),
@@ -94,6 +165,8 @@ def has_kernel(logits: torch.Tensor) -> bool:
     """Whether the native kernels take these logits; other dtypes and devices run as torch
     operators.
     """
+    if logits.device.type == "cuda":
+        return logits.dtype in _CUDA_DTYPES[_cuda_kernels]
     return logits.device.type == "cpu" and logits.dtype in DTYPES
 
 
