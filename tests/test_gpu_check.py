@@ -165,3 +165,11 @@ def test_a_row_is_kept_at_once_whatever_becomes_of_the_script(tmp_path, monkeypa
     bench.compare("first", ours=lambda: None, repeats=2)
     (line,) = gpu_check.read_lines(tmp_path / "r.jsonl")
     assert (line["kind"], line["case"], line["ours"]["runs"]) == ("row", "first", 2)
+
+
+def test_nobody_switches_cudnn_off_by_setting_another_of_its_flags():
+    """torch.backends.cudnn.flags has enabled=False for a default."""
+    for path in ROOT.glob("packages/*/**/*.py"):
+        if "build" not in path.parts:
+            for call in path.read_text().split("cudnn.flags(")[1:]:
+                assert "enabled=" in call.split(")")[0], path

@@ -28,7 +28,7 @@ def test_a_graph_without_a_gpu_or_of_a_model_that_trains_says_why():
 @pytest.mark.parametrize("plan", ["fused", "loop"])
 def test_a_model_on_the_gpu_gives_the_numbers_of_the_cpu(plan, difference):
     model, x = model_and_input(plan)
-    with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         want = model(x)
         got = model.cuda()(x.cuda()).cpu()
     assert difference(got, want) <= 1e-5
@@ -44,7 +44,7 @@ def test_fused_gradients_on_the_gpu_are_those_of_the_definition(recompute, diffe
     x = torch.randn(2, 5, 3, 9, 7, device="cuda", requires_grad=True)
     mask = torch.tensor([[1, 0, 1, 1, 0], [0, 1, 1, 0, 1]], dtype=torch.bool, device="cuda")
     found = []
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for plan in ("fused", "loop"):
             layer.plan = plan
             layer.zero_grad()
