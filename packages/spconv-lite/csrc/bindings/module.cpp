@@ -169,6 +169,49 @@ void correlate(const Tensor& x, const Tensor& gradient, const Tensor& pair_in, c
   });
 }
 
+// Rows (N, C) beside a map; all of them of x's dtype.
+int64_t require_rows(const char* function, const char* name, const Tensor& rows, native::DType dtype,
+                     Dim& channels) {
+  Dim n("N");
+  require(rows, function, name, cpu, dtype, n, channels);
+  return n.length();
+}
+
+native::DType float_or_double(const Tensor& x) {
+  return x.dtype == native::float64 ? native::float64 : native::float32;
+}
+
+void max_pool(const Tensor& x, const Tensor& pair_in, const Tensor& pair_out, const Tensor& block_offset,
+              const Tensor& y, int64_t volume, double least, int threads) {
+  const native::DType dtype = float_or_double(x);
+  Dim channels("C");
+  const int64_t in = require_rows("max_pool", "features", x, dtype, channels);
+  const int64_t out = require_rows("max_pool", "output features", y, dtype, channels);
+  const auto map = make_map("max_pool", pair_in, pair_out, block_offset, in, out, volume);
+  by_dtype(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    spconv_lite::max_pool<T>(map, x.data_as<T>(), channels.length(), static_cast<T>(least), y.data_as<T>(),
+                             threads);
+  });
+}
+
+void select_sum(const Tensor& x, const Tensor& of_x, const Tensor& of_y, const Tensor& pair_in,
+                const Tensor& pair_out, const Tensor& block_offset, const Tensor& y, int64_t volume,
+                int threads) {
+  const native::DType dtype = float_or_double(x);
+  Dim channels("C");
+  const int64_t in = require_rows("select_sum", "features", x, dtype, channels);
+  const int64_t out = require_rows("select_sum", "output features", y, dtype, channels);
+  require(of_x, "select_sum", "marks of the input", cpu, dtype, in, channels);
+  require(of_y, "select_sum", "marks of the output", cpu, dtype, out, channels);
+  const auto map = make_map("select_sum", pair_in, pair_out, block_offset, in, out, volume);
+  by_dtype(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    spconv_lite::select_sum<T>(map, x.data_as<T>(), of_x.data_as<T>(), of_y.data_as<T>(), channels.length(),
+                               y.data_as<T>(), threads);
+  });
+}
+
 }  // namespace
 
 NB_MODULE(_C, m) {
@@ -186,6 +229,8 @@ NB_MODULE(_C, m) {
         "block_offset"_a, "y"_a, "groups"_a, "threads"_a);
   m.def("convolve_back", &convolve_back);
   m.def("correlate", &correlate);
+  m.def("max_pool", &max_pool);
+  m.def("select_sum", &select_sum);
   m.def("isa", [] { return native::name(native::isa()); });
   m.def("max_threads", [] { return native::max_threads(); });
 #if WITH_CUDA

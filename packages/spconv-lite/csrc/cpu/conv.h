@@ -31,4 +31,14 @@ template <class T>
 void correlate(const Map& map, const T* x, int64_t in_channels, const T* gradient, int64_t out_channels,
                int64_t groups, T* weight_gradient, int threads);
 
+// y (out_rows, channels) = the maximum of `least` and the x of a row's pairs; 0 for a row without pairs.
+template <class T>
+void max_pool(const Map& map, const T* x, int64_t channels, T least, T* y, int threads);
+
+// y (out_rows, channels) = sum of the x of a row's pairs, channel by channel those where of_x (in_rows,
+// channels) at the input row equals of_y (out_rows, channels) at the output row.
+template <class T>
+void select_sum(const Map& map, const T* x, const T* of_x, const T* of_y, int64_t channels, T* y,
+                int threads);
+
 }  // namespace spconv_lite

@@ -40,7 +40,8 @@ inline void store(T* p, typename VectorOf<T>::type v) {
   *reinterpret_cast<typename VectorOf<T>::type*>(p) = v;
 }
 
-// sums[out[m]] += x[in[m]] @ weight for `rows` pairs and `vectors` vectors of output channels.
+// sums[out[m]] += x[in[m]] @ weight for `rows` pairs and `vectors` vectors of output channels. The sum of one
+// offset starts at zero and is added at the end: its rounding does not grow with the number of offsets.
 template <class T, int rows, int vectors>
 inline void multiply_tile(const T* x, int64_t x_stride, int64_t x_channels, const int32_t* in,
                           const uint8_t* out, const T* weight, int64_t stride, T* sums) {
@@ -53,7 +54,7 @@ inline void multiply_tile(const T* x, int64_t x_stride, int64_t x_channels, cons
     from[m] = x + in[m] * x_stride;
     to[m] = sums + out[m] * stride;
 #pragma GCC unroll 4
-    for (int n = 0; n < vectors; ++n) sum[m][n] = load(to[m] + n * width);
+    for (int n = 0; n < vectors; ++n) sum[m][n] = typename VectorOf<T>::type{};
   }
   for (int64_t c = 0; c < x_channels; ++c) {
     typename VectorOf<T>::type w[vectors];
@@ -68,7 +69,7 @@ inline void multiply_tile(const T* x, int64_t x_stride, int64_t x_channels, cons
 #pragma GCC unroll 16
   for (int m = 0; m < rows; ++m) {
 #pragma GCC unroll 4
-    for (int n = 0; n < vectors; ++n) store(to[m] + n * width, sum[m][n]);
+    for (int n = 0; n < vectors; ++n) store(to[m] + n * width, load(to[m] + n * width) + sum[m][n]);
   }
 }
 
@@ -116,8 +117,80 @@ bool pairs_exist(const BlockMap& map, int64_t begin, int64_t end, int64_t x_rows
 }
 
 template <class T>
-bool convolve(const BlockMap& map, const Features<T>& f, const T* weight, const T* bias, bool mirror,
-              T* sums) {
+inline T total(typename VectorOf<T>::type v) {
+  T sum = 0;
+  for (int i = 0; i < VectorOf<T>::width; ++i) sum += v[i];
+  return sum;
+}
+
+// sums[out[m]][y] += x[in[m]] . weight[y] for `pairs` pairs; rows of the weight are along x, y_step apart.
+template <class T, int pairs>
+inline void multiply_along_x(const Features<T>& f, const int32_t* in, const uint8_t* out, const T* weight,
+                             int64_t y_step, int64_t stride, T* sums) {
+  constexpr int width = VectorOf<T>::width, columns = 4;
+  const T* x[pairs];
+  for (int m = 0; m < pairs; ++m) x[m] = f.x + in[m] * f.x_stride;
+  for (int64_t n = 0; n < f.y_channels; n += columns) {
+    const int count = f.y_channels - n < columns ? static_cast<int>(f.y_channels - n) : columns;
+    typename VectorOf<T>::type sum[pairs][columns] = {};
+    const T* w[columns];  // the last one again where there are fewer
+    for (int i = 0; i < columns; ++i) w[i] = weight + (n + (i < count ? i : count - 1)) * y_step;
+    int64_t c = 0;
+    for (; c + width <= f.x_channels; c += width)
+#pragma GCC unroll 4
+      for (int m = 0; m < pairs; ++m)
+#pragma GCC unroll 4
+        for (int i = 0; i < columns; ++i) sum[m][i] += load(x[m] + c) * load(w[i] + c);
+    for (int m = 0; m < pairs; ++m)
+      for (int i = 0; i < count; ++i) {
+        T rest = total<T>(sum[m][i]);
+        for (int64_t d = c; d < f.x_channels; ++d) rest += x[m][d] * w[i][d];
+        sums[out[m] * stride + n + i] += rest;
+      }
+  }
+}
+
+// The same for a weight whose rows are along y, x_step apart.
+template <class T>
+inline void multiply_along_y(const Features<T>& f, const int32_t* in, const uint8_t* out, int64_t pairs,
+                             const T* weight, int64_t x_step, int64_t stride, T* sums) {
+  for (int64_t c = 0; c < f.x_channels; ++c) {
+    const T* const w = weight + c * x_step;
+    for (int64_t m = 0; m < pairs; ++m) {
+      const T x = f.x[in[m] * f.x_stride + c];
+      T* const to = sums + out[m] * stride;
+      for (int64_t n = 0; n < f.y_channels; ++n) to[n] += x * w[n];
+    }
+  }
+}
+
+template <class T>
+inline void multiply_raw(const Features<T>& f, const int32_t* in, const uint8_t* out, int64_t pairs,
+                         const T* weight, int64_t x_step, int64_t y_step, int64_t stride, T* sums) {
+  if (x_step != 1) return multiply_along_y(f, in, out, pairs, weight, x_step, stride, sums);
+  int64_t m = 0;
+  for (; m + 4 <= pairs; m += 4) multiply_along_x<T, 4>(f, in + m, out + m, weight, y_step, stride, sums);
+  for (; m < pairs; ++m) multiply_along_x<T, 1>(f, in + m, out + m, weight, y_step, stride, sums);
+}
+
+template <class T>
+void pack(const T* raw, int64_t x_channels, int64_t x_step, int64_t y_channels, int64_t y_step, T* packed) {
+  const int64_t stride = padded(y_channels);
+  for (int64_t n = 0; n < stride; n += pad_to) {  // 16 rows at once: each is read along x
+    const int64_t count = y_channels - n < pad_to ? y_channels - n : pad_to;
+    const T* const from = raw + n * y_step;
+    for (int64_t c = 0; c < x_channels; ++c) {
+      T* const to = packed + c * stride + n;
+      if (count == pad_to)
+        for (int64_t i = 0; i < pad_to; ++i) to[i] = from[c * x_step + i * y_step];
+      else
+        for (int64_t i = 0; i < pad_to; ++i) to[i] = i < count ? from[c * x_step + i * y_step] : T(0);
+    }
+  }
+}
+
+template <class T>
+bool convolve(const BlockMap& map, const Features<T>& f, const Weights<T>& weights, const T* bias, T* sums) {
   if (!pairs_exist(map, map.offset[0], map.offset[map.volume], f.x_rows)) return false;
   const int64_t stride = padded(f.y_channels);
   const bool in_place = stride == f.y_channels && stride == f.y_stride;  // whole vectors, one group
@@ -127,7 +200,12 @@ bool convolve(const BlockMap& map, const Features<T>& f, const T* weight, const 
   for (int64_t k = 0; k < map.volume; ++k) {
     const int64_t begin = map.offset[k], pairs = map.offset[k + 1] - begin;
     if (pairs == 0) continue;
-    const T* w = weight + (mirror ? map.volume - 1 - k : k) * f.x_channels * stride;
+    const T* const w = weights.of[k].packed;
+    if (w == nullptr) {
+      multiply_raw(f, map.pair_in + begin, map.pair_out + begin, pairs, weights.of[k].raw, weights.x_step,
+                   weights.y_step, stride, sums);
+      continue;
+    }
     by_columns<T>(stride, [&](int64_t n, auto vectors) {
       multiply_columns<T, decltype(vectors)::value>(f, map.pair_in + begin, map.pair_out + begin, pairs,
                                                     w + n, stride, sums + n);
@@ -147,7 +225,7 @@ inline void correlate_tile(const T* const* x, const T* const* y, int64_t pairs, 
 #pragma GCC unroll 16
   for (int i = 0; i < channels; ++i) {
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) sum[i][v] = load(sums + (c + i) * stride + n + v * width);
+    for (int v = 0; v < vectors; ++v) sum[i][v] = typename VectorOf<T>::type{};
   }
   for (int64_t m = 0; m < pairs; ++m) {
     typename VectorOf<T>::type row[vectors];
@@ -162,7 +240,10 @@ inline void correlate_tile(const T* const* x, const T* const* y, int64_t pairs, 
 #pragma GCC unroll 16
   for (int i = 0; i < channels; ++i) {
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) store(sums + (c + i) * stride + n + v * width, sum[i][v]);
+    for (int v = 0; v < vectors; ++v) {
+      T* const to = sums + (c + i) * stride + n + v * width;
+      store(to, load(to) + sum[i][v]);
+    }
   }
 }
 
@@ -212,9 +293,15 @@ bool correlate(const BlockMap& map, int64_t blocks, int64_t k, const Features<co
 }  // namespace
 
 template <class T>
-bool convolve_block(const BlockMap& map, const Features<T>& f, const T* weight, const T* bias, bool mirror,
+void pack_weight(const T* raw, int64_t x_channels, int64_t x_step, int64_t y_channels, int64_t y_step,
+                 T* packed) {
+  pack(raw, x_channels, x_step, y_channels, y_step, packed);
+}
+
+template <class T>
+bool convolve_block(const BlockMap& map, const Features<T>& f, const Weights<T>& weights, const T* bias,
                     T* sums) {
-  return convolve(map, f, weight, bias, mirror, sums);
+  return convolve(map, f, weights, bias, sums);
 }
 
 template <class T>
@@ -223,9 +310,11 @@ bool correlate_blocks(const BlockMap& map, int64_t blocks, int64_t k, const Feat
   return correlate(map, blocks, k, f, rows, sums);
 }
 
-template bool convolve_block(const BlockMap&, const Features<float>&, const float*, const float*, bool,
+template void pack_weight(const float*, int64_t, int64_t, int64_t, int64_t, float*);
+template void pack_weight(const double*, int64_t, int64_t, int64_t, int64_t, double*);
+template bool convolve_block(const BlockMap&, const Features<float>&, const Weights<float>&, const float*,
                              float*);
-template bool convolve_block(const BlockMap&, const Features<double>&, const double*, const double*, bool,
+template bool convolve_block(const BlockMap&, const Features<double>&, const Weights<double>&, const double*,
                              double*);
 template bool correlate_blocks(const BlockMap&, int64_t, int64_t, const Features<const float>&, float*,
                                float*);

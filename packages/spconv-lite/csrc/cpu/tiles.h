@@ -35,12 +35,29 @@ inline constexpr int64_t pad_to = 16;
 
 static inline int64_t padded(int64_t channels) { return (channels + pad_to - 1) / pad_to * pad_to; }
 
-// y[block] = bias + sum over k and pairs of x[pair_in] @ weight[k]; weight is (volume, x_channels,
-// padded(y_channels)), bias padded(y_channels) or null; `sums` is scratch of (block_rows,
-// padded(y_channels)). mirror reads weight[volume - 1 - k]. False if a pair names a row that does not exist.
+// The weight of one kernel offset: packed (x_channels, padded(y_channels)); or, for an offset with few pairs
+// in the whole map, which packing would cost more than it saves, where it lies: weight[x * x_step +
+// y * y_step], one of the steps 1. Null where the offset has no pairs.
+template <class T>
+struct OffsetWeight {
+  const T* packed;
+  const T* raw;
+};
+
+template <class T>
+struct Weights {
+  const OffsetWeight<T>* of;  // (volume)
+  int64_t x_step, y_step;     // of the raw ones
+};
+
+// packed[x * padded(y_channels) + y] = raw[x * x_step + y * y_step], zeros beyond y_channels.
+NATIVE_DECLARE_ISA(template <class T> void pack_weight(const T* raw, int64_t x_channels, int64_t x_step,
+                                                       int64_t y_channels, int64_t y_step, T* packed))
+
+// y[block] = bias + sum over k and pairs of x[pair_in] @ weight[k]; bias is padded(y_channels) or null;
+// `sums` is scratch of (block_rows, padded(y_channels)). False if a pair names a row that does not exist.
 NATIVE_DECLARE_ISA(template <class T> bool convolve_block(const BlockMap& map, const Features<T>& f,
-                                                          const T* weight, const T* bias, bool mirror,
-                                                          T* sums))
+                                                          const Weights<T>& weights, const T* bias, T* sums))
 
 // sums[x channel, y channel] += sum over the pairs of offset k of x[pair_in] ⊗ y[pair_out]: (x_channels,
 // padded(y_channels)), for `blocks` blocks from map.offset on; map.rows counts the rows of all of them.

@@ -3,14 +3,18 @@
 from importlib.metadata import version
 
 from . import _moved
-from .data import PointToVoxel, gather_features_by_pc_voxel_id
-from .kernels import ops, set_kernels
+from .data import Point2VoxelCPU3d, PointToVoxel, gather_features_by_pc_voxel_id
+from .geometry.hash import HashTable
+from .kernels import ConvAlgo, ops, set_kernels
 from .layers import (
+    Activation,
     AddTable,
     AddTableMisaligned,
     ConcatTable,
+    Identity,
     IndiceData,
     JoinTable,
+    JoinTableMisaligned,
     RemoveGrid,
     SparseAvgPool1d,
     SparseAvgPool2d,
@@ -39,27 +43,41 @@ from .layers import (
     SparseMaxPool3d,
     SparseMaxPool4d,
     SparseModule,
+    SparsePruning,
     SparseReLU,
     SparseSequential,
+    SparseSyncBatchNorm,
     SubMConv1d,
     SubMConv2d,
     SubMConv3d,
     SubMConv4d,
     ToDense,
+    assign_name_for_sparse_modules,
     coalesce,
     from_spconv_1,
+    functional,
+    set_max_pool,
+    sparse_add,
+    voxel_to_point,
 )
 
 __version__ = version("spconv-lite")
 
 _moved.install(__name__)
+__getattr__ = _moved.module_of  # `spconv_lite.conv` and the like, without an import of their own
 
 __all__ = [
+    "Activation",
     "AddTable",
     "AddTableMisaligned",
     "ConcatTable",
+    "ConvAlgo",
+    "HashTable",
+    "Identity",
     "IndiceData",
     "JoinTable",
+    "JoinTableMisaligned",
+    "Point2VoxelCPU3d",
     "PointToVoxel",
     "RemoveGrid",
     "SparseAvgPool1d",
@@ -89,16 +107,23 @@ __all__ = [
     "SparseMaxPool3d",
     "SparseMaxPool4d",
     "SparseModule",
+    "SparsePruning",
     "SparseReLU",
     "SparseSequential",
+    "SparseSyncBatchNorm",
     "SubMConv1d",
     "SubMConv2d",
     "SubMConv3d",
     "SubMConv4d",
     "ToDense",
+    "assign_name_for_sparse_modules",
     "coalesce",
     "from_spconv_1",
+    "functional",
     "gather_features_by_pc_voxel_id",
     "ops",
     "set_kernels",
+    "set_max_pool",
+    "sparse_add",
+    "voxel_to_point",
 ]

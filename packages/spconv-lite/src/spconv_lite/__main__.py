@@ -42,7 +42,7 @@ def _print(facts: dict[str, object], as_json: bool) -> None:
 
 def voxelize(options: argparse.Namespace) -> dict[str, object]:
     """Reads a scan, cuts it into voxels and draws them from above."""
-    points = torch.from_numpy(scans.read_points(options.scan))
+    points = torch.from_numpy(scans.read_points(options.scan, options.columns))
     make = PointToVoxel(options.voxel, options.range, points.shape[1], len(points) + 1, 1)
     _, indices, _ = make(points)
     picture = pictures.from_above(indices.numpy(), tuple(make.grid_size))
@@ -82,6 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     make.add_argument("scan", type=Path)
     make.add_argument("-o", "--output", type=Path, required=True, help="the picture, a .png")
+    make.add_argument(
+        "--columns", type=int, metavar="N",
+        help="floats a point of a .bin; default 5 for .pcd.bin (nuScenes), else 4 (KITTI)",
+    )  # fmt: skip
     make.add_argument(
         "--voxel", type=float, nargs=3, default=[0.1, 0.1, 0.2], metavar=("X", "Y", "Z"),
         help="size in metres, default 0.1 0.1 0.2",

@@ -48,3 +48,19 @@ class _Moved(MetaPathFinder, Loader):
 def install(package: str) -> None:
     """Makes the old paths importable."""
     sys.meta_path.append(_Moved(package))
+
+
+# what `import spconv_lite as spconv` reads as modules of spconv
+ATTRIBUTES = {
+    "constants": "layers.constants",
+    "hash": "geometry.hash",
+    "utils": "data",
+}
+
+
+def module_of(name: str) -> ModuleType:
+    """A module of these tables as an attribute of the package."""
+    path = (MOVED | ATTRIBUTES).get(name)
+    if path is None:
+        raise AttributeError(f"module 'spconv_lite' has no attribute {name!r}")
+    return importlib.import_module(f"spconv_lite.{path}")

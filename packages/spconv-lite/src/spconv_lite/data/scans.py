@@ -1,5 +1,5 @@
-"""Point clouds from files: .npy, KITTI .bin, ascii or binary little-endian .ply, ascii or binary
-.pcd.
+"""Point clouds from files: .npy, .bin of KITTI (4 floats a point) and nuScenes (5, and a name that
+ends in .pcd.bin), ascii or binary little-endian .ply, ascii or binary .pcd.
 
 Files are data from outside: sizes in headers are checked against the file before memory is taken.
 """
@@ -19,16 +19,26 @@ _PCD_KINDS = {"F": "f", "I": "i", "U": "u"}
 _LONGEST_HEADER = 1 << 16
 
 
-def read_points(path: str | Path) -> np.ndarray:
+def read_points(path: str | Path, columns: int | None = None) -> np.ndarray:
     """Points (N, 3 or 4) float32: x, y, z and the intensity if the file has one.
+
+    Args:
+        columns: floats a point of a .bin, which does not say it. None takes 5 for a name that ends
+            in .pcd.bin (nuScenes: the fifth is the ring), else 4 (KITTI), and refuses a file that
+            could be either and has no intensities of KITTI.
 
     Raises: ValueError naming the file and what is wrong with it.
     """
     path = Path(path)
-    readers = {".npy": _read_npy, ".bin": _read_bin, ".ply": _read_ply, ".pcd": _read_pcd}
-    if path.suffix not in readers:
-        raise ValueError(f"{path}: a scan must end in {', '.join(readers)}")
-    points = readers[path.suffix](path)
+    readers = {".npy": _read_npy, ".ply": _read_ply, ".pcd": _read_pcd}
+    if path.suffix != ".bin" and path.suffix not in readers:
+        raise ValueError(f"{path}: a scan must end in .npy, .bin, .ply, .pcd")
+    if path.suffix == ".bin":
+        points = _read_bin(path, columns)
+    elif columns is not None:
+        raise ValueError(f"{path}: columns is for .bin files; a {path.suffix} says its own")
+    else:
+        points = readers[path.suffix](path)
     return np.ascontiguousarray(points, dtype=np.float32)
 
 
@@ -41,18 +51,35 @@ def _read_npy(path: Path) -> np.ndarray:
     return points[:, :4]
 
 
-def _read_bin(path: Path) -> np.ndarray:
+def _read_bin(path: Path, columns: int | None) -> np.ndarray:
+    asked = columns is not None
+    if columns is None:
+        columns = 5 if path.name.endswith(".pcd.bin") else 4
+    if columns < 3:
+        raise ValueError(f"{path}: columns must be at least 3, got {columns}")
     size = path.stat().st_size
-    if size % 16:
-        raise ValueError(f"{path}: a KITTI scan is 16 bytes a point, got {size} bytes")
-    return np.fromfile(path, dtype="<f4").reshape(-1, 4)
+    if size % (4 * columns):
+        kind = {4: "KITTI scan", 5: "nuScenes scan"}.get(columns, f"scan of {columns} floats")
+        raise ValueError(
+            f"{path}: a {kind} is {4 * columns} bytes a point, got {size} bytes; say columns= "
+            "(KITTI 4, nuScenes 5)"
+        )
+    points = np.fromfile(path, dtype="<f4").reshape(-1, columns)
+    fits_both = not asked and columns == 4 and size % 20 == 0
+    if fits_both and not np.all((points[:, 3] >= 0) & (points[:, 3] <= 1)):
+        raise ValueError(
+            f"{path}: this could be 4 floats a point or 5 (nuScenes): intensities of KITTI lie "
+            "between 0 and 1, and the fourth numbers do not; say columns=4 or columns=5"
+        )
+    return points[:, :4]
 
 
 def _columns(path: Path, table: np.ndarray) -> np.ndarray:
-    names = [name for name in ("x", "y", "z") if name in table.dtype.names]
+    present = table.dtype.names or ()
+    names = [name for name in ("x", "y", "z") if name in present]
     if len(names) != 3:
-        raise ValueError(f"{path}: fields x, y and z are missing, found {table.dtype.names}")
-    names += [name for name in ("intensity", "reflectance") if name in table.dtype.names][:1]
+        raise ValueError(f"{path}: fields x, y and z are missing, found {present}")
+    names += [name for name in ("intensity", "reflectance") if name in present][:1]
     return np.stack([table[name].astype(np.float32) for name in names], 1)
 
 
@@ -61,8 +88,9 @@ def _table(path: Path, body: bytes, dtype: np.dtype, count: int, ascii_rows: boo
         rows = body.decode("ascii", errors="replace").splitlines()[:count]
         if len(rows) < count:
             raise ValueError(f"{path}: {count} points are promised, {len(rows)} are there")
-        numbers = np.array([row.split()[: len(dtype)] for row in rows], dtype=np.float64)
-        return np.rec.fromarrays(numbers.reshape(count, len(dtype)).T, names=list(dtype.names))
+        names = list(dtype.names or ())
+        numbers = np.array([row.split()[: len(names)] for row in rows], dtype=np.float64)
+        return np.rec.fromarrays([*numbers.reshape(count, len(names)).T], names=names)
     if len(body) < count * dtype.itemsize:
         raise ValueError(
             f"{path}: {count} points of {dtype.itemsize} bytes are promised, {len(body)} bytes "
@@ -109,7 +137,9 @@ def _read_pcd(path: Path) -> np.ndarray:
         header["FIELDS"], header["TYPE"], header["SIZE"],
         header.get("COUNT", ["1"] * len(header["FIELDS"])), strict=True,
     )  # fmt: skip
-    fields = [(f"{n}", f"<{_PCD_KINDS[t]}{int(s)}", (int(c),)) for n, t, s, c in columns]
-    fields = [(n, kind) if shape == (1,) else (n, kind, shape) for n, kind, shape in fields]
+    fields: list[tuple] = []
+    for name, letter, size, number in columns:
+        kind = f"<{_PCD_KINDS[letter]}{int(size)}"
+        fields.append((name, kind) if int(number) == 1 else (name, kind, (int(number),)))
     count, as_text = int(header["POINTS"][0]), header["DATA"][0] == "ascii"
     return _columns(path, _table(path, body, np.dtype(fields), count, as_text))

@@ -85,11 +85,13 @@ def make_street(seed: int = 0, length: float = 140.0) -> Street:
         x = -length / 2 + rng.uniform(0, 8)
         while x < length / 2:
             y, trunk = side * rng.uniform(8.2, 9.0), rng.uniform(1.8, 2.8)
-            cylinders.append((x, y, rng.uniform(0.12, 0.25), 0, trunk + 0.5, TREE))
+            cylinders.append((x, y, rng.uniform(0.12, 0.25), 0.0, trunk + 0.5, TREE))
             for _ in range(int(rng.integers(3, 6))):
                 shift, radius = rng.normal(0, 0.7, 3), rng.uniform(0.7, 1.5)
                 spheres.append((x + shift[0], y + shift[1], trunk + 1.4 + shift[2], radius, TREE))
-            cylinders.append((x + rng.uniform(3, 5), side * 7.8, 0.09, 0, rng.uniform(5, 7), POLE))
+            cylinders.append(
+                (x + rng.uniform(3, 5), side * 7.8, 0.09, 0.0, rng.uniform(5, 7), POLE)
+            )
             x += rng.uniform(8, 14)
         for _ in range(12):
             x, y, height = rng.uniform(-40, 40), side * rng.uniform(7.6, 10), rng.uniform(1.5, 1.9)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -54,6 +54,13 @@ class PointToVoxel:
                 f"PointToVoxel: num_point_features must be at least {self.ndim}, "
                 f"got {num_point_features}"
             )
+        if min(max_num_voxels, max_num_points_per_voxel) < 1:
+            raise ValueError(
+                "PointToVoxel: max_num_voxels and max_num_points_per_voxel must be at least 1, got "
+                f"{max_num_voxels} and {max_num_points_per_voxel}"
+            )
+        if not all(size > 0 for size in vsize_xyz):
+            raise ValueError(f"PointToVoxel: vsize_xyz must be positive, got {list(vsize_xyz)}")
         low, high = coors_range_xyz[: self.ndim], coors_range_xyz[self.ndim :]
         cells = [round((b - a) / v) for a, b, v in zip(low, high, vsize_xyz, strict=True)]
         if min(cells) < 1 or math.prod(cells) > 2**63 - 1:
@@ -74,8 +81,9 @@ class PointToVoxel:
         self, pc: _Array, clear_voxels: bool = True, empty_mean: bool = False
     ) -> tuple[_Array, _Array, _Array, _Array]:
         """Args:
-            pc: (N, num_point_features), x, y, z first; a tensor or a numpy array, float32 or
-            float64.
+            pc: (N, num_point_features), x, y, z first; a tensor or a numpy array of any floating
+            dtype. The cells of float16 and bfloat16 points are those of the same numbers in
+            float32.
             clear_voxels: taken for spconv's signature; unused places are always zero.
             empty_mean: fills unused places of a voxel with the mean of its points.
 
@@ -117,8 +125,11 @@ class PointToVoxel:
 
     def _cells(self, pc: Tensor) -> tuple[Tensor, Tensor]:
         """Cell of each point (N, ndim) int64 in the order z, y, x; whether it is in the grid."""
-        low, size = pc.new_tensor(self.low), pc.new_tensor(self.vsize)
-        cells = ((pc[:, : self.ndim] - low) / size).floor().flip(1)
+        places = pc[:, : self.ndim]
+        if pc.dtype in (torch.float16, torch.bfloat16):  # whose difference to a corner would round
+            places = places.float()
+        low, size = places.new_tensor(self.low), places.new_tensor(self.vsize)
+        cells = ((places - low) / size).floor().flip(1)
         grid = torch.tensor(self.grid_size, device=pc.device)
         valid = ((cells >= 0) & (cells < grid)).all(1)  # not a number compares false
         return torch.where(valid[:, None], cells, 0).long(), valid
@@ -143,7 +154,9 @@ class PointToVoxel:
         number = count.clamp(max=self.max_num_points_per_voxel)
         if empty_mean:
             empty = torch.arange(shape[1], device=pc.device) >= number[:, None]
-            mean = voxels.sum(1) / number[:, None]
+            narrow = pc.dtype in (torch.float16, torch.bfloat16)
+            total = (voxels.float() if narrow else voxels).sum(1)
+            mean = (total / number[:, None]).to(pc.dtype)
             voxels = torch.where(empty[:, :, None], mean[:, None], voxels)
         return voxels, indices, number.int()
 
@@ -155,3 +168,83 @@ def gather_features_by_pc_voxel_id(
     found = seg_res_features[pc_voxel_id.clamp(min=0)]
     lost = (pc_voxel_id < 0).view(-1, *[1] * (found.ndim - 1))
     return found.masked_fill(lost, invalid_value)
+
+
+class Point2VoxelCPU(PointToVoxel):
+    """`PointToVoxel` by spconv's C++ name: any number of axes, arguments in its order."""
+
+    def __init__(
+        self,
+        vsize_xyz: Sequence[float],
+        coors_range_xyz: Sequence[float],
+        num_point_features: int,
+        max_num_voxels: int,
+        max_num_points_per_voxel: int,
+    ) -> None:
+        super().__init__(
+            vsize_xyz,
+            coors_range_xyz,
+            num_point_features,
+            max_num_voxels,
+            max_num_points_per_voxel,
+        )
+
+    def point_to_voxel(self, pc: Tensor, clear_voxels: bool = True) -> tuple[Tensor, ...]:
+        """Voxels, indices, points of each voxel; see PointToVoxel."""
+        return self(pc, clear_voxels)
+
+    def point_to_voxel_empty_mean(
+        self, pc: Tensor, clear_voxels: bool = True
+    ) -> tuple[Tensor, ...]:
+        """The same with the mean in unused places."""
+        return self(pc, clear_voxels, empty_mean=True)
+
+
+class VoxelGenerator:
+    """spconv 1.x's generator over numpy arrays: `generate` gives a tuple.
+
+    Args:
+        voxel_size, point_cloud_range: x, y, z; low corner, then high corner.
+        max_num_points: of a voxel. max_voxels: of a scan.
+        full_mean: fills unused places with the mean.
+    """
+
+    def __init__(
+        self,
+        voxel_size: Sequence[float],
+        point_cloud_range: Sequence[float],
+        max_num_points: int,
+        max_voxels: int = 20000,
+        full_mean: bool = False,
+    ) -> None:
+        self.voxel_size = np.array(voxel_size, dtype=np.float32)
+        self.point_cloud_range = np.array(point_cloud_range, dtype=np.float32)
+        self.max_num_points_per_voxel, self._max_voxels = max_num_points, max_voxels
+        self._full_mean = full_mean
+        self._sizes = list(map(float, voxel_size)), list(map(float, point_cloud_range))
+        cells = PointToVoxel(*self._sizes, len(self._sizes[0]), max_voxels, max_num_points)
+        self.grid_size = np.array(cells.grid_size[::-1], dtype=np.int64)
+
+    def _voxels(self, points: np.ndarray, max_voxels: int | None) -> tuple[np.ndarray, ...]:
+        most = self._max_voxels if max_voxels is None else max_voxels
+        make = PointToVoxel(*self._sizes, points.shape[1], most, self.max_num_points_per_voxel)
+        return make(points, empty_mean=self._full_mean)
+
+    def generate(self, points: np.ndarray, max_voxels: int | None = None) -> Any:
+        """points (N, C) float32: voxels (M, max_num_points, C), coordinates (M, 3) z, y, x int32
+        and points of each voxel (M,) int32."""
+        return self._voxels(points, max_voxels)
+
+
+class VoxelGeneratorV2(VoxelGenerator):
+    """The same with a dictionary for its result."""
+
+    def generate(self, points: np.ndarray, max_voxels: int | None = None) -> Any:
+        """A dictionary of `voxels`, `coordinates`, `num_points_per_voxel` and `voxel_num`."""
+        voxels, coordinates, number = self._voxels(points, max_voxels)
+        return {
+            "voxels": voxels,
+            "coordinates": coordinates,
+            "num_points_per_voxel": number,
+            "voxel_num": len(voxels),
+        }

@@ -11,10 +11,13 @@ table     what the CUDA kernels read (csrc/cuda/rulebook.h): `pair_in` int32 (K,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from .sites import raise_duplicate, row_major, site_key
 
 BLOCK_ROWS = 256  # as block_rows in csrc/cpu/pairs.h
 
@@ -50,7 +53,9 @@ def pair_rows(book: Rulebook, volume: int) -> tuple[Tensor, Tensor]:
 
 
 def pair_offsets(book: Rulebook, volume: int) -> Tensor:
-    """Kernel offset of every pair of a compact rulebook, int64, in the order of `pair_rows`."""
+    """Kernel offset of every pair, int64, in the order of `pair_rows`."""
+    if book.is_table:
+        return (book.pair_in.T >= 0).nonzero()[:, 1]
     counts = book.block_offset.diff()
     offsets = torch.arange(volume, device=counts.device).repeat(counts.shape[0] // volume)
     return torch.repeat_interleave(offsets, counts, output_size=book.pair_in.shape[0])
@@ -69,3 +74,41 @@ def compact(
         (key % BLOCK_ROWS).to(torch.uint8),
         torch.searchsorted(key, starts),
     )
+
+
+def identity_book(rows: int, device: torch.device) -> Rulebook:
+    """The compact rulebook of a kernel of one cell that joins every row with itself."""
+    row = torch.arange(rows, device=device, dtype=torch.int32)
+    blocks = (rows + BLOCK_ROWS - 1) // BLOCK_ROWS
+    starts = torch.arange(blocks + 1, device=device) * BLOCK_ROWS
+    return Rulebook(row, (row % BLOCK_ROWS).to(torch.uint8), starts.clamp(max=rows))
+
+
+def restrict_outputs(
+    name: str,
+    book: Rulebook,
+    volume: int,
+    out_indices: Tensor,
+    coordinates: Tensor,
+    batch_size: int,
+    shape: Sequence[int],
+) -> Rulebook:
+    """The compact rulebook with `coordinates` (M, 1 + ndim) for output sites, in their order: the
+    pairs of sites that are not among them go.
+
+    Raises: ValueError in the name of the caller for coordinates outside the output's grid or twice.
+    """
+    mine, order = site_key(name, coordinates, batch_size, shape).sort(stable=True)
+    again = (mine[1:] == mine[:-1]).nonzero()
+    if len(again):
+        raise_duplicate(name, coordinates, int(order[1:][again[0]]))
+    theirs = row_major(out_indices.unbind(1), [batch_size, *shape])
+    if len(mine):
+        place = torch.searchsorted(mine, theirs).clamp_(max=len(mine) - 1)
+        row = torch.where(mine[place] == theirs, order[place], -1)
+    else:
+        row = torch.full_like(theirs, -1)
+    rows_in, rows_out = pair_rows(book, volume)
+    offset = pair_offsets(book, volume)
+    kept = row[rows_out] >= 0
+    return compact(rows_in[kept], row[rows_out][kept], offset[kept], len(mine), volume)

@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import _C
 from ..geometry import SUBMANIFOLD, Geometry, Rulebook, block_offsets
 
+WAITS: frozenset[str] = frozenset()
 _NARROW = (torch.float16, torch.bfloat16)
 
 
@@ -136,3 +137,33 @@ def conv_weight_grad(
         explain("conv_weight_grad", "features", features, "grad", grad, groups)
         raise
     return out if out.dtype is dtype else out.to(dtype)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return (tensor.float() if tensor.dtype in _NARROW else tensor).contiguous()
+
+
+def max_pool(
+    features: Tensor, book: Rulebook, out_rows: int, volume: int, from_zero: bool
+) -> Tensor:
+    x = _wide(features)
+    out = x.new_empty((out_rows, x.shape[1]))
+    least = 0.0 if from_zero else -math.inf
+    _C.max_pool(x, *book, out, volume, least, torch.get_num_threads())
+    return out.to(features.dtype)
+
+
+def select_sum(
+    features: Tensor,
+    of_features: Tensor,
+    of_output: Tensor,
+    book: Rulebook,
+    volume: int,
+    turned: bool,
+) -> Tensor:
+    x, a, b = _wide(features), _wide(of_features), _wide(of_output)
+    if turned:
+        book = turn(book, b.shape[0], x.shape[0], volume)
+    out = torch.empty_like(b, dtype=x.dtype)
+    _C.select_sum(x, a, b, *book, out, volume, torch.get_num_threads())
+    return out.to(features.dtype)

@@ -24,7 +24,22 @@ from ..geometry import (
     raise_outside,
 )
 from .cpu import explain
+from .plain import max_pool, select_sum  # on the device, over either form of a rulebook
 
+__all__ = [
+    "build",
+    "conv",
+    "conv_input_grad",
+    "conv_weight_grad",
+    "mask_words",
+    "max_pool",
+    "padded_pairs",
+    "require_kernels",
+    "select_sum",
+    "turn",
+]
+
+WAITS = frozenset({"get_indice_pairs", "subm_rulebook", "rulebook", "max_pool", "select_sum"})
 TILE_ROWS = 64  # as tile_rows in csrc/cuda/rulebook.h
 _NO_ROW = 0x7F7F7F7F  # as Report::none in csrc/cuda/rulebook.h
 
@@ -97,7 +112,11 @@ def _find_sites(indices: Tensor, g: Geometry) -> tuple[int, Tensor]:
     return _checked(found, indices, g), workspace
 
 
-def _conv_table(indices: Tensor, g: Geometry) -> tuple[Tensor, Tensor]:
+def neighbour_tables(indices: Tensor, g: Geometry) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Output sites, the input rows of each of them int32 (K, M) and, but for a submanifold layer,
+    the output rows of each input site (K, N); -1 where there is none."""
+    if g.kind == SUBMANIFOLD:
+        return indices, _subm_table(indices, g), None
     out_rows, workspace = _find_sites(indices, g)
     out_indices = indices.new_empty((out_rows, g.ndim + 1))
     targets = indices.new_empty((g.volume, indices.shape[0]))
@@ -112,7 +131,7 @@ def _conv_table(indices: Tensor, g: Geometry) -> tuple[Tensor, Tensor]:
         workspace,
         _scratch(indices, _C.cuda.sort_workspace_bytes(out_rows)),
     )
-    return out_indices, sources
+    return out_indices, sources, targets
 
 
 def _ordered(table: Tensor) -> Rulebook:
@@ -147,9 +166,7 @@ def padded_pairs(indices: Tensor, g: Geometry) -> tuple[Tensor, Tensor, Tensor]:
 def build(indices: Tensor, g: Geometry) -> tuple[Tensor, Rulebook]:
     """Output sites (those of the input for a submanifold layer) and the rulebook."""
     with _on_device(indices):
-        if g.kind == SUBMANIFOLD:
-            return indices, _ordered(_subm_table(indices, g))
-        out_indices, table = _conv_table(indices, g)
+        out_indices, table, _ = neighbour_tables(indices, g)
         return out_indices, _ordered(table)
 
 
@@ -174,7 +191,7 @@ def _check_form(name: str, book: Rulebook) -> None:
         )
 
 
-def _tf32() -> bool:
+def tf32_products() -> bool:
     """torch's own switch for float32 matrix products on tensor cores."""
     matmul = torch.backends.cuda.matmul
     try:
@@ -186,7 +203,7 @@ def _tf32() -> bool:
 
 def _arithmetic(x: Tensor) -> str:
     if x.dtype == torch.float32:
-        return "tf32" if _tf32() else "float32"
+        return "tf32" if tf32_products() else "float32"
     return str(x.dtype).removeprefix("torch.")
 
 

@@ -7,6 +7,7 @@ is bilinear in features and weight, so the derivatives of the three operators `c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -18,6 +19,7 @@ from ..geometry import (
     Geometry,
     Rulebook,
     block_offsets,
+    compact,
     get_conv_output_size,
     get_deconv_output_size,
     make_geometry,
@@ -25,12 +27,17 @@ from ..geometry import (
 from . import cpu as cpu
 from . import cuda as cuda
 from . import plain as plain
+from .autograd import Formula, differentiable
 from .table import _KERNELS as _KERNELS
-from .table import _chosen as _chosen
+from .table import ConvAlgo as ConvAlgo
 from .table import Kernels, set_kernels
+from .table import _chosen as _chosen
 
 _lib = torch.library.Library("spconv_lite", "DEF")
-_tags = (torch.Tag.pt2_compliant_tag,)
+# Some kernels of every operator wait for the device: torch.compile keeps them out of CUDA graphs.
+_tags = [torch.Tag.pt2_compliant_tag]
+if hasattr(torch.Tag, "cudagraph_unsafe"):  # torch 2.9
+    _tags.append(torch.Tag.cudagraph_unsafe)
 
 
 def kernels_for(tensor: Tensor) -> Kernels:
@@ -38,8 +45,8 @@ def kernels_for(tensor: Tensor) -> Kernels:
     kernels = _chosen.get(tensor.device.type)
     if kernels is None:
         raise RuntimeError(
-            f"spconv_lite: there are no kernels for {tensor.device}; move the tensors to the CPU or "
-            "to CUDA"
+            f"spconv_lite: there are no kernels for {tensor.device}; move the tensors to the CPU "
+            "or to CUDA"
         )
     return kernels
 
@@ -115,8 +122,8 @@ def _fake_get_indice_pairs(indices, *geometry):
 
 def _fake_book(like: Tensor, rows, volume: int, pairs=None):
     """A rulebook of `rows` output rows; its pairs are a new size unless they are given."""
-    if kernels_for(like) is cuda:
-        sizes = (volume, rows), (rows,), (cuda.mask_words(rows, volume),)
+    if hasattr(kernels := kernels_for(like), "mask_words"):
+        sizes = (volume, rows), (rows,), (kernels.mask_words(rows, volume),)
         return tuple(like.new_empty(size, dtype=torch.int32) for size in sizes)
     if pairs is None:
         pairs = torch.library.get_ctx().new_dynamic_size()
@@ -178,51 +185,124 @@ def _conv_weight_grad(features, grad, a, b, c, weight_shape, groups, symmetric):
     return kernels_for(features).conv_weight_grad(features, grad, book, weight_shape, groups)
 
 
-def _save_conv(ctx, inputs, output):
-    features, weight, bias, *book, _, ctx.groups, ctx.symmetric = inputs
-    ctx.has_bias = bias is not None
-    ctx.save_for_backward(features, weight, *book)
+def _conv_backward(inputs, output, needs, grad):
+    features, weight, bias, *book, _, groups, symmetric = inputs
+    settings = groups, symmetric
+    return (
+        conv_input_grad(grad, weight, *book, features.shape[0], *settings) if needs[0] else None,
+        conv_weight_grad(features, grad, *book, weight.shape, *settings) if needs[1] else None,
+        grad.sum(0) if bias is not None and needs[2] else None,
+    )
 
 
-def _conv_backward(ctx, grad):
-    features, weight, *book = ctx.saved_tensors
-    to_x, to_w, to_bias, *_ = ctx.needs_input_grad
-    settings = ctx.groups, ctx.symmetric
-    x_grad = conv_input_grad(grad, weight, *book, features.shape[0], *settings) if to_x else None
-    w_grad = conv_weight_grad(features, grad, *book, weight.shape, *settings) if to_w else None
-    bias_grad = grad.sum(0) if ctx.has_bias and to_bias else None
-    return x_grad, w_grad, bias_grad, None, None, None, None, None, None
+def _conv_tangent(inputs, output, tangents):
+    features, weight, _, *rest = inputs
+    x, w, b, *_ = tangents
+    parts = [] if x is None else [conv(x, weight, None, *rest)]
+    parts += [] if w is None else [conv(features, w, None, *rest)]
+    total = sum(parts[1:], parts[0]) if parts else b.expand(rest[3], -1)
+    return total + b if parts and b is not None else total
 
 
-def _save_input_grad(ctx, inputs, output):
-    grad, weight, *book, _, ctx.groups, ctx.symmetric = inputs
-    ctx.save_for_backward(grad, weight, *book)
+def _input_grad_backward(inputs, output, needs, turned):
+    grad, weight, *book, _, groups, symmetric = inputs
+    settings = groups, symmetric
+    return (
+        conv(turned, weight, None, *book, grad.shape[0], *settings) if needs[0] else None,
+        conv_weight_grad(turned, grad, *book, weight.shape, *settings) if needs[1] else None,
+    )
 
 
-def _input_grad_backward(ctx, turned):
-    grad, weight, *book = ctx.saved_tensors
-    to_grad, to_weight, *_ = ctx.needs_input_grad
-    settings = ctx.groups, ctx.symmetric
-    grad_grad = conv(turned, weight, None, *book, grad.shape[0], *settings) if to_grad else None
-    w_grad = conv_weight_grad(turned, grad, *book, weight.shape, *settings) if to_weight else None
-    return grad_grad, w_grad, None, None, None, None, None, None
+def _weight_grad_backward(inputs, output, needs, turned):
+    features, grad, *book, _, groups, symmetric = inputs
+    settings = groups, symmetric
+    return (
+        conv_input_grad(grad, turned, *book, features.shape[0], *settings) if needs[0] else None,
+        conv(features, turned, None, *book, grad.shape[0], *settings) if needs[1] else None,
+    )
 
 
-def _save_weight_grad(ctx, inputs, output):
-    features, grad, *book, _, ctx.groups, ctx.symmetric = inputs
-    ctx.save_for_backward(features, grad, *book)
+def _bilinear_tangent(call):
+    """The tangent of an operator that is linear in its first and in its second argument."""
+
+    def tangent(inputs, output, tangents):
+        first, second, *rest = inputs
+        parts = [] if tangents[0] is None else [call(tangents[0], second, *rest)]
+        parts += [] if tangents[1] is None else [call(first, tangents[1], *rest)]
+        return sum(parts[1:], parts[0])
+
+    return tangent
 
 
-def _weight_grad_backward(ctx, turned):
-    features, grad, *book = ctx.saved_tensors
-    to_x, to_grad, *_ = ctx.needs_input_grad
-    settings = ctx.groups, ctx.symmetric
-    x_grad = conv_input_grad(grad, turned, *book, features.shape[0], *settings) if to_x else None
-    grad_grad = conv(features, turned, None, *book, grad.shape[0], *settings) if to_grad else None
-    return x_grad, grad_grad, None, None, None, None, None, None
+# ---------------------------------------------------------------------------------- pools
+
+_lib.define(
+    f"max_pool(Tensor features, {_BOOK}, SymInt out_rows, int volume, bool from_zero) -> Tensor",
+    tags=_tags,
+)
+_lib.define(
+    f"select_sum(Tensor features, Tensor of_features, Tensor of_output, {_BOOK}, int volume, bool "
+    "turned) -> Tensor",
+    tags=_tags,
+)
+
+
+def _max_pool(features, a, b, c, out_rows, volume, from_zero):
+    return kernels_for(features).max_pool(features, Rulebook(a, b, c), out_rows, volume, from_zero)
+
+
+def _select_sum(features, of_features, of_output, a, b, c, volume, turned):
+    marks = of_features, of_output
+    return kernels_for(features).select_sum(features, *marks, Rulebook(a, b, c), volume, turned)
+
+
+def _shares(features, output, book, volume):
+    """How many of a window's sites have its maximum, at least 1."""
+    ones = torch.ones_like(features)
+    return select_sum(ones, features, output, *book, volume, False).clamp(min=1)
+
+
+def _max_pool_backward(inputs, output, needs, grad):
+    features, *book, _, volume, from_zero = inputs
+    share = grad if from_zero else grad / _shares(features, output, book, volume)
+    return (select_sum(share, output, features, *book, volume, True),)
+
+
+def _max_pool_tangent(inputs, output, tangents):
+    features, *book, _, volume, from_zero = inputs
+    chosen = select_sum(tangents[0], features, output, *book, volume, False)
+    # from zero, the gradient's transpose: each site that shares the maximum counts whole
+    return chosen if from_zero else chosen / _shares(features, output, book, volume)
+
+
+def _select_sum_backward(inputs, output, needs, grad):
+    _, of_features, of_output, *book, volume, turned = inputs
+    back = select_sum(grad, of_output, of_features, *book, volume, not turned)
+    return (back if needs[0] else None,)
+
+
+def _select_sum_tangent(inputs, output, tangents):
+    features, *rest = inputs
+    tangent = torch.zeros_like(features) if tangents[0] is None else tangents[0]
+    return select_sum(tangent, *rest)
 
 
 # ---------------------------------------------------------------------------------- registration
+
+
+def _outside_capture(name, run):
+    """`run`, refused while a CUDA graph is captured if its kernels would wait for the device."""
+
+    def guarded(first, *rest):
+        if torch.cuda.is_current_stream_capturing() and name in kernels_for(first).WAITS:
+            raise RuntimeError(
+                f"{name}: these kernels wait for the device, which ends the capture of a CUDA "
+                "graph; build rulebooks before the capture, and choose kernels that do not wait"
+            )
+        return run(first, *rest)
+
+    return guarded
+
 
 for _name, _run, _fake in (
     ("get_indice_pairs", _get_indice_pairs, _fake_get_indice_pairs),
@@ -250,29 +330,91 @@ for _name, _run, _fake in (
             weight_shape
         ),
     ),
+    (
+        "max_pool",
+        _max_pool,
+        lambda features, a, b, c, out_rows, volume, from_zero: features.new_empty(
+            (out_rows, features.shape[1])
+        ),
+    ),
+    (
+        "select_sum",
+        _select_sum,
+        lambda features, of_features, of_output, *rest: features.new_empty(of_output.shape),
+    ),
 ):
-    for _device in ("CPU", "CUDA"):
-        _lib.impl(_name, _run, _device)
+    _lib.impl(_name, _run, "CPU")
+    _lib.impl(_name, _outside_capture(_name, _run), "CUDA")
     torch.library.register_fake(f"spconv_lite::{_name}", _fake, lib=_lib)
-
-for _name, _backward, _save in (
-    ("conv", _conv_backward, _save_conv),
-    ("conv_input_grad", _input_grad_backward, _save_input_grad),
-    ("conv_weight_grad", _weight_grad_backward, _save_weight_grad),
-):
-    torch.library.register_autograd(
-        f"spconv_lite::{_name}", _backward, setup_context=_save, lib=_lib
-    )
 
 get_indice_pairs = torch.ops.spconv_lite.get_indice_pairs.default
 subm_rulebook = torch.ops.spconv_lite.subm_rulebook.default
 rulebook = torch.ops.spconv_lite.rulebook.default
 transpose_rulebook = torch.ops.spconv_lite.transpose_rulebook.default
-conv = torch.ops.spconv_lite.conv.default
-conv_input_grad = torch.ops.spconv_lite.conv_input_grad.default
-conv_weight_grad = torch.ops.spconv_lite.conv_weight_grad.default
+
+
+def _differentiable(name, backward, tangent, keeps_output=False):
+    op = getattr(torch.ops.spconv_lite, name).default
+    return differentiable(_lib, name, op, Formula(backward, tangent, keeps_output))
+
+
+conv = _differentiable("conv", _conv_backward, _conv_tangent)
+conv_input_grad = _differentiable(
+    "conv_input_grad", _input_grad_backward, _bilinear_tangent(lambda *a: conv_input_grad(*a))
+)
+conv_weight_grad = _differentiable(
+    "conv_weight_grad", _weight_grad_backward, _bilinear_tangent(lambda *a: conv_weight_grad(*a))
+)
+max_pool = _differentiable("max_pool", _max_pool_backward, _max_pool_tangent, keeps_output=True)
+select_sum = _differentiable("select_sum", _select_sum_backward, _select_sum_tangent)
+
+
+def indice_conv(
+    features: Tensor,
+    filters: Tensor,
+    indice_pairs: Tensor,
+    indice_pair_num: Tensor,
+    num_activate_out: int,
+    inverse: bool = False,
+    subm: bool = False,
+    algo: ConvAlgo | None = None,
+    timer: object = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """A convolution over pairs as `get_indice_pairs` gives them; spconv's signature.
+
+    Args:
+        features: (N, C). filters: (out, k..., C).
+        indice_pairs, indice_pair_num: (2, K, N) and (K,) int32.
+        num_activate_out: rows of the result (M, out).
+        inverse: reads the pairs from output to input.
+        subm, algo, timer: taken for spconv's signature, and without effect.
+    """
+    volume = math.prod(filters.shape[1:-1])
+    if indice_pairs.ndim != 3 or tuple(indice_pairs.shape[:2]) != (2, volume):
+        raise ValueError(
+            f"indice_conv: indice_pairs must have shape (2, {volume}, N) for filters of shape "
+            f"{tuple(filters.shape)}, got {tuple(indice_pairs.shape)}"
+        )
+    place = torch.arange(indice_pairs.shape[2], device=indice_pairs.device)
+    offset, at = (place < indice_pair_num[:, None]).nonzero().unbind(1)
+    rows_in, rows_out = indice_pairs[:, offset, at].long()
+    if inverse:
+        rows_in, rows_out = rows_out, rows_in
+    if len(rows_in) and (
+        int(torch.minimum(rows_in, rows_out).min()) < 0
+        or int(rows_in.max()) >= features.shape[0]
+        or int(rows_out.max()) >= num_activate_out
+    ):
+        raise ValueError(
+            "indice_conv: the pairs name rows that the features or the output do not have"
+        )
+    book = compact(rows_in, rows_out, offset, num_activate_out, volume)
+    return conv(features, filters, bias, *book, num_activate_out, 1, False)
+
 
 __all__ = [
+    "ConvAlgo",
     "Rulebook",
     "conv",
     "conv_input_grad",
@@ -280,8 +422,11 @@ __all__ = [
     "get_conv_output_size",
     "get_deconv_output_size",
     "get_indice_pairs",
+    "indice_conv",
     "is_symmetric",
+    "max_pool",
     "rulebook",
+    "select_sum",
     "set_kernels",
     "subm_rulebook",
     "transpose_rulebook",

@@ -31,6 +31,19 @@ from ..geometry import (
 )
 from .cpu import explain
 
+WAITS = frozenset(
+    {
+        "get_indice_pairs",
+        "subm_rulebook",
+        "rulebook",
+        "transpose_rulebook",
+        "conv",
+        "conv_input_grad",
+        "conv_weight_grad",
+        "max_pool",
+        "select_sum",
+    }
+)
 _NARROW = (torch.float16, torch.bfloat16)
 
 # ---------------------------------------------------------------------------------- rulebooks
@@ -130,6 +143,12 @@ def _check_form(name: str, book: Rulebook) -> None:
 
 def _by_offset(book: Rulebook, volume: int) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Offset, input rows and output rows of the pairs of each offset that has some."""
+    if book.is_table:
+        for k, rows in enumerate(book.pair_in):
+            rows_out = (rows >= 0).nonzero().squeeze(1)
+            if len(rows_out):
+                yield k, rows[rows_out].long(), rows_out
+        return
     order = pair_offsets(book, volume).argsort(stable=True)
     rows = torch.stack(pair_rows(book, volume))[:, order]
     counts = book.block_offset.diff().view(-1, volume).sum(0).tolist()
@@ -211,4 +230,35 @@ def conv_weight_grad(
     for k, rows_in, rows_out in _by_offset(book, len(w)):
         rows, grads = (t.unflatten(1, (groups, -1)) for t in (x[rows_in], g[rows_out]))
         w[k] = torch.einsum("pgo,pgi->goi", grads, rows)
+    return out.to(features.dtype)
+
+
+# ---------------------------------------------------------------------------------- pools
+
+
+def max_pool(
+    features: Tensor, book: Rulebook, out_rows: int, volume: int, from_zero: bool
+) -> Tensor:
+    out = features.new_full((out_rows, features.shape[1]), 0.0 if from_zero else -torch.inf)
+    reached = torch.zeros(out_rows, dtype=torch.bool, device=features.device)
+    for _, rows_in, rows_out in _by_offset(book, volume):
+        out[rows_out] = torch.maximum(out[rows_out], features[rows_in])
+        reached[rows_out] = True
+    return torch.where(reached[:, None], out, 0)
+
+
+def select_sum(
+    features: Tensor,
+    of_features: Tensor,
+    of_output: Tensor,
+    book: Rulebook,
+    volume: int,
+    turned: bool,
+) -> Tensor:
+    (x,) = _wide(features)
+    out = torch.zeros_like(of_output, dtype=x.dtype)
+    for _, *rows in _by_offset(book, volume):
+        source, target = reversed(rows) if turned else rows
+        same = of_features[source] == of_output[target]
+        out.index_add_(0, target, torch.where(same, x[source], 0))
     return out.to(features.dtype)

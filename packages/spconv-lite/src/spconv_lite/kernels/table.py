@@ -6,6 +6,7 @@ beside these) is one more entry.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from typing import Protocol, cast
 
@@ -15,8 +16,18 @@ from ..geometry import Geometry, Rulebook
 from . import cpu, cuda, plain
 
 
+class ConvAlgo(enum.Enum):
+    """spconv's names of its algorithms; layers take one, and run what `set_kernels` chose."""
+
+    Native = 0
+    MaskImplicitGemm = 1
+    MaskSplitImplicitGemm = 2
+
+
 class Kernels(Protocol):
     """What a module of kernels offers; outputs are allocated in there."""
+
+    WAITS: frozenset[str]  # the operators that wait for the device
 
     def padded_pairs(self, indices: Tensor, g: Geometry) -> tuple[Tensor, Tensor, Tensor]: ...
 
@@ -53,6 +64,20 @@ class Kernels(Protocol):
         groups: int,
     ) -> Tensor: ...
 
+    def max_pool(
+        self, features: Tensor, book: Rulebook, out_rows: int, volume: int, from_zero: bool
+    ) -> Tensor: ...
+
+    def select_sum(
+        self,
+        features: Tensor,
+        of_features: Tensor,
+        of_output: Tensor,
+        book: Rulebook,
+        volume: int,
+        turned: bool,
+    ) -> Tensor: ...
+
 
 _KERNELS: dict[tuple[str, str], Kernels] = {
     ("cpu", "native"): cast(Kernels, cpu),
@@ -63,6 +88,19 @@ _KERNELS: dict[tuple[str, str], Kernels] = {
 _chosen: dict[str, Kernels] = {"cpu": cast(Kernels, cpu), "cuda": cast(Kernels, plain)}
 
 
+def _triton() -> Kernels:
+    """Triton's kernels: imported by who asks for them, as Triton is no part of a CPU torch."""
+    try:
+        from . import triton
+    except ModuleNotFoundError as missing:
+        if missing.name != "triton":
+            raise
+        raise RuntimeError(
+            "set_kernels: Triton is not installed; it comes with a CUDA build of torch"
+        ) from None
+    return cast(Kernels, triton)
+
+
 def set_kernels(device_type: str, kernels: str) -> str:
     """Chooses what runs the operators, and so the layers, of one kind of device.
 
@@ -70,7 +108,8 @@ def set_kernels(device_type: str, kernels: str) -> str:
         device_type: "cpu" or "cuda".
         kernels: "native", the compiled kernels of this package: the default on the CPU; on CUDA
             they are compiled and simulated, but were never run. "torch", plain torch operators on
-            that device: the default on CUDA.
+            that device: the default on CUDA. "triton", on CUDA only: tensor cores by Triton, for
+            float16, bfloat16 and float32; compiled and interpreted, but never run.
 
     Returns: the choice before. A rulebook made by one kind on CUDA is refused by the other. Choose
     before torch.compile or torch.export trace a network: its graph keeps the sizes of one kind.
@@ -78,14 +117,16 @@ def set_kernels(device_type: str, kernels: str) -> str:
     Raises: ValueError for other names, RuntimeError for CUDA kernels that this build does not have
     or whose stream this torch does not name.
     """
+    if (device_type, kernels) == ("cuda", "triton"):
+        _KERNELS[device_type, kernels] = _triton()
     module = _KERNELS.get((device_type, kernels))
     if module is None:
         raise ValueError(
-            'set_kernels: takes "cpu" or "cuda", then "native" or "torch", got '
+            'set_kernels: takes "cpu" or "cuda", then "triton" (CUDA), "native" or "torch", got '
             f"{device_type!r} and {kernels!r}"
         )
-    if module is cuda:
-        cuda.require_kernels()
+    if hasattr(module, "require_kernels"):
+        module.require_kernels()
     before = _chosen[device_type]
     _chosen[device_type] = module
     names = [name for (kind, name), m in _KERNELS.items() if m is before and kind == device_type]

@@ -4,11 +4,13 @@ from .checkpoints import (
     from_spconv_1,
 )
 from .conv import (
+    Activation,
     SparseConv1d,
     SparseConv2d,
     SparseConv3d,
     SparseConv4d,
     SparseConvolution,
+    SparseConvolutionBase,
     SparseConvTranspose1d,
     SparseConvTranspose2d,
     SparseConvTranspose3d,
@@ -21,15 +23,27 @@ from .conv import (
     SubMConv2d,
     SubMConv3d,
     SubMConv4d,
+    build_indice_data,
+)
+from .functional import (
+    sparse_add,
+    sparse_add_hash_based,
+    voxel_to_point,
 )
 from .modules import (
+    Identity,
+    PrintTensorMeta,
     RemoveGrid,
     SparseBatchNorm,
     SparseIdentity,
     SparseModule,
     SparseReLU,
     SparseSequential,
+    SparseSyncBatchNorm,
     ToDense,
+    assign_name_for_sparse_modules,
+    is_sparse_conv,
+    is_spconv_module,
 )
 from .pool import (
     SparseAvgPool1d,
@@ -42,25 +56,33 @@ from .pool import (
     SparseMaxPool2d,
     SparseMaxPool3d,
     SparseMaxPool4d,
+    set_max_pool,
 )
 from .tables import (
     AddTable,
     AddTableMisaligned,
     ConcatTable,
     JoinTable,
+    JoinTableMisaligned,
+    SparsePruning,
 )
 from .tensor import (
     IndiceData,
     SparseConvTensor,
     coalesce,
+    expand_nd,
 )
 
 __all__ = [
+    "Activation",
     "AddTable",
     "AddTableMisaligned",
     "ConcatTable",
+    "Identity",
     "IndiceData",
     "JoinTable",
+    "JoinTableMisaligned",
+    "PrintTensorMeta",
     "RemoveGrid",
     "SparseAvgPool1d",
     "SparseAvgPool2d",
@@ -77,6 +99,7 @@ __all__ = [
     "SparseConvTranspose3d",
     "SparseConvTranspose4d",
     "SparseConvolution",
+    "SparseConvolutionBase",
     "SparseGlobalAvgPool",
     "SparseGlobalMaxPool",
     "SparseIdentity",
@@ -89,13 +112,24 @@ __all__ = [
     "SparseMaxPool3d",
     "SparseMaxPool4d",
     "SparseModule",
+    "SparsePruning",
     "SparseReLU",
     "SparseSequential",
+    "SparseSyncBatchNorm",
     "SubMConv1d",
     "SubMConv2d",
     "SubMConv3d",
     "SubMConv4d",
     "ToDense",
+    "assign_name_for_sparse_modules",
+    "build_indice_data",
     "coalesce",
+    "expand_nd",
     "from_spconv_1",
+    "is_sparse_conv",
+    "is_spconv_module",
+    "set_max_pool",
+    "sparse_add",
+    "sparse_add_hash_based",
+    "voxel_to_point",
 ]

@@ -8,26 +8,28 @@ as (in_channels, out_channels).
 
 from __future__ import annotations
 
+import enum
 import math
-from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ..kernels import ops
+from ..geometry import Rulebook, identity_book, restrict_outputs
+from ..kernels import ConvAlgo, ops
 from .modules import SparseModule
-from .tensor import IndiceData, SparseConvTensor
+from .tensor import IndiceData, Size, SparseConvTensor, expand_nd, same_sites
 
-_Size = int | Sequence[int]
+VOXEL_COUNT = "max_num_voxels_during_training"  # spconv's name of the buffer
 
 
-def _expand(name: str, value: _Size, ndim: int) -> list[int]:
-    values = [value] * ndim if isinstance(value, int) else [int(v) for v in value]
-    if len(values) != ndim:
-        raise ValueError(
-            f"SparseConvolution: {name} must be an integer or {ndim} integers, got {value!r}"
-        )
-    return values
+class Activation(enum.Enum):
+    """What a layer may apply to its sums, bias and `add_input` included; cumm's names."""
+
+    None_ = 0
+    ReLU = 1
+    Sigmoid = 2
+    LeakyReLU = 3
 
 
 class SparseConvolution(SparseModule):
@@ -39,8 +41,13 @@ class SparseConvolution(SparseModule):
         inverse: undoes the convolution or pool of the same `indice_key`: the output has its input
             sites, in their order.
         indice_key: submanifold layers of one key share a rulebook; an inverse layer finds its own.
-        algo, fp32_accum, large_kernel_fast_algo, record_voxel_count: taken for spconv's signature,
-            and without effect: sums are always in float32 or wider.
+            A key is refused on other sites than it was made for.
+        record_voxel_count: keeps the largest number of output sites in a buffer of spconv's name.
+        act_type, act_alpha: an `Activation` for the sums; act_alpha is LeakyReLU's slope.
+        algo, fp32_accum, large_kernel_fast_algo, act_beta: taken for spconv's signature, and
+            without effect: sums are always in float32 or wider.
+
+    Raises: TypeError for a size that is no integer, ValueError for one that does not fit.
     """
 
     def __init__(
@@ -48,51 +55,57 @@ class SparseConvolution(SparseModule):
         ndim: int,
         in_channels: int,
         out_channels: int,
-        kernel_size: _Size = 3,
-        stride: _Size = 1,
-        padding: _Size = 0,
-        dilation: _Size = 1,
+        kernel_size: Size = 3,
+        stride: Size = 1,
+        padding: Size = 0,
+        dilation: Size = 1,
         groups: int = 1,
         bias: bool = True,
         subm: bool = False,
-        output_padding: _Size = 0,
+        output_padding: Size = 0,
         transposed: bool = False,
         inverse: bool = False,
         indice_key: str | None = None,
-        algo: object = None,
+        algo: ConvAlgo | None = None,
         fp32_accum: bool | None = None,
         record_voxel_count: bool = False,
+        act_type: object = Activation.None_,
+        act_alpha: float = 0,
+        act_beta: float = 0,
         large_kernel_fast_algo: bool = False,
         name: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(name=name)
-        if in_channels % groups or out_channels % groups:
+        if groups < 1 or in_channels % groups or out_channels % groups:
             raise ValueError(
                 "SparseConvolution: groups must divide in_channels and out_channels, got "
-                f"{groups}, "
-                f"{in_channels} and {out_channels}"
+                f"{groups}, {in_channels} and {out_channels}"
             )
         if inverse and indice_key is None:
             raise ValueError(
                 "SparseInverseConv: indice_key must name the convolution to undo, got None"
             )
         self.ndim, self.in_channels, self.out_channels = ndim, in_channels, out_channels
-        self.kernel_size = _expand("kernel_size", kernel_size, ndim)
-        self.stride = _expand("stride", stride, ndim)
-        self.padding = _expand("padding", padding, ndim)
-        self.dilation = _expand("dilation", dilation, ndim)
-        self.output_padding = _expand("output_padding", output_padding, ndim)
+        self.kernel_size = expand_nd(ndim, kernel_size, "kernel_size")
+        self.stride = expand_nd(ndim, stride, "stride")
+        self.padding = expand_nd(ndim, padding, "padding")
+        self.dilation = expand_nd(ndim, dilation, "dilation")
+        self.output_padding = expand_nd(ndim, output_padding, "output_padding")
         self.groups, self.subm, self.transposed, self.inverse = groups, subm, transposed, inverse
-        self.indice_key = indice_key
+        self.indice_key, self.algo, self.fp32_accum = indice_key, algo, fp32_accum
+        self.act_type, self.act_alpha, self.act_beta = _activation(act_type), act_alpha, act_beta
         plain = subm or (math.prod(self.stride) == 1 and not any(self.padding) and not inverse)
         self.conv1x1 = math.prod(self.kernel_size) == 1 and plain and groups == 1
-        shape = (out_channels, *self.kernel_size, in_channels // groups)
-        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.weight_shape = [out_channels, *self.kernel_size, in_channels // groups]
+        self.weight = nn.Parameter(torch.empty(self.weight_shape, device=device, dtype=dtype))
         self.bias = (
             nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
         )
+        self.record_voxel_count = record_voxel_count and not subm and not inverse
+        if self.record_voxel_count:
+            self.register_buffer(VOXEL_COUNT, torch.zeros(1, dtype=torch.int32, device=device))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -113,47 +126,99 @@ class SparseConvolution(SparseModule):
             parts.append("bias=False")
         if self.indice_key is not None:
             parts.append(f"indice_key={self.indice_key!r}")
+        if self.act_type is not Activation.None_:
+            parts.append(f"act_type={self.act_type.name}")
         return ", ".join(parts)
 
-    def forward(self, input: SparseConvTensor) -> SparseConvTensor:
-        """A SparseConvTensor with out_channels; raises ValueError for wrong channels or a rulebook
-        key that does not fit."""
+    def is_inverseable(self) -> bool:
+        """Whether an inverse layer can undo this one (spconv's spelling)."""
+        return self.indice_key is not None and not self.subm
+
+    def get_max_num_voxels(self) -> Tensor | None:
+        """The buffer (1,) int32 of `record_voxel_count`, or None."""
+        return getattr(self, VOXEL_COUNT) if self.record_voxel_count else None
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        if self.record_voxel_count:  # spconv loads checkpoints from before the flag, too
+            state_dict.setdefault(prefix + VOXEL_COUNT, torch.zeros(1, dtype=torch.int32))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    # ------------------------------------------------------------------------------ forward
+
+    def forward(
+        self,
+        input: SparseConvTensor,
+        add_input: SparseConvTensor | None = None,
+        coordinates: Tensor | None = None,
+    ) -> SparseConvTensor:
+        """A SparseConvTensor with out_channels.
+
+        Args:
+            add_input: added to the sums before the activation; it has the output's sites.
+            coordinates: the output sites, int32 (M, 1 + ndim), in place of all that are reached;
+                for a convolution or transposed convolution without indice_key.
+
+        Raises: ValueError for wrong channels, sites outside the grid or twice, a rulebook key that
+        does not fit.
+        """
+        name = type(self).__name__
+        self._demand_input(name, input)
+        if self.conv1x1 and coordinates is None:
+            input.check_sites(name)
+            out = input.replace_feature(self._product(input.features))
+        else:
+            out = self._convolve(input, coordinates)
+        if self.record_voxel_count:
+            getattr(self, VOXEL_COUNT).clamp_(min=out.features.shape[0])
+        if add_input is not None:
+            if not same_sites(add_input, out):
+                raise ValueError(
+                    f"{name}: add_input must have the sites of the output, in their order"
+                )
+            out._features = out._features + add_input.features
+        out._features = self._activate(out._features)
+        return out
+
+    def _demand_input(self, name: str, input: SparseConvTensor) -> None:
+        if not isinstance(input, SparseConvTensor):
+            raise TypeError(f"{name}: input must be a SparseConvTensor, got {type(input).__name__}")
         if len(input.spatial_shape) != self.ndim:
             raise ValueError(
-                f"{type(self).__name__}: input must have {self.ndim} spatial axes, got "
-                f"{input.spatial_shape}"
+                f"{name}: input must have {self.ndim} spatial axes, got {input.spatial_shape}"
             )
         if input.features.shape[1] != self.in_channels:
             raise ValueError(
-                f"{type(self).__name__}: input must have {self.in_channels} channels, got "
+                f"{name}: input must have {self.in_channels} channels, got "
                 f"{tuple(input.features.shape)}"
             )
-        input.demand_rows(type(self).__name__)
-        features, weight, bias = self._cast(input.features)
-        if self.conv1x1:
-            product = features @ weight.view(self.in_channels, self.out_channels)
-            return input.replace_feature(product if bias is None else product + bias)
+        input._demand_form(name)
+
+    def _product(self, features: Tensor) -> Tensor:
+        """A layer of kernel 1 as a matrix product. On the CPU by the convolution's kernels: the
+        same bits for any number of threads, which a gradient of torch's product does not have."""
+        features, weight, bias = self._cast(features)
+        matrix = weight.reshape(self.in_channels, self.out_channels)
+        if features.device.type != "cpu":
+            product = features @ matrix
+            return product if bias is None else product + bias
+        book = identity_book(features.shape[0], features.device)
+        weight = matrix.t().reshape(self.out_channels, 1, self.in_channels)
+        return ops.conv(features, weight, bias, *book, features.shape[0], 1, True)
+
+    def _convolve(self, input: SparseConvTensor, coordinates: Tensor | None) -> SparseConvTensor:
         indice_dict = dict(input.indice_dict)
-        data = self._indice_data(input, indice_dict)
+        data = self._indice_data(input, indice_dict, coordinates)
         if self.inverse:
-            book, indices, shape, symmetric = (
-                data.turned(),
-                data.in_indices,
-                data.in_spatial_shape,
-                False,
-            )
+            book, indices, shape = data.turned(), data.in_indices, data.in_spatial_shape
         else:
-            book, indices, shape, symmetric = (
-                data.rulebook,
-                data.out_indices,
-                data.out_spatial_shape,
-                data.symmetric,
-            )
-        out = input.shadow_copy()
-        out.features = ops.conv(
-            features, weight, bias, *book, indices.shape[0], self.groups, symmetric
-        )
-        out.indices, out.spatial_shape, out.indice_dict = indices, shape, indice_dict
+            book, indices, shape = data.rulebook, data.out_indices, data.out_spatial_shape
+        symmetric = data.symmetric and not self.inverse
+        features, weight, bias = self._cast(input.features)
+        features = ops.conv(features, weight, bias, *book, indices.shape[0], self.groups, symmetric)
+        out = input.with_sites(features, indices, shape, known=True)
+        out.indice_dict = indice_dict
         return out
 
     def _cast(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -164,19 +229,39 @@ class SparseConvolution(SparseModule):
             bias = None if bias is None else bias.to(dtype)
         return features, weight, bias
 
-    def _indice_data(self, input: SparseConvTensor, indice_dict: dict) -> IndiceData:
+    def _activate(self, features: Tensor) -> Tensor:
+        if self.act_type is Activation.ReLU:
+            return torch.relu(features)
+        if self.act_type is Activation.Sigmoid:
+            return torch.sigmoid(features)
+        if self.act_type is Activation.LeakyReLU:
+            return nn.functional.leaky_relu(features, self.act_alpha)
+        return features
+
+    # ------------------------------------------------------------------------------ rulebooks
+
+    def _indice_data(
+        self,
+        input: SparseConvTensor,
+        indice_dict: dict[str, IndiceData],
+        coordinates: Tensor | None,
+    ) -> IndiceData:
+        name = type(self).__name__
         data = input.find_indice_pair(self.indice_key)
+        if coordinates is not None and (self.subm or self.inverse or self.indice_key is not None):
+            raise ValueError(
+                f"{name}: coordinates are for a convolution or transposed convolution without "
+                "indice_key"
+            )
         if self.inverse:
-            self._check_inverse(input, data)
-            return data
+            return self._demand_inverse(name, input, data)
         if data is not None:
             if not self.subm:
                 raise ValueError(
-                    f"{type(self).__name__}: indice_key {self.indice_key!r} is taken; only "
-                    "submanifold "
-                    "layers share a key, give this layer its own"
+                    f"{name}: indice_key {self.indice_key!r} is taken; only submanifold layers "
+                    "share a key, give this layer its own"
                 )
-            self._check_subm(input, data)
+            self._demand_subm(name, input, data)
             return data
         data = build_indice_data(
             input,
@@ -188,43 +273,76 @@ class SparseConvolution(SparseModule):
             self.subm,
             self.transposed,
         )
+        if coordinates is not None:
+            return onto_coordinates(name, data, coordinates)
         if self.indice_key is not None:
+            data.remember_sites()
             indice_dict[self.indice_key] = data
         return data
 
-    def _check_subm(self, input: SparseConvTensor, data: IndiceData) -> None:
-        for what, stored, mine in (
-            ("a submanifold layer", data.is_subm, True),
+    def _demand_subm(self, name: str, input: SparseConvTensor, data: IndiceData) -> None:
+        if not data.is_subm:
+            raise ValueError(
+                f"{name}: indice_key {self.indice_key!r} belongs to a layer that is not "
+                "submanifold; give this layer its own indice_key"
+            )
+        self._demand_equal(
+            f"{name}: indice_key {self.indice_key!r} was made with another {{}}: {{}}, here {{}}; "
+            "give this layer its own indice_key",
             ("kernel_size", data.ksize, self.kernel_size),
             ("dilation", data.dilation, self.dilation),
             ("spatial_shape", data.in_spatial_shape, input.spatial_shape),
-            ("the number of sites", data.in_indices.shape[0], input.indices.shape[0]),
-        ):
-            if stored != mine:
-                raise ValueError(
-                    f"{type(self).__name__}: indice_key {self.indice_key!r} was made with another "
-                    f"{what}: "
-                    f"{stored}, here {mine}; give this layer its own indice_key"
-                )
+            ("batch_size", data.batch_size, input.batch_size),
+            ("number of sites", data.in_indices.shape[0], input.indices.shape[0]),
+        )
+        data.demand_in(
+            input.indices,
+            f"{name}: indice_key {self.indice_key!r} was made for other sites, or for the same in "
+            "another order; give this layer its own indice_key",
+        )
 
-    def _check_inverse(self, input: SparseConvTensor, data: IndiceData | None) -> None:
+    def _demand_inverse(
+        self, name: str, input: SparseConvTensor, data: IndiceData | None
+    ) -> IndiceData:
         if data is None or data.is_subm:
             raise ValueError(
-                f"{type(self).__name__}: indice_key {self.indice_key!r} must name an earlier "
-                "convolution or "
-                f"pool that is not submanifold; known keys: {sorted(input.indice_dict)}"
+                f"{name}: indice_key {self.indice_key!r} must name an earlier convolution or pool "
+                f"that is not submanifold; known keys: {sorted(input.indice_dict)}"
             )
-        for what, stored, mine in (
+        self._demand_equal(
+            f"{name}: to undo {self.indice_key!r} the input must have its output's {{}}: {{}}, got "
+            "{}",
             ("kernel_size", data.ksize, self.kernel_size),
             ("spatial_shape", data.out_spatial_shape, input.spatial_shape),
+            ("batch_size", data.batch_size, input.batch_size),
             ("number of sites", data.out_indices.shape[0], input.indices.shape[0]),
-        ):
+        )
+        data.demand_out(
+            input.indices,
+            f"{name}: to undo {self.indice_key!r} the input must have its output's sites, in their "
+            "order",
+        )
+        return data
+
+    @staticmethod
+    def _demand_equal(message: str, *facts: tuple[str, object, object]) -> None:
+        for what, stored, mine in facts:
             if stored != mine:
-                raise ValueError(
-                    f"{type(self).__name__}: to undo {self.indice_key!r} the input must have its "
-                    "output's "
-                    f"{what}: {stored}, got {mine}"
-                )
+                raise ValueError(message.format(what, stored, mine))
+
+
+SparseConvolutionBase = SparseConvolution  # spconv's name of the part that is no nn.Module
+
+
+def _activation(act_type: object) -> Activation:
+    """Of an `Activation`, of cumm's enumeration or of a name."""
+    name = getattr(act_type, "name", act_type) or "None_"
+    if name not in Activation.__members__:
+        raise ValueError(
+            f"SparseConvolution: act_type must be one of {list(Activation.__members__)}, got "
+            f"{act_type!r}"
+        )
+    return Activation[str(name)]
 
 
 def build_indice_data(
@@ -238,29 +356,20 @@ def build_indice_data(
     transposed: bool,
 ) -> IndiceData:
     """Builds the rulebook of one layer on the sites of `input`; the only step that synchronises."""
-    shape, indices = input.spatial_shape, input.indices
+    shape, indices, batch = input.spatial_shape, input.indices, input.batch_size
     if subm:
         out_indices, out_shape = indices, shape
-        book = ops.subm_rulebook(indices, input.batch_size, shape, ksize, dilation)
+        book = ops.subm_rulebook(indices, batch, shape, ksize, dilation)
     else:
-        out_indices, *book = ops.rulebook(
-            indices,
-            input.batch_size,
-            shape,
-            ksize,
-            stride,
-            padding,
-            dilation,
-            output_padding,
-            transposed,
-        )
         sizes = shape, ksize, stride, padding, dilation
+        out_indices, *book = ops.rulebook(indices, batch, *sizes, output_padding, transposed)
         if transposed:
             out_shape = ops.get_deconv_output_size(*sizes, output_padding)
         else:
             out_shape = ops.get_conv_output_size(*sizes)
+    input.mark_checked()
     return IndiceData(
-        ops.Rulebook(*book),
+        Rulebook(*book),
         indices,
         out_indices,
         list(shape),
@@ -271,52 +380,121 @@ def build_indice_data(
         dilation,
         subm,
         transposed,
+        batch,
     )
 
 
-class SparseConvNd(SparseConvolution):
-    """A convolution: its output sites are all that some input site reaches."""
+def onto_coordinates(name: str, data: IndiceData, coordinates: Tensor) -> IndiceData:
+    """The same layer with these output sites, in their order; those that nothing reaches get the
+    bias alone."""
+    if coordinates.dtype != torch.int32:
+        raise TypeError(f"{name}: coordinates must be int32, got {coordinates.dtype}")
+    book = restrict_outputs(
+        name,
+        data.rulebook,
+        math.prod(data.ksize),
+        data.out_indices,
+        coordinates,
+        data.batch_size,
+        data.out_spatial_shape,
+    )
+    data.rulebook, data.out_indices = book, coordinates
+    return data
 
-    _axes: int
+
+# ---------------------------------------------------------------------------------- the layers
+
+
+class _Strided(SparseConvolution):
+    """What convolutions, submanifold and transposed ones are made from: spconv's order of
+    arguments. `output_padding` is for transposed ones."""
+
+    _axes: ClassVar[int]
+    _subm: ClassVar[bool] = False
+    _transposed: ClassVar[bool] = False
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: _Size,
-        stride: _Size = 1,
-        padding: _Size = 0,
-        dilation: _Size = 1,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size = 0,
+        dilation: Size = 1,
         groups: int = 1,
         bias: bool = True,
         indice_key: str | None = None,
-        algo: object = None,
+        algo: ConvAlgo | None = None,
         fp32_accum: bool | None = None,
         record_voxel_count: bool = False,
         large_kernel_fast_algo: bool = False,
         name: str | None = None,
+        output_padding: Size = 0,
+        act_type: object = Activation.None_,
+        act_alpha: float = 0,
+        act_beta: float = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            self._axes,
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            indice_key=indice_key,
-            name=name,
-            device=device,
-            dtype=dtype,
-        )
+        if output_padding != 0 and not self._transposed:
+            raise ValueError(
+                f"{type(self).__name__}: output_padding is for transposed convolutions, got "
+                f"{output_padding!r}"
+            )
+        settings = dict(locals())
+        for local in ("self", "__class__"):
+            settings.pop(local)
+        super().__init__(self._axes, subm=self._subm, transposed=self._transposed, **settings)
+
+
+class SparseConvNd(_Strided):
+    """A convolution: its output sites are all that some input site reaches."""
+
+
+class SubMConvNd(_Strided):
+    """A submanifold convolution: its output sites are its input sites."""
+
+    _subm = True
+
+
+class SparseConvTransposeNd(_Strided):
+    """A transposed convolution, generative: every site that some input reaches becomes active."""
+
+    _transposed = True
+
+
+class SparseInverseConvNd(SparseConvolution):
+    """Undoes the convolution or pool of the same indice_key: its output sites are that layer's
+    input sites, in their order."""
+
+    _axes: ClassVar[int]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        indice_key: str | None = None,
+        bias: bool = True,
+        algo: ConvAlgo | None = None,
+        fp32_accum: bool | None = None,
+        large_kernel_fast_algo: bool = False,
+        name: str | None = None,
+        groups: int = 1,
+        act_type: object = Activation.None_,
+        act_alpha: float = 0,
+        act_beta: float = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        settings = dict(locals())
+        for local in ("self", "__class__"):
+            settings.pop(local)
+        super().__init__(self._axes, inverse=True, **settings)
 
 
 class SparseConv1d(SparseConvNd):
-    """Convolution over 1 axes; see SparseConvolution."""
+    """Convolution over 1 axis; see SparseConvolution."""
 
     _axes = 1
 
@@ -339,49 +517,8 @@ class SparseConv4d(SparseConvNd):
     _axes = 4
 
 
-class SubMConvNd(SparseConvolution):
-    """A submanifold convolution: its output sites are its input sites."""
-
-    _axes: int
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: _Size,
-        stride: _Size = 1,
-        padding: _Size = 0,
-        dilation: _Size = 1,
-        groups: int = 1,
-        bias: bool = True,
-        indice_key: str | None = None,
-        algo: object = None,
-        fp32_accum: bool | None = None,
-        large_kernel_fast_algo: bool = False,
-        name: str | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(
-            self._axes,
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            subm=True,
-            indice_key=indice_key,
-            name=name,
-            device=device,
-            dtype=dtype,
-        )
-
-
 class SubMConv1d(SubMConvNd):
-    """Submanifold convolution over 1 axes; see SparseConvolution."""
+    """Submanifold convolution over 1 axis; see SparseConvolution."""
 
     _axes = 1
 
@@ -404,52 +541,8 @@ class SubMConv4d(SubMConvNd):
     _axes = 4
 
 
-class SparseConvTransposeNd(SparseConvolution):
-    """A transposed convolution, generative: every site that some input reaches becomes active."""
-
-    _axes: int
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: _Size,
-        stride: _Size = 1,
-        padding: _Size = 0,
-        dilation: _Size = 1,
-        groups: int = 1,
-        bias: bool = True,
-        indice_key: str | None = None,
-        algo: object = None,
-        fp32_accum: bool | None = None,
-        record_voxel_count: bool = False,
-        large_kernel_fast_algo: bool = False,
-        name: str | None = None,
-        output_padding: _Size = 0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(
-            self._axes,
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            output_padding=output_padding,
-            transposed=True,
-            indice_key=indice_key,
-            name=name,
-            device=device,
-            dtype=dtype,
-        )
-
-
 class SparseConvTranspose1d(SparseConvTransposeNd):
-    """Transposed convolution over 1 axes; see SparseConvolution."""
+    """Transposed convolution over 1 axis; see SparseConvolution."""
 
     _axes = 1
 
@@ -472,44 +565,8 @@ class SparseConvTranspose4d(SparseConvTransposeNd):
     _axes = 4
 
 
-class SparseInverseConvNd(SparseConvolution):
-    """Undoes the convolution or pool of the same indice_key: its output sites are that layer's
-    input sites, in their order."""
-
-    _axes: int
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: _Size,
-        indice_key: str | None = None,
-        bias: bool = True,
-        algo: object = None,
-        fp32_accum: bool | None = None,
-        large_kernel_fast_algo: bool = False,
-        name: str | None = None,
-        groups: int = 1,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(
-            self._axes,
-            in_channels,
-            out_channels,
-            kernel_size,
-            groups=groups,
-            bias=bias,
-            inverse=True,
-            indice_key=indice_key,
-            name=name,
-            device=device,
-            dtype=dtype,
-        )
-
-
 class SparseInverseConv1d(SparseInverseConvNd):
-    """Inverse convolution over 1 axes; see SparseConvolution."""
+    """Inverse convolution over 1 axis; see SparseConvolution."""
 
     _axes = 1
 

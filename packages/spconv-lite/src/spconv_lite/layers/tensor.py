@@ -2,15 +2,94 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..geometry import Rulebook
+from ..geometry import (
+    Rulebook,
+    check_inside,
+    check_unique,
+    row_major,
+    site_key,
+    sites_of,
+)
+from ..kernels import ops
 from ..kernels.ops import is_symmetric, transpose_rulebook
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often a tensor was changed in place; None where torch does not count."""
+    if torch.compiler.is_compiling() or tensor.is_inference():
+        return None
+    return tensor._version
+
+
+Size = int | Sequence[int]  # one number, or one for each axis
+
+
+def expand_nd(ndim: int, val: Size, name: str = "the value") -> list[int]:
+    """One integer for each of `ndim` axes. Raises TypeError for what is no integer and ValueError
+    for another number of them."""
+    try:
+        single = not isinstance(val, Sequence) and getattr(val, "ndim", 0) == 0
+        values = [operator.index(val)] * ndim if single else [operator.index(v) for v in val]  # type: ignore[arg-type,union-attr]
+    except TypeError:
+        raise TypeError(
+            f"SparseConvolution: {name} must be an integer or {ndim} integers, got {val!r}"
+        ) from None
+    if len(values) != ndim:
+        raise ValueError(
+            f"SparseConvolution: {name} must be an integer or {ndim} integers, got {val!r}"
+        )
+    return values
+
+
+class CUDAKernelTimer:
+    """spconv's timer by its interface; it measures nothing (torch.profiler does)."""
+
+    def __init__(self, enable: bool = False) -> None:
+        self.enable = False
+
+    def namespace(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """A context without effect."""
+        return contextlib.nullcontext()
+
+    def record(self, name: str, stream: int = 0) -> contextlib.AbstractContextManager[None]:
+        """A context without effect."""
+        return contextlib.nullcontext()
+
+    def get_all_pair_time(self) -> dict[str, float]:
+        """Nothing was measured."""
+        return {}
+
+
+class SiteStamp:
+    """The sites that a rulebook was built for. The same tensor is known at once, if it was not
+    changed in place since; another one is compared row by row (which waits for the device)."""
+
+    def __init__(self, indices: Tensor) -> None:
+        self.indices, self.version = indices, _version(indices)
+        self.copy = indices.clone()
+
+    def demand(self, indices: Tensor, message: str) -> None:
+        """Raises ValueError(message) if these are not the same sites in the same order."""
+        if indices is self.indices:
+            if torch.compiler.is_compiling():
+                return
+            if self.version is not None and _version(indices) == self.version:
+                return
+        if torch.compiler.is_compiling():
+            torch._check(indices.shape[0] == self.copy.shape[0])
+            torch._assert_async((indices == self.copy).all(), message)
+        elif not torch.equal(indices, self.copy):
+            raise ValueError(message)
 
 
 @dataclass
@@ -28,12 +107,59 @@ class IndiceData:
     dilation: list[int]
     is_subm: bool
     transposed: bool = False
+    batch_size: int = 0
+    algo: object = None
+    voxel_num: Tensor | None = None
     _turned: Rulebook | None = None
+    _in_stamp: SiteStamp | None = field(default=None, repr=False)
+    _out_stamp: SiteStamp | None = field(default=None, repr=False)
 
     @property
     def symmetric(self) -> bool:
         """Whether the rulebook read backwards is itself with the kernel mirrored."""
         return self.is_subm and is_symmetric(self.ksize)
+
+    @property
+    def indices(self) -> Tensor:
+        """spconv's name of `in_indices`."""
+        return self.in_indices
+
+    @property
+    def spatial_shape(self) -> list[int]:
+        """spconv's name of `in_spatial_shape`."""
+        return self.in_spatial_shape
+
+    @property
+    def indice_pairs(self) -> Tensor:
+        """(2, K, N) int32 as spconv lays pairs out, unused places -1; built at each call."""
+        return self._padded()[1]
+
+    @property
+    def indice_pair_num(self) -> Tensor:
+        """(K,) int32, the pairs of each kernel offset; built at each call."""
+        return self._padded()[2]
+
+    def _padded(self) -> tuple[Tensor, Tensor, Tensor]:
+        zero = [0] * len(self.ksize)
+        sizes = self.ksize, self.stride, self.padding, self.dilation, zero
+        indices = self.in_indices if self._in_stamp is None else self._in_stamp.copy
+        batch = max(self.batch_size, 1)
+        return ops.get_indice_pairs(
+            indices, batch, self.in_spatial_shape, *sizes, self.is_subm, self.transposed
+        )
+
+    def remember_sites(self) -> None:
+        """Stamps the sites of both sides, for `demand_in` and `demand_out`."""
+        self._in_stamp = SiteStamp(self.in_indices)
+        self._out_stamp = self._in_stamp if self.is_subm else SiteStamp(self.out_indices)
+
+    def demand_in(self, indices: Tensor, message: str) -> None:
+        """Raises ValueError(message) unless these are the rulebook's input sites."""
+        (self._in_stamp or SiteStamp(self.in_indices)).demand(indices, message)
+
+    def demand_out(self, indices: Tensor, message: str) -> None:
+        """Raises ValueError(message) unless these are the rulebook's output sites."""
+        (self._out_stamp or SiteStamp(self.out_indices)).demand(indices, message)
 
     def turned(self) -> Rulebook:
         """The rulebook read backwards, from output sites to input sites; made once."""
@@ -43,6 +169,9 @@ class IndiceData:
                 *transpose_rulebook(*self.rulebook, *rows, math.prod(self.ksize))
             )
         return self._turned
+
+
+ImplicitGemmIndiceData = IndiceData  # spconv keeps one for each of its algorithms
 
 
 class SparseConvTensor:
@@ -57,10 +186,13 @@ class SparseConvTensor:
         batch_size: number of samples.
         indice_dict: rulebooks by `indice_key`, shared by the tensors of one network pass.
         grid, voxel_num, benchmark, permanent_thrust_allocator, enable_timer, force_algo: taken for
-            spconv's signature, and without effect.
+            spconv's signature and kept as attributes, and without effect.
 
-    Raises: TypeError or ValueError for a wrong dtype or shape. Coordinates are checked where a
-    rulebook is built.
+    `features`, `indices`, `spatial_shape` and `batch_size` may be assigned one after the other;
+    `_features` is spconv's private name of `features`. What they say together is checked where it
+    is used: by every layer, `dense`, `coalesce`.
+
+    Raises: TypeError or ValueError for a wrong dtype or shape.
     """
 
     def __init__(
@@ -71,49 +203,29 @@ class SparseConvTensor:
         batch_size: int,
         grid: Tensor | None = None,
         voxel_num: Tensor | None = None,
-        indice_dict: dict | None = None,
+        indice_dict: dict[str, IndiceData] | None = None,
         benchmark: bool = False,
         permanent_thrust_allocator: bool = False,
         enable_timer: bool = False,
         force_algo: object = None,
     ) -> None:
-        ndim = len(spatial_shape)
-        if not features.dtype.is_floating_point:
-            raise TypeError(
-                f"SparseConvTensor: features must be floating point, got {features.dtype}"
-            )
-        if features.ndim != 2:
-            raise ValueError(
-                f"SparseConvTensor: features must have shape (N, C), got {tuple(features.shape)}"
-            )
-        if indices.dtype not in (torch.int32, torch.int64):
-            raise TypeError(
-                f"SparseConvTensor: indices must be int32 or int64, got {indices.dtype}"
-            )
-        if indices.ndim != 2 or indices.shape[1] != ndim + 1:
-            raise ValueError(
-                f"SparseConvTensor: indices must have shape (N, {ndim + 1}) for spatial_shape "
-                f"{list(spatial_shape)}, got {tuple(indices.shape)}"
-            )
-        if features.shape[0] != indices.shape[0]:
-            raise ValueError(
-                f"SparseConvTensor: features and indices must have as many rows, got "
-                f"{features.shape[0]} and {indices.shape[0]}"
-            )
-        if features.device != indices.device:
-            raise TypeError(
-                "SparseConvTensor: features and indices must be on one device, got "
-                f"{features.device} "
-                f"and {indices.device}"
-            )
-        self.features = features
-        self.indices = _narrow(indices)
+        _demand_features("SparseConvTensor", features)
+        self._features = features
+        self.indices = indices
         self.spatial_shape = [int(n) for n in spatial_shape]
         self.batch_size = int(batch_size)
+        if self.batch_size < 1:
+            raise ValueError(f"SparseConvTensor: batch_size must be at least 1, got {batch_size}")
+        self._demand_form("SparseConvTensor")
         self.indice_dict: dict[str, IndiceData] = {} if indice_dict is None else indice_dict
         self.grid = grid
         self.voxel_num = voxel_num
         self.benchmark = benchmark
+        self.benchmark_record: dict[str, Any] = {}
+        self.thrust_allocator: object = None
+        self._timer = CUDAKernelTimer(enable_timer)
+        self.force_algo = force_algo
+        self.int8_scale: object = None
 
     def __repr__(self) -> str:
         return (
@@ -122,12 +234,37 @@ class SparseConvTensor:
             f"{self.features.dtype}, {self.features.device})"
         )
 
+    # ------------------------------------------------------------------------------ what it holds
+
+    @property
+    def features(self) -> Tensor:
+        """(N, C)."""
+        return self._features
+
+    @features.setter
+    def features(self, value: Tensor) -> None:
+        self._features = value
+
+    @property
+    def indices(self) -> Tensor:
+        """(N, 1 + ndim) int32: batch index and coordinates."""
+        return self._indices
+
+    @indices.setter
+    def indices(self, value: Tensor) -> None:
+        if value.dtype not in (torch.int32, torch.int64):
+            raise TypeError(f"SparseConvTensor: indices must be int32 or int64, got {value.dtype}")
+        self._indices = _narrow(value)
+        self._checked: tuple[object, ...] | None = None
+
     @property
     def ndim(self) -> int:
+        """The number of spatial axes."""
         return len(self.spatial_shape)
 
     @property
     def spatial_size(self) -> int:
+        """The number of cells of one sample."""
         return math.prod(self.spatial_shape)
 
     @property
@@ -135,39 +272,81 @@ class SparseConvTensor:
         """The share of cells that are active (spconv's spelling)."""
         return self.indices.shape[0] / (self.spatial_size * self.batch_size)
 
-    def replace_feature(self, feature: Tensor) -> SparseConvTensor:
-        """The same sites with other features (N, C')."""
-        if feature.shape[0] != self.indices.shape[0]:
-            raise ValueError(
-                f"SparseConvTensor.replace_feature: feature must have {self.indices.shape[0]} "
-                "rows, got "
-                f"{tuple(feature.shape)}"
-            )
-        new = self.shadow_copy()
-        new.features = feature
-        return new
+    @property
+    def is_quantized(self) -> bool:
+        """False: features are floating point."""
+        return False
 
-    def shadow_copy(self) -> SparseConvTensor:
-        """A new tensor that shares everything with this one."""
-        new = SparseConvTensor.__new__(SparseConvTensor)
-        new.features = self.features
-        new.indices = self.indices
-        new.spatial_shape = self.spatial_shape
-        new.batch_size = self.batch_size
-        new.indice_dict = self.indice_dict
-        new.grid = self.grid
-        new.voxel_num = self.voxel_num
-        new.benchmark = self.benchmark
-        return new
+    # ------------------------------------------------------------------------------ checks
+
+    def _demand_form(self, name: str) -> None:
+        ndim = len(self.spatial_shape)
+        features, indices = self._features, self._indices
+        if indices.ndim != 2 or indices.shape[1] != ndim + 1:
+            raise ValueError(
+                f"{name}: indices must have shape (N, {ndim + 1}) for spatial_shape "
+                f"{list(self.spatial_shape)}, got {tuple(indices.shape)}"
+            )
+        if features.device != indices.device:
+            raise TypeError(
+                f"{name}: features and indices must be on one device, got {features.device} and "
+                f"{indices.device}"
+            )
+        self.demand_rows(name)
 
     def demand_rows(self, name: str) -> None:
         """Raises ValueError in the name of a layer where `features` was assigned other rows than
         the sites have: an index out of bounds on CUDA ends the process."""
-        if self.features.shape[0] != self.indices.shape[0]:
+        if self._features.shape[0] != self._indices.shape[0]:
             raise ValueError(
                 f"{name}: features and indices must have as many rows, got "
-                f"{self.features.shape[0]} and {self.indices.shape[0]}"
+                f"{self._features.shape[0]} and {self._indices.shape[0]}"
             )
+
+    def _stamp(self) -> tuple[object, ...] | None:
+        """What a check was about; None where torch does not count changes in place."""
+        version = _version(self._indices)
+        return None if version is None else (version, self.batch_size, *self.spatial_shape)
+
+    def mark_checked(self) -> None:
+        """Remembers that the sites are inside the grid, since a rulebook was built for them."""
+        self._checked = self._stamp()
+
+    def check_sites(self, name: str) -> None:
+        """Raises ValueError in the name of a layer unless every site lies inside the grid. Waits
+        for the device, unless the same sites were checked before."""
+        self._demand_form(name)
+        stamp = self._stamp()
+        if stamp is None or self._checked != stamp:
+            check_inside(name, self._indices, self.batch_size, self.spatial_shape)
+            self._checked = stamp
+
+    # ------------------------------------------------------------------------------ other tensors
+
+    def replace_feature(self, feature: Tensor) -> SparseConvTensor:
+        """The same sites with other features (N, C'). Where `feature` has another number of rows,
+        assign `indices` before the result is used."""
+        _demand_features("SparseConvTensor.replace_feature", feature)
+        new = self.shadow_copy()
+        new._features = feature
+        return new
+
+    def shadow_copy(self) -> SparseConvTensor:
+        """A new tensor that shares everything with this one."""
+        new = SparseConvTensor.__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        return new
+
+    def with_sites(
+        self, features: Tensor, indices: Tensor, spatial_shape: list[int], known: bool = False
+    ) -> SparseConvTensor:
+        """A tensor on other sites that keeps the rest; `known` says that a rulebook gave them."""
+        new = self.shadow_copy()
+        new._features = features
+        new.indices, new.spatial_shape = indices, spatial_shape
+        if known:
+            new.mark_checked()
+        return new
 
     def find_indice_pair(self, key: str | None) -> IndiceData | None:
         """The rulebook stored under an `indice_key`, or None."""
@@ -183,11 +362,13 @@ class SparseConvTensor:
         """The same sites with the features negated."""
         return self.replace_feature(-self.features)
 
-    def select_by_index(self, rows: Tensor) -> SparseConvTensor:
+    def select_by_index(self, valid_indices: Tensor) -> SparseConvTensor:
         """The sites of these rows (int64 indices or a bool mask); rulebooks are not kept."""
-        return SparseConvTensor(
-            self.features[rows], self.indices[rows], self.spatial_shape, self.batch_size
+        new = self.with_sites(
+            self.features[valid_indices], self.indices[valid_indices], self.spatial_shape
         )
+        new.indice_dict = {}
+        return new
 
     def select_batch(self, batch: int) -> SparseConvTensor:
         """Sample `batch` alone, as a tensor of batch size 1."""
@@ -203,11 +384,13 @@ class SparseConvTensor:
 
     def dense(self, channels_first: bool = True) -> Tensor:
         """The dense tensor with zeros at inactive cells: (batch, C, ...) or, with
-        channels_first=False, (batch, ..., C). Differentiable."""
+        channels_first=False, (batch, ..., C). Differentiable. Raises ValueError for a site outside
+        the grid or one that occurs twice."""
+        name = "SparseConvTensor.dense"
+        self.check_sites(name)
         shape = [self.batch_size, *self.spatial_shape]
-        cell = self.indices[:, 0].long()
-        for axis, length in enumerate(self.spatial_shape):
-            cell = cell * length + self.indices[:, 1 + axis]
+        cell = row_major(self.indices.unbind(1), shape)
+        check_unique(name, cell, self.indices, math.prod(shape))
         flat = self.features.new_zeros((math.prod(shape), self.features.shape[1]))
         full = flat.index_put((cell,), self.features).view(*shape, self.features.shape[1])
         if not channels_first:
@@ -223,10 +406,42 @@ class SparseConvTensor:
         return cls(features, indices.int(), list(x.shape[1:-1]), x.shape[0])
 
 
+def _demand_features(name: str, features: Tensor) -> None:
+    if not features.dtype.is_floating_point:
+        raise TypeError(f"{name}: features must be floating point, got {features.dtype}")
+    if features.ndim != 2:
+        raise ValueError(f"{name}: features must have shape (N, C), got {tuple(features.shape)}")
+
+
+def scatter_nd(indices: Tensor, updates: Tensor, shape: Sequence[int]) -> Tensor:
+    """Zeros of `shape` with updates[i] at indices[i] (the leading axes); spconv's function. Raises
+    ValueError for indices outside the shape or twice the same."""
+    flat = indices.reshape(-1, indices.shape[-1])
+    lead = list(shape[: flat.shape[1]])
+    outside = ((flat < 0) | (flat >= torch.tensor(lead, device=flat.device))).any(1)
+    if bool(outside.any()):
+        row = int(outside.nonzero()[0])
+        raise ValueError(
+            f"scatter_nd: indices row {row} is {tuple(flat[row].tolist())}, outside {tuple(shape)}"
+        )
+    key = row_major(flat.unbind(1), lead)
+    check_unique("scatter_nd", key, flat, math.prod(lead))
+    rest = list(shape[flat.shape[1] :])
+    zeros = updates.new_zeros((math.prod(lead), *rest))
+    return zeros.index_put((key,), updates.reshape(-1, *rest)).view(*shape)
+
+
+def same_sites(a: SparseConvTensor, b: SparseConvTensor) -> bool:
+    """Whether two tensors have one grid and the same sites in the same order."""
+    if a.spatial_shape != b.spatial_shape or a.batch_size != b.batch_size:
+        return False
+    return a.indices is b.indices or torch.equal(a.indices, b.indices)
+
+
 def _features_of(other: SparseConvTensor | Tensor, like: SparseConvTensor) -> Tensor:
     if not isinstance(other, SparseConvTensor):
         return other
-    if other.indices is not like.indices and not torch.equal(other.indices, like.indices):
+    if not same_sites(other, like):
         raise ValueError(
             "SparseConvTensor: + needs tensors with the same sites in the same order; use "
             "AddTableMisaligned"
@@ -247,19 +462,27 @@ def coalesce(x: SparseConvTensor, reduce: str = "sum") -> SparseConvTensor:
 
     Args:
         reduce: "sum", "mean", "max" or "first" (the row that comes first). Deterministic: the rows
-            of a site are taken in their order.
+            of a site are taken in their order. Sums of float16 and bfloat16 are in float32, with
+            one rounding at the end.
+
+    Raises: ValueError for another `reduce`, or a site outside the grid.
     """
     if reduce not in ("sum", "mean", "max", "first"):
         raise ValueError(
             f'coalesce: reduce must be "sum", "mean", "max" or "first", got {reduce!r}'
         )
-    indices, inverse, count = torch.unique(
-        x.indices, dim=0, return_inverse=True, return_counts=True
-    )
-    order = torch.argsort(inverse, stable=True)
+    x._demand_form("coalesce")
+    keys, order = site_key("coalesce", x.indices, x.batch_size, x.spatial_shape).sort(stable=True)
+    keys, count = torch.unique_consecutive(keys, return_counts=True)
     start = torch.cumsum(count, 0) - count
     if reduce == "first":
         features = x.features[order[start]]
     else:
-        features = torch.segment_reduce(x.features[order], reduce, lengths=count)
-    return SparseConvTensor(features, indices.contiguous(), x.spatial_shape, x.batch_size)
+        rows = x.features[order]
+        wide = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
+        features = torch.segment_reduce(wide, reduce, lengths=count).to(rows.dtype)
+    merged = SparseConvTensor(
+        features, sites_of(keys, x.spatial_shape), x.spatial_shape, x.batch_size
+    )
+    merged.mark_checked()
+    return merged

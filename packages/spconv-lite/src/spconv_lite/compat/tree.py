@@ -1,0 +1,181 @@
+"""Which of our names stand under which module of spconv (2.3.8) and of cumm, its tensor library."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import types
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import data, geometry, kernels, layers
+from ..geometry import hash as hash_module
+from ..kernels import ops
+from ..layers import constants, functional
+from ..layers import conv as conv_module
+from ..layers import modules as modules_module
+from ..layers import pool as pool_module
+from ..layers import tables as tables_module
+from ..layers import tensor as tensor_module
+
+VERSION = "2.3.8"  # the release whose names these are
+
+Names = dict[str, Any]
+
+
+def public(module: types.ModuleType) -> Names:
+    """What a module defines, without its imports and privates."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+    }
+
+
+class AlgoHint(enum.Enum):
+    """spconv's hints; taken, and without effect."""
+
+    NoHint = 0b000
+    Fowrard = 0b001
+    BackwardInput = 0b010
+    BackwardWeight = 0b100
+
+
+def get_indice_pairs(
+    indices: Tensor,
+    batch_size: int,
+    spatial_shape: list[int],
+    algo: object,
+    ksize: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    out_padding: list[int],
+    subm: bool = False,
+    transpose: bool = False,
+    num_out_act_bound: int = -1,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Output sites, pairs (2, K, N), their numbers (K,); spconv's arguments, `algo` and the bound
+    without effect."""
+    sizes = ksize, stride, padding, dilation, out_padding
+    return ops.get_indice_pairs(indices, batch_size, spatial_shape, *sizes, subm, transpose)
+
+
+class RemoveDuplicate(layers.SparseModule):
+    """Keeps the first row of each site."""
+
+    def forward(self, x: layers.SparseConvTensor) -> layers.SparseConvTensor:
+        return layers.coalesce(x, "first")
+
+
+def _from_numpy(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _spconv() -> Names:
+    return {
+        "__version__": VERSION,
+        "SPCONV_VERSION_NUMBERS": [int(part) for part in VERSION.split(".")],
+        **_core(),
+    }
+
+
+def _core() -> Names:
+    return {"ConvAlgo": kernels.ConvAlgo, "AlgoHint": AlgoHint}
+
+
+def _constants() -> Names:
+    return {name: value for name, value in vars(constants).items() if name.isupper()}
+
+
+def _tensor() -> Names:
+    return {**public(tensor_module), "ImplicitGemmIndiceData": tensor_module.IndiceData}
+
+
+def _conv() -> Names:
+    names = {**public(conv_module), "SparseConvolutionBase": conv_module.SparseConvolution}
+    names["_MAX_NUM_VOXELS_DURING_TRAINING"] = conv_module.VOXEL_COUNT
+    return {**names, "ConvAlgo": kernels.ConvAlgo}
+
+
+def _pool() -> Names:
+    base = pool_module.SparsePool
+    return {**public(pool_module), "SparseMaxPool": base, "SparseAvgPool": base}
+
+
+def _functional() -> Names:
+    return {
+        **public(functional),
+        "sparse_add_hash_based": functional.sparse_add,
+        "indice_conv": ops.indice_conv,
+        "indice_subm_conv": ops.indice_conv,
+    }
+
+
+def _ops() -> Names:
+    return {
+        "ConvAlgo": kernels.ConvAlgo,
+        "get_conv_output_size": geometry.get_conv_output_size,
+        "get_deconv_output_size": geometry.get_deconv_output_size,
+        "get_indice_pairs": get_indice_pairs,
+        "indice_conv": ops.indice_conv,
+    }
+
+
+def _utils() -> Names:
+    return {
+        "PointToVoxel": data.PointToVoxel,
+        "gather_features_by_pc_voxel_id": data.gather_features_by_pc_voxel_id,
+    }
+
+
+def _pytorch() -> Names:
+    names: Names = {}
+    for part in (_tensor(), _conv(), _pool(), public(modules_module), public(tables_module)):
+        names.update(part)
+    return {**names, "ConvAlgo": kernels.ConvAlgo}
+
+
+def _voxels() -> Names:
+    by_axes = {f"Point2VoxelCPU{n}d": data.Point2VoxelCPU for n in range(1, 5)}
+    generators = {
+        "VoxelGenerator": data.VoxelGenerator,
+        "VoxelGeneratorV2": data.VoxelGeneratorV2,
+    }
+    return {**by_axes, **generators, "nullcontext": contextlib.nullcontext}
+
+
+def _tensorview() -> Names:
+    gemm = types.SimpleNamespace(Activation=conv_module.Activation)
+    return {"from_numpy": _from_numpy, "gemm": gemm, "Tensor": Tensor}
+
+
+TREE: dict[str, Callable[[], Names]] = {
+    "spconv": _spconv,
+    "spconv.constants": _constants,
+    "spconv.core": _core,
+    "spconv.cppconstants": lambda: {"CPU_ONLY_BUILD": not torch.cuda.is_available()},
+    "spconv.tools": lambda: {"CUDAKernelTimer": tensor_module.CUDAKernelTimer},
+    "spconv.utils": _voxels,
+    "spconv.pytorch": _pytorch,
+    "spconv.pytorch.constants": lambda: {
+        "PYTORCH_VERSION": [int(part) for part in torch.__version__.split("+")[0].split(".")[:2]]
+    },
+    "spconv.pytorch.conv": _conv,
+    "spconv.pytorch.core": _tensor,
+    "spconv.pytorch.functional": _functional,
+    "spconv.pytorch.hash": lambda: {"HashTable": hash_module.HashTable},
+    "spconv.pytorch.identity": lambda: {"Identity": modules_module.Identity},
+    "spconv.pytorch.modules": lambda: public(modules_module),
+    "spconv.pytorch.ops": _ops,
+    "spconv.pytorch.pool": _pool,
+    "spconv.pytorch.spatial": lambda: {"RemoveDuplicate": RemoveDuplicate},
+    "spconv.pytorch.tables": lambda: public(tables_module),
+    "spconv.pytorch.utils": _utils,
+    "cumm": lambda: {"__version__": "0.7.11"},
+    "cumm.tensorview": _tensorview,
+}
