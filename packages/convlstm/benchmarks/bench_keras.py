@@ -41,7 +41,7 @@ def main() -> None:
         versions=versions(), repeats=3,
     )  # fmt: skip
     torch.manual_seed(0)
-    ours = convlstm.next_frame("seed").eval()
+    ours = convlstm.next_frame("seed", keras_example=True).eval()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "seed.keras"
         convlstm.save_keras(ours, path)

@@ -44,7 +44,7 @@ def main() -> None:
         plain = PlainSeedModel()
         rows = {"plain": kept_bytes(plain, x.movedim(-1, 2).contiguous())}
         for recompute in (False, True):
-            ours = convlstm.next_frame("seed", size=(size, size))
+            ours = convlstm.next_frame("seed", keras_example=True, size=(size, size))
             for layer in ours.layers[0:8:2]:
                 layer.recompute = recompute
             rows["recompute" if recompute else "ours"] = kept_bytes(ours, x)

@@ -22,7 +22,7 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 def pair(size):
     torch.manual_seed(0)
-    ours = convlstm.next_frame("seed", size=(size, size))
+    ours = convlstm.next_frame("seed", keras_example=True, size=(size, size))
     plain = PlainSeedModel()
     plain.load(ours)
     return ours, plain

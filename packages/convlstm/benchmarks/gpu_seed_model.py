@@ -56,7 +56,7 @@ def main() -> None:
     versions |= {"gpu": torch.cuda.get_device_name()}
     bench = Bench("convlstm on a GPU", "plain torch loop, eager", versions=versions, repeats=30)
     torch.manual_seed(0)
-    ours = convlstm.next_frame("seed", size=(SIZE, SIZE))
+    ours = convlstm.next_frame("seed", keras_example=True, size=(SIZE, SIZE))
     plain = PlainSeedModel()
     plain.load(ours)
     for layer in ours.layers[0:8:2]:

@@ -130,6 +130,31 @@ def test_environment_files_for_tensorflow_tell_versions_and_windows(capsys):
     assert "must be one of 2.0" in capsys.readouterr().err
 
 
+BUILT = {"7.6", "8.0", "8.1", "8.2", "8.3", "8.4", "8.8", "8.9", "9.2", "9.3"}
+
+
+@pytest.mark.parametrize("release", pins.TENSORFLOW)
+def test_every_tensorflow_file_asks_for_what_exists(release):
+    for gpu in (False, True):
+        text = environment.tensorflow_environment(release, gpu)
+        lines = [line.strip(' -"') for line in text.splitlines() if not line.startswith("#")]
+        assert any(line.startswith("tensorflow") for line in lines)
+        # Releases that were compiled against numpy 1 die on import with numpy 2.
+        assert ("numpy<2" in lines) == (pins.version(release) < (2, 18))
+        asked = [line.split("=")[1] for line in lines if line.startswith("cudnn=")]
+        assert set(asked) <= BUILT
+        assert "hecked: " in text
+        assert text.startswith("# ")
+        if gpu:
+            by_pip = f"tensorflow[and-cuda]=={release}.*" in lines
+            assert by_pip == (pins.version(release) >= (2, 14))
+            assert by_pip != bool(asked)
+
+
+def test_the_newest_releases_of_tensorflow_are_known():
+    assert {"2.19", "2.20", "2.21"} <= set(pins.TENSORFLOW)
+
+
 def test_the_kernel_is_registered_and_starts(tmp_path, capsys):
     pytest.importorskip("ipykernel")
     assert main(["kernel", "install", "--name", "test-convlstm", "--prefix", str(tmp_path)]) == 0

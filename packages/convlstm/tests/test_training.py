@@ -162,7 +162,14 @@ def test_metrics_follow_their_definitions():
     cov = (w * x * y).sum() - mx * my
     c1, c2 = 1e-4, 9e-4
     want = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
-    assert metrics.ssim(p, t) == pytest.approx(want, rel=1e-6)
+    assert metrics.ssim_gaussian(p, t) == pytest.approx(want, rel=1e-6)
+    # OpenSTL's, by scikit-image: equal weights of 7x7, unbiased, range 2.
+    x, y = x[:7, :7], y[:7, :7]
+    vx, vy, cov = x.var(ddof=1), y.var(ddof=1), np.cov(x.ravel(), y.ravel())[0, 1]
+    c1, c2 = 0.02**2, 0.06**2
+    mx, my = x.mean(), y.mean()
+    want = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+    assert metrics.ssim(a[:1, :1, :7, :7], b[:1, :1, :7, :7]) == pytest.approx(want, rel=1e-6)
     with pytest.raises(ValueError, match="one shape"):
         metrics.mse(a, b[:, :2])
 

@@ -8,11 +8,11 @@ from convlstm.optim import KerasAdam
 
 
 def test_the_seed_model_has_the_size_of_keras():
-    assert models.parameter_count(models.next_frame("seed")) == 407_001
+    assert models.parameter_count(models.next_frame("seed", keras_example=True)) == 407_001
 
 
 def test_five_adam_steps_on_mae_follow_the_losses_of_keras(keras, tmp_path):
-    ours = models.next_frame("seed", size=(16, 16))
+    ours = models.next_frame("seed", keras_example=True, size=(16, 16))
     models.save_keras(ours, tmp_path / "m.keras")
     theirs = keras.models.load_model(tmp_path / "m.keras")
     theirs.compile(optimizer=keras.optimizers.Adam(), loss="mae", metrics=["mae"])

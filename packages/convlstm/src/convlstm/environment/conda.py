@@ -26,22 +26,56 @@ def environment(gpu: bool, mirror: str | None = None) -> str:
     return _yaml("convlstm", about, packages, [], mirror)
 
 
+# TensorFlow up to 2.17 was compiled against numpy 1 and dies on import with numpy 2; its older
+# releases do not say so in their metadata. Protobuf 4 likewise ends those before 2.9.
+NUMPY_2, PROTOBUF_4 = (2, 18), (2, 9)
+
+
 def tensorflow_environment(release: str, gpu: bool, mirror: str | None = None) -> str:
     """The classic Keras set-up for a TensorFlow release, from the versions that it was tested with.
 
-    Raises ValueError for a release that the table does not have.
+    With `gpu`: from 2.14 on pip brings the CUDA libraries (tensorflow[and-cuda]); before, conda's
+    cudatoolkit and cudnn do. Its first lines say what was checked of it, and how. Raises ValueError
+    for a release that the table does not have.
     """
     if release not in TENSORFLOW:
         known = ", ".join(TENSORFLOW)
         raise ValueError(f"env: --tensorflow must be one of {known}; got {release}")
     row = TENSORFLOW[release]
     packages = [f"python={row.python}", "pip", "h5py", "pillow", "matplotlib", "ipykernel"]
-    if gpu:
-        packages += [f"cudatoolkit={row.cuda}" if version(row.cuda) < (12,) else
-                     f"cuda-version={row.cuda}", f"cudnn={row.cudnn}"]  # fmt: skip
-    about = f"TensorFlow {release}: tested with Python up to {row.python}"
-    about += f", CUDA {row.cuda}, cuDNN {row.cudnn}\n{_windows(row)}" if gpu else ", CPU"
-    return _yaml(f"tensorflow-{release}", about, packages, [f"tensorflow=={release}.*"], mirror)
+    about = [f"TensorFlow {release}: tested with Python up to {row.python}, "]
+    pip = [f"tensorflow=={release}.*"]
+    if version(release) < NUMPY_2:
+        packages.append("numpy<2")
+        pip.append("numpy<2")
+    if version(release) < PROTOBUF_4:
+        pip.append("protobuf<3.21")
+    if not gpu:
+        about[0] += "CPU"
+    else:
+        about[0] += f"CUDA {row.cuda}, cuDNN {row.cudnn}"
+        about.append(_windows(row))
+        if row.has_extra:
+            pip[0] = f"tensorflow[and-cuda]=={release}.*"
+            about.append(
+                "CUDA and cuDNN come by pip, beside TensorFlow; the driver is the system's."
+            )
+        else:
+            packages += [f"cudatoolkit={row.cuda}", f"cudnn={row.conda_cudnn}"]
+            if row.conda_cudnn != row.cudnn:
+                about.append(
+                    f"conda-forge never built cuDNN {row.cudnn}: {row.conda_cudnn} is taken, of "
+                    "the same major version."
+                )
+    about.append(_checked(row, gpu))
+    return _yaml(f"tensorflow-{release}", "\n".join(about), packages, pip, mirror)
+
+
+def _checked(row: TensorFlow, gpu: bool) -> str:
+    if row.checked and not gpu:
+        return f"Checked: TensorFlow {row.release} was {row.checked}; conda's solver did not run."
+    what = "The CUDA libraries were" if row.checked else "This file was"
+    return f"Not checked: {what} not installed by anybody who made this release."
 
 
 def _windows(row: TensorFlow) -> str:

@@ -26,7 +26,8 @@ def read_pins(path: Path = PIN_FILE) -> Pins:
     """The pins of this release. Raises RuntimeError where their file is missing or damaged."""
     try:
         table = _block_lists(path.read_text(encoding="utf-8"))
-        python = sorted({re.match(r"[\d.]*\d", v)[0] for v in table["python"]}, key=version)
+        found = [re.match(r"[\d.]*\d", pin) for pin in table["python"]]
+        python = sorted({match[0] for match in found if match}, key=version)
         cuda = sorted({v for v in table["cuda_compiler_version"] if v != "None"}, key=version)
         return Pins(tuple(python), table["pytorch"][0], table["cudnn"][0], tuple(cuda))
     except (OSError, KeyError, IndexError, TypeError) as error:
@@ -58,7 +59,10 @@ def satisfies(text: str, wanted: str) -> bool:
     """Whether a version lies in a conda range of >=, <, <=, >, == joined by commas."""
     have = version(text)
     for part in wanted.split(","):
-        sign, number = re.fullmatch(r"\s*(>=|<=|==|<|>)?\s*([\d.]+)\s*", part).groups()
+        match = re.fullmatch(r"\s*(>=|<=|==|<|>)?\s*([\d.]+)\s*", part)
+        if match is None:
+            raise ValueError(f"{wanted!r} is no range of versions: {part!r}")
+        sign, number = match.groups()
         bound = version(number)
         short = have[: len(bound)] if sign in ("==", "<=", None) else have
         holds = {
@@ -78,15 +82,33 @@ class TensorFlow:
     python: str  # the newest that it supports
     cudnn: str
     cuda: str
+    checked: str = ""  # how the printed file was checked, "" where it was not
 
     @property
     def windows_gpu(self) -> bool:
         """Native Windows has had GPU support up to 2.10; later it needs WSL2."""
         return version(self.release) <= (2, 10)
 
+    @property
+    def has_extra(self) -> bool:
+        """Whether pip installs the CUDA libraries beside it: tensorflow[and-cuda]."""
+        return version(self.release) >= (2, 14)
+
+    @property
+    def conda_cudnn(self) -> str | None:
+        """The cuDNN of conda-forge for it: the tested one, or the next newer of the same major
+        version, which runs what was built for an older one; None where there is none."""
+        wanted = version(self.cudnn)
+        same = [c for c in CONDA_FORGE_CUDNN if version(c)[0] == wanted[0] and version(c) >= wanted]
+        return min(same, key=version, default=None)
+
+
+# What conda-forge's cudnn feedstock has built, from its git history: never 7.4, 8.6 or 8.7.
+CONDA_FORGE_CUDNN = ("7.6", "8.0", "8.1", "8.2", "8.3", "8.4", "8.8", "8.9", "9.2", "9.3")
 
 # After https://www.tensorflow.org/install/source, "Tested build configurations", Linux, GPU. The
 # rows 2.0 and 2.1 were compared with copies of that page; 2.2 and later still have to be.
+_RAN = "installed from the package index without a GPU, imported, and models written and read"
 TENSORFLOW = {
     row[0]: TensorFlow(*row)
     for row in (
@@ -102,12 +124,15 @@ TENSORFLOW = {
         ("2.9", "3.10", "8.1", "11.2"),
         ("2.10", "3.10", "8.1", "11.2"),
         ("2.11", "3.10", "8.1", "11.2"),
-        ("2.12", "3.11", "8.6", "11.8"),
+        ("2.12", "3.11", "8.6", "11.8", _RAN),
         ("2.13", "3.11", "8.6", "11.8"),
         ("2.14", "3.11", "8.7", "11.8"),
-        ("2.15", "3.11", "8.9", "12.2"),
+        ("2.15", "3.11", "8.9", "12.2", _RAN),
         ("2.16", "3.12", "8.9", "12.3"),
         ("2.17", "3.12", "8.9", "12.3"),
         ("2.18", "3.12", "9.3", "12.5"),
+        ("2.19", "3.12", "9.3", "12.5"),
+        ("2.20", "3.13", "9.3", "12.5"),
+        ("2.21", "3.13", "9.3", "12.5"),
     )
 }

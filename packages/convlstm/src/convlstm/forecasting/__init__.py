@@ -3,9 +3,11 @@
 # Called forecasting, not forecast: `convlstm.forecast` is a function.
 from .models import next_frame
 from .rollout import copy_last, forecast, shift_last
+from .streaming import Stream
 from .training import Trainer, TrainOptions, load_checkpoint
 
 __all__ = [
+    "Stream",
     "TrainOptions",
     "Trainer",
     "copy_last",

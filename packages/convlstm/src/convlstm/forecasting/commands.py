@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +27,15 @@ def size_of(text: str) -> tuple[int, int]:
     return (sizes[0], sizes[-1])
 
 
-def source_of(name: str, size: tuple[int, int], steps: int, channels: int) -> data.Source:
-    """The source that a name means: digits, squares, or a path to the user's frames."""
+def source_of(
+    name: str,
+    size: tuple[int, int],
+    steps: int,
+    channels: int,
+    scale: data.Scale | None = None,
+) -> data.Source:
+    """The source that a name means: digits, squares, or a path to the user's frames. scale: that
+    of the checkpoint, so that a forecast is of the quantity that was trained on."""
     if name == "digits":
         digit = max(6, min(size) // 2)
         return data.MovingDigits(steps, size, digit=digit, colour=channels == 3)
@@ -34,87 +43,153 @@ def source_of(name: str, size: tuple[int, int], steps: int, channels: int) -> da
         if channels == 3:
             raise ValueError("train: squares are grey; use --data digits for --colour")
         return data.MovingSquares(steps, size)
-    return data.Frames(data.load_frames(name, size, channels), steps)
+    recordings, used = data.load_recordings(name, size, channels, scale=scale)
+    return data.Frames(recordings, steps, used)
 
 
-def load_model(path: str) -> models.SequenceModel:
+def load_model(path: str) -> models.KerasModel:
     """A model from a checkpoint (file or folder) or a Keras file."""
-    if path.endswith((".keras", ".h5")):
+    if path.endswith((".keras", ".h5")) or (Path(path) / "saved_model.pb").exists():
         return models.load_keras(path)
     return training.load_checkpoint(path)
 
 
-def model_size(model: models.SequenceModel) -> tuple[int, int]:
+def model_size(model: models.KerasModel) -> tuple[int, int]:
     h, w = model.input_shape[2:4]
     return (h or 32, w or 32)
 
 
+SOURCES = (
+    "digits (handwritten digits of scikit-learn, moving), squares, or the path of a folder of "
+    "pictures, an array (.npy, .npz), a GIF or a video"
+)
+
+
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data", default="digits", metavar="SOURCE",
-        help="digits (handwritten digits of scikit-learn, moving), squares, or the path of a "
-        "folder of pictures, a GIF or a video (default: %(default)s)",
-    )  # fmt: skip
+        "--data", default="digits", metavar="SOURCE", help=f"{SOURCES} (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of data and weights (default: 0)")
+
+
+# What makes a run what it is, with its defaults: a run that goes on takes them from its checkpoint.
+RUN = {
+    "data": "digits", "preset": "small", "size": None, "filters": None, "colour": False,
+    "keras_example": False, "frames": 12,
+}  # fmt: skip
+TRAINING = {
+    "seed": 0, "batch": 4, "lr": 6e-3, "decay": True, "loss": "mse", "optimizer": "adam",
+    "every": 50, "patience": 0, "ahead": 4, "warmup": 0, "clip": 0.0, "rollout": 0,
+}  # fmt: skip
 
 
 def add_train(commands) -> None:
     p = commands.add_parser(
         "train", help="train a next-frame model",
-        description="Trains a model that predicts the next frame, and keeps checkpoints in OUT.",
+        description="Trains a model that predicts the next frame, and keeps checkpoints in OUT: "
+        "checkpoint.pt is the last state, best.pt that of the best validation. A validation "
+        "forecasts held-out sequences frame by frame from what was given, as predict does. A run "
+        "that goes on (--resume) takes the options of its checkpoint.",
         epilog="example: convlstm train --data digits --preset small --minutes 10 --out run",
     )  # fmt: skip
-    add_data_arguments(p)
+    defaults = {**RUN, **TRAINING}
+
+    def add(name: str, about: str, **options) -> None:
+        shown = defaults[name.replace("-", "_")]
+        if shown not in (None, False, True):
+            about += f" (default: {shown})"
+        p.add_argument(f"--{name}", help=about, default=None, **options)
+
     p.add_argument("--out", required=True, help="folder of checkpoints and logs")
-    p.add_argument("--preset", choices=sorted(models.PRESETS), default="small")
-    p.add_argument("--size", type=size_of, help="frames as HEIGHTxWIDTH (default: the preset's)")
-    p.add_argument("--filters", type=int, help="filters of each layer (default: the preset's)")
-    p.add_argument("--colour", action="store_true", help="RGB: Conv2D head, one next frame")
-    p.add_argument("--frames", type=int, default=12, help="frames of a sequence (default: 12)")
+    add("data", SOURCES, metavar="SOURCE")
+    add("seed", "of data and weights", type=int)
+    add("preset", "the model", choices=sorted(models.PRESETS))
+    add("size", "frames as HEIGHTxWIDTH (default: the preset's)", type=size_of)
+    add("filters", "filters of each layer (default: the preset's)", type=int)
+    add("colour", "RGB: Conv2D head, one next frame", action="store_true")
+    add(
+        "keras-example",
+        "the head of Keras' example, which sees the frame that it predicts: its training numbers "
+        "leak the answer, its forecasts are worse (seed and moving-mnist)",
+        action="store_true",
+    )
+    add("frames", "frames of a sequence", type=int)
     p.add_argument(
         "--steps", type=int, help="updates (default: 1000, or as many as fit into --minutes)"
     )
     p.add_argument("--minutes", type=float, default=0, help="stop after so long in all (0: never)")
-    p.add_argument("--batch", type=int, default=4)
-    p.add_argument("--lr", type=float, default=6e-3)
-    p.add_argument(
-        "--decay",
+    add("batch", "sequences in an update", type=int)
+    add("lr", "learning rate", type=float)
+    add(
+        "decay", "let lr fall to a fiftieth over the steps or the minutes",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="let lr fall to a fiftieth over the steps or the minutes",
-    )
-    p.add_argument("--loss", choices=sorted(training.LOSSES), default="mse")
-    p.add_argument("--optimizer", choices=["adam", "keras-adam"], default="adam")
-    p.add_argument("--every", type=int, default=50, help="updates between validations")
-    p.add_argument("--patience", type=int, default=0, help="validations without a better loss")
+    )  # fmt: skip
+    add("warmup", "updates over which lr rises from 0", type=int)
+    add("clip", "largest norm of the gradients; 0: any", type=float)
+    add("loss", "what is minimised", choices=sorted(training.LOSSES))
+    add("optimizer", "torch's Adam, or with Keras' epsilon", choices=["adam", "keras-adam"])
+    add("rollout", "frames that a training forecast runs on its own output", type=int)
+    add("ahead", "frames that a validation forecasts", type=int)
+    add("every", "updates between validations", type=int)
+    add("patience", "validations without a better forecast before it stops; 0: never", type=int)
     p.add_argument("--tensorboard", action="store_true", help="write TensorBoard files to OUT")
-    p.add_argument("--resume", action="store_true", help="go on from OUT's checkpoint")
+    which = p.add_mutually_exclusive_group()
+    which.add_argument("--resume", action="store_true", help="go on from OUT's checkpoint")
+    which.add_argument("--overwrite", action="store_true", help="start anew in place of OUT's run")
     p.add_argument("--json", action="store_true", help="the result as JSON")
     p.set_defaults(run=run_train)
 
 
+def _said(a: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """The options that were given on the command line."""
+    return {n: getattr(a, n) for n in names if getattr(a, n) is not None}
+
+
 def run_train(a: argparse.Namespace) -> int:
-    channels = 3 if a.colour else 1
-    size = a.size or models.PRESETS[a.preset]["size"]
-    torch.manual_seed(a.seed)
+    said, said_training = _said(a, RUN), _said(a, TRAINING)
+    kept = None
     if a.resume and (Path(a.out) / training.CHECKPOINT).exists():
+        kept = training.read_checkpoint(a.out)
         model = training.load_checkpoint(a.out)
-        size = model_size(model)
+        run = {**RUN, "size": model_size(model), **kept.get("run", {})}
+        run["size"] = tuple(run["size"])
+        kept_training = {k: v for k, v in kept.get("options", {}).items() if k in TRAINING}
+        free = {"every", "patience"}
+        training.refuse_other_options({**said, **said_training}, {**run, **kept_training}, free)
+        options = {
+            **TRAINING,
+            **kept_training,
+            **{k: said_training[k] for k in free & set(said_training)},
+        }
     else:
-        model = models.next_frame(a.preset, size=size, filters=a.filters, colour=a.colour)
-    source = source_of(a.data, size, a.frames, channels)
-    options = training.TrainOptions(
-        steps=a.steps or (10**6 if a.minutes else 1000), batch=a.batch, lr=a.lr, loss=a.loss,
-        optimizer=a.optimizer, seed=a.seed,
-        every=a.every, patience=a.patience, seconds=60 * a.minutes, decay=a.decay,
+        run, options = {**RUN, **said}, {**TRAINING, **said_training}
+        run["size"] = run["size"] or models.PRESETS[run["preset"]]["size"]
+        torch.manual_seed(options["seed"])
+        model = models.next_frame(
+            run["preset"], size=run["size"], filters=run["filters"], colour=run["colour"],
+            keras_example=run["keras_example"],
+        )  # fmt: skip
+    channels = 3 if run["colour"] else 1
+    scale = getattr(model, "scale", None)
+    source = source_of(run["data"], run["size"], run["frames"], channels, scale)
+    steps = a.steps if a.steps is not None else (10**6 if a.minutes else 1000)
+    trainer = training.Trainer(
+        model, source, training.TrainOptions(steps=steps, seconds=60 * a.minutes, **options),
+        a.out, a.tensorboard, run=run, overwrite=a.overwrite,
     )  # fmt: skip
-    trainer = training.Trainer(model, source, options, a.out, a.tensorboard)
+    leaks = models.sees_ahead(model)
+    if leaks:
+        print(
+            f"train: {', '.join(leaks)} sees the frame that it is to predict: the training loss "
+            "leaks the answer; the validation is a forecast and does not",
+            file=sys.stderr,
+        )
     if a.resume and not trainer.resume():
         print(f"train: {a.out} has no checkpoint; starting anew", file=sys.stderr)
     progress = trainer.run()
     last = trainer.history[-1] if trainer.history else {}
     result = {"steps": progress.step, "seconds": round(progress.seconds, 1)}
-    result |= {"stopped_early": progress.stopped, **last}
+    result |= {"stopped_early": progress.stopped, "sees_ahead": leaks, **last}
     print(json.dumps(result) if a.json else _lines(result))
     return 0
 
@@ -134,11 +209,12 @@ def add_predict(commands) -> None:
 
 def add_gif(commands) -> None:
     p = commands.add_parser(
-        "gif", help="write a GIF of a forecast beside the truth",
-        description="Writes an animated GIF of one held-out sequence: truth beside forecast.",
+        "gif", help="write a GIF or an MP4 of a forecast beside the truth",
+        description="Writes one held-out sequence, truth beside forecast, as a GIF or (with PyAV) "
+        "an MP4, by the ending of FILE.",
     )  # fmt: skip
     _add_forecast_arguments(p)
-    p.add_argument("--out", required=True, metavar="FILE.gif")
+    p.add_argument("--out", required=True, metavar="FILE", help="FILE.gif or FILE.mp4")
     p.add_argument("--number", type=int, default=0, help="which sequence (default: 0)")
     p.set_defaults(run=run_gif)
 
@@ -150,9 +226,14 @@ def _add_forecast_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--steps", type=int, default=4, help="frames to forecast (default: 4)")
 
 
-def forecast_held_out(model: models.SequenceModel, a: argparse.Namespace, count: int, number: int):
+def forecast_held_out(model: models.KerasModel, a: argparse.Namespace, count: int, number: int):
     """(given, truth, forecast), each (B, T, H, W, C)."""
-    source = source_of(a.data, model_size(model), a.given + a.steps, model.input_shape[-1])
+    scale = getattr(model, "scale", None)
+    channels = model.input_shape[-1]
+    for name in ("given", "steps"):
+        if getattr(a, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, got {getattr(a, name)}")
+    source = source_of(a.data, model_size(model), a.given + a.steps, channels, scale)
     x = torch.from_numpy(source.batch(a.seed, number, count, held_out=True))
     given, truth = x[:, : a.given], x[:, a.given :]
     return given, truth, rollout.forecast(model, given, a.steps)
@@ -166,13 +247,16 @@ def run_predict(a: argparse.Namespace) -> int:
         "last frame copied": rollout.copy_last(given, a.steps),
         "last frame moved on": rollout.shift_last(given, a.steps),
     }
-    result = {name: metrics.all_metrics(frames, truth) for name, frames in rows.items()}
+    result: dict[str, dict] = {}
+    for name, frames in rows.items():
+        result[name] = metrics.all_metrics(frames, truth)
+        result[name]["mse_by_lead"] = metrics.by_lead_time(metrics.mse, frames, truth)
     if a.strip:
         write_strip(a.strip, given[0], truth[0], {k: v[0] for k, v in rows.items()})
     if a.json:
         print(json.dumps(result))
         return 0
-    names = list(result["model"])
+    names = list(metrics.all_metrics(predicted, truth))
     print(f"{'':22}" + "".join(f"{n:>10}" for n in names))
     for name, values in result.items():
         print(f"{name:22}" + "".join(f"{values[n]:10.3f}" for n in names))
@@ -194,7 +278,7 @@ def run_gif(a: argparse.Namespace) -> int:
     model = load_model(a.model)
     given, truth, predicted = forecast_held_out(model, a, 1, a.number)
     panels = {"truth": torch.cat([given, truth], 1), "model": torch.cat([given, predicted], 1)}
-    pictures.gif({k: v[0].numpy() for k, v in panels.items()}, a.out, given=a.given)
+    pictures.animation({k: v[0].numpy() for k, v in panels.items()}, a.out, given=a.given)
     print(a.out)
     return 0
 
@@ -223,12 +307,15 @@ def add_import(commands) -> None:
     )  # fmt: skip
     p.add_argument("file", help="FILE.keras or FILE.h5")
     p.add_argument("out", help="folder of the checkpoint")
+    p.add_argument("--overwrite", action="store_true", help="in place of a run that is there")
     p.set_defaults(run=run_import)
 
 
 def run_import(a: argparse.Namespace) -> int:
     model = models.load_keras(a.file)
-    trainer = training.Trainer(model, data.MovingSquares(), training.TrainOptions(), a.out)
+    trainer = training.Trainer(
+        model, data.MovingSquares(), training.TrainOptions(), a.out, overwrite=a.overwrite
+    )
     trainer.save()
     print(f"{a.out}: {len(model.layers)} layers, {models.parameter_count(model):,} parameters")
     return 0

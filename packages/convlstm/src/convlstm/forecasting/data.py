@@ -7,7 +7,10 @@ so training resumes exactly. Frames are float32 in [0, 1], sequences (B, T, H, W
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import re
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -142,29 +145,104 @@ def _digits(side: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Frames:
-    """Windows of `steps` frames from one recording (N, H, W, C); its last tenth is held out."""
+class Scale:
+    """How the values of a recording become [0, 1]: (value - low) / (high - low).
 
-    frames: np.ndarray
-    steps: int = 20
+    It is kept in checkpoints, so that a forecast is of the same quantity as the training. unit
+    names the quantity (dBZ, mm/h, "of 255"). Values outside [low, high] are kept as they are.
+    """
+
+    low: float = 0.0
+    high: float = 255.0
+    unit: str = ""
 
     def __post_init__(self) -> None:
-        held_out = len(self.frames) - self._split()
-        if min(self._split(), held_out) < self.steps:
-            raise ValueError(
-                f"Frames: a recording must have at least {self.steps} frames to train on and as "
-                f"many to test on, got {self._split()} and {held_out}; take more frames or fewer "
-                "steps"
-            )
+        if not np.isfinite([self.low, self.high]).all() or not self.low < self.high:
+            raise ValueError(f"Scale: low must be below high, got {self.low} and {self.high}")
 
-    def _split(self) -> int:
-        return min(len(self.frames) * 9 // 10, len(self.frames) - self.steps)
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        """Values in their unit to float32, [low, high] to [0, 1]."""
+        return ((values - self.low) / (self.high - self.low)).astype(np.float32)
+
+    def undo(self, frames: np.ndarray) -> np.ndarray:
+        """float32 frames back in their unit."""
+        return (frames * (self.high - self.low) + self.low).astype(np.float32)
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Scale:
+        """That of whole numbers' type (of 255, of 65535), or from 0 to the largest value of
+        others; from the lowest where that is below 0. Raises ValueError for what is not finite."""
+        if values.dtype == np.bool_:
+            return cls(0, 1)
+        if values.dtype.kind == "u":
+            most = float(np.iinfo(values.dtype).max)
+            return cls(0, most, f"of {most:.0f}")
+        finite = values[np.isfinite(values)]
+        if not finite.size:
+            raise ValueError("Scale: there is no finite value to scale by")
+        low, high = min(0.0, float(finite.min())), float(finite.max())
+        if values.dtype.kind == "f" and low >= 0 and high <= 1:
+            return cls(0, 1)
+        return cls(low, high if high > low else low + 1)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Windows of `steps` frames from recordings, of which the last tenth is held out: the end of
+    each recording in time, or where there are 10 or more the last recordings as a whole.
+
+    frames: one recording (N, H, W, C), or several: no window crosses from one to the next. scale:
+    what took their values to [0, 1], for the checkpoint. Raises ValueError where no recording has
+    a window to train on and one to test on.
+    """
+
+    frames: np.ndarray | Sequence[np.ndarray]
+    steps: int = 20
+    scale: Scale | None = None
+    recordings: tuple[np.ndarray, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        many = isinstance(self.frames, list | tuple)
+        recordings = tuple(self.frames) if many else (self.frames,)
+        object.__setattr__(self, "recordings", recordings)
+        for held_out in (False, True):
+            if not self._windows(held_out):
+                longest = max(map(len, recordings))
+                raise ValueError(
+                    f"Frames: a recording must have at least {self.steps} frames to train on and "
+                    f"as many to test on, the longest has {longest}; take more frames or fewer "
+                    "steps"
+                )
+
+    def _split(self, recording: np.ndarray) -> int:
+        return min(len(recording) * 9 // 10, len(recording) - self.steps)
+
+    def _windows(self, held_out: bool) -> list[tuple[int, int, int]]:
+        """(recording, first start, number of starts) wherever a window fits."""
+        found = []
+        all_of_them = len(self.recordings)
+        whole = all_of_them - all_of_them // 10  # the first recording that is held out as a whole
+        for k, recording in enumerate(self.recordings):
+            split = self._split(recording)
+            if whole < all_of_them:
+                split = 0 if k >= whole else len(recording)
+            first, last = (split, len(recording)) if held_out else (0, split)
+            count = last - first - self.steps + 1
+            if split >= 0 and count > 0:
+                found.append((k, first, count))
+        return found
 
     def batch(self, seed: int, number: int, size: int, held_out: bool = False) -> np.ndarray:
         rng = np.random.default_rng([seed, number, int(held_out)])
-        first, last = (self._split(), len(self.frames)) if held_out else (0, self._split())
-        starts = rng.integers(first, last - self.steps + 1, size)
-        return np.stack([self.frames[s : s + self.steps] for s in starts])
+        windows = self._windows(held_out)
+        ends = np.cumsum([count for _, _, count in windows])
+        out = []
+        for draw in rng.integers(0, ends[-1], size):
+            k = int(np.searchsorted(ends, draw, side="right"))
+            recording, first, count = windows[k]
+            start = first + int(draw - (ends[k] - count))
+            out.append(self.recordings[recording][start : start + self.steps])
+        return np.stack(out).astype(np.float32)
 
 
 def load_frames(
@@ -173,34 +251,140 @@ def load_frames(
     channels: int = 1,
     limit: int | None = None,
 ) -> np.ndarray:
-    """Frames (N, H, W, C) in [0, 1] from a folder of pictures (in name order), a GIF or a video.
+    """Frames (N, H, W, C) in [0, 1] of one recording; see `load_recordings`.
 
-    size: (H, W) to scale to. channels: 1 or 3. limit: at most so many frames. Videos need PyAV.
-    Raises FileNotFoundError, ValueError for a folder without pictures, RuntimeError without PyAV.
+    Raises ValueError too for a file with several recordings of equal length, (N, T, H, W).
+    """
+    recordings, _ = load_recordings(path, size, channels, limit)
+    if len(recordings) != 1:
+        raise ValueError(
+            f"load_frames: {path} has {len(recordings)} recordings; use load_recordings"
+        )
+    return recordings[0]
+
+
+def load_recordings(
+    path: str | os.PathLike[str],
+    size: tuple[int, int] | None = None,
+    channels: int = 1,
+    limit: int | None = None,
+    scale: Scale | None = None,
+) -> tuple[list[np.ndarray], Scale]:
+    """Recordings (N, H, W, C) as float32, and the scale that took their values to [0, 1].
+
+    path: a folder of pictures (frame2 comes before frame10; 8 and 16 bit and float pictures keep
+    their depth), a GIF or a multi-page TIFF, a video (needs PyAV), or an array: `.npy` or the one
+    array of an `.npz`, (N, H, W), (N, H, W, C), or sequences (T, N, H, W) as `mnist_test_seq.npy`
+    has them, or (N, T, H, W, C). A folder of folders has a recording in each.
+    size: (H, W) to scale to. channels: 1 or 3. limit: at most so many frames of each. scale: in
+    place of the one that follows from the values' type, such as that of a checkpoint.
+    Raises FileNotFoundError, ValueError for what holds no frames, for missing values (NaN) and for
+    frames of several sizes, RuntimeError where a package is missing.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"load_frames: there is no {path}")
+    raw = _raw_recordings(path, channels, limit)
+    if scale is None:
+        scales = [Scale.of(values) for values in raw]
+        unit = next((s.unit for s in scales if s.unit), "")
+        scale = Scale(min(s.low for s in scales), max(s.high for s in scales), unit)
+    out = []
+    for values in raw:
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise ValueError(
+                f"load_frames: {path} has missing values (NaN or infinity); fill them first, or "
+                "leave those frames out"
+            )
+        out.append(_resized(scale.apply(values), size))
+    return out, scale
+
+
+def _raw_recordings(path: Path, channels: int, limit: int | None) -> list[np.ndarray]:
+    """Recordings (N, H, W, C) with the values of the files."""
+    suffix = path.suffix.lower()
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_ENDINGS)
-        if not files:
+        files = natural_order(p for p in path.iterdir() if p.suffix.lower() in IMAGE_ENDINGS)
+        if files:
+            return [_stacked((_open(p) for p in files[:limit]), channels, limit)]
+        inner = natural_order(p for p in path.iterdir() if p.is_dir())
+        found = [r for p in inner for r in _raw_recordings(p, channels, limit)]
+        if not found:
             raise ValueError(f"load_frames: {path} has no pictures ({', '.join(IMAGE_ENDINGS)})")
-        pictures = (_open(p) for p in files[:limit])
-    elif path.suffix.lower() in VIDEO_ENDINGS:
-        pictures = _video(path)
-    else:
-        pictures = _animation(path)
+        return found
+    if suffix in (".npy", ".npz"):
+        return _array_recordings(path, channels, limit)
+    if suffix in VIDEO_ENDINGS:
+        return [_stacked(_video(path), channels, limit)]
+    return [_stacked(_animation(path), channels, limit)]
+
+
+def natural_order(paths: Iterable[Path]) -> list[Path]:
+    """Paths by name with numbers as numbers: frame2 before frame10."""
+
+    def key(path: Path) -> list[tuple[int, int, str]]:
+        parts = re.split(r"(\d+)", path.name)
+        return [(1, int(p), p) if p.isdecimal() else (0, 0, p) for p in parts]
+
+    return sorted(paths, key=key)
+
+
+def _stacked(pictures: Iterable, channels: int, limit: int | None) -> np.ndarray:
     frames: list[np.ndarray] = []
     for picture in pictures:
         if limit is not None and len(frames) >= limit:
             break
-        frames.append(_as_array(picture, size, channels))
-        if frames[-1].shape != frames[0].shape:
+        frames.append(_as_array(picture, channels))
+        first = frames[0]
+        if frames[-1].shape != first.shape or frames[-1].dtype != first.dtype:
             raise ValueError(
-                f"load_frames: all frames must have one size, got {frames[0].shape} and "
-                f"{frames[-1].shape}; give a size to scale to"
+                f"load_frames: all frames must have one size and depth, got {first.shape} of "
+                f"{first.dtype} and {frames[-1].shape} of {frames[-1].dtype}"
             )
+    if not frames:
+        raise ValueError("load_frames: there are no frames")
     return np.stack(frames)
+
+
+def _array_recordings(path: Path, channels: int, limit: int | None) -> list[np.ndarray]:
+    try:
+        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(loaded, np.lib.npyio.NpzFile):
+            names = loaded.files
+            if len(names) != 1:
+                raise ValueError(f"it must hold one array, it has {', '.join(names)}")
+            loaded = loaded[names[0]]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"load_frames: {path} is no array of numbers: {error}") from error
+    if loaded.dtype.kind not in "buif" or loaded.size == 0:
+        raise ValueError(f"load_frames: {path} must hold numbers, got {loaded.dtype}")
+    shape = loaded.shape
+    if loaded.ndim == 3:
+        recordings = [loaded[..., None]]
+    elif loaded.ndim == 4 and shape[-1] in (1, 3):
+        recordings = [loaded]
+    elif loaded.ndim == 4:
+        # Moving MNIST's file is (time, sequence, H, W): the sequences outnumber their frames.
+        whole = loaded.swapaxes(0, 1) if shape[0] < shape[1] else loaded
+        recordings = [r[..., None] for r in whole]
+    elif loaded.ndim == 5 and shape[-1] in (1, 3):
+        recordings = list(loaded)
+    else:
+        raise ValueError(
+            f"load_frames: {path} must be (N, H, W), (N, H, W, C), (T, N, H, W) or "
+            f"(N, T, H, W, C) with 1 or 3 channels, got {shape}"
+        )
+    return [_with_channels(np.asarray(r[:limit]), channels, path) for r in recordings]
+
+
+def _with_channels(frames: np.ndarray, channels: int, path: Path) -> np.ndarray:
+    if frames.shape[-1] == channels:
+        return frames
+    if frames.shape[-1] == 1:
+        return np.repeat(frames, channels, -1)
+    raise ValueError(
+        f"load_frames: {path} has {frames.shape[-1]} channels, {channels} are asked for"
+    )
 
 
 def _pillow():
@@ -235,9 +419,33 @@ def _video(path: Path):
             yield frame.to_image()
 
 
-def _as_array(picture, size: tuple[int, int] | None, channels: int) -> np.ndarray:
+# Pillow's modes with more than 8 bits, and the type that holds their values.
+_DEEP = {"I;16": np.uint16, "I;16L": np.uint16, "I;16B": np.uint16, "I": np.int32, "F": np.float32}
+
+
+def _as_array(picture, channels: int) -> np.ndarray:
+    """(H, W, C) with the picture's own values: 8 bit, 16 bit or float."""
+    if picture.mode in _DEEP:
+        array = np.asarray(picture)
+        if picture.mode == "I" and picture.format == "PNG":
+            array = array.clip(0, 65535).astype(np.uint16)  # how Pillow before 11 read 16 bits
+        array = array.astype(_DEEP[picture.mode]) if picture.mode != "I" else array
+        return np.repeat(array[..., None], channels, -1)
+    if picture.mode == "1":
+        picture = picture.convert("L")
     picture = picture.convert("L" if channels == 1 else "RGB")
-    if size is not None:
-        picture = picture.resize((size[1], size[0]), _pillow().Resampling.BILINEAR)
-    array = np.asarray(picture, np.float32) / 255
+    array = np.asarray(picture)
     return array.reshape(*array.shape[:2], channels)
+
+
+def _resized(frames: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    """(N, H, W, C) scaled to (H, W), with an average over what is made smaller."""
+    if size is None or frames.shape[1:3] == tuple(size):
+        return frames
+    import torch
+
+    x = torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, 1)
+    x = torch.nn.functional.interpolate(
+        x, size=tuple(size), mode="bilinear", align_corners=False, antialias=True
+    )
+    return x.movedim(1, -1).contiguous().numpy()

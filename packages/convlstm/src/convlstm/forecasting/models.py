@@ -8,6 +8,8 @@ from torch import nn
 
 from ..keras.layers import BatchNorm, Conv
 from ..keras.model import (
+    GraphModel,
+    KerasModel,
     SequenceModel,
     build_layer,
     from_config,
@@ -17,10 +19,13 @@ from ..keras.model import (
     save_keras,
 )
 from ..layers.layer import LAYERS
+from ..layers.stack import Bidirectional
 from ..layers.state import detach
 
 __all__ = [
     "PRESETS",
+    "GraphModel",
+    "KerasModel",
     "SequenceModel",
     "build_layer",
     "detach",
@@ -31,11 +36,12 @@ __all__ = [
     "next_frame",
     "parameter_count",
     "save_keras",
+    "sees_ahead",
 ]
 
 # (filters, kernel, activation) of each ConvLSTM, how many of them a BatchNorm follows, and the
-# kernel of the Conv3D head. Keras' head spans three steps, so that all outputs but the last see the
-# frame that they predict; "small" has a head of one step and learns from every output.
+# kernel of the Conv3D head in Keras' own example, which spans three steps: there all outputs but
+# the last see the frame that they predict. Every other model here has a head of one step.
 PRESETS: dict[str, dict[str, Any]] = {
     "seed": {"layers": [(40, 3, "tanh")] * 4, "norms": 4, "head": 3, "size": (40, 40)},
     "moving-mnist": {
@@ -60,13 +66,17 @@ def next_frame(
     channels: int = 1,
     filters: int | None = None,
     colour: bool = False,
+    keras_example: bool = False,
 ) -> SequenceModel:
-    """Keras' next-frame models: (B, T, H, W, C) in [0, 1] to the frame after each step.
+    """Next-frame models: (B, T, H, W, C) in [0, 1] to the frame after each step, from it and those
+    before it alone.
 
-    preset: "seed" is Keras' original example (4 x [ConvLSTM2D(40, 3x3, same) + BatchNorm] and a
-    Conv3D(1, 3x3x3, sigmoid) head), "moving-mnist" the example of 2021 (64 filters 5x5, 3x3, 1x1,
-    relu), "small" two layers of 16 filters 5x5 without BatchNorm and a head of one step, which
-    learn in minutes on a processor.
+    preset: "seed" has the body of Keras' original example (4 x [ConvLSTM2D(40, 3x3, same) +
+    BatchNorm]), "moving-mnist" that of 2021 (64 filters 5x5, 3x3, 1x1, relu), "small" two layers of
+    16 filters 5x5 without BatchNorm, which learn in minutes on a processor.
+    keras_example: the head that Keras' examples have, Conv3D over 3x3x3 instead of 1x3x3. It looks
+    one step ahead: output t sees frame t+1, the very frame that it is to predict. Its training and
+    one-step numbers are many times better than its forecasts; it is here to be compared with Keras.
     size: (H, W); by default the preset's own. filters: in place of the preset's.
     colour: the last layer gives its last step alone and the head is a Conv2D with 3 channels:
     (B, T, H, W, 3) to the one next frame (B, H, W, 3).
@@ -99,10 +109,25 @@ def next_frame(
         if k < plan["norms"]:
             layers.append(BatchNorm(out))
             names.append("batch_normalization" + (f"_{k}" if k else ""))
-    rank, kernel = (2, 3) if colour else (3, plan["head"])
+    head = plan["head"] if keras_example else (1, 3, 3)
+    rank, kernel = (2, 3) if colour else (3, head)
     layers.append(Conv(rank, width, channels, kernel, padding="same", activation="sigmoid"))
     names.append(f"conv{rank}d")
     return SequenceModel(layers, names, (None, None, h, w, channels))
+
+
+def sees_ahead(model: nn.Module) -> list[str]:
+    """Names of the layers in a chain through which an output sees frames after its own: trained on
+    the frames after each step, such a model is shown the answers."""
+    found, gone = [], False
+    for layer, name in zip(getattr(model, "layers", ()), getattr(model, "names", ()), strict=True):
+        if isinstance(layer, Conv) and layer.rank == 3 and layer.channels_last and not gone:
+            if layer.kernel_size[0] > 1 and layer.padding == "same":
+                found.append(name)
+        elif getattr(layer, "go_backwards", False) or isinstance(layer, Bidirectional):
+            found.append(name)
+        gone = gone or getattr(layer, "return_sequences", True) is False
+    return found
 
 
 def parameter_count(model: nn.Module) -> int:

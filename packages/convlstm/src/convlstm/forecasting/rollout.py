@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
+
+from .streaming import CONVLSTM, Stream, why_not_streamed
 
 # How far the measured motion may go between two frames, in pixels.
 MAX_SHIFT = 4
@@ -14,21 +19,88 @@ def forecast(model: nn.Module, x: Tensor, steps: int) -> Tensor:
     """The `steps` frames after x (B, T, H, W, C), each from all frames before it.
 
     The model gives the frame after each of its input frames, or (colour models) the one frame
-    after the last. Returns (B, steps, H, W, C); sets eval mode for the time of the call.
+    after the last; a model of many outputs (`horizon`) gives that many at once. Where every output
+    follows from the frames before it (`why_not_streamed`), each frame is computed once and the
+    states are carried; else the whole history runs again for each step. The sequence starts from
+    zero states, and neither the states that stateful layers keep nor any module's training flag
+    are changed. Returns (B, steps, H, W, C).
     """
     if steps < 1:
         raise ValueError(f"forecast: steps must be at least 1, got {steps}")
-    training = model.training
+    if x.dim() < 4 or x.shape[1] == 0:
+        raise ValueError(f"forecast: x must be (B, T, ..., C) with T >= 1, got {tuple(x.shape)}")
+    with evaluating(model):
+        own = getattr(model, "forecast", None)
+        if own is not None:
+            return own(x, steps)
+        if why_not_streamed(model) is None:
+            stream = Stream(model)
+            frames = [_last_frame(stream.steps(x), x)]
+            while len(frames) < steps:
+                frames.append(_last_frame(stream.steps(frames[-1]), x))
+            return torch.cat(frames, 1)
+        history = x
+        for _ in range(steps):
+            with _fresh_states(model):
+                history = torch.cat([history, _last_frame(model(history), x)], 1)
+    return history[:, x.shape[1] :]
+
+
+def roll_out(model: nn.Module, x: Tensor, steps: int) -> Tensor:
+    """As `forecast`, with gradients and in the model's own mode, for training on one's own output.
+
+    Gives the outputs for all of x and the `steps` - 1 frames after it, (B, T + steps - 1, H, W, C)
+    or, of a model that gives the last frame alone, (B, steps, H, W, C).
+    """
+    if why_not_streamed(model) is None:
+        stream = Stream(model)
+        y = stream.run(x)
+        outputs = [y if y.dim() == x.dim() else y[:, None]]
+        for _ in range(steps - 1):
+            outputs.append(_last_frame(stream.run(outputs[-1][:, -1:]), x))
+        return torch.cat(outputs, 1)
+    outputs, history = [], x
+    for _ in range(steps):
+        outputs.append(_last_frame(model(history), x))
+        history = torch.cat([history, outputs[-1]], 1)
+    return torch.cat(outputs, 1)
+
+
+def _last_frame(y: Tensor, x: Tensor) -> Tensor:
+    """The frame after the last one, (B, 1, H, W, C), of a model's output for inputs like x."""
+    frame = y[:, -1:] if y.dim() == x.dim() else y[:, None]
+    if frame.shape[2:] != x.shape[2:]:
+        raise ValueError(
+            f"forecast: to be run on its own output a model must give frames like its input, "
+            f"{tuple(x.shape[2:])}; it gives {tuple(frame.shape[2:])}"
+        )
+    return frame.to(x.dtype)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode for a while; each module's own training flag comes back."""
+    flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        frames = x
-        for _ in range(steps):
-            y = model(frames)
-            frame = y[:, -1:] if y.dim() == x.dim() else y[:, None]
-            frames = torch.cat([frames, frame.to(x.dtype)], 1)
+        yield
     finally:
-        model.train(training)
-    return frames[:, x.shape[1] :]
+        for module, training in flags:
+            module.training = training
+
+
+@contextmanager
+def _fresh_states(model: nn.Module) -> Iterator[None]:
+    """No kept states for a while; those of before come back."""
+    layers = [m for m in model.modules() if isinstance(m, CONVLSTM) and m.stateful]
+    kept = [(layer, layer._state, layer._batch) for layer in layers]
+    for layer in layers:
+        layer._state = layer._batch = None
+    try:
+        yield
+    finally:
+        for layer, state, batch in kept:
+            layer._state, layer._batch = state, batch
 
 
 def copy_last(x: Tensor, steps: int) -> Tensor:

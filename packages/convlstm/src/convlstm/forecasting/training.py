@@ -6,32 +6,40 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .._files import replacing
+from ..keras.model import KerasModel, from_config
 from ..keras.optim import KerasAdam
-from .data import Source
-from .models import SequenceModel, from_config
+from .data import Scale, Source
+from .metrics import by_lead_time, mse
+from .rollout import forecast, roll_out
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 
 
 @dataclass
 class TrainOptions:
     """How to train.
 
-    steps: updates in all. batch: sequences in each. loss: "mae", "mse" or "bce" (metric is MAE
-    always). optimizer: "adam" is torch's, "keras-adam" has Keras' epsilon. every: updates between
-    validations, checkpoints and log lines. patience: validations without a better loss before
-    training stops early; 0 never stops. seconds: stop after so much training in all, with what ran
-    before a resume; 0 never. decay: lr falls to a fiftieth in a straight line over the steps, or
-    over the seconds where those end sooner.
+    steps: updates in all; 0 makes none. batch: sequences in each. loss: "mae", "mse" or "bce".
+    optimizer: "adam" is torch's, "keras-adam" has Keras' epsilon. every: updates between
+    validations, checkpoints and log lines. validation: held-out sequences of each. ahead: how many
+    frames a validation forecasts, each from the frames before it (at most half of a sequence).
+    patience: validations without a better forecast before training stops early; 0 never stops.
+    seconds: stop after so much training in all, with what ran before a resume; 0 never. decay: lr
+    falls to a fiftieth in a straight line over the steps, or over the seconds where those end
+    sooner. warmup: lr rises from 0 over so many updates. clip: the largest norm of all gradients
+    together; 0 does not clip. rollout: how many frames a training forecast is run on its own
+    output (0: every output from true frames alone).
     """
 
     steps: int = 1000
@@ -45,6 +53,10 @@ class TrainOptions:
     patience: int = 0
     seconds: float = 0.0
     decay: bool = False
+    ahead: int = 4
+    warmup: int = 0
+    clip: float = 0.0
+    rollout: int = 0
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
@@ -55,11 +67,17 @@ class TrainOptions:
             raise ValueError(
                 f'TrainOptions: optimizer must be "adam" or "keras-adam", got {self.optimizer!r}'
             )
-        for name in ("steps", "batch", "every", "validation"):
-            if getattr(self, name) < 1:
+        lowest = {"batch": 1, "every": 1, "validation": 1, "ahead": 1}
+        lowest |= dict.fromkeys(("steps", "patience", "seconds", "warmup", "clip", "rollout"), 0)
+        for name, low in lowest.items():
+            if not getattr(self, name) >= low:
                 raise ValueError(
-                    f"TrainOptions: {name} must be at least 1, got {getattr(self, name)}"
+                    f"TrainOptions: {name} must be at least {low}, got {getattr(self, name)}"
                 )
+
+
+# What a run that goes on may have otherwise than it began: when it ends and what it reports.
+_FREE_ON_RESUME = {"steps", "seconds", "patience", "every"}
 
 
 def _bce(prediction: Tensor, truth: Tensor) -> Tensor:
@@ -83,6 +101,25 @@ class Progress:
     stale: int = 0
     stopped: bool = False
     seconds: float = 0.0
+    best_step: int = -1
+
+
+def refuse_other_options(
+    given: Mapping[str, Any], kept: Mapping[str, Any], free: Iterable[str] = ()
+) -> None:
+    """Raises ValueError, naming each option that differs from that of the run to be resumed."""
+    skip = set(free)
+    other = [
+        f"{k} {given[k]!r} (the run has {kept[k]!r})"
+        for k in given
+        if k in kept and k not in skip and given[k] != kept[k]
+    ]
+    if other:
+        raise ValueError(
+            f"train: --resume goes on with the run's own options; these differ: "
+            f"{', '.join(other)}; "
+            "leave them out, or start anew in another folder"
+        )
 
 
 class Trainer:
@@ -90,26 +127,36 @@ class Trainer:
 
     A batch depends on the seed and its number alone, and checkpoints hold weights, optimizer
     state, torch's random state and progress: a run that was cut off and resumed ends with the
-    same bits as one that was not.
+    same bits as one that was not. `checkpoint.pt` is the last state, `best.pt` that of the best
+    validation. run: what the checkpoint tells about the run besides, such as its data. A folder
+    that holds another run is refused with a ValueError, unless `overwrite` says otherwise.
     """
 
     def __init__(
         self,
-        model: SequenceModel,
+        model: KerasModel,
         source: Source,
         options: TrainOptions,
         folder: str | os.PathLike[str] | None = None,
         tensorboard: bool = False,
         bar: bool | None = None,
+        *,
+        run: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
     ) -> None:
         self.model, self.source, self.options = model, source, options
         self.folder = None if folder is None else Path(folder)
         self.progress = Progress()
         kind = torch.optim.Adam if options.optimizer == "adam" else KerasAdam
-        self.optimizer = kind(model.parameters(), lr=options.lr)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = kind(trained or model.parameters(), lr=options.lr)
         self.loss = LOSSES[options.loss]
         self.bar = sys.stderr.isatty() if bar is None else bar
-        self.history: list[dict[str, float]] = []
+        self.lines = bar is None and not self.bar
+        self.history: list[dict[str, Any]] = []
+        self.run_facts = dict(run or {})
+        self.overwrite = overwrite
+        self._owns_folder = False
         self._board = None
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -120,53 +167,58 @@ class Trainer:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def _pair(self, number: int, size: int, held_out: bool) -> tuple[Tensor, Tensor]:
-        """Frames and the frames after them; for colour models the one frame after the last."""
+    def _frames(self, number: int, size: int, held_out: bool) -> Tensor:
         frames = self.source.batch(self.options.seed, number, size, held_out)
-        x = torch.from_numpy(frames).to(self.device)
-        one = self.model.layers[-1].keras_class == "Conv2D"
-        return x[:, :-1], (x[:, -1] if one else x[:, 1:])
+        return torch.from_numpy(frames).to(self.device)
 
     def run(self) -> Progress:
         """Trains to the end of the options' steps (or seconds, or patience)."""
         o, p = self.options, self.progress
+        self._claim()
         started = time.monotonic() - p.seconds
         if p.step == 0:
             torch.manual_seed(o.seed)
-        self.model.train()
-        total = 0.0
-        while p.step < o.steps and not p.stopped and not (o.seconds and p.seconds >= o.seconds):
-            self._set_rate(p.seconds)
-            loss = self.update()
-            p.seconds = time.monotonic() - started
-            total += loss
-            self._show(loss, started)
-            if p.step % o.every == 0 or p.step == o.steps:
-                self._validate(total / ((p.step - 1) % o.every + 1))
-                total = 0.0
+        total, count = 0.0, 0
+        with self._locked():
+            while p.step < o.steps and not p.stopped and not (o.seconds and p.seconds >= o.seconds):
+                self.model.train()
+                self._set_rate(p.seconds)
+                loss = self.update()
+                p.seconds = time.monotonic() - started
+                total, count = total + loss, count + 1
+                self._show(loss, started)
+                if p.step % o.every == 0 or p.step == o.steps:
+                    self._validate(total / count)
+                    total, count = 0.0, 0
+                    self.save()
+            self._show_end()
+            if count or not p.step:
                 self.save()
-        self._show_end()
-        if p.step % o.every:
-            self.save()
         if self._board is not None:
             self._board.close()
         return p
 
     def _set_rate(self, seconds: float) -> None:
         o = self.options
+        rate = o.lr
         if o.decay:
             done = self.progress.step / o.steps
             if o.seconds:
                 done = max(done, min(1.0, seconds / o.seconds))
-            for group in self.optimizer.param_groups:
-                group["lr"] = o.lr * max(0.02, 1 - done)
+            rate *= max(0.02, 1 - done)
+        if o.warmup:
+            rate *= min(1.0, (self.progress.step + 1) / o.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
 
     def update(self) -> float:
         """One update; returns its loss."""
-        x, y = self._pair(self.progress.step, self.options.batch, False)
+        x = self._frames(self.progress.step, self.options.batch, False)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(self.model(x), y)
+        loss = self._training_loss(x)
         loss.backward()
+        if self.options.clip:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip)
         self.optimizer.step()
         self.progress.step += 1
         value = loss.item()
@@ -177,56 +229,132 @@ class Trainer:
             )
         return value
 
+    def _training_loss(self, x: Tensor) -> Tensor:
+        """Of every output against the frame after it; with `rollout`, of the last frames as the
+        model forecasts them from its own output."""
+        steps = min(self.options.rollout, x.shape[1] // 2)
+        if steps:
+            given = x[:, : x.shape[1] - steps]
+            outputs = roll_out(self.model, given, steps)
+            truth = x[:, 1:] if outputs.shape[1] == x.shape[1] - 1 else x[:, given.shape[1] :]
+            return self.loss(outputs, truth)
+        y = self.model(x[:, :-1])
+        return self.loss(y, x[:, 1:] if y.dim() == x.dim() else x[:, -1])
+
     def _validate(self, train_loss: float) -> None:
+        """Forecasts held-out sequences from the frames that a user would have, and no others."""
         o, p = self.options, self.progress
-        x, y = self._pair(0, o.validation, True)
-        self.model.eval()
-        with torch.no_grad():
-            prediction = self.model(x)
-            loss = self.loss(prediction, y).item()
-            mae = F.l1_loss(prediction, y).item()
-        self.model.train()
+        x = self._frames(0, o.validation, True)
+        ahead = min(o.ahead, x.shape[1] // 2)
+        given, truth = x[:, :-ahead], x[:, -ahead:]
+        prediction = forecast(self.model, given, ahead)
+        loss = self.loss(prediction, truth).item()
+        mae = F.l1_loss(prediction, truth).item()
         if loss < p.best:
-            p.best, p.stale = loss, 0
+            p.best, p.stale, p.best_step = loss, 0, p.step
         else:
             p.stale += 1
         p.stopped = bool(o.patience) and p.stale >= o.patience
-        row = {"step": p.step, "loss": train_loss, "val_loss": loss, "val_mae": mae}
+        row: dict[str, Any] = {"step": p.step, "loss": train_loss, "val_loss": loss, "val_mae": mae}
+        row["val_mse_by_lead"] = by_lead_time(mse, prediction, truth)
         self.history.append(row)
         if self._board is not None:
             for name in ("loss", "val_loss", "val_mae"):
                 self._board.add_scalar(name, row[name], p.step)
+        if self.lines:
+            leads = " ".join(f"{v:.4g}" for v in row["val_mse_by_lead"])
+            print(
+                f"step {p.step}/{o.steps}  {p.seconds:.0f} s  {o.loss} {train_loss:.5f}  "
+                f"forecast {loss:.5f}  mse by lead time {leads}",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
         if self.folder is not None:
             with open(self.folder / "history.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
+            if p.best_step == p.step:
+                self._write(self.folder / BEST)
 
     # Checkpoints
+
+    def _claim(self) -> None:
+        """Refuses a folder that holds a run which this trainer neither wrote nor resumed."""
+        if self.folder is None or self._owns_folder:
+            return
+        file = self.folder / CHECKPOINT
+        if file.exists() and not self.overwrite:
+            raise ValueError(
+                f"train: {self.folder} already holds a run; --resume (Trainer.resume) goes on with "
+                "it, --overwrite (overwrite=True) starts anew, or take another folder"
+            )
+        for name in (CHECKPOINT, BEST, "history.jsonl"):
+            (self.folder / name).unlink(missing_ok=True)
+        self._owns_folder = True
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keeps a second training out of the folder. Raises RuntimeError where one is at work."""
+        try:
+            import fcntl
+        except ImportError:  # not on this system
+            yield
+            return
+        if self.folder is None:
+            yield
+            return
+        with open(self.folder / ".lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RuntimeError(
+                    f"train: another training is at work in {self.folder}; wait for it, or take "
+                    "another folder"
+                ) from None
+            try:
+                yield
+            finally:
+                (self.folder / ".lock").unlink(missing_ok=True)
 
     def save(self) -> None:
         """Writes the checkpoint (beside the old one, then in its place)."""
         if self.folder is None:
             return
+        self._claim()
+        self._write(self.folder / CHECKPOINT)
+
+    def _write(self, path: Path) -> None:
+        scale = getattr(self.source, "scale", None)
         state = {
-            "model": json.dumps(self.model.keras_config()),
+            "model": json.dumps(self.model.own_config()),
             "weights": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
             "progress": asdict(self.progress),
             "options": asdict(self.options),
+            "run": self.run_facts,
+            "scale": None if scale is None else asdict(scale),
         }
-        with replacing(self.folder / CHECKPOINT) as temporary:
+        with replacing(path) as temporary:
             torch.save(state, temporary)
 
     def resume(self) -> bool:
-        """Goes on from the folder's checkpoint; False where there is none."""
+        """Goes on from the folder's checkpoint; False where there is none.
+
+        Raises ValueError, by name, for options that would make it another run.
+        """
         if self.folder is None or not (self.folder / CHECKPOINT).exists():
             return False
         state = read_checkpoint(self.folder)
-        self.model.load_state_dict(state["weights"])
+        refuse_other_options(asdict(self.options), state.get("options", {}), _FREE_ON_RESUME)
+        try:
+            self.model.load_state_dict(state["weights"])
+        except RuntimeError as error:
+            raise ValueError(f"train: --resume: the model is another one: {error}") from None
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"])
-        self.progress = Progress(**state["progress"])
+        known = {f.name for f in fields(Progress)}
+        self.progress = Progress(**{k: v for k, v in state["progress"].items() if k in known})
         self.progress.stopped = False
+        self._owns_folder = True
         return True
 
     # Progress
@@ -236,8 +364,8 @@ class Trainer:
             return
         o, p = self.options, self.progress
         seconds = time.monotonic() - started
-        done = int(30 * p.step / o.steps)
-        val = f"  val mae {self.history[-1]['val_mae']:.4f}" if self.history else ""
+        done = int(30 * p.step / max(1, o.steps))
+        val = f"  forecast mae {self.history[-1]['val_mae']:.4f}" if self.history else ""
         line = f"\r[{'#' * done}{'.' * (30 - done)}] {p.step}/{o.steps}  {seconds:4.0f} s  {o.loss} {loss:.4f}{val} "  # noqa: E501
         print(line, end="", file=sys.stderr, flush=True)
 
@@ -275,9 +403,12 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict:
     return state
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> SequenceModel:
-    """The model of a checkpoint, with its weights, in eval mode."""
+def load_checkpoint(path: str | os.PathLike[str]) -> KerasModel:
+    """The model of a checkpoint, with its weights, in eval mode. Its `scale` is that of the data
+    that it was trained on, None where the data were in [0, 1] as they are."""
     state = read_checkpoint(path)
-    model = from_config(state["model"])
-    model.load_state_dict(state["weights"])
+    model = from_config(state["model"], draw=False)
+    model.load_state_dict(state["weights"], assign=True)
+    scale = state.get("scale")
+    model.scale = None if scale is None else Scale(**scale)
     return model.eval()

@@ -1,15 +1,18 @@
 """Keras' models and files without Keras: what stands beside ConvLSTM, read, run and written."""
 
-from .files import KerasFile, KerasLayer, read_keras, write_keras
+from .files import KerasFile, KerasLayer, read_keras
 from .layers import Activation, BatchNorm, Conv, Dropout, TimeDistributed
-from .model import SequenceModel, load_keras, load_keras_weights, save_keras
+from .model import GraphModel, SequenceModel, load_keras, load_keras_weights, save_keras
 from .optim import KerasAdam
+from .registry import REGISTRY
 
 __all__ = [
+    "REGISTRY",
     "Activation",
     "BatchNorm",
     "Conv",
     "Dropout",
+    "GraphModel",
     "KerasAdam",
     "KerasFile",
     "KerasLayer",
@@ -19,5 +22,4 @@ __all__ = [
     "load_keras_weights",
     "read_keras",
     "save_keras",
-    "write_keras",
 ]

@@ -1,27 +1,94 @@
-"""Whole models: chains of layers that Keras reads and writes."""
+"""Whole models of Keras: chains, and graphs with branches, several inputs and shared layers."""
 
 from __future__ import annotations
 
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
-from ..keras.files import CLASS_SNAKES, KerasFile, KerasLayer, model_config, read_keras, write_keras
-from ..keras.layers import Activation, BatchNorm, Conv, Dropout, TimeDistributed
-from ..layers.cell import KERAS_CLASSES
-from ..layers.layer import LAYERS
+from ..layers.cell import ConvLSTMBase
+from ..layers.initializers import undrawn
+from ..layers.stack import Bidirectional
+from .base import Shape, Slot, output_shape, own_config, slots
+from .files import KerasFile, KerasLayer, read_keras, write_file
+from .recurrent import RANKS, TimeDistributed
+from .registry import build_layer, class_of
+from .weights import load_weights
+
+MODEL_CLASSES = ("Sequential", "Functional", "Model")
 
 
-class SequenceModel(nn.Module):
+class Ref(NamedTuple):
+    """A tensor of a graph: output `tensor` of call number `node` of a layer."""
+
+    layer: str
+    node: int
+    tensor: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a layer. args and kwargs: values with `Ref`s where tensors go."""
+
+    layer: str
+    node: int
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+class KerasModel(nn.Module):
+    """What chains and graphs share. `layers` and `names` are in Keras' order, without inputs."""
+
+    keras_class: str
+    layers: nn.ModuleList
+    names: list[str]
+    input_shape: Shape
+    carried: dict[str, Any]
+
+    def keras_layers(self) -> list[KerasLayer]:
+        """The layers with their configurations and weights, in order."""
+        return [
+            KerasLayer(class_of(m), n, own_config(m, n), [s.read() for s in slots(m)])
+            for m, n in zip(self.layers, self.names, strict=True)
+        ]
+
+    def keras_config(self) -> dict[str, Any]:
+        """The model's configuration as Keras 3 reads it. Raises ValueError for what it lacks."""
+        return exported(self.own_config())
+
+    def own_config(self, name: str = "model") -> dict[str, Any]:
+        """The same with activations by our names: what a checkpoint keeps."""
+        return model_entry(self, getattr(self, "name", None) or name)
+
+    def slots(self) -> list[Slot]:
+        return [slot for layer in self.layers for slot in slots(layer)]
+
+    def keras_weights(self) -> list[np.ndarray]:
+        """All weights as copies in Keras' order and layout."""
+        return [slot.read() for slot in self.slots()]
+
+    def reset_state(self) -> None:
+        """Forgets the states that stateful layers keep."""
+        for module in self.modules():
+            if isinstance(module, ConvLSTMBase) and hasattr(module, "reset_state"):
+                module.reset_state()
+
+
+class SequenceModel(KerasModel):
     """A chain of layers over (B, T, H, W, C), as in Keras' Sequential.
 
     layers: modules of this package that Keras knows. names: theirs. input_shape: with batch and
     time, None where free: (None, None, 40, 40, 1). Gives what the last layer gives.
     """
+
+    keras_class = "Sequential"
 
     def __init__(
         self,
@@ -33,142 +100,525 @@ class SequenceModel(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.names = list(names)
         self.input_shape = tuple(input_shape)
+        self.carried = {}
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         for layer in self.layers:
             x = layer(x)
         return x
 
-    def keras_layers(self) -> list[KerasLayer]:
-        """The layers with configurations and weights, as `write_keras` wants them."""
-        return [
-            KerasLayer(m.keras_class, n, m.keras_config(n), m.keras_weights())
-            for m, n in zip(self.layers, self.names, strict=True)
-        ]
-
-    def keras_config(self) -> dict[str, Any]:
-        """The model's configuration as Keras 3 reads it."""
-        return model_config(self.keras_layers(), self.input_shape)
-
-    def reset_state(self) -> None:
-        """Forgets the states that stateful layers keep."""
+    def output_shape(self, *shapes: Shape) -> Any:
+        shape: Any = shapes[0]
         for layer in self.layers:
-            if hasattr(layer, "reset_state"):
-                layer.reset_state()
+            shape = output_shape(layer, shape)
+        return shape
 
 
-def build_layer(
-    class_name: str, config: Mapping[str, Any], in_channels: int, keras_version: str = "3"
-) -> tuple[nn.Module, int]:
-    """(module, its output channels) of one Keras layer. Raises ValueError for a class that is not
-    known here."""
-    if class_name in KERAS_CLASSES.values():
-        rank = int(class_name[-2])
-        layer = LAYERS[rank].from_keras_config(config, in_channels, keras_version)
-        return layer, layer.hidden_channels
-    if class_name == "BatchNormalization":
-        return BatchNorm.from_keras_config(config, in_channels), in_channels
-    if class_name in ("Conv1D", "Conv2D", "Conv3D"):
-        return Conv.from_keras_config(int(class_name[-2]), config, in_channels), config["filters"]
-    if class_name == "Activation":
-        return Activation(config["activation"]), in_channels
-    if class_name == "ReLU":
-        return Activation("relu"), in_channels
-    if class_name == "Dropout":
-        return Dropout(config["rate"]), in_channels
-    if class_name == "TimeDistributed":
-        inner = config["layer"]
-        layer, channels = build_layer(
-            inner["class_name"], inner["config"], in_channels, keras_version
+class GraphModel(KerasModel):
+    """Keras' functional model: layers called on each other's outputs.
+
+    inputs: (name, shape) of each input, in the order of the call. outputs: a `Ref`, or a list or a
+    dict of them, which the model gives in the same form. calls: in an order that can be run.
+    """
+
+    keras_class = "Functional"
+
+    def __init__(
+        self,
+        layers: Mapping[str, nn.Module],
+        calls: Sequence[Call],
+        inputs: Sequence[tuple[str, Shape]],
+        outputs: Any,
+        shapes: Mapping[Ref, Shape],
+    ) -> None:
+        super().__init__()
+        self.names = list(layers)
+        self.layers = nn.ModuleList(layers.values())
+        self.calls, self.inputs, self.outputs = list(calls), list(inputs), outputs
+        self.shapes = dict(shapes)
+        self.input_shape = self.inputs[0][1]
+        self.carried = {}
+
+    def forward(self, *given: Any) -> Any:
+        """Takes one tensor for each input: as arguments, as a list, or as a dict by name."""
+        values = {Ref(n, 0, 0): x for (n, _), x in zip(self.inputs, self._bound(given))}  # noqa: B905
+        modules = dict(zip(self.names, self.layers, strict=True))
+        for call in self.calls:
+            args, kwargs = (_filled(part, values) for part in (call.args, call.kwargs))
+            out = _called(modules[call.layer], args, kwargs)
+            for k, tensor in enumerate(_flat(out)):
+                values[Ref(call.layer, call.node, k)] = tensor
+        return _filled(self.outputs, values)
+
+    def _bound(self, given: Sequence[Any]) -> list[Tensor]:
+        names = [name for name, _ in self.inputs]
+        if len(given) == 1 and isinstance(given[0], Mapping):
+            tensors = [given[0].get(name) for name in names]
+        elif len(given) == 1 and isinstance(given[0], list | tuple):
+            tensors = list(given[0])
+        else:
+            tensors = list(given)
+        if len(tensors) != len(names) or any(t is None for t in tensors):
+            raise ValueError(f"GraphModel: the inputs are {', '.join(names)}; got {len(tensors)}")
+        return tensors
+
+    def output_shape(self, *shapes: Shape) -> Any:
+        wanted = list(_refs(self.outputs))
+        found = [self.shapes[r] for r in wanted]
+        return found if len(found) > 1 else found[0]
+
+
+def _called(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """A layer's output; Keras' flat lists of states become ours."""
+    state = kwargs.get("initial_state")
+    if isinstance(module, ConvLSTMBase | Bidirectional) and state:
+        pair = tuple(state)
+        kwargs = {**kwargs, "initial_state": (pair[:2], pair[2:]) if len(pair) == 4 else pair}
+    return module(*args, **kwargs)
+
+
+def _filled(part: Any, values: Mapping[Ref, Tensor]) -> Any:
+    """A structure with tensors in place of its refs."""
+    if isinstance(part, Ref):
+        return values[part]
+    if isinstance(part, Mapping):
+        return {k: _filled(v, values) for k, v in part.items()}
+    if isinstance(part, list | tuple):
+        return [_filled(v, values) for v in part]
+    return part
+
+
+def _flat(out: Any) -> Iterator[Tensor]:
+    if isinstance(out, Mapping):
+        out = list(out.values())
+    if isinstance(out, list | tuple):
+        for part in out:
+            yield from _flat(part)
+    else:
+        yield out
+
+
+def _refs(part: Any) -> Iterator[Ref]:
+    if isinstance(part, Ref):
+        yield part
+    elif isinstance(part, Mapping):
+        for value in part.values():
+            yield from _refs(value)
+    elif isinstance(part, list | tuple):
+        for value in part:
+            yield from _refs(value)
+
+
+# Configurations
+
+
+def read_model(
+    config: Mapping[str, Any], keras_version: str = "3", inputs: Sequence[Shape] | None = None
+) -> KerasModel:
+    """The model of a Keras configuration, with weights yet to be loaded.
+
+    inputs: the shapes on which a model inside a model is called. Raises ValueError for layers and
+    options that are not known.
+    """
+    kind, inner = config["class_name"], config["config"]
+    entries = inner["layers"] if isinstance(inner, Mapping) else inner
+    inner = inner if isinstance(inner, Mapping) else {}
+    if kind == "Sequential":
+        model: KerasModel = _sequential(entries, inner, keras_version, inputs)
+    elif kind in MODEL_CLASSES and "input_layers" in inner:
+        model = _chain(_graph(entries, inner, keras_version, inputs))
+    else:
+        raise ValueError(
+            f"load_keras: a model must be Sequential or Functional, got {kind}: a subclass of "
+            "Model has its computation in code; save its layers as one of these"
         )
-        return TimeDistributed(layer), channels
-    known = ", ".join([*CLASS_SNAKES, "ReLU"])
-    raise ValueError(f"build_layer: the class must be one of {known}; got {class_name}")
+    model.name = inner.get("name")
+    if inner.get("trainable", True) is False:
+        model.carried = {"trainable": False}
+    return model
+
+
+def _sequential(entries, inner, version: str, inputs) -> SequenceModel:
+    shape = inputs[0] if inputs else None
+    first = None
+    layers, names = [], []
+    for entry in entries:
+        c = entry["config"]
+        given = c.get("batch_shape", c.get("batch_input_shape"))
+        if shape is None:
+            shape = given or inner.get("build_input_shape") or _built(entry)
+            if shape is None:
+                raise ValueError("load_keras: the model was never built: it has no input shape")
+        if first is None:
+            shape = first = tuple(shape)
+        if entry["class_name"] == "InputLayer":
+            continue
+        layer = build_layer(entry["class_name"], c, _shapes(shape), version)
+        shape = output_shape(layer, *_shapes(shape))
+        layers.append(layer)
+        names.append(c.get("name") or f"layer_{len(names)}")
+    if first is None:
+        raise ValueError("load_keras: the model has no layers")
+    return SequenceModel(layers, names, first)
+
+
+def _built(entry: Mapping[str, Any]) -> Sequence[int | None] | None:
+    return (entry.get("build_config") or {}).get("input_shape")
+
+
+def _shapes(shape: Any) -> list[Shape]:
+    return shape if isinstance(shape, list) else [shape]
+
+
+def _graph(entries, inner, version: str, inputs) -> GraphModel:
+    by_name = {e["config"].get("name", e.get("name")): e for e in entries}
+    order = [r.layer for r in _refs(_refs_of(inner["input_layers"]))]
+    shapes: dict[Ref, Shape] = {}
+    for k, name in enumerate(order):
+        c = by_name[name]["config"]
+        shape = inputs[k] if inputs else c.get("batch_shape", c.get("batch_input_shape"))
+        shapes[Ref(name, 0, 0)] = tuple(shape)
+    waiting = [
+        _with_states(Call(name, node, *_arguments(inbound)), entry["class_name"])
+        for name, entry in by_name.items()
+        if name not in order
+        for node, inbound in enumerate(entry.get("inbound_nodes", []))
+    ]
+    layers: dict[str, nn.Module] = {}
+    calls: list[Call] = []
+    while waiting:
+        ready = [c for c in waiting if all(r in shapes for r in _refs([c.args, c.kwargs]))]
+        if not ready:
+            raise ValueError(
+                f"load_keras: the layers {', '.join(sorted({c.layer for c in waiting}))} wait for "
+                "tensors that nothing gives"
+            )
+        for call in ready:
+            entry = by_name[call.layer]
+            seen = [shapes[r] for r in _refs(call.args[0])]
+            if call.layer not in layers:
+                _refuse_operation(entry)
+                layers[call.layer] = build_layer(
+                    entry["class_name"], entry["config"], seen, version
+                )
+            out = output_shape(layers[call.layer], *seen)
+            for k, shape in enumerate(_shapes(out)):
+                shapes[Ref(call.layer, call.node, k)] = shape
+            calls.append(call)
+        waiting = [c for c in waiting if c not in ready]
+    ordered = {name: layers[name] for name in by_name if name in layers}
+    outputs = _refs_of(inner["output_layers"])
+    missing = [r for r in _refs(outputs) if r not in shapes]
+    if missing:
+        raise ValueError(f"load_keras: the output {missing[0].layer} is no tensor of the model")
+    if isinstance(outputs, list) and len(outputs) == 1:
+        outputs = outputs[0]
+    named = [(name, shapes[Ref(name, 0, 0)]) for name in order]
+    return GraphModel(ordered, calls, named, outputs, shapes)
+
+
+def _with_states(call: Call, class_name: str) -> Call:
+    """A call of a recurrent layer with its initial states under their name: Keras 2 lists them
+    behind the input."""
+    if class_name not in RANKS and class_name != "Bidirectional":
+        return call
+    first, *rest = call.args
+    states: Any = rest[0] if rest else None
+    if isinstance(first, list) and not isinstance(first, Ref):
+        first, states = first[0], first[1:]
+    kwargs = dict(call.kwargs)
+    if states is not None and not _says_nothing(states):
+        kwargs["initial_state"] = states
+    return Call(call.layer, call.node, (first,), kwargs)
+
+
+def _refuse_operation(entry: Mapping[str, Any]) -> None:
+    module = entry.get("module") or ""
+    if ".ops" in module or entry["class_name"] in ("TFOpLambda", "SlicingOpLambda"):
+        raise ValueError(
+            f"load_keras: {entry['config'].get('name')!r} is an operation on tensors "
+            f"({entry['class_name']}), not a layer; only layers are read (keras.layers.Add in "
+            "place of +, return_sequences=False in place of a slice)"
+        )
+
+
+def _refs_of(part: Any) -> Any:
+    """Lists [name, node, tensor] of a configuration as refs, whatever they stand in."""
+    if isinstance(part, list | tuple):
+        if (
+            len(part) >= 3
+            and isinstance(part[0], str)
+            and all(isinstance(k, int) for k in part[1:3])
+        ):
+            return Ref(*part[:3])
+        return [_refs_of(p) for p in part]
+    if isinstance(part, Mapping):
+        return {k: _refs_of(v) for k, v in part.items()}
+    return part
+
+
+def _arguments(inbound: Any) -> tuple[tuple, dict[str, Any]]:
+    """(args, kwargs) of one inbound node, as Keras 3 or Keras 2 writes it."""
+    if isinstance(inbound, Mapping):
+        args = tuple(_tensors(a) for a in inbound["args"])
+        kwargs = {k: _tensors(v) for k, v in inbound.get("kwargs", {}).items()}
+        if not args and "inputs" in kwargs:
+            args = (kwargs.pop("inputs"),)
+        if not args and "sequences" in kwargs:
+            args = (kwargs.pop("sequences"),)
+    else:
+        if inbound and isinstance(inbound[0], str):
+            inbound = [inbound]
+        refs = [Ref(*entry[:3]) for entry in inbound]
+        args = (refs[0] if len(refs) == 1 else refs,)
+        given = inbound[0][3] if len(inbound[0]) > 3 else {}
+        kwargs = {k: _refs_of(v) for k, v in given.items()}
+    said = {k: v for k, v in kwargs.items() if not _says_nothing(v)}
+    unknown = set(said) - {"initial_state", "mask"}
+    if unknown:
+        key = min(unknown)
+        raise ValueError(
+            f"load_keras: a layer is called with {key} = {said[key]!r}, which is not known here"
+        )
+    return args, said
+
+
+def _says_nothing(value: Any) -> bool:
+    """Whether an argument of a call is its default: None, False, or a list of those."""
+    if isinstance(value, list) and not isinstance(value, Ref):
+        return all(_says_nothing(v) for v in value)
+    return value is None or value is False
+
+
+def _tensors(part: Any) -> Any:
+    """Keras 3's arguments with refs in place of serialised tensors."""
+    if isinstance(part, Mapping):
+        if part.get("class_name") == "__keras_tensor__":
+            return Ref(*part["config"]["keras_history"])
+        return {k: _tensors(v) for k, v in part.items()}
+    if isinstance(part, list | tuple):
+        return [_tensors(p) for p in part]
+    return part
+
+
+def _chain(graph: GraphModel) -> KerasModel:
+    """A graph that is a chain as one."""
+    if len(graph.inputs) != 1 or not isinstance(graph.outputs, Ref):
+        return graph
+    last = Ref(graph.inputs[0][0], 0, 0)
+    for call in graph.calls:
+        if call.args != (last,) or call.kwargs or call.node:
+            return graph
+        last = Ref(call.layer, 0, 0)
+    if last != graph.outputs or [c.layer for c in graph.calls] != graph.names:
+        return graph
+    return SequenceModel(list(graph.layers), graph.names, graph.input_shape)
+
+
+def model_entry(model: KerasModel, name: str) -> dict[str, Any]:
+    """A model's configuration in Keras 3's form, with activations by our names."""
+    if isinstance(model, SequenceModel):
+        shape = list(model.input_shape)
+        first = {"batch_shape": shape, "name": "input_layer"}
+        entries = [_entry("InputLayer", first)]
+        entries += [layer_entry(m, n) for m, n in zip(model.layers, model.names, strict=True)]
+        inner = {"name": name, "layers": entries, "build_input_shape": shape}
+        return _whole("keras", "Sequential", {**model.carried, **inner})
+    assert isinstance(model, GraphModel)
+    entries = []
+    for n, shape in model.inputs:
+        c = {"batch_shape": list(shape), "dtype": "float32", "name": n}
+        entries.append({**_entry("InputLayer", c), "name": n, "inbound_nodes": []})
+    for module, n in zip(model.layers, model.names, strict=True):
+        nodes = [_node(model, c) for c in model.calls if c.layer == n]
+        entries.append({**layer_entry(module, n), "name": n, "inbound_nodes": nodes})
+    inner = {
+        "name": name,
+        "layers": entries,
+        "input_layers": [[n, 0, 0] for n, _ in model.inputs],
+        "output_layers": _listed(model.outputs),
+    }
+    return _whole("keras.src.models.functional", "Functional", {**model.carried, **inner})
+
+
+def _listed(outputs: Any) -> Any:
+    if isinstance(outputs, Ref):
+        return [list(outputs)]
+    if isinstance(outputs, Mapping):
+        return {k: list(v) for k, v in outputs.items()}
+    return [list(r) for r in outputs]
+
+
+def _node(model: GraphModel, call: Call) -> dict[str, Any]:
+    def tensors(part: Any) -> Any:
+        if isinstance(part, Ref):
+            about = {
+                "shape": list(model.shapes[part]), "dtype": "float32", "keras_history": list(part),
+            }  # fmt: skip
+            return {"class_name": "__keras_tensor__", "config": about}
+        if isinstance(part, Mapping):
+            return {k: tensors(v) for k, v in part.items()}
+        if isinstance(part, list | tuple):
+            return [tensors(v) for v in part]
+        return part
+
+    return {"args": tensors(call.args), "kwargs": tensors(call.kwargs)}
+
+
+def layer_entry(module: nn.Module, name: str) -> dict[str, Any]:
+    """A layer's entry in a model's configuration."""
+    if isinstance(module, KerasModel):
+        return model_entry(module, name)
+    config = own_config(module, name)
+    if isinstance(module, TimeDistributed):
+        inner = getattr(module, "inner_name", f"{name}_inner")
+        config["layer"] = layer_entry(module.layer, inner)
+    if isinstance(module, Bidirectional):
+        for key in ("layer", "backward_layer"):
+            config[key] = _entry(config[key]["class_name"], config[key]["config"])
+    return _entry(class_of(module), config)
+
+
+def _entry(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    return _whole("keras.layers", class_name, dict(config))
+
+
+def _whole(module: str, class_name: str, config: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "module": module,
+        "class_name": class_name,
+        "config": config,
+        "registered_name": None,
+    }
+
+
+def exported(part: Any, class_name: str = "") -> Any:
+    """A configuration with Keras 3's activations alone.
+
+    Keras 2's recurrent hard_sigmoid(x) is Keras 3's of 1.2 x: it goes along, and
+    `weights.exported_arrays` scales what it is applied to. Raises ValueError where that cannot be.
+    """
+    if isinstance(part, list):
+        return [exported(p) for p in part]
+    if not isinstance(part, Mapping):
+        return part
+    out = {}
+    for key, value in part.items():
+        if value == "hard_sigmoid_keras2":
+            if key != "recurrent_activation":
+                raise ValueError(
+                    f"save_keras: {part.get('name')!r} has the hard_sigmoid of Keras 2 as its "
+                    f"{key}, which Keras 3 does not have; export the weights alone"
+                )
+            value = "hard_sigmoid"
+        out[key] = exported(value)
+    return out
+
+
+# Files
 
 
 # What a Keras layer's configuration may ask of training alone.
 _PENALTIES = ("regularizer", "constraint")
 
 
-def _warn_of_penalties(layers: Sequence[KerasLayer]) -> None:
-    """Says which regularisers and constraints stay behind: outputs do not need them."""
-    found = [
-        f"{layer.name}: {key}"
-        for layer in layers
-        for key, value in layer.config.items()
-        if key.endswith(_PENALTIES) and value is not None
-    ]
-    if found:
+def _warnings(config: Any, found: dict[str, list[str]]) -> dict[str, list[str]]:
+    """What a configuration asks for that is not done here, by kind."""
+    if isinstance(config, list):
+        for part in config:
+            _warnings(part, found)
+    elif isinstance(config, Mapping):
+        for key, value in config.items():
+            name = config.get("name", "")
+            if key.endswith(_PENALTIES) and value is not None:
+                found.setdefault("penalties", []).append(f"{name}: {key}")
+            elif key == "dtype" and (policy := _policy(value)) not in (None, "float32"):
+                found.setdefault("dtypes", []).append(f"{name}: {policy}")
+            elif not key.endswith("initializer"):
+                _warnings(value, found)
+    return found
+
+
+def _policy(dtype: Any) -> str | None:
+    if isinstance(dtype, Mapping):
+        dtype = (dtype.get("config") or {}).get("name")
+    return dtype if isinstance(dtype, str) else None
+
+
+def _warn(config: Mapping[str, Any]) -> None:
+    found = _warnings(config, {})
+    if "penalties" in found:
         warnings.warn(
-            f"load_keras: {', '.join(found)}: not taken over; outputs are the same, but training "
-            "goes on without them (add the penalty to your loss, or clamp after each step)",
+            f"load_keras: {', '.join(found['penalties'])}: not taken over; outputs are the same, "
+            "but training goes on without them (add the penalty to your loss, or clamp after each "
+            "step); they go back with save_keras",
+            stacklevel=4,
+        )
+    if "dtypes" in found:
+        few = ", ".join(found["dtypes"][:3])
+        warnings.warn(
+            f"load_keras: {few}{', ...' if len(found['dtypes']) > 3 else ''}: the model computes "
+            "in float32 here; use torch.autocast for half precision",
             stacklevel=4,
         )
 
 
-def from_keras_file(file: KerasFile) -> SequenceModel:
+def _without_memory(config: Mapping[str, Any], keras_version: str) -> KerasModel:
+    """A model whose weights take no memory before they are loaded: a configuration may ask for
+    any sizes."""
+    with torch.device("meta"), undrawn():
+        return read_model(config, keras_version)
+
+
+def from_keras_file(file: KerasFile) -> KerasModel:
     """The model of a file that carries its configuration, with the file's weights."""
-    if not file.has_config:
+    if file.config is None:
         raise ValueError(
             "from_keras_file: a weights file has no model in it; build the model (for example "
             "next_frame()) and call load_keras_weights(model, path)"
         )
-    shape = file.input_shape
-    if shape is None:
-        raise ValueError("from_keras_file: the model was never built: it has no input shape")
-    _warn_of_penalties(file.layers)
-    first_format = file.layers[0].config.get("data_format", "channels_last")
-    channels = shape[2] if first_format == "channels_first" else shape[-1]
-    modules = []
-    for layer in file.layers:
-        module, channels = build_layer(layer.class_name, layer.config, channels, file.keras_version)
-        module.load_keras_weights(layer.weights)
-        modules.append(module)
-    return SequenceModel(modules, [layer.name for layer in file.layers], shape)
+    try:
+        _warn(file.config)
+        model = _without_memory(file.config, file.keras_version)
+    except (
+        KeyError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+    ) as error:
+        raise ValueError(f"load_keras: the configuration is damaged: {error!r}") from error
+    load_weights(model, file)
+    return model
 
 
-def load_keras(path: str | os.PathLike[str]) -> SequenceModel:
-    """The model in a `.keras` or legacy `.h5` file, with its weights, in eval mode."""
+def load_keras(path: str | os.PathLike[str]) -> KerasModel:
+    """The model in a `.keras` or legacy `.h5` file, with its weights, in eval mode.
+
+    A `SequenceModel` for a chain of layers, else a `GraphModel`. Raises FileNotFoundError, and
+    ValueError for a file that is damaged, points outside itself, or holds what is not known.
+    """
     return from_keras_file(read_keras(path)).eval()
 
 
-def save_keras(model: SequenceModel, path: str | os.PathLike[str]) -> None:
+def save_keras(model: KerasModel, path: str | os.PathLike[str]) -> None:
     """Writes `model` as `.keras`, `.h5` or `.weights.h5`, by the ending of `path`."""
-    write_keras(path, model.keras_layers(), model.input_shape)
+    write_file(path, model, None if str(path).endswith(".weights.h5") else model.keras_config())
 
 
-def load_keras_weights(model: SequenceModel, path: str | os.PathLike[str]) -> None:
-    """Loads the weights of any Keras file into `model`: layers of one class are matched in order.
+def load_keras_weights(model: KerasModel, path: str | os.PathLike[str]) -> None:
+    """Loads the weights of any Keras file into `model`, matched as Keras matches them: in order
+    within each class of layers, or by name where all names of a legacy file are the model's.
 
-    Raises ValueError where classes, counts or shapes differ.
+    Raises ValueError where classes, counts or shapes differ; then nothing is loaded.
     """
-    given: dict[str, list[KerasLayer]] = {}
-    for layer in read_keras(path).layers:
-        if layer.weights:
-            given.setdefault(layer.class_name, []).append(layer)
-    wanted: dict[str, list[nn.Module]] = {}
-    for module in model.layers:
-        if module.keras_weights():
-            wanted.setdefault(module.keras_class, []).append(module)
-    counts = [{k: len(v) for k, v in sorted(d.items())} for d in (wanted, given)]
-    if counts[0] != counts[1]:
-        raise ValueError(
-            f"load_keras_weights: the model has the layers {counts[0]}, the file {counts[1]}"
-        )
-    for class_name, modules in wanted.items():
-        for module, layer in zip(modules, given[class_name], strict=True):
-            module.load_keras_weights(layer.weights)
+    load_weights(model, read_keras(path))
 
 
-def from_config(config: Mapping[str, Any] | str) -> SequenceModel:
-    """A model with new weights from `SequenceModel.keras_config()` or its JSON text."""
-    from ..keras.files import _layers_of_config
-
+def from_config(config: Mapping[str, Any] | str, draw: bool = True) -> KerasModel:
+    """A model from `keras_config()` or its JSON text, with new weights (without `draw`: weights
+    without memory, to be loaded with `load_state_dict(..., assign=True)`)."""
     if isinstance(config, str):
         config = json.loads(config)
-    layers, shape = _layers_of_config(config)
-    channels, modules = shape[-1], []
-    for layer in layers:
-        module, channels = build_layer(layer.class_name, layer.config, channels)
-        modules.append(module)
-    return SequenceModel(modules, [layer.name for layer in layers], shape)
+    return read_model(config) if draw else _without_memory(config, "3")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from ..sequence import reference
 from ..sequence.activations import activation_name
-from ..sequence.spec import DATA_FORMATS, CellSpec
+from ..sequence.spec import DATA_FORMATS, CellSpec, is_integer
 from .initializers import Initializer, initialize
 
 # Keras' class names, which a saved configuration carries.
@@ -30,6 +31,45 @@ _KERAS_NAMES = {
     "dropout": "dropout",
     "recurrent_dropout": "recurrent_dropout",
 }
+
+
+class CellOptions(TypedDict, total=False):
+    """The options of a cell, which a layer passes on; `ConvLSTMBase` has their defaults and
+    `ConvLSTM2d` says what they mean."""
+
+    stride: int | Sequence[int]
+    padding: str
+    dilation: int | Sequence[int]
+    data_format: str
+    activation: str | None
+    recurrent_activation: str | None
+    bias: bool
+    kernel_initializer: Initializer
+    recurrent_initializer: Initializer
+    bias_initializer: Initializer
+    unit_forget_bias: bool
+    dropout: float
+    recurrent_dropout: float
+    peephole: bool | Sequence[int]
+    norm: str | None
+    norm_groups: int
+    device: torch.device | str | None
+    dtype: torch.dtype | None
+
+
+def with_options(base: type) -> Callable[[type], type]:
+    """Shows the options of `base` in a subclass's signature, in place of `**cell`."""
+
+    def show(cls: type) -> type:
+        own = inspect.signature(cls.__init__)
+        parts = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        known = {p.name for p in parts}
+        inherited = inspect.signature(base.__init__).parameters.values()
+        parts += [p for p in inherited if p.name not in known and p.kind is p.KEYWORD_ONLY]
+        cls.__signature__ = own.replace(parameters=parts[1:])  # type: ignore[attr-defined]
+        return cls
+
+    return show
 
 
 class ConvLSTMBase(nn.Module):
@@ -68,8 +108,15 @@ class ConvLSTMBase(nn.Module):
             raise ValueError(f"{name}: data_format must be one of {DATA_FORMATS}: {data_format!r}")
         if norm not in (None, "layer", "group"):
             raise ValueError(f'{name}: norm must be None, "layer" or "group", got {norm!r}')
-        if in_channels < 1:
-            raise ValueError(f"{name}: in_channels must be at least 1, got {in_channels}")
+        for label, value in (("in_channels", in_channels), ("hidden_channels", hidden_channels)):
+            if not is_integer(value) or value < 1:
+                raise ValueError(f"{name}: {label} must be a positive integer, got {value!r}")
+        in_channels, hidden_channels = int(in_channels), int(hidden_channels)
+        if not isinstance(padding, str):
+            raise ValueError(
+                f'{name}: padding must be "valid" or "same", got {padding!r}; a ConvLSTM has no '
+                'number of zeros: "same" keeps the size of the input'
+            )
         self.spec = CellSpec.make(
             self.rank,
             hidden_channels,
@@ -191,7 +238,7 @@ class ConvLSTMBase(nn.Module):
         """x and the weights in the dtype of the convolutions: autocast's where that is on."""
         tensors: list[Tensor | None] = [x, self.weight_ih, self.weight_hh, self.bias]
         kind = x.device.type
-        if torch.is_autocast_enabled(kind):
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
             tensors = [None if t is None else t.to(dtype) for t in tensors]
         x, w_ih, w_hh, bias = tensors

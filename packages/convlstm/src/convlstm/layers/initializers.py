@@ -6,7 +6,9 @@ Fans follow Keras: the receptive field times the last-but-one axis (in) and the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -79,6 +81,21 @@ INITIALIZERS: dict[str, Callable[..., Tensor]] = {
 CLASS_NAMES = {
     "".join(part.capitalize() for part in name.split("_")): name for name in INITIALIZERS
 }
+# Keras 3.0 to 3.6 called this one after itself.
+CLASS_NAMES["OrthogonalInitializer"] = "orthogonal"
+
+_draws = ContextVar("convlstm_draws", default=True)
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Within this, weights get memory but no values: those that are to be loaded need no drawing,
+    nor an initialiser that is known here."""
+    token = _draws.set(False)
+    try:
+        yield
+    finally:
+        _draws.reset(token)
 
 
 def initialize(initializer: Initializer, shape: Sequence[int]) -> Tensor:
@@ -86,13 +103,17 @@ def initialize(initializer: Initializer, shape: Sequence[int]) -> Tensor:
 
     Raises ValueError for a name that is not known.
     """
+    if not _draws.get():
+        return torch.empty(*shape)
     if callable(initializer):
         return initializer(tuple(shape))
     options: dict[str, Any] = {}
-    name = initializer
-    if isinstance(initializer, Mapping):
+    name: str
+    if not isinstance(initializer, Mapping):
+        name = initializer
+    else:
         name = initializer["class_name"]
-        skip = ("seed", "dtype")
+        skip = ("seed", "dtype", "input_axes", "output_axes")
         options = {k: v for k, v in initializer.get("config", {}).items() if k not in skip}
     name = CLASS_NAMES.get(name, name)
     if name not in INITIALIZERS:

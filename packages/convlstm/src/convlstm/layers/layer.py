@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..sequence import ops
-from .cell import KERAS_CLASSES, ConvLSTMBase, keras_arguments
-from .initializers import Initializer
+from .cell import KERAS_CLASSES, CellOptions, ConvLSTMBase, keras_arguments, with_options
 from .state import State
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
+
+@with_options(ConvLSTMBase)
 class _ConvLSTMLayer(ConvLSTMBase):
     def __init__(
         self,
@@ -21,56 +24,17 @@ class _ConvLSTMLayer(ConvLSTMBase):
         hidden_channels: int,
         kernel_size: int | Sequence[int],
         *,
-        stride: int | Sequence[int] = 1,
-        padding: str = "valid",
-        dilation: int | Sequence[int] = 1,
-        data_format: str = "channels_first",
-        activation: str | None = "tanh",
-        recurrent_activation: str | None = "sigmoid",
-        bias: bool = True,
-        kernel_initializer: Initializer = "glorot_uniform",
-        recurrent_initializer: Initializer = "orthogonal",
-        bias_initializer: Initializer = "zeros",
-        unit_forget_bias: bool = True,
-        dropout: float = 0.0,
-        recurrent_dropout: float = 0.0,
         return_sequences: bool = False,
         return_state: bool = False,
         go_backwards: bool = False,
         stateful: bool = False,
         zero_output_for_mask: bool = False,
-        peephole: bool | Sequence[int] = False,
-        norm: str | None = None,
-        norm_groups: int = 4,
         truncate: int | None = None,
         recompute: bool = False,
         plan: str = "auto",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **cell: Unpack[CellOptions],
     ) -> None:
-        super().__init__(
-            in_channels,
-            hidden_channels,
-            kernel_size,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            data_format=data_format,
-            activation=activation,
-            recurrent_activation=recurrent_activation,
-            bias=bias,
-            kernel_initializer=kernel_initializer,
-            recurrent_initializer=recurrent_initializer,
-            bias_initializer=bias_initializer,
-            unit_forget_bias=unit_forget_bias,
-            dropout=dropout,
-            recurrent_dropout=recurrent_dropout,
-            peephole=peephole,
-            norm=norm,
-            norm_groups=norm_groups,
-            device=device,
-            dtype=dtype,
-        )
+        super().__init__(in_channels, hidden_channels, kernel_size, **cell)
         name = type(self).__name__
         if truncate is not None and truncate < 1:
             raise ValueError(f"{name}: truncate must be at least 1 step, got {truncate}")
@@ -119,10 +83,13 @@ class _ConvLSTMLayer(ConvLSTMBase):
                     "keras_config: Keras 3 has no hard_sigmoid with Keras 2's slope; "
                     'build the layer with "hard_sigmoid" or export the weights alone'
                 )
+        return self._config(name or f"conv_lstm{self.rank}d")
+
+    def _config(self, name: str) -> dict[str, Any]:
+        """The configuration in Keras' terms, with activations by our names."""
+        s = self.spec
         return {
-            "name": name or f"conv_lstm{self.rank}d",
-            "trainable": True,
-            "dtype": "float32",
+            "name": name,
             "filters": self.hidden_channels,
             "kernel_size": list(s.kernel_size),
             "strides": list(s.stride),
@@ -174,7 +141,11 @@ class _ConvLSTMLayer(ConvLSTMBase):
                 f"{type(self).__name__}: a stateful layer keeps its batch size {self._batch}, got "
                 f"a batch of {x.shape[0]}; call reset_state(batch={x.shape[0]}) first"
             )
-        return initial_state if initial_state is not None else self.state
+        if initial_state is not None or self._state is None:
+            return initial_state
+        if self._state[0].is_inference() and not torch.is_inference_mode_enabled():
+            self._state = (self._state[0].clone(), self._state[1].clone())
+        return self.state
 
     # Sequences
 
@@ -197,11 +168,28 @@ class _ConvLSTMLayer(ConvLSTMBase):
         without return_sequences; with return_state (output, (h, c)). c is float32 under half
         precision. Raises ValueError for shapes that do not fit, TypeError for dtypes.
         """
+        outputs, state = self.run(x, initial_state, mask, lengths)
+        return (outputs, state) if self.return_state else outputs
+
+    def run(
+        self,
+        x: Tensor,
+        initial_state: State | None = None,
+        mask: Tensor | None = None,
+        lengths: Tensor | None = None,
+        keep: bool | None = None,
+    ) -> tuple[Tensor, State]:
+        """As `forward`, and always with the last (h, c), which are tensors of their own.
+
+        keep: whether a stateful layer starts from its kept state and keeps the new one; False
+        leaves it alone, as streams and forecasts need it.
+        """
         self._check_input(x, self.rank + 3)
         if x.shape[1] == 0:
             raise ValueError(f"{type(self).__name__}: x must have at least one step, got T = 0")
         mask = self._mask(x, mask, lengths)
-        if self.stateful:
+        keep = self.stateful if keep is None else keep
+        if keep:
             initial_state = self._stateful_start(x, initial_state)
         x, w_ih, w_hh, bias = self._compute_weights(x)
         x = self._to_first(x)
@@ -211,12 +199,10 @@ class _ConvLSTMLayer(ConvLSTMBase):
             mask = None if mask is None else mask.flip(1)
         extras = self._extras(x[:, 0], h)
         outputs, h, c = self._run(x, h, c, w_ih, w_hh, bias, mask, extras)
-        if self.stateful:
-            self._state = (h.detach(), c.detach())
-        outputs = self._outputs(outputs, mask)
-        if not self.return_state:
-            return outputs
-        return outputs, (self._to_format(h), self._to_format(c))
+        if keep:
+            self._state = (_owned(h), _owned(c))
+        # The last h is a view of all steps: a state must not hold, nor change, the outputs.
+        return self._outputs(outputs, mask), (self._to_format(h.clone()), self._to_format(c))
 
     def _mask(self, x: Tensor, mask: Tensor | None, lengths: Tensor | None) -> Tensor | None:
         name = type(self).__name__
@@ -226,6 +212,13 @@ class _ConvLSTMLayer(ConvLSTMBase):
             if lengths.shape != x.shape[:1]:
                 raise ValueError(
                     f"{name}: lengths must have shape ({x.shape[0]},), got {tuple(lengths.shape)}"
+                )
+            if lengths.is_floating_point() or lengths.dtype == torch.bool:
+                raise TypeError(f"{name}: lengths must be integers, got {lengths.dtype}")
+            if not lengths.is_meta and ((lengths < 0) | (lengths > x.shape[1])).any():
+                raise ValueError(
+                    f"{name}: lengths must lie between 0 and T = {x.shape[1]}, got "
+                    f"{lengths.tolist()}"
                 )
             steps = torch.arange(x.shape[1], device=x.device)
             return steps[None, :] < lengths.to(x.device)[:, None]
@@ -274,6 +267,10 @@ class _ConvLSTMLayer(ConvLSTMBase):
             shown = shown.view(*shown.shape, *(1,) * (self.rank + 1))
             states = torch.where(shown, states, torch.zeros_like(states))
         return self._to_format(states if self.return_sequences else states[:, -1])
+
+
+def _owned(state: Tensor) -> Tensor:
+    return state.detach().clone()
 
 
 class ConvLSTM1d(_ConvLSTMLayer):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..sequence.spec import is_integer
 from .layer import LAYERS
 from .state import State
 
@@ -35,6 +36,8 @@ class Bidirectional(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
+        if rank not in LAYERS:
+            raise ValueError(f"Bidirectional: rank must be 1, 2 or 3, got {rank!r}")
         if merge not in MERGES:
             raise ValueError(f"Bidirectional: merge must be one of {MERGES}, got {merge!r}")
         if "go_backwards" in options:
@@ -46,6 +49,11 @@ class Bidirectional(nn.Module):
         self.merge, self.return_state = merge, return_state
         self.return_sequences = return_sequences
         self.rank = rank
+
+    def reset_state(self, batch: int | None = None) -> None:
+        """Forgets the states that stateful layers keep; see `ConvLSTM2d.reset_state`."""
+        self.forward_layer.reset_state(batch)
+        self.backward_layer.reset_state(batch)
 
     @property
     def out_channels(self) -> int:
@@ -104,8 +112,13 @@ class ConvLSTM(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        if num_layers < 1:
-            raise ValueError(f"ConvLSTM: num_layers must be at least 1, got {num_layers}")
+        if rank not in LAYERS:
+            raise ValueError(
+                f"ConvLSTM: rank must be 1, 2 or 3 spatial axes, got {rank!r}; the order is "
+                "ConvLSTM(rank, in_channels, hidden_channels, kernel_size, num_layers)"
+            )
+        if not is_integer(num_layers) or num_layers < 1:
+            raise ValueError(f"ConvLSTM: num_layers must be at least 1, got {num_layers!r}")
         widths = self._each(hidden_channels, num_layers, "hidden_channels")
         kernels = kernel_size if isinstance(kernel_size, list) else [kernel_size] * num_layers
         if len(kernels) != num_layers:
@@ -135,10 +148,13 @@ class ConvLSTM(nn.Module):
 
     @staticmethod
     def _each(value: int | Sequence[int], count: int, name: str) -> list[int]:
-        values = [value] * count if isinstance(value, int) else list(value)
+        values = [value] * count if is_integer(value) else list(value)  # type: ignore[arg-type]
         if len(values) != count:
-            raise ValueError(f"ConvLSTM: {name} must be one for all or {count}, got {value!r}")
-        return values
+            raise ValueError(
+                f"ConvLSTM: {name} must be one for all or {count}, got {value!r}; the order is "
+                "ConvLSTM(rank, in_channels, hidden_channels, kernel_size, num_layers)"
+            )
+        return values  # type: ignore[return-value]
 
     def forward(
         self,

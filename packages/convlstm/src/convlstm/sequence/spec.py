@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 from .activations import resolve_activation
 
 DATA_FORMATS = ("channels_first", "channels_last")
 
 
+def is_integer(value: object) -> bool:
+    """Whether a value counts something: numpy's integers do, truth values do not."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def to_tuple(value: int | Sequence[int], rank: int, name: str, owner: str) -> tuple[int, ...]:
     """`value` as `rank` positive integers; one integer is repeated."""
-    values = (value,) * rank if isinstance(value, int) else tuple(value)
-    if len(values) != rank or any(not isinstance(v, int) or v < 1 for v in values):
+    values = (value,) * rank if is_integer(value) or not isinstance(value, Iterable) else value
+    values = tuple(values)
+    if len(values) != rank or any(not is_integer(v) or v < 1 for v in values):
         raise ValueError(
             f"{owner}: {name} must be a positive integer or {rank} of them, got {value!r}"
         )
-    return values
+    return tuple(int(v) for v in values)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,168 @@
+"""Frames as people have them: arrays, natural order, 16 bits, floats, several recordings."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convlstm import data, pictures, train
+from convlstm.__main__ import main
+from convlstm.forecasting.data import Frames, Scale, load_frames, load_recordings
+
+
+def folder_of(path, frames, ending=".png", name="frame{}"):
+    path.mkdir()
+    for k, frame in frames.items():
+        Image.fromarray(frame).save(path / (name.format(k) + ending))
+    return path
+
+
+def test_numbers_in_names_are_in_their_order(tmp_path):
+    frames = {k: np.full((8, 8), k, "uint8") for k in (1, 2, 9, 10, 11, 100)}
+    got = load_frames(folder_of(tmp_path / "f", frames))
+    assert (got[:, 0, 0, 0] * 255).round().astype(int).tolist() == [1, 2, 9, 10, 11, 100]
+    names = ["radar_2024-1-9.png", "radar_2024-1-10.png", "radar_2024-02-01.png", "a.png"]
+    (tmp_path / "n").mkdir()
+    for name in names:
+        Image.fromarray(frames[1]).save(tmp_path / "n" / name)
+    order = [p.name for p in data.natural_order((tmp_path / "n").iterdir())]
+    assert order == ["a.png", *names[:3]]
+
+
+def test_sixteen_bits_keep_their_depth(tmp_path):
+    ramp = (np.arange(64).reshape(8, 8) * 1000).astype("uint16")
+    for ending in (".png", ".tif"):
+        folder = folder_of(tmp_path / f"deep{ending}", {1: ramp, 2: ramp}, ending)
+        recordings, scale = load_recordings(folder)
+        assert scale == Scale(0, 65535, "of 65535")
+        assert np.allclose(recordings[0][0, ..., 0], ramp / 65535, atol=1e-7)
+        assert len(np.unique(recordings[0])) == 64
+
+
+def test_float_pictures_keep_their_values(tmp_path):
+    rain = np.linspace(0, 5, 64, dtype="float32").reshape(8, 8)
+    recordings, scale = load_recordings(folder_of(tmp_path / "f", {1: rain}, ".tif"))
+    assert (scale.low, scale.high) == (0, 5)
+    assert np.allclose(scale.undo(recordings[0][0, ..., 0]), rain, atol=1e-6)
+    broken = rain.copy()
+    broken[0, 0] = np.nan
+    with pytest.raises(ValueError, match="missing values"):
+        load_frames(folder_of(tmp_path / "g", {1: broken}, ".tif"))
+
+
+def test_colour_pictures_and_mixed_depths(tmp_path):
+    rng = np.random.default_rng(0)
+    frame = rng.integers(0, 255, (8, 8, 3)).astype("uint8")
+    assert load_frames(folder_of(tmp_path / "c", {1: frame}), channels=3).shape == (1, 8, 8, 3)
+    mixed = {1: frame[..., 0], 2: frame[..., 0].astype("uint16")}
+    with pytest.raises(ValueError, match="one size and depth"):
+        load_frames(folder_of(tmp_path / "m", mixed))
+
+
+@pytest.mark.parametrize(
+    ("shape", "count", "frames"),
+    [
+        ((7, 8, 8), 1, 7),
+        ((7, 8, 8, 1), 1, 7),
+        ((5, 12, 8, 8), 12, 5),  # mnist_test_seq.npy: time, sequence, H, W
+        ((4, 7, 8, 8, 1), 4, 7),
+    ],
+)
+@pytest.mark.parametrize("ending", [".npy", ".npz"])
+def test_arrays_are_recordings(tmp_path, shape, count, frames, ending):
+    array = np.random.default_rng(0).integers(0, 255, shape).astype("uint8")
+    path = tmp_path / f"mnist_test_seq{ending}"
+    np.save(path, array) if ending == ".npy" else np.savez(path, frames=array)
+    recordings, scale = load_recordings(path)
+    assert len(recordings) == count
+    assert recordings[0].shape == (frames, 8, 8, 1)
+    assert scale.high == 255
+    if len(shape) == 4 and count > 1:
+        assert np.allclose(recordings[3][2, ..., 0] * 255, array[2, 3], atol=1e-4)
+
+
+def test_what_is_no_array_of_frames_is_refused_by_name(tmp_path):
+    np.save(tmp_path / "line.npy", np.zeros(4))
+    np.save(tmp_path / "text.npy", np.array(["a"]))
+    np.savez(tmp_path / "two.npz", a=np.zeros((3, 8, 8)), b=np.zeros(3))
+    (tmp_path / "cut.npy").write_bytes(b"\x93NUMPY")
+    np.save(tmp_path / "object.npy", np.array([{}], dtype=object), allow_pickle=True)
+    for name, message in [
+        ("line.npy", "must be"), ("text.npy", "must hold numbers"), ("two.npz", "one array"),
+        ("cut.npy", "no array of numbers"), ("object.npy", "no array of numbers"),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            load_frames(tmp_path / name)
+
+
+def test_windows_never_cross_from_one_recording_to_the_next():
+    recordings = [np.full((10, 4, 4, 1), k, "float32") for k in range(3)]
+    source = Frames(recordings, 4)
+    for held_out in (False, True):
+        batch = source.batch(0, 0, 50, held_out)
+        assert all(len(np.unique(window)) == 1 for window in batch)
+        assert set(np.unique(batch)) == {0, 1, 2}
+    many = Frames([np.full((4, 2, 2, 1), k, "float32") for k in range(20)], 4)
+    assert set(np.unique(many.batch(0, 0, 200))) == set(range(18))
+    assert set(np.unique(many.batch(0, 0, 200, True))) == {18, 19}
+
+
+def test_the_scale_of_the_training_is_that_of_the_forecast(tmp_path, capsys):
+    rain = np.random.default_rng(0).random((40, 16, 16)).astype("float32") * 20
+    np.save(tmp_path / "rain.npy", rain)
+    np.save(tmp_path / "drizzle.npy", rain / 10)
+    run = str(tmp_path / "run")
+    options = ["--size", "16x16", "--filters", "2", "--frames", "4", "--steps", "1", "--json"]
+    assert main(["train", "--out", run, "--data", str(tmp_path / "rain.npy"), *options]) == 0
+    scale = train.load_checkpoint(run).scale
+    assert scale.high == pytest.approx(float(rain.max()))
+    capsys.readouterr()
+    ahead = ["--given", "2", "--steps", "2", "--count", "2", "--json"]
+    for name in ("rain.npy", "drizzle.npy"):
+        assert main(["predict", run, "--data", str(tmp_path / name), *ahead]) == 0
+    from convlstm.forecasting.commands import source_of
+
+    source = source_of(str(tmp_path / "drizzle.npy"), (16, 16), 4, 1, scale)
+    assert source.batch(0, 0, 8).max() < 0.11  # not stretched to [0, 1] again
+
+
+def test_an_animation_is_what_its_name_says(tmp_path):
+    av = pytest.importorskip("av")
+    panels = {"a": np.random.default_rng(0).random((5, 12, 12, 1))}
+    pictures.animation(panels, tmp_path / "x.mp4")
+    assert (tmp_path / "x.mp4").read_bytes()[4:8] == b"ftyp"
+    with av.open(str(tmp_path / "x.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 5
+    pictures.animation(panels, tmp_path / "x.gif")
+    assert (tmp_path / "x.gif").read_bytes()[:4] == b"GIF8"
+    for write, name in ((pictures.gif, "x.mp4"), (pictures.animation, "x.webp")):
+        with pytest.raises(ValueError, match=r"must end in \.gif"):
+            write(panels, tmp_path / f"new{name}")
+    with pytest.raises(ValueError, match=r"must end in \.png"):
+        pictures.strip(panels, ["t"] * 5, tmp_path / "s.jpg")
+    with pytest.raises(ValueError, match=r"grey or .* colour"):
+        pictures.gif({"two": np.zeros((3, 8, 8, 2))}, tmp_path / "two.gif")
+
+
+def test_written_files_have_the_users_permissions_and_links_stay(tmp_path):
+    import os
+    import stat
+
+    from convlstm import models
+
+    old = os.umask(0o027)
+    try:
+        pictures.gif({"a": np.zeros((2, 8, 8, 1))}, tmp_path / "a.gif")
+        models.save_keras(models.next_frame("small", size=(8, 8), filters=1), tmp_path / "a.keras")
+    finally:
+        os.umask(old)
+    for name in ("a.gif", "a.keras"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o640
+    (tmp_path / "link.gif").symlink_to("a.gif")
+    (tmp_path / "a.gif").chmod(0o604)
+    pictures.gif({"a": np.ones((3, 8, 8, 1))}, tmp_path / "link.gif")
+    assert (tmp_path / "link.gif").is_symlink()
+    assert stat.S_IMODE((tmp_path / "a.gif").stat().st_mode) == 0o604
+    assert len(load_frames(tmp_path / "a.gif")) == 3
+    with pytest.raises(OSError, match="No space left"):
+        pictures.gif({"a": np.zeros((2, 8, 8, 1))}, "/dev/full")
+    assert stat.S_ISCHR(os.stat("/dev/full").st_mode)
