@@ -150,6 +150,11 @@ def _doctor_log(name: str) -> int:
         )
         return 1
     print(f"{found.code}: {found.sentence}\n  {found.cure}\n  in the log: {found.line}")
+    if found.question:
+        print(f"\n{found.question} It may also be:")
+        for other in found.candidates:
+            sentence = re.sub(r"\{\w+\}", "...", other.sentence)
+            print(f"  {other.code}: {sentence}\n    {other.cure}")
     return 0
 
 

@@ -102,4 +102,5 @@ def run(
     finally:
         finished(process)
     rc = process.returncode if rc_on_timeout is None else rc_on_timeout
-    return Finished(tuple(argv), rc, out, err.decode("utf-8", "replace"))
+    words = tuple(map(os.fspath, argv))
+    return Finished(words, rc, out, err.decode("utf-8", "replace"))

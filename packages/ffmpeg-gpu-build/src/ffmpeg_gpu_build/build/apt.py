@@ -198,7 +198,8 @@ class PrivateApt:
 
 def resolvable(packages: list[str]) -> tuple[list[str], list[str]]:
     """Which packages the machine's own apt can install, and which it cannot, asked one by one."""
-    good, bad = [], []
+    good: list[str] = []
+    bad: list[str] = []
     for package in packages:
         text = proc.run(["apt-cache", "policy", package]).out.decode("utf-8", "replace")
         candidate = re.search(r"Candidate: (\S+)", text)

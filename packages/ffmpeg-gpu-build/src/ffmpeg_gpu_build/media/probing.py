@@ -185,6 +185,8 @@ def probe(
 
 def _ask_ffprobe(path: Path, program: Ffmpeg) -> dict[str, Any]:
     """ffprobe's JSON on a file."""
+    if program.probe_path is None:
+        raise RuntimeError(f"{program}: no ffprobe stands beside it, which reads {path}")
     done = proc.run(
         [program.probe_path, "-v", "error", "-of", "json", "-show_format", "-show_streams",
          *PROTOCOLS, "-i", file_argument(path)],

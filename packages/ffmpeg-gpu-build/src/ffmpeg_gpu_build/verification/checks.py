@@ -333,7 +333,7 @@ def _no_encoder(machine: Machine, path: str, codec: str) -> Verdict | None:
     """What the table of GPU generations says of a codec."""
     gpu = machine.gpu
     known = gpus.generation(*gpu["compute"]) if gpu else None
-    if known is None or codec in known.encodes:
+    if gpu is None or known is None or codec in known.encodes:
         return None
     what = "no video encoder" if not known.encodes else f"no {codec} encoder"
     text = f"{gpu['name']} has {what} ({known.name})"
