@@ -99,3 +99,35 @@ def test_recomputation_with_dropout_is_bitwise_equal_under_tp(world, sequence):
     for rank in (0, 1):
         for name, gradient in plain[rank].items():
             assert torch.equal(gradient, again[rank][name]), name
+
+
+def test_a_fork_inside_a_fork_of_the_same_stream_goes_on_and_repeats_nothing():
+    rng = RngTracker(7)
+    with rng.fork("tensor"):
+        want = torch.rand(6)
+    rng.reseed()
+    with rng.fork("tensor"):
+        first = torch.rand(2)
+        with rng.fork("tensor"):
+            second = torch.rand(2)
+            with rng.fork("shared"):
+                torch.rand(3)
+        third = torch.rand(2)
+    assert torch.equal(torch.cat((first, second, third)), want)
+
+
+def test_a_state_saved_inside_a_fork_continues_there():
+    rng = RngTracker(7)
+    with rng.fork("tensor"):
+        torch.rand(2)
+        state = rng.state_dict()
+        want = torch.rand(2)
+        rng.load_state_dict(state)
+        assert torch.equal(torch.rand(2), want)
+
+
+def test_a_second_stream_of_one_seed_is_refused():
+    rng = RngTracker(7)
+    rng.add("mine", 3)
+    with pytest.raises(ValueError, match="seed 3 is that of stream 'mine', so 'other'"):
+        rng.add("other", 3)

@@ -10,7 +10,7 @@ rank every method is the identity and nothing is counted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -117,6 +117,7 @@ class Axis:
         self.name, self.ranks, self.rank, self.group = name, ranks, rank, group
         self.size = len(ranks)
         self._owner = owner
+        self._opened = False
 
     def __repr__(self) -> str:
         return f"Axis({self.name}: place {self.rank} of {self.size}, ranks {list(self.ranks)})"
@@ -228,15 +229,54 @@ class Axis:
         origin = self.ranks[source]
         finish = self._guard("receive", like, f"{label} from rank {origin}")
         if self._owner.check_shapes:
-            mine, header = self._header("send", like), self._header("send", like)
+            header = self._header("send", like)
             finish(lambda: dist.recv(header, origin, group=self.group, tag=2 * tag))
-            if not torch.equal(mine, header):
-                raise MismatchError(
-                    f"{self._where()}: receive {label!r} expects {_describe(mine)} but rank "
-                    f"{origin} sends {_describe(header)}; build both stages from the same config"
-                )
+            self._agree(like, header, origin, label)
         finish(lambda: dist.recv(like, origin, group=self.group, tag=2 * tag + 1))
         return like
+
+    def exchange(
+        self,
+        sends: Sequence[tuple[torch.Tensor, int, int, str]],
+        receives: Sequence[tuple[torch.Tensor, int, int, str]],
+    ) -> Exchanged:
+        """Starts several messages at once. On NCCL they are one group, so that messages of both
+        directions cannot wait for each other; on gloo a send waits for nothing.
+
+        Each is (tensor, place of the other rank, tag, label); a tensor to be received gives shape
+        and dtype only and may be on "meta". A sent tensor must stay unchanged until `sent()`.
+        With gloo and `check_shapes`, an arrival raises MismatchError if the sender's shape differs.
+        """
+        if self._device().type == "cuda":
+            return self._grouped(sends, receives)
+        started = [self.send(t, to, tag=tag, label=label) for t, to, tag, label in sends]
+        arrivals = []
+        for like, source, tag, label in receives:
+            arrival = Arrival(self, like, source, tag, label)
+            arrival.start()
+            arrivals.append(arrival)
+        return Exchanged(started, arrivals)
+
+    def _grouped(self, sends: Sequence, receives: Sequence) -> Exchanged:
+        if not self._opened:
+            self._opened = True  # NCCL: the first call in a group must be everyone's
+            self.barrier(label="first message")
+        arrivals = [Arrival(self, *message, checks=False) for message in receives]
+        parts = [(dist.isend, tensor, to) for tensor, to, _, _ in sends]
+        parts += [(dist.irecv, a.message(), a.source) for a in arrivals]
+        for tensor, _, _, label in sends:
+            self._owner.traffic.add("send", "pipeline", label, tensor)
+        names = ", ".join(label for *_, label in (*sends, *receives))
+        what = f"messages {names} over {self.name} ranks {list(self.ranks)}"
+        operations = [
+            dist.P2POp(kind, tensor, self.ranks[place], group=self.group)
+            for kind, tensor, place in parts
+        ]
+        works = self._run(what, lambda: dist.batch_isend_irecv(operations))
+        group = Pending(lambda: [work.wait() for work in works], lambda run: self._run(what, run))
+        for arrival in arrivals:
+            arrival.pending = group
+        return Exchanged([group] if sends else [], arrivals)
 
     # -- checks and errors ------------------------------------------------------------------------
 
@@ -272,12 +312,22 @@ class Axis:
         finally:
             self._owner.leave()
 
-    def _header(self, op: str, tensor: torch.Tensor) -> torch.Tensor:
+    def _header(
+        self, op: str, tensor: torch.Tensor, device: torch.device | None = None
+    ) -> torch.Tensor:
         if tensor.dim() > _MAX_DIMS:
             raise ValueError(f"Axis.{op}: at most {_MAX_DIMS} dimensions, got {tensor.dim()}")
         values = [_OPS.index(op), _DTYPES.index(tensor.dtype), tensor.dim(), *tensor.shape]
         values += [0] * (_HEADER - len(values))
-        return torch.tensor(values, dtype=torch.int64, device=tensor.device)
+        return torch.tensor(values, dtype=torch.int64, device=device or tensor.device)
+
+    def _agree(self, like: torch.Tensor, header: torch.Tensor, origin: int, label: str) -> None:
+        mine = self._header("send", like, header.device)
+        if not torch.equal(mine, header):
+            raise MismatchError(
+                f"{self._where()}: receive {label!r} expects {_describe(mine)} but rank "
+                f"{origin} sends {_describe(header)}; build both stages from the same config"
+            )
 
     def _compare(self, op: str, tensor: torch.Tensor, label: str, finish) -> None:
         mine = self._header(op, tensor)
@@ -293,6 +343,63 @@ class Axis:
             f"{self._where()}: {op} {label!r} over {self.name} ranks {list(self.ranks)} needs the "
             f"same operation and shape on every rank, got {listed}; nothing was exchanged"
         )
+
+
+@dataclass
+class Exchanged:
+    """A group of messages under way."""
+
+    started: list[Pending]
+    arrivals: list[Arrival]
+
+    def sent(self) -> None:
+        """Returns when the sent tensors have left."""
+        for pending in self.started:
+            pending.wait()
+
+
+class Arrival:
+    """A message to be received; with `checks` its header comes first, and memory only after it."""
+
+    def __init__(
+        self, axis: Axis, like: torch.Tensor, source: int, tag: int, label: str,
+        checks: bool | None = None,
+    ) -> None:  # fmt: skip
+        self.axis, self.like, self.source, self.tag, self.label = axis, like, source, tag, label
+        self.checks = axis._owner.check_shapes if checks is None else checks
+        self.origin = axis.ranks[source]
+        self.guard = axis._guard("receive", like, f"{label} from rank {self.origin}")
+        self.header: torch.Tensor | None = None
+        self.buffer: torch.Tensor | None = None
+        self.pending: Pending | None = None
+
+    def message(self) -> torch.Tensor:
+        """The memory it comes into."""
+        if self.buffer is None:
+            self.buffer = torch.empty_like(self.like, device=self.axis._device())
+        return self.buffer
+
+    def start(self) -> None:
+        """Posts the receive of the header or, unchecked, of the message."""
+        if self.checks:
+            first = self.header = self.axis._header("send", self.like, self.axis._device())
+        else:
+            first = self.message()
+        tag = 2 * self.tag + (not self.checks)
+        group = self.axis.group
+        work = self.guard(lambda: dist.irecv(first, self.origin, group=group, tag=tag))
+        self.pending = Pending(work.wait, self.guard)
+
+    def wait(self) -> torch.Tensor:
+        """The received tensor."""
+        assert self.pending is not None
+        self.pending.wait()
+        buffer = self.message()
+        if self.header is not None:
+            self.axis._agree(self.like, self.header, self.origin, self.label)
+            group, tag = self.axis.group, 2 * self.tag + 1
+            self.guard(lambda: dist.recv(buffer, self.origin, group=group, tag=tag))
+        return buffer
 
 
 def _text(tensor: torch.Tensor) -> str:

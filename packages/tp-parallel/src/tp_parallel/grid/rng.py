@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -30,7 +30,9 @@ class RngTracker:
     """Random streams by name, on the CPU and, for a CUDA context, on its device.
 
     `with rng.fork(name):` makes torch's default generator continue the stream `name`; on leaving,
-    the default generator is as it was before. The default generator is otherwise never touched.
+    the default generator is as it was before. Forks nest: an inner fork of the same stream goes on
+    where the outer one is, and the outer one goes on after it. The default generator is otherwise
+    never touched.
     """
 
     def __init__(
@@ -40,23 +42,34 @@ class RngTracker:
         self._device = torch.device(device)
         self._root = (seed, dp, pp, tp)
         self._states: dict[str, list[torch.Tensor]] = {}
+        self._seeds: dict[str, int] = {}
+        self._active: list[str] = []  # forks under way, the innermost last
         self.reseed()
 
     def reseed(self, *names: object) -> None:
         """Starts the streams anew, from the seed, this process's place and `names`."""
         seed, dp, pp, tp = self._root
         self._states.clear()
+        self._seeds.clear()
         self.add(SHARED, derive_seed(seed, SHARED, dp, pp, *names))
         self.add(TENSOR, derive_seed(seed, TENSOR, dp, pp, tp, *names))
 
     def add(self, name: str, seed: int) -> None:
-        """Adds the stream `name`. Raises ValueError if it exists."""
+        """Adds the stream `name`. Raises ValueError if it exists, or if a stream has this seed and
+        so draws the same numbers.
+        """
         if name in self._states:
             raise ValueError(f"RngTracker.add: stream {name!r} exists; choose another name")
+        for other, taken in self._seeds.items():
+            if taken == seed:
+                raise ValueError(
+                    f"RngTracker.add: seed {seed} is that of stream {other!r}, so {name!r} would "
+                    "draw the same numbers; choose another, e.g. by derive_seed"
+                )
         states = [torch.Generator().manual_seed(seed).get_state()]
         if self._device.type == "cuda":
             states.append(torch.Generator(self._device).manual_seed(seed).get_state())
-        self._states[name] = states
+        self._states[name], self._seeds[name] = states, seed
 
     @contextmanager
     def fork(self, name: str) -> Iterator[None]:
@@ -66,15 +79,24 @@ class RngTracker:
                 f"RngTracker.fork: no stream {name!r}, there are {sorted(self._states)}; add() it"
             )
         outer = self._get_default()
+        self._keep()
+        self._active.append(name)
         self._set_default(self._states[name])
         try:
             yield
         finally:
-            self._states[name] = self._get_default()
-            self._set_default(outer)
+            self._keep()
+            self._active.pop()
+            self._set_default(self._states[self._active[-1]] if self._active else outer)
+
+    def _keep(self) -> None:
+        """Notes how far the innermost fork has come."""
+        if self._active:
+            self._states[self._active[-1]] = self._get_default()
 
     def state_dict(self) -> dict[str, list[torch.Tensor]]:
         """The state of every stream, for a checkpoint."""
+        self._keep()
         return {name: [s.clone() for s in states] for name, states in self._states.items()}
 
     def load_state_dict(self, state: dict[str, list[torch.Tensor]]) -> None:
@@ -83,16 +105,28 @@ class RngTracker:
         if missing:
             raise ValueError(f"RngTracker.load_state_dict: streams {sorted(missing)} are missing")
         self._states = {name: [s.clone() for s in states] for name, states in state.items()}
+        if self._active:
+            self._set_default(self._states[self._active[-1]])
+
+    def replay(self) -> AbstractContextManager[None]:
+        """A block in which the streams, and the forks under way, run again from where they are
+        now; after it they are as before it.
+        """
+        return _Replay(self, self.state_dict(), list(self._active))
 
     @contextmanager
-    def replay(self, state: dict[str, list[torch.Tensor]]) -> Iterator[None]:
-        """Within the block the streams run again from `state`; afterwards they are as before."""
-        now = self.state_dict()
+    def _replayed(self, state: dict[str, list[torch.Tensor]], active: list[str]) -> Iterator[None]:
+        now, forks, default = self.state_dict(), self._active, self._get_default()
+        self._active = []
         self.load_state_dict(state)
+        self._active = active
         try:
             yield
         finally:
+            self._active = []
             self.load_state_dict(now)
+            self._active = forks
+            self._set_default(default)
 
     def _get_default(self) -> list[torch.Tensor]:
         states = [torch.get_rng_state()]
@@ -106,20 +140,40 @@ class RngTracker:
             torch.cuda.set_rng_state(states[1], self._device)
 
 
-def recompute(function: Callable[..., Any], *args: Any, rng: RngTracker) -> Any:
+class _Replay(AbstractContextManager):
+    """May be entered again, as a second backward pass over the same graph does."""
+
+    def __init__(self, rng: RngTracker, state: dict[str, list[torch.Tensor]], active: list[str]):
+        self._again = lambda: rng._replayed(state, list(active))
+        self._open: list[AbstractContextManager] = []
+
+    def __enter__(self) -> None:
+        self._open.append(self._again())
+        self._open[-1].__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.pop().__exit__(*error)
+
+
+def recompute(function: Callable[..., Any], *args: Any, rng: RngTracker | None) -> Any:
     """`function(*args)`, keeping only its inputs; the backward pass runs it again.
 
     Every stream of `rng` and torch's default generator draw the same numbers the second time, so
     gradients are bitwise equal to those without recomputation (Chen et al., 2016, arXiv
-    1604.06174).
+    1604.06174). `rng` None: `function` draws from no stream, and torch.compile may look into it.
     """
     if not torch.is_grad_enabled():
         return function(*args)
-    state = rng.state_dict()
+    if rng is None:
+        return _torch_checkpoint(function, *args, use_reentrant=False)
+    return _recompute_with_streams(function, args, rng)
+
+
+@torch.compiler.disable
+def _recompute_with_streams(
+    function: Callable[..., Any], args: tuple[Any, ...], rng: RngTracker
+) -> Any:
+    again = rng.replay()
     return _torch_checkpoint(
-        function,
-        *args,
-        use_reentrant=False,
-        preserve_rng_state=True,
-        context_fn=lambda: (nullcontext(), rng.replay(state)),
+        function, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), again)
     )

@@ -22,6 +22,7 @@ from ..grid.mappings import (
 )
 from ..grid.weight_gradients import weight_gradient
 from .layout import Layout, change_layout, copy_into, layouts_of, set_layout, whole_over_data
+from .precision import product_dtype
 from .sharding import (
     Init,
     Shard,
@@ -42,12 +43,13 @@ class _Linear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, weight, axis, sequence, deferred, label):
+    def forward(ctx, x, weight, axis, sequence, deferred, label, dtype):
         ctx.axis, ctx.sequence, ctx.deferred, ctx.label = axis, sequence, deferred, label
         ctx.parameter = weight  # unpacked saved tensors are not the parameter under recomputation
+        x, cast = x.to(dtype or x.dtype), weight.to(dtype or weight.dtype)
         ctx.save_for_backward(x, weight)
         whole = axis.all_gather(x, SEQUENCE_DIM, label=label) if sequence else x
-        return F.linear(whole, weight)
+        return F.linear(whole, cast)
 
     @staticmethod
     def backward(ctx, grad):
@@ -55,7 +57,7 @@ class _Linear(torch.autograd.Function):
         grad_x: torch.Tensor | None = None
         pending: Pending | Done = Done()
         if ctx.needs_input_grad[0]:
-            grad_x = grad.matmul(weight)
+            grad_x = grad.matmul(weight.to(grad.dtype))
             if ctx.sequence:
                 grad_x = ctx.axis.reduce_scatter(grad_x, SEQUENCE_DIM, label=ctx.label)
             elif ctx.axis.size > 1:
@@ -68,26 +70,27 @@ class _Linear(torch.autograd.Function):
                 whole = ctx.axis.all_gather(x, SEQUENCE_DIM, label=ctx.label)
             grad_weight = weight_gradient(grad, whole, ctx.parameter, ctx.deferred)
         pending.wait()
-        return grad_x, grad_weight, None, None, None, None
+        return grad_x, grad_weight, None, None, None, None, None
 
 
 class _RowLinear(torch.autograd.Function):
     """y = x W^T as torch's, with a weight gradient that can be put off."""
 
     @staticmethod
-    def forward(ctx, x, weight, deferred):
+    def forward(ctx, x, weight, deferred, dtype):
         ctx.deferred, ctx.parameter = deferred, weight
+        x, cast = x.to(dtype or x.dtype), weight.to(dtype or weight.dtype)
         ctx.save_for_backward(x, weight)
-        return F.linear(x, weight)
+        return F.linear(x, cast)
 
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
-        grad_x = grad.matmul(weight) if ctx.needs_input_grad[0] else None
+        grad_x = grad.matmul(weight.to(grad.dtype)) if ctx.needs_input_grad[0] else None
         grad_weight = None
         if ctx.needs_input_grad[1]:
             grad_weight = weight_gradient(grad, x, ctx.parameter, ctx.deferred)
-        return grad_x, grad_weight, None
+        return grad_x, grad_weight, None, None
 
 
 def parallel_linear(
@@ -99,7 +102,9 @@ def parallel_linear(
     `sequence`: x is cut over the sequence and gathered here.
     """
     sequence = sequence and context.tp.size > 1
-    return _Linear.apply(x, weight, context.tp, sequence, context.weight_gradients, label)
+    return _Linear.apply(
+        x, weight, context.tp, sequence, context.weight_gradients, label, product_dtype(x)
+    )
 
 
 class ParallelLayer(nn.Module):
@@ -280,7 +285,7 @@ class RowParallelLinear(ParallelLayer):
             _check_features(label, x, self.in_features)
             x = scatter_to_region(x, self.axis, -1, label)
         _check_features(label, x, self.in_features // self.axis.size)
-        y = _RowLinear.apply(x, self.weight, self.context.weight_gradients)
+        y = _RowLinear.apply(x, self.weight, self.context.weight_gradients, product_dtype(x))
         if self.sequence_parallel:
             y = reduce_scatter_to_region(y, self.axis, SEQUENCE_DIM, label)
         else:

@@ -1,5 +1,7 @@
-"""Gradients of low-precision parameters are float32: added up and summed over ranks as such.
+"""In which dtype a product is computed and a gradient is kept.
 
+`torch.autocast` cannot see into an autograd function, so the split layers ask it themselves.
+Gradients of low-precision parameters are float32: added up and summed over ranks as such.
 A bfloat16 sum over many micro-batches loses the small ones (Megatron-LM keeps a float32
 `main_grad` for this); torch's `Tensor.grad_dtype` lets `parameter.grad` itself be float32.
 """
@@ -13,6 +15,14 @@ import torch
 from .layout import is_sharded
 
 _LOW = (torch.bfloat16, torch.float16)
+
+
+def product_dtype(x: torch.Tensor) -> torch.dtype | None:
+    """The dtype in which `torch.autocast` wants a matrix product with `x`; None: as it comes."""
+    kind = x.device.type
+    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(kind):
+        return None
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
 def gradient_dtype(parameter: torch.Tensor) -> torch.dtype:

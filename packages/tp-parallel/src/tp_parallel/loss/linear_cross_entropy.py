@@ -12,9 +12,11 @@ import torch
 
 from ..grid.context import ParallelContext
 from ..grid.mappings import copy_to_region
+from ..layers.precision import product_dtype
 from .cross_entropy import LossTerms, combine, local_statistics, logits_gradient, loss_terms
 
 CHUNK_ROWS = 128  # enough rows for an efficient matrix product
+CUDA_CHUNK_ROWS = 1024  # on a device the weight is read from memory again for each chunk
 
 
 def vocab_parallel_linear_cross_entropy(
@@ -28,7 +30,7 @@ def vocab_parallel_linear_cross_entropy(
     label_smoothing: float = 0.0,
     ignore_index: int = -100,
     z_loss: float = 0.0,
-    chunk_rows: int = CHUNK_ROWS,
+    chunk_rows: int | None = None,
 ) -> torch.Tensor:
     """Cross entropy of `hidden @ weight.T` against `target` without ever holding the logits.
 
@@ -40,6 +42,7 @@ def vocab_parallel_linear_cross_entropy(
             "sum".
         label_smoothing, ignore_index, z_loss: as in vocab_parallel_cross_entropy.
         chunk_rows: tokens at a time; the memory is chunk_rows * ceil(vocab_size / tp) values.
+            None: 128 on the CPU, 1024 on CUDA.
 
     Returns a scalar, the same bits on every rank. Both gradients are computed in the forward pass
     when they are needed, so the result can be differentiated once. Raises ValueError or TypeError
@@ -61,17 +64,23 @@ def vocab_parallel_linear_cross_entropy(
     terms = loss_terms(
         name, weight.shape[0], target, vocab_size, label_smoothing, ignore_index, z_loss, context.tp
     )
+    if chunk_rows is None:
+        chunk_rows = CUDA_CHUNK_ROWS if hidden.is_cuda else CHUNK_ROWS
     rows = hidden.reshape(-1, hidden.shape[-1])
     # the gradient of hidden is summed over the axis once, by the conjugate of this copy
     rows = copy_to_region(rows, context.tp, name)
+    dtype = product_dtype(rows) or rows.dtype
     return _LinearCrossEntropy.apply(
-        rows, weight, target.reshape(-1), terms, context.tp, reduction, chunk_rows
+        rows, weight, target.reshape(-1), terms, context.tp, reduction, chunk_rows, dtype
     )
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, target, terms: LossTerms, axis, reduction, chunk_rows):
+    def forward(ctx, hidden, weight, target, terms: LossTerms, axis, reduction, chunk_rows, dtype):
+        ctx.hidden_dtype, ctx.weight_dtype = hidden.dtype, weight.dtype
+        if dtype != hidden.dtype:  # autocast, to which a product into given memory is not subject
+            hidden, weight = hidden.to(dtype), weight.to(dtype)
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         count = (target != terms.ignore_index).sum().to(wide)
         scale = 1.0 / count if reduction == "mean" else count.new_ones(())
@@ -96,18 +105,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 _accumulate(grad_weight, logits, x)
         kept = [grad for grad in (grad_hidden, grad_weight) if grad is not None]
         ctx.save_for_backward(*kept)
-        ctx.weight_dtype = weight.dtype
         return total * scale
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         kept = list(ctx.saved_tensors)
-        grad_hidden = kept.pop(0).mul_(grad) if ctx.needs_input_grad[0] else None
-        grad_weight = None
-        if ctx.needs_input_grad[1]:
-            grad_weight = kept.pop(0).mul_(grad).to(ctx.weight_dtype)
-        return grad_hidden, grad_weight, None, None, None, None, None
+        grad_hidden = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_hidden = kept.pop(0).mul_(grad).to(ctx.hidden_dtype)
+        if ctx.needs_input_grad[1]:  # autograd gives it the dtype that the weight's gradient has
+            grad_weight = kept.pop(0).mul_(grad)
+        return grad_hidden, grad_weight, None, None, None, None, None, None
 
 
 def _accumulate(total: torch.Tensor, logits_grad: torch.Tensor, x: torch.Tensor) -> None:

@@ -178,7 +178,8 @@ class GPTModel(MegatronModule):
         rotary = self._rotary(x, start)
         for layer in self.layers.values():
             if self.config.recompute and self.training and cache is None:
-                x = recompute(layer, x, rotary, rng=self.context.rng)
+                draws = self.config.dropout > 0 or self.config.attention_dropout > 0
+                x = recompute(layer, x, rotary, rng=self.context.rng if draws else None)
             else:
                 x = layer(x, rotary, cache)
         if self.post_process:

@@ -1,68 +1,58 @@
-"""Pipeline schedules as data: who runs what in which order.
+"""The named pipeline schedules, and the check that any schedule must pass.
 
-A schedule is a list of actions for each stage rank. Nothing here touches a process: schedules are
-printed, validated, timed and drawn from the same lists that `pipeline.run_schedule` executes.
-
-    gpipe           all forwards, then all backwards      Huang et al., 2018, arXiv 1811.06965
-    1f1b            one forward, one backward             Narayanan et al., 2019 (PipeDream-Flush)
-    interleaved     1f1b over several chunks a rank       Narayanan et al., 2021, arXiv 2104.04473
-    zero_bubble     weight gradients fill the gaps (H1)   Qi et al., 2023, arXiv 2401.10241
+gpipe           all forwards, then all backwards      Huang et al., 2018, arXiv 1811.06965
+1f1b            one forward, one backward             Narayanan et al., 2019 (PipeDream-Flush)
+interleaved     1f1b over several chunks a rank       Narayanan et al., 2021, arXiv 2104.04473
+zero_bubble     weight gradients fill the gaps (H1)   Qi et al., 2023, arXiv 2401.10241
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from .communication import communicate, rendezvous
+from .schedule import (
+    Action,
+    B,
+    Exchange,
+    F,
+    Schedule,
+    Slot,
+    Transfer,
+    W,
+    bubble,
+    dependencies,
+    in_flight,
+    simulate,
+)
 
-F, B, W = "F", "B", "W"
-
-
-@dataclass(frozen=True, order=True)
-class Action:
-    """One step of one rank: `kind` F (forward), B (backward) or W (weight gradients alone) of
-    micro-batch `batch` through the rank's chunk `chunk`.
-    """
-
-    kind: str
-    batch: int
-    chunk: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.kind}{self.batch}" + (f".{self.chunk}" if self.chunk else "")
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Actions of each rank; stage `chunk * stages + rank` of the model is chunk `chunk` of `rank`.
-
-    Where `splits_backward` is set, B computes input gradients only and each B has a later W.
-    """
-
-    name: str
-    stages: int
-    batches: int
-    chunks: int
-    ranks: tuple[tuple[Action, ...], ...]
-    splits_backward: bool = False
-
-    def __str__(self) -> str:
-        rows = (f"rank {r}: " + " ".join(map(str, row)) for r, row in enumerate(self.ranks))
-        return "\n".join(rows)
-
-
-@dataclass(frozen=True)
-class Slot:
-    """An action with its place in time, from `simulate`."""
-
-    action: Action
-    start: float
-    end: float
+__all__ = [
+    "SCHEDULES",
+    "Action",
+    "B",
+    "Exchange",
+    "F",
+    "Schedule",
+    "Slot",
+    "Transfer",
+    "W",
+    "bubble",
+    "communicate",
+    "dependencies",
+    "gpipe",
+    "in_flight",
+    "interleaved",
+    "make_schedule",
+    "one_forward_one_backward",
+    "simulate",
+    "validate",
+    "zero_bubble",
+]  # fmt: skip
 
 
 def gpipe(stages: int, batches: int) -> Schedule:
     """All forwards, then all backwards: simple, keeps every micro-batch's activations."""
     _check("gpipe", stages, batches)
     row = tuple(Action(F, b) for b in range(batches)) + tuple(Action(B, b) for b in range(batches))
-    return Schedule("gpipe", stages, batches, 1, (row,) * stages)
+    return communicate(Schedule("gpipe", stages, batches, 1, (row,) * stages))
 
 
 def one_forward_one_backward(stages: int, batches: int) -> Schedule:
@@ -76,7 +66,7 @@ def one_forward_one_backward(stages: int, batches: int) -> Schedule:
             row += [Action(F, warm + b), Action(B, b)]
         row += [Action(B, b) for b in range(batches - warm, batches)]
         rows.append(tuple(row))
-    return Schedule("1f1b", stages, batches, 1, tuple(rows))
+    return communicate(Schedule("1f1b", stages, batches, 1, tuple(rows)))
 
 
 def interleaved(stages: int, batches: int, chunks: int = 2) -> Schedule:
@@ -101,7 +91,7 @@ def interleaved(stages: int, batches: int, chunks: int = 2) -> Schedule:
         for i in range(total - warm):
             row += [forward[warm + i], backward[i]]
         rows.append(tuple(row + backward[total - warm :]))
-    return Schedule("interleaved", stages, batches, chunks, tuple(rows))
+    return communicate(Schedule("interleaved", stages, batches, chunks, tuple(rows)))
 
 
 def zero_bubble(stages: int, batches: int) -> Schedule:
@@ -124,7 +114,9 @@ def zero_bubble(stages: int, batches: int) -> Schedule:
                 done += 1
         row += [Action(W, b) for b in range(done, batches)]
         rows.append(tuple(row))
-    return Schedule("zero_bubble", stages, batches, 1, tuple(rows), splits_backward=True)
+    return communicate(
+        Schedule("zero_bubble", stages, batches, 1, tuple(rows), splits_backward=True)
+    )
 
 
 SCHEDULES = {
@@ -148,9 +140,10 @@ def make_schedule(name: str, stages: int, batches: int, chunks: int = 1) -> Sche
 
 def validate(schedule: Schedule) -> None:
     """Checks that every stage runs F and B (and W) of every micro-batch once, in an order that
-    ends.
+    ends, even if every send waits for its receive (see `communication.rendezvous`).
 
-    Raises ValueError naming the rank and action, also if ranks would wait for each other for ever.
+    Raises ValueError naming the rank and action or message, and the circle in which ranks would
+    wait for each other for ever.
     """
     kinds = (F, B, W) if schedule.splits_backward else (F, B)
     wanted = {
@@ -173,80 +166,7 @@ def validate(schedule: Schedule) -> None:
                 f"or repeated: {', '.join(map(str, odd[:5]))}"
             )
     simulate(schedule)
-
-
-def simulate(
-    schedule: Schedule,
-    forward: float = 1.0,
-    backward: float = 2.0,
-    weight: float = 1.0,
-    message: float = 0.0,
-) -> list[list[Slot]]:
-    """When each action runs, if actions take the given times and messages arrive after `message`.
-
-    Times are for one chunk; with `splits_backward`, B takes backward - weight. Raises ValueError,
-    naming what each rank waits for, if no rank can go on.
-    """
-    cost = {F: forward, B: backward - weight if schedule.splits_backward else backward, W: weight}
-    ends: dict[tuple[str, int, int], float] = {}  # kind, batch, stage of the model
-    clock = [0.0] * schedule.stages
-    at = [0] * schedule.stages
-    slots: list[list[Slot]] = [[] for _ in range(schedule.stages)]
-    while any(at[r] < len(schedule.ranks[r]) for r in range(schedule.stages)):
-        moved = False
-        for rank, row in enumerate(schedule.ranks):
-            while at[rank] < len(row):
-                action = row[at[rank]]
-                needs = dependencies(schedule, rank, action)
-                if any(need not in ends for need in needs):
-                    break
-                stage = action.chunk * schedule.stages + rank
-                ready = [ends[need] + (message if need[2] != stage else 0.0) for need in needs]
-                start = max([clock[rank], *ready])
-                clock[rank] = start + cost[action.kind]
-                ends[action.kind, action.batch, stage] = clock[rank]
-                slots[rank].append(Slot(action, start, clock[rank]))
-                at[rank] += 1
-                moved = True
-        if not moved:
-            waiting = "; ".join(
-                f"rank {r} at {row[at[r]]}"
-                for r, row in enumerate(schedule.ranks)
-                if at[r] < len(row)
-            )
-            raise ValueError(f"simulate: {schedule.name} deadlocks: {waiting}")
-    return slots
-
-
-def dependencies(schedule: Schedule, rank: int, action: Action) -> list[tuple[str, int, int]]:
-    """What must have ended before `action`, as (kind, batch, stage of the model)."""
-    stage, last = action.chunk * schedule.stages + rank, schedule.stages * schedule.chunks - 1
-    if action.kind == F:
-        return [(F, action.batch, stage - 1)] if stage else []
-    if action.kind == W:
-        return [(B, action.batch, stage)]
-    own = (F, action.batch, stage)
-    return [own] if stage == last else [own, (B, action.batch, stage + 1)]
-
-
-def bubble(slots: list[list[Slot]]) -> float:
-    """Share of the ranks' time in which they wait, from first start to last end."""
-    span = max(row[-1].end for row in slots) - min(row[0].start for row in slots)
-    busy = sum(slot.end - slot.start for row in slots for slot in row)
-    return 1.0 - busy / (span * len(slots))
-
-
-def in_flight(schedule: Schedule) -> list[int]:
-    """Largest number of micro-batch chunks whose activations each rank holds at once."""
-    release = W if schedule.splits_backward else B
-    peaks = []
-    for row in schedule.ranks:
-        held = peak = 0
-        for action in row:
-            held += (action.kind == F) - (action.kind == release)
-            peak = max(peak, held)
-        peaks.append(peak)
-    return peaks
+    rendezvous(schedule)
 
 
 def _interleaved_at(kind: str, index: int, stages: int, chunks: int) -> Action:

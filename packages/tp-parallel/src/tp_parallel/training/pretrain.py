@@ -25,8 +25,9 @@ from ..data_parallel.optimizer import AdamW, learning_rate
 from ..grid.context import DEFAULT_TIMEOUT, ParallelContext
 from ..layers.config import GPTConfig
 from ..models.gpt import GPTModel
-from ..pipeline.run import build_stages, evaluate_schedule, run_schedule
+from ..pipeline.run import evaluate_schedule, run_schedule
 from ..pipeline.schedules import SCHEDULES, make_schedule
+from ..pipeline.stages import build_stages
 from . import checkpoint
 from .data import TextData, make_tokenizer
 

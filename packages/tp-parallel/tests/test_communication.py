@@ -1,0 +1,206 @@
+"""Messages are planned so that no order of events deadlocks, and the check agrees with reality."""
+
+import os
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from tp_parallel import GPTConfig, ParallelContext, finish_gradients
+from tp_parallel.pipeline import (
+    Action,
+    Exchange,
+    Schedule,
+    build_stages,
+    communicate,
+    evaluate_schedule,
+    make_schedule,
+    run_schedule,
+    validate,
+)
+from tp_parallel.pipeline.communication import groups_of, receiver, rendezvous, sender
+
+SHAPE = {"vocab_size": 37, "hidden": 16, "layers": 4, "heads": 4, "max_positions": 8,
+         "dtype": "float64", "tie_embeddings": False}  # fmt: skip
+NAMED = [("gpipe", 4, 8, 1), ("1f1b", 2, 4, 1), ("1f1b", 4, 8, 1), ("interleaved", 2, 4, 2),
+         ("interleaved", 4, 8, 3), ("zero_bubble", 4, 8, 1), ("1f1b", 3, 2, 1)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "stages", "batches", "chunks"), NAMED)
+def test_a_planned_schedule_ends_where_every_send_waits_for_its_receive(
+    name, stages, batches, chunks
+):
+    validate(make_schedule(name, stages, batches, chunks))
+
+
+@pytest.mark.parametrize(("name", "stages", "batches", "chunks"), NAMED[1:6])
+def test_bare_sends_and_receives_deadlock_at_the_first_crossing_and_the_circle_is_named(
+    name, stages, batches, chunks
+):
+    bare = replace(make_schedule(name, stages, batches, chunks), exchanges=None)
+    with pytest.raises(ValueError, match=r"deadlocks where a send .*: rank \d (sends|awaits) .*; "):
+        validate(bare)
+    validate(communicate(bare))
+
+
+def test_a_users_schedule_that_deadlocks_is_refused_before_anything_runs():
+    context = ParallelContext(device="cpu")
+    models = build_stages(GPTConfig(**SHAPE), context)
+    rows = ((Action("B", 0), Action("F", 0)),)
+    with pytest.raises(ValueError, match="simulate: backwards deadlocks: rank 0 at B0"):
+        run_schedule(
+            Schedule("backwards", 1, 1, 1, rows), models, [torch.zeros(1, 8, dtype=torch.int64)],
+            lambda m, x, n: m.loss_sum(x, x), context=context, shape=(1, 8),
+        )  # fmt: skip
+
+
+def test_a_message_that_is_missing_or_comes_too_late_is_named():
+    good = make_schedule("1f1b", 2, 2)
+    rows = list(good.exchanges)
+    with pytest.raises(ValueError, match="rank 1 of 1f1b must receive activation 0 of stage 0"):
+        validate(replace(good, exchanges=(rows[0], rows[1][1:])))
+    late = (*rows[1][:-1], replace(rows[1][-1], after=0))
+    with pytest.raises(ValueError, match="rank 1 of 1f1b must send gradient 1"):
+        validate(replace(good, exchanges=(rows[0], late)))
+    twice = (rows[0], (rows[1][0], *rows[1]))
+    with pytest.raises(ValueError, match="rank 1 has activation 0 twice"):
+        validate(replace(good, exchanges=twice))
+
+
+def scrambled(seed):
+    """A schedule whose rows and groups are one of many orders, some of which deadlock."""
+    draw = random.Random(seed)
+    stages, batches = draw.choice([(2, 2), (2, 4), (3, 3)])
+    plan = make_schedule(draw.choice(["gpipe", "1f1b"]), stages, batches)
+    if draw.random() < 0.5:
+        return replace(plan, exchanges=None)
+    rows = []
+    for row in plan.exchanges:
+        single = [Exchange(e.after, (t,)) for e in row for t in e.transfers]
+        for place in range(len(single) - 1):  # neighbours change places where that is allowed
+            a, b = single[place : place + 2]
+            if draw.random() < 0.5 and a.after == b.after:
+                single[place : place + 2] = b, a
+        rows.append(tuple(single))
+    return replace(plan, exchanges=tuple(rows))
+
+
+def play(schedules):
+    """Each schedule's messages with sends that end when they are received: did all ranks end?"""
+    rank, ended = dist.get_rank(), []
+    store = dist.distributed_c10d._get_default_store()
+    for number, schedule in enumerate(schedules):
+        done = True
+        if rank < schedule.stages:
+            names = {t: n for n, t in enumerate(sorted({
+                t for r in range(schedule.stages) for g in groups_of(schedule, r)
+                for t in g.transfers}))}  # fmt: skip
+            for group in groups_of(schedule, rank):
+                for transfer in group.transfers:  # both ends say that they are there, then wait
+                    store.add(f"{number} {names[transfer]}", 1)
+                keys = [f"{number} {names[t]}" for t in group.transfers]
+                if not both_there(store, keys):
+                    done = False
+                    break
+                works = []
+                for transfer in group.transfers:
+                    box = torch.zeros(1)
+                    if sender(schedule, transfer) == rank:
+                        works.append(dist.isend(box, receiver(schedule, transfer),
+                                                tag=names[transfer]))  # fmt: skip
+                    else:
+                        works.append(dist.irecv(box, sender(schedule, transfer),
+                                                tag=names[transfer]))  # fmt: skip
+                for work in works:
+                    work.wait()
+        every = [None] * dist.get_world_size()
+        dist.all_gather_object(every, done)
+        ended.append(all(every))
+    return ended
+
+
+def both_there(store, keys, patience=0.6):
+    import time
+
+    until = time.monotonic() + patience
+    while True:
+        if all(store.add(key, 0) == 2 for key in keys):
+            return True
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.002)
+
+
+def verdict(schedule):
+    try:
+        rendezvous(schedule)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("count", [24, pytest.param(1000, marks=pytest.mark.slow)])
+def test_the_verdict_equals_a_run_with_sends_that_wait_for_their_receive(world, count):
+    every = [scrambled(seed) for seed in range(count)]
+    verdicts = [verdict(schedule) for schedule in every]
+    assert 0 < sum(verdicts) < count
+    for start in range(0, count, 25):
+        part = slice(start, start + 25)
+        for ended in world(3, play, schedules=every[part]):
+            assert ended == verdicts[part]
+
+
+def train(frozen=False, name="1f1b", pp=2):
+    context = ParallelContext(pp=pp, device="cpu")
+    models = build_stages(GPTConfig(**SHAPE), context)
+    if frozen and context.first_stage:
+        for parameter in models[0].parameters():
+            parameter.requires_grad_(False)
+    ids = torch.randint(37, (4, 8), generator=torch.Generator().manual_seed(0))
+    batches = list(ids.split(1))
+    loss = lambda m, x, n: m.loss_sum(x, batches[n])  # noqa: E731
+    options = {"context": context, "shape": (1, 8)}
+    plan = make_schedule(name, pp, 4)
+    trained = run_schedule(plan, models, batches, loss, **options)
+    finish_gradients(models, context)
+    evaluated = evaluate_schedule(plan, models, batches, loss, **options)
+    grads = {k: v for m in models for k, v in m.gather_full(gradients=True).items()}
+    return trained, evaluated, grads
+
+
+@pytest.mark.parametrize("name", ["1f1b", "zero_bubble", "gpipe"])
+def test_a_frozen_first_stage_leaves_the_other_stages_gradients_as_they_are(world, name):
+    free, frozen = world(2, train, name=name), world(2, train, frozen=True, name=name)
+    assert frozen[0][2] == {}
+    assert all(torch.equal(v, free[1][2][k]) for k, v in frozen[1][2].items())
+    assert frozen[1][0] == free[1][0] == free[1][1]
+
+
+def memory(batches):
+    """Peak memory in MiB of a first stage while it runs `batches` micro-batches."""
+    context = ParallelContext(pp=2, device="cpu")
+    config = GPTConfig(vocab_size=64, hidden=512, layers=2, heads=4, ffn=512, max_positions=512,
+                       tie_embeddings=False)  # fmt: skip
+    models = build_stages(config, context)
+    ids = torch.zeros(batches, 512, dtype=torch.int64)
+    plan = make_schedule("1f1b", 2, batches)
+    peaks = []
+    for _ in range(2):  # the first run fills the allocator's pools
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+        run_schedule(
+            plan, models, list(ids.split(1)), lambda m, x, n: m.loss_sum(x, ids[:1]),
+            context=context, shape=(1, 512),
+        )  # fmt: skip
+        with open("/proc/self/status") as file:
+            peaks += [int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM")]
+    return peaks[-1]
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="no clear_refs here")
+def test_the_memory_of_a_pipeline_rank_does_not_grow_with_the_micro_batches(world):
+    few, many = world(2, memory, batches=4), world(2, memory, batches=32)
+    for before, after in zip(few, many, strict=True):
+        assert after < 1.05 * before + 4  # 28 more messages of 1 MiB

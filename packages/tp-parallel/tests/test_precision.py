@@ -1,0 +1,213 @@
+"""Autocast, float32 sums of bfloat16 gradients, torch.compile, torch's tools on the optimizer."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tp_parallel import (
+    AdamW,
+    ColumnParallelLinear,
+    GPTConfig,
+    GPTModel,
+    GradientBuckets,
+    ParallelContext,
+    RowParallelLinear,
+    finish_gradients,
+    vocab_parallel_linear_cross_entropy,
+)
+from tp_parallel.pipeline import build_stages, run_schedule
+from tp_parallel.pipeline.schedules import make_schedule
+
+SHAPE = {"vocab_size": 32, "hidden": 16, "layers": 2, "heads": 2, "max_positions": 8}
+IDS = torch.arange(16).reshape(2, 8)
+
+
+@pytest.mark.parametrize("layer", [ColumnParallelLinear, RowParallelLinear])
+def test_autocast_gives_a_parallel_layer_the_bits_of_nn_linear(layer):
+    ours, plain = layer(8, 6, context=ParallelContext(device="cpu")), nn.Linear(8, 6)
+    plain.load_state_dict(ours.state_dict())
+    x = torch.randn(4, 8)
+    results = []
+    for module in (ours, plain):
+        mine = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = module(mine)
+        y.float().square().sum().backward()
+        results.append((y.float(), mine.grad, module.weight.grad, module.bias.grad))
+    for got, want in zip(*results, strict=True):
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got, want, rtol=2e-2, atol=2e-2)
+
+
+def autocast(tp, loss, sequence):
+    context = ParallelContext(tp=tp, device="cpu")
+    model = GPTModel(GPTConfig(**SHAPE, sequence_parallel=sequence), context=context)
+    grads = []
+    for on in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=on):
+            if loss == "sum":
+                value = model.loss_sum(IDS, IDS)
+            else:
+                value = model(IDS, IDS).sum()
+        value.backward()
+        finish_gradients([model], context)
+        grads.append(torch.cat([g.flatten() for g in model.gather_full(gradients=True).values()]))
+    assert all(p.grad.dtype == torch.float32 for p in model.parameters())
+    return ((grads[1] - grads[0]).norm() / grads[0].norm()).item()
+
+
+@pytest.mark.parametrize(("tp", "sequence"), [(1, False), (2, False), (2, True)])
+@pytest.mark.parametrize("loss", ["tokens", "sum"])
+def test_a_model_trains_under_autocast(world, tp, loss, sequence):
+    for off in world(tp, autocast, tp=tp, loss=loss, sequence=sequence):
+        assert 1e-5 < off < 0.03
+
+
+def test_the_chunked_loss_under_autocast_is_that_of_bfloat16_operands():
+    context = ParallelContext(device="cpu")
+    hidden, weight = torch.randn(6, 8, requires_grad=True), torch.randn(32, 8, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = vocab_parallel_linear_cross_entropy(
+            hidden, weight, IDS.flatten()[:6], context=context, vocab_size=32
+        )
+        want = F.cross_entropy(F.linear(hidden, weight).float(), IDS.flatten()[:6])
+    for ours, theirs in zip(torch.autograd.grad(got, (hidden, weight)),
+                            torch.autograd.grad(want, (hidden, weight)), strict=True):  # fmt: skip
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-3)
+    torch.testing.assert_close(got, want, rtol=1e-2, atol=1e-2)
+
+
+def accumulated(schedule, batches, overlap, pp=1, dp=1):
+    """Gradients of a bfloat16 model by run_schedule, and the exact sum of its micro-batches'."""
+    context = ParallelContext(pp=pp, dp=dp, device="cpu")
+    config = GPTConfig(**{**SHAPE, "tie_embeddings": False}, dtype="bfloat16")
+    models = build_stages(config, context)
+    ids = torch.randint(32, (batches, 8), generator=torch.Generator().manual_seed(0))
+    mine = list(ids.chunk(dp)[context.dp.rank].split(1))
+    buckets = GradientBuckets(models, context) if overlap else None
+    if buckets is not None:
+        buckets.zero()
+    options = {"context": context, "shape": (1, 8)}
+
+    def run(rows, buckets=None):
+        run_schedule(
+            make_schedule(schedule, pp, len(rows)), models, rows,
+            lambda m, x, n: m.loss_sum(x, rows[n]) / ids.numel(), buckets=buckets, **options,
+        )  # fmt: skip
+
+    run(mine, buckets)
+    finish_gradients(models, context, buckets)
+    got = [p.grad.clone() for m in models for p in m.parameters()]
+    exact = [torch.zeros_like(g, dtype=torch.float64) for g in got]
+    for row in mine:  # one micro-batch alone: no sum, no rounding of one
+        for model in models:
+            model.zero_grad()
+        run([row])
+        for total, p in zip(exact, (p for m in models for p in m.parameters()), strict=True):
+            total += p.grad.double()
+    for total in exact:
+        context.dp.all_reduce(total, label="test")
+    assert all(g.dtype == torch.float32 for g in got)
+    off = sum((g.double() - e).square().sum() for g, e in zip(got, exact, strict=True))
+    return (off / sum(e.square().sum() for e in exact)).sqrt().item()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "batches", "overlap", "pp", "dp"),
+    [("1f1b", 256, False, 1, 1), ("1f1b", 64, True, 1, 2), ("zero_bubble", 64, False, 2, 1),
+     ("1f1b", 32, False, 1, 2)],
+)  # fmt: skip
+def test_bfloat16_gradients_of_many_micro_batches_are_added_in_float32(
+    world, schedule, batches, overlap, pp, dp
+):
+    options = {"schedule": schedule, "batches": batches, "overlap": overlap, "pp": pp, "dp": dp}
+    for off in world(pp * dp, accumulated, **options):
+        assert off < 1e-6
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_model_compiles_into_one_graph_with_and_without_recomputation(recompute):
+    model = GPTModel(GPTConfig(**SHAPE, recompute=recompute), context=ParallelContext(device="cpu"))
+    model(IDS, IDS).sum().backward()
+    want = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    torch._dynamo.reset()
+    torch.compile(model, backend="aot_eager", fullgraph=True)(IDS, IDS).sum().backward()
+    for parameter, grad in zip(model.parameters(), want, strict=True):
+        torch.testing.assert_close(parameter.grad, grad)
+
+
+def test_recomputation_with_dropout_compiles_too():
+    config = GPTConfig(**SHAPE, recompute=True, dropout=0.1, attention_dropout=0.1)
+    model = GPTModel(config, context=ParallelContext(device="cpu"))
+    torch._dynamo.reset()
+    torch.compile(model, backend="aot_eager")(IDS, IDS).sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def optimized():
+    model = GPTModel(GPTConfig(**SHAPE, dtype="bfloat16"), context=ParallelContext(device="cpu"))
+    return model, AdamW([model], model.context, lr=1e-2)
+
+
+def one_step(model, optimizer):
+    optimizer.zero_grad()
+    model(IDS, IDS).sum().backward()
+    return optimizer.step()
+
+
+def test_torchs_schedulers_change_the_learning_rate():
+    model, optimizer = optimized()
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0 if step else 1.0)
+    before = [p.detach().clone() for p in model.parameters()]
+    one_step(model, optimizer)
+    schedule.step()
+    moved = [p.detach().clone() for p in model.parameters()]
+    one_step(model, optimizer)
+    assert not all(torch.equal(a, b) for a, b in zip(before, moved, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(moved, model.parameters(), strict=True))
+
+
+def test_state_dict_continues_a_run_bitwise_with_float32_states():
+    model, optimizer = optimized()
+    one_step(model, optimizer)
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    saved = torch.utils._pytree.tree_map(
+        lambda x: x.clone() if isinstance(x, torch.Tensor) else x, optimizer.state_dict()
+    )
+    assert all(s["master"].dtype == torch.float32 for s in saved["state"].values())
+    one_step(model, optimizer)
+    other, again = optimized()
+    other.load_state_dict(state)
+    again.load_state_dict(saved)
+    one_step(other, again)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(),
+                                                 strict=True))  # fmt: skip
+
+
+def test_grad_scaler_runs_with_it_and_skips_a_step_that_overflows():
+    model = GPTModel(GPTConfig(**SHAPE), context=ParallelContext(device="cpu"))
+    optimizer = AdamW([model], model.context, lr=1e-2)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    scaler.scale(model(IDS, IDS).sum()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer.zero_grad()
+    scaler.scale(model(IDS, IDS).sum() * torch.inf).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert scaler.get_scale() == 4.0
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_frozen_parameters_have_no_moments_and_a_closure_runs_first():
+    model = GPTModel(GPTConfig(**SHAPE), context=ParallelContext(device="cpu"))
+    model.embedding.requires_grad_(False)
+    optimizer = AdamW([model], model.context, lr=1e-2)
+    assert not any(name.startswith("embedding") for name in optimizer.moments())
+    norm = optimizer.step(lambda: model(IDS, IDS).sum().backward())
+    assert norm > 0
