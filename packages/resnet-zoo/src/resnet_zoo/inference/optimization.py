@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from ..models.features import ResNetFeatures
 from ..models.fold import fold_batchnorm
@@ -189,7 +191,11 @@ def _check(model: ResNet | ResNetFeatures, level: str, dtype: torch.dtype, engin
         raise TypeError(
             f"optimize: model must be a ResNet or its features, got {type(model).__name__}"
         )
-    training = [name or "the model" for name, part in model.named_modules() if part.training]
+    training = [
+        name or "the model"
+        for name, part in model.named_modules()
+        if part.training and (part is model or _knows_its_mode(part))
+    ]
     if training:
         raise ValueError(
             f"optimize: the model must be in evaluation mode, but {training[0]} is in train mode; "
@@ -204,6 +210,11 @@ def _check(model: ResNet | ResNetFeatures, level: str, dtype: torch.dtype, engin
             f"optimize: dtype must be float32, bfloat16 or float16, got {dtype}; other types need "
             "calibration, which this function does not do"
         )
+
+
+def _knows_its_mode(part: nn.Module) -> bool:
+    """Whether a module computes something else in train mode."""
+    return isinstance(part, (_BatchNorm, _DropoutNd)) or getattr(part, "drop_rate", 0.0) > 0.0
 
 
 def _example(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ class Cast(nn.Module):
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, layout: torch.memory_format) -> None:
         super().__init__()
-        self.model = model.to(dtype=dtype, memory_format=layout)
+        self.model = model.to(dtype=dtype).to(memory_format=layout)  # type: ignore[call-overload]
         self.dtype, self.layout = dtype, layout
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
@@ -29,6 +30,8 @@ class Compiled(Cast):
 
     A copy compiles again, at its first call with that shape.
     """
+
+    compiled: Callable[[Tensor], Any]
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, example: Tensor) -> None:
         super().__init__(model, dtype, torch.channels_last)
@@ -61,6 +64,8 @@ class CudaGraph(nn.Module):
 
     Captured on the device of the example, whichever is current; a copy captures again.
     """
+
+    captured: tuple[Any, Tensor, Any]
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
         super().__init__()

@@ -36,7 +36,8 @@ def open_image(path: str | Path) -> Image.Image:
         raise ValueError(f"{path}: {str(error) or type(error).__name__}") from error
     if image.mode in _DEEP:
         image = image.convert("I")
-        if image.getextrema()[1] > 65535:
+        highest = image.getextrema()[1]
+        if isinstance(highest, tuple) or highest > 65535:
             raise ValueError(f"{path}: 32-bit numbers have no known white; scale it to 8 bits")
         return image.point(lambda value: value * (1 / 257)).convert("L")
     if image.mode == "F":

@@ -246,9 +246,8 @@ class ImageClassification(nn.Module):
     @torch.jit.unused
     def denormalize(self, batch: Tensor) -> Tensor:
         """Undo mean and std: (..., C, H, W) back to [0, 1], for pictures."""
-        like = {"dtype": batch.dtype, "device": batch.device}
-        mean = torch.tensor(self.mean, **like).view(-1, 1, 1)
-        std = torch.tensor(self.std, **like).view(-1, 1, 1)
+        mean = batch.new_tensor(self.mean).view(-1, 1, 1)
+        std = batch.new_tensor(self.std).view(-1, 1, 1)
         return (batch * std + mean).clamp(0, 1)
 
     @torch.jit.unused

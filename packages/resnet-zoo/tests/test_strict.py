@@ -1,0 +1,287 @@
+"""Folding, fusing and optimising only what is known; optimised models as members of other code."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from resnet_zoo import fold_batchnorm, get_model, optimize
+from resnet_zoo.inference import engines
+from resnet_zoo.inference.fused import FusedResNet, unavailable
+
+SIDE = 48
+X = (2, 3, SIDE, SIDE)
+fused = pytest.mark.skipif(unavailable() is not None, reason="no fused convolutions here")
+
+
+def calibrated(model):
+    torch.manual_seed(0)
+    model.train()
+    with torch.no_grad():
+        for _ in range(2):
+            model(torch.randn(4, 3, SIDE, SIDE))
+    return model.eval()
+
+
+def small(name="resnet18", **kwargs):
+    torch.manual_seed(1)
+    return calibrated(get_model(name, planes=16, num_classes=6, **kwargs))
+
+
+def relative(a, b):
+    return ((a - b).abs().max() / b.abs().max()).item()
+
+
+class NormAct(nn.BatchNorm2d):
+    def forward(self, x):
+        return torch.relu(super().forward(x))
+
+
+class Block(type(get_model("resnet18", planes=8).layer1[0])):
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+def with_subclassed_norm():
+    return calibrated(get_model("resnet18", planes=16, num_classes=6, norm_layer=NormAct))
+
+
+def with_a_part_in_train_mode():
+    model = small()
+    model.layer4.train()
+    return model
+
+
+def with_one_norm_in_train_mode():
+    model = small()
+    model.layer2[0].downsample[1].train()
+    return model
+
+
+def with_hook():
+    model = small()
+    model.layer1[0].bn1.register_forward_hook(lambda m, x, y: y * 2)
+    return model
+
+
+def with_old_weight_norm():
+    model = small()
+    nn.utils.weight_norm(model.layer1[0].conv1)
+    return model
+
+
+def with_parametrization():
+    model = small()
+    nn.utils.parametrizations.weight_norm(model.layer1[0].conv1)
+    return model
+
+
+def with_own_block():
+    model = small()
+    model.layer2[1].__class__ = Block
+    return model
+
+
+def with_patched_forward():
+    model = small()
+    inner = model.layer1[0].forward
+    model.layer1[0].forward = lambda x: inner(x) * 2
+    return model
+
+
+REFUSED = [
+    with_subclassed_norm, with_a_part_in_train_mode, with_one_norm_in_train_mode, with_hook,
+    with_old_weight_norm, with_parametrization, with_own_block, with_patched_forward,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", REFUSED, ids=lambda make: make.__name__)
+def test_what_folding_would_change_is_refused_by_name(make):
+    model = make()
+    with pytest.raises(ValueError, match=r"fold_batchnorm: (bn1|layer\d)"):
+        fold_batchnorm(model)
+    if unavailable() is None:
+        with pytest.raises(ValueError, match="fold_batchnorm"):
+            FusedResNet(model)
+
+
+@pytest.mark.parametrize("make", [with_subclassed_norm, with_hook, with_parametrization])
+@torch.no_grad()
+def test_optimize_keeps_what_it_does_not_know_as_given(make):
+    model = make()
+    fast = optimize(model, "fast", example=X)
+    assert fast.report.kept == "as given"
+    x = torch.randn(X)
+    assert torch.equal(fast(x), model(x))
+    assert any("fold_batchnorm" in trial.note for trial in fast.report.trials)
+    with pytest.raises(RuntimeError, match="nothing stayed within"):
+        optimize(model, "fold", example=X)
+
+
+@torch.no_grad()
+def test_synchronised_and_frozen_norms_are_folded(torchvision):
+    sync = nn.SyncBatchNorm.convert_sync_batchnorm(small())
+    frozen = get_model(
+        "resnet18", planes=16, num_classes=6, norm_layer=torchvision.ops.FrozenBatchNorm2d
+    ).eval()
+    frozen.load_state_dict(small().state_dict(), strict=False)
+    for model in (sync, frozen):
+        folded = fold_batchnorm(model)
+        assert {type(m).__name__ for m in folded.modules()}.isdisjoint(
+            {"SyncBatchNorm", "FrozenBatchNorm2d"}
+        )
+        x = torch.randn(X)
+        assert relative(folded(x), model(x)) < 1e-5
+
+
+@fused
+@torch.no_grad()
+def test_relu6_in_place_of_relu_is_seen():
+    model = small()
+    model.layer1[0].relu = nn.ReLU6()
+    with pytest.raises(RuntimeError, match=r"layer1\.0\.relu is a ReLU6"):
+        FusedResNet(model)
+    x = torch.randn(X)
+    assert relative(optimize(model, "fast", example=X)(x), model(x)) < 1e-5
+
+
+VARIANTS = ("resnet26t", "resnet50d", "seresnet18", "ecaresnet26t", "resnext50_32x4d")
+
+
+@fused
+@pytest.mark.parametrize("name", VARIANTS)
+@torch.no_grad()
+def test_variants_fold_and_fuse(name):
+    model = small(name) if name != "resnext50_32x4d" else small(name, output_stride=8)
+    for shape in (X, (1, 3, 61, 97)):
+        x = torch.randn(shape)
+        expected = model(x)
+        assert relative(fold_batchnorm(model)(x), expected) < 1e-5
+        assert relative(FusedResNet(model)(x), expected) < 1e-5
+
+
+@fused
+@pytest.mark.parametrize("stem", ["imagenet", "small"])
+@pytest.mark.parametrize("indices", [(0, 1, 2, 3, 4), (1, 3), (4,)])
+@torch.no_grad()
+def test_optimised_trunks_give_every_map(stem, indices):
+    trunk = calibrated(
+        get_model("resnet18", planes=16, stem=stem, features_only=True, out_indices=indices)
+    )
+    x = torch.randn(X)
+    expected = trunk(x)
+    fast = optimize(trunk, "fast", example=X)
+    assert "fused oneDNN" in {t.name for t in fast.report.trials if not t.note}
+    for run in (fast, FusedResNet(trunk)):
+        found = run(x)
+        assert len(found) == len(indices)
+        assert all(relative(a, b) < 1e-5 for a, b in zip(found, expected, strict=True))
+
+
+# -- the optimised model --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small()
+
+
+@pytest.fixture(scope="module", params=["fold", "fused oneDNN", "onnxruntime"])
+def fast(request, model):
+    kind = request.param
+    if kind == "onnxruntime":
+        pytest.importorskip("onnxruntime")
+        return optimize(model, engine="onnxruntime", example=X)
+    if kind == "fused oneDNN" and unavailable() is not None:
+        pytest.skip("no fused convolutions here")
+    done = optimize(model, "fold", example=X)
+    if kind == "fused oneDNN":
+        done.run = FusedResNet(model)
+    return done
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: (x * 255).to(torch.uint8), lambda x: x.long(), lambda x: x.double(),
+        lambda x: x.half(), lambda x: x + 0j, lambda x: x[:, :1], lambda x: x[0],
+        lambda x: x.to("meta"), lambda x: x.numpy(),
+    ],
+)  # fmt: skip
+def test_inputs_that_the_model_refuses_are_refused(model, fast, change):
+    x = change(torch.rand(X))
+    if x is not None and not (isinstance(x, torch.Tensor) and x.is_meta):
+        with pytest.raises((RuntimeError, ValueError, TypeError, AttributeError)):
+            model(x)
+    with pytest.raises((RuntimeError, TypeError), match="Optimized: the input must be"):
+        fast(x)
+
+
+@pytest.mark.parametrize("shape", [X, (0, 3, SIDE, SIDE), (1, 3, 64, 33), (3, 3, 40, 72)])
+@torch.no_grad()
+def test_inputs_that_the_model_takes_are_taken(model, fast, shape):
+    x = torch.randn(shape)
+    assert fast(x).shape == model(x).shape
+    if len(x):
+        assert relative(fast(x), model(x)) < 1e-4
+
+
+def test_outputs_are_ordinary_tensors(fast):
+    x = torch.randn(X)
+    y = fast(x)
+    y /= 2.0
+    nn.Linear(6, 2)(fast(x)).sum().backward()
+    with torch.inference_mode():
+        inside = fast(torch.randn(X))
+    assert not inside.is_inference()
+    assert not fast(x.requires_grad_()).requires_grad
+
+
+def test_copies_and_pickles_give_the_same_and_parents_train(fast):
+    x = torch.randn(X)
+    expected = fast(x)
+    for twin in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
+        assert relative(twin(x), expected) < 1e-6
+        assert twin.report.kept == fast.report.kept
+    parent = nn.Sequential(fast, nn.Linear(6, 2)).train()
+    assert parent.training
+    assert not any(m.training for m in fast.modules())
+    parent.to("cpu").float()
+    for move in (lambda: parent.double(), lambda: fast.half(), lambda: fast.to("meta")):
+        with pytest.raises(RuntimeError, match="optimize it there"):
+            move()
+
+
+# -- engines --------------------------------------------------------------------------------------
+
+
+def test_auto_tries_what_is_installed_and_reports_it(model):
+    installed = [
+        name
+        for name in engines.ENGINES
+        if engines.unavailable(name, torch.float32, torch.device("cpu")) is None
+    ]
+    done = optimize(model, "fast", engine="auto", example=X)
+    trials = {trial.name: trial for trial in done.report.trials}
+    assert {"fold", "as given", *installed} <= set(trials)
+    timed = {name: t.milliseconds for name, t in trials.items() if t.milliseconds is not None}
+    assert timed[done.report.kept] <= 1.02 * min(timed.values())
+    x = torch.randn(X)
+    with torch.no_grad():
+        assert relative(done(x), model(x)) < 1e-5
+
+
+def test_an_engine_that_plays_back_its_example_is_found_out(model, monkeypatch):
+    class Parrot(nn.Module):
+        def __init__(self, inner, x, dtype):
+            super().__init__()
+            self.out = inner(x)
+
+        def forward(self, x):
+            return self.out
+
+    monkeypatch.setitem(engines.ENGINES, "onnxruntime", Parrot)
+    with pytest.raises(RuntimeError, match="nothing stayed within"):
+        optimize(model, engine="onnxruntime", example=X)
