@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ffmpeg_gpu_build.build import apt, binary, headers, install, make, toolchain
+from ffmpeg_gpu_build.build import apt, binary, emit, headers, install, make, toolchain
 from ffmpeg_gpu_build.build.description import (
     DescriptionError,
     components,
@@ -189,9 +189,27 @@ def test_17_nvidia_headers_that_would_raise_the_driver_floor_are_not_taken(
     has("ffnvcodec", version)
     assert ("libffmpeg-nvenc-dev" not in provide()) == taken
     why = headers.floor_raised(resolve("small"), {})
-    assert (why is None) == taken
+    assert (why is None) == (not version.startswith("13"))  # lower ones ask for an older driver
     if version.startswith("13"):
         assert "driver 610.00 in place of 530.41.03" in why
+
+
+def test_headers_are_chosen_and_with_them_the_driver_that_nvenc_needs(unpacking, tmp_path):
+    has, _, _ = unpacking
+    plan = resolve("small", headers="11.1")
+    assert "driver 470.57.02 or newer" in emit.summary(plan)
+    assert "ffnvcodec-headers 11.1.*" in plan.conda_host
+    with pytest.raises(apt.AptError, match=r"git clone -b n11\.1\.5\.3"):
+        headers.provide(plan, tmp_path / "fresh")
+    has("ffnvcodec", "12.1.14.0")
+    assert "driver 530.41.03 in place of 470.57.02" in headers.floor_raised(plan, {})
+    has("ffnvcodec", "11.1.5.3")
+    assert headers.floor_raised(plan, {}) is None
+    assert headers.system_will_do("libffmpeg-nvenc-dev", "11.1.5.3")
+    with pytest.raises(DescriptionError, match="must be one of"):
+        resolve("small", headers="9.0")
+    with pytest.raises(DescriptionError, match="no NVIDIA part"):
+        resolve("small", headers="12.0", drop=["nvenc", "nvdec", "cuda-filters"])
 
 
 def test_6_npp_is_refused_with_its_successors_named():

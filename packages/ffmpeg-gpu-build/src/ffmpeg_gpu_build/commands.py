@@ -26,6 +26,11 @@ def _profile_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--profile", default="small", help="small, full or the path of your own .toml")
     p.add_argument("--release", metavar="X.Y.Z", help="FFmpeg release instead of the profile's")
     p.add_argument("--cuda", choices=("llvm", "nvcc"), help="compiler of the CUDA filters")
+    p.add_argument(
+        "--headers",
+        metavar="SERIES",
+        help="of NVIDIA's headers, e.g. 11.1: sets the driver that NVENC needs (default 12.1)",
+    )
     for option, dest, what in (("--with", "add", "add"), ("--without", "drop", "leave out")):
         p.add_argument(
             option,
@@ -40,7 +45,9 @@ def _profile_arguments(p: argparse.ArgumentParser) -> None:
 def _plan(a: argparse.Namespace) -> Any:
     from .build.description import resolve
 
-    return resolve(a.profile, version=a.release, cuda=a.cuda, add=a.add, drop=a.drop)
+    return resolve(
+        a.profile, version=a.release, cuda=a.cuda, headers=a.headers, add=a.add, drop=a.drop
+    )
 
 
 def _verify_arguments(p: argparse.ArgumentParser) -> None:
@@ -353,6 +360,7 @@ def build_command(a: argparse.Namespace) -> int:
         from .build.docker import dockerfile
 
         choices = [x for name in a.add for x in ("--with", name)]
+        choices += ["--headers", a.headers] if a.headers else []
         choices += [x for name in a.drop for x in ("--without", name)]
         print(dockerfile(plan, a.docker, a.profile, choices), end="")
         return 0

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import proc
-
 from . import description
 
 _FIELDS_64 = "<HHIQQQIHHHHHH"

@@ -32,6 +32,8 @@ HARDENED = (
 )
 # Part, as configure names it -> what `ffmpeg -encoders` and `-decoders` call it.
 LISTED_AS = {"libvpx_vp8": "libvpx", "libvpx_vp9": "libvpx-vp9"}
+# Debian's package of NVIDIA's headers; it has the series 12.1 alone.
+NVIDIA_HEADERS = "libffmpeg-nvenc-dev"
 LICENCES = ("lgpl", "gpl", "nonfree")  # each one binds more than the one before
 PART_KINDS = (
     "decoder",
@@ -320,17 +322,39 @@ def _parts(entry: Mapping[str, Any], name: str, version: str, where: str) -> lis
     return found
 
 
+def _take_headers(series: str, unpack: dict[str, str], conda: list[str]) -> None:
+    """Put another series of NVIDIA's headers into what is unpacked and into the recipe's host."""
+    known = {
+        row["headers"]: row["version"] for row in releases()["nvenc_floor"] if "version" in row
+    }
+    if series not in known:
+        raise DescriptionError(
+            f"headers (--headers): must be one of {', '.join(known)}, got {series!r}"
+        )
+    if NVIDIA_HEADERS not in unpack:
+        raise DescriptionError(
+            "headers (--headers): this plan has no NVIDIA part, which would need them"
+        )
+    unpack[NVIDIA_HEADERS] = known[series]
+    for index, package in enumerate(conda):
+        if package.startswith("ffnvcodec-headers "):
+            conda[index] = f"ffnvcodec-headers {series}.*"
+
+
 def resolve(
     profile: str | Path = "small",
     *,
     version: str | None = None,
     cuda: str | None = None,
+    headers: str | None = None,
     add: Iterable[str] = (),
     drop: Iterable[str] = (),
 ) -> Plan:
     """Join a profile with the catalogue into a plan.
 
-    `version`, `cuda` ("llvm", "nvcc") override the profile's; `add` and `drop` are component names.
+    `version`, `cuda` ("llvm", "nvcc") override the profile's; `headers` ("11.1", "12.1") is the
+    series of NVIDIA's headers, which sets NVENC's driver floor; `add` and `drop` are component
+    names.
     Raises DescriptionError for an unknown name, a retired component or a malformed file.
     """
     name, table = load_profile(profile)
@@ -368,6 +392,8 @@ def resolve(
         for macro in [*_macros_of_arguments(entry.get("configure", [])), *entry.get("asserts", [])]:
             macros.setdefault(macro, component)
         licence = max(licence, entry["licence"], key=LICENCES.index)
+    if headers is not None:
+        _take_headers(headers, unpack, merged["conda_host"])
     parts += _parts(table, "profile", version, where)
     for given in ("gpl", "nonfree"):
         if f"--enable-{given}" in table.get("configure", []):

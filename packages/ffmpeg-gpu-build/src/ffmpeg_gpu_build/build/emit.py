@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Iterable
 
-from .description import Plan, nvenc_floor, releases
+from .description import NVIDIA_HEADERS, Plan, nvenc_floor, releases
 
 RECIPE_HEAD = """\
 # The FFmpeg that the profile describes. Written by `ffmpeg-gpu-build plan --show recipe`; a test
@@ -24,7 +24,7 @@ def apt_packages(plan: Plan) -> list[str]:
 
 def headers_version(plan: Plan) -> str | None:
     """The NVIDIA headers that the plan builds against, or None without NVIDIA parts."""
-    return plan.unpack.get("libffmpeg-nvenc-dev")
+    return plan.unpack.get(NVIDIA_HEADERS)
 
 
 def summary(plan: Plan) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .. import proc
 from .apt import AptError, PrivateApt
-from .description import Plan, nvenc_floor
+from .description import NVIDIA_HEADERS, Plan, nvenc_floor, version_key
 from .toolchain import c_compiles, find_glslang, has_module, module_version
 
 # glslang of a newer suite runs by its own loader and libraries
@@ -31,7 +31,7 @@ def system_will_do(package: str, lowest: str) -> bool:
     NVIDIA headers of a later series raise NVENC's driver floor, so those are not taken; the .pc
     file of the SPIR-V headers says 1.5.5 in every version, so their content is looked at.
     """
-    if package == "libffmpeg-nvenc-dev":
+    if package == NVIDIA_HEADERS:
         major, minor = (int(n) for n in lowest.split(".")[:2])
         newer = f"ffnvcodec < {major}.{minor + 1}"
         return has_module(f"ffnvcodec >= {lowest}") and has_module(newer)
@@ -88,13 +88,25 @@ def _runnable_glslang(apt: PrivateApt, folder: Path) -> str:
 
 def floor_raised(plan: Plan, env: dict[str, str]) -> str | None:
     """Why the NVIDIA headers that pkg-config finds would raise the plan's driver floor, or None."""
-    wanted, found = plan.unpack.get("libffmpeg-nvenc-dev"), module_version("ffnvcodec", env)
-    if not wanted or not found or nvenc_floor(found) == nvenc_floor(wanted):
-        return None
+    wanted, found = plan.unpack.get(NVIDIA_HEADERS), module_version("ffnvcodec", env)
+    if not wanted or not found or version_key(found)[:2] <= version_key(wanted)[:2]:
+        return None  # lower headers ask for an older driver: nothing is raised
     return (
         f"headers: the NVIDIA headers found are {found}: NVENC would need driver "
         f"{nvenc_floor(found) or 'unknown'} in place of {nvenc_floor(wanted)}; give headers "
         f"{wanted} through PKG_CONFIG_PATH"
+    )
+
+
+def _require_debians_series(lowest: str) -> None:
+    """Raise AptError for NVIDIA headers that no Debian archive has, with the way to them."""
+    series = version_key(lowest)[:2]
+    if series == (12, 1):
+        return
+    raise AptError(
+        f"headers: NVIDIA's headers {lowest} are in no Debian archive. Fetch and install them: git "
+        f"clone -b n{lowest} https://github.com/FFmpeg/nv-codec-headers; make -C nv-codec-headers "
+        "install PREFIX=$PWD/nv; then build with PKG_CONFIG_PATH=$PWD/nv/lib/pkgconfig"
     )
 
 
@@ -111,6 +123,8 @@ def provide(plan: Plan, folder: Path) -> Unpacked:
             continue
         target, stamp = folder / package, folder / f"{package}.version"
         if not stamp.exists():
+            if package == NVIDIA_HEADERS:
+                _require_debians_series(lowest)
             apt = apt or PrivateApt(folder / "apt")
             version = apt.unpack(package, lowest, target)
             repoint(target)

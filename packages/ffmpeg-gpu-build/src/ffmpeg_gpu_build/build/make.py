@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import proc
-from .description import Plan
 from ..doctor.failures import last_lines
 from ..doctor.traps import recognise
+from .description import Plan
 
 # the verbs that FFmpeg's makefiles print, one line a file
 STEP = re.compile(rb"^(CC|CXX|X86ASM|AS|NVCC|GLSLC|AR|LD|HOSTCC|HOSTLD|BIN2C|MINIFY|GZIP)\t")

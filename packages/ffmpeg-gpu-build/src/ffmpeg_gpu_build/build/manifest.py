@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__, proc
-
 from . import binary
 from .description import Plan, components, nvenc_floor
 from .emit import headers_version
