@@ -11,7 +11,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from ffmpeg_gpu_build import FfmpegError, read_frames
+from ffmpeg_gpu_build import FfmpegError, Video, read_frames
 from ffmpeg_gpu_build.media.frames import Frame
 
 FILM = "testsrc2=size=160x96:rate=25:duration=12"
@@ -223,3 +223,54 @@ def test_nothing_runs_before_the_first_frame_is_asked_for_and_nothing_after_the_
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(list(read_frames(make("a.mp4"), count=3))) == 3
+
+
+@pytest.mark.parametrize("name", ["a.ts", "open.ts", "hevc.ts", "a.avi", "a.mp4", "a.gif", "a.vob"])
+def test_any_frame_by_number_and_by_time(make, name):
+    whole = list(read_frames(make(name), pixels="gray"))
+    with Video(make(name), pixels="gray") as video:
+        assert len(video) == 300
+        assert video.times == pytest.approx([f.time for f in whole])
+        for number in (200, 3, 4, 50, -1, 0):
+            frame = video[number]
+            assert np.array_equal(frame, whole[number])
+            assert (frame.index, frame.pts) == (number % 300, whole[number].pts)
+        assert video.at(4.0).index == 100
+        assert video.at(4.039).index == 100
+        assert video.at(1000).index == 299
+        assert [f.index for f in video.between(1, 1.2)] == [25, 26, 27, 28, 29]
+        assert [f.index for f in video[10:16:2]] == [10, 12, 14]
+        assert 0 in video.keys
+        assert video.count_exactly() == 300
+        assert video.exact
+        with pytest.raises(IndexError, match="within 300 frames, got 300"):
+            video[300]
+        with pytest.raises(ValueError, match="time must be at least 0"):
+            video.at(-1)
+
+
+def test_an_index_that_is_wrong_makes_no_wrong_frame(make, monkeypatch):
+    from ffmpeg_gpu_build.media import video as module
+    from ffmpeg_gpu_build.media.index import Index, index
+
+    true = index(read_program(), *source_of(make("a.mkv")))
+    shifted = Index(tuple(p + Fraction(1, 100) for p in true.pts), true.keys, False)
+    real = module.index
+    monkeypatch.setattr(module, "index", lambda *a: real(*a) if a[3] else shifted)
+    video = Video(make("a.mkv"), pixels="gray")
+    assert not video.exact
+    assert video[77].pts == true.pts[77]
+    assert video.exact
+
+
+def read_program():
+    from ffmpeg_gpu_build.ffmpeg import Ffmpeg
+
+    return Ffmpeg.at()
+
+
+def source_of(path):
+    from ffmpeg_gpu_build.media.sources import opened
+
+    with opened("test", path) as source:
+        return source, 0

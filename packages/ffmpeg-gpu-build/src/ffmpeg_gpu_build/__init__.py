@@ -12,9 +12,12 @@ _moved.install()
 
 _WHERE = {
     "Cancelled": "media.session",
+    "DamageWarning": "media.frames",
     "DescriptionError": "build.description",
     "Ffmpeg": "ffmpeg",
     "FfmpegError": "ffmpeg",
+    "Frame": "media.frames",
+    "Frames": "media.frames",
     "HardwareError": "media.pipeline",
     "Media": "media.probing",
     "Plan": "build.description",
@@ -22,6 +25,7 @@ _WHERE = {
     "Report": "verification.judge",
     "Transcoded": "media.transcoding",
     "Verdict": "verification.verdict",
+    "Video": "media.video",
     "diagnose": "doctor.failures",
     "probe": "media.probing",
     "read_frames": "media.frames",

@@ -1,15 +1,20 @@
 """Frames out of files and into them, and transcodes: on a GPU where that is proven."""
 
 from .batch import Item, transcode_folder
-from .frames import read_frames, write_frames
+from .frames import DamageWarning, Frame, Frames, read_frames, write_frames
 from .pipeline import HardwareError, Pipeline
-from .probing import PROTOCOLS, Media, Video, probe, require_whole
+from .probing import PROTOCOLS, Audio, Media, VideoStream, probe, require_whole
 from .session import Cancelled, Progress
 from .transcoding import Transcoded, transcode
+from .video import Video
 
 __all__ = [
     "PROTOCOLS",
+    "Audio",
     "Cancelled",
+    "DamageWarning",
+    "Frame",
+    "Frames",
     "HardwareError",
     "Item",
     "Media",
@@ -17,6 +22,7 @@ __all__ = [
     "Progress",
     "Transcoded",
     "Video",
+    "VideoStream",
     "probe",
     "read_frames",
     "require_whole",

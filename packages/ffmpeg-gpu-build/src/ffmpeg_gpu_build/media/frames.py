@@ -32,7 +32,7 @@ from .pipeline import (
     tried,
     turned_verdict,
 )
-from .probing import Video, probe, require_whole
+from .probing import VideoStream, probe, require_whole
 from .session import failure, is_stream, supervise, written_aside
 from .sources import Source, opened
 from .transcoding import muxer_of
@@ -52,7 +52,7 @@ PIXELS = {
 
 def _decoding(
     program: Ffmpeg,
-    video: Video,
+    video: VideoStream,
     hw: str,
     device: str,
     file: Path | None = None,
@@ -87,7 +87,7 @@ class Frame(np.ndarray):
     pts         Fraction, seconds: the presentation time that the container gives, as PyAV and
                 ffprobe say it; None where there is none (a raw stream)
     time        float, seconds after the first frame of the stream: the clock of `start` and of
-                `Video.at`
+                `VideoStream.at`
     index       which frame of this reading it is, from 0
     key         whether it was coded by itself
     interlaced  whether it is made of two fields

@@ -28,7 +28,7 @@ from ..verification.checks import (
 from ..verification.filter_checks import device_of
 from ..verification.judge import ask_nvidia
 from ..verification.verdict import NOT_TRIED, PROVEN, Verdict
-from .probing import PROTOCOLS, Video
+from .probing import PROTOCOLS, VideoStream
 
 SOFTWARE = {codec: encoder for encoder, codec in CODEC_OF.items()}
 # component of the description that brings the software encoder
@@ -101,7 +101,7 @@ def proof(program: Ffmpeg, stage: str, device: str = "") -> Verdict:
     return _proof(program.path, tuple(sorted(program.env.items())), device, stage)
 
 
-def covered(verdict: Verdict, video: Video) -> Verdict:
+def covered(verdict: Verdict, video: VideoStream) -> Verdict:
     """A proof of a decoder, held to what it was made of: it says nothing of other pixel formats.
 
     NVDEC decodes H.264 in 8 bits and 4:2:0 on every GPU, in 10 bits or 4:2:2 on hardly any.
@@ -152,7 +152,7 @@ def _tried(
     return same_frames(where, *runs, exact=known.get("exact", True), deep=out.endswith("10le"))
 
 
-def tried(program: Ffmpeg, file: Path, video: Video, kind: str, device: str) -> Verdict:
+def tried(program: Ffmpeg, file: Path, video: VideoStream, kind: str, device: str) -> Verdict:
     """Decode the first frames of this very file on a device and on the CPU and compare them."""
     where = f"decode of this file on {kind}"
     if video.pixels not in DOWNLOADS:
@@ -181,7 +181,7 @@ def quality_arguments(encoder: str, quality: int) -> list[str]:
 HDR = {"smpte2084": "PQ", "arib-std-b67": "HLG"}  # FFmpeg's names of the transfer -> the usual
 
 
-def _lost(video: Video) -> list[str]:
+def _lost(video: VideoStream) -> list[str]:
     """What of the picture does not reach the result, which is 4:2:0 in 8 bits on every path."""
     lost = [f"{video.depth} bits are written as 8"] if video.depth > 8 else []
     if re.match(r"yuva|ya\d|ayuv|gbrap|(rgb|bgr)a|a(rgb|bgr)", video.pixels):
@@ -194,7 +194,9 @@ def _lost(video: Video) -> list[str]:
     return lost
 
 
-def _size(video: Video, size: tuple[int, int] | None, notes: list[str]) -> tuple[int, int] | None:
+def _size(
+    video: VideoStream, size: tuple[int, int] | None, notes: list[str]
+) -> tuple[int, int] | None:
     """The size to scale to, or None. Raises ValueError for an odd or empty one."""
     if size is not None:
         if len(size) != 2 or any(side < 16 or side % 2 for side in size):
@@ -229,7 +231,7 @@ def _stage(
 
 def plan_pipeline(
     program: Ffmpeg,
-    video: Video,
+    video: VideoStream,
     *,
     hw: str,
     codec: str,
@@ -310,7 +312,7 @@ def _software_encoder(program: Ffmpeg, codec: str) -> str:
     return encoder
 
 
-def require_decoder(program: Ffmpeg, video: Video) -> None:
+def require_decoder(program: Ffmpeg, video: VideoStream) -> None:
     """Raise FfmpegError if this FFmpeg decodes the video on a GPU only, which it says as nothing
     but "your platform doesn't support hardware accelerated AV1 decoding".
     """
@@ -318,7 +320,7 @@ def require_decoder(program: Ffmpeg, video: Video) -> None:
         raise no_cpu_decoder()
 
 
-def require_codec(program: Ffmpeg, video: Video) -> None:
+def require_codec(program: Ffmpeg, video: VideoStream) -> None:
     """Raise FfmpegError if this FFmpeg has no decoder of this codec at all: a whole file is never
     called damaged for that.
     """
@@ -398,7 +400,7 @@ def _opencl(
 
 def _on_device(
     program: Ffmpeg,
-    video: Video,
+    video: VideoStream,
     hw: str,
     kind: str,
     codec: str,

@@ -25,7 +25,7 @@ FIELDS = {2: "tt", 3: "bb", 4: "tb", 5: "bt"}  # AVFieldOrder
 
 
 @dataclass(frozen=True)
-class Video:
+class VideoStream:
     """A video stream. `size` is (width, height) as shown, after rotation; `depth` in bits; `turned`
     if the picture is stored turned or mirrored, which FFmpeg puts right on the CPU alone;
     `transfer` is FFmpeg's name of the transfer characteristic ("bt709", "smpte2084"); `fields`
@@ -50,6 +50,9 @@ class Video:
         return self.fields in ("tt", "bb", "tb", "bt")
 
 
+Video = VideoStream  # its name before there was `media.video.Video`
+
+
 @dataclass(frozen=True)
 class Audio:
     """An audio stream: codec ("unknown" where FFmpeg has no name for it), channels."""
@@ -67,7 +70,7 @@ class Media:
     path: Path
     container: str
     seconds: float | None
-    video: Video | None
+    video: VideoStream | None
     audio: tuple[str, ...]
     subtitle_codecs: tuple[str, ...]
     more_videos: int = 0
@@ -117,13 +120,13 @@ def _turned(stream: dict[str, Any]) -> bool:
     return False
 
 
-def _video(stream: dict[str, Any]) -> Video:
+def _video(stream: dict[str, Any]) -> VideoStream:
     width, height = int(stream["width"]), int(stream["height"])
     turns = [d["rotation"] for d in stream.get("side_data_list", []) if "rotation" in d]
     if turns and round(float(turns[0])) % 180 == 90:
         width, height = height, width
     frames = stream.get("nb_frames", "")
-    return Video(
+    return VideoStream(
         index=int(stream["index"]),
         codec=stream.get("codec_name", "unknown"),
         size=(width, height),

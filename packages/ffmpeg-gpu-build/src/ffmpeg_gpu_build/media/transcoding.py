@@ -14,7 +14,7 @@ from pathlib import Path
 from ..ffmpeg import Ffmpeg, FfmpegError, file_argument
 from .damage import complaints, sentence, unfinished
 from .pipeline import SOFTWARE, Pipeline, plan_pipeline, quality_arguments, require_codec
-from .probing import PROTOCOLS, Media, Video, probe, require_whole
+from .probing import PROTOCOLS, Media, VideoStream, probe, require_whole
 from .session import Cancelled, Progress, Run, is_stream, supervise, written_aside
 
 MUXERS = {
@@ -304,7 +304,7 @@ def _damaged(source: Path, lost: list[str], done: Run | None = None) -> FfmpegEr
     )
 
 
-def _deinterlaced(video: Video, filters: str, hw: str) -> tuple[str, list[str]]:
+def _deinterlaced(video: VideoStream, filters: str, hw: str) -> tuple[str, list[str]]:
     """The filter chain with a deinterlacer where the picture is made of fields, and the note."""
     if not video.interlaced:
         return filters, []

@@ -1,0 +1,95 @@
+"""Which frames a video has, and when: from its packets, or by decoding all of it.
+
+Packets are read fast and are nearly always one a frame. Where they do not say their times (AVI), or
+the first frame is not that of the first packet, the frames themselves are counted.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from ..ffmpeg import Ffmpeg
+from .pipe import LAST, Pipe, first_shown, no_frames
+from .sources import Source
+
+# AV_PKT_FLAG_KEY and AV_PKT_FLAG_DISCARD of libavcodec/packet.h
+KEY, DISCARD = 1, 4
+_PACKET = re.compile(
+    rb"^0, +-?\d+, +(-?\d+), +-?\d+, +\d+, 0x\w+(?:, F=0x(\w+))?", re.MULTILINE
+)  # muxer framecrc: stream, dts, pts, duration, size, sum, flags if not KEY
+NO_TIME = -(1 << 63)
+
+
+@dataclass(frozen=True)
+class Index:
+    """The presentation times of all frames in order, in seconds, and the numbers of the key frames.
+    `exact` is false where packets were counted and no frame was looked at.
+    """
+
+    pts: tuple[Fraction, ...]
+    keys: frozenset[int]
+    exact: bool
+
+
+def of_packets(program: Ffmpeg, source: Source, stream: int) -> Index | None:
+    """The index by packets; None where they do not tell."""
+    done = program.run(
+        "-nostdin", "-v", "error", "-copyts", *source.protocols, "-i", source.argument,
+        "-map", f"0:V:{stream}", "-c", "copy", "-copyinkf", "-f", "framecrc", "pipe:1",
+        timeout=3600,
+    )  # fmt: skip
+    base = re.search(rb"^#tb 0: (\d+)/(\d+)", done.out, re.M)
+    if not done.ok or not base:
+        return None
+    tick = Fraction(int(base[1]), int(base[2]))
+    rows = [(int(m[1]), int(m[2], 16) if m[2] else KEY) for m in _PACKET.finditer(done.out)]
+    rows = sorted(row for row in rows if not row[1] & DISCARD)
+    ticks = [pts for pts, _ in rows]
+    if not ticks or ticks[0] == NO_TIME or len(set(ticks)) != len(ticks):
+        return None
+    keys = frozenset(i for i, (_, flags) in enumerate(rows) if flags & KEY)
+    first, _ = first_shown(program, [*source.protocols, "-i", source.argument], f"0:V:{stream}")
+    if first is None or first.pts != ticks[0] * tick:
+        return None
+    return Index(tuple(t * tick for t in ticks), keys, False)
+
+
+def of_frames(program: Ffmpeg, source: Source, stream: int) -> Index:
+    """The index by decoding everything. Raises FfmpegError where nothing is decoded."""
+    arguments = [
+        "-copyts", *source.protocols, "-i", source.argument, "-map", f"0:V:{stream}",
+        "-vf", LAST, *program.every_frame, "-f", "null", "-",
+    ]  # fmt: skip
+    pipe = Pipe(program, arguments, descriptors=source.descriptors)
+    found: list[tuple[Fraction, bool]] = []
+    try:
+        while (shown := pipe.next()) is not None:
+            if shown.pts is not None:
+                found.append((shown.pts, shown.key))
+        code = pipe.end()
+    finally:
+        pipe.close()
+    if not found:
+        raise no_frames("Video", source.name, pipe.log, code)
+    keys = frozenset(i for i, (_, key) in enumerate(found) if key)
+    return Index(tuple(pts for pts, _ in found), keys, True)
+
+
+_KEPT: dict[Any, Index] = {}
+
+
+def index(program: Ffmpeg, source: Source, stream: int, exact: bool = False) -> Index:
+    """The index of a stream, made once for a file that does not change; `exact` decodes it."""
+    key = (program.path, source.stamp, stream)
+    known = _KEPT.get(key) if source.stamp else None
+    if known is None or (exact and not known.exact):
+        known = None if exact else of_packets(program, source, stream)
+        known = known or of_frames(program, source, stream)
+        if source.stamp:
+            if len(_KEPT) > 64:
+                _KEPT.clear()
+            _KEPT[key] = known
+    return known

@@ -1,0 +1,157 @@
+"""Random access to the frames of a file, by number and by time."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from typing import Any, overload
+
+from ..ffmpeg import Ffmpeg, FfmpegError
+from . import arguments as check
+from .frames import Frames, read_frames
+from .index import Index, index
+from .sources import opened
+
+# A frame that is at most so far ahead is read up to, not sought: a seek starts a program.
+AHEAD = 48
+
+
+class Video(Sequence[Any]):
+    """The frames of a video file: `video[i]`, `video[-1]`, `video[10:20]`, `video.at(t)`,
+    `video.between(a, b)`; each frame as `read_frames` gives it, its `index` counted from the first.
+
+    `len(video)` counts frames, by packets at first: `video.exact` says whether the frames were
+    looked at, and `video.count_exactly()` does it (it decodes everything). A frame that is not where
+    the index says makes it so by itself; a wrong frame is never returned. `times` are seconds after
+    the first frame. The arguments are those of `read_frames`.
+
+        with Video("clip.mp4", size=(320, 180)) as video:
+            last, shown = video[-1], video.at(12.5)
+
+    Raises FileNotFoundError, FfmpegError, IndexError, ValueError. One thread at a time.
+    """
+
+    def __init__(
+        self,
+        src: str | os.PathLike[str],
+        *,
+        size: tuple[int, int] | None = None,
+        pixels: str = "rgb",
+        stream: int = 0,
+        square: bool = False,
+        torch: bool = False,
+        ffmpeg: str | os.PathLike[str] | Ffmpeg | None = None,
+    ) -> None:
+        self._src, self._program = os.fspath(src), Ffmpeg.at(ffmpeg)
+        self._stream = check.whole("Video", "stream", stream, 0)
+        self._wish: dict[str, Any] = {
+            "size": size, "pixels": pixels, "stream": stream, "square": square, "torch": torch,
+            "ffmpeg": self._program,
+        }  # fmt: skip
+        self._reader: Frames | None = None
+        self._next = 0  # the number of the frame that the reader gives next
+        self._index = self._look(exact=False)
+
+    def _look(self, exact: bool) -> Index:
+        with opened("Video", self._src) as source:
+            if not source.again:
+                raise ValueError(f"Video: src must be a file, {self._src!r} can be read only once")
+            return index(self._program, source, self._stream, exact)
+
+    def __len__(self) -> int:
+        return len(self._index.pts)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every frame was decoded to make the index."""
+        return self._index.exact
+
+    def count_exactly(self) -> int:
+        """Decode everything once; the number of frames."""
+        self._index = self._look(exact=True)
+        return len(self)
+
+    @property
+    def times(self) -> list[float]:
+        """When each frame begins, in seconds after the first."""
+        return [float(pts - self._index.pts[0]) for pts in self._index.pts]
+
+    @property
+    def keys(self) -> list[int]:
+        """The numbers of the frames that were coded by themselves."""
+        return sorted(self._index.keys)
+
+    @overload
+    def __getitem__(self, which: int) -> Any: ...
+    @overload
+    def __getitem__(self, which: slice) -> list[Any]: ...
+    def __getitem__(self, which: int | slice) -> Any:
+        """The frame of this number, or a list of those of a slice."""
+        if isinstance(which, slice):
+            return [self[i] for i in range(*which.indices(len(self)))]
+        number = which.__index__()
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"Video: index must be within {len(self)} frames, got {number}")
+        return self._frame(number % len(self))
+
+    def _frame(self, number: int, again: bool = True) -> Any:
+        frame = self._read(number)
+        wanted = self._index.pts[number]
+        if frame is not None and frame.pts == wanted:
+            frame.index = number
+            frame.time = float(wanted - self._index.pts[0])
+            return frame
+        self.close()
+        if again and not self.exact:
+            self.count_exactly()
+            if number < len(self):
+                return self._frame(number, again=False)
+            raise IndexError(f"Video: {self._src!r} has {len(self)} frames, got {number}")
+        raise FfmpegError(
+            f"Video: frame {number} of {self._src!r} at {float(wanted):g} s was not found again",
+            "wrong-frame",
+        )
+
+    def _read(self, number: int) -> Any:
+        """What the reader gives at this number; None past its end."""
+        if self._reader is None or not self._next <= number < self._next + AHEAD:
+            self.close()
+            start = self._index.pts[number] - self._index.pts[0]
+            self._reader = read_frames(self._src, start=start, strict=False, **self._wish)
+            self._next = number
+        frame = None
+        while self._next <= number:
+            frame = next(self._reader, None)
+            self._next += 1
+            if frame is None:
+                break
+        return frame
+
+    def at(self, time: float | Fraction) -> Any:
+        """The frame that is shown at a time, in seconds after the first frame: the last that has
+        begun. Raises ValueError before the start; after the end it is the last frame.
+        """
+        moment = self._index.pts[0] + check.seconds("Video.at", "time", time)
+        return self[bisect_right(self._index.pts, moment + Fraction(1, 10**6)) - 1]
+
+    def between(self, begin: float | Fraction, end: float | Fraction) -> Iterator[Any]:
+        """The frames that begin at or after `begin` and before `end`, in seconds."""
+        first, small = self._index.pts[0], Fraction(1, 10**6)
+        low = first + check.seconds("Video.between", "begin", begin) - small
+        high = first + check.seconds("Video.between", "end", end) - small
+        numbers = range(bisect_left(self._index.pts, low), bisect_left(self._index.pts, high))
+        return (self[number] for number in numbers)
+
+    def close(self) -> None:
+        """End the program that reads, if there is one; the next access starts another."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
