@@ -28,11 +28,11 @@ int main(int argc, char** argv) {
   for (const std::string& problem : validate(*asset, 5)) std::printf("%s\n", problem.c_str());
 
   Scene scene;
-  const float identity[12] = {1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0};
+  const double identity[12] = {1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0};
   scene.add(scene.add_asset(asset), identity, 1, 1);
   View view;  // orthographic: the square fills the image
   const double matrix[16] = {1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 1};
-  std::copy(matrix, matrix + 16, view.world_to_clip);
+  std::copy(matrix, matrix + 16, view.relative_to_clip);
   std::fill(view.eye, view.eye + 3, 0.0);
   view.orthographic = true;
   view.width = view.height = 64;
@@ -41,10 +41,11 @@ int main(int argc, char** argv) {
   VisibleClusters visible;
   CullStats cull_stats;
   context.init_context(view, {});
-  context.cull(scene, visible, cull_stats);
+  Draws draws;
+  context.cull(scene, visible, cull_stats, &draws);
   VisibilityBuffer picture;
   RasterStats raster_stats;
-  raster(scene, view, visible, {}, picture, raster_stats);
+  raster(draws, view, visible, {}, picture, raster_stats);
   int drawn = 0;
   for (float depth : picture.depth) drawn += depth > 0;
   std::printf("%zu clusters, %d pixels\n", asset->clusters.size(), drawn);

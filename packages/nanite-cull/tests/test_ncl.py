@@ -119,9 +119,10 @@ def test_the_reason_names_what_is_wrong(stored):
         return str(error.value)
 
     assert "not an .ncl file" in reason(0, b"GIF89a")
-    for other in (1, 3):  # an older layout, a newer one
-        assert f"has version {other}, this library reads version 2; store the mesh again" in reason(
-            8, struct.pack("<I", other)
+    for other in (1, 4):  # an older layout, a newer one
+        assert (
+            f"has version {other}, this library reads versions 2 and 3; store the mesh again"
+            in reason(8, struct.pack("<I", other))
         )
     assert "impossible counts" in reason(32, struct.pack("<Q", 2**40))
     assert "damaged (its hash differs)" in reason(len(data) - 5, b"\xff\xff")
@@ -165,7 +166,7 @@ def test_damage_behind_right_hashes_is_refused_or_harmless(tmp_path):
     assert refused > 100
 
 
-HEADER, GROUP = 80, 40  # bytes
+HEADER, GROUP = 112, 40  # bytes
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,8 @@ def test_at_threshold_zero_the_source_mesh_is_drawn_exactly(name, request, rando
     vertices, faces = request.getfixturevalue(name)
     asset = request.getfixturevalue(name + "_asset")
     snapped = (np.rint(vertices / asset.step) * asset.step).astype(np.float32)
+    border = np.unique(reference.edge_balance(faces))  # keeps its floats
+    snapped[border] = vertices[border]
     random = np.random.default_rng(5)
     scene, compared = nc.Scene(asset), 0
     for _ in range(20):
@@ -262,9 +264,9 @@ def test_an_unknown_picture_is_refused(planet_asset):
         _ = frame.overdraw
 
 
-def test_the_silhouette_moves_by_about_the_threshold(planet, planet_asset):
+def test_the_silhouette_moves_by_about_the_threshold():
     """At one pixel of error the coverage differs from the source's only along the outline."""
-    scene, camera = nc.Scene(planet_asset), nc.Camera.look_at((0, 0.4, 2.4))
+    scene, camera = nc.Scene(nc.build(*meshes.planet(7))), nc.Camera.look_at((0, 0.4, 2.4))
     exact, cut = (nc.Renderer(600, 600, threshold=t).render(scene, camera) for t in (0, 1))
     assert cut.stats["triangles"] < 0.7 * exact.stats["triangles"]
     differ = exact.coverage != cut.coverage

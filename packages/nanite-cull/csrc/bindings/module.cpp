@@ -11,6 +11,7 @@
 #include "build/meshopt_api.h"
 #include "build/validate.h"
 #include "cull/cull.h"
+#include "native/check.h"
 #include "native/dispatch.h"
 #include "native/parallel.h"
 #include "raster/raster.h"
@@ -47,13 +48,17 @@ Out<const T> member_of(const std::vector<S>& records, const T* first, nb::handle
   return Out<const T>(records.empty() ? nullptr : first, 1, shape, owner, strides);
 }
 
-std::shared_ptr<Asset> build_asset(Array<float> positions, Array<uint32_t> faces,
+std::shared_ptr<Asset> build_asset(std::optional<Array<float>> positions,
+                                   std::optional<Array<double>> positions64, Array<uint32_t> faces,
                                    std::optional<Array<float>> normals, std::optional<Array<float>> uvs,
                                    std::optional<Array<float>> colors,
-                                   std::optional<Array<uint32_t>> materials, const BuildOptions& options,
+                                   std::optional<Array<uint32_t>> materials,
+                                   std::optional<Array<uint8_t>> lock, const BuildOptions& options,
                                    std::optional<std::function<void(double, std::string)>> progress) {
   MeshInput mesh;
-  mesh.positions = positions.data(), mesh.vertex_count = positions.shape(0);
+  mesh.positions = data_or_null<float>(positions), mesh.positions64 = data_or_null<double>(positions64);
+  mesh.vertex_count = positions ? positions->shape(0) : positions64->shape(0);
+  mesh.lock = data_or_null<uint8_t>(lock);
   mesh.faces = faces.data(), mesh.face_count = faces.shape(0);
   mesh.normals = data_or_null<float>(normals), mesh.uvs = data_or_null<float>(uvs);
   mesh.colors = data_or_null<float>(colors), mesh.materials = data_or_null<uint32_t>(materials);
@@ -67,10 +72,18 @@ std::shared_ptr<Asset> build_asset(Array<float> positions, Array<uint32_t> faces
   return std::make_shared<Asset>(build(mesh, options, report));
 }
 
+// A numpy array that owns its memory.
+template <class T>
+nb::ndarray<nb::numpy, T> owned(T* data, std::initializer_list<size_t> shape) {
+  nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+  return nb::ndarray<nb::numpy, T>(data, shape, owner);
+}
+
 // What one frame leaves behind; reused by the next.
 struct Frame {
   CullContext context;
   VisibleClusters visible;
+  Draws draws;
   VisibilityBuffer buffer;
   CullStats cull_stats;
   RasterStats raster_stats;
@@ -81,9 +94,13 @@ void bind_asset(nb::module_& m) {
       .def_ro("input_triangles", &BuildReport::input_triangles)
       .def_ro("input_vertices", &BuildReport::input_vertices)
       .def_ro("degenerate_triangles", &BuildReport::degenerate_triangles)
+      .def_ro("vanished_triangles", &BuildReport::vanished_triangles)
       .def_ro("welded_positions", &BuildReport::welded_positions)
       .def_ro("stuck_groups", &BuildReport::stuck_groups)
       .def_ro("fallback_groups", &BuildReport::fallback_groups)
+      .def_ro("simplified_groups", &BuildReport::simplified_groups)
+      .def_ro("measured_larger", &BuildReport::measured_larger)
+      .def_ro("measured_ratio", &BuildReport::measured_ratio)
       .def_ro("roots", &BuildReport::roots)
       .def_ro("root_triangles", &BuildReport::root_triangles)
       .def_ro("max_error", &BuildReport::max_error)
@@ -98,6 +115,13 @@ void bind_asset(nb::module_& m) {
       .def_rw("group_size", &BuildOptions::group_size)
       .def_rw("width", &BuildOptions::width)
       .def_rw("position_bits", &BuildOptions::position_bits)
+      .def_rw("step", &BuildOptions::step)
+      .def_rw("drop_vanishing", &BuildOptions::drop_vanishing)
+      .def("set_origin",
+           [](BuildOptions& o, double x, double y, double z) {
+             o.set_origin = true;
+             o.origin[0] = x, o.origin[1] = y, o.origin[2] = z;
+           })
       .def_rw("normal_weight", &BuildOptions::normal_weight)
       .def_rw("uv_weight", &BuildOptions::uv_weight)
       .def_rw("color_weight", &BuildOptions::color_weight)
@@ -112,6 +136,8 @@ void bind_asset(nb::module_& m) {
   };
   nb::class_<Asset>(m, "Asset")
       .def_ro("step", &Asset::step)
+      .def_prop_ro("origin",
+                   [](const Asset& a) { return nb::make_tuple(a.origin[0], a.origin[1], a.origin[2]); })
       .def_ro("width", &Asset::width)
       .def_ro("depth", &Asset::depth)
       .def_ro("levels", &Asset::levels)
@@ -216,9 +242,20 @@ void bind_asset(nb::module_& m) {
       },
       "path"_a, "threads"_a, "verify_hashes"_a = true);
 
-  m.def("build", &build_asset, "positions"_a.noconvert(), "faces"_a.noconvert(),
-        "normals"_a.noconvert().none(), "uvs"_a.noconvert().none(), "colors"_a.noconvert().none(),
-        "materials"_a.noconvert().none(), "options"_a, "progress"_a.none());
+  m.def(
+      "decode_ncl",
+      [](nb::bytes data, std::vector<uint32_t> leaf_source) {
+        auto asset = std::make_shared<Asset>(
+            decode_ncl(reinterpret_cast<const uint8_t*>(data.data()), data.size(), ReadOptions{}));
+        asset->leaf_source = std::move(leaf_source);
+        return asset;
+      },
+      "data"_a, "leaf_source"_a);
+
+  m.def("build", &build_asset, "positions"_a.noconvert().none(), "positions64"_a.noconvert().none(),
+        "faces"_a.noconvert(), "normals"_a.noconvert().none(), "uvs"_a.noconvert().none(),
+        "colors"_a.noconvert().none(), "materials"_a.noconvert().none(), "lock"_a.noconvert().none(),
+        "options"_a, "progress"_a.none());
 }
 
 void bind_view(nb::module_& m) {
@@ -232,11 +269,11 @@ void bind_view(nb::module_& m) {
       .def_rw("height", &View::height)
       .def(
           "set",
-          [](View& v, Array<double, nb::shape<4, 4>> world_to_clip, Array<double, nb::shape<3>> eye) {
-            std::copy(world_to_clip.data(), world_to_clip.data() + 16, v.world_to_clip);
+          [](View& v, Array<double, nb::shape<4, 4>> relative_to_clip, Array<double, nb::shape<3>> eye) {
+            std::copy(relative_to_clip.data(), relative_to_clip.data() + 16, v.relative_to_clip);
             std::copy(eye.data(), eye.data() + 3, v.eye);
           },
-          "world_to_clip"_a.noconvert(), "eye"_a.noconvert());
+          "relative_to_clip"_a.noconvert(), "eye"_a.noconvert());
 
   nb::class_<CullOptions>(m, "CullOptions")
       .def(nb::init<>())
@@ -261,16 +298,31 @@ void bind_view(nb::module_& m) {
           "asset"_a)
       .def(
           "add",
-          [](Scene& s, uint32_t asset, Array<float, nb::shape<-1, 12>> t, int threads) {
+          [](Scene& s, uint32_t asset, Array<double, nb::shape<-1, 12>> t, int threads) {
             return s.add(asset, t.data(), t.shape(0), threads);
           },
           "asset"_a, "transforms"_a.noconvert(), "threads"_a, nb::call_guard<nb::gil_scoped_release>())
       .def(
           "update",
-          [](Scene& s, int64_t first, Array<float, nb::shape<-1, 12>> t, int threads) {
+          [](Scene& s, int64_t first, Array<double, nb::shape<-1, 12>> t, int threads) {
             s.update(first, t.data(), t.shape(0), threads);
           },
-          "first"_a, "transforms"_a.noconvert(), "threads"_a, nb::call_guard<nb::gil_scoped_release>());
+          "first"_a, "transforms"_a.noconvert(), "threads"_a, nb::call_guard<nb::gil_scoped_release>())
+      .def("hide", &Scene::hide, "first"_a, "count"_a, "hidden"_a, nb::call_guard<nb::gil_scoped_release>())
+      .def("remove", &Scene::remove, "first"_a, "count"_a, nb::call_guard<nb::gil_scoped_release>())
+      // transforms (n, 12), numbers of the assets (n), hidden (n): a copy of all instances
+      .def("instances", [](const Scene& s) {
+        const std::shared_lock held(s.lock);
+        const size_t n = s.size();
+        auto* transforms = new double[12 * n];
+        auto* assets = new uint32_t[n];
+        auto* hidden = new uint8_t[n];
+        for (size_t i = 0; i < n; ++i) {
+          s.transform(i, transforms + 12 * i);
+          assets[i] = s.lanes.asset[i], hidden[i] = s.hidden(i);
+        }
+        return nb::make_tuple(owned(transforms, {n, 12}), owned(assets, {n}), owned(hidden, {n}));
+      });
 }
 
 nb::dict cull_stats(const CullStats& s) {
@@ -296,19 +348,19 @@ void bind_frame(nb::module_& m) {
   nb::class_<Frame>(m, "Frame")
       .def(nb::init<>())
       .def("cull",
-           [](Frame& f, const Scene& scene, const View& view, const CullOptions& options) {
+           [](Frame& f, const Scene& scene, const View& view, const CullOptions& options, bool draws) {
              {
                nb::gil_scoped_release released;
                f.context.init_context(view, options);
-               f.context.cull(scene, f.visible, f.cull_stats);
+               f.context.cull(scene, f.visible, f.cull_stats, draws ? &f.draws : nullptr);
              }
              return cull_stats(f.cull_stats);
            })
       .def("raster",
-           [](Frame& f, const Scene& scene, const View& view, const RasterOptions& options) {
+           [](Frame& f, const View& view, const RasterOptions& options) {
              {
                nb::gil_scoped_release released;
-               raster(scene, view, f.visible, options, f.buffer, f.raster_stats);
+               raster(f.draws, view, f.visible, options, f.buffer, f.raster_stats);
              }
              nb::dict d;
              d["clusters"] = f.raster_stats.clusters, d["drawn_triangles"] = f.raster_stats.drawn_triangles;
@@ -317,17 +369,17 @@ void bind_frame(nb::module_& m) {
            })
       .def(
           "resolve",
-          [](const Frame& f, const Scene& scene, const View& view, Ids instance, Ids cluster, Ids triangle,
-             Ids level, Ids material, Values normal, Values uv, Values color, int threads) {
+          [](const Frame& f, const View& view, Ids instance, Ids cluster, Ids triangle, Ids level,
+             Ids material, Values normal, Values uv, Values color, int threads) {
             ResolveTargets t;
             t.instance = writable(instance), t.cluster = writable(cluster), t.triangle = writable(triangle),
             t.level = writable(level);
             t.material = writable(material), t.normal = writable(normal), t.uv = writable(uv),
             t.color = writable(color);
             nb::gil_scoped_release released;
-            resolve(scene, view, f.visible, f.buffer, t, threads);
+            resolve(f.draws, view, f.visible, f.buffer, t, threads);
           },
-          "scene"_a, "view"_a, "instance"_a.none(), "cluster"_a.none(), "triangle"_a.none(), "level"_a.none(),
+          "view"_a, "instance"_a.none(), "cluster"_a.none(), "triangle"_a.none(), "level"_a.none(),
           "material"_a.none(), "normal"_a.none(), "uv"_a.none(), "color"_a.none(), "threads"_a)
       // the visible clusters as (n, 2): instance, cluster; small ones first
       .def("visible",
@@ -369,10 +421,12 @@ void bind_frame(nb::module_& m) {
           "height"_a);
 
   m.def("object_to_clip", [](const View& view, const Scene& scene, uint32_t instance) {
+    const std::shared_lock held(scene.lock);
+    native::demand(instance < scene.size(), [] { return std::string("object_to_clip: no such instance"); });
+    const Draw draw = make_draw(view, scene, instance);
     auto* values = new float[16];
-    nb::capsule owner(values, [](void* p) noexcept { delete[] static_cast<float*>(p); });
-    object_to_clip(view, scene.instances.at(instance), values);
-    return nb::ndarray<nb::numpy, float>(values, {4, 4}, owner);
+    std::copy(draw.to_clip, draw.to_clip + 16, values);
+    return owned(values, {4, 4});
   });
 }
 

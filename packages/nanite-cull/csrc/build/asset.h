@@ -22,11 +22,15 @@ struct ClusterBounds {
 
 struct BuildReport {
   uint64_t input_triangles = 0;
-  uint64_t degenerate_triangles = 0;  // dropped: two corners on one grid point, or no area
+  uint64_t degenerate_triangles = 0;  // without area, dropped
+  uint64_t vanished_triangles = 0;    // with an area that the grid has no room for, dropped
   uint64_t input_vertices = 0;
   uint64_t welded_positions = 0;
   uint64_t stuck_groups = 0;     // group attempts that could not be simplified
   uint64_t fallback_groups = 0;  // groups that needed the retry cascade
+  uint64_t simplified_groups = 0;
+  uint64_t measured_larger = 0;  // of these: whose measured error exceeds the simplifier's estimate
+  double measured_ratio = 1;     // and by how many times at most
   uint64_t roots = 0;            // clusters that nothing coarser replaces
   uint64_t root_triangles = 0;
   float max_error = 0;
@@ -34,7 +38,8 @@ struct BuildReport {
 };
 
 struct Asset {
-  // vertices: positions are integers times `step`, exact in float
+  // vertices, from `origin`: integers times `step`, exact in float; on open borders the source's floats
+  double origin[3] = {0, 0, 0};
   float step = 1, uv_step = 1;
   std::vector<float> positions;     // (V, 3)
   std::vector<float> normals;       // (V, 3) or empty

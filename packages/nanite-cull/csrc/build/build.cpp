@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdio>
 #include <string>
 
 #include "build/grouping.h"
@@ -64,7 +65,7 @@ ClusterPool leaves_of_chunk(const WeldedMesh& mesh, const std::vector<uint32_t>&
     for (int a = 0; a < 3; ++a) positions.push_back(mesh.positions[3 * size_t(w) + a] * mesh.unit);
 
   ClusterPool pool;
-  split_into_clusters(indices, positions, to_wedge, &sources, options.max_triangles, pool);
+  split_into_clusters(indices, positions, to_wedge, &sources, nullptr, options.max_triangles, pool);
   for (auto& entry : pool.entries)
     entry.own = {sphere_around(mesh.positions.data(), &pool.vertices[entry.vertex_begin], entry.vertex_count),
                  0.0f};
@@ -189,6 +190,12 @@ uint64_t number_groups(const ClusterPool& pool, const Grouping& grouping, uint32
     report.stuck_groups += !result.accepted;
     if (!result.accepted) continue;
     report.fallback_groups += result.fallback;
+    ++report.simplified_groups;
+    if (result.measured > result.estimate) {
+      ++report.measured_larger;
+      const double ratio = result.measured / std::max(result.estimate, 1e-30f);
+      report.measured_ratio = std::max(report.measured_ratio, ratio);
+    }
     for (uint32_t m = grouping.begin[g]; m < grouping.begin[g + 1]; ++m)
       simplified += pool.entries[grouping.members[m]].triangle_count;
     for (auto& entry : result.clusters.entries)
@@ -279,9 +286,32 @@ void check_options(const BuildOptions& o) {
   });
 }
 
+WeldedMesh weld_input(MeshInput mesh, const BuildOptions& options) {
+  GridOptions how;
+  how.bits = options.position_bits, how.step = options.step;
+  how.origin = options.set_origin ? options.origin : nullptr;
+  const Grid grid = choose_grid(mesh, how, options.threads);
+  if (is_facetted(mesh, options.threads)) mesh.normals = nullptr;
+  WeldedMesh welded = weld(mesh, grid, options.threads);
+  native::demand(welded.vanished == 0 || options.drop_vanishing, [&] {
+    const double keeps = step_that_keeps(mesh, grid, how.origin, options.threads);
+    char step[32], cure[160];
+    std::snprintf(step, sizeof(step), "%.9g", double(grid.step));
+    if (keeps > 0)
+      std::snprintf(cure, sizeof(cure), "step=%.9g keeps them, vanishing=\"drop\" leaves them out", keeps);
+    else
+      std::snprintf(
+          cure, sizeof(cure),
+          "no step of 24 bits keeps them: split the mesh, or leave them out with vanishing=\"drop\"");
+    return "build: " + std::to_string(welded.vanished) +
+           " triangles with an area vanish on the mesh grid (step " + step + "); " + cure;
+  });
+  return welded;
+}
+
 }  // namespace
 
-Asset build(const MeshInput& mesh, const BuildOptions& options, const Progress& progress) {
+Asset build(const MeshInput& given, const BuildOptions& options, const Progress& progress) {
   check_options(options);
   Asset asset;
   asset.width = options.width;
@@ -291,11 +321,13 @@ Asset build(const MeshInput& mesh, const BuildOptions& options, const Progress& 
     seconds = end - start;
     start = end;
   };
-  WeldedMesh welded = weld(mesh, grid_step(mesh, options.position_bits, options.threads), options.threads);
-  asset.step = welded.step, asset.uv_step = welded.uv_step;
-  asset.report.input_triangles = mesh.face_count;
-  asset.report.input_vertices = mesh.vertex_count;
+  WeldedMesh welded = weld_input(given, options);
+  asset.step = welded.grid.step, asset.uv_step = welded.uv_step;
+  std::copy_n(welded.grid.origin, 3, asset.origin);
+  asset.report.input_triangles = given.face_count;
+  asset.report.input_vertices = given.vertex_count;
   asset.report.degenerate_triangles = welded.degenerate;
+  asset.report.vanished_triangles = welded.vanished;
   asset.report.welded_positions = welded.position_count;
   lap(asset.report.seconds_weld);
   if (progress) progress(0.1, "leaves");

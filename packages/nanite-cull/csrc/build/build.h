@@ -12,7 +12,11 @@ struct BuildOptions {
   int max_triangles = 128;  // of a cluster: a multiple of four, at most 128
   int group_size = 16;      // clusters that a group aims at: 8 to 32
   int width = 8;            // children of a hierarchy node: 4 or 8
-  int position_bits = 0;    // bits across the mesh; 0: chosen from its short edges
+  int position_bits = 0;    // bits across the mesh; 0: chosen by choose_grid()
+  double step = 0;          // the grid by hand: a power of two; 0: chosen
+  bool set_origin = false;
+  double origin[3] = {0, 0, 0};  // of the grid, where set_origin says so
+  bool drop_vanishing = false;   // triangles with an area that the grid has no room for: dropped, or an error
   float normal_weight = 0.5f, uv_weight = 0.2f, color_weight = 0.2f;  // in the simplifier's error
   bool keep_source = true;  // remember which face each leaf triangle came from
   int threads = 0;          // 0: as many as OpenMP gives; never changes the result

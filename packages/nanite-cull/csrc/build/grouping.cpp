@@ -115,7 +115,8 @@ Grouping group_clusters(const WeldedMesh& mesh, const ClusterPool& pool, int tar
 std::vector<uint8_t> lock_borders(const WeldedMesh& mesh, const ClusterPool& pool, const Grouping& grouping,
                                   int threads) {
   std::vector<uint32_t> owner(mesh.position_count, none);
-  std::vector<uint8_t> locked(mesh.position_count, 0);
+  std::vector<uint8_t> locked = mesh.locked;
+  locked.resize(mesh.position_count, 0);
   // Whoever comes first owns the position; a second group locks it. The outcome does not depend on order.
   native::parallel_for(grouping.size(), 64, threads, [&](int64_t first, int64_t last) {
     for (int64_t g = first; g < last; ++g)

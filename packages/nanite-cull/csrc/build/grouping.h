@@ -17,7 +17,7 @@ struct Grouping {
 // A pool of at most 32 clusters is one group.
 Grouping group_clusters(const WeldedMesh& mesh, const ClusterPool& pool, int target);
 
-// For each position: 1 where clusters of two or more groups use it.
+// For each position: 1 where clusters of two or more groups use it, or where the user locked it.
 std::vector<uint8_t> lock_borders(const WeldedMesh& mesh, const ClusterPool& pool, const Grouping& grouping,
                                   int threads);
 

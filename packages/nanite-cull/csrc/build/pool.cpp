@@ -13,46 +13,46 @@ namespace {
 
 constexpr float split_factor = 2.0f;  // the builder may start a cluster anew when it grows this much too wide
 
-// Finds the input triangle behind an output triangle: the builder keeps corners in their order.
+// Finds the input triangle behind an output triangle: the builder keeps corners in their order. Equal
+// triangles hang in a chain and are taken one after the other.
 class SourceFinder {
  public:
   explicit SourceFinder(const std::vector<uint32_t>& indices) : indices_(indices) {
     size_t size = 64;
     while (size < indices.size() / 3 * 2) size *= 2;
     slots_.assign(size, none);
-    for (uint32_t t = 0; t < indices.size() / 3; ++t) {
-      size_t slot = start(&indices[3 * size_t(t)]);
-      while (slots_[slot] != none) slot = (slot + 1) & (slots_.size() - 1);
-      slots_[slot] = t;
+    next_.assign(indices.size() / 3, none);
+    for (uint32_t t = static_cast<uint32_t>(next_.size()); t-- > 0;) {
+      uint32_t& head = slots_[slot_of(&indices[3 * size_t(t)])];
+      next_[t] = head, head = t;
     }
-    taken_.assign(indices.size() / 3, 0);
   }
   uint32_t take(const uint32_t* corners) {
-    for (size_t slot = start(corners); slots_[slot] != none; slot = (slot + 1) & (slots_.size() - 1)) {
-      const uint32_t t = slots_[slot];
-      if (taken_[t] || std::memcmp(&indices_[3 * size_t(t)], corners, 12) != 0) continue;
-      taken_[t] = 1;
-      return t;
-    }
-    return none;
+    uint32_t& head = slots_[slot_of(corners)];
+    const uint32_t t = head;
+    if (next_[t] != none) head = next_[t];  // the last one stays: its slot must not look free
+    return t;
   }
 
  private:
-  size_t start(const uint32_t* c) const {
+  // Where triangles with these corners hang, or may.
+  size_t slot_of(const uint32_t* c) const {
     uint64_t h = (c[0] * 0x9e3779b97f4a7c15ull ^ c[1]) * 0xff51afd7ed558ccdull ^ c[2];
     h *= 0xc4ceb9fe1a85ec53ull;
-    return (h >> 32) & (slots_.size() - 1);
+    size_t slot = (h >> 32) & (slots_.size() - 1);
+    while (slots_[slot] != none && std::memcmp(&indices_[3 * size_t(slots_[slot])], c, 12) != 0)
+      slot = (slot + 1) & (slots_.size() - 1);
+    return slot;
   }
   const std::vector<uint32_t>& indices_;
-  std::vector<uint32_t> slots_;
-  std::vector<uint8_t> taken_;
+  std::vector<uint32_t> slots_, next_;
 };
 
 }  // namespace
 
 void split_into_clusters(const std::vector<uint32_t>& indices, const std::vector<float>& positions,
                          const std::vector<uint32_t>& to_wedge, const std::vector<uint32_t>* sources,
-                         int max_triangles, ClusterPool& out) {
+                         const std::vector<float>* debts, int max_triangles, ClusterPool& out) {
   const MeshoptApi& api = meshopt();
   const size_t min_triangles = size_t(max_triangles) / 3 & ~size_t(3);
   const size_t max_vertices = max_cluster_vertices;
@@ -65,7 +65,7 @@ void split_into_clusters(const std::vector<uint32_t>& indices, const std::vector
                      positions.data(), positions.size() / 3, 3 * sizeof(float), max_vertices, min_triangles,
                      max_triangles, 0.0f, split_factor);
   static const std::vector<uint32_t> nothing;
-  SourceFinder finder(*(sources ? &indices : &nothing));
+  SourceFinder finder(sources || debts ? indices : nothing);
   for (size_t m = 0; m < count; ++m) {
     const MeshoptMeshlet& meshlet = meshlets[m];
     ClusterPool::Entry entry{};
@@ -82,9 +82,11 @@ void split_into_clusters(const std::vector<uint32_t>& indices, const std::vector
                         : corner[2] < corner[0] && corner[2] < corner[1] ? 2
                                                                          : 0;
       for (int c = 0; c < 3; ++c) out.triangles.push_back(corner[(first + c) % 3]);
-      if (sources == nullptr) continue;
+      if (!sources && !debts) continue;
       const uint32_t key[3] = {local[corner[0]], local[corner[1]], local[corner[2]]};
-      out.sources.push_back((*sources)[finder.take(key)]);
+      const uint32_t from = finder.take(key);
+      if (sources) out.sources.push_back((*sources)[from]);
+      if (debts) out.debts.push_back((*debts)[from]);
     }
     out.entries.push_back(entry);
   }

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <map>
 
+#include "build/certify.h"
+#include "build/key_table.h"
 #include "build/local_ids.h"
 #include "build/meshopt_api.h"
 #include "core/lod.h"
@@ -19,9 +21,12 @@ constexpr float smallest_error = 1.0f / 1024;  // grid steps: keeps level 1 abov
 // The joined triangles of a group over local vertices.
 struct Patch {
   std::vector<uint32_t> indices;
+  std::vector<float> debts;  // of the triangles; empty: none
   std::vector<uint32_t> to_wedge;
   std::vector<float> positions;
   std::vector<uint8_t> lock;
+
+  const float* at(uint32_t vertex) const { return &positions[3 * size_t(vertex)]; }
 };
 
 Patch join(const WeldedMesh& mesh, const ClusterPool& pool, const uint32_t* members, size_t count,
@@ -42,6 +47,9 @@ Patch join(const WeldedMesh& mesh, const ClusterPool& pool, const uint32_t* memb
       local[v] = ids.find_or_add(pool.vertices[c.vertex_begin + v], patch.to_wedge);
     const uint8_t* corner = pool.triangles.data() + size_t(c.triangle_begin) * 3;
     for (int k = 0; k < c.triangle_count * 3; ++k) patch.indices.push_back(local[corner[k]]);
+    if (!pool.debts.empty())
+      patch.debts.insert(patch.debts.end(), pool.debts.begin() + c.triangle_begin,
+                         pool.debts.begin() + c.triangle_begin + c.triangle_count);
   }
   patch.positions.reserve(patch.to_wedge.size() * 3);
   for (uint32_t wedge : patch.to_wedge) {
@@ -93,13 +101,14 @@ float simplify(Patch& patch, const Attributes& attributes, size_t target, unsign
   return error;
 }
 
-// Directed edges between locked vertices, by position, that have no opposite: the seam to other groups.
-std::map<std::pair<uint32_t, uint32_t>, int> seam(const WeldedMesh& mesh, const Patch& patch) {
-  std::map<std::pair<uint32_t, uint32_t>, int> balance;
+// Directed edges by position that have no opposite.
+using Border = std::map<std::pair<uint32_t, uint32_t>, int>;
+
+Border border_of(const WeldedMesh& mesh, const Patch& patch) {
+  Border balance;
   for (size_t i = 0; i < patch.indices.size(); i += 3)
     for (int c = 0; c < 3; ++c) {
       const uint32_t a = patch.indices[i + c], b = patch.indices[i + (c + 1) % 3];
-      if (!patch.lock[a] || !patch.lock[b]) continue;
       const uint32_t p = mesh.position(patch.to_wedge[a]), q = mesh.position(patch.to_wedge[b]);
       balance[{std::min(p, q), std::max(p, q)}] += p < q ? 1 : -1;
     }
@@ -107,51 +116,156 @@ std::map<std::pair<uint32_t, uint32_t>, int> seam(const WeldedMesh& mesh, const 
   return balance;
 }
 
-// One vertex for each position: what attribute seams would pin can then move.
-Patch by_position(const WeldedMesh& mesh, const Patch& patch) {
+// Whether a simplified patch still fits its neighbours: every edge that another group may share (both ends
+// locked) is as it was. A new border edge is the surface's own, shortened, and can only arise where it had
+// one.
+class SeamCheck {
+ public:
+  SeamCheck(const WeldedMesh& mesh, const Patch& before) : mesh_(mesh) {
+    for (uint32_t v = 0; v < before.to_wedge.size(); ++v)
+      if (before.lock[v]) locked_.push_back(mesh.position(before.to_wedge[v]));
+    std::sort(locked_.begin(), locked_.end());
+    for (const auto& edge : border_of(mesh, before)) {
+      if (is_locked(edge.first.first) && is_locked(edge.first.second))
+        seam_.insert(edge);
+      else
+        open_ = true;
+    }
+  }
+  bool fits(const Patch& after) const {
+    Border left = border_of(mesh_, after);
+    for (const auto& [edge, count] : seam_) {
+      const auto found = left.find(edge);
+      if (found == left.end() || found->second != count) return false;
+      left.erase(found);
+    }
+    return open_ || left.empty();
+  }
+
+ private:
+  bool is_locked(uint32_t position) const {
+    return std::binary_search(locked_.begin(), locked_.end(), position);
+  }
+  const WeldedMesh& mesh_;
+  std::vector<uint32_t> locked_;
+  Border seam_;
+  bool open_ = false;
+};
+
+// One vertex for each position, or for each material at a position: what attribute seams would pin can move.
+Patch by_position(const WeldedMesh& mesh, const Patch& patch, bool materials) {
   Patch out;
-  LocalIds ids(patch.to_wedge.size());
-  std::vector<uint32_t> positions_added, local(patch.to_wedge.size());
-  for (size_t v = 0; v < patch.to_wedge.size(); ++v) {
-    const size_t before = positions_added.size();
-    local[v] = ids.find_or_add(mesh.position(patch.to_wedge[v]), positions_added);
-    if (positions_added.size() == before) continue;
-    out.to_wedge.push_back(patch.to_wedge[v]);
-    out.positions.insert(out.positions.end(), &patch.positions[3 * v], &patch.positions[3 * v] + 3);
+  KeyTable ids(patch.to_wedge.size(), 2);
+  std::vector<uint32_t> keys, local(patch.to_wedge.size());
+  for (uint32_t v = 0; v < patch.to_wedge.size(); ++v) {
+    const uint32_t wedge = patch.to_wedge[v];
+    const uint32_t key[2] = {mesh.position(wedge), materials ? mesh.materials[wedge] : 0};
+    local[v] = ids.find_or_add(key, keys);
+    if (local[v] < out.to_wedge.size()) continue;
+    out.to_wedge.push_back(wedge);
+    out.positions.insert(out.positions.end(), patch.at(v), patch.at(v) + 3);
     out.lock.push_back(patch.lock[v]);
   }
   for (uint32_t v : patch.indices) out.indices.push_back(local[v]);
   return out;
 }
 
-// Gives each corner of a triangle that was simplified by position the wedge whose normal is nearest to
-// the triangle's; the first wedge where there are no normals.
-void choose_wedges(const WeldedMesh& mesh, const Patch& original, const Patch& merged, Patch& out) {
-  std::map<uint32_t, std::vector<uint32_t>> at;  // position -> local vertices of the original patch
-  for (uint32_t v = 0; v < original.to_wedge.size(); ++v)
-    at[mesh.position(original.to_wedge[v])].push_back(v);
-  out = original;
-  out.indices.clear();
-  for (size_t i = 0; i < merged.indices.size(); i += 3) {
-    const float* p[3];
-    for (int c = 0; c < 3; ++c) p[c] = &merged.positions[3 * size_t(merged.indices[i + c])];
-    float u[3], v[3];
-    for (int a = 0; a < 3; ++a) u[a] = p[1][a] - p[0][a], v[a] = p[2][a] - p[0][a];
-    const float n[3] = {u[1] * v[2] - u[2] * v[1], u[2] * v[0] - u[0] * v[2], u[0] * v[1] - u[1] * v[0]};
-    for (int c = 0; c < 3; ++c) {
-      const auto& candidates = at[mesh.position(merged.to_wedge[merged.indices[i + c]])];
-      uint32_t best = candidates[0];
-      float best_dot = -1e38f;
-      for (uint32_t candidate : candidates) {
-        if (mesh.normals.empty()) break;
-        const float* m = &mesh.normals[3 * size_t(original.to_wedge[candidate])];
-        const float dot = m[0] * n[0] + m[1] * n[1] + m[2] * n[2];
-        if (dot > best_dot) best = candidate, best_dot = dot;
+// Gives the corners of triangles that were simplified by position wedges of one material, of those the ones
+// whose normals are nearest to the triangle's. Says so when a triangle's corners have no material in common.
+class WedgeChooser {
+ public:
+  WedgeChooser(const WeldedMesh& mesh, const Patch& original) : mesh_(mesh), original_(original) {
+    for (uint32_t v = 0; v < original.to_wedge.size(); ++v)
+      at_[mesh.position(original.to_wedge[v])].push_back(v);
+  }
+
+  // `fixed`: a triangle's material is that of its merged vertices.
+  bool choose(const Patch& merged, bool fixed, Patch& out) const {
+    out = original_;
+    out.indices.clear(), out.debts.clear();
+    for (size_t i = 0; i < merged.indices.size(); i += 3) {
+      float n[3];
+      normal(merged, &merged.indices[i], n);
+      uint32_t best[3] = {none, none, none};
+      float best_sum = -infinite_error;
+      for (uint32_t candidate : candidates(merged, merged.indices[i])) {
+        const uint32_t material = material_of(candidate);
+        if (fixed && material != merged_material(merged, merged.indices[i])) continue;
+        uint32_t corner[3];
+        float sum = 0;
+        for (int c = 0; c < 3; ++c) corner[c] = nearest(merged, merged.indices[i + c], material, n, sum);
+        if (corner[0] == none || corner[1] == none || corner[2] == none || !(sum > best_sum)) continue;
+        best_sum = sum;
+        std::copy(corner, corner + 3, best);
       }
-      out.indices.push_back(best);
+      if (best[0] == none) return false;
+      out.indices.insert(out.indices.end(), best, best + 3);
+    }
+    return true;
+  }
+
+ private:
+  const std::vector<uint32_t>& candidates(const Patch& merged, uint32_t vertex) const {
+    return at_.at(mesh_.position(merged.to_wedge[vertex]));
+  }
+  uint32_t material_of(uint32_t vertex) const {
+    return mesh_.materials.empty() ? 0 : mesh_.materials[original_.to_wedge[vertex]];
+  }
+  uint32_t merged_material(const Patch& merged, uint32_t vertex) const {
+    return mesh_.materials.empty() ? 0 : mesh_.materials[merged.to_wedge[vertex]];
+  }
+  static void normal(const Patch& patch, const uint32_t* corner, float* n) {
+    const float *p = patch.at(corner[0]), *q = patch.at(corner[1]), *r = patch.at(corner[2]);
+    float u[3], v[3];
+    for (int a = 0; a < 3; ++a) u[a] = q[a] - p[a], v[a] = r[a] - p[a];
+    n[0] = u[1] * v[2] - u[2] * v[1], n[1] = u[2] * v[0] - u[0] * v[2], n[2] = u[0] * v[1] - u[1] * v[0];
+  }
+  uint32_t nearest(const Patch& merged, uint32_t vertex, uint32_t material, const float* n,
+                   float& sum) const {
+    uint32_t best = none;
+    float best_dot = -infinite_error;
+    for (uint32_t candidate : candidates(merged, vertex)) {
+      if (material_of(candidate) != material) continue;
+      float dot = 0;
+      if (!mesh_.normals.empty()) {
+        const float* m = &mesh_.normals[3 * size_t(original_.to_wedge[candidate])];
+        dot = m[0] * n[0] + m[1] * n[1] + m[2] * n[2];
+      }
+      if (dot > best_dot) best = candidate, best_dot = dot;
+    }
+    if (best != none) sum += best_dot;
+    return best;
+  }
+
+  const WeldedMesh& mesh_;
+  const Patch& original_;
+  std::map<uint32_t, std::vector<uint32_t>> at_;  // position -> local vertices of the original patch
+};
+
+// Corners by position: the first vertex of the patch that lies there.
+class Canonical {
+ public:
+  Canonical(const WeldedMesh& mesh, const Patch& patch) {
+    if (mesh.position_of.empty()) return;
+    LocalIds ids(patch.to_wedge.size());
+    std::vector<uint32_t> added, first;
+    first_.resize(patch.to_wedge.size());
+    for (uint32_t v = 0; v < patch.to_wedge.size(); ++v) {
+      const uint32_t id = ids.find_or_add(mesh.position(patch.to_wedge[v]), added);
+      if (id == first.size()) first.push_back(v);
+      first_[v] = first[id];
     }
   }
-}
+  std::vector<uint32_t> operator()(const std::vector<uint32_t>& indices) const {
+    std::vector<uint32_t> out = indices;
+    if (!first_.empty())
+      for (uint32_t& v : out) v = first_[v];
+    return out;
+  }
+
+ private:
+  std::vector<uint32_t> first_;
+};
 
 LodBounds enclosing(const ClusterPool& pool, const uint32_t* members, size_t count, float error, float step) {
   std::vector<Sphere> spheres;
@@ -188,20 +302,31 @@ GroupResult simplify_group(const WeldedMesh& mesh, const ClusterPool& pool, cons
   float error = simplify(patch, attributes_of(mesh, patch, options), target, 0);
   if (!enough(patch)) {
     result.fallback = true;
-    const auto before = seam(mesh, original);
-    for (unsigned attempt : {0u, simplify_prune}) {
-      Patch merged = by_position(mesh, original);
-      error = simplify(merged, {}, target, attempt);
-      choose_wedges(mesh, original, merged, patch);
-      if (enough(patch) && seam(mesh, patch) == before) break;
+    const SeamCheck seam(mesh, original);
+    const WedgeChooser wedges(mesh, original);
+    const bool materials = !mesh.materials.empty();
+    const struct {
+      unsigned option;
+      bool materials;
+    } attempts[] = {{0, materials}, {simplify_prune, materials}, {simplify_prune, false}};
+    for (const auto& attempt : attempts) {
+      Patch merged = by_position(mesh, original, attempt.materials);
+      error = simplify(merged, {}, target, attempt.option);
+      if (wedges.choose(merged, attempt.materials, patch) && enough(patch) && seam.fits(patch)) break;
       patch.indices.clear();
+      if (!materials && attempt.option) break;
     }
   }
   if (!enough(patch)) return result;
 
   result.accepted = true;
-  result.bounds = enclosing(pool, members, count, error / mesh.unit, mesh.step);
-  split_into_clusters(patch.indices, patch.positions, patch.to_wedge, nullptr, options.max_triangles,
+  const Canonical canonical(mesh, original);
+  std::vector<float> debts;
+  const float measured = certify(original.positions, {canonical(original.indices), original.debts},
+                                 canonical(patch.indices), debts);
+  result.estimate = error / mesh.unit, result.measured = measured / mesh.unit + mesh.snap;
+  result.bounds = enclosing(pool, members, count, std::max(result.estimate, result.measured), mesh.grid.step);
+  split_into_clusters(patch.indices, patch.positions, patch.to_wedge, nullptr, &debts, options.max_triangles,
                       result.clusters);
   return result;
 }

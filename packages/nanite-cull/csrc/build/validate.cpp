@@ -85,10 +85,19 @@ class Checker {
                " of ", k.vertex_count);
     }
     const float largest = std::exp2(24.0f) * a_.step;
-    for (size_t i = 0; i < a_.positions.size(); ++i) {
-      const float p = a_.positions[i];
-      expect(std::fabs(p) <= largest && p == std::nearbyint(p / a_.step) * a_.step, "vertex ", i / 3,
-             " is not on the mesh grid");
+    for (size_t i = 0; i < a_.positions.size(); ++i)
+      expect(std::fabs(a_.positions[i]) <= largest, "vertex ", i / 3, " is not on the mesh grid");
+    for (int i = 0; i < 3; ++i)
+      expect(std::isfinite(a_.origin[i]) && a_.origin[i] == std::nearbyint(a_.origin[i] / a_.step) * a_.step,
+             "the origin is not on the mesh grid");
+    if (a_.materials.empty()) return;
+    for (uint32_t c = 0; c < clusters; ++c) {
+      const Cluster& k = a_.clusters[c];
+      const uint8_t* corner = &a_.triangles[3 * size_t(k.triangle_begin)];
+      auto material = [&](int i) { return a_.materials[a_.vertex_refs[k.vertex_begin + corner[i]]]; };
+      for (int t = 0; t < k.triangle_count; ++t, corner += 3)
+        expect(material(0) == material(1) && material(1) == material(2), "cluster ", c,
+               " has a triangle of several materials");
     }
   }
 

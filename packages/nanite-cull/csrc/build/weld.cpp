@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <string>
 
@@ -17,6 +18,9 @@ namespace {
 constexpr int grid_bits = 24;           // integers up to 2^24 are exact in float
 constexpr float least_step = 0x1p-99f;  // of both grids: a power of two whose inverse is a float too
 constexpr int64_t sample_size = 65536;  // faces looked at for the grid step
+constexpr int64_t run_faces = 1024;     // faces that lie side by side in the input: one part, or one place
+constexpr int32_t linear_uvs = 1 << 24;
+constexpr double facet_cosine = 0.9999;  // within 0.8 degrees: what two float normals may differ by
 
 void check_input(const MeshInput& mesh, int threads) {
   native::demand(mesh.face_count > 0 && mesh.vertex_count > 0, [] {
@@ -35,18 +39,39 @@ void check_input(const MeshInput& mesh, int threads) {
   });
 }
 
-void check_finite(const float* values, int64_t count, int width, const char* what, int threads) {
+// Values of the vertices that faces use; what no face uses may be anything.
+template <class T>
+void check_finite(const MeshInput& mesh, const T* values, int width, const char* what, int threads) {
   if (values == nullptr) return;
-  native::parallel_for(count * width, 1 << 18, threads, [&](int64_t first, int64_t last) {
+  native::parallel_for(mesh.face_count * 3, 1 << 17, threads, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i)
-      native::demand(std::isfinite(values[i]), [&] {
-        return std::string("build: ") + what + " must be finite, got " + std::to_string(values[i]) +
-               " at vertex " + std::to_string(i / width) + "; remove or repair that vertex";
-      });
+      for (int c = 0; c < width; ++c) {
+        const T value = values[size_t(mesh.faces[i]) * width + c];
+        native::demand(std::isfinite(value), [&] {
+          return std::string("build: ") + what + " must be finite, got " + std::to_string(value) +
+                 " at vertex " + std::to_string(mesh.faces[i]) + "; remove or repair that vertex";
+        });
+      }
   });
 }
 
-float power_of_two_below(double x) { return static_cast<float>(std::exp2(std::floor(std::log2(x)))); }
+double power_of_two_below(double x) { return std::exp2(std::floor(std::log2(x))); }
+
+std::string text_of(double x) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.9g", x);
+  return text;
+}
+
+double edge_length(const MeshInput& mesh, int64_t f, int c) {
+  const int64_t a = 3 * int64_t(mesh.faces[3 * f + c]), b = 3 * int64_t(mesh.faces[3 * f + (c + 1) % 3]);
+  double square = 0;
+  for (int i = 0; i < 3; ++i) {
+    const double d = mesh.coordinate(a + i) - mesh.coordinate(b + i);
+    square += d * d;
+  }
+  return std::sqrt(square);
+}
 
 // The first percentile of the edges of a sample of faces; zero edges do not count.
 double short_edge(const MeshInput& mesh) {
@@ -54,10 +79,7 @@ double short_edge(const MeshInput& mesh) {
   const int64_t stride = std::max<int64_t>(1, mesh.face_count / sample_size);
   for (int64_t f = 0; f < mesh.face_count; f += stride)
     for (int c = 0; c < 3; ++c) {
-      const float* a = mesh.positions + 3 * size_t(mesh.faces[3 * f + c]);
-      const float* b = mesh.positions + 3 * size_t(mesh.faces[3 * f + (c + 1) % 3]);
-      const double x = double(a[0]) - b[0], y = double(a[1]) - b[1], z = double(a[2]) - b[2];
-      const double length = std::sqrt(x * x + y * y + z * z);
+      const double length = edge_length(mesh, f, c);
       if (length > 0) lengths.push_back(length);
     }
   if (lengths.empty()) return 0;
@@ -66,8 +88,27 @@ double short_edge(const MeshInput& mesh) {
   return *rank;
 }
 
-uint32_t quantize(float value, double step) {
-  return static_cast<uint32_t>(static_cast<int32_t>(std::llrint(double(value) / step)));
+// A tenth of the triangles of some run of faces are smaller than this: a small part of a large mesh, say a
+// statue in a landscape, is one run of faces.
+double densest_part(const MeshInput& mesh, int threads) {
+  const int64_t runs = (mesh.face_count + run_faces - 1) / run_faces;
+  std::vector<double> smallest(runs, INFINITY);
+  native::parallel_for(runs, 16, threads, [&](int64_t first, int64_t last) {
+    std::vector<double> sizes;
+    for (int64_t r = first; r < last; ++r) {
+      sizes.clear();
+      for (int64_t f = r * run_faces; f < std::min(mesh.face_count, (r + 1) * run_faces); ++f) {
+        const double size =
+            std::max({edge_length(mesh, f, 0), edge_length(mesh, f, 1), edge_length(mesh, f, 2)});
+        if (size > 0) sizes.push_back(size);
+      }
+      if (sizes.empty()) continue;
+      auto rank = sizes.begin() + static_cast<ptrdiff_t>(sizes.size() / 10);
+      std::nth_element(sizes.begin(), rank, sizes.end());
+      smallest[r] = *rank;
+    }
+  });
+  return *std::min_element(smallest.begin(), smallest.end());
 }
 
 }  // namespace
@@ -117,13 +158,45 @@ void decode_normal(uint32_t code, float* n) {
   n[0] = x / length, n[1] = y / length, n[2] = z / length;
 }
 
-float uv_step(const float* uvs, int64_t count) {
+float uv_step(const MeshInput& mesh) {
+  std::vector<float> sizes;
+  sizes.reserve(mesh.face_count * 3 / std::max<int64_t>(1, mesh.face_count / sample_size) + 3);
   float largest = 0;
-  for (int64_t i = 0; i < count * 2; ++i) largest = std::max(largest, std::fabs(uvs[i]));
+  const int64_t stride = std::max<int64_t>(1, mesh.face_count / sample_size);
+  for (int64_t f = 0; f < mesh.face_count; ++f)
+    for (int c = 0; c < 3; ++c) {
+      const float* uv = mesh.uvs + 2 * size_t(mesh.faces[3 * f + c]);
+      const float size = std::max(std::fabs(uv[0]), std::fabs(uv[1]));
+      largest = std::max(largest, size);
+      if (f % stride == 0 && size > 0) sizes.push_back(size);
+    }
   native::demand(largest < 1e18f, [&] {
     return "build: uvs must lie within 1e18 of zero, got " + std::to_string(largest) + "; scale them";
   });
-  return largest > 0 ? std::max(power_of_two_below(largest) / 65536, least_step) : 1;
+  if (sizes.empty()) return largest > 0 ? least_step : 1;
+  auto middle = sizes.begin() + static_cast<ptrdiff_t>(sizes.size() / 2);
+  std::nth_element(sizes.begin(), middle, sizes.end());
+  return std::max(static_cast<float>(power_of_two_below(2 * double(*middle)) / 65536), least_step);
+}
+
+int32_t encode_uv(float value, float step) {
+  const float scaled = value / step, limit = float(linear_uvs);
+  if (std::fabs(scaled) < limit) return static_cast<int32_t>(std::lrint(scaled));
+  const float size = std::fabs(value), end = limit * step;
+  int32_t bits, end_bits;
+  std::memcpy(&bits, &size, 4), std::memcpy(&end_bits, &end, 4);
+  return (value < 0 ? -1 : 1) * (linear_uvs + (bits - end_bits));
+}
+
+float decode_uv(int32_t code, float step) {
+  if (code > -linear_uvs && code < linear_uvs) return float(code) * step;
+  const float end = float(linear_uvs) * step;
+  int32_t bits;
+  std::memcpy(&bits, &end, 4);
+  bits += (code < 0 ? -code : code) - linear_uvs;
+  float size;
+  std::memcpy(&size, &bits, 4);
+  return code < 0 ? -size : size;
 }
 
 namespace {
@@ -151,7 +224,8 @@ class WedgeKeys {
       uint32_t* word = words_.data() + first * vertex_words_;
       for (int64_t v = first; v < last; ++v) {
         if (mesh.normals) *word++ = encode_normal(mesh.normals + 3 * v);
-        for (int c = 0; mesh.uvs && c < 2; ++c) *word++ = quantize(mesh.uvs[2 * v + c], step);
+        for (int c = 0; mesh.uvs && c < 2; ++c)
+          *word++ = static_cast<uint32_t>(encode_uv(mesh.uvs[2 * v + c], step));
         if (mesh.colors) *word++ = pack_color(mesh.colors + 4 * v);
       }
     });
@@ -165,7 +239,7 @@ class WedgeKeys {
   void read(const uint32_t* key, WeldedMesh& out, size_t wedge) const {
     ++key;
     if (mesh_.normals) decode_normal(*key++, &out.normals[3 * wedge]);
-    for (int c = 0; mesh_.uvs && c < 2; ++c) out.uvs[2 * wedge + c] = float(int32_t(*key++)) * uv_step_;
+    for (int c = 0; mesh_.uvs && c < 2; ++c) out.uvs[2 * wedge + c] = decode_uv(int32_t(*key++), uv_step_);
     if (mesh_.colors) unpack_color(*key++, &out.colors[4 * wedge]);
     if (mesh_.materials) out.materials[wedge] = *key++;
   }
@@ -213,29 +287,37 @@ class SharedTable {
   std::vector<uint32_t> slots_;
 };
 
+int32_t snap(double coordinate, double origin, double inverse) {
+  const double at = std::nearbyint((coordinate - origin) * inverse);
+  return static_cast<int32_t>(std::clamp(at, -0x1p30, 0x1p30));  // beyond: a vertex that no face uses
+}
+
 // The position id of each vertex, by first use in the faces: a welded mesh and the same mesh with every
-// corner apart become the same arrays. `grid` receives three integers for each position in use.
-std::vector<uint32_t> weld_positions(const MeshInput& mesh, float step, int threads,
-                                     std::vector<int32_t>& grid) {
-  const float inverse = 1 / step;  // exact: a power of two
-  std::vector<int32_t> points(size_t(mesh.vertex_count) * 3);
+// corner apart become the same arrays. `points` receives three integers for each position in use.
+std::vector<uint32_t> weld_positions(const MeshInput& mesh, const Grid& grid, int threads,
+                                     std::vector<int32_t>& points) {
+  const double inverse = 1 / double(grid.step);  // exact: a power of two
+  std::vector<int32_t> snapped(size_t(mesh.vertex_count) * 3);
   std::vector<uint32_t> position(mesh.vertex_count);
-  native::parallel_for(points.size(), 1 << 17, threads, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i)
-      points[i] = static_cast<int32_t>(std::lrint(mesh.positions[i] * inverse));
+  native::parallel_for(mesh.vertex_count, 1 << 15, threads, [&](int64_t first, int64_t last) {
+    for (int64_t v = first; v < last; ++v)
+      for (int a = 0; a < 3; ++a) {
+        const double x = mesh.coordinate(3 * v + a);
+        snapped[3 * v + a] = std::isfinite(x) ? snap(x, grid.origin[a], inverse) : 0;
+      }
   });
   SharedTable table(mesh.vertex_count);
   native::parallel_for(mesh.vertex_count, 1 << 15, threads, [&](int64_t first, int64_t last) {
     for (int64_t v = first; v < last; ++v)
-      position[v] = table.representative(static_cast<uint32_t>(v), points.data());
+      position[v] = table.representative(static_cast<uint32_t>(v), snapped.data());
   });
   std::vector<uint32_t> number(mesh.vertex_count, none);
-  grid.reserve(points.size());
+  points.reserve(snapped.size());
   for (int64_t i = 0; i < mesh.face_count * 3; ++i) {
     const size_t owner = position[mesh.faces[i]];
     if (number[owner] != none) continue;
-    number[owner] = static_cast<uint32_t>(grid.size() / 3);
-    grid.insert(grid.end(), &points[3 * owner], &points[3 * owner] + 3);
+    number[owner] = static_cast<uint32_t>(points.size() / 3);
+    points.insert(points.end(), &snapped[3 * owner], &snapped[3 * owner] + 3);
   }
   native::parallel_for(mesh.vertex_count, 1 << 16, threads, [&](int64_t first, int64_t last) {
     for (int64_t v = first; v < last; ++v) position[v] = number[position[v]];
@@ -254,34 +336,168 @@ bool has_area(const std::vector<int32_t>& grid, uint32_t a, uint32_t b, uint32_t
 
 }  // namespace
 
-float grid_step(const MeshInput& mesh, int bits, int threads) {
-  check_input(mesh, threads);
-  check_finite(mesh.positions, mesh.vertex_count, 3, "vertices", threads);
-  check_finite(mesh.normals, mesh.vertex_count, 3, "normals", threads);
-  check_finite(mesh.uvs, mesh.vertex_count, 2, "uvs", threads);
-  check_finite(mesh.colors, mesh.vertex_count, 4, "colors", threads);
-  double largest = 0, extent = 0;
-  for (int a = 0; a < 3; ++a) {
-    double lo = mesh.positions[a], hi = lo;
-    for (int64_t v = 0; v < mesh.vertex_count; ++v) {
-      lo = std::min<double>(lo, mesh.positions[3 * v + a]);
-      hi = std::max<double>(hi, mesh.positions[3 * v + a]);
+namespace {
+
+struct Extent {
+  double lo[3], hi[3], largest = 0, across = 0;
+};
+
+// Of the vertices that faces use.
+Extent extent_of(const MeshInput& mesh) {
+  Extent e;
+  std::fill(e.lo, e.lo + 3, INFINITY), std::fill(e.hi, e.hi + 3, -INFINITY);
+  for (int64_t i = 0; i < mesh.face_count * 3; ++i)
+    for (int a = 0; a < 3; ++a) {
+      const double x = mesh.coordinate(3 * int64_t(mesh.faces[i]) + a);
+      e.lo[a] = std::min(e.lo[a], x), e.hi[a] = std::max(e.hi[a], x);
     }
-    largest = std::max({largest, std::fabs(lo), std::fabs(hi)});
-    extent = std::max(extent, hi - lo);
+  for (int a = 0; a < 3; ++a) {
+    e.largest = std::max({e.largest, std::fabs(e.lo[a]), std::fabs(e.hi[a])});
+    e.across = std::max(e.across, e.hi[a] - e.lo[a]);
   }
-  native::demand(largest < 1e18, [&] {
-    return "build: vertices must lie within 1e18 of the origin, got " + std::to_string(largest) +
+  return e;
+}
+
+// The finest step whose 24-bit integers reach all of the mesh from an origin.
+double finest_step(const Extent& e, const double* origin) {
+  double reach = 0;
+  for (int a = 0; a < 3; ++a)
+    reach = std::max({reach, std::fabs(e.lo[a] - origin[a]), std::fabs(e.hi[a] - origin[a])});
+  return reach > 0 ? std::max(power_of_two_below(reach) * std::exp2(1 - grid_bits), double(least_step))
+                   : double(least_step);
+}
+
+// The grid of a wanted step: from zero where that reaches, else from the middle of the mesh.
+Grid grid_of(const Extent& e, double wanted, const double* origin) {
+  Grid grid;
+  if (origin) std::copy_n(origin, 3, grid.origin);
+  if (!origin && finest_step(e, grid.origin) > wanted) {
+    double middle[3];
+    for (int a = 0; a < 3; ++a) middle[a] = (e.lo[a] + e.hi[a]) / 2;
+    const double step = std::max(wanted, 2 * finest_step(e, middle));
+    // twice the finest: the middle, snapped to the lattice, may lie half a step aside
+    for (int a = 0; a < 3; ++a) grid.origin[a] = std::nearbyint(middle[a] / step) * step;
+    wanted = step;
+  }
+  grid.step = static_cast<float>(std::max(wanted, finest_step(e, grid.origin)));
+  return grid;
+}
+
+bool source_has_area(const MeshInput& mesh, int64_t f) {
+  double u[3], v[3];
+  for (int a = 0; a < 3; ++a) {
+    const double p = mesh.coordinate(3 * int64_t(mesh.faces[3 * f]) + a);
+    u[a] = mesh.coordinate(3 * int64_t(mesh.faces[3 * f + 1]) + a) - p;
+    v[a] = mesh.coordinate(3 * int64_t(mesh.faces[3 * f + 2]) + a) - p;
+  }
+  return u[1] * v[2] != u[2] * v[1] || u[2] * v[0] != u[0] * v[2] || u[0] * v[1] != u[1] * v[0];
+}
+
+// Two corners of a face with an area fall on one grid point.
+bool vanishes(const MeshInput& mesh, int64_t f, const Grid& grid) {
+  const double inverse = 1 / double(grid.step);
+  int32_t p[3][3];
+  for (int c = 0; c < 3; ++c)
+    for (int a = 0; a < 3; ++a)
+      p[c][a] = snap(mesh.coordinate(3 * int64_t(mesh.faces[3 * f + c]) + a), grid.origin[a], inverse);
+  const bool meets = std::equal(p[0], p[0] + 3, p[1]) || std::equal(p[1], p[1] + 3, p[2]) ||
+                     std::equal(p[2], p[2] + 3, p[0]);
+  return meets && source_has_area(mesh, f);
+}
+
+std::vector<int64_t> vanishing_faces(const MeshInput& mesh, const Grid& grid, int threads) {
+  const int64_t runs = (mesh.face_count + run_faces - 1) / run_faces;
+  std::vector<std::vector<int64_t>> found(runs);
+  native::parallel_for(runs, 16, threads, [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; ++r)
+      for (int64_t f = r * run_faces; f < std::min(mesh.face_count, (r + 1) * run_faces); ++f)
+        if (vanishes(mesh, f, grid)) found[r].push_back(f);
+  });
+  std::vector<int64_t> all;
+  for (const auto& run : found) all.insert(all.end(), run.begin(), run.end());
+  return all;
+}
+
+void check_step(double step, const Extent& e, const Grid& grid) {
+  native::demand(step > 0 && step == power_of_two_below(step) && step >= double(least_step), [&] {
+    return "build: step must be a power of two, got " + text_of(step) + "; take " +
+           text_of(step > 0 ? power_of_two_below(step) : 1);
+  });
+  native::demand(double(grid.step) == step, [&] {
+    return "build: step " + text_of(step) + " needs more than 24 bits from the origin (" +
+           text_of(grid.origin[0]) + ", " + text_of(grid.origin[1]) + ", " + text_of(grid.origin[2]) +
+           ") to the far end of the mesh, which is " + text_of(e.across) + " across; take " +
+           text_of(grid.step) + " or split the mesh";
+  });
+}
+
+}  // namespace
+
+Grid choose_grid(const MeshInput& mesh, const GridOptions& options, int threads) {
+  check_input(mesh, threads);
+  check_finite(mesh, mesh.positions, 3, "vertices", threads);
+  check_finite(mesh, mesh.positions64, 3, "vertices", threads);
+  check_finite(mesh, mesh.normals, 3, "normals", threads);
+  check_finite(mesh, mesh.uvs, 2, "uvs", threads);
+  check_finite(mesh, mesh.colors, 4, "colors", threads);
+  const Extent e = extent_of(mesh);
+  native::demand(e.largest < 1e18, [&] {
+    return "build: vertices must lie within 1e18 of the origin, got " + std::to_string(e.largest) +
            "; scale the mesh";
   });
   const double edge = short_edge(mesh);
-  native::demand(extent > 0 && edge > 0, [&] {
+  native::demand(e.across > 0 && edge > 0, [&] {
     return "build: all " + std::to_string(mesh.face_count) +
            " triangles are degenerate (no edge has a length)";
   });
-  const float finest = std::max(power_of_two_below(largest) * std::exp2(1.0f - grid_bits), least_step);
-  const double wanted = bits > 0 ? extent * std::exp2(-bits) : std::min(extent / 65536, edge / 16);
-  return std::max(finest, power_of_two_below(wanted));
+  if (options.step != 0) {
+    const Grid grid = grid_of(e, std::max(options.step, 0.0), options.origin);
+    check_step(options.step, e, grid);
+    return grid;
+  }
+  const double wanted = options.bits > 0
+                            ? e.across * std::exp2(-options.bits)
+                            : std::min({e.across / 65536, edge / 16, densest_part(mesh, threads) / 16});
+  const Grid grid = grid_of(e, std::max(power_of_two_below(wanted), double(least_step)), options.origin);
+  if (options.bits > 0) return grid;
+  const double keeps = step_that_keeps(mesh, grid, options.origin, threads);
+  return keeps > 0 ? grid_of(e, keeps, options.origin) : grid;
+}
+
+double step_that_keeps(const MeshInput& mesh, const Grid& grid, const double* origin, int threads) {
+  const std::vector<int64_t> vanishing = vanishing_faces(mesh, grid, threads);
+  const Extent e = extent_of(mesh);
+  Grid finer = grid;
+  while (
+      std::any_of(vanishing.begin(), vanishing.end(), [&](int64_t f) { return vanishes(mesh, f, finer); })) {
+    const double step = double(finer.step) / 2;
+    finer = grid_of(e, step, origin);
+    if (double(finer.step) != step) return 0;
+  }
+  return finer.step;
+}
+
+bool is_facetted(const MeshInput& mesh, int threads) {
+  if (mesh.normals == nullptr) return false;
+  std::atomic<bool> facetted{true};
+  native::parallel_for(mesh.face_count, 1 << 14, threads, [&](int64_t first, int64_t last) {
+    for (int64_t f = first; f < last && facetted; ++f) {
+      const uint32_t* v = mesh.faces + 3 * f;
+      double u[3], w[3];
+      for (int a = 0; a < 3; ++a) {
+        u[a] = mesh.coordinate(3 * int64_t(v[1]) + a) - mesh.coordinate(3 * int64_t(v[0]) + a);
+        w[a] = mesh.coordinate(3 * int64_t(v[2]) + a) - mesh.coordinate(3 * int64_t(v[0]) + a);
+      }
+      const double n[3] = {u[1] * w[2] - u[2] * w[1], u[2] * w[0] - u[0] * w[2], u[0] * w[1] - u[1] * w[0]};
+      const double area = std::sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2]);
+      for (int c = 0; c < 3 && area > 0; ++c) {
+        const float* m = mesh.normals + 3 * size_t(v[c]);
+        const double length = std::sqrt(double(m[0]) * m[0] + double(m[1]) * m[1] + double(m[2]) * m[2]);
+        if (n[0] * m[0] + n[1] * m[1] + n[2] * m[2] < facet_cosine * area * length) facetted = false;
+      }
+    }
+  });
+  return facetted;
 }
 
 namespace {
@@ -308,9 +524,72 @@ bool faces_of_positions(const MeshInput& mesh, const std::vector<uint32_t>& posi
   return area;
 }
 
+std::vector<uint8_t> locked_positions(const MeshInput& mesh, const std::vector<uint32_t>& position,
+                                      uint32_t count) {
+  std::vector<uint8_t> locked(count, 0);
+  for (int64_t i = 0; i < mesh.face_count * 3; ++i)
+    if (mesh.lock[mesh.faces[i]]) locked[position[mesh.faces[i]]] = 1;
+  return locked;
+}
+
+uint32_t scrambled(uint32_t x) {
+  x = (x ^ x >> 16) * 0x7feb352du;
+  x = (x ^ x >> 15) * 0x846ca68bu;
+  return x ^ x >> 16;
+}
+
+// Positions on open borders take the floats of the source. Around an inner vertex every neighbour follows
+// once and precedes once, so the sum over its triangles of (next - previous) is zero.
+void keep_borders(const MeshInput& mesh, const std::vector<uint32_t>& position, const WeldedMesh& welded,
+                  std::vector<float>& floats) {
+  for (double o : welded.grid.origin)
+    if (o != 0) return;
+  std::vector<uint32_t> sum(welded.position_count, 0);
+  for (size_t i = 0; i < welded.faces.size(); i += 3)
+    for (int c = 0; c < 3; ++c)
+      sum[welded.faces[i + c]] +=
+          scrambled(welded.faces[i + (c + 1) % 3]) - scrambled(welded.faces[i + (c + 2) % 3]);
+  std::vector<uint8_t> seen(welded.position_count, 0);
+  for (uint32_t f : welded.source)
+    for (int c = 0; c < 3; ++c) {
+      const uint32_t v = mesh.faces[3 * size_t(f) + c], p = position[v];
+      if (sum[p] == 0) continue;
+      float own[3];
+      for (int a = 0; a < 3; ++a) own[a] = static_cast<float>(mesh.coordinate(3 * int64_t(v) + a)) + 0.0f;
+      float* kept = &floats[3 * size_t(p)];
+      bool same_point = true;  // a double that is rounded to float may fall nearer to another one
+      for (int a = 0; a < 3; ++a)
+        same_point = same_point && std::nearbyint(double(own[a]) / double(welded.grid.step)) ==
+                                       std::nearbyint(double(kept[a]) / double(welded.grid.step));
+      if (!same_point) continue;
+      // of several floats on one grid point the least, whichever triangle comes first
+      if (!seen[p] || std::lexicographical_compare(own, own + 3, kept, kept + 3)) std::copy_n(own, 3, kept);
+      seen[p] = 1;
+    }
+}
+
+float farthest_snap(const MeshInput& mesh, const std::vector<uint32_t>& position, const Grid& grid,
+                    const std::vector<float>& floats, int threads) {
+  const int64_t runs = (mesh.face_count + run_faces - 1) / run_faces;
+  std::vector<double> farthest(runs, 0);
+  native::parallel_for(runs, 16, threads, [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; ++r)
+      for (int64_t i = r * run_faces * 3; i < std::min(mesh.face_count, (r + 1) * run_faces) * 3; ++i) {
+        double square = 0;
+        for (int a = 0; a < 3; ++a) {
+          const double d = mesh.coordinate(3 * int64_t(mesh.faces[i]) + a) - grid.origin[a] -
+                           floats[3 * size_t(position[mesh.faces[i]]) + a];
+          square += d * d;
+        }
+        farthest[r] = std::max(farthest[r], square);
+      }
+  });
+  return static_cast<float>(std::sqrt(*std::max_element(farthest.begin(), farthest.end())) * (1 + 1e-6));
+}
+
 // Gives each corner its wedge, in the order of first use.
-void split_wedges(const MeshInput& mesh, const std::vector<int32_t>& grid, int threads, WeldedMesh& out) {
-  if (mesh.uvs) out.uv_step = uv_step(mesh.uvs, mesh.vertex_count);
+void split_wedges(const MeshInput& mesh, const std::vector<float>& points, int threads, WeldedMesh& out) {
+  if (mesh.uvs) out.uv_step = uv_step(mesh);
   const WedgeKeys wedge_keys(mesh, out.uv_step, threads);
   const size_t width = wedge_keys.width();
   std::vector<uint32_t> keys;
@@ -329,7 +608,7 @@ void split_wedges(const MeshInput& mesh, const std::vector<int32_t>& grid, int t
   native::parallel_for(count, 1 << 15, threads, [&](int64_t first, int64_t last) {
     for (int64_t w = first; w < last; ++w) {
       const size_t p = out.position_of[w] = keys[w * width];
-      for (int a = 0; a < 3; ++a) out.positions[3 * w + a] = float(grid[3 * p + a]) * out.step;
+      for (int a = 0; a < 3; ++a) out.positions[3 * w + a] = points[3 * p + a];
       wedge_keys.read(&keys[w * width], out, w);
     }
   });
@@ -337,39 +616,45 @@ void split_wedges(const MeshInput& mesh, const std::vector<int32_t>& grid, int t
 
 }  // namespace
 
-WeldedMesh weld(const MeshInput& mesh, float step, int threads) {
+WeldedMesh weld(const MeshInput& mesh, const Grid& grid, int threads) {
   WeldedMesh out;
-  out.step = step;
-  std::vector<int32_t> grid;
-  std::vector<uint32_t> position = weld_positions(mesh, step, threads, grid);
-  out.position_count = static_cast<uint32_t>(grid.size() / 3);
-  const bool area = faces_of_positions(mesh, position, grid, threads, out.faces);
+  out.grid = grid;
+  std::vector<int32_t> points;
+  std::vector<uint32_t> position = weld_positions(mesh, grid, threads, points);
+  out.position_count = static_cast<uint32_t>(points.size() / 3);
+  const bool area = faces_of_positions(mesh, position, points, threads, out.faces);
   native::demand(area, [&] {
     return "build: all " + std::to_string(mesh.face_count) +
-           " triangles are degenerate on the mesh grid (step " + std::to_string(step) +
+           " triangles are degenerate on the mesh grid (step " + text_of(grid.step) +
            "); raise position_bits if the mesh is finer than that";
   });
-  position = {};
   out.source.reserve(mesh.face_count);
   for (int64_t f = 0; f < mesh.face_count; ++f) {
-    if (out.faces[3 * f] == none) continue;
+    if (out.faces[3 * f] == none) {
+      ++(source_has_area(mesh, f) ? out.vanished : out.degenerate);
+      continue;
+    }
     if (int64_t(out.source.size()) < f) std::copy_n(&out.faces[3 * f], 3, &out.faces[3 * out.source.size()]);
     out.source.push_back(static_cast<uint32_t>(f));
   }
-  out.degenerate = mesh.face_count - out.source.size();
   out.faces.resize(out.source.size() * 3);
+  if (mesh.lock) out.locked = locked_positions(mesh, position, out.position_count);
 
-  if (mesh.normals || mesh.uvs || mesh.colors || mesh.materials) {
-    split_wedges(mesh, grid, threads, out);
-  } else {
-    out.positions.resize(grid.size());
-    native::parallel_for(grid.size(), 1 << 17, threads, [&](int64_t first, int64_t last) {
-      for (int64_t i = first; i < last; ++i) out.positions[i] = float(grid[i]) * step;
-    });
-  }
+  std::vector<float> floats(points.size());
+  native::parallel_for(points.size(), 1 << 17, threads, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) floats[i] = float(points[i]) * grid.step;
+  });
+  points = {};
+  keep_borders(mesh, position, out, floats);
+  out.snap = farthest_snap(mesh, position, grid, floats, threads);
+  position = {};
+  if (mesh.normals || mesh.uvs || mesh.colors || mesh.materials)
+    split_wedges(mesh, floats, threads, out);
+  else
+    out.positions = std::move(floats);
   float largest = 0;
   for (float p : out.positions) largest = std::max(largest, std::fabs(p));
-  out.unit = 1 / power_of_two_below(largest);
+  out.unit = static_cast<float>(1 / power_of_two_below(largest));
   return out;
 }
 

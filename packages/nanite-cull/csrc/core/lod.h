@@ -5,11 +5,12 @@
 // checks it), while all rounding in this expression is below 2^-20 of its terms. So "too coarse" is
 // monotone along the path in float arithmetic, from the same stored bits, for every eye and threshold.
 // The eye is taken into the object's space once for each instance: no sphere is ever transformed.
-// Needs -ffp-contract=off (the build sets it).
+// Needs -ffp-contract=off or -fmad=false (the build sets it).
 #pragma once
 
 #include <cmath>
 
+#include "core/hd.h"
 #include "core/records.h"
 
 namespace nanite_cull {
@@ -26,9 +27,9 @@ struct LodView {
 };
 
 // True where `error`, seen from the nearest point of the sphere, exceeds the threshold.
-inline bool too_coarse(const LodView& view, float x, float y, float z, float r, float error) {
+HD inline bool too_coarse(const LodView& view, float x, float y, float z, float r, float error) {
   const float dx = x - view.eye[0], dy = y - view.eye[1], dz = z - view.eye[2];
-  float distance = std::sqrt((dx * dx + dy * dy) + dz * dz) - r;
+  float distance = sqrtf((dx * dx + dy * dy) + dz * dz) - r;
   if (view.orthographic != 0)
     distance = 1;
   else if (!(distance > view.near_distance))
@@ -36,16 +37,16 @@ inline bool too_coarse(const LodView& view, float x, float y, float z, float r, 
   return error * view.error_to_pixels > view.threshold * distance;
 }
 
-inline bool too_coarse(const LodView& view, const LodBounds& bounds) {
+HD inline bool too_coarse(const LodView& view, const LodBounds& bounds) {
   const Sphere& s = bounds.sphere;
   return too_coarse(view, s.x, s.y, s.z, s.r, bounds.error);
 }
 
 // False only where every error of at least `error` inside the sphere exceeds the threshold, whatever
 // point of the sphere it is seen from: then nothing below a node can be fine enough.
-inline bool may_be_fine(const LodView& view, float x, float y, float z, float r, float error) {
+HD inline bool may_be_fine(const LodView& view, float x, float y, float z, float r, float error) {
   const float dx = x - view.eye[0], dy = y - view.eye[1], dz = z - view.eye[2];
-  float distance = (std::sqrt((dx * dx + dy * dy) + dz * dz) + r) * (1 + lod_margin);
+  float distance = (sqrtf((dx * dx + dy * dy) + dz * dz) + r) * (1 + lod_margin);
   if (view.orthographic != 0) distance = 1;
   if (!(distance > view.near_distance)) distance = view.near_distance;
   return !(error * view.error_to_pixels > view.threshold * distance);

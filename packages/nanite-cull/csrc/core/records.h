@@ -10,7 +10,6 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 
 namespace nanite_cull {
 
@@ -18,7 +17,7 @@ constexpr int max_cluster_triangles = 128;  // 7 bits of the visibility buffer
 constexpr int max_cluster_vertices = 255;   // local indices are bytes
 constexpr int max_group_clusters = 48;      // a partition may exceed its target of 16 by a third
 constexpr uint32_t none = 0xffffffffu;
-constexpr float infinite_error = std::numeric_limits<float>::infinity();
+constexpr float infinite_error = __builtin_inff();
 
 struct Sphere {
   float x = 0, y = 0, z = 0, r = 0;

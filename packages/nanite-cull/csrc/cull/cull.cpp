@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <mutex>
 #include <string>
 
 #include "cull/cull_far.h"
@@ -20,6 +21,12 @@ void require_capacity(uint64_t capacity, const char* name) {
   native::demand(capacity >= 1 && capacity < (uint64_t(1) << 31), [&] {
     return std::string("cull: ") + name + " must be 1 to 2^31 - 1, got " + std::to_string(capacity);
   });
+}
+
+bool large_cluster(const Asset& asset, const LodView& lod, uint32_t cluster) {
+  float lo[3], hi[3];
+  for (int a = 0; a < 3; ++a) lo[a] = asset.bounds.lo[a][cluster], hi[a] = asset.bounds.hi[a][cluster];
+  return is_large(lod, lo, hi, asset.clusters[cluster].longest_edge);
 }
 
 }  // namespace
@@ -45,8 +52,9 @@ void CullContext::init_context(const View& view, const CullOptions& options) {
   for (int p = 0; p < 6; ++p) {
     double plane[4], length = 0;
     for (int j = 0; j < 4; ++j)
-      plane[j] = (p == 5 ? 0 : view.world_to_clip[12 + j]) +
-                 (p == 4 || p == 1 || p == 3 ? -1 : 1) * view.world_to_clip[4 * rows[p] + j];
+      plane[j] = (p == 5 ? 0 : view.relative_to_clip[12 + j]) +
+                 (p == 4 || p == 1 || p == 3 ? -1 : 1) * view.relative_to_clip[4 * rows[p] + j];
+    for (int j = 0; j < 3; ++j) plane[3] -= plane[j] * view.eye[j];
     for (int j = 0; j < 3; ++j) length += plane[j] * plane[j];
     length = std::sqrt(length);
     for (int j = 0; j < 4; ++j)
@@ -54,7 +62,8 @@ void CullContext::init_context(const View& view, const CullOptions& options) {
   }
 }
 
-void CullContext::cull(const Scene& scene, VisibleClusters& out, CullStats& stats) {
+void CullContext::cull(const Scene& scene, VisibleClusters& out, CullStats& stats, Draws* draws) {
+  const std::shared_lock held(scene.lock);
   const int64_t count = scene.size();
   batches_.resize((count + batch_instances - 1) / batch_instances);
   native::parallel_for(count, batch_instances, options_.threads, [&](int64_t first, int64_t last) {
@@ -83,6 +92,26 @@ void CullContext::cull(const Scene& scene, VisibleClusters& out, CullStats& stat
     stats.dropped_visible_clusters += batch.small.size() - small + batch.large.size() - large;
   }
   stats.visible_small = out.small, stats.visible_large = out.large;
+  if (draws) collect_draws(scene, out, *draws);
+}
+
+// One draw for each run of clusters of one instance, at both ends of the buffer.
+void CullContext::collect_draws(const Scene& scene, const VisibleClusters& visible, Draws& out) const {
+  out.assets = scene.assets;
+  out.draws.clear();
+  out.of.resize(visible.buffer.size());
+  std::vector<uint32_t> instances;
+  auto take = [&](size_t slot) {
+    const uint32_t instance = visible.buffer[slot].instance;
+    if (instances.empty() || instances.back() != instance) instances.push_back(instance);
+    out.of[slot] = static_cast<uint32_t>(instances.size() - 1);
+  };
+  for (uint64_t i = 0; i < visible.small; ++i) take(i);
+  for (uint64_t i = 0; i < visible.large; ++i) take(visible.buffer.size() - 1 - i);
+  out.draws.resize(instances.size());
+  native::parallel_for(out.draws.size(), 1024, options_.threads, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) out.draws[i] = make_draw(view_, scene, instances[i]);
+  });
 }
 
 void CullContext::instance_cull(const Scene& scene, int64_t first, int64_t last, Batch& batch) const {
@@ -120,15 +149,12 @@ bool CullContext::far_cull(const Scene& scene, int64_t first, Batch& batch) cons
 
 void CullContext::near_cull(const Scene& scene, int64_t i, Batch& batch) const {
   const InstanceSpheres& s = scene.spheres;
-  for (int p = 0; options_.frustum && p < 6; ++p) {
-    const float* n = world_planes_[p];
-    const float x = n[0] * s.x[i], y = n[1] * s.y[i], z = n[2] * s.z[i];
-    const float slack = sphere_slack * (((std::fabs(x) + std::fabs(y)) + std::fabs(z)) + std::fabs(n[3]));
-    if (((x + y) + z) + n[3] < -(s.r[i] + slack)) return;
-  }
+  if (s.r[i] < 0) return;  // hidden
+  for (int p = 0; options_.frustum && p < 6; ++p)
+    if (sphere_misses(world_planes_[p], s.x[i], s.y[i], s.z[i], s.r[i])) return;
   ++batch.stats.visible_instances;
-  const Asset& asset = *scene.assets[scene.instances[i].asset];
-  InstanceView view = make_instance_view(view_, scene.instances[i], asset);
+  const Asset& asset = *scene.assets[scene.lanes.asset[i]];
+  InstanceView view = make_instance_view(view_, scene, i);
   if (!options_.frustum) view.plane_count = 0;
   node_cull(asset, view, batch);
   cluster_cull(asset, view, static_cast<uint32_t>(i), batch);
@@ -183,22 +209,9 @@ void CullContext::cluster_cull(const Asset& asset, const InstanceView& view, uin
   }
   std::sort(batch.clusters.begin(), batch.clusters.end());
   for (uint32_t c : batch.clusters) {
-    (is_large(asset, view.lod, c) ? batch.large : batch.small).push_back({instance, c});
+    (large_cluster(asset, view.lod, c) ? batch.large : batch.small).push_back({instance, c});
     batch.stats.triangles += asset.clusters[c].triangle_count;
   }
-}
-
-bool CullContext::is_large(const Asset& asset, const LodView& lod, uint32_t cluster) const {
-  float square = 0;
-  for (int a = 0; a < 3; ++a) {
-    const float gap =
-        std::max({asset.bounds.lo[a][cluster] - lod.eye[a], lod.eye[a] - asset.bounds.hi[a][cluster], 0.0f});
-    square += gap * gap;
-  }
-  // 2: the near plane is nearer to a box at the image's edge than its distance from the eye tells
-  const float distance = lod.orthographic != 0 ? 1 : std::sqrt(square);
-  if (lod.orthographic == 0 && !(distance > 2 * lod.near_distance)) return true;
-  return asset.clusters[cluster].longest_edge * lod.error_to_pixels > large_edge_pixels * distance;
 }
 
 }  // namespace nanite_cull

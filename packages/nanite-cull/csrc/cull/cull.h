@@ -8,6 +8,7 @@
 // The order of the result is fixed (instance, then cluster), whatever the number of threads.
 #pragma once
 
+#include "core/size_class.h"
 #include "scene/view.h"
 
 namespace nanite_cull {
@@ -43,17 +44,19 @@ struct VisibleClusters {
   const Visible& large_at(uint64_t i) const { return buffer[buffer.size() - 1 - i]; }
 };
 
-// A triangle edge longer than this many pixels makes its cluster a large one (Karis et al. 2021).
-constexpr float large_edge_pixels = 32;
-
-// What the test of a sphere against a plane can lose by rounding, in relation to its terms.
-constexpr float sphere_slack = 4e-6f;
+// The instances behind visible clusters: draws[of[i]] for slot i of the buffer.
+struct Draws {
+  std::vector<std::shared_ptr<const Asset>> assets;  // of the scene
+  std::vector<Draw> draws;
+  std::vector<uint32_t> of;
+};
 
 class CullContext {
  public:
   // Throws native::ValueError for a view or a capacity that makes no sense.
   void init_context(const View& view, const CullOptions& options);
-  void cull(const Scene& scene, VisibleClusters& out, CullStats& stats);
+  // `draws` may be null. The scene may change from the moment this returns.
+  void cull(const Scene& scene, VisibleClusters& out, CullStats& stats, Draws* draws);
 
  private:
   // What one batch of instances found; batches are joined in their order.
@@ -70,7 +73,7 @@ class CullContext {
   void near_cull(const Scene& scene, int64_t index, Batch& batch) const;
   void node_cull(const Asset& asset, const InstanceView& view, Batch& batch) const;
   void cluster_cull(const Asset& asset, const InstanceView& view, uint32_t instance, Batch& batch) const;
-  bool is_large(const Asset& asset, const LodView& lod, uint32_t cluster) const;
+  void collect_draws(const Scene& scene, const VisibleClusters& visible, Draws& out) const;
 
   View view_;
   CullOptions options_;

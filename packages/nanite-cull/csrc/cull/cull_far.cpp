@@ -22,11 +22,10 @@ AVX2 inline __m256 load(const std::vector<float>& values, int64_t first) {
 AVX2 inline __m256 magnitude(__m256 x) { return _mm256_andnot_ps(set(-0.0f), x); }
 
 // The eye minus a translation, rounded once from double.
-AVX2 inline __m256 offset(double eye, __m256 translation) {
+AVX2 inline __m256 offset(double eye, const std::vector<double>& translation, int64_t first) {
   const __m256d e = _mm256_set1_pd(eye);
-  const __m128 low = _mm256_cvtpd_ps(_mm256_sub_pd(e, _mm256_cvtps_pd(_mm256_castps256_ps128(translation))));
-  const __m128 high =
-      _mm256_cvtpd_ps(_mm256_sub_pd(e, _mm256_cvtps_pd(_mm256_extractf128_ps(translation, 1))));
+  const __m128 low = _mm256_cvtpd_ps(_mm256_sub_pd(e, _mm256_loadu_pd(translation.data() + first)));
+  const __m128 high = _mm256_cvtpd_ps(_mm256_sub_pd(e, _mm256_loadu_pd(translation.data() + first + 4)));
   return _mm256_set_m128(high, low);
 }
 
@@ -50,13 +49,17 @@ AVX2 inline void test_spheres(const InstanceSpheres& s, int64_t first, const flo
   outside = _mm256_movemask_ps(out), inside = _mm256_movemask_ps(in);
 }
 
+AVX2 inline uint32_t hidden(const InstanceSpheres& s, int64_t first) {
+  return _mm256_movemask_ps(_mm256_cmp_ps(load(s.r, first), _mm256_setzero_ps(), _CMP_LT_OQ));
+}
+
 // make_instance_view(), too_coarse() and is_large() for the root cluster of eight instances.
 AVX2 void test_roots(const Scene& scene, int64_t first, const RootCluster& root, const View& view,
                      uint32_t& fine, uint32_t& large) {
   const InstanceLanes& l = scene.lanes;
-  const __m256 o[3] = {offset(view.eye[0], load(l.translation[0], first)),
-                       offset(view.eye[1], load(l.translation[1], first)),
-                       offset(view.eye[2], load(l.translation[2], first))};
+  const __m256 o[3] = {offset(view.eye[0], l.translation[0], first),
+                       offset(view.eye[1], l.translation[1], first),
+                       offset(view.eye[2], l.translation[2], first)};
   __m256 eye[3];
   for (int i = 0; i < 3; ++i)
     eye[i] = _mm256_add_ps(_mm256_add_ps(_mm256_mul_ps(load(l.inverse[3 * i], first), o[0]),
@@ -105,7 +108,10 @@ bool test_far(const Scene& scene, int64_t first, const RootCluster& root, const 
   if (native::isa() == native::Isa::baseline) return false;
   uint32_t inside = 255;
   out = {};
-  if (frustum) test_spheres(scene.spheres, first, planes, out.outside, inside);
+  if (frustum)
+    test_spheres(scene.spheres, first, planes, out.outside, inside);
+  else
+    out.outside = hidden(scene.spheres, first), inside = ~out.outside & 255;
   if (inside == 0 || root.cluster == none) return true;
   uint32_t fine, large;
   test_roots(scene, first, root, view, fine, large);

@@ -15,19 +15,12 @@ struct Boxes {
   const float *lo[3], *hi[3];
 };
 
-uint32_t boxes_inside(const Boxes& boxes, int count, const InstanceView& view) {
+uint32_t boxes_inside(const Boxes& b, int count, const InstanceView& view) {
   uint32_t mask = 0;
-  for (int i = 0; i < count; ++i) {
-    bool inside = true;
-    for (int p = 0; p < view.plane_count; ++p) {
-      const float* n = view.planes[p];
-      // the corner furthest along the plane; monotone in the box, so a node passes where its parts pass
-      const float x = (n[0] > 0 ? boxes.hi : boxes.lo)[0][i], y = (n[1] > 0 ? boxes.hi : boxes.lo)[1][i],
-                  z = (n[2] > 0 ? boxes.hi : boxes.lo)[2][i];
-      inside = inside && ((n[0] * x + n[1] * y) + n[2] * z) + n[3] >= 0;
-    }
-    mask |= uint32_t(inside) << i;
-  }
+  for (int i = 0; i < count; ++i)
+    mask |=
+        uint32_t(box_in_frustum(view, b.lo[0][i], b.lo[1][i], b.lo[2][i], b.hi[0][i], b.hi[1][i], b.hi[2][i]))
+        << i;
   return mask;
 }
 

@@ -4,8 +4,8 @@
 #include <cmath>
 #include <cstring>
 #include <string>
-#include <tuple>
 
+#include "core/clip.h"
 #include "native/check.h"
 #include "native/parallel.h"
 #include "raster/raster_tile.h"
@@ -15,100 +15,28 @@ namespace nanite_cull {
 namespace {
 
 constexpr int tile_width = 256, tile_height = 128;
-constexpr size_t chunk_clusters = 4096;       // transformed at once: their vertices stay in the cache
-constexpr int32_t unprojectable = INT32_MIN;  // x of a vertex behind the near plane or far outside
-
-struct ClipVertex {
-  float x, y, z, w;
-};
-
-// One order of operations for every vertex of every path: equal positions give equal pixels.
-ClipVertex to_clip(const float* m, const float* p) {
-  auto row = [&](int i) { return ((m[i] * p[0] + m[i + 1] * p[1]) + m[i + 2] * p[2]) + m[i + 3]; };
-  return {row(0), row(4), row(8), row(12)};
-}
-
-// The pixel grid of one image.
-struct Screen {
-  int width, height;
-  float half_x, half_y;  // sub-pixels
-
-  Screen(int w, int h)
-      : width(w), height(h), half_x(w * (subpixels / 2.0f)), half_y(h * (subpixels / 2.0f)) {}
-
-  // False where the vertex must be clipped first: nearer than the near plane, or beyond the fixed range.
-  bool project(const ClipVertex& v, FixedVertex& out) const {
-    const float inverse = 1 / v.w;
-    const float x = (v.x * inverse) * half_x + half_x, y = half_y - (v.y * inverse) * half_y;
-    const float limit = float(fixed_limit);
-    if (!(v.w > 0 && v.z <= v.w && std::fabs(x) < limit && std::fabs(y) < limit)) {
-      out.x = unprojectable;
-      return false;
-    }
-    out.x = static_cast<int32_t>(std::lrint(x));
-    out.y = static_cast<int32_t>(std::lrint(y));
-    out.z = v.z * inverse;
-    return true;
-  }
-};
-
-// Clips a polygon in place by plane . v >= 0 (Sutherland and Hodgman, 1974). A crossing is computed from
-// its inner end, so two triangles that share an edge get the same point.
-int clip_by(const float* plane, ClipVertex* polygon, int count) {
-  auto side = [&](const ClipVertex& v) {
-    return plane[0] * v.x + plane[1] * v.y + plane[2] * v.z + plane[3] * v.w;
-  };
-  ClipVertex out[10];
-  int kept = 0;
-  for (int i = 0; i < count; ++i) {
-    const ClipVertex &a = polygon[i], &b = polygon[(i + 1) % count];
-    const float da = side(a), db = side(b);
-    if (da >= 0) out[kept++] = a;
-    if ((da >= 0) == (db >= 0)) continue;
-    const ClipVertex &in = da >= 0 ? a : b, &far = da >= 0 ? b : a;
-    const float d_in = da >= 0 ? da : db, d_far = da >= 0 ? db : da, t = d_in / (d_in - d_far);
-    out[kept++] = {in.x + t * (far.x - in.x), in.y + t * (far.y - in.y), in.z + t * (far.z - in.z),
-                   in.w + t * (far.w - in.w)};
-  }
-  std::copy(out, out + kept, polygon);
-  return kept;
-}
-
+constexpr size_t chunk_clusters = 4096;  // transformed at once: their vertices stay in the cache
 class TileRaster {
  public:
   TileRaster(const Screen& screen, const RasterOptions& options, const Tile& tile)
       : screen_(screen), options_(options), tile_(tile) {}
 
+  // Which side is left out of what follows: see set_up().
+  void cull_side(bool mirrored) { cull_ = !options_.cull_back ? 0 : mirrored ? -1 : 1; }
+
   void triangle(const FixedVertex& a, const FixedVertex& b, const FixedVertex& c, uint32_t id) {
     FixedTriangle t;
-    if (!set_up(a, b, c, tile_.x0, tile_.y0, tile_.x1, tile_.y1, screen_.width, screen_.height,
-                options_.cull_back, t))
+    if (!set_up(a, b, c, tile_.x0, tile_.y0, tile_.x1, tile_.y1, screen_.width, screen_.height, cull_, t))
       return;
     ++drawn;
     draw(tile_, t, id, options_.large_path_only);
   }
 
   void clipped_triangle(const float* matrix, const float* p, const float* q, const float* r, uint32_t id) {
-    ClipVertex polygon[10] = {to_clip(matrix, p), to_clip(matrix, q), to_clip(matrix, r)};
-    // the same fan whichever corner the triangle is stored from
-    auto key = [](const ClipVertex& v) { return std::make_tuple(v.x, v.y, v.z, v.w); };
-    const auto first =
-        std::min_element(polygon, polygon + 3, [&](auto& a, auto& b) { return key(a) < key(b); });
-    std::rotate(polygon, first, polygon + 3);
-    // the guard band in clip space, safely inside fixed_limit
-    const float gx = float(fixed_limit) / (2 * screen_.half_x),
-                gy = float(fixed_limit) / (2 * screen_.half_y);
-    const float planes[5][4] = {{0, 0, -1, 1}, {-1, 0, 0, gx}, {1, 0, 0, gx}, {0, -1, 0, gy}, {0, 1, 0, gy}};
-    int count = 3;
-    for (int i = 0; i < 5 && count >= 3; ++i) count = clip_by(planes[i], polygon, count);
+    ClipVertex polygon[max_clipped_corners] = {to_clip(matrix, p), to_clip(matrix, q), to_clip(matrix, r)};
+    FixedVertex fixed[max_clipped_corners];
+    const int count = clip_triangle(screen_, polygon, fixed);
     ++clipped;
-    if (count < 3) return;
-    FixedVertex fixed[10];
-    for (int i = 0; i < count; ++i) {
-      // a crossing computed on the near plane may fall behind it by its rounding
-      polygon[i].z = std::min(polygon[i].z, polygon[i].w);
-      if (!screen_.project(polygon[i], fixed[i])) return;
-    }
     for (int i = 1; i + 1 < count; ++i) triangle(fixed[0], fixed[i], fixed[i + 1], id);
   }
 
@@ -118,28 +46,27 @@ class TileRaster {
   const Screen& screen_;
   const RasterOptions& options_;
   Tile tile_;
+  int cull_ = 0;
 };
 
 // A cluster of the current chunk, transformed.
 struct Projected {
+  const Draw* draw;
   const Asset* asset;
   const Cluster* cluster;
   uint32_t slot;
   uint32_t first_vertex;  // into the chunk's vertices
   bool needs_clip;
   int px0, py0, px1, py1;  // pixels it may cover
-  float matrix[16];
 };
 
-void project_cluster(const Scene& scene, const View& view, const Screen& screen, const Visible& visible,
-                     Projected& out, FixedVertex* vertices) {
+void project_cluster(const Screen& screen, Projected& out, FixedVertex* vertices) {
   const Asset& asset = *out.asset;
-  object_to_clip(view, scene.instances[visible.instance], out.matrix);
   const uint32_t* refs = &asset.vertex_refs[out.cluster->vertex_begin];
   int32_t lo_x = INT32_MAX, hi_x = INT32_MIN, lo_y = INT32_MAX, hi_y = INT32_MIN;
   out.needs_clip = false;
   for (int v = 0; v < out.cluster->vertex_count; ++v) {
-    if (!screen.project(to_clip(out.matrix, &asset.positions[3 * size_t(refs[v])]), vertices[v])) {
+    if (!screen.project(to_clip(out.draw->to_clip, &asset.positions[3 * size_t(refs[v])]), vertices[v])) {
       out.needs_clip = true;
       continue;
     }
@@ -159,13 +86,14 @@ void project_cluster(const Scene& scene, const View& view, const Screen& screen,
 void draw_cluster(TileRaster& tile, const Projected& p, const FixedVertex* vertices) {
   const Cluster& cluster = *p.cluster;
   const uint8_t* corner = &p.asset->triangles[3 * size_t(cluster.triangle_begin)];
+  tile.cull_side(p.draw->mirrored);
   for (uint32_t t = 0; t < cluster.triangle_count; ++t, corner += 3) {
     const FixedVertex &a = vertices[corner[0]], &b = vertices[corner[1]], &c = vertices[corner[2]];
     const uint32_t id = p.slot << triangle_bits | t;
     if (p.needs_clip && (a.x == unprojectable || b.x == unprojectable || c.x == unprojectable)) {
       const uint32_t* refs = &p.asset->vertex_refs[cluster.vertex_begin];
       auto position = [&](int i) { return &p.asset->positions[3 * size_t(refs[corner[i]])]; };
-      tile.clipped_triangle(p.matrix, position(0), position(1), position(2), id);
+      tile.clipped_triangle(p.draw->to_clip, position(0), position(1), position(2), id);
     } else {
       tile.triangle(a, b, c, id);
     }
@@ -229,7 +157,7 @@ struct Bins {
 
 }  // namespace
 
-void raster(const Scene& scene, const View& view, const VisibleClusters& visible,
+void raster(const Draws& draws, const View& view, const VisibleClusters& visible,
             const RasterOptions& options, VisibilityBuffer& out, RasterStats& stats) {
   native::demand(visible.buffer.size() <= max_slots, [&] {
     return "raster: max_visible_clusters must be at most 2^25 (the ids of a visibility buffer), got " +
@@ -253,7 +181,8 @@ void raster(const Scene& scene, const View& view, const VisibleClusters& visible
       p.slot = static_cast<uint32_t>(
           first + i < visible.small ? first + i : visible.buffer.size() - 1 - (first + i - visible.small));
       const Visible& v = visible.buffer[p.slot];
-      p.asset = scene.assets[scene.instances[v.instance].asset].get();
+      p.draw = &draws.draws[draws.of[p.slot]];
+      p.asset = draws.assets[p.draw->asset].get();
       p.cluster = &p.asset->clusters[v.cluster];
       p.first_vertex = vertex;
       vertex += p.cluster->vertex_count;
@@ -261,8 +190,7 @@ void raster(const Scene& scene, const View& view, const VisibleClusters& visible
     vertices.resize(vertex);
     native::parallel_for(count, 64, options.threads, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i)
-        project_cluster(scene, view, screen, visible.buffer[clusters[i].slot], clusters[i],
-                        &vertices[clusters[i].first_vertex]);
+        project_cluster(screen, clusters[i], &vertices[clusters[i].first_vertex]);
     });
     bins.fill(grid, clusters);
     native::parallel_for(grid.count(), 1, options.threads, [&](int64_t t, int64_t) {
@@ -288,6 +216,7 @@ void raster_triangles(const float* positions, int64_t vertex_count, const uint32
   });
   native::parallel_for(grid.count(), 1, options.threads, [&](int64_t t, int64_t) {
     TileRaster tile(screen, options, grid.tile(static_cast<int>(t), out));
+    tile.cull_side(false);
     for (int64_t f = 0; f < count; ++f) {
       const uint32_t* corner = faces + 3 * f;
       const FixedVertex &a = vertices[corner[0]], &b = vertices[corner[1]], &c = vertices[corner[2]];

@@ -33,7 +33,7 @@ struct RasterStats {
 };
 
 // Draws every visible cluster. Throws native::ValueError when the buffer has more slots than ids can name.
-void raster(const Scene& scene, const View& view, const VisibleClusters& visible,
+void raster(const Draws& draws, const View& view, const VisibleClusters& visible,
             const RasterOptions& options, VisibilityBuffer& out, RasterStats& stats);
 
 // Brute force: triangle i of (count, 3) faces over positions, drawn as id i. No clusters, no culling.

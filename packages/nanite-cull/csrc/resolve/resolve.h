@@ -14,10 +14,10 @@ struct ResolveTargets {
   uint32_t* material = nullptr;
   float* normal = nullptr;  // (.., 3), world, unit: interpolated, or the triangle's where there are none
   float* uv = nullptr;      // (.., 2)
-  float* color = nullptr;   // (.., 4)
+  float* color = nullptr;   // (.., 4); white where the asset has none
 };
 
-void resolve(const Scene& scene, const View& view, const VisibleClusters& visible,
+void resolve(const Draws& draws, const View& view, const VisibleClusters& visible,
              const VisibilityBuffer& buffer, const ResolveTargets& targets, int threads);
 
 }  // namespace nanite_cull

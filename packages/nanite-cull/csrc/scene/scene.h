@@ -1,37 +1,34 @@
-// Instances of assets, kept resident and updated by slices.
+// Instances of assets, kept resident and updated by slices. Many threads may read a scene, one may change it:
+// readers hold `lock` shared, every change holds it alone.
 #pragma once
 
 #include <memory>
+#include <shared_mutex>
 
 #include "build/asset.h"
 
 namespace nanite_cull {
 
-// What a view needs of one instance, computed when its transform is set.
-struct Instance {
-  float to_world[12];       // rows of a 3x4 affine map, object to world
-  float inverse[9];         // of its linear part
-  float largest, smallest;  // singular values of the linear part
-  uint32_t asset;
-};
-
-// World spheres of instances side by side: the first test reads nothing else.
+// World spheres of instances side by side: the first test reads nothing else. A hidden one has a radius of
+// minus infinity.
 struct InstanceSpheres {
   std::vector<float> x, y, z, r;
 };
 
-// The same instances component by component, for tests of eight at a time.
+// What a view needs of the instances, component by component, for tests of eight at a time.
 struct InstanceLanes {
-  std::vector<float> inverse[9], translation[3], largest, smallest;
+  std::vector<float> inverse[9];         // of the linear part
+  std::vector<double> translation[3];    // of the asset's grid origin, world
+  std::vector<float> largest, smallest;  // singular values of the linear part
   std::vector<uint32_t> asset;
 };
 
 // The one cluster that nothing coarser replaces; `cluster` is none where an asset has several.
 struct RootCluster {
-  uint32_t cluster = none;
   LodBounds own;
   Box box;
   float longest_edge = 0;
+  uint32_t cluster = none;
   uint32_t triangles = 0;
 };
 
@@ -41,23 +38,41 @@ class Scene {
   uint32_t add_asset(std::shared_ptr<const Asset> asset);
 
   // Appends `count` instances; `transforms` is (count, 12), rows of 3x4. Returns the first one's number.
-  // Throws native::ValueError for an unknown asset or a transform that is singular or not finite.
-  uint32_t add(uint32_t asset, const float* transforms, int64_t count, int threads);
+  // Throws native::ValueError for an unknown asset or a transform that is singular or not finite; the scene
+  // is then as it was.
+  uint32_t add(uint32_t asset, const double* transforms, int64_t count, int threads);
 
   // Replaces the transforms of instances [first, first + count).
-  void update(int64_t first, const float* transforms, int64_t count, int threads);
+  void update(int64_t first, const double* transforms, int64_t count, int threads);
 
-  int64_t size() const { return static_cast<int64_t>(instances.size()); }
+  // Leaves instances [first, first + count) out of every view, or shows them again.
+  void hide(int64_t first, int64_t count, bool hidden);
+
+  // Takes instances [first, first + count) out; those after them move down.
+  void remove(int64_t first, int64_t count);
+
+  int64_t size() const { return static_cast<int64_t>(linear_.size() / 9); }
+
+  // The world transform of an instance, rows of 3x4, as it was given.
+  void transform(int64_t index, double* out) const;
+  bool hidden(int64_t index) const { return hidden_[index] != 0; }
+  const double* linear(int64_t index) const { return &linear_[9 * index]; }
+  bool mirrored(int64_t index) const;
 
   std::vector<std::shared_ptr<const Asset>> assets;
   std::vector<RootCluster> roots;  // of the assets
-  std::vector<Instance> instances;
   InstanceSpheres spheres;
   InstanceLanes lanes;
+  mutable std::shared_mutex lock;
 
  private:
+  void check_slice(const char* function, int64_t first, int64_t count) const;
   void resize(int64_t count);
-  void set(int64_t index, const float* transform);
+  void set(int64_t index, const double* transform);
+  void set_sphere(int64_t index);
+
+  std::vector<double> linear_;  // (n, 9)
+  std::vector<uint8_t> hidden_;
 };
 
 }  // namespace nanite_cull

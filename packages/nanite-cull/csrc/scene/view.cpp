@@ -10,40 +10,51 @@ namespace {
 // Twice what a float evaluation of a plane, or of the vertex transform, can lose in relation to its terms.
 constexpr double plane_slack = 4e-6;
 
-void multiply(const View& view, const Instance& instance, double out[4][4]) {
-  const float* t = instance.to_world;
+// Object to clip, in double: relative to the eye, so that nothing is lost far from the world's origin.
+void object_to_clip(const View& view, const Scene& scene, int64_t instance, double out[4][4]) {
+  const double* m = scene.linear(instance);
+  double offset[3];
+  for (int i = 0; i < 3; ++i) offset[i] = scene.lanes.translation[i][instance] - view.eye[i];
   for (int i = 0; i < 4; ++i) {
-    const double* row = view.world_to_clip + 4 * i;
-    for (int j = 0; j < 4; ++j)
-      out[i][j] = row[0] * t[j] + row[1] * t[4 + j] + row[2] * t[8 + j] + (j == 3 ? row[3] : 0);
+    const double* row = view.relative_to_clip + 4 * i;
+    for (int j = 0; j < 3; ++j) out[i][j] = row[0] * m[j] + row[1] * m[3 + j] + row[2] * m[6 + j];
+    out[i][3] = row[0] * offset[0] + row[1] * offset[1] + row[2] * offset[2] + row[3];
   }
 }
 
 }  // namespace
 
-void object_to_clip(const View& view, const Instance& instance, float* matrix) {
+Draw make_draw(const View& view, const Scene& scene, uint32_t instance) {
+  Draw draw;
+  draw.instance = instance, draw.asset = scene.lanes.asset[instance];
   double m[4][4];
-  multiply(view, instance, m);
-  for (int i = 0; i < 16; ++i) matrix[i] = static_cast<float>(m[i / 4][i % 4]);
+  object_to_clip(view, scene, instance, m);
+  for (int i = 0; i < 16; ++i) draw.to_clip[i] = static_cast<float>(m[i / 4][i % 4]);
+  for (int i = 0; i < 9; ++i) draw.inverse[i] = scene.lanes.inverse[i][instance];
+  draw.mirrored = scene.mirrored(instance);
+  return draw;
 }
 
-InstanceView make_instance_view(const View& view, const Instance& instance, const Asset& asset) {
+InstanceView make_instance_view(const View& view, const Scene& scene, int64_t instance) {
   InstanceView out;
-  const float* t = instance.to_world;
-  const float offset[3] = {float(view.eye[0] - t[3]), float(view.eye[1] - t[7]), float(view.eye[2] - t[11])};
-  for (int i = 0; i < 3; ++i) {
-    const float* row = instance.inverse + 3 * i;
-    out.lod.eye[i] = (row[0] * offset[0] + row[1] * offset[1]) + row[2] * offset[2];
-  }
+  const InstanceLanes& lanes = scene.lanes;
+  const Asset& asset = *scene.assets[lanes.asset[instance]];
+  float offset[3];
+  for (int i = 0; i < 3; ++i) offset[i] = static_cast<float>(view.eye[i] - lanes.translation[i][instance]);
+  for (int i = 0; i < 3; ++i)
+    out.lod.eye[i] =
+        (lanes.inverse[3 * i][instance] * offset[0] + lanes.inverse[3 * i + 1][instance] * offset[1]) +
+        lanes.inverse[3 * i + 2][instance] * offset[2];
   // An error of e is at most e * largest in the world, a distance of d at least d * smallest.
-  out.lod.near_distance = view.near_distance / instance.smallest;
-  out.lod.error_to_pixels = view.orthographic ? view.pixels_per_unit * instance.largest
-                                              : view.pixels_per_unit * (instance.largest / instance.smallest);
+  const float largest = lanes.largest[instance], smallest = lanes.smallest[instance];
+  out.lod.near_distance = view.near_distance / smallest;
+  out.lod.error_to_pixels =
+      view.orthographic ? view.pixels_per_unit * largest : view.pixels_per_unit * (largest / smallest);
   out.lod.threshold = view.threshold;
   out.lod.orthographic = view.orthographic ? 1.0f : 0.0f;
 
   double m[4][4];
-  multiply(view, instance, m);
+  object_to_clip(view, scene, instance, m);
   const int rows[6] = {0, 0, 1, 1, 2, 2};
   out.plane_count = 6;
   for (int p = 0; p < 6; ++p) {

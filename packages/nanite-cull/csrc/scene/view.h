@@ -1,14 +1,15 @@
 // A camera as the core sees it.
 #pragma once
 
-#include "core/lod.h"
+#include "core/frustum.h"
 #include "scene/scene.h"
 
 namespace nanite_cull {
 
 struct View {
-  double world_to_clip[16];  // rows; reversed Z: depth = z / w is 1 at the near plane, towards 0 far away
-  double eye[3];             // world; for an orthographic view any point, it does not count
+  double relative_to_clip[16];  // rows; from world positions relative to the eye. Reversed Z: depth = z / w
+                                // is 1 at the near plane, towards 0 far away
+  double eye[3];                // world; for an orthographic view a point of its image plane
   float near_distance = 0.01f;
   float pixels_per_unit = 1;  // of one world unit at distance one (perspective) or anywhere (orthographic)
   float threshold = 1;        // pixels of error that may show
@@ -16,16 +17,17 @@ struct View {
   int width = 1, height = 1;
 };
 
-// One view of one instance: LOD constants and the frustum, in object space.
-struct InstanceView {
-  LodView lod;
-  float planes[6][4];  // inside where dot(plane, (p, 1)) >= 0; moved outward by the rounding of float
-  int plane_count;
+// One instance in one view, with all that drawing and resolving it needs: a frame keeps these, so that what
+// happens to the scene afterwards does not touch it.
+struct Draw {
+  uint32_t instance, asset;
+  float to_clip[16];  // rows; object to clip
+  float inverse[9];   // of the linear part: normals go by its transpose
+  bool mirrored;
 };
 
-InstanceView make_instance_view(const View& view, const Instance& instance, const Asset& asset);
+InstanceView make_instance_view(const View& view, const Scene& scene, int64_t instance);
 
-// world_to_clip times the instance's transform, 4x4 in float: what vertices are multiplied by.
-void object_to_clip(const View& view, const Instance& instance, float* matrix);
+Draw make_draw(const View& view, const Scene& scene, uint32_t instance);
 
 }  // namespace nanite_cull

@@ -97,8 +97,7 @@ void VertexLayout::read(const Asset& asset, uint32_t vertex, int32_t* out) const
     const uint32_t code = encode_normal(&asset.normals[3 * size_t(vertex)]);
     *out++ = code & normal_mask, *out++ = code >> normal_bits & normal_mask;
   }
-  for (int a = 0; uvs_ && a < 2; ++a)
-    *out++ = static_cast<int32_t>(std::lrint(double(asset.uvs[2 * size_t(vertex) + a]) / asset.uv_step));
+  for (int a = 0; uvs_ && a < 2; ++a) *out++ = encode_uv(asset.uvs[2 * size_t(vertex) + a], asset.uv_step);
   for (int a = 0; colors_ && a < 4; ++a)
     *out++ = static_cast<int32_t>(std::lrint(asset.colors[4 * size_t(vertex) + a] * 255));
   if (materials_) *out++ = static_cast<int32_t>(asset.materials[vertex]);
@@ -117,7 +116,7 @@ bool VertexLayout::append(const int32_t* values, Asset& asset) const {
     asset.normals.insert(asset.normals.end(), normal, normal + 3);
     values += 2;
   }
-  for (int a = 0; uvs_ && a < 2; ++a) asset.uvs.push_back(float(*values++) * asset.uv_step);
+  for (int a = 0; uvs_ && a < 2; ++a) asset.uvs.push_back(decode_uv(*values++, asset.uv_step));
   for (int a = 0; colors_ && a < 4; ++a, ++values) {
     if (*values < 0 || *values > 255) return false;
     asset.colors.push_back(float(*values) / 255);

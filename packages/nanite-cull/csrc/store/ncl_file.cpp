@@ -38,6 +38,15 @@ struct Header {
   uint64_t file_bytes;
   uint64_t hash;  // of the header with this field zero, and of all tables
 };
+// What version 3 adds, after the header of version 2.
+struct Header3 {
+  double origin[3];
+  uint64_t borders;
+};
+struct BorderRecord {
+  uint32_t vertex;
+  float position[3];
+};
 struct GroupRecord {
   float x, y, z, r, error;
   uint32_t level, clusters, page, offset, bytes;  // offset: in the page
@@ -49,7 +58,7 @@ struct PageRecord {
   uint64_t offset, bytes, hash;
 };
 static_assert(sizeof(Header) == 80 && sizeof(GroupRecord) == 40 && sizeof(ClusterRecord) == 8 &&
-                  sizeof(PageRecord) == 24,
+                  sizeof(PageRecord) == 24 && sizeof(Header3) == 32 && sizeof(BorderRecord) == 16,
               "records have no padding");
 
 // Eight bytes at a time; finds damage, not forgery.
@@ -79,22 +88,28 @@ const uint8_t* bytes_of(const std::vector<T>& values) {
 // The tables of a file, found inside it.
 struct Tables {
   Header header;
+  Header3 more{};
   std::vector<GroupRecord> groups;
   std::vector<ClusterRecord> clusters;
   std::vector<PageRecord> pages;
+  std::vector<BorderRecord> borders;
 };
 
 uint64_t hash_tables(Header header, const Tables& t) {
   header.hash = 0;
   uint64_t h = hash_bytes(reinterpret_cast<const uint8_t*>(&header), sizeof(header), 1);
+  if (header.version >= 3) h = hash_bytes(reinterpret_cast<const uint8_t*>(&t.more), sizeof(t.more), h);
   h = hash_bytes(bytes_of(t.groups), t.groups.size() * sizeof(GroupRecord), h);
   h = hash_bytes(bytes_of(t.clusters), t.clusters.size() * sizeof(ClusterRecord), h);
-  return hash_bytes(bytes_of(t.pages), t.pages.size() * sizeof(PageRecord), h);
+  h = hash_bytes(bytes_of(t.pages), t.pages.size() * sizeof(PageRecord), h);
+  return hash_bytes(bytes_of(t.borders), t.borders.size() * sizeof(BorderRecord), h);
 }
 
-size_t tables_end(const Header& h) {
-  return sizeof(Header) + h.groups * sizeof(GroupRecord) + h.clusters * sizeof(ClusterRecord) +
-         h.pages * sizeof(PageRecord);
+size_t tables_begin(const Header& h) { return sizeof(Header) + (h.version >= 3 ? sizeof(Header3) : 0); }
+
+size_t tables_end(const Header& h, const Header3& more) {
+  return tables_begin(h) + more.borders * sizeof(BorderRecord) + h.groups * sizeof(GroupRecord) +
+         h.clusters * sizeof(ClusterRecord) + h.pages * sizeof(PageRecord);
 }
 
 Tables read_tables(const uint8_t* data, size_t size, bool verify) {
@@ -105,8 +120,8 @@ Tables read_tables(const uint8_t* data, size_t size, bool verify) {
   Header& h = t.header;
   std::memcpy(&h, data, sizeof(Header));
   if (std::memcmp(h.magic, magic, sizeof(magic)) != 0) refuse("not an .ncl file (its first bytes differ)");
-  if (h.version != ncl_version)
-    refuse("the file has version " + std::to_string(h.version) + ", this library reads version " +
+  if (h.version != ncl_version && h.version != 2)
+    refuse("the file has version " + std::to_string(h.version) + ", this library reads versions 2 and " +
            std::to_string(ncl_version) + "; store the mesh again with this library");
   if (h.file_bytes != size)
     refuse("the file has " + std::to_string(size) + " bytes, its header says " +
@@ -116,14 +131,20 @@ Tables read_tables(const uint8_t* data, size_t size, bool verify) {
                     h.vertices <= h.clusters * max_cluster_vertices &&
                     (h.flags & ~uint32_t(all_flags)) == 0 && (h.width == 4 || h.width == 8) &&
                     h.step >= 1e-30f && h.step <= 1e18f && h.uv_step >= 1e-38f && h.uv_step <= 1e20f;
-  if (!sane || tables_end(h) > size) refuse("the header is damaged (impossible counts)");
+  if (!sane || tables_begin(h) > size) refuse("the header is damaged (impossible counts)");
+  if (h.version >= 3) std::memcpy(&t.more, data + sizeof(Header), sizeof(Header3));
+  if (t.more.borders > h.vertices || tables_end(h, t.more) > size)
+    refuse("the header is damaged (impossible counts)");
   t.groups.resize(h.groups), t.clusters.resize(h.clusters), t.pages.resize(h.pages);
-  const uint8_t* at = data + sizeof(Header);
+  t.borders.resize(t.more.borders);
+  const uint8_t* at = data + tables_begin(h);
   std::memcpy(t.groups.data(), at, h.groups * sizeof(GroupRecord));
   at += h.groups * sizeof(GroupRecord);
   std::memcpy(t.clusters.data(), at, h.clusters * sizeof(ClusterRecord));
   at += h.clusters * sizeof(ClusterRecord);
   std::memcpy(t.pages.data(), at, h.pages * sizeof(PageRecord));
+  at += h.pages * sizeof(PageRecord);
+  if (!t.borders.empty()) std::memcpy(t.borders.data(), at, t.borders.size() * sizeof(BorderRecord));
   if (verify && hash_tables(h, t) != h.hash) refuse("the header or a table is damaged (its hash differs)");
   uint64_t total = 0;
   for (const GroupRecord& g : t.groups) {
@@ -185,6 +206,31 @@ void join_groups(std::vector<DecodedGroup>& groups, const Tables& t, const Verte
            std::to_string(t.header.vertices));
 }
 
+// Vertices on open borders get the source's floats back.
+void restore_borders(const Tables& t, Asset& asset) {
+  for (const BorderRecord& record : t.borders) {
+    if (record.vertex >= asset.vertex_count()) refuse("the border table names a vertex that does not exist");
+    for (int a = 0; a < 3; ++a) {
+      float& kept = asset.positions[3 * size_t(record.vertex) + a];
+      if (!(std::fabs(record.position[a] - kept) <= asset.step))
+        refuse("the border table moves a vertex off its grid point");
+      kept = record.position[a];
+    }
+  }
+}
+
+std::vector<BorderRecord> border_records(const Asset& asset) {
+  std::vector<BorderRecord> records;
+  for (uint32_t v = 0; v < asset.vertex_count(); ++v) {
+    const float* p = &asset.positions[3 * size_t(v)];
+    bool exact = true;
+    for (int a = 0; a < 3; ++a)
+      exact = exact && float(std::nearbyint(double(p[a]) / asset.step)) * asset.step == p[a];
+    if (!exact) records.push_back({v, {p[0], p[1], p[2]}});
+  }
+  return records;
+}
+
 // Own bounds from the group that made each cluster; boxes and edges from the vertices.
 void complete_clusters(Asset& asset, int threads) {
   asset.bounds.resize(asset.clusters.size());
@@ -239,7 +285,10 @@ std::vector<uint8_t> encode_ncl(const Asset& asset, int threads) {
   }
   for (const Cluster& c : asset.clusters) t.clusters.push_back({c.source_group, c.level});
   h.pages = pages.size();
-  uint64_t offset = tables_end(h);
+  t.borders = border_records(asset);
+  std::copy_n(asset.origin, 3, t.more.origin);
+  t.more.borders = t.borders.size();
+  uint64_t offset = tables_end(h, t.more);
   for (size_t p = 0; p < pages.size(); ++p) {
     t.pages.push_back({offset, pages[p].size(), hash_bytes(pages[p].data(), pages[p].size(), p)});
     offset += pages[p].size();
@@ -250,9 +299,12 @@ std::vector<uint8_t> encode_ncl(const Asset& asset, int threads) {
   std::vector<uint8_t> out(reinterpret_cast<const uint8_t*>(&h),
                            reinterpret_cast<const uint8_t*>(&h) + sizeof(h));
   out.reserve(offset);
+  out.insert(out.end(), reinterpret_cast<const uint8_t*>(&t.more),
+             reinterpret_cast<const uint8_t*>(&t.more) + sizeof(t.more));
   out.insert(out.end(), bytes_of(t.groups), bytes_of(t.groups) + h.groups * sizeof(GroupRecord));
   out.insert(out.end(), bytes_of(t.clusters), bytes_of(t.clusters) + h.clusters * sizeof(ClusterRecord));
   out.insert(out.end(), bytes_of(t.pages), bytes_of(t.pages) + h.pages * sizeof(PageRecord));
+  out.insert(out.end(), bytes_of(t.borders), bytes_of(t.borders) + t.borders.size() * sizeof(BorderRecord));
   for (const auto& page : pages) out.insert(out.end(), page.begin(), page.end());
   return out;
 }
@@ -273,7 +325,9 @@ Asset decode_ncl(const uint8_t* data, size_t size, const ReadOptions& options) {
   Asset asset;
   asset.step = t.header.step, asset.uv_step = t.header.uv_step;
   asset.width = t.header.width, asset.levels = t.header.levels;
+  std::copy_n(t.more.origin, 3, asset.origin);
   join_groups(groups, t, layout, asset);
+  restore_borders(t, asset);
   complete_clusters(asset, options.threads);
   build_hierarchy(asset);
   const std::vector<std::string> problems = validate(asset, 1);

@@ -1,9 +1,11 @@
-// The file format .ncl, version 2. Little-endian; everything is checked before it is believed.
+// The file format .ncl, version 3 (2 is read too). Little-endian; everything is checked before it is
+// believed.
 //
 //   header        magic, version, counts, offsets, hash of header and tables
 //   group table   LOD bounds, pass, clusters, page and place of each group
 //   cluster table source group and pass of each cluster
 //   page table    offset, bytes and hash of each page
+//   border table  vertices that keep their floats beside the grid (since version 3)
 //   pages         at most 128 KB each: whole groups, coarsest first, every page complete in itself
 //
 // Vertices are stored once for each cluster that uses them and are joined again when read; boxes, edges
@@ -16,7 +18,7 @@
 
 namespace nanite_cull {
 
-constexpr uint32_t ncl_version = 2;  // 1: normals of 12 bits a coordinate
+constexpr uint32_t ncl_version = 3;  // 2: no origin, no border table; 1: normals of 12 bits a coordinate
 constexpr size_t page_bytes = 128 * 1024;
 
 // The asset as the bytes of a file. Throws native::ValueError for a group that fits no page.

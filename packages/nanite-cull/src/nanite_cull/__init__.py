@@ -8,11 +8,11 @@ frame.save("picture.png")
 from importlib.metadata import version
 
 from nanite_cull import meshes
-from nanite_cull.asset import Asset, build
+from nanite_cull.asset import Asset, Material, build
 from nanite_cull.camera import Camera
 from nanite_cull.mesh_io import load
 from nanite_cull.render import Frame, Renderer
-from nanite_cull.scene import Scene
+from nanite_cull.scene import Scene, load_scene
 
 __version__ = version("nanite-cull")
 
@@ -20,10 +20,12 @@ __all__ = [
     "Asset",
     "Camera",
     "Frame",
+    "Material",
     "Renderer",
     "Scene",
     "__version__",
     "build",
     "load",
+    "load_scene",
     "meshes",
 ]

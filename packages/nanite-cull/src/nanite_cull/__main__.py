@@ -58,20 +58,11 @@ def _size(text: str) -> tuple[int, int]:
     return width, height
 
 
-def _mesh(name: str) -> dict:
-    kind, _, size = name.partition(":")
-    if kind in PROCEDURAL and size.isdigit():
-        vertices, faces = PROCEDURAL[kind](int(size))
-        return {"vertices": vertices, "faces": faces}
-    from nanite_cull.mesh_io import read_mesh
-
-    return read_mesh(name)
-
-
 def _asset(args: argparse.Namespace) -> nc.Asset:
-    if Path(args.mesh).suffix == ".ncl":
-        return nc.load(args.mesh, threads=args.threads)
-    return nc.build(**_mesh(args.mesh), threads=args.threads)
+    kind, _, size = args.mesh.partition(":")
+    if kind in PROCEDURAL and size.isdigit():
+        return nc.build(*PROCEDURAL[kind](int(size)), threads=args.threads)
+    return nc.load(args.mesh, threads=args.threads)
 
 
 def _renderer(args: argparse.Namespace) -> nc.Renderer:

@@ -24,8 +24,15 @@ def as_numpy(value: Any, function: str, name: str) -> np.ndarray:
     )
 
 
-def floats(value: Any, function: str, name: str, width: int, rows: int | None = None) -> np.ndarray:
-    """A contiguous float32 array of shape (rows, width)."""
+def floats(
+    value: Any,
+    function: str,
+    name: str,
+    width: int,
+    rows: int | None = None,
+    dtype: Any = np.float32,
+) -> np.ndarray:
+    """A contiguous array of shape (rows, width), float32 unless `dtype` says otherwise."""
     array = as_numpy(value, function, name)
     want = f"(N, {width})" if rows is None else f"({rows}, {width})"
     if array.ndim != 2 or array.shape[1] != width or (rows is not None and array.shape[0] != rows):
@@ -33,7 +40,31 @@ def floats(value: Any, function: str, name: str, width: int, rows: int | None = 
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{function}: {name} must be numbers, got {array.dtype}")
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(array, dtype=np.float32)
+        return np.ascontiguousarray(array, dtype=dtype)
+
+
+def colors(value: Any, function: str, name: str, rows: int) -> np.ndarray:
+    """Colours as (rows, 4) float32 in 0 to 1: floats as they are, integers in parts of 255 (uint16:
+    of 65535); without the fourth they are opaque."""
+    array = as_numpy(value, function, name)
+    if array.ndim != 2 or array.shape[1] not in (3, 4) or len(array) != rows:
+        raise ValueError(
+            f"{function}: {name} must have shape ({rows}, 3) or ({rows}, 4), got {array.shape}"
+        )
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{function}: {name} must be numbers, got {array.dtype}")
+    top = 1 if array.dtype.kind == "f" else 65535 if array.dtype == np.uint16 else 255
+    out = np.ones((rows, 4), np.float32)
+    out[:, : array.shape[1]] = array.astype(np.float32) / np.float32(top)
+    if not np.isfinite(out).all():
+        raise ValueError(f"{function}: {name} must be finite")
+    if len(out) and (out.min() < -1e-3 or out.max() > 1 + 1e-3):
+        worst = array.max() if out.max() > 1 else array.min()
+        raise ValueError(
+            f"{function}: {name} of {array.dtype} must be 0 to {top}, got {worst}; "
+            "scale them, or give uint8 for 0 to 255"
+        )
+    return np.clip(out, 0, 1, out=out)
 
 
 def indices(value: Any, function: str, name: str, shape: tuple[int | None, ...]) -> np.ndarray:

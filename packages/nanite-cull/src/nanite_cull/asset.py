@@ -1,5 +1,6 @@
 """Built meshes: what `build` and `load` return and a scene draws."""
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from nanite_cull import _C
-from nanite_cull._arrays import floats, indices
+from nanite_cull._arrays import as_numpy, floats, indices
+from nanite_cull._arrays import colors as rgba
 from nanite_cull._core import open_meshoptimizer
 from nanite_cull._files import write_file
 
@@ -54,21 +56,65 @@ class Level:
     ratio: float  # triangles of this level / of the one before; 1 for the leaves
 
 
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What a mesh file says of a surface: kept as data, `frame.color` shows base colour and vertex
+    colours.
+
+    base_color: rgba, 0 to 1. albedo, normal: (height, width, 4) uint8 textures, or None.
+    """
+
+    name: str = ""
+    base_color: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    metallic: float = 1.0
+    roughness: float = 1.0
+    albedo: np.ndarray | None = None
+    normal: np.ndarray | None = None
+
+
+def _restored(data: bytes, leaf_source: list[int], materials: tuple[Material, ...]) -> "Asset":
+    open_meshoptimizer()
+    return Asset(_C.decode_ncl(data, leaf_source), materials)
+
+
 class Asset:
     """A mesh as a graph of clusters with a hierarchy over it. Immutable; made by `build` or
-    `load`."""
+    `load`. Can be pickled and copied; a shallow or a deep copy is the asset itself."""
 
-    def __init__(self, core: _C.Asset) -> None:
+    def __init__(self, core: _C.Asset, material_table: tuple[Material, ...] = ()) -> None:
         self._core = core
+        self.material_table = material_table
+        """What the mesh file says of materials, by material id; empty for meshes from arrays and
+        from .ncl files, which do not store it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        open_meshoptimizer()
+        data = _C.encode_ncl(self._core, 0)
+        return _restored, (data, self.leaf_source.tolist(), self.material_table)
+
+    def __copy__(self) -> "Asset":
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Asset":
+        return self
+
+    @property
+    def origin(self) -> np.ndarray:
+        """(3,) float64: where positions count from; zero unless the mesh lies far from zero."""
+        return np.array(self._core.origin)
 
     @property
     def positions(self) -> np.ndarray:
-        """(V, 3) float32, read-only: every vertex, on the mesh grid."""
+        """(V, 3) float32, read-only: every vertex, from `origin`, on the mesh grid.
+
+        Vertices on open borders keep the very floats of the source where the origin is zero, so
+        that assets which share a border meet exactly.
+        """
         return self._core.positions
 
     @property
     def normals(self) -> np.ndarray:
-        """(V, 3) float32, or (0, 3) when the mesh came without."""
+        """(V, 3) float32, or (0, 3) when the mesh came without, or with each triangle's own."""
         return self._core.normals
 
     @property
@@ -107,7 +153,7 @@ class Asset:
         bounds."""
         column = self._core.cluster_column
         out = np.empty(len(column("group")), CLUSTER_DTYPE)
-        for name in CLUSTER_DTYPE.names[:8]:
+        for name in (CLUSTER_DTYPE.names or ())[:8]:
             out[name] = column(name)
         for axis, letter in enumerate("xyz"):
             out["lo"][:, axis] = column("lo_" + letter)
@@ -140,14 +186,14 @@ class Asset:
 
     @property
     def box(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper corner of the mesh."""
+        """Lower and upper corner of the mesh, float64, world (`origin` added)."""
         lo, hi = self._core.box
-        return np.array(lo), np.array(hi)
+        return np.array(lo) + self.origin, np.array(hi) + self.origin
 
     @cached_property
     def radius(self) -> float:
         """Of the sphere around the middle of the box that holds every vertex."""
-        lo, hi = self.box
+        lo, hi = (np.array(corner) for corner in self._core.box)
         unit = float((hi - lo).max()) or 1.0  # squares of tiny meshes would vanish in float32
         offset = (self.positions - ((lo + hi) / 2).astype(np.float32)) / np.float32(unit)
         return float(np.sqrt(np.einsum("va,va->v", offset, offset).max())) * unit
@@ -156,7 +202,7 @@ class Asset:
     def sphere(self) -> tuple[np.ndarray, float]:
         """Centre and radius of a sphere around every LOD sphere: a little more than the mesh."""
         *centre, radius = self._core.sphere
-        return np.array(centre), radius
+        return np.array(centre) + self.origin, radius
 
     @property
     def report(self) -> _C.BuildReport:
@@ -223,6 +269,54 @@ class Asset:
         return f"Asset({counts}, {s['levels']} levels)"
 
 
+def _lock_mask(lock: Any, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray | None:
+    """What `build(lock=...)` may be, as (N,) uint8."""
+    if lock is None:
+        return None
+    if isinstance(lock, str):
+        if lock != "border":
+            raise ValueError(
+                f"build: lock must be 'border', an array, a plane or a box, got {lock!r}"
+            )
+        return _border_mask(vertices, faces)
+    array = as_numpy(lock, "build", "lock")
+    if array.dtype == bool and array.shape == (len(vertices),):
+        return np.ascontiguousarray(array, dtype=np.uint8)
+    out = np.zeros(len(vertices), np.uint8)
+    if array.dtype.kind in "iu" and array.ndim == 1:
+        if array.size and not 0 <= int(array.min()) <= int(array.max()) < len(vertices):
+            raise ValueError(
+                f"build: lock must name vertices 0 to {len(vertices) - 1}, "
+                f"got {array.min()} to {array.max()}"
+            )
+        out[array] = 1
+    elif array.dtype.kind == "f" and array.shape == (4,):  # plane: n . p + d = 0
+        length = np.linalg.norm(array[:3])
+        if not length > 0:
+            raise ValueError(f"build: lock: a plane (a, b, c, d) needs a normal, got {array}")
+        used = vertices[np.unique(faces)]
+        extent = float((used.max(0) - used.min(0)).max()) if len(used) else 0.0
+        out[np.abs(vertices @ array[:3] + array[3]) / length <= 1e-6 * extent] = 1
+    elif array.shape == (2, 3):  # box: lower and upper corner
+        out[((vertices >= array[0]) & (vertices <= array[1])).all(1)] = 1
+    else:
+        raise ValueError(
+            "build: lock must be 'border', (N,) bool, vertex numbers, a plane of 4 floats or a box "
+            f"of shape (2, 3), got {array.dtype} {array.shape}"
+        )
+    return out
+
+
+def _border_mask(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Vertices on edges that one triangle alone has, where equal coordinates are one vertex."""
+    _, ids = np.unique(vertices, axis=0, return_inverse=True)
+    ids = ids.ravel()
+    corners = ids[faces.astype(np.int64)]
+    edges = np.sort(np.concatenate([corners[:, [0, 1]], corners[:, [1, 2]], corners[:, [2, 0]]]), 1)
+    edges, count = np.unique(edges[edges[:, 0] != edges[:, 1]], axis=0, return_counts=True)
+    return np.isin(ids, edges[count == 1]).astype(np.uint8)
+
+
 def build(
     vertices: Any,
     faces: Any,
@@ -231,6 +325,10 @@ def build(
     uvs: Any = None,
     colors: Any = None,
     material_ids: Any = None,
+    lock: Any = None,
+    step: float | None = None,
+    origin: Any = None,
+    vanishing: str = "error",
     max_triangles: int = 128,
     group_size: int = 16,
     width: int = 8,
@@ -241,36 +339,58 @@ def build(
 ) -> Asset:
     """Builds the cluster graph of a triangle mesh.
 
-    vertices: (N, 3) numbers; faces: (M, 3) integers. Optional: normals (N, 3), uvs (N, 2), colors
-    (N, 3) or (N, 4) in 0 to 1, material_ids (M,) integers. Arrays are numpy, torch (cpu) or DLPack.
+    vertices: (N, 3) numbers; float64 is taken as it is. faces: (M, 3) integers. Optional: normals
+    (N, 3), uvs (N, 2), colors (N, 3) or (N, 4), floats in 0 to 1 or uint8, material_ids (M,)
+    integers. Arrays are numpy, torch (cpu) or DLPack.
 
     Positions are snapped to a power-of-two grid and welded, so a soup of separate triangles gives
-    what the welded mesh gives. `position_bits` sets the grid (bits across the mesh); 0 chooses it
-    from the short edges. `max_triangles` is the size of a cluster, `group_size` how many are
-    simplified together (smaller: finer steps), `width` the children of a hierarchy node (4 or 8).
-    The result has the same bytes for any number of `threads` (0: all). `progress` shows a bar;
-    None: on a terminal only.
+    what the welded mesh gives. The grid follows from the extent of what faces use and from the
+    short edges; `step` (a power of two) or `position_bits` (bits across the mesh) set it by hand,
+    `origin` (3 numbers, multiples of the step) where it counts from: tiles that are built apart
+    with one step and one origin share the bits of their borders. A triangle with an area that the
+    grid has no room for is an error that names the step which keeps it; vanishing="drop" leaves
+    such triangles out, "warn" says so (RuntimeWarning).
+
+    `lock`: vertices that stay where they are at every level, so that tiles never crack: (N,) bool,
+    vertex numbers, a plane (a, b, c, d), a box (2, 3) of corners, or "border" for all open borders.
+
+    Normals that are each triangle's own (a facetted mesh) are not stored: pictures show the same.
+    `max_triangles` is the size of a cluster, `group_size` how many are simplified together
+    (smaller: finer steps), `width` the children of a hierarchy node (4 or 8). The result has the
+    same bytes for any number of `threads` (0: all). `progress` shows a bar; None: on a terminal
+    only.
 
     Raises ValueError for a mesh or an option that cannot be built, TypeError for the wrong kind of
     array, RuntimeError when meshoptimizer is missing. KeyboardInterrupt stops it between passes.
     """
     open_meshoptimizer()
-    v = floats(vertices, "build", "vertices", 3)
+    if vanishing not in ("error", "warn", "drop"):
+        raise ValueError(f"build: vanishing must be 'error', 'warn' or 'drop', got {vanishing!r}")
+    double = getattr(as_numpy(vertices, "build", "vertices"), "dtype", None) != np.float32
+    v = floats(vertices, "build", "vertices", 3, dtype=np.float64 if double else np.float32)
     f = indices(faces, "build", "faces", (None, 3))
-    if colors is not None:
-        colors = np.asarray(colors)
-        if colors.ndim == 2 and colors.shape[1] == 3:
-            colors = np.concatenate([colors, np.ones((len(colors), 1), colors.dtype)], 1)
-    given = {
-        name: None if array is None else floats(array, "build", name, wide, len(v))
-        for name, array, wide in (("normals", normals, 3), ("uvs", uvs, 2), ("colors", colors, 4))
-    }
+    n, t = (
+        None if array is None else floats(array, "build", name, wide, len(v))
+        for name, array, wide in (("normals", normals, 3), ("uvs", uvs, 2))
+    )
+    c = None if colors is None else rgba(colors, "build", "colors", len(v))
     materials = (
         None if material_ids is None else indices(material_ids, "build", "material_ids", (len(f),))
     )
     options = _C.BuildOptions()
     for name in ("max_triangles", "group_size", "width", "position_bits", "keep_source", "threads"):
         setattr(options, name, locals()[name])
+    options.drop_vanishing = vanishing != "error"
+    if step is not None:
+        if not step > 0:
+            raise ValueError(f"build: step must be a positive power of two, got {step}")
+        options.step = step
+    if origin is not None:
+        options.set_origin(*(float(x) for x in np.asarray(origin, float).reshape(3)))
+    if len(f) and len(v) and int(f.max()) < len(v):
+        mask = _lock_mask(lock, v, f)
+    else:
+        mask = None  # the core says what is wrong
 
     from tqdm import tqdm
 
@@ -283,13 +403,13 @@ def build(
             bar.update(round(share * 100) - bar.n)
 
         core = _C.build(
-            v,
-            f,
-            given["normals"],
-            given["uvs"],
-            given["colors"],
-            materials,
-            options,
-            show,
+            None if double else v, v if double else None, f, n, t, c, materials, mask, options, show
+        )
+    if vanishing == "warn" and core.report.vanished_triangles:
+        warnings.warn(
+            f"build: {core.report.vanished_triangles} triangles with an area have no room on the "
+            f"mesh grid (step {core.step:.3g}) and were left out",
+            RuntimeWarning,
+            stacklevel=2,
         )
     return Asset(core)

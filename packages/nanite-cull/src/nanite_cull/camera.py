@@ -12,9 +12,11 @@ from nanite_cull import _C
 class Camera:
     """A pinhole or an orthographic camera, right-handed, looking along its -z axis.
 
-    view: (4, 4) world to camera. fov_y: vertical angle in degrees, or None for orthographic.
-    height: of the orthographic image in world units. near, far: world units; a perspective camera
-    has no far plane.
+    view: (4, 4) world to camera: a rotation and a shift, and perhaps one scale. fov_y: vertical
+    angle in degrees, or None for orthographic. height: of the orthographic image in the camera's
+    units. near, far: the camera's units (world units times the scale of `view`); a perspective
+    camera has no far plane. lens: fx, fy, cx, cy, width, height in pixels where the camera comes
+    from intrinsics (`from_intrinsics`); fov_y then does not count.
     """
 
     view: np.ndarray
@@ -22,6 +24,7 @@ class Camera:
     height: float = 2.0
     near: float = 0.01
     far: float = 1000.0
+    lens: tuple[float, float, float, float, float, float] | None = None
 
     @classmethod
     def look_at(
@@ -41,6 +44,57 @@ class Camera:
         view = np.eye(4)
         view[:3, :3], view[:3, 3] = rotation, -rotation @ eye
         return cls(view, **options)
+
+    @classmethod
+    def from_intrinsics(
+        cls,
+        fx: float,
+        fy: float,
+        cx: float,
+        cy: float,
+        width: int,
+        height: int,
+        pose: Any = None,
+        *,
+        convention: str = "opencv",
+        **options: Any,
+    ) -> "Camera":
+        """A calibrated pinhole camera.
+
+        fx, fy: focal lengths in pixels; cx, cy: the principal point in pixels from the image's
+        upper left corner (OpenCV's own count starts in the middle of the first pixel: add 0.5);
+        width, height: of the image they belong to; other sizes are rendered as that image scaled.
+        pose: (4, 4) or (3, 4) camera to world; None: at the origin. convention: how the pose's
+        camera looks: "opencv" (x right, y down, z forward), "opengl" and "blender" (x right, y up,
+        z backward). The world may have any axis up. Raises ValueError for what is no camera.
+        """
+        flips = {"opencv": [1.0, -1, -1], "opengl": [1.0, 1, 1], "blender": [1.0, 1, 1]}
+        if convention not in flips:
+            raise ValueError(
+                f"Camera.from_intrinsics: convention must be one of {', '.join(flips)}, "
+                f"got {convention!r}"
+            )
+        if not (fx > 0 and fy > 0 and width > 0 and height > 0):
+            raise ValueError(
+                "Camera.from_intrinsics: fx, fy, width and height must be positive, "
+                f"got {fx}, {fy}, {width}, {height}"
+            )
+        to_world = np.eye(4)
+        if pose is not None:
+            pose = np.asarray(pose, float)
+            if pose.shape not in ((3, 4), (4, 4)):
+                raise ValueError(
+                    "Camera.from_intrinsics: pose must have shape (4, 4) or (3, 4), "
+                    f"got {pose.shape}"
+                )
+            to_world[: len(pose)] = pose
+        to_world[:3, :3] *= flips[convention]
+        rotation = np.linalg.inv(to_world[:3, :3])
+        view = np.eye(4)
+        view[:3, :3], view[:3, 3] = rotation, -rotation @ to_world[:3, 3]
+        lens = (float(fx), float(fy), float(cx), float(cy), float(width), float(height))
+        fov_y = float(np.degrees(2 * np.arctan(height / 2 / fy)))
+        return cls(view, **{"fov_y": fov_y, **options, "lens": lens})
 
     @classmethod
     def around(
@@ -68,44 +122,88 @@ class Camera:
 
     @property
     def eye(self) -> np.ndarray:
-        """(3,) world position."""
-        rotation = self.view[:3, :3]
-        return -np.linalg.solve(rotation, self.view[:3, 3])
+        """(3,) float64 world position."""
+        view = np.asarray(self.view, float)
+        return -np.linalg.solve(view[:3, :3], view[:3, 3])
+
+    @property
+    def orthographic(self) -> bool:
+        """No perspective."""
+        return self.fov_y is None and self.lens is None
+
+    @property
+    def scale(self) -> float:
+        """Camera units of one world unit: the scale of `view`, one unless it was scaled."""
+        return float(np.cbrt(abs(np.linalg.det(np.asarray(self.view, float)[:3, :3]))))
 
     def moved(self, **changes: Any) -> "Camera":
         """A copy with some fields replaced."""
         return replace(self, **changes)
 
+    def _window(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """What one unit at distance one spans and where the axis meets the image: scale x and y,
+        shift x and y, in halves of the image (y up)."""
+        if self.lens is not None:
+            fx, fy, cx, cy, w, h = self.lens
+            return 2 * fx / w, 2 * fy / h, 2 * cx / w - 1, 1 - 2 * cy / h
+        if self.fov_y is None:
+            return 2 / (self.height * width / height), 2 / self.height, 0.0, 0.0
+        scale = 1 / np.tan(np.radians(self.fov_y) / 2)
+        return scale * height / width, scale, 0.0, 0.0
+
     def projection(self, width: int, height: int) -> np.ndarray:
         """(4, 4) camera to clip, reversed Z: z / w is 1 at the near plane, towards 0 far away."""
         out = np.zeros((4, 4))
-        if self.fov_y is None:
-            out[0, 0], out[1, 1] = 2 / (self.height * width / height), 2 / self.height
+        out[0, 0], out[1, 1], shift_x, shift_y = self._window(width, height)
+        if self.orthographic:
             out[2, 2] = 1 / (self.far - self.near)
             out[2, 3], out[3, 3] = self.far / (self.far - self.near), 1
             return out
-        scale = 1 / np.tan(np.radians(self.fov_y) / 2)
-        out[0, 0], out[1, 1] = scale * height / width, scale
+        out[0, 2], out[1, 2] = -shift_x, -shift_y
         out[2, 3], out[3, 2] = self.near, -1
         return out
 
-    def _core(self, width: int, height: int, threshold: float) -> _C.View:
-        if not self.near > 0 or (self.fov_y is None and not self.far > self.near):
+    def rays(self, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+        """x (width,) and y (height,) of the rays through the pixels' centres, at distance one in
+        front of the camera; of orthographic cameras where the rays start."""
+        scale_x, scale_y, shift_x, shift_y = self._window(width, height)
+        x = (np.arange(width) + 0.5) * 2 / width - 1
+        y = 1 - (np.arange(height) + 0.5) * 2 / height
+        return (x - shift_x) / scale_x, (y - shift_y) / scale_y
+
+    def _check(self) -> np.ndarray:
+        """The view in double precision. Raises ValueError for what is no camera."""
+        view = np.ascontiguousarray(self.view, dtype=np.float64)
+        if view.shape != (4, 4) or not np.isfinite(view).all():
+            raise ValueError("Camera: the view matrix must be finite, of shape (4, 4)")
+        gram, scale = view[:3, :3] @ view[:3, :3].T, self.scale
+        if not np.linalg.det(view[:3, :3]) > 0 or not np.allclose(
+            gram, scale**2 * np.eye(3), atol=1e-3 * scale**2
+        ):
+            raise ValueError(
+                "Camera: view must be a rotation, a shift and one scale (no mirror, no shear); "
+                "put other changes into the transforms of the scene"
+            )
+        if not self.near > 0 or (self.orthographic and not self.far > self.near):
             raise ValueError(
                 f"Camera: near must be positive and below far, got {self.near} and {self.far}"
             )
-        if self.fov_y is not None and not 0 < self.fov_y < 179:
+        if self.orthographic and not (self.height > 0 and np.isfinite(self.height)):
+            raise ValueError(f"Camera: height must be positive, got {self.height}")
+        if self.fov_y is not None and self.lens is None and not 0 < self.fov_y < 179:
             raise ValueError(f"Camera: fov_y must be 0 to 179 degrees, got {self.fov_y}")
-        matrix = np.ascontiguousarray(self.projection(width, height) @ self.view)
-        if not np.isfinite(matrix).all():
-            raise ValueError("Camera: the view matrix must be finite")
+        return view
+
+    def _core(self, width: int, height: int, threshold: float) -> _C.View:
+        relative = self._check().copy()
+        relative[:3, 3] = 0
+        matrix = np.ascontiguousarray(self.projection(width, height) @ relative)
+        scale_x, scale_y, _, _ = self._window(width, height)
         view = _C.View()
         view.set(matrix, np.ascontiguousarray(self.eye))
-        view.near, view.width, view.height, view.threshold = self.near, width, height, threshold
-        view.orthographic = self.fov_y is None
-        view.pixels_per_unit = (
-            height / self.height
-            if self.fov_y is None
-            else height / 2 / np.tan(np.radians(self.fov_y) / 2)
-        )
+        view.near, view.width, view.height = self.near / self.scale, width, height
+        view.threshold, view.orthographic = threshold, self.orthographic
+        view.pixels_per_unit = max(scale_x * width, scale_y * height) / 2
+        if self.orthographic:
+            view.pixels_per_unit *= self.scale
         return view

@@ -1,20 +1,51 @@
 """Mesh files (glTF, GLB, OBJ, PLY, STL) through trimesh, an optional extra."""
 
+import json
+import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nanite_cull.asset import Asset, build
+from nanite_cull.asset import Asset, Material, build
+
+# glTF extensions whose geometry trimesh cannot decode: it would read nothing, or noise
+COMPRESSED = ("KHR_draco_mesh_compression", "EXT_meshopt_compression", "KHR_meshopt_compression")
+TOOL = "decompress the file first (gltf-transform copy, or gltfpack -noq without -c)"
 
 
-def read_mesh(path: str | Path) -> dict[str, Any]:
-    """The triangles of a file as arguments for `build`: vertices, faces and what attributes all
-    parts have.
+@dataclass
+class _Part:
+    """One mesh of a file, as arrays; corners of faces with their own colour are apart."""
 
-    Raises FileNotFoundError, ValueError for a file without triangles or that cannot be read,
-    ImportError when trimesh is not installed.
-    """
+    vertices: np.ndarray
+    faces: np.ndarray
+    normals: np.ndarray | None
+    uvs: np.ndarray | None
+    colors: np.ndarray | None  # (N, 4) float32, base colour included
+    material: Material
+
+
+def _gltf_header(path: Path) -> dict[str, Any]:
+    """The JSON of a glTF or GLB file; empty for what is none."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(20)
+            if head[:4] == b"glTF":
+                (length,) = struct.unpack("<I", head[12:16])
+                header = json.loads(file.read(length))
+            elif path.suffix.lower() == ".gltf":
+                header = json.loads(head + file.read())
+            else:
+                return {}
+    except (ValueError, struct.error):
+        return {}  # trimesh says what is wrong
+    return header if isinstance(header, dict) else {}
+
+
+def _open(path: str | Path) -> Any:
+    """The file as a trimesh.Scene."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"load: {path} does not exist")
@@ -24,39 +55,195 @@ def read_mesh(path: str | Path) -> dict[str, Any]:
         raise ImportError(
             "load: reading mesh files needs trimesh: pip install 'nanite-cull[io]'"
         ) from error
+    header = _gltf_header(path)
+    for name in COMPRESSED:
+        if name in [*header.get("extensionsUsed", ()), *header.get("extensionsRequired", ())]:
+            raise ValueError(f"load: {path} is compressed with {name}, which is not read; {TOOL}")
     try:
         loaded = trimesh.load(path, process=False)
     except Exception as error:
         raise ValueError(f"load: {path} cannot be read as a mesh: {error}") from error
-    parts = loaded.dump() if isinstance(loaded, trimesh.Scene) else [loaded]
-    parts = [p for p in np.atleast_1d(parts) if isinstance(p, trimesh.Trimesh) and len(p.faces)]
+    if isinstance(loaded, trimesh.Trimesh):
+        loaded = trimesh.Scene(loaded)
+    if not isinstance(loaded, trimesh.Scene):
+        raise ValueError(f"load: {path} has no triangles, it is a {type(loaded).__name__}")
+    return loaded
+
+
+def _factor(value: Any, width: int) -> np.ndarray | None:
+    """A colour of a material as floats; trimesh keeps bytes or floats."""
+    if value is None:
+        return None
+    value = np.asarray(value)
+    scale = 255 if value.dtype.kind in "iu" else 1
+    out = np.ones(width, np.float32)
+    out[: min(width, value.size)] = value.ravel()[:width] / np.float32(scale)
+    return out
+
+
+def _image(value: Any) -> np.ndarray | None:
+    return None if value is None else np.asarray(value.convert("RGBA"))
+
+
+def _material(visual: Any, name: str) -> Material:
+    found = getattr(visual, "material", None)
+    base = _factor(getattr(found, "baseColorFactor", None), 4)
+    if base is None and not hasattr(found, "baseColorFactor"):
+        base = _factor(getattr(found, "diffuse", None), 4)
+    metallic, roughness = (getattr(found, n, None) for n in ("metallicFactor", "roughnessFactor"))
+    albedo = getattr(found, "baseColorTexture", None) or getattr(found, "image", None)
+    return Material(
+        name=str(getattr(found, "name", None) or name),
+        base_color=(1.0, 1.0, 1.0, 1.0) if base is None else tuple(float(x) for x in base),
+        metallic=1.0 if metallic is None else float(metallic),
+        roughness=1.0 if roughness is None else float(roughness),
+        albedo=_image(albedo),
+        normal=_image(getattr(found, "normalTexture", None)),
+    )
+
+
+def _part(mesh: Any, name: str) -> _Part:
+    visual = mesh.visual
+    vertices, faces = np.asarray(mesh.vertices, float), np.asarray(mesh.faces)
+    normals = mesh.vertex_normals if "vertex_normals" in mesh._cache else None
+    uvs = getattr(visual, "uv", None)
+    if uvs is not None and len(uvs) != len(vertices):
+        uvs = None
+    colors = None
+    if visual.kind == "vertex":
+        colors = np.asarray(visual.vertex_colors)
+    elif visual.kind == "face":  # every triangle has corners of its own
+        colors = np.repeat(np.asarray(visual.face_colors), 3, 0)
+        corners = faces.ravel()
+        vertices, faces = vertices[corners], np.arange(len(corners)).reshape(-1, 3)
+        normals = None if normals is None else normals[corners]
+        uvs = None if uvs is None else uvs[corners]
+    elif visual.kind == "texture":
+        own = getattr(visual, "vertex_attributes", {}).get("color")
+        if own is not None and len(own) == len(vertices):
+            colors = np.asarray(own)
+    if colors is not None:
+        colors = colors.astype(np.float32) / (255 if colors.dtype.kind in "iu" else 1)
+        if colors.shape[1] == 3:
+            colors = np.concatenate([colors, np.ones((len(colors), 1), np.float32)], 1)
+    material = _material(visual, name)
+    if material.base_color != (1.0, 1.0, 1.0, 1.0):
+        plain = np.ones((len(vertices), 4), np.float32) if colors is None else colors
+        colors = plain * np.array(material.base_color, np.float32)
+    return _Part(vertices, faces, normals, uvs, colors, material)
+
+
+def _parts(scene: Any, path: str | Path) -> dict[str, _Part]:
+    import trimesh
+
+    parts = {
+        name: _part(mesh, name)
+        for name, mesh in scene.geometry.items()
+        if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces)
+    }
     if not parts:
         raise ValueError(f"load: {path} has no triangles")
+    return parts
 
+
+def _placed(scene: Any, parts: dict[str, _Part]) -> list[tuple[str, np.ndarray]]:
+    """Geometry and transform of every node that draws something."""
+    placed = []
+    for node in scene.graph.nodes_geometry:
+        transform, name = scene.graph[node]
+        if name in parts:
+            placed.append((name, np.asarray(transform, float)))
+    return placed
+
+
+def _arguments(parts: list[_Part]) -> dict[str, Any]:
+    """Parts as one mesh, as arguments for `build`. Parts without colours are white beside others;
+    normals and texture coordinates stay where all parts have them."""
     offsets = np.cumsum([0] + [len(p.vertices) for p in parts])
     mesh: dict[str, Any] = {
-        "vertices": np.concatenate([p.vertices for p in parts]).astype(np.float32),
+        "vertices": np.concatenate([p.vertices for p in parts]),
         "faces": np.concatenate([p.faces + o for p, o in zip(parts, offsets, strict=False)]),
     }
-    if all("vertex_normals" in p._cache for p in parts):
-        mesh["normals"] = np.concatenate([p.vertex_normals for p in parts]).astype(np.float32)
-    uvs = [getattr(p.visual, "uv", None) for p in parts]
-    if all(uv is not None and len(uv) == len(p.vertices) for uv, p in zip(uvs, parts, strict=True)):
-        mesh["uvs"] = np.concatenate(uvs).astype(np.float32)
-    if all(p.visual.kind == "vertex" for p in parts):
-        mesh["colors"] = np.concatenate([p.visual.vertex_colors for p in parts]) / np.float32(255)
+    for name in ("normals", "uvs"):
+        values = [getattr(p, name) for p in parts]
+        if all(v is not None for v in values):
+            mesh[name] = np.concatenate(values).astype(np.float32)
+    if any(p.colors is not None for p in parts):
+        mesh["colors"] = np.concatenate(
+            [
+                np.ones((len(p.vertices), 4), np.float32) if p.colors is None else p.colors
+                for p in parts
+            ]
+        )
     if len(parts) > 1:
         mesh["material_ids"] = np.repeat(np.arange(len(parts)), [len(p.faces) for p in parts])
     return mesh
 
 
-def load(path: str | Path, **options: Any) -> Asset:
-    """Reads an .ncl file, or a mesh file (glTF, GLB, OBJ, PLY, STL) and builds it.
+def _moved(part: _Part, transform: np.ndarray) -> _Part:
+    linear = transform[:3, :3]
+    faces = part.faces if np.linalg.det(linear) > 0 else part.faces[:, ::-1]
+    normals = part.normals
+    if normals is not None:
+        normals = normals @ np.linalg.pinv(linear)
+        length = np.linalg.norm(normals, axis=1, keepdims=True)
+        normals = normals / np.where(length > 0, length, 1)
+    return _Part(part.vertices @ linear.T + transform[:3, 3], faces, normals, part.uvs, part.colors,
+                 part.material)  # fmt: skip
 
-    `options` go to `build`; for an .ncl file only `threads` has a meaning.
+
+def _read(path: str | Path) -> list[_Part]:
+    scene = _open(path)
+    parts = _parts(scene, path)
+    return [_moved(parts[name], transform) for name, transform in _placed(scene, parts)]
+
+
+def read_mesh(path: str | Path) -> dict[str, Any]:
+    """The triangles of a file, every node's, as arguments for `build`: vertices, faces and what
+    attributes there are.
+
+    Raises FileNotFoundError, ValueError for a file without triangles or that cannot be read,
+    ImportError when trimesh is not installed.
     """
-    if Path(path).suffix == ".ncl":
+    return _arguments(_read(path))
+
+
+def load(path: str | Path, **options: Any) -> Asset:
+    """Reads an .ncl file, or a mesh file (glTF, GLB, OBJ, PLY, STL) and builds it as one asset.
+
+    Nodes that share a mesh become copies; `Scene.from_file` keeps them instances. `options` go to
+    `build`, where triangles too small for the mesh grid are left out with a warning unless
+    `vanishing` says otherwise; for an .ncl file only `threads` has a meaning. Raises what
+    `read_mesh` and `build` do.
+    """
+    if Path(path).suffix.lower() == ".ncl":
         from nanite_cull import ncl
 
         return ncl.read(path, threads=options.get("threads", 0))
-    return build(**read_mesh(path), **options)
+    parts = _read(path)
+    asset = build(**_arguments(parts), **{"vanishing": "warn", **options})
+    asset.material_table = tuple(p.material for p in parts)
+    return asset
+
+
+def load_instances(path: str | Path, **options: Any) -> list[tuple[Asset, np.ndarray]]:
+    """Every mesh of a file as an asset, with the (N, 4, 4) transforms of the nodes that use it.
+
+    Nodes with a singular transform draw nothing and are left out. Raises what `load` does.
+    """
+    if Path(path).suffix.lower() == ".ncl":
+        return [(load(path, **options), np.eye(4)[None])]
+    source = _open(path)
+    parts = _parts(source, path)
+    placed: dict[str, list[np.ndarray]] = {}
+    for name, transform in _placed(source, parts):
+        if abs(np.linalg.det(transform[:3, :3])) > 1e-12 * np.abs(transform[:3, :3]).max() ** 3:
+            placed.setdefault(name, []).append(transform)
+    if not placed:
+        raise ValueError(f"load: no node of {path} draws a triangle")
+    out = []
+    for name, transforms in placed.items():
+        asset = build(**_arguments([parts[name]]), **{"vanishing": "warn", **options})
+        asset.material_table = (parts[name].material,)
+        out.append((asset, np.stack(transforms)))
+    return out

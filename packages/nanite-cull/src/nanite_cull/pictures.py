@@ -72,15 +72,13 @@ def _light(frame: Frame) -> np.ndarray:
     """(height, width, 1): a lamp, the sky and a rim; both sides of a surface are lit."""
     normal, camera = frame.normal, frame.camera
     rotation = camera.view[:3, :3].astype(np.float32)
-    if camera.fov_y is None:
-        towards = normal @ rotation[2]
+    if camera.orthographic:
+        towards = normal @ (rotation[2] / np.float32(camera.scale))
     else:
-        half = np.float32(np.tan(np.radians(camera.fov_y) / 2))
-        x = (np.arange(frame.width, dtype=np.float32) + 0.5) * 2 / frame.width - 1
-        y = 1 - (np.arange(frame.height, dtype=np.float32) + 0.5) * 2 / frame.height
-        x, y = np.meshgrid(x * half * frame.width / frame.height, y * half)
+        x, y = (axis.astype(np.float32) for axis in camera.rays(frame.width, frame.height))
+        x, y = np.meshgrid(x, y)
         ray = np.stack([-x, -y, np.ones_like(x)], -1) / np.sqrt(x * x + y * y + 1)[..., None]
-        towards = np.einsum("hwc,hwc->hw", normal, ray @ rotation)
+        towards = np.einsum("hwc,hwc->hw", normal, ray @ (rotation / np.float32(camera.scale)))
     normal = np.where(towards[..., None] < 0, -normal, normal)
     lamp = np.maximum(normal @ LIGHT.astype(np.float32), 0)
     sky = 0.5 + 0.5 * normal[..., 1]
@@ -110,14 +108,13 @@ def _relief(frame: Frame) -> np.ndarray:
     """
     camera, seen = frame.camera, frame.coverage
     distance = np.where(seen, frame.distance, 0).astype(np.float64)
-    if camera.fov_y is None:
-        pixel = np.full(distance.shape, camera.height / frame.height)
-    else:
-        pixel = distance * (2 * np.tan(np.radians(camera.fov_y) / 2) / frame.height)
+    pixel = 2 / (camera._window(frame.width, frame.height)[1] * frame.height * camera.scale)
+    at_one = camera.scale * pixel
+    pixels = np.full(distance.shape, pixel) if camera.orthographic else distance * at_one
     hollow = np.zeros_like(distance)
     for radius in (max(1, frame.height // 180), max(2, frame.height // 45)):
         mean = _box_mean(distance, seen.astype(np.float64), radius)
-        hollow += (distance - mean) / np.where(seen, pixel * radius, 1)
+        hollow += (distance - mean) / np.where(seen, pixels * radius, 1)
     return (1 - np.clip(RELIEF * hollow, -0.12, 0.4)).astype(np.float32)[..., None]
 
 

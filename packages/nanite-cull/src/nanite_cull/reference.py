@@ -93,6 +93,35 @@ def project(
     return fixed_x, fixed_y, z * inverse
 
 
+def depth_plane(
+    xs: list[int], ys: list[int], zs: list[float], area: int, rx: int, ry: int
+) -> tuple[np.float32, np.float32, np.float32]:
+    """Depth at the centre of pixel (rx, ry), and its steps to the right and down.
+
+    Exact integers in units of 2**-23 of the range of depths, each rounded once to float32.
+    """
+    f = np.float32
+    p, zq, zr = f(zs[0]), f(zs[1]) - f(zs[0]), f(zs[2]) - f(zs[0])
+    across = max(abs(zq), abs(zr))
+    if not across > f(2.0**-100):
+        return p, f(0), f(0)
+    unit = f(2.0 ** (np.frexp(across)[1] - 24))
+    q, r = int(zq / unit), int(zr / unit)
+    step_x = q * (ys[2] - ys[0]) - r * (ys[1] - ys[0])
+    step_y = r * (xs[1] - xs[0]) - q * (xs[2] - xs[0])
+    whole, pixel = f(area), f(SUBPIXELS) * unit
+    slopes = (f(step_x) / whole) * pixel, (f(step_y) / whole) * pixel
+    if not p / unit < f(2.0**60):
+        return p, *slopes
+    off_x = rx * SUBPIXELS + SUBPIXELS // 2 - xs[0]
+    off_y = ry * SUBPIXELS + SUBPIXELS // 2 - ys[0]
+    total = int(p / unit) * area + step_x * off_x + step_y * off_y
+    scale, size = 1.0, abs(total)
+    while size >> 62:
+        size, scale = size >> 16, scale * 65536
+    return (f(np.copysign(1, total)) * (f(size) * f(scale)) / whole) * unit, *slopes
+
+
 def raster(
     positions: np.ndarray, faces: np.ndarray, matrix: np.ndarray, width: int, height: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -127,20 +156,12 @@ def raster(
             edge = dx * (sy - ys[i]) - dy * (sx - xs[i])
             top_left = dy < 0 or (dy == 0 and dx > 0)
             inside &= (edge >= 0) if top_left else (edge > 0)
-        scale = SUBPIXELS / abs(area)
-        zq, zr = zs[1] - zs[0], zs[2] - zs[0]
-        slope_x = (zq * (ys[2] - ys[0]) - zr * (ys[1] - ys[0])) * scale
-        slope_y = (zr * (xs[1] - xs[0]) - zq * (xs[2] - xs[0])) * scale
         rx, ry = (
             min(max(xs[0] // SUBPIXELS, 0), width - 1),
             min(max(ys[0] // SUBPIXELS, 0), height - 1),
         )
-        base = f(
-            zs[0]
-            + slope_x * (rx + 0.5 - xs[0] / SUBPIXELS)
-            + slope_y * (ry + 0.5 - ys[0] / SUBPIXELS)
-        )
-        z = (base + (px - rx).astype(f) * f(slope_x)) + (py - ry).astype(f) * f(slope_y)
+        base, slope_x, slope_y = depth_plane(xs, ys, zs, abs(area), rx, ry)
+        z = (base + (px - rx).astype(f) * slope_x) + (py - ry).astype(f) * slope_y
         z = np.minimum(np.maximum(z, f(min(zs))), f(max(zs)))
         window = (slice(y0, y1 + 1), slice(x0, x1 + 1))
         wins = inside & (z >= depth[window]) & (z > 0)

@@ -4,12 +4,12 @@ import sys
 import warnings
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from nanite_cull import _C, pictures
-from nanite_cull.asset import NONE
+from nanite_cull.asset import NONE, Asset
 from nanite_cull.camera import Camera
 from nanite_cull.scene import Scene
 
@@ -19,20 +19,20 @@ ON_OVERFLOW = ("raise", "warn")
 class Frame:
     """One rendered frame. Arrays have shape (height, width) and are computed when first asked for.
 
-    They stay as they are as long as the frame or one of its arrays is referred to; a Renderer
-    reuses the memory of a frame that nobody holds any more.
+    They stay as they are as long as the frame or one of its arrays is referred to, whatever happens
+    to the scene; a Renderer reuses the memory of a frame that nobody holds any more.
     """
 
     def __init__(
         self,
         core: _C.Frame,
-        scene: Scene,
+        assets: list[Asset],
         camera: Camera,
         view: _C.View,
         threads: int,
         stats: dict[str, Any],
     ) -> None:
-        self._core, self._scene, self._view, self._threads = core, scene, view, threads
+        self._core, self._assets, self._view, self._threads = core, assets, view, threads
         self.camera, self.stats = camera, stats
         self.width, self.height = view.width, view.height
 
@@ -65,9 +65,7 @@ class Frame:
 
     def _resolve(self, **targets: np.ndarray) -> None:
         names = ("instance", "cluster", "triangle", "level", "material", "normal", "uv", "color")
-        self._core.resolve(
-            self._scene._core, self._view, *(targets.get(name) for name in names), self._threads
-        )
+        self._core.resolve(self._view, *(targets.get(name) for name in names), self._threads)
 
     @cached_property
     def _ids(self) -> dict[str, np.ndarray]:
@@ -121,25 +119,25 @@ class Frame:
 
     @cached_property
     def color(self) -> np.ndarray:
-        """(height, width, 4) float32 vertex colours."""
+        """(height, width, 4) float32 vertex colours; white where an asset has none."""
         return self._plane("color", 4)
 
     @property
     def has_colors(self) -> bool:
         """Whether any asset of the scene has vertex colours."""
-        return any(len(asset.colors) for asset in self._scene.assets)
+        return any(len(asset.colors) for asset in self._assets)
 
     @property
     def top_level(self) -> int:
         """The coarsest level of detail of the scene's assets."""
-        return max((len(asset.levels()) - 1 for asset in self._scene.assets), default=0)
+        return max((len(asset.levels()) - 1 for asset in self._assets), default=0)
 
     @property
     def source_triangle(self) -> np.ndarray:
         """int64: the input face, where a leaf cluster of a single-asset scene is seen; else -1."""
-        if len(self._scene.assets) != 1:
+        if len(self._assets) != 1:
             raise RuntimeError("Frame.source_triangle: needs a scene of one asset")
-        source = self._scene.assets[0].leaf_source
+        source = self._assets[0].leaf_source
         if not len(source):
             raise RuntimeError(
                 "Frame.source_triangle: the asset was built or stored without its source"
@@ -153,8 +151,12 @@ class Frame:
     @property
     def distance(self) -> np.ndarray:
         """float32: world units along the view axis; infinite where nothing was drawn."""
+        return self._camera_distance / np.float32(self.camera.scale)
+
+    @property
+    def _camera_distance(self) -> np.ndarray:
         camera, depth = self.camera, self.depth
-        if camera.fov_y is None:
+        if camera.orthographic:
             inside = camera.far - depth * (camera.far - camera.near)
         else:
             with np.errstate(divide="ignore"):
@@ -170,19 +172,15 @@ class Frame:
         for an orthographic camera) for the depth's rounding.
         """
         camera = self.camera
-        distance = np.where(self.coverage, self.distance, np.nan).astype(np.float64)
-        if camera.fov_y is None:
-            half = np.where(self.coverage, camera.height / 2, np.nan)
-        else:
-            half = distance * np.tan(np.radians(camera.fov_y) / 2)
-        x = (np.arange(self.width) + 0.5) * 2 / self.width - 1
-        y = 1 - (np.arange(self.height)[:, None] + 0.5) * 2 / self.height
-        seen = np.stack([half * x * (self.width / self.height), half * y, -distance], -1)
+        seen = np.where(self.coverage, self._camera_distance, np.nan).astype(np.float64)
+        ray_x, ray_y = camera.rays(self.width, self.height)
+        across = np.where(self.coverage, 1.0, np.nan) if camera.orthographic else seen
+        seen = np.stack([across * ray_x, across * ray_y[:, None], -seen], -1)
         return (seen @ np.linalg.inv(camera.view[:3, :3]).T + camera.eye).astype(np.float32)
 
     def picture(self, kind: str = "shaded") -> np.ndarray:
         """(height, width, 3) uint8. kind: one of nanite_cull.pictures.KINDS."""
-        return pictures.picture(self, kind)
+        return pictures.picture(cast(pictures.Frame, self), kind)
 
     def save(self, path: str | Path, kind: str = "shaded") -> Path:
         """Writes a picture (PNG or what the suffix says), aside and then renamed."""
@@ -225,6 +223,7 @@ class Renderer:
             raise ValueError(
                 f"Renderer: width and height must be 1 to 16384, got {width} x {height}"
             )
+        self._options = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.width, self.height, self.threshold, self.threads = width, height, threshold, threads
         self.on_overflow = on_overflow
         self._cull, self._raster = _C.CullOptions(), _C.RasterOptions()
@@ -234,7 +233,6 @@ class Renderer:
         self._cull.max_visible_clusters = max_visible_clusters
         self._raster.cull_back, self._raster.overdraw = cull_back, overdraw
         self._raster.large_path_only, self._raster.threads = large_path_only, threads
-        self._core: _C.Frame | None = None
 
     def _check_overflow(self, stats: dict[str, Any]) -> None:
         dropped = {
@@ -251,31 +249,42 @@ class Renderer:
             raise RuntimeError(text + "; raise them in Renderer(...)")
         warnings.warn(text, RuntimeWarning, stacklevel=3)
 
-    def _free_core(self) -> _C.Frame:
-        """The last frame's buffers if nobody holds it or one of its arrays, else new ones."""
-        if self._core is None or sys.getrefcount(self._core) > 2:  # ours and the call's
-            self._core = _C.Frame()
-        return self._core
+    def _take_core(self) -> _C.Frame:
+        """The last frame's buffers if nobody holds it or one of its arrays, else new ones; nobody
+        else gets them until they are back in `_core`."""
+        core = self.__dict__.pop("_core", None)  # one step: two threads never take the same
+        if core is None or sys.getrefcount(core) > 2:  # ours and the call's
+            return _C.Frame()
+        return core
 
     def _cull_into(
-        self, core: _C.Frame, scene: Scene, camera: Camera
+        self, core: _C.Frame, scene: Scene, camera: Camera, draws: bool
     ) -> tuple[_C.View, dict[str, Any]]:
         if not isinstance(scene, Scene):
             raise TypeError(f"Renderer: scene must be a Scene, got {type(scene).__name__}")
         view = camera._core(self.width, self.height, self.threshold)
-        stats = core.cull(scene._core, view, self._cull)
+        stats = core.cull(scene._core, view, self._cull, draws)
         self._check_overflow(stats)
         return view, stats
 
     def cull(self, scene: Scene, camera: Camera) -> tuple[np.ndarray, dict[str, Any]]:
         """Visible clusters, (n, 2) uint32 (instance, cluster), and statistics; draws nothing."""
-        core = self._free_core()
-        _, stats = self._cull_into(core, scene, camera)
-        return core.visible(), stats
+        core = self._take_core()
+        _, stats = self._cull_into(core, scene, camera, False)
+        visible = core.visible()
+        self._core = core
+        return visible, stats
 
     def render(self, scene: Scene, camera: Camera) -> Frame:
         """Culls and draws one frame."""
-        core = self._free_core()
-        view, stats = self._cull_into(core, scene, camera)
-        stats |= core.raster(scene._core, view, self._raster)
-        return Frame(core, scene, camera, view, self.threads, stats)
+        core = self._take_core()
+        view, stats = self._cull_into(core, scene, camera, True)
+        stats |= core.raster(view, self._raster)
+        self._core = core
+        return Frame(core, scene.assets, camera, view, self.threads, stats)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(self._options)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        type(self).__init__(self, **state)

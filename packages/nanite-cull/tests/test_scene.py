@@ -1,0 +1,236 @@
+"""Instances: exact far away, changed while others render, hidden, removed, pickled."""
+
+import copy
+import pickle
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import nanite_cull as nc
+from nanite_cull import meshes
+
+pytestmark = pytest.mark.native
+
+
+def _shift(*xyz):
+    out = np.eye(4)
+    out[:3, 3] = xyz
+    return out
+
+
+def _turn(degrees):
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    out = np.eye(4)
+    out[:3, :3] = [[c, 0, s], [0, 1, 0], [-s, 0, c]]
+    return out
+
+
+@pytest.mark.parametrize("at", [(5000000.3, 0, 0), (-4.2e6, 5.4e6, 300.7), (0, 1e8, 0)])
+def test_an_instance_far_away_is_drawn_as_one_at_the_origin(planet_asset, at):
+    at = np.array(at)
+    near = nc.Renderer(200, 200).render(
+        nc.Scene(planet_asset), nc.Camera.look_at((0, 0, 3), (0, 0, 0))
+    )
+    scene = nc.Scene()
+    scene.add(planet_asset, _shift(*at))
+    far = nc.Renderer(200, 200).render(scene, nc.Camera.look_at(at + np.array([0, 0, 3]), at))
+    assert near.coverage.sum() > 10_000
+    assert np.array_equal(far.coverage, near.coverage)
+    assert np.array_equal(far.cluster, near.cluster)
+
+
+def test_a_frame_is_of_the_scene_as_it_was(torus_asset):
+    scene, camera = nc.Scene(torus_asset), nc.Camera.around(torus_asset)
+    planes = ("normal", "uv", "color", "instance", "cluster", "triangle", "level", "position")
+    before = nc.Renderer(160, 120).render(scene, camera)
+    expected = {name: getattr(before, name).copy() for name in planes}
+    picture = before.picture("shaded")
+
+    def change(what):
+        frame = nc.Renderer(160, 120).render(scene, camera)
+        what()
+        for name in planes:
+            assert np.array_equal(getattr(frame, name), expected[name], equal_nan=True), name
+        assert np.array_equal(frame.picture("shaded"), picture)
+
+    def turn():
+        scene.update(0, _turn(90))
+
+    change(turn)
+    scene.update(0, np.eye(4))
+    change(lambda: scene.add(nc.build(*meshes.planet(2))))
+    scene.remove(1)
+    change(lambda: scene.add(torus_asset, np.tile(np.eye(4), (5000, 1, 1))))
+    scene.remove(slice(1, 5001))
+    change(lambda: scene.hide(0))
+    scene.hide(0, False)
+    change(lambda: scene.remove(0))
+
+
+def test_threads_may_cull_and_draw_while_one_changes_the_scene(planet_asset):
+    asset, scene = nc.build(*meshes.planet(3)), nc.Scene()
+    camera = nc.Camera.look_at((0, 0, 900), near=0.1)
+    transforms = np.tile(np.eye(4, dtype=np.float32), (60_000, 1, 1))
+    transforms[:, :3, 3] = np.random.default_rng(0).uniform(-500, 500, (60_000, 3))
+    scene.add(asset, transforms)
+    renderer = nc.Renderer(160, 120, threads=1, max_visible_clusters=1 << 20)
+    stop, problems, frames = threading.Event(), [], []
+
+    def work():
+        try:
+            while not stop.is_set():
+                renderer.cull(scene, camera)
+                frames.append(renderer.render(scene, camera).picture("instance").sum())
+        except Exception as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    end = time.time() + 4
+    while time.time() < end:
+        scene.add(asset, transforms[:5000])
+        scene.update(100, transforms[:2000] + 0.0)
+        scene.hide(slice(0, 50), bool(len(frames) % 2))
+        scene.remove(slice(len(scene) - 5000, len(scene)))
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    assert len(frames) > 0
+
+
+def test_mirrored_instances_keep_their_facing(planet_asset):
+    mirror = np.diag([-1.0, 1, 1, 1])
+    scene = nc.Scene()
+    scene.add(planet_asset, mirror)
+    camera = nc.Camera.look_at((0, 0.3, 3))
+    both = nc.Renderer(200, 200).render(scene, camera)
+    front = nc.Renderer(200, 200, cull_back=True).render(scene, camera)
+    assert both.coverage.sum() > 5000
+    assert np.array_equal(both.depth, front.depth)
+    assert np.array_equal(both.triangle, front.triangle)
+
+
+def test_hidden_instances_are_not_drawn_and_come_back(planet_asset):
+    scene = nc.Scene()
+    scene.add(planet_asset, np.stack([_shift(2.5 * i, 0, 0) for i in range(20)]))
+    camera = nc.Camera.look_at((24, 0, 60))
+    for options in (
+        {},
+        {"frustum": False},
+        {"hierarchy": False},
+        {"frustum": False, "hierarchy": False},
+    ):
+        renderer = nc.Renderer(300, 60, **options)
+        everything = renderer.render(scene, camera)
+        scene.hide(slice(3, 15))
+        some = renderer.render(scene, camera)
+        assert set(np.unique(some.instance[some.coverage])) == {0, 1, 2, *range(15, 20)}
+        scene.update(4, _shift(10, 0, 0))  # stays hidden
+        assert 4 not in some.instance
+        scene.hide(slice(3, 15), False)
+        again = renderer.render(scene, camera)
+        assert np.array_equal(again.depth, everything.depth)
+
+
+def test_removed_instances_are_gone_and_the_others_move_down(planet_asset, field_asset):
+    scene = nc.Scene()
+    scene.add(planet_asset, np.stack([_shift(2.5 * i, 0, 0) for i in range(5)]))
+    scene.add(field_asset, _shift(0, -3, 0))
+    scene.remove(slice(1, 4))
+    assert len(scene) == 3
+    assert scene.asset_of.tolist() == [0, 0, 1]
+    assert scene.transforms[:, 0, 3].tolist() == [0, 10, 0]
+    with pytest.raises(ValueError, match="instance 3 does not exist; the scene has 3"):
+        scene.remove(3)
+
+
+def test_transforms_are_what_was_given():
+    vertices, faces = meshes.planet(2)
+    asset = nc.build(vertices.astype(float) + np.array([500000.0, 5400000, 300]), faces)
+    assert asset.origin.any()
+    given = _turn(30) @ _shift(1e6, 2, 3)
+    scene = nc.Scene()
+    scene.add(asset, given)
+    assert np.allclose(scene.transforms[0], given[:3], rtol=1e-12, atol=1e-6)
+
+
+def test_assets_and_scenes_are_pickled_and_copied(torus_asset, planet_asset, tmp_path):
+    import torch
+
+    scene = nc.Scene(torus_asset)
+    scene.add(planet_asset, np.stack([_shift(3 * i, 0, 0) for i in range(1, 4)]))
+    scene.hide(2)
+    camera = nc.Camera.look_at((5, 1, 14))
+    renderer = nc.Renderer(200, 100)
+    expected = renderer.render(scene, camera)
+    torch.save(scene, tmp_path / "scene.pt")
+    loaded = torch.load(tmp_path / "scene.pt", weights_only=False)
+    for other in (
+        pickle.loads(pickle.dumps(scene)),
+        copy.deepcopy(scene),
+        copy.copy(scene),
+        loaded,
+    ):
+        frame = copy.deepcopy(renderer).render(other, pickle.loads(pickle.dumps(camera)))
+        assert np.array_equal(frame.visibility, expected.visibility)
+        assert np.array_equal(frame.normal, expected.normal)
+    other = pickle.loads(pickle.dumps(planet_asset))
+    assert np.array_equal(other.leaf_source, planet_asset.leaf_source)
+    assert copy.deepcopy(planet_asset) is planet_asset
+
+
+def test_a_transform_that_is_refused_changes_nothing(planet_asset):
+    scene = nc.Scene(planet_asset)
+    bad = np.tile(np.eye(4), (3, 1, 1))
+    bad[2, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="finite and invertible, instance 3"):
+        scene.add(planet_asset, bad)
+    assert len(scene) == 1
+    scene.add(planet_asset, np.stack([_shift(3, 0, 0), _shift(6, 0, 0), _shift(9, 0, 0)]))
+    with pytest.raises(ValueError, match="finite and invertible, instance 3"):
+        scene.update(1, bad)
+    assert scene.transforms[1:, 0, 3].tolist() == [3, 6, 9]
+
+
+COLOURS = {
+    "uint8": np.uint8([200, 30, 30]),
+    "uint8 with alpha": np.uint8([200, 30, 30, 255]),
+    "int64": np.int64([200, 30, 30]),
+    "uint16": np.uint16([51400, 7710, 7710]),
+    "float32": np.float32([200, 30, 30]) / np.float32(255),
+    "float64": np.array([200, 30, 30]) / 255,
+}
+
+
+@pytest.mark.parametrize("kind", COLOURS)
+def test_colours_of_every_kind_are_drawn_as_given(kind):
+    vertices, faces = meshes.planet(3)
+    asset = nc.build(vertices, faces, colors=np.tile(COLOURS[kind], (len(vertices), 1)))
+    frame = nc.Renderer(64, 64).render(nc.Scene(asset), nc.Camera.around(asset))
+    assert np.allclose(frame.color[32, 32], [200 / 255, 30 / 255, 30 / 255, 1], atol=1e-6)
+
+
+def test_colours_out_of_range_are_refused():
+    vertices, faces = meshes.planet(1)
+    for bad, top in ((200.0, 1), (np.int32(300), 255), (-0.5, 1)):
+        with pytest.raises(ValueError, match=f"must be 0 to {top}"):
+            nc.build(vertices, faces, colors=np.full((len(vertices), 3), bad))
+
+
+def test_an_asset_without_colours_is_white_beside_one_with():
+    vertices, faces = meshes.planet(3)
+    scene = nc.Scene(nc.build(vertices, faces, colors=np.tile([1.0, 0.5, 0.1], (len(vertices), 1))))
+    scene.add(nc.build(vertices, faces), _shift(2.5, 0, 0))
+    for order in (scene, None):
+        if order is None:  # the plain one first
+            order = nc.Scene(scene.assets[1])
+            order.add(scene.assets[0], _shift(2.5, 0, 0))
+        frame = nc.Renderer(400, 200).render(order, nc.Camera.look_at((1.25, 0, 5), (1.25, 0, 0)))
+        plain = [len(order.assets[a].colors) == 0 for a in order.asset_of].index(True)
+        assert (frame.color[frame.instance == plain] == 1).all()
+        assert frame.picture()[frame.instance == plain].mean() > 60
+        assert np.allclose(frame.color[frame.instance == 1 - plain], [1, 0.5, 0.1, 1], atol=2e-3)
