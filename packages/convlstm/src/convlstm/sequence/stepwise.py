@@ -16,6 +16,7 @@ from .convolutions import (
     turned_pads,
     weight_gradient,
 )
+from .gates import gates_backward, gates_forward
 from .problem import KEEP_GATES, KEEP_NOTHING, Gradients, Kept, Problem, block
 
 
@@ -44,10 +45,9 @@ def forward(p: Problem, keep: int, last_only: bool) -> Kept:
 def _step(p: Problem, t: int, pre, pre2, h, c, gates, c_next, h_next) -> None:
     valid = None if p.valid is None else p.valid[t]
     activation, recurrent = p.codes
-    _C.gates_forward(
-        pre, pre2, p.bias, p.peephole, valid, h, c, gates, c_next, h_next,
-        activation, recurrent, torch.get_num_threads(),
-    )  # fmt: skip
+    gates_forward(
+        c, pre, pre2, p.bias, p.peephole, valid, h, c, gates, c_next, h_next, activation, recurrent
+    )
 
 
 def backward(
@@ -131,10 +131,9 @@ def _cell_state(p: Problem, t: int, gates: Tensor, c_before: Tensor, c: Tensor) 
 def _step_backward(p: Problem, t, gates, c_before, c, d_shown, d_h, d_c, d_pre) -> None:
     valid = None if p.valid is None else p.valid[t]
     activation, recurrent = p.codes
-    _C.gates_backward(
-        gates, c_before, c, d_shown, d_h, p.peephole, valid, d_c, d_pre,
-        activation, recurrent, torch.get_num_threads(),
-    )  # fmt: skip
+    gates_backward(
+        c, gates, c_before, c, d_shown, d_h, p.peephole, valid, d_c, d_pre, activation, recurrent
+    )
 
 
 def _carried(p: Problem, t, before: Tensor, d_shown, d_h) -> Tensor:
