@@ -141,6 +141,35 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(planet_asset, stored, m
     assert [p.name for p in stored.parent.iterdir()] == [stored.name]
 
 
+def test_a_file_of_version_2_still_opens(planet_asset, stored):
+    """The same file without what version 3 adds: the end of the header, and the border table."""
+    data = bytearray(stored.read_bytes())
+    assert struct.unpack_from("<Q", data, HEADER - 8) == (0,)  # a closed mesh has no border table
+    groups, clusters, pages = struct.unpack_from("<QQQ", data, 32)
+    table = HEADER + groups * GROUP + clusters * 8
+    for page in range(pages):
+        (offset,) = struct.unpack_from("<Q", data, table + 24 * page)
+        struct.pack_into("<Q", data, table + 24 * page, offset - 32)
+    struct.pack_into("<I", data, 8, 2)
+    struct.pack_into("<Q", data, 64, len(data) - 32)
+    stored.write_bytes(data[:80] + data[HEADER:])
+    again = nc.Asset(_C.read_ncl(str(stored), 1, False))
+    assert _equal(planet_asset, again)
+    assert again.validate() == []
+
+
+def test_an_open_border_and_a_far_origin_are_kept(field, tmp_path):
+    vertices, faces = field
+    asset = nc.build(vertices, faces)
+    assert (np.rint(asset.positions / asset.step) * asset.step != asset.positions).any()
+    assert _equal(asset, nc.load(asset.save(tmp_path / "a.ncl")))
+    far = nc.build(vertices.astype(float) + 5e6 + 1 / 3, faces)
+    again = nc.load(far.save(tmp_path / "b.ncl"))
+    assert _equal(far, again)
+    assert far.origin.any()
+    assert np.array_equal(far.origin, again.origin)
+
+
 def test_a_missing_file_is_file_not_found(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing\.ncl does not exist"):
         nc.load(tmp_path / "nothing.ncl")

@@ -190,9 +190,9 @@ class Frame:
 class Renderer:
     """Culls and draws on the CPU; headless, no graphics API. Keeps its buffers between frames.
 
-    width, height: pixels. threshold: pixels of error that may show; 0 draws the source mesh
-    exactly. cull_back: leave out triangles that turn their back. frustum, hierarchy: switches for
-    tests and
+    width, height: pixels. threshold: pixels of error that may show, in the middle of the image (a
+    lens stretches by 1 / cos² of the angle towards the corners); 0 draws the source mesh exactly.
+    cull_back: leave out triangles that turn their back. frustum, hierarchy: switches for tests and
     for looking at the cost. max_candidate_nodes, max_candidate_clusters, max_visible_clusters:
     capacities; what does not fit is counted in Frame.stats and on_overflow says whether that raises
     (RuntimeError) or warns. threads: 0 means all; the result is the same for any number.
