@@ -29,6 +29,7 @@ from .models.builders import (
 from .models.features import ResNetFeatures
 from .models.fold import fold_batchnorm
 from .models.resnet import BasicBlock, Bottleneck, ResNet
+from .pictures.images import open_image
 from .pictures.transforms import ImageClassification
 from .weights.cache import WeightsError, cache_dir
 from .weights.checkpoint import LoadReport, read_metadata, read_state_dict, save_weights
@@ -83,6 +84,7 @@ __all__ = [
     "list_models",
     "load_model",
     "load_report",
+    "open_image",
     "optimize",
     "read_metadata",
     "read_state_dict",

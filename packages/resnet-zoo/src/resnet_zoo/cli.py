@@ -20,9 +20,11 @@ import torch
 from . import __version__
 from .distributed import pick_device, world
 from .files import replacing, write_text
+from .inference.optimization import ENGINES as _ENGINES
 from .inference.optimization import optimize
 from .models.builders import get_model, get_weight, list_models
 from .models.resnet import ResNet, input_channels
+from .pictures.transforms import ImageClassification
 from .weights.cache import Remote, WeightsError, cache_dir, check
 from .weights.names import LICENCE_NOTE, WEIGHTS, WeightsEnum
 from .weights.sources import resolve
@@ -91,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--level", choices=("fold", "fast", "max"), default="fast")
     bench.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     bench.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    bench.add_argument("--engine", choices=_ENGINES, default="torch")
     bench.add_argument("--threads", type=_positive, help="torch's threads on the CPU")
     _weights_arguments(command("weights", _weights, "download, verify or locate weight files"))
     _train_arguments(command("train", _train, "train on an image folder or an array file"))
@@ -136,6 +139,14 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=_positive, default=8, metavar="N")
     parser.add_argument("--offline", action="store_true", default=None, help="no downloads")
     parser.add_argument("--optimize", choices=("fold", "fast", "max"), help="run a faster model")
+    parser.add_argument("--engine", choices=_ENGINES, default="torch", help="with --optimize")
+    parser.add_argument(
+        "--decode",
+        choices=("exact", "fast"),
+        default="exact",
+        help="fast: large JPEGs are decoded at a fraction of their size; the pixels differ",
+    )
+    parser.add_argument("--workers", type=_positive, help="decoding threads; as torch by default")
     parser.add_argument("--cam", type=Path, metavar="DIR", help="write Grad-CAM overlays (PNG)")
 
 
@@ -150,21 +161,25 @@ def _predict(options: Any) -> int:
         categories = model.source.categories()
         if categories is not None and len(categories) != model.fc.out_features:
             categories = None
+        transforms = model.source.transforms()
         runner: torch.nn.Module = model
         if options.optimize:
-            side = model.source.transforms().crop_size
-            shape = (options.batch, input_channels(model), side, side)
-            runner = optimize(model, options.optimize, example=shape)
+            side = transforms.crop_size
+            sides = (side, side) if isinstance(side, int) else side
+            shape = (options.batch, input_channels(model), *sides)
+            runner = optimize(model, options.optimize, example=shape, engine=options.engine)
             print(runner.report, file=sys.stderr)
         mine = files[here.rank :: here.size]
         rows = predict(
             runner,
             mine,
-            transforms=model.source.transforms(),
+            transforms=transforms,
             categories=categories,
             k=options.top_k,
             batch_size=options.batch,
             device=here.device,
+            decode=options.decode,
+            workers=options.workers,
         )
         if options.out is not None:
             failed = write_shared(rows, options.out, here, len(mine))
@@ -174,7 +189,7 @@ def _predict(options: Any) -> int:
         else:
             failed = sum(_print_row(row, options.json) for row in rows)
         if options.cam is not None and here.first:
-            _overlays(model, files, options.cam)
+            _overlays(model, files, options.cam, transforms)
     # torchrun would call any other code of a process a crash, in forty lines
     return 1 if failed and here.size == 1 else 0
 
@@ -194,7 +209,9 @@ def _print_row(row: dict[str, Any], as_json: bool) -> bool:
     return "error" in row
 
 
-def _overlays(model: ResNet, files: list[Path], folder: Path) -> None:
+def _overlays(
+    model: ResNet, files: list[Path], folder: Path, transforms: ImageClassification
+) -> None:
     """One PNG for each readable image: what the model saw, with the heat of its first guess."""
     from PIL import Image
 
@@ -202,7 +219,6 @@ def _overlays(model: ResNet, files: list[Path], folder: Path) -> None:
     from .seeing.gradcam import grad_cam, overlay
 
     folder.mkdir(parents=True, exist_ok=True)
-    transforms = model.source.transforms()
     device = next(model.parameters()).device
     written: set[str] = set()
     for path in files:
@@ -327,8 +343,9 @@ def _bench(options: Any) -> int:
     shape = (options.batch, 3, options.size, options.size)
     with torch.no_grad():
         model.train()(torch.randn(4, 3, 64, 64, device=device))
-    done = optimize(model.eval(), options.level, dtype=getattr(torch, options.dtype), example=shape)
-    print(done.report)
+    dtype = getattr(torch, options.dtype)
+    chosen = {"dtype": dtype, "example": shape, "engine": options.engine}
+    print(optimize(model.eval(), options.level, **chosen).report)
     return 0
 
 
