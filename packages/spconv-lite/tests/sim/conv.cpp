@@ -295,6 +295,54 @@ CUSIM_CASE(one_row) {
                 {4, 4});
 }
 
+// Row i reads row first + i of x, 64 channels, by a kernel of one offset; the sums of forward and of the
+// weight's gradient beside loops. `read` is what those rows hold.
+void compare_rows_from(cusim::Device& device, const float* x, int64_t first, const std::vector<float>& read) {
+  const int64_t rows = static_cast<int64_t>(read.size()) / 64;
+  const Channels c{64, 8};
+  Table table(rows, 1);
+  std::vector<int32_t> sources(static_cast<size_t>(rows));
+  for (int64_t i = 0; i < rows; ++i) sources[static_cast<size_t>(i)] = static_cast<int32_t>(first + i);
+  cusim::upload(table.table.data(), sources.data(), sources.size() * sizeof(int32_t));
+  table.sort(device);
+  sim::Random random(device.config.seed);
+  const Integers<gpu::Float32> weight(random, 8 * 64), gradient(random, rows * 8);
+  std::vector<float> y(static_cast<size_t>(rows * 8), 0.0f), dw(8 * 64, 0.0f);
+  for (size_t i = 0; i < static_cast<size_t>(rows); ++i)
+    for (size_t o = 0; o < 8; ++o)
+      for (size_t k = 0; k < 64; ++k) {
+        y[i * 8 + o] += read[i * 64 + k] * weight.values[o * 64 + k];
+        dw[o * 64 + k] += read[i * 64 + k] * gradient.values[i * 8 + o];
+      }
+  Buffer<float> weight_(weight.values), gradient_(gradient.values), y_(y.size()), dw_(dw.size());
+  gpu::convolve(Arithmetic::float32, table.view(), c, x, weight_.data(), nullptr, false, y_.data(), &device);
+  CUSIM_REQUIRE(y_.host() == y);
+  Buffer<char> workspace(
+      static_cast<size_t>(gpu::correlate_workspace_bytes(Arithmetic::float32, rows, 1, c)));
+  gpu::correlate(Arithmetic::float32, table.view(), c, x, gradient_.data(), dw_.data(), workspace.data(),
+                 &device);
+  CUSIM_REQUIRE(dw_.host() == dw);
+}
+
+CUSIM_CASE(features_beyond_2_to_the_31_elements) {
+  const int64_t first = (int64_t{1} << 31) / 64 + 5, rows = 70;
+  cusim::Sparse<float> x(static_cast<size_t>((first + rows) * 64));
+  std::vector<float> read;
+  for (int64_t i = 0; i < rows * 64; ++i) {
+    read.push_back(static_cast<float>(i * 7919 % 9 - 4));
+    x[static_cast<size_t>(first * 64 + i)] = read.back();
+  }
+  compare_rows_from(device, x.data(), first, read);
+}
+
+CUSIM_CASE(features_that_are_not_aligned_for_wide_loads) {
+  std::vector<float> values{0.0f}, read;
+  for (int64_t i = 0; i < 70 * 64; ++i) read.push_back(static_cast<float>(i * 7919 % 9 - 4));
+  values.insert(values.end(), read.begin(), read.end());
+  Buffer<float> x(values);
+  compare_rows_from(device, x.data() + 1, 0, read);
+}
+
 CUSIM_CASE(no_rows) {
   Layer layer(device, cube(3, 8, 3, 1, Kind::submanifold), Kind::submanifold, 0, 1);
   compare<gpu::Float32>(device, layer, Arithmetic::float32, {4, 4}, true);
