@@ -3,6 +3,7 @@ incomplete.
 """
 
 import json
+import os
 
 import pytest
 import torch
@@ -208,3 +209,89 @@ def test_a_checkpoint_half_written_is_not_the_latest(tmp_path):
     manifest = json.loads((path / "manifest.json").read_text())
     assert manifest["step"] == 3
     assert manifest["grid"] == {"tp": 1, "pp": 1, "dp": 1}
+
+
+CHANGES = [{"heads": 2}, {"activation": "relu"}, {"layers": 2}, {"dropout": 0.1},
+           {"norm_eps": 1e-3}, {"max_positions": 4}]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
+def test_a_model_with_another_config_is_refused_by_the_fields_name_unless_allowed(tmp_path, change):
+    path = saved(tmp_path)
+    context, models = single(tmp_path, SHAPE | change)
+    (name,) = change
+    with pytest.raises(CheckpointError, match=f"does not fit the model: {name} .* there, .* here"):
+        checkpoint.load(path, models, context=context)
+    if name == "layers":
+        with pytest.raises(CheckpointError, match=r"no stage has layers\.2\.attention"):
+            checkpoint.load(path, models, context=context, allow=["layers"])
+    elif name not in ("activation", "max_positions"):  # these change shapes too
+        checkpoint.load(path, models, context=context, allow=[name])
+
+
+def test_what_changes_no_result_may_differ(tmp_path):
+    path = saved(tmp_path)
+    context, models = single(tmp_path, SHAPE | {"recompute": True, "sequence_parallel": True})
+    assert checkpoint.load(path, models, context=context)["step"] == 3
+
+
+def test_the_newest_are_kept_and_an_older_whole_one_is_tried_when_the_last_is_damaged(tmp_path):
+    context, models = single(tmp_path)
+    for step in range(4):
+        checkpoint.save(tmp_path, step, models, None, context=context, keep=2)
+    assert [p.name for p in checkpoint.committed(tmp_path)] == ["step_00000003", "step_00000002"]
+    flip(tmp_path / "step_00000003" / "__0_0.distcp")
+    with pytest.warns(UserWarning, match="differs from its SHA-256; it is damaged; trying the one"):
+        manifest = checkpoint.resume(tmp_path, models, context=context)
+    assert manifest["step"] == 2
+    flip(tmp_path / "step_00000002" / "__0_0.distcp")
+    with (
+        pytest.warns(UserWarning, match="trying"),
+        pytest.raises(CheckpointError, match=r"step_00000003.* differs from its SHA-256"),
+    ):
+        checkpoint.resume(tmp_path, models, context=context)
+    with pytest.raises(ValueError, match="keep must be at least 1"):
+        checkpoint.save(tmp_path, 5, models, None, context=context, keep=0)
+    assert checkpoint.resume(tmp_path / "none", models, context=context) is None
+
+
+@pytest.mark.parametrize("place", ["write", "first rename", "second rename"])
+def test_a_second_save_of_a_step_that_is_broken_off_loses_nothing(tmp_path, monkeypatch, place):
+    path = saved(tmp_path)
+    context, models = single(tmp_path)
+    renames = []
+    rename = os.replace
+
+    def broken(*names):
+        renames.append(names)
+        if (place, len(renames)) in {("first rename", 1), ("second rename", 2)}:
+            raise KeyboardInterrupt
+        rename(*names)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", broken)
+        if place == "write":
+            patch.setattr(checkpoint, "_all_files", lambda *_: (_ for _ in ()).throw(OSError()))
+        with pytest.raises((KeyboardInterrupt, OSError)):
+            checkpoint.save(tmp_path, 3, models, None, context=context)
+    assert checkpoint.resume(tmp_path, models, context=context)["step"] == 3
+    assert checkpoint.save(tmp_path, 3, models, None, context=context) == path
+    assert [p.name for p in tmp_path.iterdir() if p.suffix != ".part"] == ["step_00000003"]
+
+
+def hashed(root):
+    """The files that this rank hashed, the metadata aside."""
+    context = ParallelContext(tp=2, device="cpu")
+    models = build_stages(GPTConfig(**SHAPE), context)
+    mine, real = [], checkpoint._digest
+    checkpoint._digest = lambda path: (mine.append(path.name), real(path))[1]
+    try:
+        path = checkpoint.save(root, 1, models, None, context=context)
+    finally:
+        checkpoint._digest = real
+    checkpoint.verify(path, context)
+    return mine
+
+
+def test_each_rank_hashes_what_it_wrote(world, tmp_path):
+    assert world(2, hashed, root=tmp_path) == [["__0_0.distcp"], ["__1_0.distcp"]]

@@ -1,5 +1,7 @@
 """In-process data parallelism on CPU replicas: equal to the module alone, torch's contract kept."""
 
+import dataclasses
+import sys
 from collections import namedtuple
 
 import pytest
@@ -134,3 +136,100 @@ def test_what_does_not_fit_is_refused():
         gather(["a", "b"], "cpu")
     with pytest.raises(RuntimeError, match="must lie on device_ids"):
         DataParallel(nn.Linear(2, 2, device="meta"), cpus(2))(torch.zeros(2, 2))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_run_with_todays_weights_and_get_gradients(kind):
+    model = kind(3, 4, batch_first=True)
+    x = torch.randn(4, 5, 3)
+    for _ in range(2):
+        model.zero_grad()
+        out, _ = DataParallel(model, cpus(2))(x)
+        out.sum().backward()
+        got = [p.grad.clone() for p in model.parameters()]
+        model.zero_grad()
+        want, _ = model(x)
+        want.sum().backward()
+        torch.testing.assert_close(out, want)
+        for grad, parameter in zip(got, model.parameters(), strict=True):
+            torch.testing.assert_close(grad, parameter.grad)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1)
+
+
+@dataclasses.dataclass
+class Answer:
+    value: torch.Tensor
+    note: torch.Tensor | None = None
+
+
+class Box:
+    def __init__(self, items=()):
+        self.items = list(items)
+
+    def __iter__(self):
+        return iter(self.items)
+
+
+class Answers(nn.Module):
+    """Returns `x` in one of many shapes; counts how it was copied."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.make, self.copies = make, [0]
+        self.register_buffer("scale", torch.ones(1, requires_grad=True))
+
+    def _replicate_for_data_parallel(self):
+        self.copies[0] += 1
+        return super()._replicate_for_data_parallel()
+
+    def forward(self, x=None, **_):
+        return self.make(torch.ones(2, 1) if x is None else x * self.scale)
+
+
+def test_outputs_inputs_and_modes_are_those_of_torchs_contract():
+    x = torch.arange(8.0).reshape(4, 2)
+    run = lambda make, *a, devices=2, **k: DataParallel(Answers(make), cpus(devices))(*a, **k)  # noqa: E731
+    answer = run(lambda v: Answer(v), x)
+    assert isinstance(answer, Answer)
+    assert torch.equal(answer.value, x)
+    assert answer.note is None
+    assert torch.equal(next(iter(run(lambda v: Box([v]), x))), x)
+    assert run(lambda v: v, None).shape == (4, 1)  # no tensor: every device runs
+    assert run(lambda v: v).shape == (2, 1)
+    assert run(lambda v: "a word", x, devices=1) == "a word"
+    with torch.inference_mode():
+        assert run(lambda v: torch.tensor([float(torch.is_inference_mode_enabled())]), x).sum() == 2
+    wide = DataParallel(Answers(lambda v: v), cpus(2), dim=-1)
+    assert torch.equal(wide(x), x)
+    assert gather([x, x], -1).device.type == "cpu"
+    assert torch.equal(parallel_apply([nn.Identity()] * 2, [x, x])[1], x)
+    with pytest.raises(TypeError, match="gather: outputs must be tensors"):
+        run(lambda v: "a word", x)
+    with pytest.raises(TypeError, match="ScriptModule keeps its parameters"):
+        replicate(torch.jit.script(nn.Linear(2, 2)), cpus(2))
+
+
+def test_a_buffer_with_a_gradient_gets_the_sum_and_the_modules_own_hook_is_called():
+    module = Answers(lambda v: v)
+    DataParallel(module, cpus(2))(torch.ones(4, 2)).sum().backward()
+    assert module.scale.grad.item() == 8
+    assert module.copies == [2]
+
+
+@pytest.mark.parametrize("options", [{}, {"use_cache": False}])
+def test_a_hugging_face_model_returns_its_logits_and_its_cache(options, monkeypatch):
+    # text models need no torchvision, and one that was built for another torch stops the import
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(vocab_size=64, n_embd=16, n_layer=1, n_head=2, n_positions=16)
+    model = transformers.GPT2LMHeadModel(config).eval()
+    ids = torch.randint(64, (4, 8))
+    got = DataParallel(model, cpus(2))(input_ids=ids, labels=ids, **options)
+    want = model(input_ids=ids, labels=ids, **options)
+    torch.testing.assert_close(got.logits, want.logits)
+    assert got.loss.shape == (2,)
+    if not options:
+        keys = [next(iter(cache))[0] for cache in (got.past_key_values, want.past_key_values)]
+        torch.testing.assert_close(*keys)

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from tp_parallel import GPTConfig, ParallelContext
+from tp_parallel.grid import faults
 from tp_parallel.grid.axis import Axis
 from tp_parallel.pipeline import build_stages, run_schedule
 from tp_parallel.pipeline.schedules import make_schedule
@@ -165,3 +166,69 @@ def test_a_rank_that_hangs_in_its_own_code_is_told_from_one_that_died(world):
     assert late[0]
     assert "all_reduce 'my layer' of float32 (2,) over tp ranks [0, 1] failed" in message
     assert "Rank 1 is alive but did not take part" in message
+
+
+class CountingStore:
+    """A store in this process that counts the keys it hands out."""
+
+    def __init__(self):
+        self.values, self.read = {}, 0
+
+    def set(self, key, value):
+        self.values[key] = value.encode() if isinstance(value, str) else value
+
+    def get(self, key):
+        self.read += 1
+        return self.values[key]
+
+    def multi_get(self, keys):
+        return [self.get(key) for key in keys]
+
+    def check(self, keys):
+        self.read += 1
+        return all(key in self.values for key in keys)
+
+    def add(self, key, number):
+        self.values[key] = self.values.get(key, 0) + number
+        return self.values[key]
+
+    def append(self, key, value):
+        self.values[key] = self.values.get(key, b"") + value.encode()
+
+
+def monitors(size, monkeypatch):
+    """The monitors of a world of `size` ranks on one store, without threads; rank 5 is dead."""
+    monkeypatch.setattr(faults, "PATIENCE", 0.0)
+    monkeypatch.setattr(faults, "INTERVAL", 0.0)
+    store = CountingStore()
+    every = []
+    for rank in range(size):
+        monitor = faults.Monitor.__new__(faults.Monitor)
+        monitor._rank, monitor._size, monitor._store = rank, size, store
+        monitor._mine = {"count": 0, "doing": None, "last": None, "step": 3, "error": None}
+        monitor._beat()
+        every.append(monitor)
+    return every, store
+
+
+def test_the_diagnosis_reads_its_own_axis_and_names_the_dead_rank_to_all(monkeypatch):
+    every, store = monitors(1024, monkeypatch)
+    row = tuple(range(8))  # tensor ranks of the dead one
+    store.read = 0
+    said = [every[r].diagnose(row, RuntimeError("closed")) for r in row if r != 5]
+    assert all("Rank 5 was killed, is stopped or cannot be reached" in text for text in said)
+    assert store.read < 40 * len(said)
+    # the data ranks of a victim hear of it, and only the first two of a long axis read it all
+    column = tuple(range(0, 1024, 8))
+    store.read = 0
+    said = [every[r].diagnose(column, RuntimeError("closed")) for r in column[1:]]
+    assert all("Rank 5 was killed" in text for text in said[2:])
+    assert store.read < 2 * 2 * len(column) + 10 * len(column)
+
+
+def test_the_first_error_is_named_on_axes_that_do_not_hold_its_rank(monkeypatch):
+    every, _ = monitors(64, monkeypatch)
+    every[9].report(ValueError("bad batch"))
+    assert every[1].diagnose((0, 1), RuntimeError("closed")) == (
+        "Rank 9 raised at step 3: ValueError: bad batch. "
+    )

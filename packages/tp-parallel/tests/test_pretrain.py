@@ -7,7 +7,8 @@ import signal
 import pytest
 import torch
 
-from tp_parallel import ParallelContext, __main__
+from tp_parallel import GPTConfig, ParallelContext, __main__
+from tp_parallel.pipeline import build_stages
 from tp_parallel.training import checkpoint, generate, pretrain
 
 OPTIONS = ["--layers", "2", "--hidden", "16", "--heads", "2", "--seq", "16", "--batch", "4",
@@ -157,3 +158,66 @@ def test_the_module_prints_version_and_back_ends(capsys):
     out = capsys.readouterr().out
     assert out.startswith("tp-parallel ")
     assert "gloo" in out
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [({"save_every": 0}, "save_every must be at least 1, got 0"),
+     ({"kv_heads": 0}, "kv_heads must be at least 1, got 0"),
+     ({"ffn": -4}, "ffn must be at least 1, got -4"),
+     ({"micro_batch": 0}, "micro_batch must be at least 1"),
+     ({"steps": -1}, "steps must be at least 0"),
+     ({"clip_grad": 0.0}, "clip_grad must be above 0"),
+     ({"dropout": 1.5}, r"dropout must be in \[0, 1\)"),
+     ({"timeout": -1.0}, "timeout must be above 0"),
+     ({"allow": "head"}, "allow must name fields of the model, got 'head'")],
+)  # fmt: skip
+def test_a_setting_that_no_run_can_have_is_named(setting, message):
+    with pytest.raises(ValueError, match=message):
+        pretrain.pretrain(pretrain.Settings(data="none.txt", **setting))
+
+
+@pytest.mark.parametrize("field", [{"kv_heads": 0}, {"ffn": -4}, {"dropout": 1.0}])
+def test_a_config_names_the_field_that_is_wrong(field):
+    with pytest.raises(ValueError, match=f"GPTConfig: {next(iter(field))} must be"):
+        GPTConfig(vocab_size=8, hidden=8, layers=1, heads=2, **field)
+
+
+def poisoned(settings, step):
+    """A provider of models whose gradient is NaN in `step`, whichever run meets it."""
+
+    def build(config, context, chunks):
+        models = build_stages(config, context, chunks=chunks)
+        weight = models[0].embedding.word.weight
+        weight.register_hook(lambda g: g * float("nan") if context.step == step else g)
+        return models
+
+    return pretrain.pretrain(settings, build)
+
+
+def test_a_step_without_a_finite_gradient_is_skipped_counted_and_survives_a_restart(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 30)
+    base = {"data": str(text), "layers": 1, "hidden": 16, "heads": 2, "seq": 16, "batch": 4,
+            "eval_every": 0, "held_out": 0.0, "save": str(tmp_path / "run"), "save_every": 2,
+            "metrics": str(tmp_path / "metrics")}  # fmt: skip
+    with pytest.raises(FloatingPointError, match="the gradient norm is nan"):
+        poisoned(pretrain.Settings(**base, steps=4), 3)
+    report = poisoned(pretrain.Settings(**base, steps=6, skip_steps=1), 3)
+    assert (report.first_step, report.skipped) == (2, [3])
+    rows = [json.loads(line) for line in (tmp_path / "metrics").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["grad_norm"] is None] == [3]
+    with pytest.raises(FloatingPointError):  # the one that may be skipped was
+        poisoned(pretrain.Settings(**base, steps=8, skip_steps=1), 7)
+
+
+def test_a_finished_run_says_so(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 30)
+    settings = pretrain.Settings(
+        data=str(text), layers=1, hidden=16, heads=2, seq=16, batch=4, eval_every=0, held_out=0.0,
+        steps=2, save=str(tmp_path / "run"),
+    )  # fmt: skip
+    pretrain.pretrain(settings)
+    pretrain.pretrain(settings)
+    assert "already at step 2 of 2" in capsys.readouterr().err

@@ -9,8 +9,9 @@ add up in the source module by themselves. For many processes and hosts use
 
 from __future__ import annotations
 
+import dataclasses
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -55,13 +56,16 @@ class DataParallel(nn.Module):
         if not self.device_ids:
             return self.module(*inputs, **kwargs)
         self._check_source()
+        if len(self.device_ids) == 1:  # as torch: whatever it returns is handed on
+            ((args, named),) = scatter((inputs, kwargs), self.device_ids, self.dim)
+            return self.module(*args, **named)
         parts = scatter((inputs, kwargs), self.device_ids, self.dim)
         devices = self.device_ids[: len(parts)]
         replicas = replicate(self.module, devices)
         outputs = parallel_apply(
             replicas, [part[0] for part in parts], [part[1] for part in parts], devices
         )
-        return gather(outputs, self.output_device, self.dim)
+        return gather(outputs, self.output_device or devices[0], self.dim)
 
     def _check_source(self) -> None:
         for name, tensor in (*self.module.named_parameters(), *self.module.named_buffers()):
@@ -77,7 +81,9 @@ def replicate(module: nn.Module, devices: Sequence[Device]) -> list[nn.Module]:
     """One copy of `module` a device; parameters are autograd copies of the source's.
 
     The first replica shares the source's buffers, so that its changes remain; the others hold
-    copies. A replica is for one forward pass: its parameters are plain tensors.
+    copies; a buffer that requires a gradient is copied as a parameter is. A module may define
+    torch's `_replicate_for_data_parallel`. A replica is for one forward pass: its parameters are
+    plain tensors. Raises TypeError for a ScriptModule, whose parameters cannot be replaced.
     """
     replicas = []
     for index, device in enumerate(map(_device, devices)):
@@ -85,7 +91,7 @@ def replicate(module: nn.Module, devices: Sequence[Device]) -> list[nn.Module]:
 
         def copy_of(tensor: torch.Tensor, buffer: bool, index=index, device=device, memo=memo):
             if id(tensor) not in memo:
-                if buffer:
+                if buffer and not tensor.requires_grad:
                     memo[id(tensor)] = (
                         tensor if index == 0 else tensor.detach().to(device, copy=True)
                     )
@@ -101,18 +107,20 @@ def scatter(inputs: Any, devices: Sequence[Device], dim: int = 0) -> list[Any]:
     """`inputs` cut along `dim` into at most one part a device, nesting kept.
 
     Parts are those of torch.chunk, so there may be fewer than devices; a part is moved to its
-    device. Raises ValueError if two tensors give different numbers of parts.
+    device. Without any tensor every device gets the inputs as they are. Raises ValueError if two
+    tensors give different numbers of parts.
     """
-    devices = [_device(device) for device in devices]
+    places = [_device(device) for device in devices]
     counts: set[int] = set()
-    _count_parts(inputs, len(devices), dim, counts)
+    _count_parts(inputs, len(places), dim, counts)
     if len(counts) > 1:
         raise ValueError(
             f"scatter: all tensors must have the same length along dimension {dim}, but they fall "
             f"into {sorted(counts)} parts; pass what is no batch as something other than a tensor"
         )
-    number = counts.pop() if counts else 1
-    return [_part(inputs, i, number, devices[i], len(devices), dim) for i in range(number)]
+    nothing = inputs in ((), {}, ((), {}))
+    number = counts.pop() if counts else 1 if nothing else len(places)
+    return [_part(inputs, i, number, places[i], len(places), dim) for i in range(number)]
 
 
 def parallel_apply(
@@ -123,23 +131,26 @@ def parallel_apply(
 ) -> list[Any]:
     """`module(*input, **kwargs)` for each, at the same time; results in order.
 
-    Grad mode and autocast are those of the caller. If replicas raise, the error of the first one is
-    raised again, with the replica's number noted.
+    An input that is no tuple or list is the only argument. Grad mode, inference mode and autocast
+    are those of the caller. If replicas raise, the error of the first one is raised again, with the
+    replica's number noted.
     """
     kwargs = kwargs or [{}] * len(modules)
-    devices = [None] * len(modules) if devices is None else [_device(d) for d in devices]
+    inputs = [each if isinstance(each, (tuple, list)) else (each,) for each in inputs]
+    places = [None if d is None else _device(d) for d in devices or [None] * len(modules)]
     results: list[Any] = [None] * len(modules)
     errors: dict[int, BaseException] = {}
-    grad = torch.is_grad_enabled()
+    grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
     casts = {kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
              for kind in ("cpu", "cuda")}  # fmt: skip
 
     def work(index: int) -> None:
-        device = devices[index]
+        device = places[index]
         try:
             kind = "cpu" if device is None else device.type
             on, dtype = casts.get(kind, (False, torch.float32))
             with (
+                torch.inference_mode(inference),
                 torch.set_grad_enabled(grad),
                 _current(device),
                 torch.autocast(kind, dtype=dtype, enabled=on),
@@ -155,7 +166,7 @@ def parallel_apply(
     for thread in threads:
         thread.join()
     for index in sorted(errors):
-        where = "" if devices[index] is None else f" on {devices[index]}"
+        where = "" if places[index] is None else f" on {places[index]}"
         if hasattr(errors[index], "add_note"):  # Python 3.11
             errors[index].add_note(f"in replica {index}{where} of parallel_apply")
         raise errors[index]
@@ -165,7 +176,9 @@ def parallel_apply(
 def gather(outputs: Sequence[Any], device: Device, dim: int = 0) -> Any:
     """Joins the replicas' outputs along `dim` on `device`, nesting kept; scalars become a vector.
 
-    Raises ValueError if dicts differ in their keys, TypeError for outputs that cannot be joined.
+    Tuples, lists, mappings, dataclasses, and other iterables that are made of what they yield, such
+    as transformers' caches. `device` -1 is the CPU, as in torch. Raises ValueError if dicts differ
+    in their keys, TypeError for outputs that cannot be joined.
     """
     device, first = _device(device), outputs[0]
     if isinstance(first, torch.Tensor):
@@ -175,25 +188,36 @@ def gather(outputs: Sequence[Any], device: Device, dim: int = 0) -> Any:
         return moved[0] if len(moved) == 1 else torch.cat(moved, dim)
     if first is None:
         return None
-    if isinstance(first, Mapping):
+    if isinstance(first, Mapping):  # transformers' outputs too, which are dataclasses as well
         if any(output.keys() != first.keys() for output in outputs):
             raise ValueError("gather: every replica must return a dict with the same keys")
-        return type(first)({k: gather([o[k] for o in outputs], device, dim) for k in first})
+        make: Any = type(first)
+        return make({k: gather([o[k] for o in outputs], device, dim) for k in first})
     if isinstance(first, (tuple, list)):
         items = [gather(list(column), device, dim) for column in zip(*outputs, strict=True)]
         return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
+    if dataclasses.is_dataclass(first):
+        names = [each.name for each in dataclasses.fields(first)]
+        joined = {n: gather([getattr(o, n) for o in outputs], device, dim) for n in names}
+        return dataclasses.replace(first, **joined)  # type: ignore[type-var]
+    if isinstance(first, Iterable) and not isinstance(first, (str, bytes)):
+        make = type(first)
+        return make([gather(list(column), device, dim) for column in zip(*outputs, strict=True)])
     raise TypeError(
-        f"gather: outputs must be tensors, None, or tuples, lists and dicts of them, got "
-        f"{type(first).__name__}"
+        f"gather: outputs must be tensors, None, or tuples, lists, dicts and dataclasses of them, "
+        f"got {type(first).__name__}"
     )
 
 
 def _replica(module: nn.Module, copy_of, memo: dict[int, Any]) -> nn.Module:
     if id(module) in memo:
         return memo[id(module)]
-    replica = module.__new__(type(module))
+    if isinstance(module, torch.jit.ScriptModule):
+        raise TypeError(
+            "replicate: a ScriptModule keeps its parameters; hand over the module it was made from"
+        )
+    replica: Any = module._replicate_for_data_parallel()  # RNNs renew their flat weights there
     memo[id(module)] = replica
-    replica.__dict__ = module.__dict__.copy()
     replica._parameters = {name: None for name, p in module._parameters.items() if p is None}
     replica._buffers = {
         name: None if buffer is None else copy_of(buffer, True)
@@ -224,9 +248,8 @@ def _part(item: Any, index: int, number: int, device: torch.device, devices: int
     if isinstance(item, torch.Tensor):
         return item.chunk(devices, dim)[index].to(device)
     if isinstance(item, Mapping):
-        return type(item)(
-            {k: _part(v, index, number, device, devices, dim) for k, v in item.items()}
-        )
+        make: Any = type(item)
+        return make({k: _part(v, index, number, device, devices, dim) for k, v in item.items()})
     if isinstance(item, (tuple, list)):
         parts = [_part(v, index, number, device, devices, dim) for v in item]
         return type(item)(*parts) if hasattr(item, "_fields") else type(item)(parts)
@@ -240,4 +263,6 @@ def _current(device: torch.device | None):
 
 
 def _device(device: Device) -> torch.device:
+    if device == -1:
+        return torch.device("cpu")
     return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)

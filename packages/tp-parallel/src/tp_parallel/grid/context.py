@@ -23,12 +23,12 @@ import torch.distributed as dist
 from .axis import Axis, Traffic
 from .errors import CollectiveError, MismatchError
 from .faults import Monitor
+from .launcher import read_launcher
 from .rng import RngTracker
 from .weight_gradients import WeightGradients
 
 DEFAULT_TIMEOUT = 120.0  # seconds; a hung rank ends the others after at most this long
 _AXES = ("dp", "pp", "tp")
-_LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class ParallelContext:
@@ -50,7 +50,8 @@ class ParallelContext:
             raised; None means yes where this context starts the process group.
 
     Without a launcher (no process group, no RANK in the environment) it is a grid of one process.
-    With torchrun's environment it starts the default process group and ends it in `close()`.
+    With torchrun's, srun's or mpirun's environment it starts the default process group and ends it
+    in `close()`.
 
     Raises ValueError if tp * pp * dp is not the world size, MismatchError (a RuntimeError) on every
     rank, naming rank and value, if ranks ask for different grids. Synchronises all ranks.
@@ -294,14 +295,8 @@ def _same_context(token: str, wish: dict[str, Any]) -> ParallelContext:
 
 def _start_world_if_launched(timeout: float) -> bool:
     """Starts the default process group from torchrun's environment; True if it did."""
-    if not dist.is_available() or dist.is_initialized() or "RANK" not in os.environ:
+    if not dist.is_available() or dist.is_initialized() or not read_launcher():
         return False
-    missing = [name for name in _LAUNCHER_VARIABLES if name not in os.environ]
-    if missing:
-        raise RuntimeError(
-            f"ParallelContext: RANK is set but {', '.join(missing)} is not; start with torchrun, "
-            "or unset RANK to run as a single process"
-        )
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     limit = datetime.timedelta(seconds=timeout)
     store = _store_of_this_attempt(limit)

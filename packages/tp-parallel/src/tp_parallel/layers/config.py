@@ -51,6 +51,16 @@ class GPTConfig:
         for name in ("vocab_size", "hidden", "layers", "heads", "max_positions"):
             if getattr(self, name) < 1:
                 raise ValueError(f"GPTConfig: {name} must be positive, got {getattr(self, name)}")
+        for name in ("kv_heads", "ffn"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"GPTConfig: {name} must be positive or None, got {value}")
+        for name in ("dropout", "attention_dropout"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"GPTConfig: {name} must be in [0, 1), got {getattr(self, name)}")
+        for name in ("norm_eps", "init_std", "rotary_base"):
+            if not getattr(self, name) > 0.0:
+                raise ValueError(f"GPTConfig: {name} must be above 0, got {getattr(self, name)}")
         if self.hidden % self.heads:
             raise ValueError(
                 f"GPTConfig: hidden must be a multiple of heads, got {self.hidden} and {self.heads}"

@@ -8,6 +8,7 @@ every file, and is renamed as the last act. A folder without a true manifest is 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -25,10 +26,12 @@ from torch import nn
 from ..data_parallel.optimizer import AdamW
 from ..grid.context import ParallelContext
 from ..grid.errors import CheckpointError
+from ..layers.config import GPTConfig
 from ..layers.layout import placed_parameters
 from .parts import part_of_whole
 
 FORMAT = 1
+_FREE = ("init_std", "recompute", "sequence_parallel")  # fields of a config that change no result
 _MANIFEST = "manifest.json"
 _READ_BYTES = 1 << 20
 
@@ -41,13 +44,19 @@ def save(
     *,
     context: ParallelContext,
     extra: dict[str, Any] | None = None,
+    keep: int | None = None,
 ) -> Path:
     """Writes `root/step_XXXXXXXX` with parameters, optimizer state, random streams and `extra`.
 
     Every rank calls it with the same arguments; `root` is one folder that all ranks see. `extra` is
-    JSON. Returns the path, once it is complete on disk. Synchronises all ranks. Raises OSError or
-    CheckpointError if it cannot be written; whatever was committed before stays as it was.
+    JSON. Each rank hashes the files that it wrote. `keep`: of the checkpoints under `root` only the
+    `keep` newest stay, once this one is committed. Returns the path, once it is complete on disk.
+    Synchronises all ranks. Raises ValueError for a `keep` below 1, OSError or CheckpointError if it
+    cannot be written; whatever was committed before stays as it was.
     """
+    if keep is not None and keep < 1:
+        raise ValueError(f"checkpoint.save: keep must be at least 1 or None, got {keep}")
+    models = list(models)
     import torch.distributed.checkpoint as dcp
 
     final = Path(root) / f"step_{step:08d}"
@@ -63,8 +72,16 @@ def save(
     except (Exception, dcp.api.CheckpointException) as error:
         raise CheckpointError(_failure("checkpoint.save", part, context, error)) from error
     context.world.barrier(label="checkpoint.save: tensors")
+    files = _all_files(part, context)
     if context.rank == 0:
-        _commit(part, final, step, context, extra or {})
+        manifest = {"format": FORMAT, "step": step, "grid": _grid_of(context),
+                    "seed": context.seed, "model": _config_of(models), "extra": extra or {},
+                    "files": files}  # fmt: skip
+        _commit(part, final, manifest)
+        if keep is not None:
+            for old in committed(root)[keep:]:
+                (old / _MANIFEST).unlink()  # first: what is half removed is no checkpoint
+                shutil.rmtree(old)
     context.world.barrier(label="checkpoint.save: manifest")
     return final
 
@@ -75,21 +92,68 @@ def load(
     optimizer: AdamW | None = None,
     *,
     context: ParallelContext,
+    allow: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Reads a checkpoint into models and optimizer, whatever grid wrote it; returns its manifest.
+
+    The model's config must be the saved one, but for what changes no result (how it is split and
+    recomputed, how it was initialised) and for the fields named in `allow`; every parameter saved
+    must have its place in some stage.
 
     Random streams continue where they were if the grid is the same; on another grid they start anew
     from the seed and the step, since there is no stream to continue. Synchronises all ranks. Raises
     CheckpointError, on every rank, if a file is missing or damaged or a tensor does not fit.
     """
-    import torch.distributed.checkpoint as dcp
 
     path = Path(path)
-    manifest = verify(path, context)
+    return _read(path, verify(path, context), list(models), optimizer, context, allow)
+
+
+def resume(
+    root: str | os.PathLike[str],
+    models: Iterable[nn.Module],
+    optimizer: AdamW | None = None,
+    *,
+    context: ParallelContext,
+    allow: Iterable[str] = (),
+) -> dict[str, Any] | None:
+    """Reads the newest whole checkpoint under `root` as `load` does; None where there is none.
+
+    A damaged one is warned of and an older one tried. Raises CheckpointError if all are damaged or
+    the model is another one.
+    """
+    found = committed(root)
+    context.check_equal("checkpoints to resume from", [str(path) for path in found])
+    problem = None
+    for path in found:
+        try:
+            manifest = verify(path, context)
+        except CheckpointError as error:
+            problem = problem or error
+            warnings.warn(f"{error}; trying the one before", stacklevel=2)
+            continue
+        return _read(path, manifest, list(models), optimizer, context, allow)
+    if problem is not None:
+        raise problem
+    return None
+
+
+def _read(
+    path: Path,
+    manifest: dict[str, Any],
+    models: list[nn.Module],
+    optimizer: AdamW | None,
+    context: ParallelContext,
+    allow: Iterable[str],
+) -> dict[str, Any]:
+    import torch.distributed.checkpoint as dcp
+
+    _check_config(path, manifest, models, allow)
     state = _state(models, optimizer, context)
     same_grid = manifest["grid"] == _grid_of(context)
     if same_grid:
         state |= _random_state(context)
+    _check_complete(path, state, context)
     try:
         with _quiet_alone() as alone:
             dcp.load(state, storage_reader=dcp.FileSystemReader(path), no_dist=alone)
@@ -111,8 +175,68 @@ def load(
 
 def latest(root: str | os.PathLike[str]) -> Path | None:
     """The committed checkpoint with the highest step under `root`, or None."""
-    found = [p for p in Path(root).glob("step_*") if (p / _MANIFEST).is_file() and not p.suffix]
-    return max(found, default=None)
+    return next(iter(committed(root)), None)
+
+
+def committed(root: str | os.PathLike[str]) -> list[Path]:
+    """The committed checkpoints under `root`, the newest first.
+
+    Where a second save of a step was broken off between its two renames, the first is still there
+    as `step_XXXXXXXX.old`.
+    """
+    found = {p.stem: p for p in Path(root).glob("step_*") if p.suffix == ".old" and _whole(p)}
+    found |= {p.name: p for p in Path(root).glob("step_*") if not p.suffix and _whole(p)}
+    return [found[name] for name in sorted(found, reverse=True)]
+
+
+def _whole(path: Path) -> bool:
+    return (path / _MANIFEST).is_file()
+
+
+def _config_of(models: Iterable[nn.Module]) -> dict[str, Any] | None:
+    """The fields of the models' config, if they have one."""
+    config = next((getattr(model, "config", None) for model in models), None)
+    return config.to_dict() if isinstance(config, GPTConfig) else None
+
+
+def _check_config(
+    path: Path, manifest: dict[str, Any], models: list[nn.Module], allow: Iterable[str]
+) -> None:
+    saved = manifest.get("model") or manifest["extra"].get("config")
+    mine = _config_of(models)
+    if saved is None or mine is None:
+        return
+    default = {f.name: f.default for f in dataclasses.fields(GPTConfig)}
+    free = {*_FREE, *allow}
+    other = [
+        f"{name} {saved.get(name, default[name])!r} there, {value!r} here"
+        for name, value in mine.items()
+        if name not in free and saved.get(name, default[name]) != value
+    ]
+    if other:
+        raise CheckpointError(
+            f"checkpoint.load: {path} does not fit the model: {'; '.join(other)}; build the model "
+            "from the config in the manifest, or allow what may differ by `allow` (--allow)"
+        )
+
+
+def _check_complete(path: Path, state: dict[str, Any], context: ParallelContext) -> None:
+    """Refuses to leave saved parameters unread: those of a larger model."""
+    import torch.distributed.checkpoint as dcp
+
+    read = set(state)
+    if context.pp.size > 1:
+        every: list[Any] = [None] * context.pp.size
+        dist.all_gather_object(every, sorted(read), group=context.pp.group)
+        read = {name for names in every for name in names}
+    saved = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    left = sorted(name for name in saved if name.startswith("model/") and name not in read)
+    if left:
+        raise CheckpointError(
+            f"checkpoint.load: {path} does not fit the model: no stage has "
+            f"{', '.join(name.removeprefix('model/') for name in left[:5])}; build the model from "
+            "the config in the manifest"
+        )
 
 
 def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -185,24 +309,48 @@ def _verify_file(path: Path, want: dict[str, Any]) -> None:
         raise CheckpointError(f"checkpoint: {path} differs from its SHA-256; it is damaged")
 
 
-def _commit(
-    part: Path, final: Path, step: int, context: ParallelContext, extra: dict[str, Any]
-) -> None:
-    files = {}
-    for file in sorted(part.iterdir()):
+def _all_files(part: Path, context: ParallelContext) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of the files in `part`, all on rank 0; each rank reads what it wrote."""
+    mine = {}
+    for file in sorted(part.glob(f"__{context.rank}_*")):
         with open(file, "rb") as stream:
             os.fsync(stream.fileno())
-        files[file.name] = {"size": file.stat().st_size, "sha256": _digest(file)}
-    manifest = {"format": FORMAT, "step": step, "grid": _grid_of(context), "seed": context.seed,
-                "extra": extra, "files": files}  # fmt: skip
+        mine[file.name] = {"size": file.stat().st_size, "sha256": _digest(file)}
+    if context.world_size == 1:
+        every: list[Any] = [mine]
+    else:
+        every = [None] * context.world_size
+        with context.doing("checkpoint.save: hashes"):
+            dist.all_gather_object(every, mine)
+    files = {name: facts for each in every for name, facts in each.items()}
+    if context.rank:
+        return files
+    for file in part.iterdir():  # the table of contents: small, of all ranks
+        if file.name not in files:
+            content = file.read_bytes()
+            facts = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            files[file.name] = facts
+    return files
+
+
+def _commit(part: Path, final: Path, manifest: dict[str, Any]) -> None:
+    """Makes `part` the checkpoint `final`; one of these, old or new, is whole at every moment."""
     with open(part / _MANIFEST, "w") as stream:
         json.dump(manifest, stream, indent=1)
         stream.flush()
         os.fsync(stream.fileno())
+    _sync_folder(part)
+    old = final.with_suffix(".old")
     if final.exists():
-        shutil.rmtree(final)
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(final, old)
     os.replace(part, final)
-    folder = os.open(final.parent, os.O_RDONLY)
+    _sync_folder(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
     os.fsync(folder)
     os.close(folder)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import signal
 import sys
 import time
@@ -77,6 +78,11 @@ class Settings:
     save: str | None = _option(None, "folder for checkpoints; resumes from the last one in it",
                                type=str)  # fmt: skip
     save_every: int = _option(100, "steps between checkpoints")
+    keep: int | None = _option(None, "newest checkpoints to keep; default: all", type=int)
+    allow: str = _option("", "fields of the model, separated by commas, that may differ from those "
+                         "of the checkpoint to resume from")  # fmt: skip
+    skip_steps: int = _option(0, "steps of a run whose gradient may be infinite or NaN: they are "
+                              "skipped and counted; one more ends the run")  # fmt: skip
     eval_every: int = _option(50, "steps between evaluations; 0 never")
     held_out: float = _option(0.05, "share at the end of the text kept for evaluation")
     eval_batches: int = _option(4, "batches of an evaluation")
@@ -97,12 +103,42 @@ class Settings:
         )  # fmt: skip
 
 
+_AT_LEAST = {
+    0: ("steps", "warmup", "eval_every", "skip_steps", "weight_decay", "lr"),
+    1: ("layers", "hidden", "heads", "kv_heads", "ffn", "seq", "batch", "micro_batch", "tp", "pp",
+        "dp", "chunks", "save_every", "keep", "eval_batches", "log_every"),
+}  # fmt: skip
+
+
+def check_settings(settings: Settings) -> None:
+    """Raises ValueError, naming the setting, for a value that no run can have."""
+    for least, names in _AT_LEAST.items():
+        for name in names:
+            value = getattr(settings, name)
+            if value is not None and not value >= least:
+                raise ValueError(f"pretrain: {name} must be at least {least}, got {value}")
+    for name in ("clip_grad", "timeout", "peak_tflops"):
+        value = getattr(settings, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"pretrain: {name} must be above 0, got {value}")
+    for name in ("dropout", "held_out"):
+        if not 0.0 <= getattr(settings, name) < 1.0:
+            raise ValueError(f"pretrain: {name} must be in [0, 1), got {getattr(settings, name)}")
+    known = {f.name for f in fields(GPTConfig)}
+    for name in filter(None, settings.allow.split(",")):
+        if name not in known:
+            raise ValueError(f"pretrain: allow must name fields of the model, got {name!r}")
+
+
 @dataclass
 class Report:
-    """What `pretrain` returns: losses by step, evaluations by step, and where the checkpoint is."""
+    """What `pretrain` returns: losses by step, evaluations by step, skipped steps, and where the
+    checkpoint is.
+    """
 
     losses: list[float] = field(default_factory=list)
     evaluations: dict[int, float] = field(default_factory=dict)
+    skipped: list[int] = field(default_factory=list)
     first_step: int = 0
     checkpoint: str | None = None
     interrupted: bool = False
@@ -121,6 +157,7 @@ def pretrain(
     Every rank calls it with the same settings (checked). Raises ValueError for settings that do not
     fit together, before any training.
     """
+    check_settings(settings)
     own = context is None
     if context is None:
         context = ParallelContext(
@@ -167,6 +204,9 @@ class _Trainer:
         settings, report = self.settings, self.report
         start = self._resume()
         report.first_step = start
+        if start >= settings.steps and self.context.rank == 0:
+            print(f"already at step {start} of {settings.steps}: nothing to do; a larger --steps "
+                  "goes on", file=sys.stderr, flush=True)  # fmt: skip
         before = signal.signal(signal.SIGTERM, self._ask_stop) if _in_main_thread() else None
         try:
             for step in range(start, settings.steps):
@@ -211,7 +251,16 @@ class _Trainer:
         finish_gradients(self.models, context, self.buckets)
         rate = learning_rate(step, peak=settings.lr, warmup=settings.warmup, total=settings.steps)
         self.optimizer.set_lr(rate)
-        norm = self.optimizer.step()
+        try:
+            norm = self.optimizer.step()
+        except FloatingPointError as error:  # on every rank: the norm is the whole model's
+            if len(self.report.skipped) >= settings.skip_steps:
+                raise
+            self.report.skipped.append(step)
+            norm = math.nan
+            if context.rank == 0:
+                print(f"step {step} skipped, {len(self.report.skipped)} of at most "
+                      f"{settings.skip_steps}: {error}", file=sys.stderr, flush=True)  # fmt: skip
         return self._mean(losses), norm, rate
 
     def _mine(self, batch: torch.Tensor) -> torch.Tensor:
@@ -246,18 +295,28 @@ class _Trainer:
         return self._mean(losses)
 
     def _save(self, step: int) -> Path:
-        extra = {"config": self.config.to_dict(), "settings": asdict(self.settings)}
-        return checkpoint.save(self.settings.save, step, self.models, self.optimizer,
-                               context=self.context, extra=extra)  # fmt: skip
+        extra = {"config": self.config.to_dict(), "settings": asdict(self.settings),
+                 "skipped": self.report.skipped}  # fmt: skip
+        assert self.settings.save is not None
+        return checkpoint.save(
+            self.settings.save, step, self.models, self.optimizer, context=self.context,
+            extra=extra, keep=self.settings.keep,
+        )  # fmt: skip
 
     def _resume(self) -> int:
         if not self.settings.save:
             return 0
         found = checkpoint.latest(self.settings.save)
-        self.context.check_equal("checkpoint to resume from", str(found))
-        if found is None:
+        if found is not None and self.context.rank == 0:
+            size = sum(file.stat().st_size for file in found.iterdir()) / 2**30
+            print(f"resuming from {found}, {size:.2f} GiB", file=sys.stderr, flush=True)
+        allow = filter(None, self.settings.allow.split(","))
+        manifest = checkpoint.resume(
+            self.settings.save, self.models, self.optimizer, context=self.context, allow=allow
+        )
+        if manifest is None:
             return 0
-        manifest = checkpoint.load(found, self.models, self.optimizer, context=self.context)
+        self.report.skipped = list(manifest["extra"].get("skipped", []))
         return int(manifest["step"])
 
     def _ask_stop(self, *_: object) -> None:
@@ -309,7 +368,8 @@ class _Logger:
 
     def _write(self, row: dict[str, float]) -> None:
         if self.file:
-            self.file.write(json.dumps(row) + "\n")
+            finite = {k: v if math.isfinite(v) else None for k, v in row.items()}  # JSON has no NaN
+            self.file.write(json.dumps(finite) + "\n")
             self.file.flush()
         if self.board:
             for name, value in row.items():
