@@ -72,6 +72,9 @@ class BareMachine:
         for device in ("null", "zero", "full", "random", "urandom", "tty"):
             mounts.append(f"mknod_bind {device}")
         mounts.append(f"mkdir {self.folder}/dev/shm && mount -t tmpfs shm {self.folder}/dev/shm")
+        for number, name in enumerate(["stdin", "stdout", "stderr"]):
+            mounts.append(f"ln -s /proc/self/fd/{number} {self.folder}/dev/{name}")
+        mounts.append(f"ln -s /proc/self/fd {self.folder}/dev/fd")
         for path in self.mounts:
             inside = self.folder / path.relative_to("/")
             mounts.append(f"mkdir -p {inside} && mount --bind {path} {inside}")
