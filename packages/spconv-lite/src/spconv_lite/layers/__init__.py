@@ -1,8 +1,6 @@
 """The networks: sparse tensors and the modules that take and give them, with spconv's names."""
 
-from .checkpoints import (
-    from_spconv_1,
-)
+from .checkpoints import from_minkowski, from_spconv_1, from_torchsparse
 from .conv import (
     Activation,
     SparseConv1d,
@@ -125,7 +123,9 @@ __all__ = [
     "build_indice_data",
     "coalesce",
     "expand_nd",
+    "from_minkowski",
     "from_spconv_1",
+    "from_torchsparse",
     "is_sparse_conv",
     "is_spconv_module",
     "set_max_pool",
