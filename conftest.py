@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-# A shell ignores SIGINT in what it starts in the background, nohup ignores SIGHUP, and so would every
-# program that a test starts and interrupts.
+# A shell ignores SIGINT in what it starts in the background, nohup ignores SIGHUP, and so would
+# every program that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
