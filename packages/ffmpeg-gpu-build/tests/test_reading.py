@@ -194,6 +194,26 @@ def test_a_turn_that_only_the_frames_know_keeps_the_shape(ffmpeg, tmp_path):
     assert np.abs(want.astype(int) - frame).mean() < 4
 
 
+def test_a_joined_recording_keeps_all_frames_and_says_that_their_size_changed(ffmpeg, tmp_path):
+    parts = []
+    for size in ("160x96", "320x192"):
+        part = tmp_path / f"{size}.ts"
+        film = f"testsrc2=s={size}:d=1"
+        assert ffmpeg.run("-f", "lavfi", "-i", film, "-c:v", "libx264", str(part)).ok
+        parts.append(part.read_bytes())
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(b"".join(parts))
+    reading = read_frames(joined, strict=False)
+    with pytest.warns(UserWarning, match="damaged or not whole"):  # the counters of packets jump
+        frames = list(reading)
+    assert [f.shape for f in frames] == [(96, 160, 3)] * 50
+    assert any("320x192 from frame 25 on: scaled to 160x96" in note for note in reading.notes)
+    assert frames[25].pts == frames[0].pts
+    with pytest.warns(UserWarning, match="damaged or not whole"):
+        scaled = list(read_frames(joined, strict=False, size=(64, 48)))
+    assert {f.shape for f in scaled} == {(48, 64, 3)}
+
+
 def test_square_pixels_on_request(ffmpeg, tmp_path):
     wide = tmp_path / "wide.mkv"
     assert ffmpeg.run(

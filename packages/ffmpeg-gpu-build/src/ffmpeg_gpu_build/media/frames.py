@@ -87,7 +87,7 @@ class Frame(np.ndarray):
     pts         Fraction, seconds: the presentation time that the container gives, as PyAV and
                 ffprobe say it; None where there is none (a raw stream)
     time        float, seconds after the first frame of the stream: the clock of `start` and of
-                `VideoStream.at`
+                `Video.at`
     index       which frame of this reading it is, from 0
     key         whether it was coded by itself
     interlaced  whether it is made of two fields
@@ -189,7 +189,8 @@ def read_frames(
     src      a path (also of a pipe, which is read once), bytes, a binary file object; with
              `urls=True` a URL
     pixels   "rgb", "gray", "rgba" uint8; "rgb16", "gray16" uint16
-    size     (width, height), else that of the decoded frames, turned upright; fps: resampled
+    size     (width, height), else that of the first decoded frame, turned upright (later ones of
+             another size are scaled to it, with a note); fps: resampled
     start    seconds after the first frame: exact in every container; count: frames at most
     stream   which video stream, cover pictures not counted; square: square pixels
     strict   a damaged file, or one that is not whole, is an FfmpegError (code "damaged") after
@@ -323,10 +324,15 @@ def _frames(
         try:
             if pipe.codec == "av1" and not program.decodes_on_cpu("av1") and not before:
                 raise no_cpu_decoder()
+            width, height = shown.size if shown else (0, 0)
+            shape = (height, width, channels) if channels > 1 else (height, width)
+            size = width * height * channels * dtype.itemsize
             while shown is not None and index != wish.count:
-                width, height = shown.size
-                shape = (height, width, channels) if channels > 1 else (height, width)
-                size = width * height * channels * dtype.itemsize
+                if shown.size != (width, height) and not notes:
+                    new = "x".join(map(str, shown.size))
+                    notes.append(
+                        f"the pictures are {new} from frame {index} on: scaled to {width}x{height}"
+                    )
                 memory = pipe.read(size)
                 if len(memory) < size:
                     break

@@ -21,7 +21,10 @@ from typing import Any
 from ..ffmpeg import Ffmpeg, FfmpegError
 from ..proc import finished, start, stop
 
-FIRST, LAST = "showinfo@first=checksum=0", "showinfo@last=checksum=0"
+FIRST = "showinfo@first=checksum=0"
+# Behind it the frames are numbered: no muxer, not even that of raw frames, takes times that run
+# backwards, as they do in joined recordings.
+LAST = "showinfo@last=checksum=0,setpts=N/TB"
 QUIET = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "repeat+level+verbose")
 _BASE = re.compile(rb"\[showinfo@(\w+) @ [^\]]*\] (?:\[info\] )?config in time_base: (\d+)/(\d+)")
 _FRAME = re.compile(

@@ -23,9 +23,9 @@ class Video(Sequence[Any]):
     `video.between(a, b)`; each frame as `read_frames` gives it, its `index` counted from the first.
 
     `len(video)` counts frames, by packets at first: `video.exact` says whether the frames were
-    looked at, and `video.count_exactly()` does it (it decodes everything). A frame that is not where
-    the index says makes it so by itself; a wrong frame is never returned. `times` are seconds after
-    the first frame. The arguments are those of `read_frames`.
+    looked at, and `video.count_exactly()` does it (it decodes everything). A frame that is not
+    where the index says makes it so by itself; a wrong frame is never returned. `times` are seconds
+    after the first frame. The arguments are those of `read_frames`.
 
         with Video("clip.mp4", size=(320, 180)) as video:
             last, shown = video[-1], video.at(12.5)
