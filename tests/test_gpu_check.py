@@ -173,3 +173,26 @@ def test_nobody_switches_cudnn_off_by_setting_another_of_its_flags():
         if "build" not in path.parts:
             for call in path.read_text().split("cudnn.flags(")[1:]:
                 assert "enabled=" in call.split(")")[0], path
+
+
+def test_the_times_of_single_kernels_are_written_line_by_line(tmp_path):
+    """With the CPU kernels, so that the first run on a GPU finds none of the script's faults."""
+    results = tmp_path / "r.jsonl"
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "gpu_check_kernels.py", "--device", "cpu", "--small"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"GPU_CHECK_RESULTS": str(results)},
+    )
+    lines = list(gpu_check.read_lines(results))
+    assert done.returncode == 0, [line for line in lines if "error" in line]
+    cases = {line["case"] for line in lines}
+    for case in (
+        "submanifold map, native",
+        "convolution forward C64 bfloat16, native",
+        "weight gradient C64 float32, torch",
+        "loss and gradient [16, 100] bfloat16, native",
+        "40 filters, T 10, forward float32, native",
+    ):
+        assert case in cases
+    assert all(line["us"] > 0 for line in lines)

@@ -266,6 +266,7 @@ def plan(gpu: dict[str, object], packages: Sequence[workspace.Package]) -> list[
         *build_phases(architecture, packages),
         *device_programs(architecture),
         *test_phases(packages),
+        Phase("kernels", script("kernels"), 60, everything),
         Phase("big cases", script("big"), 45, everything),
         *benchmark_phases(packages),
     ]

@@ -88,5 +88,10 @@ def report(files: Sequence[Path]) -> int:
         aside.write_text(json.dumps(result, indent=1) + "\n")
         aside.replace(path)
         print(f"{path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}\n{table(result)}\n")
+    for line in lines:
+        if line["kind"] == "kernel":
+            print(
+                f"{line['case']}: " + (f"{line['us']} us" if "us" in line else str(line["error"]))
+            )
     print(verdicts(lines))
     return 0 if lines else 1

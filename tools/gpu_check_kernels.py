@@ -1,0 +1,152 @@
+"""Times of single kernels on a device, a line each: sparse convolution (lidar of 120,000 sites, 64
+channels), the loss (bfloat16 [8192, 50304]) and the gates, by every choice of kernels there is.
+
+A choice that raises has its error for a line and does not stop the next. `--device cpu --small`:
+the same lines come from the CPU kernels: for a test of this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+Cases = Iterator[tuple[str, Callable[[], object]]]
+
+
+def write(case: str, **facts: object) -> None:
+    print(f"{case}: {facts}", flush=True)
+    if target := os.environ.get("GPU_CHECK_RESULTS"):
+        line = {"kind": "kernel", "run": os.environ.get("GPU_CHECK_RUN", ""), "case": case, **facts}
+        with Path(target).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def microseconds(call: Callable[[], object], device: str, repeats: int = 20) -> list[float]:
+    """Of each repeat after three warm-ups, by CUDA events: what the device works, not the host."""
+    times = []
+    for turn in range(3 + repeats):
+        if device == "cuda":
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in "ab")
+            begin.record()
+            call()
+            end.record()
+            end.synchronize()
+            took = begin.elapsed_time(end) * 1e3
+        else:
+            started = time.perf_counter()
+            call()
+            took = (time.perf_counter() - started) * 1e6
+        if turn >= 3:
+            times.append(took)
+    return times
+
+
+def convolution(device: str, kernels: str, small: bool) -> Cases:
+    from spconv_lite import street
+    from spconv_lite.kernels import ops
+
+    ops.set_kernels(device, kernels)
+    indices = torch.from_numpy(street.voxel_sites(300 if small else 120_000)).to(device)
+    shape = [int(n) + 1 for n in indices[:, 1:].max(0).values]
+    grid = 1, shape, [3] * 3, [1] * 3
+    yield f"submanifold map, {kernels}", lambda: ops.subm_rulebook(indices, *grid)
+    book = ops.subm_rulebook(indices, *grid)
+    rows, channels = len(indices), 64
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        x = torch.randn(rows, channels, device=device).to(dtype)
+        w = torch.randn(channels, 3, 3, 3, channels, device=device).to(dtype)
+        name = f"C{channels} {str(dtype).removeprefix('torch.')}, {kernels}"
+        yield (
+            f"convolution forward {name}",
+            lambda x=x, w=w: ops.conv(x, w, None, *book, rows, 1, True),
+        )
+        yield (
+            f"input gradient {name}",
+            lambda x=x, w=w: ops.conv_input_grad(x, w, *book, rows, 1, True),
+        )
+        yield (
+            f"weight gradient {name}",
+            lambda x=x, w=w: ops.conv_weight_grad(x, x, *book, w.shape, 1, True),
+        )
+
+
+def loss(device: str, kernels: str, small: bool) -> Cases:
+    import torch.nn.functional as F
+
+    from tp_parallel import ParallelContext, vocab_parallel_cross_entropy
+    from tp_parallel.loss import ops
+
+    if device == "cuda":
+        ops.set_cuda_kernels(kernels)
+    rows, columns = (16, 100) if small else (8192, 50304)
+    context = ParallelContext(device=device)
+    logits = torch.randn(rows, columns, device=device, dtype=torch.bfloat16).requires_grad_()
+    target = torch.randint(columns, (rows,), device=device)
+    settings = {"context": context, "vocab_size": columns}
+    name = f"[{rows}, {columns}] bfloat16, {kernels}"
+
+    def both(function: Callable[[], torch.Tensor]) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(function(), logits)
+
+    yield (
+        f"loss and gradient {name}",
+        both(lambda: vocab_parallel_cross_entropy(logits, target, **settings).sum()),
+    )
+    if kernels == "torch":
+        yield f"F.cross_entropy {name}", both(lambda: F.cross_entropy(logits, target))
+
+
+def gates(device: str, kernels: str, small: bool) -> Cases:
+    from convlstm import ConvLSTM2d
+    from convlstm.sequence.gates import set_cuda_gates
+
+    plan = "fused"
+    if kernels == "torch":
+        plan = "loop"
+    elif device == "cuda":
+        set_cuda_gates(kernels)
+    side = 8 if small else 64
+    layer = ConvLSTM2d(1, 40, 3, return_sequences=True, plan=plan).to(device).eval()
+    x = torch.randn(4, 10, 1, side, side, device=device)
+    with torch.no_grad():
+        yield f"40 filters, T 10, forward float32, {kernels}", lambda: layer(x)
+        if kernels == "triton":
+            half, narrow = layer.to(torch.bfloat16), x.to(torch.bfloat16)
+            yield f"40 filters, T 10, forward bfloat16, {kernels}", lambda: half(narrow)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--small", action="store_true", help="sizes for a test of this file")
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("no CUDA device answers")
+        return 3
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    failed = 0
+    choices = ("triton", "native", "torch") if options.device == "cuda" else ("native", "torch")
+    for family in (convolution, loss, gates):
+        for kernels in choices:
+            try:
+                for case, call in family(options.device, kernels, options.small):
+                    times = microseconds(call, options.device, 2 if options.small else 20)
+                    write(case, us=round(statistics.median(times), 1), least=round(min(times), 1))
+            except Exception as error:
+                failed += 1
+                write(
+                    f"{family.__name__}, {kernels}", error=f"{type(error).__name__}: {error}"[-800:]
+                )
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
