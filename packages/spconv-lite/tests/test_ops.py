@@ -205,6 +205,7 @@ def test_gradcheck_and_gradgradcheck_of_every_convolution_operator(case):
         "conv": (lambda *a: ops.conv(*a, *book, m, 2, False), (x, weight, bias)),
         "input": (lambda *a: ops.conv_input_grad(*a, *book, n, 2, False), (grad, weight)),
         "weight": (lambda *a: ops.conv_weight_grad(*a, *book, weight.shape, 2, False), (x, grad)),
+        "max": (lambda *a: ops.max_pool(*a, *book, m, 6, False), (x,)),
     }
     for name, (function, inputs) in functions.items():
         assert torch.autograd.gradcheck(function, inputs), name
@@ -225,6 +226,9 @@ def test_opcheck_passes_for_every_operator(case):
         (names.conv, (x, weight, bias, *book, m, 2, False)),
         (names.conv_input_grad, (grad, weight, *book, n, 2, False)),
         (names.conv_weight_grad, (x, grad, *book, list(weight.shape), 2, False)),
+        (names.max_pool, (x, *book, m, 6, False)),
+        (names.select_sum, (x, x.detach(), grad.detach()[:, :4], *book, 6, False)),
+        (names.select_sum, (grad, grad.detach(), x.detach()[:, [0] * 6], *book, 6, True)),
     ]
     assert {str(op) for op, _ in calls} == {f"spconv_lite.{name}" for name in _registered()}
     for op, arguments in calls:
