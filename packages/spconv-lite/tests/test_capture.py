@@ -1,5 +1,7 @@
 """CUDA graphs: operators whose kernels wait for the device are kept out of them, or say so."""
 
+import sys
+
 import pytest
 import torch
 
@@ -54,3 +56,13 @@ def test_under_capture_a_rulebook_of_the_cuda_kernels_is_refused(monkeypatch, ca
     monkeypatch.setitem(ops._chosen, "cpu", cuda)
     with pytest.raises(RuntimeError, match="build rulebooks before the capture"):
         ops._outside_capture(name, lambda *_: "ran")(torch.zeros(1))
+
+
+def test_without_triton_its_kernels_are_refused_by_name(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)
+    for loaded in [name for name in sys.modules if name.startswith("spconv_lite.kernels.triton")]:
+        monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.delattr("spconv_lite.kernels.triton", raising=False)
+    with pytest.raises(RuntimeError, match="Triton is not installed"):
+        ops.set_kernels("cuda", "triton")
+    assert ops.set_kernels("cuda", "torch") == "torch"
