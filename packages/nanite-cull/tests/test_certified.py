@@ -208,7 +208,7 @@ def test_crumbs_still_coarsen_to_one_root():
 
 
 def test_no_triangle_mixes_materials():
-    """Facetted patches of five materials, in patches, by stripe and at random."""
+    """Facetted soup of materials in halves, by stripe and at random, many small parts too."""
     random = np.random.default_rng(0)
     grid, faces = meshes.heightfield(40)
     soup = grid[faces].reshape(-1, 3)
@@ -225,6 +225,30 @@ def test_no_triangle_mixes_materials():
         for cluster in range(len(asset.clusters)):
             material = asset.materials[asset.faces(cluster)]
             assert (material == material[:, :1]).all()
+        assert asset.statistics()["roots"] <= 2  # and they keep nothing from being simplified
+        assert asset.report.stuck_groups == 0
+        assert set(np.unique(asset.materials)) <= set(np.unique(materials))
     stripes = nc.build(grid, faces, material_ids=(centre[:, 0] > 0).astype(int))
     assert stripes.statistics()["roots"] <= 2
     assert (stripes.leaf_source != NONE).sum() == len(faces)
+
+
+def test_small_open_parts_with_hard_normals_end_in_one_root():
+    """300 open patches, facetted, five materials at random: the seam test refuses nothing sound."""
+    random = np.random.default_rng(0)
+    grid, faces = meshes.heightfield(12)
+    soup, normals = [], []
+    for _ in range(300):
+        p = grid * 0.05 + random.uniform(-1, 1, 3)
+        soup.append(p[faces].reshape(-1, 3))
+        normals.append(np.repeat(np.cross(*np.diff(p[faces], axis=1).transpose(1, 0, 2)), 3, 0))
+    vertices = np.concatenate(soup)
+    asset = nc.build(vertices, np.arange(len(vertices)).reshape(-1, 3),
+                     normals=np.concatenate(normals),
+                     material_ids=random.integers(0, 5, len(vertices) // 3))  # fmt: skip
+    assert asset.validate() == []
+    assert asset.statistics()["roots"] == 1
+    again = nc.build(vertices, np.arange(len(vertices)).reshape(-1, 3),
+                     normals=np.concatenate(normals), threads=1,
+                     material_ids=np.repeat(np.arange(300) % 5, len(faces)))  # fmt: skip
+    assert again.statistics()["roots"] == 1

@@ -279,3 +279,33 @@ def test_far_instances_are_drawn_as_their_root_alone(planet_asset, field_asset):
                 if stats["far_instances"]:
                     assert root in tree[tree[:, 0] < 1000, 1] or threshold == 1
     assert far > 2000
+
+
+def test_instances_of_many_assets_are_found_alike_in_any_order(
+    planet_asset, field_asset, torus_asset
+):
+    """Assets in turn, where eight neighbours have different roots, and one after the other."""
+    tangle = nc.build(
+        np.random.default_rng(1).normal(size=(3000, 3)), np.arange(3000).reshape(-1, 3)
+    )
+    assets = [planet_asset, field_asset, torus_asset, tangle]
+    transforms = _grid(1000)
+    kind = np.random.default_rng(2).integers(0, 4, 1000)
+    mixed, sorted_ = nc.Scene(), nc.Scene()
+    for transform, k in zip(transforms, kind, strict=True):
+        mixed.add(assets[k], transform)
+    order = np.argsort(kind, kind="stable")
+    for k in range(4):
+        sorted_.add(assets[k], transforms[kind == k])
+    for eye, threshold in (((0, 0, 60), 1), ((3, 2, 5), 4), ((0, 400, 10), 16)):
+        renderer = nc.Renderer(640, 480, threshold=threshold)
+        camera = nc.Camera.look_at(eye)
+        found, stats = renderer.cull(mixed, camera)
+        expected, _ = renderer.cull(sorted_, camera)
+        expected[:, 0] = order[expected[:, 0]]
+        assert set(map(tuple, found.tolist())) == set(map(tuple, expected.tolist()))
+        assert stats["visible_instances"] > 0
+        exhaustive, _ = nc.Renderer(640, 480, threshold=threshold, hierarchy=False).cull(
+            mixed, camera
+        )
+        assert set(map(tuple, found.tolist())) == set(map(tuple, exhaustive.tolist()))

@@ -134,6 +134,7 @@ class Emitter {
 
   // Vertices are numbered as clusters use them, leaves first: neighbours lie side by side in memory.
   uint32_t vertex(uint32_t wedge) {
+    if (wedge >= renumbered_.size()) renumbered_.resize(mesh_.wedge_count(), none);
     if (renumbered_[wedge] != none) return renumbered_[wedge];
     auto copy = [&](const auto& from, auto& to, int width) {
       if (!from.empty())
@@ -181,14 +182,20 @@ void emit_roots(Emitter& emitter, Asset& asset, const ClusterPool& pool, const G
 }
 
 // Accepted groups of a pass, numbered; returns how many of the pool's triangles they hold.
-uint64_t number_groups(const ClusterPool& pool, const Grouping& grouping, uint32_t first_group, uint32_t pass,
-                       std::vector<GroupResult>& results, BuildReport& report) {
+uint64_t number_groups(WeldedMesh& mesh, const ClusterPool& pool, const Grouping& grouping,
+                       uint32_t first_group, uint32_t pass, std::vector<GroupResult>& results,
+                       BuildReport& report) {
   uint64_t simplified = 0;
   uint32_t id = first_group;
+  const uint32_t wedges = static_cast<uint32_t>(mesh.wedge_count());
   for (size_t g = 0; g < grouping.size(); ++g) {
     GroupResult& result = results[g];
     report.stuck_groups += !result.accepted;
     if (!result.accepted) continue;
+    const uint32_t moved = static_cast<uint32_t>(mesh.wedge_count()) - wedges;
+    for (uint32_t& v : result.clusters.vertices)
+      if (v >= wedges) v += moved;
+    for (const NewWedge& wedge : result.made) mesh.add_wedge(wedge.base, wedge.material);
     report.fallback_groups += result.fallback;
     ++report.simplified_groups;
     if (result.measured > result.estimate) {
@@ -223,7 +230,7 @@ ClusterPool next_pool(const ClusterPool& pool, const Grouping& grouping, std::ve
   return next;
 }
 
-void build_levels(Asset& asset, const WeldedMesh& mesh, ClusterPool pool, const BuildOptions& options,
+void build_levels(Asset& asset, WeldedMesh& mesh, ClusterPool pool, const BuildOptions& options,
                   const Progress& progress) {
   Emitter emitter(asset, mesh, options.keep_source, pool);
   const double leaves = double(pool.triangle_total());
@@ -238,8 +245,8 @@ void build_levels(Asset& asset, const WeldedMesh& mesh, ClusterPool pool, const 
         results[g] = simplify_group(mesh, pool, &grouping.members[grouping.begin[g]],
                                     grouping.begin[g + 1] - grouping.begin[g], locked, options);
     });
-    const double simplified =
-        double(number_groups(pool, grouping, uint32_t(asset.groups.size()), pass, results, asset.report));
+    const double simplified = double(
+        number_groups(mesh, pool, grouping, uint32_t(asset.groups.size()), pass, results, asset.report));
     if (simplified < least_progress * double(pool.triangle_total())) break;
     // what this pass emits and how the next one is grouped do not depend on each other
     ClusterPool next;

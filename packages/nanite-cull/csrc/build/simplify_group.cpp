@@ -22,7 +22,7 @@ constexpr float smallest_error = 1.0f / 1024;  // grid steps: keeps level 1 abov
 struct Patch {
   std::vector<uint32_t> indices;
   std::vector<float> debts;  // of the triangles; empty: none
-  std::vector<uint32_t> to_wedge;
+  std::vector<uint32_t> to_wedge, to_position;
   std::vector<float> positions;
   std::vector<uint8_t> lock;
 
@@ -54,6 +54,7 @@ Patch join(const WeldedMesh& mesh, const ClusterPool& pool, const uint32_t* memb
   patch.positions.reserve(patch.to_wedge.size() * 3);
   for (uint32_t wedge : patch.to_wedge) {
     for (int a = 0; a < 3; ++a) patch.positions.push_back(mesh.positions[3 * size_t(wedge) + a] * mesh.unit);
+    patch.to_position.push_back(mesh.position(wedge));
     patch.lock.push_back(locked[mesh.position(wedge)]);
   }
   return patch;
@@ -104,12 +105,12 @@ float simplify(Patch& patch, const Attributes& attributes, size_t target, unsign
 // Directed edges by position that have no opposite.
 using Border = std::map<std::pair<uint32_t, uint32_t>, int>;
 
-Border border_of(const WeldedMesh& mesh, const Patch& patch) {
+Border border_of(const Patch& patch) {
   Border balance;
   for (size_t i = 0; i < patch.indices.size(); i += 3)
     for (int c = 0; c < 3; ++c) {
       const uint32_t a = patch.indices[i + c], b = patch.indices[i + (c + 1) % 3];
-      const uint32_t p = mesh.position(patch.to_wedge[a]), q = mesh.position(patch.to_wedge[b]);
+      const uint32_t p = patch.to_position[a], q = patch.to_position[b];
       balance[{std::min(p, q), std::max(p, q)}] += p < q ? 1 : -1;
     }
   for (auto i = balance.begin(); i != balance.end();) i = i->second == 0 ? balance.erase(i) : std::next(i);
@@ -121,11 +122,11 @@ Border border_of(const WeldedMesh& mesh, const Patch& patch) {
 // one.
 class SeamCheck {
  public:
-  SeamCheck(const WeldedMesh& mesh, const Patch& before) : mesh_(mesh) {
+  explicit SeamCheck(const Patch& before) {
     for (uint32_t v = 0; v < before.to_wedge.size(); ++v)
-      if (before.lock[v]) locked_.push_back(mesh.position(before.to_wedge[v]));
+      if (before.lock[v]) locked_.push_back(before.to_position[v]);
     std::sort(locked_.begin(), locked_.end());
-    for (const auto& edge : border_of(mesh, before)) {
+    for (const auto& edge : border_of(before)) {
       if (is_locked(edge.first.first) && is_locked(edge.first.second))
         seam_.insert(edge);
       else
@@ -133,7 +134,7 @@ class SeamCheck {
     }
   }
   bool fits(const Patch& after) const {
-    Border left = border_of(mesh_, after);
+    Border left = border_of(after);
     for (const auto& [edge, count] : seam_) {
       const auto found = left.find(edge);
       if (found == left.end() || found->second != count) return false;
@@ -146,7 +147,6 @@ class SeamCheck {
   bool is_locked(uint32_t position) const {
     return std::binary_search(locked_.begin(), locked_.end(), position);
   }
-  const WeldedMesh& mesh_;
   std::vector<uint32_t> locked_;
   Border seam_;
   bool open_ = false;
@@ -159,10 +159,10 @@ Patch by_position(const WeldedMesh& mesh, const Patch& patch, bool materials) {
   std::vector<uint32_t> keys, local(patch.to_wedge.size());
   for (uint32_t v = 0; v < patch.to_wedge.size(); ++v) {
     const uint32_t wedge = patch.to_wedge[v];
-    const uint32_t key[2] = {mesh.position(wedge), materials ? mesh.materials[wedge] : 0};
+    const uint32_t key[2] = {patch.to_position[v], materials ? mesh.materials[wedge] : 0};
     local[v] = ids.find_or_add(key, keys);
     if (local[v] < out.to_wedge.size()) continue;
-    out.to_wedge.push_back(wedge);
+    out.to_wedge.push_back(wedge), out.to_position.push_back(patch.to_position[v]);
     out.positions.insert(out.positions.end(), patch.at(v), patch.at(v) + 3);
     out.lock.push_back(patch.lock[v]);
   }
@@ -171,42 +171,64 @@ Patch by_position(const WeldedMesh& mesh, const Patch& patch, bool materials) {
 }
 
 // Gives the corners of triangles that were simplified by position wedges of one material, of those the ones
-// whose normals are nearest to the triangle's. Says so when a triangle's corners have no material in common.
+// whose normals are nearest to the triangle's. Where the corners have no material in common the triangle
+// takes one that most of them have, and the others get a new wedge of it.
 class WedgeChooser {
  public:
   WedgeChooser(const WeldedMesh& mesh, const Patch& original) : mesh_(mesh), original_(original) {
-    for (uint32_t v = 0; v < original.to_wedge.size(); ++v)
-      at_[mesh.position(original.to_wedge[v])].push_back(v);
+    for (uint32_t v = 0; v < original.to_wedge.size(); ++v) at_[original.to_position[v]].push_back(v);
   }
 
   // `fixed`: a triangle's material is that of its merged vertices.
-  bool choose(const Patch& merged, bool fixed, Patch& out) const {
+  void choose(const Patch& merged, bool fixed, Patch& out, std::vector<NewWedge>& made) const {
     out = original_;
-    out.indices.clear(), out.debts.clear();
+    out.indices.clear(), out.debts.clear(), made.clear();
+    std::map<std::pair<uint32_t, uint32_t>, uint32_t> added;  // (position, material) -> local vertex
     for (size_t i = 0; i < merged.indices.size(); i += 3) {
+      const uint32_t* v = &merged.indices[i];
       float n[3];
-      normal(merged, &merged.indices[i], n);
-      uint32_t best[3] = {none, none, none};
-      float best_sum = -infinite_error;
-      for (uint32_t candidate : candidates(merged, merged.indices[i])) {
-        const uint32_t material = material_of(candidate);
-        if (fixed && material != merged_material(merged, merged.indices[i])) continue;
-        uint32_t corner[3];
+      normal(merged, v, n);
+      const uint32_t material = fixed ? merged_material(merged, v[0]) : best_material(merged, v, n);
+      for (int c = 0; c < 3; ++c) {
         float sum = 0;
-        for (int c = 0; c < 3; ++c) corner[c] = nearest(merged, merged.indices[i + c], material, n, sum);
-        if (corner[0] == none || corner[1] == none || corner[2] == none || !(sum > best_sum)) continue;
-        best_sum = sum;
-        std::copy(corner, corner + 3, best);
+        uint32_t corner = nearest(merged, v[c], material, n, sum);
+        if (corner == none) {
+          const auto [at, is_new] = added.insert({{merged.to_position[v[c]], material}, 0});
+          if (is_new) {
+            const uint32_t base = candidates(merged, v[c])[0];
+            at->second = static_cast<uint32_t>(out.to_wedge.size());
+            out.to_wedge.push_back(static_cast<uint32_t>(mesh_.wedge_count() + made.size()));
+            out.to_position.push_back(original_.to_position[base]);
+            out.positions.insert(out.positions.end(), original_.at(base), original_.at(base) + 3);
+            out.lock.push_back(original_.lock[base]);
+            made.push_back({original_.to_wedge[base], material});
+          }
+          corner = at->second;
+        }
+        out.indices.push_back(corner);
       }
-      if (best[0] == none) return false;
-      out.indices.insert(out.indices.end(), best, best + 3);
     }
-    return true;
   }
 
  private:
   const std::vector<uint32_t>& candidates(const Patch& merged, uint32_t vertex) const {
-    return at_.at(mesh_.position(merged.to_wedge[vertex]));
+    return at_.at(merged.to_position[vertex]);
+  }
+  // What most corners have; of those, where the normals fit the triangle's best.
+  uint32_t best_material(const Patch& merged, const uint32_t* corner, const float* n) const {
+    uint32_t best = 0;
+    int most_corners = 0;
+    float best_sum = -infinite_error;
+    for (int c = 0; c < 3; ++c)
+      for (uint32_t candidate : candidates(merged, corner[c])) {
+        const uint32_t material = material_of(candidate);
+        float sum = 0;
+        int corners = 0;
+        for (int d = 0; d < 3; ++d) corners += nearest(merged, corner[d], material, n, sum) != none;
+        if (corners > most_corners || (corners == most_corners && sum > best_sum))
+          best = material, most_corners = corners, best_sum = sum;
+      }
+    return best;
   }
   uint32_t material_of(uint32_t vertex) const {
     return mesh_.materials.empty() ? 0 : mesh_.materials[original_.to_wedge[vertex]];
@@ -245,13 +267,12 @@ class WedgeChooser {
 // Corners by position: the first vertex of the patch that lies there.
 class Canonical {
  public:
-  Canonical(const WeldedMesh& mesh, const Patch& patch) {
-    if (mesh.position_of.empty()) return;
+  explicit Canonical(const Patch& patch) {
     LocalIds ids(patch.to_wedge.size());
     std::vector<uint32_t> added, first;
     first_.resize(patch.to_wedge.size());
     for (uint32_t v = 0; v < patch.to_wedge.size(); ++v) {
-      const uint32_t id = ids.find_or_add(mesh.position(patch.to_wedge[v]), added);
+      const uint32_t id = ids.find_or_add(patch.to_position[v], added);
       if (id == first.size()) first.push_back(v);
       first_[v] = first[id];
     }
@@ -302,7 +323,7 @@ GroupResult simplify_group(const WeldedMesh& mesh, const ClusterPool& pool, cons
   float error = simplify(patch, attributes_of(mesh, patch, options), target, 0);
   if (!enough(patch)) {
     result.fallback = true;
-    const SeamCheck seam(mesh, original);
+    const SeamCheck seam(original);
     const WedgeChooser wedges(mesh, original);
     const bool materials = !mesh.materials.empty();
     const struct {
@@ -312,7 +333,8 @@ GroupResult simplify_group(const WeldedMesh& mesh, const ClusterPool& pool, cons
     for (const auto& attempt : attempts) {
       Patch merged = by_position(mesh, original, attempt.materials);
       error = simplify(merged, {}, target, attempt.option);
-      if (wedges.choose(merged, attempt.materials, patch) && enough(patch) && seam.fits(patch)) break;
+      wedges.choose(merged, attempt.materials, patch, result.made);
+      if (enough(patch) && seam.fits(patch)) break;
       patch.indices.clear();
       if (!materials && attempt.option) break;
     }
@@ -320,9 +342,9 @@ GroupResult simplify_group(const WeldedMesh& mesh, const ClusterPool& pool, cons
   if (!enough(patch)) return result;
 
   result.accepted = true;
-  const Canonical canonical(mesh, original);
+  const Canonical canonical(patch);  // its first vertices are those of `original`
   std::vector<float> debts;
-  const float measured = certify(original.positions, {canonical(original.indices), original.debts},
+  const float measured = certify(patch.positions, {canonical(original.indices), original.debts},
                                  canonical(patch.indices), debts);
   result.estimate = error / mesh.unit, result.measured = measured / mesh.unit + mesh.snap;
   result.bounds = enclosing(pool, members, count, std::max(result.estimate, result.measured), mesh.grid.step);

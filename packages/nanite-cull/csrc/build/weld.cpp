@@ -616,6 +616,14 @@ void split_wedges(const MeshInput& mesh, const std::vector<float>& points, int t
 
 }  // namespace
 
+void WeldedMesh::add_wedge(uint32_t base, uint32_t material) {
+  auto repeat = [&](auto& values, int width) {
+    for (int i = 0; i < width && !values.empty(); ++i) values.push_back(values[size_t(base) * width + i]);
+  };
+  repeat(positions, 3), repeat(position_of, 1), repeat(normals, 3), repeat(uvs, 2), repeat(colors, 4);
+  materials.push_back(material);
+}
+
 WeldedMesh weld(const MeshInput& mesh, const Grid& grid, int threads) {
   WeldedMesh out;
   out.grid = grid;

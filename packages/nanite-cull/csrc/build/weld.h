@@ -55,6 +55,8 @@ struct WeldedMesh {
   uint64_t vanished = 0;         // faces with an area that have none on the grid, dropped
 
   size_t wedge_count() const { return positions.size() / 3; }
+  // Another wedge like `base`, of another material.
+  void add_wedge(uint32_t base, uint32_t material);
   uint32_t position(uint32_t wedge) const { return position_of.empty() ? wedge : position_of[wedge]; }
 };
 

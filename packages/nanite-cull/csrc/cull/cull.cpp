@@ -123,15 +123,10 @@ void CullContext::instance_cull(const Scene& scene, int64_t first, int64_t last,
   }
 }
 
-// Eight instances of one asset at once; false where they are not that.
+// Eight instances at once; false where this processor has no form of that.
 bool CullContext::far_cull(const Scene& scene, int64_t first, Batch& batch) const {
-  const uint32_t* assets = &scene.lanes.asset[first];
-  const uint32_t asset = assets[0];
-  for (int i = 1; i < 8; ++i)
-    if (assets[i] != asset) return false;
-  const RootCluster& root = scene.roots[asset];
   FarMasks masks;
-  if (!test_far(scene, first, root, view_, world_planes_, options_.frustum, masks)) return false;
+  if (!test_far(scene, first, view_, world_planes_, options_.frustum, masks)) return false;
   for (uint32_t left = ~masks.outside & 255; left; left &= left - 1) {
     const int lane = __builtin_ctz(left);
     const uint32_t instance = static_cast<uint32_t>(first + lane);
@@ -140,6 +135,7 @@ bool CullContext::far_cull(const Scene& scene, int64_t first, Batch& batch) cons
       near_cull(scene, instance, batch);
       continue;
     }
+    const RootCluster& root = scene.roots[scene.lanes.asset[instance]];
     (large ? batch.large : batch.small).push_back({instance, root.cluster});
     ++batch.stats.visible_instances, ++batch.stats.far_instances, ++batch.stats.candidate_clusters;
     batch.stats.triangles += root.triangles;

@@ -53,9 +53,40 @@ AVX2 inline uint32_t hidden(const InstanceSpheres& s, int64_t first) {
   return _mm256_movemask_ps(_mm256_cmp_ps(load(s.r, first), _mm256_setzero_ps(), _CMP_LT_OQ));
 }
 
+// The root clusters of eight instances, component by component.
+struct Roots {
+  __m256 x, y, z, r, error, lo[3], hi[3], longest_edge;
+  uint32_t exist;  // mask of the lanes whose asset has a single root
+};
+
+constexpr int root_words = sizeof(RootCluster) / 4;
+static_assert(sizeof(RootCluster) == 4 * 14, "a root is read word by word");
+
+AVX2 inline Roots load_roots(const Scene& scene, int64_t first) {
+  const __m256i assets = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(&scene.lanes.asset[first]));
+  const __m256i same = _mm256_cmpeq_epi32(assets, _mm256_set1_epi32(int(scene.lanes.asset[first])));
+  const auto* words = reinterpret_cast<const float*>(scene.roots.data());
+  Roots out;
+  __m256* const values[12] = {&out.x,     &out.y,     &out.z,     &out.r,     &out.error, &out.lo[0],
+                              &out.lo[1], &out.lo[2], &out.hi[0], &out.hi[1], &out.hi[2], &out.longest_edge};
+  if (_mm256_movemask_epi8(same) == -1) {
+    const RootCluster& root = scene.roots[scene.lanes.asset[first]];
+    const float* word = words + size_t(scene.lanes.asset[first]) * root_words;
+    for (int i = 0; i < 12; ++i) *values[i] = set(word[i]);
+    out.exist = root.cluster == none ? 0 : 255;
+    return out;
+  }
+  const __m256i at = _mm256_mullo_epi32(assets, _mm256_set1_epi32(root_words));
+  for (int i = 0; i < 12; ++i) *values[i] = _mm256_i32gather_ps(words + i, at, 4);
+  const __m256i cluster = _mm256_i32gather_epi32(reinterpret_cast<const int*>(words + 12), at, 4);
+  const __m256i absent = _mm256_cmpeq_epi32(cluster, _mm256_set1_epi32(int(none)));
+  out.exist = ~_mm256_movemask_ps(_mm256_castsi256_ps(absent)) & 255;
+  return out;
+}
+
 // make_instance_view(), too_coarse() and is_large() for the root cluster of eight instances.
-AVX2 void test_roots(const Scene& scene, int64_t first, const RootCluster& root, const View& view,
-                     uint32_t& fine, uint32_t& large) {
+AVX2 void test_roots(const Scene& scene, int64_t first, const Roots& root, const View& view, uint32_t& fine,
+                     uint32_t& large) {
   const InstanceLanes& l = scene.lanes;
   const __m256 o[3] = {offset(view.eye[0], l.translation[0], first),
                        offset(view.eye[1], l.translation[1], first),
@@ -70,25 +101,23 @@ AVX2 void test_roots(const Scene& scene, int64_t first, const RootCluster& root,
   const __m256 scale = _mm256_mul_ps(set(view.pixels_per_unit),
                                      view.orthographic ? largest : _mm256_div_ps(largest, smallest));
 
-  const __m256 dx = _mm256_sub_ps(set(root.own.sphere.x), eye[0]),
-               dy = _mm256_sub_ps(set(root.own.sphere.y), eye[1]),
-               dz = _mm256_sub_ps(set(root.own.sphere.z), eye[2]);
+  const __m256 dx = _mm256_sub_ps(root.x, eye[0]), dy = _mm256_sub_ps(root.y, eye[1]),
+               dz = _mm256_sub_ps(root.z, eye[2]);
   __m256 distance =
       _mm256_sub_ps(_mm256_sqrt_ps(_mm256_add_ps(_mm256_add_ps(_mm256_mul_ps(dx, dx), _mm256_mul_ps(dy, dy)),
                                                  _mm256_mul_ps(dz, dz))),
-                    set(root.own.sphere.r));
+                    root.r);
   if (view.orthographic) distance = set(1);
-  const __m256 exceeds = _mm256_cmp_ps(_mm256_mul_ps(set(root.own.error), scale),
+  const __m256 exceeds = _mm256_cmp_ps(_mm256_mul_ps(root.error, scale),
                                        _mm256_mul_ps(set(view.threshold), distance), _CMP_GT_OQ);
   const __m256 away = view.orthographic ? _mm256_castsi256_ps(_mm256_set1_epi32(-1))
                                         : _mm256_cmp_ps(distance, near_distance, _CMP_GT_OQ);
-  const __m256 close = _mm256_cmp_ps(set(root.own.error), _mm256_setzero_ps(), _CMP_GT_OQ);
+  const __m256 close = _mm256_cmp_ps(root.error, _mm256_setzero_ps(), _CMP_GT_OQ);
   fine = ~_mm256_movemask_ps(_mm256_blendv_ps(close, exceeds, away)) & 255;
 
   __m256 square = _mm256_setzero_ps();
   for (int a = 0; a < 3; ++a) {
-    const __m256 below = _mm256_sub_ps(set(root.box.lo[a]), eye[a]),
-                 above = _mm256_sub_ps(eye[a], set(root.box.hi[a]));
+    const __m256 below = _mm256_sub_ps(root.lo[a], eye[a]), above = _mm256_sub_ps(eye[a], root.hi[a]);
     const __m256 gap = _mm256_max_ps(_mm256_max_ps(below, above), _mm256_setzero_ps());
     square = _mm256_add_ps(square, _mm256_mul_ps(gap, gap));
   }
@@ -96,35 +125,42 @@ AVX2 void test_roots(const Scene& scene, int64_t first, const RootCluster& root,
   const __m256 clear = view.orthographic
                            ? _mm256_castsi256_ps(_mm256_set1_epi32(-1))
                            : _mm256_cmp_ps(gap, _mm256_mul_ps(set(2), near_distance), _CMP_GT_OQ);
-  const __m256 long_edge = _mm256_cmp_ps(_mm256_mul_ps(set(root.longest_edge), scale),
+  const __m256 long_edge = _mm256_cmp_ps(_mm256_mul_ps(root.longest_edge, scale),
                                          _mm256_mul_ps(set(large_edge_pixels), gap), _CMP_GT_OQ);
   large = (~_mm256_movemask_ps(clear) | _mm256_movemask_ps(long_edge)) & 255;
 }
 
-}  // namespace
-
-bool test_far(const Scene& scene, int64_t first, const RootCluster& root, const View& view,
-              const float (*planes)[4], bool frustum, FarMasks& out) {
-  if (native::isa() == native::Isa::baseline) return false;
+AVX2 FarMasks far_masks(const Scene& scene, int64_t first, const View& view, const float (*planes)[4],
+                        bool frustum) {
   uint32_t inside = 255;
-  out = {};
+  FarMasks out;
   if (frustum)
     test_spheres(scene.spheres, first, planes, out.outside, inside);
   else
     out.outside = hidden(scene.spheres, first), inside = ~out.outside & 255;
-  if (inside == 0 || root.cluster == none) return true;
+  if (inside == 0) return out;
+  const Roots roots = load_roots(scene, first);
+  inside &= roots.exist;
+  if (inside == 0) return out;
   uint32_t fine, large;
-  test_roots(scene, first, root, view, fine, large);
+  test_roots(scene, first, roots, view, fine, large);
   out.root_small = inside & fine & ~large;
   out.root_large = inside & fine & large;
+  return out;
+}
+
+}  // namespace
+
+bool test_far(const Scene& scene, int64_t first, const View& view, const float (*planes)[4], bool frustum,
+              FarMasks& out) {
+  if (native::isa() == native::Isa::baseline) return false;
+  out = far_masks(scene, first, view, planes, frustum);
   return true;
 }
 
 #else
 
-bool test_far(const Scene&, int64_t, const RootCluster&, const View&, const float (*)[4], bool, FarMasks&) {
-  return false;
-}
+bool test_far(const Scene&, int64_t, const View&, const float (*)[4], bool, FarMasks&) { return false; }
 
 #endif
 
