@@ -106,6 +106,6 @@ def test_an_sdist_brings_its_tests_and_its_metadata_lacks_at_most_the_address(
     assert "Final rating" in said, said
     found = said.partition("Found ")[2].partition("Final rating")[0].splitlines()[2:]
     complaints = [line for line in found if line.strip() and not set(line) <= set("-")]
-    known = address.settings()[0] != ""
-    assert len(complaints) <= (0 if known else 1), said
-    assert all("URL" in line or "url" in line for line in complaints), said
+    # nobody's address is made up: neither a home page nor a mail address stands in the metadata yet
+    unknown = ["author-email"] if address.settings()[0] else ["author-email", "'url'"]
+    assert [line for line in complaints if not any(word in line for word in unknown)] == [], said
