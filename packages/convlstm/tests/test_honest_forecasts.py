@@ -48,7 +48,7 @@ def test_the_example_of_keras_sees_ahead_and_says_so(preset, capsys, tmp_path):
     assert (
         main(["train", "--out", out, "--preset", preset, "--keras-example", "--json", *options])
         == 0
-    )  # noqa: E501
+    )
     shown = capsys.readouterr()
     assert json.loads(shown.out)["sees_ahead"] == ["conv3d"]
     assert "leaks the answer" in shown.err

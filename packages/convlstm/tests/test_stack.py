@@ -83,3 +83,108 @@ def test_detach_cuts_states_of_any_nesting():
 def test_wrong_options_are_refused(make, text):
     with pytest.raises(ValueError, match=text):
         make()
+
+
+class NdrplzCell(torch.nn.Module):
+    """As ndrplz/ConvLSTM_pytorch computes it: one convolution of [x, h], gates i, f, o, g."""
+
+    def __init__(self, channels, filters, kernel):
+        super().__init__()
+        pad = tuple(k // 2 for k in kernel)
+        self.conv = torch.nn.Conv2d(channels + filters, 4 * filters, kernel, padding=pad)
+
+    def forward(self, x):
+        h = c = x.new_zeros(x.shape[0], self.conv.out_channels // 4, *x.shape[3:])
+        out = []
+        for t in range(x.shape[1]):
+            i, f, o, g = self.conv(torch.cat([x[:, t], h], 1)).chunk(4, 1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+            out.append(h)
+        return torch.stack(out, 1)
+
+
+def test_weights_of_ndrplz_load_with_their_numbers():
+    theirs = torch.nn.Module()
+    theirs.cell_list = torch.nn.ModuleList([NdrplzCell(2, 3, (3, 5)), NdrplzCell(3, 4, (3, 3))])
+    ours = convlstm.ConvLSTM.from_ndrplz(theirs.state_dict()).eval()
+    x = torch.rand(2, 4, 2, 9, 8)
+    with torch.no_grad():
+        want = theirs.cell_list[1](theirs.cell_list[0](x))
+        assert (ours(x)[0] - want).abs().max() <= 1e-6
+    with pytest.raises(ValueError, match="must be named cell_list"):
+        convlstm.ConvLSTM.from_ndrplz({"conv.weight": torch.zeros(4, 2, 3, 3)})
+
+
+def test_both_directions_forget_their_states():
+    m = convlstm.Bidirectional(2, 1, 2, 3, padding="same", stateful=True)
+    x = torch.rand(2, 3, 1, 6, 6)
+    first = m(x)
+    assert not torch.equal(first, m(x))
+    m.reset_state()
+    assert torch.equal(first, m(x))
+    m.reset_state(batch=1)
+    assert m(x[:1]).shape[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: convlstm.ConvLSTM2d(1, 2, 3, padding=1), 'must be "valid" or "same", got 1'),
+        (lambda: convlstm.ConvLSTM2d(True, 2, 3), "in_channels must be a positive integer"),
+        (lambda: convlstm.ConvLSTM2d(1, 2.0, 3), "hidden_channels must be a positive integer"),
+        (lambda: convlstm.ConvLSTM2d(1, 2, 2.5), "kernel_size must be a positive integer or 2"),
+        (lambda: convlstm.ConvLSTM(3, 64, (3, 3), 2), "the order is"),
+        (lambda: convlstm.ConvLSTM((3, 3), 64, 3, 2), "rank must be 1, 2 or 3"),
+        (lambda: convlstm.Bidirectional(4, 1, 2, 3), "rank must be 1, 2 or 3"),
+    ],
+)  # fmt: skip
+def test_arguments_that_mean_something_else_are_refused_by_name(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_integers_of_numpy_are_integers():
+    import numpy as np
+
+    layer = convlstm.ConvLSTM2d(np.int64(1), np.int32(4), np.int64(3), stride=np.int8(2))
+    assert layer(torch.rand(1, 2, 1, 9, 9)).shape == (1, 4, 4, 4)
+
+
+def test_a_returned_state_is_a_tensor_of_its_own():
+    m = convlstm.ConvLSTM2d(
+        1, 4, 3, padding="same", return_sequences=True, return_state=True, stateful=True
+    ).eval()
+    with torch.no_grad():
+        out, (h, c) = m(torch.rand(1, 20, 1, 8, 8))
+    before, kept = out.clone(), [s.clone() for s in m.state]
+    h.zero_()
+    c.zero_()
+    assert torch.equal(out, before)
+    assert all(torch.equal(a, b) for a, b in zip(kept, m.state, strict=True))
+    assert m.state[0].untyped_storage().nbytes() == 4 * h.numel()
+    assert h.untyped_storage().nbytes() == 4 * h.numel()
+
+
+def test_lengths_outside_the_sequence_are_refused():
+    m = convlstm.ConvLSTM2d(1, 2, 3, padding="same")
+    x = torch.rand(2, 3, 1, 5, 5)
+    for lengths in ([-1, 2], [9, 2]):
+        with pytest.raises(ValueError, match="between 0 and T = 3"):
+            m(x, lengths=torch.tensor(lengths))
+    with pytest.raises(TypeError, match="lengths must be integers"):
+        m(x, lengths=torch.tensor([1.5, 2]))
+
+
+def test_a_state_kept_under_inference_mode_serves_training():
+    m = convlstm.ConvLSTM2d(1, 2, 3, stateful=True)
+    with torch.inference_mode():
+        m(torch.rand(1, 2, 1, 8, 8))
+    m(torch.rand(1, 2, 1, 8, 8)).sum().backward()
+    assert m.weight_ih.grad is not None
+
+
+def test_shapes_are_known_on_the_meta_device():
+    with torch.device("meta"):
+        m = convlstm.ConvLSTM2d(1, 4, 3)
+    assert m(torch.zeros(1, 2, 1, 8, 8, device="meta")).shape == (1, 4, 6, 6)

@@ -74,8 +74,9 @@ def tensorflow_environment(release: str, gpu: bool, mirror: str | None = None) -
 def _checked(row: TensorFlow, gpu: bool) -> str:
     if row.checked and not gpu:
         return f"Checked: TensorFlow {row.release} was {row.checked}; conda's solver did not run."
-    what = "The CUDA libraries were" if row.checked else "This file was"
-    return f"Not checked: {what} not installed by anybody who made this release."
+    if row.has_extra and gpu:
+        return "Checked: the wheel's metadata names these CUDA libraries; nothing was installed."
+    return "Not checked: this file was not solved or installed for this release of convlstm."
 
 
 def _windows(row: TensorFlow) -> str:

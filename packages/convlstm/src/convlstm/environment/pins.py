@@ -107,7 +107,9 @@ class TensorFlow:
 CONDA_FORGE_CUDNN = ("7.6", "8.0", "8.1", "8.2", "8.3", "8.4", "8.8", "8.9", "9.2", "9.3")
 
 # After https://www.tensorflow.org/install/source, "Tested build configurations", Linux, GPU. The
-# rows 2.0 and 2.1 were compared with copies of that page; 2.2 and later still have to be.
+# rows 2.0 and 2.1 were compared with copies of that page. CUDA, cuDNN and numpy of 2.14 to 2.21
+# were compared with the requirements of their wheels (from 2.20 on those name a lowest version),
+# read from the package index on 2026-11-29; 2.2 to 2.13 still have to be.
 _RAN = "installed from the package index without a GPU, imported, and models written and read"
 TENSORFLOW = {
     row[0]: TensorFlow(*row)

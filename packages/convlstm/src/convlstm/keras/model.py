@@ -278,12 +278,16 @@ def _graph(entries, inner, version: str, inputs) -> GraphModel:
         c = by_name[name]["config"]
         shape = inputs[k] if inputs else c.get("batch_shape", c.get("batch_input_shape"))
         shapes[Ref(name, 0, 0)] = tuple(shape)
+    outputs = _refs_of(inner["output_layers"])
+    if not version.startswith(("1", "2")):
+        outputs = _counted_from_0(outputs, by_name)
     waiting = [
         _with_states(Call(name, node, *_arguments(inbound)), entry["class_name"])
         for name, entry in by_name.items()
         if name not in order
         for node, inbound in enumerate(entry.get("inbound_nodes", []))
     ]
+    waiting = _as_referred_to(waiting, outputs, by_name)
     layers: dict[str, nn.Module] = {}
     calls: list[Call] = []
     while waiting:
@@ -307,7 +311,6 @@ def _graph(entries, inner, version: str, inputs) -> GraphModel:
             calls.append(call)
         waiting = [c for c in waiting if c not in ready]
     ordered = {name: layers[name] for name in by_name if name in layers}
-    outputs = _refs_of(inner["output_layers"])
     missing = [r for r in _refs(outputs) if r not in shapes]
     if missing:
         raise ValueError(f"load_keras: the output {missing[0].layer} is no tensor of the model")
@@ -315,6 +318,31 @@ def _graph(entries, inner, version: str, inputs) -> GraphModel:
         outputs = outputs[0]
     named = [(name, shapes[Ref(name, 0, 0)]) for name in order]
     return GraphModel(ordered, calls, named, outputs, shapes)
+
+
+def _counted_from_0(outputs: Any, entries: Mapping[str, Any]) -> Any:
+    """Keras 3's outputs: those of a functional model inside count its calls from 1, inputs from
+    0."""
+    if isinstance(outputs, Ref):
+        inside = entries[outputs.layer]["class_name"] in ("Functional", "Model")
+        return outputs._replace(node=outputs.node - 1) if inside and outputs.node else outputs
+    if isinstance(outputs, Mapping):
+        return {k: _counted_from_0(v, entries) for k, v in outputs.items()}
+    return [_counted_from_0(v, entries) for v in outputs]
+
+
+def _as_referred_to(calls: Sequence[Call], outputs: Any, entries: Mapping[str, Any]) -> list[Call]:
+    """Calls with the numbers by which others refer to them: Keras 2 counts the calls of a model
+    inside from 1, since its own input is call 0."""
+    first: dict[str, int] = {}
+    for ref in _refs([outputs, *([c.args, c.kwargs] for c in calls)]):
+        first[ref.layer] = min(ref.node, first.get(ref.layer, ref.node))
+    return [
+        Call(c.layer, c.node + first.get(c.layer, 0), c.args, c.kwargs)
+        if entries[c.layer]["class_name"] in MODEL_CLASSES
+        else c
+        for c in calls
+    ]
 
 
 def _with_states(call: Call, class_name: str) -> Call:
@@ -407,9 +435,9 @@ def _chain(graph: GraphModel) -> KerasModel:
         return graph
     last = Ref(graph.inputs[0][0], 0, 0)
     for call in graph.calls:
-        if call.args != (last,) or call.kwargs or call.node:
+        if call.args != (last,) or call.kwargs:
             return graph
-        last = Ref(call.layer, 0, 0)
+        last = Ref(call.layer, call.node, 0)
     if last != graph.outputs or [c.layer for c in graph.calls] != graph.names:
         return graph
     return SequenceModel(list(graph.layers), graph.names, graph.input_shape)
@@ -436,25 +464,37 @@ def model_entry(model: KerasModel, name: str) -> dict[str, Any]:
         "name": name,
         "layers": entries,
         "input_layers": [[n, 0, 0] for n, _ in model.inputs],
-        "output_layers": _listed(model.outputs),
+        "output_layers": _listed(model, model.outputs),
     }
     return _whole("keras.src.models.functional", "Functional", {**model.carried, **inner})
 
 
-def _listed(outputs: Any) -> Any:
+def _listed(model: GraphModel, outputs: Any) -> Any:
     if isinstance(outputs, Ref):
-        return [list(outputs)]
+        return [_history(model, outputs, True)]
     if isinstance(outputs, Mapping):
-        return {k: list(v) for k, v in outputs.items()}
-    return [list(r) for r in outputs]
+        return {k: _history(model, v, True) for k, v in outputs.items()}
+    return [_history(model, r, True) for r in outputs]
+
+
+def _history(model: GraphModel, ref: Ref, output: bool = False) -> list[Any]:
+    """A ref as Keras 3 writes it: calls count from 0, as outputs those of functional models from
+    1."""
+    calls = sorted(c.node for c in model.calls if c.layer == ref.layer)
+    number = calls.index(ref.node) if calls else 0
+    if calls and output and isinstance(model.layers[model.names.index(ref.layer)], GraphModel):
+        number += 1
+    return [ref.layer, number, ref.tensor]
 
 
 def _node(model: GraphModel, call: Call) -> dict[str, Any]:
     def tensors(part: Any) -> Any:
         if isinstance(part, Ref):
             about = {
-                "shape": list(model.shapes[part]), "dtype": "float32", "keras_history": list(part),
-            }  # fmt: skip
+                "shape": list(model.shapes[part]),
+                "dtype": "float32",
+                "keras_history": _history(model, part),
+            }
             return {"class_name": "__keras_tensor__", "config": about}
         if isinstance(part, Mapping):
             return {k: tensors(v) for k, v in part.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -145,6 +145,42 @@ class ConvLSTM(nn.Module):
             self.layers.append(layer)
         self.out_channels = width
         self.dropout = nn.Dropout(dropout)
+
+    @classmethod
+    def from_ndrplz(cls, weights: Mapping[str, Tensor], **options: Any) -> ConvLSTM:
+        """The stack of a state dict of ndrplz/ConvLSTM_pytorch, with its weights.
+
+        weights: `cell_list.0.conv.weight` (4F, C + F, kh, kw) and `.bias`, ... with gates in the
+        order i, f, o, g and odd kernels, as that library needs them. x is (B, T, C, H, W) here
+        (its batch_first=True). options: as of `ConvLSTM`. Raises ValueError for other names, and
+        for even kernels, for which that library changes the size of the state.
+        """
+        layers: list[tuple[Tensor, Tensor | None]] = []
+        while (weight := weights.get(f"cell_list.{len(layers)}.conv.weight")) is not None:
+            layers.append((weight, weights.get(f"cell_list.{len(layers)}.conv.bias")))
+        if not layers or len(weights) != sum(1 if b is None else 2 for _, b in layers):
+            raise ValueError(
+                "ConvLSTM.from_ndrplz: weights must be named cell_list.N.conv.weight and .bias, "
+                f"got {', '.join(sorted(weights)[:4])}"
+            )
+        widths = [weight.shape[0] // 4 for weight, _ in layers]
+        kernels = [tuple(weight.shape[2:]) for weight, _ in layers]
+        if any(k % 2 == 0 for kernel in kernels for k in kernel):
+            raise ValueError(f"ConvLSTM.from_ndrplz: kernels must be odd, got {kernels}")
+        in_channels = layers[0][0].shape[1] - widths[0]
+        bias = layers[0][1] is not None
+        stack = cls(2, in_channels, widths, kernels, len(layers), bias=bias, **options)
+        with torch.no_grad():
+            for layer, (weight, own) in zip(stack.layers, layers, strict=True):
+                i, f, o, g = weight.chunk(4)
+                channels = layer.in_channels
+                both = torch.cat([i, f, g, o])
+                layer.weight_ih.copy_(both[:, :channels])
+                layer.weight_hh.copy_(both[:, channels:])
+                if own is not None:
+                    i, f, o, g = own.chunk(4)
+                    layer.bias.copy_(torch.cat([i, f, g, o]))
+        return stack
 
     @staticmethod
     def _each(value: int | Sequence[int], count: int, name: str) -> list[int]:
