@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from ffmpeg_gpu_build import FfmpegError, probe, read_frames, transcode, write_frames
-from ffmpeg_gpu_build.media import damage
+from ffmpeg_gpu_build.ffmpeg import Ffmpeg
+from ffmpeg_gpu_build.media import damage, formats
 from ffmpeg_gpu_build.media.frames import DamageWarning
 
 FILM = "testsrc2=size=160x96:rate=25:duration=8"
@@ -99,13 +100,28 @@ def test_a_hole_in_the_middle_is_found_from_a_start_too(clips, tmp_path):
 
 
 def test_a_codec_or_container_that_this_ffmpeg_lacks_is_not_called_damaged(ffmpeg, clips, tmp_path):
-    from ffmpeg_gpu_build.ffmpeg import Ffmpeg
-
     program = Ffmpeg(ffmpeg.path)
     program.decodable = frozenset({"h264"})
     with pytest.raises(FfmpegError, match="without a decoder of gif") as caught:
         transcode(clips / "a.gif", tmp_path / "out.mp4", hw="cpu", ffmpeg=program)
     assert caught.value.code == "not-built-in"
+
+
+@pytest.mark.parametrize("name", [n for n in CLIPS if n != "a.webm"])
+def test_a_file_without_a_reader_here_is_named_by_its_kind(ffmpeg, clips, name):
+    program = Ffmpeg(ffmpeg.path)
+    assert formats.no_reader("x", program, clips / name) is None
+    program.demuxers = frozenset()
+    error = formats.no_reader("x", program, clips / name)
+    assert error.code == "not-built-in"
+
+
+def test_a_gif_that_this_ffmpeg_does_not_open_is_not_called_damaged(ffmpeg, tmp_path):
+    program = Ffmpeg(ffmpeg.path)
+    program.demuxers = frozenset()
+    (tmp_path / "a.gif").write_bytes(b"GIF89a" + bytes(500))
+    with pytest.raises(FfmpegError, match="without a reader of gif files"):
+        list(read_frames(tmp_path / "a.gif", ffmpeg=program))
 
 
 def test_a_sound_track_that_nobody_decodes_is_left_out_with_a_note(ffmpeg, tmp_path):

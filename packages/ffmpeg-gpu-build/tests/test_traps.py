@@ -270,7 +270,7 @@ def test_7_clangs_warning_about_the_cuda_version_is_harmless(programs):
 def test_15_a_cuda_toolkit_does_not_raise_the_ptx_version(tmp_path):
     name = toolchain.find_clang()
     if name is None:
-        pytest.skip("no clang")
+        pytest.skip("no clang: apt-get install clang")
     source, out = tmp_path / "a.cu", tmp_path / "a.ptx"
     source.write_text('extern "C" __attribute__((global)) void f(int *p) { *p = 1; }\n')
     line = next(a for a in resolve("small").configure_line() if a.startswith("--nvccflags="))

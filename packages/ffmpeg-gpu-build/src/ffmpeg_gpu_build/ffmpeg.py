@@ -169,6 +169,12 @@ class Ffmpeg:
         return bool(CPU_DECODERS.get(codec, {codec}) & self.decoders)
 
     @cached_property
+    def demuxers(self) -> frozenset[str]:
+        """Containers that it reads, each by all its names ("mov", "mp4", ...)."""
+        lines = self._names("-demuxers", r"^ D[ d]* +(\S+)")
+        return frozenset(name for line in lines for name in line.split(","))
+
+    @cached_property
     def filters(self) -> frozenset[str]:
         return self._names("-filters", r"^ [A-Z.]{2,3} (\S+) +\S+->\S+")
 

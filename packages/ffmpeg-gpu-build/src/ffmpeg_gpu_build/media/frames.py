@@ -18,6 +18,7 @@ from ..ffmpeg import Ffmpeg, FfmpegError, file_argument
 from ..verification.verdict import PROVEN
 from . import arguments as check
 from .damage import complaints, sentence, unfinished
+from .formats import no_reader
 from .pipe import FIRST, LAST, Pipe, Shown, first_shown, no_frames
 from .pipeline import (
     KINDS,
@@ -343,6 +344,10 @@ def _frames(
                 shown = pipe.next()
             done = pipe.end() == 0 and (shown is None or index == wish.count)
             if index == 0:
+                known = source.file if source.again else None
+                lacking = no_reader("read_frames", program, known) if known else None
+                if lacking:
+                    raise lacking
                 raise no_frames("read_frames", source.name, pipe.log, pipe.process.returncode)
             if not done:
                 raise failure(pipe.log, pipe.process.returncode)

@@ -15,6 +15,7 @@ from typing import Any
 from .. import proc
 from ..doctor.failures import diagnose, last_lines
 from ..ffmpeg import Ffmpeg, FfmpegError, file_argument
+from .formats import no_reader
 from .session import is_stream
 
 # Local files only: a playlist in disguise must not make FFmpeg open a connection.
@@ -196,6 +197,9 @@ def _ask_ffprobe(path: Path, program: Ffmpeg) -> dict[str, Any]:
         env=program.env,
     )  # fmt: skip
     if not done.ok:
+        lacking = no_reader("probe", program, path)
+        if lacking:
+            raise lacking
         found = diagnose(done.err)
         text = found.sentence if found else last_lines(done.err, 1)
         code = found.code if found else "bad-input"
