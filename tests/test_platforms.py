@@ -1,5 +1,5 @@
 """aarch64: the four cores build with Debian's cross compiler, pass their tests under qemu, and give
-the bytes of x86-64.
+the rulebooks of x86-64, byte for byte.
 
 Needs `apt-get install g++-aarch64-linux-gnu qemu-user`. Only with --full.
 """
@@ -77,15 +77,6 @@ def test_rulebooks_are_equal_byte_for_byte(foreign, own):
     here = run(own / "rulebook")
     assert run("qemu-aarch64", "-L", LIBRARIES, foreign / "rulebook") == here
     assert len(here.splitlines()) == 12
-
-
-def test_culled_clusters_and_pictures_are_equal_byte_for_byte(foreign, own, tmp_path):
-    run(sys.executable, "-m", "nanite_cull", "build", "icosphere:6", "-o", tmp_path / "a.ncl")
-    here = run(own / "picture", tmp_path / "a.ncl")
-    assert run("qemu-aarch64", "-L", LIBRARIES, foreign / "picture", tmp_path / "a.ncl") == here
-    pixels = [int(line.split(",")[1].split()[0]) for line in here.splitlines()]
-    assert len(pixels) == 3
-    assert min(pixels) > 1000
 
 
 @pytest.mark.parametrize(

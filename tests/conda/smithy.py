@@ -14,6 +14,7 @@ import json
 import sys
 import types
 from pathlib import Path
+from typing import ClassVar
 
 import tomllib
 
@@ -57,7 +58,7 @@ class _Deprecated:
 class _Conda(types.ModuleType):
     __version__ = "26.7"
     PLATFORMS = ("linux-64", "linux-aarch64", "osx-64", "osx-arm64", "win-64", "noarch")
-    FIELDS = types.MappingProxyType({})
+    FIELDS: ClassVar[dict] = {}
     deprecated = _Deprecated()
 
     def __getattr__(self, name: str) -> object:
