@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import spconv_lite as sp
 from spconv_lite.scans import read_points
@@ -265,6 +266,21 @@ def test_a_bare_operator_under_torch_func_says_what_to_call(sparse):
     bare = lambda x: torch.ops.spconv_lite.conv(x, w, None, *book, 10, 1, True)  # noqa: E731
     with pytest.raises(NotImplementedError, match=r"call spconv_lite.ops.conv under torch.func"):
         torch.func.jvp(bare, (x,), (x,))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_flops_are_counted_forward_and_backward(groups, sparse):
+    indices = sparse.random_sites(60, 1, [6] * 3, 0)
+    layer = sp.SubMConv3d(4, 8, 3, bias=False, groups=groups)
+    x = tensor(torch.randn(60, 4, requires_grad=True), indices, [6] * 3)
+    pairs = len(sp.ops.subm_rulebook(indices, 1, [6] * 3, [3] * 3, [1] * 3)[0])
+    once = 2 * pairs * 4 * 8 // groups
+    with FlopCounterMode(display=False) as forward:
+        y = layer(x)
+    assert forward.get_total_flops() == once
+    with FlopCounterMode(display=False) as backward:
+        y.features.sum().backward()
+    assert backward.get_total_flops() == 2 * once
 
 
 # ---------------------------------------------------------------------------------- empty samples
