@@ -20,7 +20,7 @@ if importlib.util.find_spec("triton") is None:
 pytestmark = pytest.mark.gpu if ON_GPU else []
 
 if ON_GPU:
-    sys.path.insert(0, str(HERE / "triton"))
+    sys.path.insert(0, str(HERE / "triton_checks"))
     from checks import *  # noqa: F403
 
 
@@ -37,11 +37,11 @@ def run(command, **variables):
 @pytest.mark.skipif(ON_GPU, reason="the same tests run on the GPU")
 def test_the_kernels_equal_the_cpus_in_tritons_interpreter(pytestconfig):
     full = ["--full"] if pytestconfig.getoption("--full", False) else []
-    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", HERE / "triton" / "checks.py", *full]
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", HERE / "triton_checks" / "checks.py", *full]
     assert " passed" in run(command, TRITON_INTERPRET="1")
 
 
-SPECIALISATIONS = HERE / "triton" / "specialisations.py"
+SPECIALISATIONS = HERE / "triton_checks" / "specialisations.py"
 needs_guard = pytest.mark.skipif(not TOOLS.is_dir(), reason="tests/cuda_sim is not in this tree")
 
 
@@ -58,7 +58,7 @@ def test_the_machine_code_for_all_architectures_is_within_its_budget():
 
 
 def test_the_budget_itself_keeps_the_bars():
-    budget = json.loads((HERE / "triton" / "budget.json").read_text())
+    budget = json.loads((HERE / "triton_checks" / "budget.json").read_text())
     for name, usage in budget["sm_90"].items():
         if name.split()[0] in ("forward", "input_gradient", "weight_gradient"):
             assert "HGMMA" in usage["instructions"], name

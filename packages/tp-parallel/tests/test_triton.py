@@ -19,7 +19,7 @@ if importlib.util.find_spec("triton") is None:
 pytestmark = pytest.mark.gpu if ON_GPU else []
 
 if ON_GPU:
-    sys.path.insert(0, str(HERE / "triton"))
+    sys.path.insert(0, str(HERE / "triton_checks"))
     from checks import *  # noqa: F403
 
 
@@ -36,7 +36,7 @@ def run(command, **variables):
 @pytest.mark.skipif(ON_GPU, reason="the same tests run on the GPU")
 def test_the_kernels_equal_the_cpus_in_tritons_interpreter(pytestconfig):
     full = ["--full"] if pytestconfig.getoption("--full", False) else []
-    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", HERE / "triton" / "checks.py", *full]
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", HERE / "triton_checks" / "checks.py", *full]
     assert " passed" in run(command, TRITON_INTERPRET="1")
 
 
