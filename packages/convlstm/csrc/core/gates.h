@@ -9,6 +9,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <stdexcept>
+#include <type_traits>
 
 #include "native/device.h"
 
@@ -194,5 +196,30 @@ struct BackwardStep {
   T* dc;     // (pixels, F): of c in, of c_before out
   T* d_pre;  // (pixels, 4F)
 };
+
+// Which activations have kernels, and where: f(A, R) is called with the two as compile-time constants.
+template <Activation A>
+using Constant = std::integral_constant<Activation, A>;
+
+template <Activation A, class F>
+void with_recurrent(Constant<A> a, Activation recurrent, const F& f) {
+  switch (recurrent) {
+    case Activation::sigmoid: return f(a, Constant<Activation::sigmoid>{});
+    case Activation::hard_sigmoid: return f(a, Constant<Activation::hard_sigmoid>{});
+    case Activation::hard_sigmoid_keras2: return f(a, Constant<Activation::hard_sigmoid_keras2>{});
+    default: throw std::invalid_argument("gates: no kernel for this recurrent activation");
+  }
+}
+
+template <class F>
+void with_activations(Activation activation, Activation recurrent, const F& f) {
+  switch (activation) {
+    case Activation::tanh: return with_recurrent(Constant<Activation::tanh>{}, recurrent, f);
+    case Activation::relu: return with_recurrent(Constant<Activation::relu>{}, recurrent, f);
+    case Activation::linear: return with_recurrent(Constant<Activation::linear>{}, recurrent, f);
+    case Activation::sigmoid: return with_recurrent(Constant<Activation::sigmoid>{}, recurrent, f);
+    default: throw std::invalid_argument("gates: no kernel for this activation");
+  }
+}
 
 }  // namespace convlstm

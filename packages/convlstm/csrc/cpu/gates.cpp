@@ -142,25 +142,9 @@ void run(const BackwardStep<T>& s, int threads) {
   });
 }
 
-template <Activation A, class Step>
-void dispatch_recurrent(const Step& s, Activation recurrent, int threads) {
-  switch (recurrent) {
-    case Activation::sigmoid: return run<A, Activation::sigmoid>(s, threads);
-    case Activation::hard_sigmoid: return run<A, Activation::hard_sigmoid>(s, threads);
-    case Activation::hard_sigmoid_keras2: return run<A, Activation::hard_sigmoid_keras2>(s, threads);
-    default: throw std::invalid_argument("gates: no kernel for this recurrent activation");
-  }
-}
-
 template <class Step>
 void dispatch(const Step& s, Activation activation, Activation recurrent, int threads) {
-  switch (activation) {
-    case Activation::tanh: return dispatch_recurrent<Activation::tanh>(s, recurrent, threads);
-    case Activation::relu: return dispatch_recurrent<Activation::relu>(s, recurrent, threads);
-    case Activation::linear: return dispatch_recurrent<Activation::linear>(s, recurrent, threads);
-    case Activation::sigmoid: return dispatch_recurrent<Activation::sigmoid>(s, recurrent, threads);
-    default: throw std::invalid_argument("gates: no kernel for this activation");
-  }
+  with_activations(activation, recurrent, [&](auto a, auto r) { run<a(), r()>(s, threads); });
 }
 
 }  // namespace

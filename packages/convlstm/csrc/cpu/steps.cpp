@@ -76,25 +76,9 @@ void run(const Steps<E>& s, int threads) {
   }
 }
 
-template <Activation A, class E>
-void dispatch_recurrent(const Steps<E>& s, int threads) {
-  switch (s.recurrent) {
-    case Activation::sigmoid: return run<A, Activation::sigmoid>(s, threads);
-    case Activation::hard_sigmoid: return run<A, Activation::hard_sigmoid>(s, threads);
-    case Activation::hard_sigmoid_keras2: return run<A, Activation::hard_sigmoid_keras2>(s, threads);
-    default: throw std::invalid_argument("run_steps: no kernel for this recurrent activation");
-  }
-}
-
 template <class E>
 void dispatch(const Steps<E>& s, int threads) {
-  switch (s.activation) {
-    case Activation::tanh: return dispatch_recurrent<Activation::tanh>(s, threads);
-    case Activation::relu: return dispatch_recurrent<Activation::relu>(s, threads);
-    case Activation::linear: return dispatch_recurrent<Activation::linear>(s, threads);
-    case Activation::sigmoid: return dispatch_recurrent<Activation::sigmoid>(s, threads);
-    default: throw std::invalid_argument("run_steps: no kernel for this activation");
-  }
+  with_activations(s.activation, s.recurrent, [&](auto a, auto r) { run<a(), r()>(s, threads); });
 }
 
 template <class E>

@@ -70,30 +70,15 @@ void launch_step(const BackwardStep<float>& s, int64_t blocks, dev::Stream strea
   dev::launch(backward_kernel<A, R>, {blocks}, {threads_per_block}, 0, stream, s);
 }
 
-template <Activation A, class Step>
-void dispatch_recurrent(const Step& s, Activation recurrent, int64_t blocks, dev::Stream stream) {
-  switch (recurrent) {
-    case Activation::sigmoid: return launch_step<A, Activation::sigmoid>(s, blocks, stream);
-    case Activation::hard_sigmoid: return launch_step<A, Activation::hard_sigmoid>(s, blocks, stream);
-    case Activation::hard_sigmoid_keras2:
-      return launch_step<A, Activation::hard_sigmoid_keras2>(s, blocks, stream);
-    default: throw std::invalid_argument("gates: no kernel for this recurrent activation");
-  }
-}
-
 template <class Step>
 void dispatch(const Step& s, Activation activation, Activation recurrent, dev::Stream stream) {
   const int64_t count = s.pixels * s.channels;
   if (count == 0) return;
   const int64_t blocks =
       dev::grid_blocks((count + threads_per_block - 1) / threads_per_block, blocks_per_multiprocessor);
-  switch (activation) {
-    case Activation::tanh: return dispatch_recurrent<Activation::tanh>(s, recurrent, blocks, stream);
-    case Activation::relu: return dispatch_recurrent<Activation::relu>(s, recurrent, blocks, stream);
-    case Activation::linear: return dispatch_recurrent<Activation::linear>(s, recurrent, blocks, stream);
-    case Activation::sigmoid: return dispatch_recurrent<Activation::sigmoid>(s, recurrent, blocks, stream);
-    default: throw std::invalid_argument("gates: no kernel for this activation");
-  }
+  with_activations(activation, recurrent, [&](auto a, auto r) {
+    launch_step<decltype(a)::value, decltype(r)::value>(s, blocks, stream);
+  });
 }
 
 }  // namespace convlstm::cuda

@@ -47,6 +47,11 @@ NATIVE_CODES = {
     "relu": 5,
 }
 
+# Which of them have kernels, as `activation` and as `recurrent_activation`: `with_activations` in
+# csrc/core/gates.h has the same.
+NATIVE_ACTIVATIONS = ("tanh", "relu", "linear", "sigmoid")
+NATIVE_RECURRENT = ("sigmoid", "hard_sigmoid", "hard_sigmoid_keras2")
+
 
 def activation_name(name: str | None) -> str:
     """The name as it is kept here; None is "linear", "swish" is "silu"."""

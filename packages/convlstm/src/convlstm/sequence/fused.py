@@ -13,20 +13,17 @@ from torch import Tensor
 
 from .. import _C
 from . import native_steps, stepwise
+from .gates import uses_triton
 from .problem import KEEP_CHECKPOINTS, KEEP_GATES, KEEP_NOTHING, Gradients, Kept, Problem
 
 __all__ = ["KEEP_CHECKPOINTS", "KEEP_GATES", "KEEP_NOTHING", "Kept", "Problem"]
-
-# Which activations the native kernels have, as `activation` and as `recurrent_activation`.
-ACTIVATIONS = ("tanh", "relu", "linear", "sigmoid")
-RECURRENT_ACTIVATIONS = ("sigmoid", "hard_sigmoid", "hard_sigmoid_keras2")
 
 
 def forward(p: Problem, keep: int, last_only: bool) -> Kept:
     """Runs all steps. last_only (with KEEP_NOTHING): hs holds the last step alone."""
     if _is_native(p):
         return native_steps.forward(p, keep, last_only)
-    if p.x.dtype in (torch.bfloat16, torch.float16):
+    if p.x.dtype in (torch.bfloat16, torch.float16) and not uses_triton(p.x):
         kept = forward(_in_float32(p), keep, last_only)
         return replace(kept, hs=kept.hs.to(p.x.dtype))
     return stepwise.forward(p, keep, last_only)

@@ -15,7 +15,8 @@ from torch.autograd.forward_ad import unpack_dual
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from . import fused, plain_loop, reference
-from .activations import NATIVE_CODES
+from .activations import NATIVE_ACTIVATIONS, NATIVE_CODES, NATIVE_RECURRENT
+from .gates import cuda_dtypes
 from .reference import CellExtras
 from .spec import CellSpec
 
@@ -205,9 +206,9 @@ def _why_not_differentiable(tensors: Iterable[Tensor | None]) -> str | None:
 
 def why_not_fused(x: Tensor, spec: CellSpec, extras: CellExtras) -> str | None:
     """What keeps a sequence from the fused operator; None if nothing does."""
-    if spec.activation not in fused.ACTIVATIONS:
+    if spec.activation not in NATIVE_ACTIVATIONS:
         return f"activation {spec.activation!r} has no native kernel"
-    if spec.recurrent_activation not in fused.RECURRENT_ACTIVATIONS:
+    if spec.recurrent_activation not in NATIVE_RECURRENT:
         return f"recurrent_activation {spec.recurrent_activation!r} has no native kernel"
     if extras.input_masks is not None or extras.state_masks is not None:
         return "dropout masks each gate's input by itself"
@@ -217,8 +218,8 @@ def why_not_fused(x: Tensor, spec: CellSpec, extras: CellExtras) -> str | None:
         return "peepholes differ by position"
     if x.device.type not in ("cpu", "cuda"):
         return f"there is no kernel for {x.device.type}"
-    if x.device.type == "cuda" and x.dtype != torch.float32:
-        return f"the CUDA kernels take float32, not {x.dtype}"
+    if x.device.type == "cuda" and x.dtype not in cuda_dtypes():
+        return f"the CUDA kernels that are chosen do not take {x.dtype}; see set_cuda_gates"
     return None
 
 
