@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import nanite_cull as nc
-from nanite_cull import meshes
+from nanite_cull import meshes, reference
 
 WIDTH, HEIGHT = 1920, 1080
 CAMERA = nc.Camera.look_at((0, 0.9, 2.0), (0, 0, 0), near=0.05)
@@ -25,10 +25,13 @@ def _oracle(module):
 
 @pytest.fixture(scope="module", params=["planet", "heightfield"])
 def mesh(request):
-    """An asset, and its source on the mesh grid: what the others are given."""
+    """An asset, and its source on the mesh grid, open borders as they are: what the others get."""
     vertices, faces = meshes.planet(6) if request.param == "planet" else meshes.heightfield(300)
     asset = nc.build(vertices, faces)
-    return asset, (np.rint(vertices / asset.step) * asset.step).astype(np.float32), faces
+    snapped = (np.rint(vertices / asset.step) * asset.step).astype(np.float32)
+    border = np.unique(reference.edge_balance(faces))
+    snapped[border] = vertices[border]
+    return asset, snapped, faces
 
 
 @pytest.fixture(scope="module")
