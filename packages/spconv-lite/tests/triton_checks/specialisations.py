@@ -1,6 +1,6 @@
 """The specialisations of Triton's kernels that a GPU would run, compiled ahead of time.
 
-python packages/spconv-lite/tests/triton_checks/specialisations.py [--arch 90] [--only bf16] [--update]
+specialisations.py [--arch 90] [--only bf16] [--update]
 """
 
 from __future__ import annotations
