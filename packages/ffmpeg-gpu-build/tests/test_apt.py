@@ -164,7 +164,8 @@ def test_the_lowest_version_that_will_do_is_unpacked(etc, tmp_path, programs):
         here.unpack("nv", "99", into)
 
 
-def test_unpacked_pc_files_point_to_where_they_lie(tmp_path):
+def test_unpacked_pc_files_point_to_where_they_lie(need, tmp_path):
+    need("pkg-config")
     folder = tmp_path / "nv" / "usr" / "share" / "pkgconfig"
     folder.mkdir(parents=True)
     text = "prefix=/usr\nincludedir=${prefix}/include\nName: n\nDescription: n\nVersion: 12.1\n"

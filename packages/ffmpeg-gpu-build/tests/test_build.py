@@ -137,7 +137,8 @@ def test_a_build_ends_whole_with_its_papers_and_may_be_moved(stage):
     assert "prefix=${pcfiledir}/../..\nlibdir=${prefix}/lib\n" in pc
 
 
-def test_the_manifest_names_the_compilers_that_were_used_and_no_other(tmp_path, monkeypatch):
+def test_the_manifest_names_the_compilers_that_were_used_and_no_other(need, tmp_path, monkeypatch):
+    need("make")
     said = {
         "clang-19": "clang version 19.1.7",
         "nvcc": "Cuda compilation tools, release 13.0, V13.0.88",

@@ -103,7 +103,8 @@ def test_3_a_glslang_that_passes_configure_and_fails_in_make_is_not_taken(progra
     assert toolchain.glslang_version(str(glslc)) is None
 
 
-def test_4_vulkan_headers_that_are_too_old_are_seen_before_the_build(tmp_path):
+def test_4_vulkan_headers_that_are_too_old_are_seen_before_the_build(need, tmp_path):
+    need("pkg-config")
     (tmp_path / "vulkan.pc").write_text("Name: v\nDescription: v\nVersion: 1.3.239\n")
     env = {"PKG_CONFIG_LIBDIR": str(tmp_path), "PKG_CONFIG_PATH": ""}
     lacking = toolchain.missing(resolve("small"), env)
@@ -114,8 +115,9 @@ def test_4_vulkan_headers_that_are_too_old_are_seen_before_the_build(tmp_path):
 
 
 @pytest.fixture
-def unpacking(tmp_path, monkeypatch):
+def unpacking(need, tmp_path, monkeypatch):
     """The headers that `provide` would unpack, on a machine that has what a test puts there."""
+    need("pkg-config")
     got = []
 
     class Apt:
