@@ -89,7 +89,7 @@ def from_minkowski(
 
     `kernel` (K, in, out), its first spatial axis the fastest, becomes `weight`; `bias` (1, out)
     becomes (out,). An odd kernel is centred there: give such a strided layer here padding
-    (kernel - 1) / 2. Read from its sources, not run against it.
+    (kernel - 1) / 2. After what torchsparse's sources say of it; neither read nor run there.
 
     Args:
         model: holds the layers whose weights are converted; other entries pass unchanged.
