@@ -145,7 +145,12 @@ def what_the_machine_lacks(wanted: list[Package]) -> Iterator[str]:
 
 
 def _install(package: Package, gpu: str) -> None:
-    """The package, editable and built, with what its tests need."""
+    """The package, editable and built, with what its tests need.
+
+    By the compiler's name that CMake itself would choose, so that ccache knows the objects again
+    when the top-level tree builds the same files.
+    """
+    compiler = {} if "CXX" in os.environ or not shutil.which("c++") else {"CXX": "c++"}
     _pip(
         "--no-build-isolation",
         "-e",
@@ -154,7 +159,8 @@ def _install(package: Package, gpu: str) -> None:
             "GPU": gpu,
             "NATIVE_WERROR": "ON" if os.environ.get("CI") else "OFF",
             "PATH": f"{VENV / 'bin'}:{os.environ['PATH']}",
-        },
+        }
+        | compiler,
     )
     if package.nodeps.exists():
         _pip("--no-deps", "-r", package.nodeps)

@@ -1,4 +1,4 @@
-"""The CUDA gate kernels without a GPU: simulated under sanitizers, and compiled within their budget.
+"""The CUDA gate kernels without a GPU: simulated under sanitizers, compiled within a budget.
 
 The simulator and the compile guard are in tests/cuda_sim of the repository; an sdist has neither.
 """
