@@ -88,6 +88,11 @@ _KERNELS: dict[tuple[str, str], Kernels] = {
 _chosen: dict[str, Kernels] = {"cpu": cast(Kernels, cpu), "cuda": cast(Kernels, plain)}
 
 
+def cpu_kernels_run(device_type: str) -> bool:
+    """Whether the compiled CPU kernels are what runs a device's operators."""
+    return _chosen.get(device_type) is _KERNELS["cpu", "native"]
+
+
 def _triton() -> Kernels:
     """Triton's kernels: imported by who asks for them, as Triton is no part of a CPU torch."""
     try:

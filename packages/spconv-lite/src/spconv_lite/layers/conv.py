@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..geometry import Rulebook, identity_book, restrict_outputs
 from ..kernels import ConvAlgo, ops
+from ..kernels.table import cpu_kernels_run
 from .modules import SparseModule
 from .tensor import IndiceData, Size, SparseConvTensor, expand_nd, same_sites
 
@@ -196,11 +197,11 @@ class SparseConvolution(SparseModule):
         input._demand_form(name)
 
     def _product(self, features: Tensor) -> Tensor:
-        """A layer of kernel 1 as a matrix product. On the CPU by the convolution's kernels: the
-        same bits for any number of threads, which a gradient of torch's product does not have."""
+        """A layer of kernel 1 as a matrix product. By the CPU's kernels where they run: the same
+        bits for any number of threads, which a gradient of torch's product does not have."""
         features, weight, bias = self._cast(features)
         matrix = weight.reshape(self.in_channels, self.out_channels)
-        if features.device.type != "cpu":
+        if not cpu_kernels_run(features.device.type):
             product = features @ matrix
             return product if bias is None else product + bias
         book = identity_book(features.shape[0], features.device)
