@@ -62,7 +62,7 @@ bool max_block(const BlockMap& map, const Lanes<T>& f, T least) {
     const T* __restrict x = f.x + map.pair_in[p] * channels;
     T* __restrict y = f.y + map.pair_out[p] * channels;
     reached[map.pair_out[p]] = true;
-    for (int64_t c = 0; c < channels; ++c) y[c] = (x[c] > y[c]) | (x[c] != x[c]) ? x[c] : y[c];
+    for (int64_t c = 0; c < channels; ++c) y[c] = ((x[c] > y[c]) | (x[c] != x[c])) ? x[c] : y[c];
   }
   for (int64_t row = 0; row < map.rows; ++row)
     for (int64_t c = 0; c < channels && !reached[row]; ++c) f.y[row * channels + c] = T(0);
