@@ -166,3 +166,19 @@ def test_written_files_have_the_users_permissions_and_links_stay(tmp_path):
     with pytest.raises(OSError, match="No space left"):
         pictures.gif({"a": np.zeros((2, 8, 8, 1))}, "/dev/full")
     assert stat.S_ISCHR(os.stat("/dev/full").st_mode)
+
+
+@pytest.mark.parametrize("many", [3, 20])
+def test_no_frame_that_is_held_out_is_trained_on_with_several_recordings(many):
+    """Every frame holds its recording and its time, so a window tells where it comes from."""
+    length = 40
+    recordings = [
+        np.full((length, 1, 1, 1), k, np.float32) + np.arange(length).reshape(-1, 1, 1, 1) / 1000
+        for k in range(many)
+    ]
+    frames = Frames(recordings, steps=3)
+    trained = set(np.round(frames.batch(0, 0, 2000), 3).ravel().tolist())
+    held = set(np.round(frames.batch(0, 0, 500, held_out=True), 3).ravel().tolist())
+    assert held
+    assert not trained & held
+    assert {int(value) for value in trained} == set(range(many if many < 10 else many - many // 10))
