@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from . import _C, __version__
+from . import _C, __version__  # type: ignore[attr-defined]
 
 
 def show_version() -> int:

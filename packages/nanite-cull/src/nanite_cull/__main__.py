@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import nanite_cull as nc
-from nanite_cull import _C, meshes, ncl, orbit, pictures
+from nanite_cull import _C, meshes, ncl, orbit, pictures  # type: ignore[attr-defined]
 from nanite_cull._core import open_meshoptimizer
 
 PROCEDURAL: dict[str, Callable[[int], tuple[np.ndarray, np.ndarray]]] = {

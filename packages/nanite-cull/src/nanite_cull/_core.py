@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from nanite_cull import _C
+from nanite_cull import _C  # type: ignore[attr-defined]
 
 VARIABLE = "NANITE_CULL_MESHOPTIMIZER"
 

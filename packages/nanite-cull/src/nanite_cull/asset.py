@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nanite_cull import _C
+from nanite_cull import _C  # type: ignore[attr-defined]
 from nanite_cull._arrays import as_numpy, floats, indices
 from nanite_cull._arrays import colors as rgba
 from nanite_cull._core import open_meshoptimizer

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from nanite_cull import _C
+from nanite_cull import _C  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nanite_cull import _C
+from nanite_cull import _C  # type: ignore[attr-defined]
 from nanite_cull._core import open_meshoptimizer
 from nanite_cull.asset import Asset
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from nanite_cull import _C, pictures
+from nanite_cull import _C, pictures  # type: ignore[attr-defined]
 from nanite_cull.asset import NONE, Asset
 from nanite_cull.camera import Camera
 from nanite_cull.scene import Scene

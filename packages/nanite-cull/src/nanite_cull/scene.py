@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from nanite_cull import _C
+from nanite_cull import _C  # type: ignore[attr-defined]
 from nanite_cull._arrays import as_numpy
 from nanite_cull.asset import Asset
 from nanite_cull.mesh_io import load_instances

@@ -7,7 +7,7 @@ import sys
 import torch
 import torch.distributed as dist
 
-from . import _C, __version__
+from . import _C, __version__  # type: ignore[attr-defined]
 from .loss import ops
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from .. import _C, __version__
+from .. import _C, __version__  # type: ignore[attr-defined]
 from .pins import Pins, read_pins, satisfies, version
 
 OK, NOTE, WRONG = "ok", "note", "WRONG"

@@ -188,7 +188,7 @@ def run_train(a: argparse.Namespace) -> int:
         print(f"train: {a.out} has no checkpoint; starting anew", file=sys.stderr)
     progress = trainer.run()
     last = trainer.history[-1] if trainer.history else {}
-    result = {"steps": progress.step, "seconds": round(progress.seconds, 1)}
+    result: dict[str, Any] = {"steps": progress.step, "seconds": round(progress.seconds, 1)}
     result |= {"stopped_early": progress.stopped, "sees_ahead": leaks, **last}
     print(json.dumps(result) if a.json else _lines(result))
     return 0

@@ -247,16 +247,16 @@ def keras_activation(value: Any, keras_version: str = "3") -> str:
 @singledispatch
 def slots(module: nn.Module) -> list[Slot]:
     """The weights of a layer or a model in Keras' order."""
-    return module.slots()  # type: ignore[operator]
+    return module.slots()
 
 
 @singledispatch
 def own_config(module: nn.Module, name: str) -> dict[str, Any]:
     """A layer's configuration in Keras' terms, with activations by our names."""
-    return module.keras_config(name)  # type: ignore[operator]
+    return module.keras_config(name)
 
 
 @singledispatch
 def output_shape(module: nn.Module, *shapes: Shape) -> Any:
     """The shape of a layer's output, or a list of them, for inputs of these shapes."""
-    return module.output_shape(*shapes)  # type: ignore[operator]
+    return module.output_shape(*shapes)

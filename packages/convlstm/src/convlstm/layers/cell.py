@@ -57,10 +57,10 @@ class CellOptions(TypedDict, total=False):
     dtype: torch.dtype | None
 
 
-def with_options(base: type) -> Callable[[type], type]:
+def with_options(base: Any) -> Callable[[type], type]:
     """Shows the options of `base` in a subclass's signature, in place of `**cell`."""
 
-    def show(cls: type) -> type:
+    def show(cls: Any) -> Any:
         own = inspect.signature(cls.__init__)
         parts = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
         known = {p.name for p in parts}

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import _C
+from .. import _C  # type: ignore[attr-defined]
 from .reference import CONV
 from .spec import flat_pads
 

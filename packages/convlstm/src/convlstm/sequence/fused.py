@@ -7,11 +7,12 @@ float64, CUDA.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import _C
+from .. import _C  # type: ignore[attr-defined]
 from . import native_steps, stepwise
 from .gates import uses_triton
 from .problem import KEEP_CHECKPOINTS, KEEP_GATES, KEEP_NOTHING, Gradients, Kept, Problem
@@ -51,4 +52,5 @@ def _in_float32(p: Problem) -> Problem:
     """The same in float32 from end to end: more exact than half precision."""
     names = ("x", "h0", "weight_ih", "weight_hh", "bias", "peephole")
     given = {name: getattr(p, name) for name in names}
-    return replace(p, **{k: None if t is None else t.float() for k, t in given.items()})
+    wide: dict[str, Any] = {k: None if t is None else t.float() for k, t in given.items()}
+    return replace(p, **wide)

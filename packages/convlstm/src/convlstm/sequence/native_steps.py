@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import _C
+from .. import _C  # type: ignore[attr-defined]
 from .convolutions import input_gradient, weight_gradient, winograd_pays
 from .problem import KEEP_GATES, KEEP_NOTHING, Gradients, Kept, Problem, block
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import _C
+from .. import _C  # type: ignore[attr-defined]
 from .activations import NATIVE_CODES
 from .convolutions import channels_last, convolve
 from .spec import CellSpec

@@ -276,10 +276,10 @@ def _try(
     except Exception as error:  # compilers and engines raise their own kinds
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         return Trial(name, note=f"not used: {first}"), None
-    error = max(errors) if all(value == value for value in errors) else float("nan")
-    if not error <= tolerance:  # catches NaN too
-        return Trial(name, error=error, note="not used: outside the error allowed"), None
-    return Trial(name, error=error), module
+    worst = max(errors) if all(value == value for value in errors) else float("nan")
+    if not worst <= tolerance:  # catches NaN too
+        return Trial(name, error=worst, note="not used: outside the error allowed"), None
+    return Trial(name, error=worst), module
 
 
 def _fastest(good: dict[str, nn.Module], model: nn.Module, x: Tensor, trials: list[Trial]) -> str:

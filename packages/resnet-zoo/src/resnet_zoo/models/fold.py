@@ -19,7 +19,7 @@ from .blocks import BasicBlock, Bottleneck
 from .features import ResNetFeatures
 from .resnet import ResNet
 
-Trunk = TypeVar("Trunk", ResNet, ResNetFeatures)
+Trunk = TypeVar("Trunk", bound=ResNet | ResNetFeatures)
 _BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 # torchvision's, which is not imported here: fixed numbers, no parameters.
 _FROZEN = ("torchvision.ops.misc", "FrozenBatchNorm2d")

@@ -102,7 +102,7 @@ class ResNet(nn.Module):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        dilate = (False, False, False)
+        dilate: tuple[bool, ...] = (False, False, False)
         if replace_stride_with_dilation is not None:
             dilate = tuple(replace_stride_with_dilation)
         if len(dilate) != 3:
@@ -187,7 +187,8 @@ class ResNet(nn.Module):
             "attention": self.attention,
         }
         # The first block of a dilated stage still has the dilation of the stage before.
-        first, later = {"dilation": first_dilation}, {"dilation": self.dilation}
+        first: dict[str, Any] = {"dilation": first_dilation}
+        later: dict[str, Any] = {"dilation": self.dilation}
         if self._free_dilation:
             first = {"dilation": self.dilation, "first_dilation": first_dilation}
             later["first_dilation"] = self.dilation

@@ -57,7 +57,7 @@ def open_image(path: str | Path, short: int | None = None) -> Image.Image:
         raise ValueError(f"{path}: {str(error) or type(error).__name__}") from error
     if image.mode in _DEEP:
         image = image.convert("I")
-        if image.getextrema()[1] > 65535:
+        if image.getextrema()[1] > 65535:  # type: ignore[operator]
             raise ValueError(f"{path}: 32-bit numbers have no known white; scale it to 8 bits")
         return image.point(lambda value: value * (1 / 257)).convert("L")
     if image.mode == "F":

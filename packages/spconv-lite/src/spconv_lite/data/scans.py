@@ -76,7 +76,7 @@ def _read_bin(path: Path, columns: int | None) -> np.ndarray:
 
 def _columns(path: Path, table: np.ndarray) -> np.ndarray:
     present = table.dtype.names or ()
-    names = [name for name in ("x", "y", "z") if name in present]
+    names: list[str] = [name for name in ("x", "y", "z") if name in present]
     if len(names) != 3:
         raise ValueError(f"{path}: fields x, y and z are missing, found {present}")
     names += [name for name in ("intensity", "reflectance") if name in present][:1]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -168,7 +169,7 @@ def _without_autocast(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return run
 
 
-def _wide(*tensors: Tensor | None) -> list[Tensor | None]:
+def _wide(*tensors: Any) -> list[Any]:
     """float16 and bfloat16 as float32: sums are in float32, with one rounding at the end."""
     return [t.float() if t is not None and t.dtype in _NARROW else t for t in tensors]
 

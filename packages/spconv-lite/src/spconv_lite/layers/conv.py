@@ -223,7 +223,8 @@ class SparseConvolution(SparseModule):
         return out
 
     def _cast(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
         if torch.is_autocast_enabled(features.device.type) and features.dtype != torch.float64:
             dtype = torch.get_autocast_dtype(features.device.type)
             features, weight = features.to(dtype), weight.to(dtype)

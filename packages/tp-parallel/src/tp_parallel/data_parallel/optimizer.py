@@ -61,7 +61,7 @@ class MasterAdamW(torch.optim.AdamW):
         super().__init__(copies, **options)
 
     @torch.no_grad()
-    def step(self, closure: None = None, *, scale: float = 1.0) -> None:
+    def step(self, closure: None = None, *, scale: float = 1.0) -> None:  # type: ignore[override]
         """One update with every gradient times `scale`, multiplied in float32."""
         for parameter, master in self.masters.items():
             if parameter.grad is None:

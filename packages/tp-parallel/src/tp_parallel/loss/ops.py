@@ -11,7 +11,7 @@ from types import ModuleType
 
 import torch
 
-from .. import _C
+from .. import _C  # type: ignore[attr-defined]
 
 _LARGE = 4 << 20  # bytes from which fresh memory is asked for in large pages
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -106,7 +107,7 @@ class GPTModel(MegatronModule):
         context.check_equal("GPTModel config", config.to_dict())
         self.pre_process, self.post_process = pre_process, post_process
         indices = list(range(config.layers)) if layers is None else list(layers)
-        options = {"context": context, "initialize": False, "device": device}
+        options: dict[str, Any] = {"context": context, "initialize": False, "device": device}
         if pre_process:
             self.embedding = Embedding(config, **options)
             if config.tie_embeddings and not post_process:

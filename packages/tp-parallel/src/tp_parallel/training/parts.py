@@ -36,7 +36,9 @@ class _Part(torch.Tensor):
         return part
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None):
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ):
         raise NotImplementedError(f"a part of a checkpoint has no {function}")
 
     def __repr__(self) -> str:  # type: ignore[override]
