@@ -118,6 +118,17 @@ def test_one_package_is_linted_and_only_its_core_is_built():
     assert "across packages" not in stages
 
 
+def test_types_are_checked_and_no_module_is_left_out():
+    whole, one = (
+        {stage.name: stage.command[1:] for stage in stages}["style: types"]
+        for stages in (plan(), plan("spconv-lite"))
+    )
+    assert (whole, one) == ([], ["packages/spconv-lite/src"])
+    settings = (workspace.ROOT / "mypy.ini").read_text()
+    assert "ignore_errors" not in settings
+    assert "files = packages/*/src\n" in settings
+
+
 def test_a_pure_package_builds_nothing():
     assert not [stage for stage in plan("resnet-zoo") if stage.name.startswith("cpu")]
 

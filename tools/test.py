@@ -109,7 +109,7 @@ def changed_packages(wanted: list[Package]) -> list[Package]:
 
 
 def style_stages(wanted: list[Package], whole: bool) -> list[Stage]:
-    """Ruff and clang-format over the repository, or over the wanted packages."""
+    """Ruff, clang-format and mypy over the repository, or over the wanted packages."""
     folders = ["."] if whole else [f"packages/{package.name}" for package in wanted]
     patterns = [f"{folder}/*.{end}" for folder in folders for end in ("h", "cpp", "cu", "cuh")]
     listing = ["git", "ls-files", *patterns]
@@ -123,6 +123,8 @@ def style_stages(wanted: list[Package], whole: bool) -> list[Stage]:
         stages.append(Stage("style: clang-format", command))
     if whole:
         stages.append(Stage("style: imports", [f"{VENV}/bin/lint-imports"]))
+    typed = [] if whole else [f"packages/{package.name}/src" for package in wanted]
+    stages.append(Stage("style: types", [f"{VENV}/bin/mypy", *typed]))
     return stages
 
 
