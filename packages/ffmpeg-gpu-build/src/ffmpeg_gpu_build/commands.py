@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -434,6 +435,32 @@ def fate_command(a: argparse.Namespace) -> int:
     return 1 if done.failed else 0
 
 
+def _clean_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--dry-run", action="store_true", help="say what would go, remove nothing")
+
+
+def clean_command(a: argparse.Namespace) -> int:
+    """What lies below the user's cache: work folders of builds, kept proofs and listings. A work
+    folder in which a build is at work stays; exit code 1 then.
+    """
+    from .build.make import BuildError
+    from .build.work import only_one
+    from .kept import cache_folder
+
+    stays = False
+    for folder in sorted(p for p in cache_folder().glob("*") if p.is_dir()):
+        size = sum(f.lstat().st_size for f in folder.rglob("*") if f.is_file()) / 2**20
+        try:
+            with only_one(folder / "build"):
+                if not a.dry_run:
+                    shutil.rmtree(folder)
+            print(f"{'would remove' if a.dry_run else 'removed'} {folder} ({size:.1f} MiB)")
+        except BuildError:
+            print(f"{folder} stays: a build is at work in it", file=sys.stderr)
+            stays = True
+    return int(stays)
+
+
 COMMANDS: dict[
     str,
     tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]],
@@ -447,6 +474,7 @@ COMMANDS: dict[
     "transcode": ("transcode a file or a folder", _transcode_arguments, transcode_command),
     "probe": ("say what is in a media file", _probe_arguments, probe_command),
     "build": ("build FFmpeg from the description", _build_arguments, build_command),
+    "clean": ("remove what is kept below the user's cache", _clean_arguments, clean_command),
     "fate": ("run FFmpeg's own tests on a build", _fate_arguments, fate_command),
     "plan": ("show what a build would be made of", _plan_arguments, plan_command),
 }

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
-from . import proc
+from . import kept, proc
 
 # Codec -> the decoders that read it without a device, where that is not just the one of its name.
 CPU_DECODERS = {
@@ -185,22 +186,49 @@ class Ffmpeg:
 
 @lru_cache(maxsize=64)
 def _printed(path: Path, stamp: int, loader: tuple[tuple[str, str], ...], option: str) -> str:
-    """What the program prints for -encoders and the like: the same for one file on one system."""
-    done = proc.run([path, "-hide_banner", option], env=dict(loader), timeout=60)
-    return done.out.decode("utf-8", "replace")
+    """What the program prints for -encoders and the like: the same for one file on one system, and
+    kept for the next process.
+    """
+
+    def ask() -> str:
+        done = proc.run([path, "-hide_banner", option], env=dict(loader), timeout=60)
+        text = done.out.decode("utf-8", "replace")
+        if not done.ok:
+            raise _NoAnswer(text)
+        return text
+
+    try:
+        return kept.answer("programs", [kept.stamp_of_program(path), _search(loader), option], ask)
+    except _NoAnswer as none:
+        return str(none)
+
+
+class _NoAnswer(Exception):
+    """A listing that failed: not kept."""
+
+
+def _search(loader: tuple[tuple[str, str], ...]) -> list[Any]:
+    """What decides which libraries a program finds, with the stamps of those folders."""
+    found = {k: v for k, v in os.environ.items() if k.startswith("LD_")} | dict(loader)
+    folders = [Path(f) for f in found.get("LD_LIBRARY_PATH", "").split(":") if f]
+    return [sorted(found.items()), [kept.stamp_of_file(folder) for folder in folders]]
 
 
 @lru_cache(maxsize=64)
 def _banner(path: Path, stamp: int, loader: tuple[tuple[str, str], ...]) -> str:
     """What -version prints; asked once of a file that does not change."""
-    done = proc.run([path, "-version"], env=dict(loader), timeout=60)
-    if not done.ok:
-        last = (done.err.strip() or f"exit code {done.rc}").splitlines()[-1]
-        raise FfmpegError(f"{path} does not start: {last}", "does-not-start", done.err)
-    text = done.out.decode("utf-8", "replace")
-    if "ffmpeg version" not in text:
-        raise FfmpegError(f"{path} is no ffmpeg: -version names none", "no-ffmpeg", text)
-    return text
+
+    def ask() -> str:
+        done = proc.run([path, "-version"], env=dict(loader), timeout=60)
+        if not done.ok:
+            last = (done.err.strip() or f"exit code {done.rc}").splitlines()[-1]
+            raise FfmpegError(f"{path} does not start: {last}", "does-not-start", done.err)
+        text = done.out.decode("utf-8", "replace")
+        if "ffmpeg version" not in text:
+            raise FfmpegError(f"{path} is no ffmpeg: -version names none", "no-ffmpeg", text)
+        return text
+
+    return kept.answer("programs", [kept.stamp_of_program(path), _search(loader), "-version"], ask)
 
 
 def file_argument(path: str | os.PathLike[str]) -> str:

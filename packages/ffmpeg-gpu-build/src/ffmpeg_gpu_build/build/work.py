@@ -6,13 +6,13 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..kept import cache_folder
 from .description import Plan
 from .headers import Unpacked
 from .make import BuildError, Step
@@ -43,8 +43,7 @@ class Options:
 
 def default_work(plan: Plan) -> Path:
     """The work folder of a plan below the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "ffmpeg-gpu-build" / f"{plan.version}-{plan.profile}-{plan.cuda}"
+    return cache_folder() / f"{plan.version}-{plan.profile}-{plan.cuda}"
 
 
 @contextmanager

@@ -1,16 +1,19 @@
 """Where each stage of a transcode runs: decode, filter, encode, each on a device or on the CPU.
 
 A stage goes to a device only if the check of `checks.py` proved that path on this machine; the
-proof is kept for the life of the process.
+proof is kept for the program, the driver and the device, and the file itself is tried besides.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+from .. import kept
 from ..ffmpeg import Ffmpeg, FfmpegError, file_argument
 from ..verification.checks import (
     CLIPS_OF,
@@ -86,18 +89,34 @@ class Pipeline:
 
 @lru_cache(maxsize=256)
 def _proof(path: Path, env: tuple[tuple[str, str], ...], device: str, stage: str) -> Verdict:
-    """The verdict on a path, tried once a process."""
-    verb, _, name = stage.partition(".")
-    kind = name if verb == "device" else device_of(name)
-    program = Ffmpeg(path, dict(env))
-    nvidia = ask_nvidia(program.env) if kind == "cuda" else {}
-    machine = Machine(program, {kind: device} if device else {}, nvidia)
-    judges = {"encode": check_encoder, "decode": check_decoder, "filter": check_filter}
-    return (judges | {"device": check_device})[verb](machine, name)
+    """The verdict on a path, tried once a process, and once a day for this program, driver and
+    device: `verify` always tries.
+    """
+
+    def judge() -> dict[str, Any]:
+        verb, _, name = stage.partition(".")
+        kind = name if verb == "device" else device_of(name)
+        program = Ffmpeg(path, dict(env))
+        nvidia = ask_nvidia(program.env) if kind == "cuda" else {}
+        machine = Machine(program, {kind: device} if device else {}, nvidia)
+        judges = {"encode": check_encoder, "decode": check_decoder, "filter": check_filter}
+        return (judges | {"device": check_device})[verb](machine, name).as_dict()
+
+    known = [kept.stamp_of_program(path), kept.stamp_of_devices(), _around(env), device, stage]
+    found = kept.answer("proofs", known, judge, seconds=PROOF_SECONDS)
+    return Verdict(**{**found, "command": tuple(found["command"])})
+
+
+def _around(env: tuple[tuple[str, str], ...]) -> list[Any]:
+    """What of the environment decides which driver a program finds."""
+    seen = {**os.environ, **dict(env)}
+    names = [k for k in seen if k.startswith(("LD_", "LIBVA_", "VK_", "CUDA_")) or k in dict(env)]
+    folders = [Path(f) for f in seen.get("LD_LIBRARY_PATH", "").split(":") if f]
+    return [{k: seen[k] for k in sorted(names)}, [kept.stamp_of_file(f) for f in folders]]
 
 
 def proof(program: Ffmpeg, stage: str, device: str = "") -> Verdict:
-    """The verdict on one path id ("encode.h264_nvenc"), tried once a process and kept."""
+    """The verdict on one path id ("encode.h264_nvenc"), tried once and kept; see `_proof`."""
     return _proof(program.path, tuple(sorted(program.env.items())), device, stage)
 
 
@@ -121,6 +140,7 @@ def proven_pixels(codec: str) -> tuple[str, ...]:
 
 
 TRIAL_FRAMES = 8
+PROOF_SECONDS = 86_400  # hardware fails too: a proof is not for ever
 # Pixel formats that come down from a device as they are -> the layout in which they do.
 DOWNLOADS = {"yuv420p": "nv12", "yuvj420p": "nv12", "yuv420p10le": "p010le"}
 
