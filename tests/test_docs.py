@@ -3,6 +3,7 @@
 import html
 import importlib
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -75,21 +76,95 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return [(match["code"], match["why"] or "") for match in found]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=str)
-def test_the_python_of_a_page_runs(page, tmp_path):
-    code = "\n".join(code for code, why in blocks(page) if not why)
-    if not code:
-        pytest.skip("not run: " + "; ".join(why for _, why in blocks(page)))
-    script = tmp_path / "page.py"
-    script.write_text(f"import matplotlib; matplotlib.use('Agg')\n{code}")
-    many = PROCESSES.search((ROOT / page).read_text())
-    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={many[1]}"] if many else []
+# Runs the scripts that it is given, each in a folder of its own; writes what failed.
+RUN_ALL = """
+import json, os, runpy, sys, traceback
+import matplotlib
+matplotlib.use("Agg")
+failed = {}
+for script in sys.argv[2:]:
+    os.chdir(os.path.dirname(script))
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except BaseException:
+        failed[script] = traceback.format_exc()
+with open(sys.argv[1], "w") as file:
+    json.dump(failed, file)
+"""
+
+
+@pytest.fixture(scope="session")
+def outcome(tmp_path_factory):
+    """What the scripts of a package's pages ended with; one process runs them all."""
+    folder = tmp_path_factory.mktemp("pages")
+    failed: dict[str, dict[str, str]] = {}
+
+    def script(page: Path) -> Path:
+        return folder / page.with_suffix("") / "page.py"
+
+    def run_all(of: Path) -> dict[str, str]:
+        scripts = []
+        for page in (page for page in RUN if package_of(page) == of and not processes(page)):
+            script(page).parent.mkdir(parents=True)
+            script(page).write_text(program(page))
+            scripts.append(script(page))
+        answer = folder / "failed.json"
+        python(["-c", RUN_ALL, answer, *scripts], folder)
+        return json.loads(answer.read_text())
+
+    def one(page: Path) -> str:
+        of = package_of(page)
+        if of not in failed:
+            failed[of] = run_all(of)
+        return failed[of].get(str(script(page)), "")
+
+    return one
+
+
+def package_of(page: Path) -> Path:
+    return Path(*page.parts[:2])
+
+
+def program(page: Path) -> str:
+    return "\n".join(code for code, why in blocks(page) if not why)
+
+
+def processes(page: Path) -> str:
+    """How many processes of torchrun a page is run under; "" for none."""
+    found = PROCESSES.search((ROOT / page).read_text())
+    return found[1] if found else ""
+
+
+def python(words: list, folder: Path) -> None:
+    command = [sys.executable, *map(str, words)]
+    environment = workspace.tool_environment()
     done = subprocess.run(
-        [sys.executable, *launcher, script],
-        cwd=tmp_path,
-        env=workspace.tool_environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+RUN = [page for page in PAGES if program(page)]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=str)
+def test_the_python_of_a_page_runs(page, outcome, tmp_path):
+    if page not in RUN:
+        pytest.skip("not run: " + "; ".join(why for _, why in blocks(page)))
+    if many := processes(page):
+        script = tmp_path / "page.py"
+        script.write_text(program(page))
+        launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={many}"]
+        python([*launcher, script], tmp_path)
+    else:
+        assert outcome(page) == ""
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
+def test_a_package_says_how_it_works_in_a_picture_and_how_to_come_from_its_peer(package):
+    pages = {path.name: path.read_text() for path in (package.folder / "docs").glob("*.md")}
+    assert [name for name in pages if name.startswith("from-")]
+    how = "".join(text for name, text in pages.items() if name.startswith("how-it-"))
+    pictures = re.findall(r"!\[[^\]]+\]\(([\w.-]+)\)", how)
+    assert pictures
+    assert all((package.folder / "docs" / name).exists() for name in pictures)
