@@ -7,6 +7,7 @@ no ffmpeg, no EGL, no clang, no gpg. What a system lacks has an embedded default
 import os
 import re
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 from urllib.parse import urlparse
@@ -64,6 +65,8 @@ class BareMachine:
         if certificates.exists():
             shutil.copy(certificates, folder / certificates.relative_to("/"))
         shutil.copy("/etc/resolv.conf", folder / "etc" / "resolv.conf")
+        hosts = f"127.0.0.1 localhost\n127.0.1.1 {socket.gethostname()}\n"
+        (folder / "etc" / "hosts").write_text(hosts)  # Debian's installer writes it
         subprocess.run(["chroot", folder, "chown", "-R", "visitor:", "/home/visitor"], check=True)
 
     def run(self, command: str, *, minutes: float, network: bool = True) -> str:
