@@ -19,9 +19,11 @@ constexpr int64_t most_parts = 8;        // of a weight gradient's sum, so that 
 constexpr int64_t blocks_per_part = 32;
 constexpr int64_t lane_blocks_per_part = 8;  // of a depthwise weight gradient
 constexpr int64_t most_lane_parts = 32;
-constexpr int64_t most_runs = 3;       // of kernel offsets, worked on in parallel
-constexpr int64_t few_pairs = 32;      // packing a weight costs as much as some dozen products with it
-constexpr int64_t blocks_at_once = 4;  // their rows stay in the second-level cache for a run of offsets
+constexpr int64_t most_runs = 3;             // of kernel offsets, worked on in parallel
+constexpr int64_t blocks_at_once = 4;        // their rows stay in the second-level cache for a run of offsets
+constexpr int64_t cached_weights = 1 << 19;  // bytes
+constexpr int64_t wide_sum = 1 << 14;        // values: one offset after the other, not a run of them together
+constexpr int64_t bytes_of_parts = 64 << 20;  // of a weight gradient's sum
 
 [[noreturn]] void throw_foreign() {
   throw native::ValueError(
@@ -50,64 +52,68 @@ std::vector<int64_t> pairs_by_offset(const Map& map) {
   return pairs;
 }
 
-// The weights of one group, packed where that pays: of offsets with more than few_pairs pairs.
+// The weights of one group, (volume, x_channels) to y_channels: raw[y * y_step + k * k_step + x * x_step].
 template <class T>
-class GroupWeights {
- public:
-  // weight[y * y_step + k * k_step + x * x_step]
-  GroupWeights(const Map& map, int64_t x_channels, int64_t y_channels, int64_t x_step, int64_t k_step,
-               int64_t y_step)
-      : pairs_(pairs_by_offset(map)),
-        x_channels_(x_channels),
-        y_channels_(y_channels),
-        x_step_(x_step),
-        k_step_(k_step),
-        y_step_(y_step),
-        of_(static_cast<size_t>(map.volume)) {
-    for (int64_t k = 0; k < map.volume; ++k)
-      if (pairs_[static_cast<size_t>(k)] > few_pairs) dense_.push_back(k);
-    packed_ = Scratch<T>(static_cast<int64_t>(dense_.size()) * x_channels * padded(y_channels));
-  }
+struct GroupWeights {
+  const T* raw;
+  int64_t x_channels, y_channels, y_step, k_step, x_step;
 
-  // mirror: offset k of the map reads the weight of the mirrored one.
-  void pack(const T* weight, bool mirror, int threads) {
-    const int64_t volume = static_cast<int64_t>(of_.size()), size = x_channels_ * padded(y_channels_);
-    const auto raw = [&](int64_t k) { return weight + (mirror ? volume - 1 - k : k) * k_step_; };
-    for (int64_t k = 0; k < volume; ++k) of_[static_cast<size_t>(k)] = {nullptr, raw(k)};
-    native::parallel_for(static_cast<int64_t>(dense_.size()), (1 << 16) / std::max<int64_t>(size, 1) + 1,
-                         threads, [&](int64_t begin, int64_t end) {
-                           for (int64_t i = begin; i < end; ++i) {
-                             const int64_t k = dense_[static_cast<size_t>(i)];
-                             T* const to = packed_.get() + i * size;
-                             NATIVE_CALL_ISA(pack_weight<T>)
-                             (raw(k), x_channels_, x_step_, y_channels_, y_step_, to);
-                             of_[static_cast<size_t>(k)].packed = to;
-                           }
-                         });
-  }
-
-  Weights<T> get() const { return {of_.data(), x_step_, y_step_}; }
-
- private:
-  std::vector<int64_t> pairs_, dense_;
-  int64_t x_channels_, y_channels_, x_step_, k_step_, y_step_;
-  std::vector<OffsetWeight<T>> of_;
-  Scratch<T> packed_;
+  int64_t panels() const { return (y_channels + panel_columns - 1) / panel_columns; }
+  int64_t columns(int64_t panel) const { return std::min(panel_columns, y_channels - panel * panel_columns); }
 };
 
+// All panels of the offsets that have pairs, packed: [panel][k][x][columns].
 template <class T>
-void run(const Map& map, const Features<T>& f, const Weights<T>& weights, const T* bias, int threads) {
-  const int64_t blocks = (map.out_rows + block_rows - 1) / block_rows, stride = padded(f.y_channels);
+Scratch<T> pack_all(const Map& map, const GroupWeights<T>& w, int threads) {
+  const std::vector<int64_t> pairs = pairs_by_offset(map);
+  const int64_t volume = map.volume, size = w.x_channels * panel_columns;
+  Scratch<T> packed(w.panels() * volume * size);
+  native::parallel_for(w.panels() * volume, (1 << 16) / std::max<int64_t>(size, 1) + 1, threads,
+                       [&](int64_t begin, int64_t end) {
+                         for (int64_t i = begin; i < end; ++i) {
+                           const int64_t panel = i / volume, k = i % volume;
+                           if (pairs[static_cast<size_t>(k)] == 0) continue;
+                           const T* const raw = w.raw + panel * panel_columns * w.y_step + k * w.k_step;
+                           NATIVE_CALL_ISA(pack_panel<T>)
+                           (raw, w.x_channels, w.x_step, w.columns(panel), w.y_step, packed.get() + i * size);
+                         }
+                       });
+  return packed;
+}
+
+// How many blocks meet one panel of an offset after the other: one, where the panel's weights for all offsets
+// stay in the second-level cache.
+template <class T>
+int64_t blocks_together(const Map& map, const GroupWeights<T>& w) {
+  const int64_t bytes = map.volume * w.x_channels * panel_columns * static_cast<int64_t>(sizeof(T));
+  return bytes <= cached_weights ? 1 : blocks_at_once;
+}
+
+template <class T>
+void run(const Map& map, const Features<T>& f, const GroupWeights<T>& w, const T* bias, int threads) {
+  const int64_t blocks = (map.out_rows + block_rows - 1) / block_rows, panels = w.panels();
+  const int64_t together = blocks <= blocks_at_once ? blocks_at_once : blocks_together(map, w);
+  const int64_t stripes = (blocks + together - 1) / together, size = w.x_channels * panel_columns;
+  const Scratch<T> packed = stripes > 1 ? pack_all(map, w, threads) : Scratch<T>();
   const double flops =
-      2.0 * static_cast<double>(map.pairs + 1) * static_cast<double>(f.x_channels * stride + 1);
-  const int64_t grain =
-      std::max<int64_t>(1, static_cast<int64_t>(flops_per_chunk * static_cast<double>(blocks) / flops));
-  native::parallel_for(blocks, grain, threads, [&](int64_t begin, int64_t end) {
-    const Scratch<T> sums(block_rows * stride);
-    for (int64_t block = begin; block < end; ++block) {
+      2.0 * static_cast<double>(map.pairs + 1) * static_cast<double>(f.x_channels * padded(f.y_channels) + 1);
+  const int64_t grain = std::max<int64_t>(
+      1, static_cast<int64_t>(flops_per_chunk * static_cast<double>(stripes * panels) / flops));
+  native::parallel_for(stripes * panels, grain, threads, [&](int64_t begin, int64_t end) {
+    const Scratch<T> sums(std::min(together, blocks) * block_rows * panel_columns);
+    const Scratch<T> one(stripes > 1 ? 0 : size);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t block = task / panels * together, panel = task % panels;
+      const int64_t first = panel * panel_columns, count = std::min(together, blocks - block);
+      BlockMap slice = block_of(map, block);
+      slice.rows = std::min(map.out_rows - block * block_rows, count * block_rows);
       Features<T> part = f;
-      part.y += block * block_rows * f.y_stride;
-      if (!NATIVE_CALL_ISA(convolve_block<T>)(block_of(map, block), part, weights, bias, sums.get()))
+      part.y += block * block_rows * f.y_stride + first;
+      part.y_channels = w.columns(panel);
+      const T* const ready = stripes > 1 ? packed.get() + panel * map.volume * size : nullptr;
+      const PanelWeights<T> weights{w.raw + first * w.y_step, w.y_step, w.k_step, w.x_step, ready, size};
+      if (!NATIVE_CALL_ISA(convolve_panel<T>)(
+              slice, count, part, weights, bias != nullptr ? bias + first : nullptr, one.get(), sums.get()))
         throw_foreign();
     }
   });
@@ -168,6 +174,31 @@ void correlate_lanes(const Map& map, const T* x, const T* gradient, int64_t chan
     for (int64_t k = 0; k < map.volume; ++k) weight_gradient[c * map.volume + k] = sums[k * channels + c];
 }
 
+// The sums of the blocks [begin, end) for the offsets [first_k, last_k); sum_of(k) says where they go.
+template <class T, class SumOf>
+void correlate_part(const Map& map, const Features<const T>& f, bool turned, int64_t begin, int64_t end,
+                    int64_t first_k, int64_t last_k, SumOf&& sum_of) {
+  const int64_t columns = padded(f.y_channels);
+  const Scratch<T> rows(columns == f.y_channels ? 0 : correlated_rows * columns);
+  std::vector<PairSums<T>> to;
+  for (int64_t k = first_k; k < last_k; ++k) to.push_back(sum_of(k));
+  const int64_t together = last_k - first_k == 1 ? end - begin : blocks_at_once;
+  for (int64_t block = begin; block < end; block += together) {
+    const int64_t count = std::min(together, end - block);
+    BlockMap slice = block_of(map, block);
+    slice.rows = std::min(map.out_rows - block * block_rows, count * block_rows);
+    Features<const T> rest = f;
+    (turned ? rest.x : rest.y) += block * block_rows * (turned ? f.x_stride : f.y_stride);
+    for (int64_t k = first_k; k < last_k; ++k)
+      if (!NATIVE_CALL_ISA(correlate_blocks<T>)(slice, count, k, turned, rest, rows.get(),
+                                                &to[static_cast<size_t>(k - first_k)]))
+        throw_foreign();
+  }
+  for (const PairSums<T>& none : to)
+    for (int64_t row = 0; none.first && row < f.x_channels; ++row)
+      std::fill_n(none.sums + row * none.stride, columns, T(0));
+}
+
 bool depthwise(int64_t in_channels, int64_t out_channels, int64_t groups) {
   return in_channels == groups && out_channels == groups;
 }
@@ -181,16 +212,15 @@ void convolve(const Map& map, const T* x, int64_t in_channels, const T* weight, 
   if (depthwise(in_channels, out_channels, groups))
     return convolve_lanes(map, false, x, weight, bias, groups, y, threads);
   const int64_t in = in_channels / groups, out = out_channels / groups, k = map.volume;
-  GroupWeights<T> weights(map, in, out, 1, in, k * in);
   const Scratch<T> padded_bias(padded(out));
   for (int64_t g = 0; g < groups; ++g) {
-    weights.pack(weight + g * out * k * in, false, threads);
+    const GroupWeights<T> weights{weight + g * out * k * in, in, out, k * in, in, 1};
     if (bias != nullptr) {
       std::fill(padded_bias.get(), padded_bias.get() + padded(out), T(0));
       std::copy(bias + g * out, bias + (g + 1) * out, padded_bias.get());
     }
     const Features<T> f{x + g * in, map.in_rows, in_channels, in, y + g * out, out_channels, out};
-    run(map, f, weights.get(), bias != nullptr ? padded_bias.get() : static_cast<const T*>(nullptr), threads);
+    run(map, f, weights, bias != nullptr ? padded_bias.get() : static_cast<const T*>(nullptr), threads);
   }
 }
 
@@ -201,11 +231,11 @@ void convolve_back(const Map& map, bool mirror, const T* gradient, int64_t out_c
   if (depthwise(in_channels, out_channels, groups))
     return convolve_lanes(map, mirror, gradient, weight, static_cast<const T*>(nullptr), groups, x, threads);
   const int64_t in = in_channels / groups, out = out_channels / groups, k = map.volume;
-  GroupWeights<T> weights(map, out, in, k * in, in, 1);
   for (int64_t g = 0; g < groups; ++g) {
-    weights.pack(weight + g * out * k * in, mirror, threads);
+    const T* const raw = weight + g * out * k * in + (mirror ? (k - 1) * in : 0);
+    const GroupWeights<T> weights{raw, out, in, 1, mirror ? -in : in, k * in};
     const Features<T> f{gradient + g * out, map.in_rows, out_channels, out, x + g * in, in_channels, in};
-    run(map, f, weights.get(), static_cast<const T*>(nullptr), threads);
+    run(map, f, weights, static_cast<const T*>(nullptr), threads);
   }
 }
 
@@ -217,39 +247,40 @@ void correlate(const Map& map, const T* x, int64_t in_channels, const T* gradien
   if (depthwise(in_channels, out_channels, groups))
     return correlate_lanes(map, x, gradient, groups, weight_gradient, threads);
   const int64_t in = in_channels / groups, out = out_channels / groups, volume = map.volume;
-  const int64_t blocks = (map.out_rows + block_rows - 1) / block_rows, stride = padded(out);
-  const int64_t parts = std::clamp<int64_t>(blocks / blocks_per_part, 1, most_parts);
-  const int64_t runs = std::min(volume, most_runs), size = in * stride;
-  const Scratch<T> sums(volume * parts * size);
+  // With input channels along the vectors a sum lies as the gradient does; fewer would leave lanes empty.
+  const bool turned = in % pad_to == 0;
+  const int64_t rows = turned ? out : in, stride = padded(turned ? in : out);
+  const int64_t blocks = (map.out_rows + block_rows - 1) / block_rows, size = rows * stride;
+  const int64_t most = bytes_of_parts / (volume * size * static_cast<int64_t>(sizeof(T)) + 1);
+  const int64_t parts =
+      std::clamp<int64_t>(blocks / blocks_per_part, 1, std::clamp<int64_t>(most, 1, most_parts));
+  const int64_t runs = size > wide_sum ? volume : std::min(volume, most_runs);
+  const bool direct = turned && parts == 1;
+  const Scratch<T> sums(direct ? 0 : volume * parts * size);
   for (int64_t g = 0; g < groups; ++g) {
-    const Features<const T> f{x + g * in,         map.in_rows,  in_channels, in,
-                              gradient + g * out, out_channels, out};
+    const Features<const T> by_in{x + g * in,         map.in_rows,  in_channels, in,
+                                  gradient + g * out, out_channels, out};
+    const Features<const T> by_out{gradient + g * out, map.in_rows, out_channels, out, x + g * in,
+                                   in_channels,        in};
+    T* const result = weight_gradient + g * out * volume * in;
+    const auto sum_of = [&](int64_t k, int64_t part) {
+      if (direct) return PairSums<T>{result + k * in, volume * in, true};
+      return PairSums<T>{sums.get() + (k * parts + part) * size, stride, true};
+    };
     native::parallel_for(parts * runs, 1, threads, [&](int64_t task, int64_t) {
-      const Scratch<T> rows(stride == out ? 0 : correlated_rows * stride);
       const int64_t part = task / runs, run = task % runs;
-      const int64_t first_k = run * volume / runs, last_k = (run + 1) * volume / runs;
-      const int64_t last = (part + 1) * blocks / parts;
-      for (int64_t k = first_k; k < last_k; ++k)
-        std::fill_n(sums.get() + (k * parts + part) * size, size, T(0));
-      for (int64_t block = part * blocks / parts; block < last; block += blocks_at_once) {
-        const int64_t count = std::min(blocks_at_once, last - block);
-        BlockMap slice = block_of(map, block);
-        slice.rows = std::min(map.out_rows - block * block_rows, count * block_rows);
-        Features<const T> rest = f;
-        rest.y += block * block_rows * f.y_stride;
-        for (int64_t k = first_k; k < last_k; ++k)
-          if (!NATIVE_CALL_ISA(correlate_blocks<T>)(slice, count, k, rest, rows.get(),
-                                                    sums.get() + (k * parts + part) * size))
-            throw_foreign();
-      }
+      correlate_part(map, turned ? by_out : by_in, turned, part * blocks / parts, (part + 1) * blocks / parts,
+                     run * volume / runs, (run + 1) * volume / runs,
+                     [&](int64_t k) { return sum_of(k, part); });
     });
+    if (direct) continue;
     native::parallel_for(volume, 1, threads, [&](int64_t k, int64_t) {
       T* total = sums.get() + k * parts * size;
       for (int64_t part = 1; part < parts; ++part)
         for (int64_t i = 0; i < size; ++i) total[i] += total[part * size + i];
       for (int64_t o = 0; o < out; ++o)
         for (int64_t i = 0; i < in; ++i)
-          weight_gradient[((g * out + o) * volume + k) * in + i] = total[i * stride + o];
+          result[(o * volume + k) * in + i] = total[turned ? o * stride + i : i * stride + o];
     });
   }
 }

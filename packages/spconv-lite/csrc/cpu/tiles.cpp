@@ -4,6 +4,10 @@
 // MICRO 2023, on a CPU). Nothing of the standard library here: see pairs.cpp.
 #include <cpu/tiles.h>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 namespace spconv_lite {
 namespace NATIVE_ISA {
 
@@ -43,23 +47,24 @@ inline void store(T* p, typename VectorOf<T>::type v) {
 // sums[out[m]] += x[in[m]] @ weight for `rows` pairs and `vectors` vectors of output channels. The sum of one
 // offset starts at zero and is added at the end: its rounding does not grow with the number of offsets.
 template <class T, int rows, int vectors>
-inline void multiply_tile(const T* x, int64_t x_stride, int64_t x_channels, const int32_t* in,
-                          const uint8_t* out, const T* weight, int64_t stride, T* sums) {
+inline void multiply_tile(const Features<T>& f, const int32_t* in, const uint8_t* out, const T* weight,
+                          int64_t weight_stride, T* sums, int64_t stride) {
   constexpr int width = VectorOf<T>::width;
   typename VectorOf<T>::type sum[rows][vectors];
   const T* from[rows];
   T* to[rows];
 #pragma GCC unroll 16
   for (int m = 0; m < rows; ++m) {
-    from[m] = x + in[m] * x_stride;
+    from[m] = f.x + in[m] * f.x_stride;
     to[m] = sums + out[m] * stride;
 #pragma GCC unroll 4
     for (int n = 0; n < vectors; ++n) sum[m][n] = typename VectorOf<T>::type{};
   }
+  const int64_t x_channels = f.x_channels;
   for (int64_t c = 0; c < x_channels; ++c) {
     typename VectorOf<T>::type w[vectors];
 #pragma GCC unroll 4
-    for (int n = 0; n < vectors; ++n) w[n] = load(weight + c * stride + n * width);
+    for (int n = 0; n < vectors; ++n) w[n] = load(weight + c * weight_stride + n * width);
 #pragma GCC unroll 16
     for (int m = 0; m < rows; ++m) {
 #pragma GCC unroll 4
@@ -76,23 +81,23 @@ inline void multiply_tile(const T* x, int64_t x_stride, int64_t x_channels, cons
 // The last 1 to `rows` pairs, in a tile of their own size.
 template <class T, int rows, int vectors>
 inline void multiply_rest(const Features<T>& f, const int32_t* in, const uint8_t* out, int64_t pairs,
-                          const T* weight, int64_t stride, T* sums) {
+                          const T* weight, int64_t weight_stride, T* sums, int64_t stride) {
   if constexpr (rows > 0) {
     if (pairs == rows)
-      multiply_tile<T, rows, vectors>(f.x, f.x_stride, f.x_channels, in, out, weight, stride, sums);
+      multiply_tile<T, rows, vectors>(f, in, out, weight, weight_stride, sums, stride);
     else
-      multiply_rest<T, rows - 1, vectors>(f, in, out, pairs, weight, stride, sums);
+      multiply_rest<T, rows - 1, vectors>(f, in, out, pairs, weight, weight_stride, sums, stride);
   }
 }
 
 template <class T, int vectors>
 inline void multiply_columns(const Features<T>& f, const int32_t* in, const uint8_t* out, int64_t pairs,
-                             const T* weight, int64_t stride, T* sums) {
+                             const T* weight, int64_t weight_stride, T* sums, int64_t stride) {
   constexpr int rows = rows_for(vectors);
   int64_t m = 0;
   for (; m + rows <= pairs; m += rows)
-    multiply_tile<T, rows, vectors>(f.x, f.x_stride, f.x_channels, in + m, out + m, weight, stride, sums);
-  multiply_rest<T, rows - 1, vectors>(f, in + m, out + m, pairs - m, weight, stride, sums);
+    multiply_tile<T, rows, vectors>(f, in + m, out + m, weight, weight_stride, sums, stride);
+  multiply_rest<T, rows - 1, vectors>(f, in + m, out + m, pairs - m, weight, weight_stride, sums, stride);
 }
 
 // Calls body(first column, number of vectors as a type) over `columns`, a multiple of the width.
@@ -150,66 +155,121 @@ inline void multiply_along_x(const Features<T>& f, const int32_t* in, const uint
   }
 }
 
-// The same for a weight whose rows are along y, x_step apart.
 template <class T>
-inline void multiply_along_y(const Features<T>& f, const int32_t* in, const uint8_t* out, int64_t pairs,
-                             const T* weight, int64_t x_step, int64_t stride, T* sums) {
-  for (int64_t c = 0; c < f.x_channels; ++c) {
-    const T* const w = weight + c * x_step;
-    for (int64_t m = 0; m < pairs; ++m) {
-      const T x = f.x[in[m] * f.x_stride + c];
-      T* const to = sums + out[m] * stride;
-      for (int64_t n = 0; n < f.y_channels; ++n) to[n] += x * w[n];
-    }
-  }
-}
-
-template <class T>
-inline void multiply_raw(const Features<T>& f, const int32_t* in, const uint8_t* out, int64_t pairs,
-                         const T* weight, int64_t x_step, int64_t y_step, int64_t stride, T* sums) {
-  if (x_step != 1) return multiply_along_y(f, in, out, pairs, weight, x_step, stride, sums);
+inline void multiply_few(const Features<T>& f, const int32_t* in, const uint8_t* out, int64_t pairs,
+                         const T* weight, int64_t y_step, int64_t stride, T* sums) {
   int64_t m = 0;
   for (; m + 4 <= pairs; m += 4) multiply_along_x<T, 4>(f, in + m, out + m, weight, y_step, stride, sums);
   for (; m < pairs; ++m) multiply_along_x<T, 1>(f, in + m, out + m, weight, y_step, stride, sums);
 }
 
+// to[c * to_stride + i] = from[i * from_stride + c] for 16 x 16 values.
 template <class T>
-void pack(const T* raw, int64_t x_channels, int64_t x_step, int64_t y_channels, int64_t y_step, T* packed) {
-  const int64_t stride = padded(y_channels);
-  for (int64_t n = 0; n < stride; n += pad_to) {  // 16 rows at once: each is read along x
-    const int64_t count = y_channels - n < pad_to ? y_channels - n : pad_to;
+inline void turn_square(const T* from, int64_t from_stride, T* to, int64_t to_stride) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) {
+    __m512 r[16], t[16];  // maskz: g++ 12 calls what the plain forms pass uninitialised
+    for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_ps(from + i * from_stride);
+    for (int i = 0; i < 16; i += 2) {
+      t[i] = _mm512_maskz_unpacklo_ps(0xFFFF, r[i], r[i + 1]);
+      t[i + 1] = _mm512_maskz_unpackhi_ps(0xFFFF, r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+      r[i] = _mm512_maskz_shuffle_ps(0xFFFF, t[i], t[i + 2], 0x44);
+      r[i + 1] = _mm512_maskz_shuffle_ps(0xFFFF, t[i], t[i + 2], 0xEE);
+      r[i + 2] = _mm512_maskz_shuffle_ps(0xFFFF, t[i + 1], t[i + 3], 0x44);
+      r[i + 3] = _mm512_maskz_shuffle_ps(0xFFFF, t[i + 1], t[i + 3], 0xEE);
+    }
+    for (int i = 0; i < 4; ++i) {  // each now holds column i of a 4 x 4 square, in every lane
+      const __m512 low = _mm512_maskz_shuffle_f32x4(0xFFFF, r[i], r[i + 4], 0x88);
+      const __m512 high = _mm512_maskz_shuffle_f32x4(0xFFFF, r[i + 8], r[i + 12], 0x88);
+      const __m512 low_odd = _mm512_maskz_shuffle_f32x4(0xFFFF, r[i], r[i + 4], 0xDD);
+      const __m512 high_odd = _mm512_maskz_shuffle_f32x4(0xFFFF, r[i + 8], r[i + 12], 0xDD);
+      _mm512_storeu_ps(to + i * to_stride, _mm512_maskz_shuffle_f32x4(0xFFFF, low, high, 0x88));
+      _mm512_storeu_ps(to + (i + 4) * to_stride, _mm512_maskz_shuffle_f32x4(0xFFFF, low_odd, high_odd, 0x88));
+      _mm512_storeu_ps(to + (i + 8) * to_stride, _mm512_maskz_shuffle_f32x4(0xFFFF, low, high, 0xDD));
+      _mm512_storeu_ps(to + (i + 12) * to_stride,
+                       _mm512_maskz_shuffle_f32x4(0xFFFF, low_odd, high_odd, 0xDD));
+    }
+    return;
+  }
+#endif
+  for (int c = 0; c < 16; ++c)
+    for (int i = 0; i < 16; ++i) to[c * to_stride + i] = from[i * from_stride + c];
+}
+
+template <class T>
+void pack(const T* raw, int64_t x_channels, int64_t x_step, int64_t columns, int64_t y_step, T* packed) {
+  const int64_t stride = padded(columns);
+  for (int64_t n = 0; n < stride; n += pad_to) {
+    const int64_t count = columns - n < pad_to ? columns - n : pad_to;
     const T* const from = raw + n * y_step;
-    for (int64_t c = 0; c < x_channels; ++c) {
+    int64_t c = 0;
+    if (count == pad_to && x_step == 1)
+      for (; c + pad_to <= x_channels; c += pad_to)
+        turn_square(from + c, y_step, packed + c * stride + n, stride);
+    for (; c < x_channels; ++c) {
       T* const to = packed + c * stride + n;
-      if (count == pad_to)
-        for (int64_t i = 0; i < pad_to; ++i) to[i] = from[c * x_step + i * y_step];
-      else
-        for (int64_t i = 0; i < pad_to; ++i) to[i] = i < count ? from[c * x_step + i * y_step] : T(0);
+      for (int64_t i = 0; i < pad_to; ++i) to[i] = i < count ? from[c * x_step + i * y_step] : T(0);
     }
   }
 }
 
+// Pairs for which packing a panel costs more than it saves.
+constexpr int64_t few_pairs = 24;
+
+// The pairs of one block and offset.
 template <class T>
-bool convolve(const BlockMap& map, const Features<T>& f, const Weights<T>& weights, const T* bias, T* sums) {
-  if (!pairs_exist(map, map.offset[0], map.offset[map.volume], f.x_rows)) return false;
+inline void multiply_pairs(const Features<T>& f, const int32_t* in, const uint8_t* out, int64_t pairs,
+                           const T* weight, int64_t weight_stride, T* sums, int64_t stride) {
+  by_columns<T>(stride, [&](int64_t n, auto vectors) {
+    multiply_columns<T, decltype(vectors)::value>(f, in, out, pairs, weight + n, weight_stride, sums + n,
+                                                  stride);
+  });
+}
+
+template <class T>
+bool convolve(const BlockMap& map, int64_t blocks, const Features<T>& f, const PanelWeights<T>& weights,
+              const T* bias, T* panel, T* sums) {
   const int64_t stride = padded(f.y_channels);
-  const bool in_place = stride == f.y_channels && stride == f.y_stride;  // whole vectors, one group
+  for (int64_t block = 0; block < blocks; ++block) {
+    BlockMap part = map;
+    part.rows = map.rows - block * block_rows < block_rows ? map.rows - block * block_rows : block_rows;
+    const int64_t* const offset = map.offset + block * map.volume;
+    if (!pairs_exist(part, offset[0], offset[map.volume], f.x_rows)) return false;
+  }
+  const bool in_place = stride == f.y_channels && stride == f.y_stride;  // one panel of whole vectors
   if (in_place) sums = f.y;
   for (int64_t row = 0; row < map.rows; ++row)
     for (int64_t c = 0; c < stride; ++c) sums[row * stride + c] = bias != nullptr ? bias[c] : T(0);
   for (int64_t k = 0; k < map.volume; ++k) {
-    const int64_t begin = map.offset[k], pairs = map.offset[k + 1] - begin;
+    int64_t pairs = 0;
+    for (int64_t block = 0; block < blocks; ++block)
+      pairs += map.offset[block * map.volume + k + 1] - map.offset[block * map.volume + k];
     if (pairs == 0) continue;
-    const T* const w = weights.of[k].packed;
-    if (w == nullptr) {
-      multiply_raw(f, map.pair_in + begin, map.pair_out + begin, pairs, weights.of[k].raw, weights.x_step,
-                   weights.y_step, stride, sums);
-      continue;
+    const T* const raw = weights.raw + k * weights.k_step;
+    const T* from = weights.packed + k * weights.packed_step;
+    int64_t from_stride = stride;
+    bool few = false;
+    if (weights.packed == nullptr) {
+      few = pairs <= few_pairs && weights.x_step == 1;
+      from = panel;
+      if (pairs <= few_pairs && weights.y_step == 1 && stride == f.y_channels) {  // as good as packed
+        from = raw;
+        from_stride = weights.x_step;
+      } else if (!few) {
+        pack(raw, f.x_channels, weights.x_step, f.y_channels, weights.y_step, panel);
+      }
     }
-    by_columns<T>(stride, [&](int64_t n, auto vectors) {
-      multiply_columns<T, decltype(vectors)::value>(f, map.pair_in + begin, map.pair_out + begin, pairs,
-                                                    w + n, stride, sums + n);
-    });
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t begin = map.offset[block * map.volume + k];
+      const int64_t count = map.offset[block * map.volume + k + 1] - begin;
+      T* const to = sums + block * block_rows * stride;
+      if (few)
+        multiply_few(f, map.pair_in + begin, map.pair_out + begin, count, raw, weights.y_step, stride, to);
+      else
+        multiply_pairs(f, map.pair_in + begin, map.pair_out + begin, count, from, from_stride, to, stride);
+    }
   }
   for (int64_t row = 0; row < map.rows && !in_place; ++row)
     for (int64_t c = 0; c < f.y_channels; ++c) f.y[row * f.y_stride + c] = sums[row * stride + c];
@@ -218,8 +278,8 @@ bool convolve(const BlockMap& map, const Features<T>& f, const Weights<T>& weigh
 
 // sums[c][...] += x[m][c] * y[m][...] for `channels` channels of x from c on.
 template <class T, int channels, int vectors>
-inline void correlate_tile(const T* const* x, const T* const* y, int64_t pairs, int64_t c, int64_t n, T* sums,
-                           int64_t stride) {
+inline void correlate_tile(const T* const* x, const T* const* y, int64_t pairs, int64_t c, int64_t n,
+                           const PairSums<T>& to) {
   constexpr int width = VectorOf<T>::width;
   typename VectorOf<T>::type sum[channels][vectors];
 #pragma GCC unroll 16
@@ -241,30 +301,32 @@ inline void correlate_tile(const T* const* x, const T* const* y, int64_t pairs, 
   for (int i = 0; i < channels; ++i) {
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
-      T* const to = sums + (c + i) * stride + n + v * width;
-      store(to, load(to) + sum[i][v]);
+      T* const at = to.sums + (c + i) * to.stride + n + v * width;
+      store(at, to.first ? sum[i][v] : load(at) + sum[i][v]);
     }
   }
 }
 
 // sums += x ⊗ y over the pairs, all channels.
 template <class T>
-void correlate_rows(const T* const* x, const T* const* y, int64_t pairs, int64_t x_channels, int64_t stride,
-                    T* sums) {
-  by_columns<T>(stride, [&](int64_t n, auto vectors) {
+void correlate_rows(const T* const* x, const T* const* y, int64_t pairs, int64_t x_channels, int64_t columns,
+                    PairSums<T>* to) {
+  by_columns<T>(columns, [&](int64_t n, auto vectors) {
     constexpr int v = decltype(vectors)::value;
     constexpr int most = rows_for(v);
     int64_t c = 0;
-    for (; c + most <= x_channels; c += most) correlate_tile<T, most, v>(x, y, pairs, c, n, sums, stride);
-    for (; c + 4 <= x_channels; c += 4) correlate_tile<T, 4, v>(x, y, pairs, c, n, sums, stride);
-    for (; c < x_channels; ++c) correlate_tile<T, 1, v>(x, y, pairs, c, n, sums, stride);
+    for (; c + most <= x_channels; c += most) correlate_tile<T, most, v>(x, y, pairs, c, n, *to);
+    for (; c + 4 <= x_channels; c += 4) correlate_tile<T, 4, v>(x, y, pairs, c, n, *to);
+    for (; c < x_channels; ++c) correlate_tile<T, 1, v>(x, y, pairs, c, n, *to);
   });
+  to->first = false;
 }
 
 // Pairs of several blocks are taken together: long sums spend less on loading and storing them.
 template <class T>
-bool correlate(const BlockMap& map, int64_t blocks, int64_t k, const Features<const T>& f, T* rows, T* sums) {
-  const int64_t stride = padded(f.y_channels);
+bool correlate(const BlockMap& map, int64_t blocks, int64_t k, bool turned, const Features<const T>& f,
+               T* rows, PairSums<T>* to) {
+  const int64_t columns = padded(f.y_channels);
   const T* x[correlated_rows];
   const T* y[correlated_rows];
   int64_t held = 0;
@@ -274,52 +336,52 @@ bool correlate(const BlockMap& map, int64_t blocks, int64_t k, const Features<co
     part.rows = map.rows - block * block_rows < block_rows ? map.rows - block * block_rows : block_rows;
     if (!pairs_exist(part, begin, end, f.x_rows)) return false;
     for (int64_t p = begin; p < end; ++p) {
-      x[held] = f.x + map.pair_in[p] * f.x_stride;
-      y[held] = f.y + (block * block_rows + map.pair_out[p]) * f.y_stride;
-      if (stride != f.y_channels) {
-        T* copy = rows + held * stride;
-        for (int64_t c = 0; c < stride; ++c) copy[c] = c < f.y_channels ? y[held][c] : T(0);
+      const int64_t in = map.pair_in[p], out = block * block_rows + map.pair_out[p];
+      x[held] = f.x + (turned ? out : in) * f.x_stride;
+      y[held] = f.y + (turned ? in : out) * f.y_stride;
+      if (columns != f.y_channels) {
+        T* copy = rows + held * columns;
+        for (int64_t c = 0; c < columns; ++c) copy[c] = c < f.y_channels ? y[held][c] : T(0);
         y[held] = copy;
       }
       if (++held < correlated_rows) continue;
-      correlate_rows(x, y, held, f.x_channels, stride, sums);
+      correlate_rows(x, y, held, f.x_channels, columns, to);
       held = 0;
     }
   }
-  correlate_rows(x, y, held, f.x_channels, stride, sums);
+  if (held > 0) correlate_rows(x, y, held, f.x_channels, columns, to);
   return true;
 }
 
 }  // namespace
 
 template <class T>
-void pack_weight(const T* raw, int64_t x_channels, int64_t x_step, int64_t y_channels, int64_t y_step,
-                 T* packed) {
-  pack(raw, x_channels, x_step, y_channels, y_step, packed);
+void pack_panel(const T* raw, int64_t x_channels, int64_t x_step, int64_t columns, int64_t y_step,
+                T* packed) {
+  pack(raw, x_channels, x_step, columns, y_step, packed);
 }
 
 template <class T>
-bool convolve_block(const BlockMap& map, const Features<T>& f, const Weights<T>& weights, const T* bias,
-                    T* sums) {
-  return convolve(map, f, weights, bias, sums);
+bool convolve_panel(const BlockMap& map, int64_t blocks, const Features<T>& f, const PanelWeights<T>& weights,
+                    const T* bias, T* panel, T* sums) {
+  return convolve(map, blocks, f, weights, bias, panel, sums);
 }
 
 template <class T>
-bool correlate_blocks(const BlockMap& map, int64_t blocks, int64_t k, const Features<const T>& f, T* rows,
-                      T* sums) {
-  return correlate(map, blocks, k, f, rows, sums);
+bool correlate_blocks(const BlockMap& map, int64_t blocks, int64_t k, bool turned, const Features<const T>& f,
+                      T* rows, PairSums<T>* to) {
+  return correlate(map, blocks, k, turned, f, rows, to);
 }
 
-template void pack_weight(const float*, int64_t, int64_t, int64_t, int64_t, float*);
-template void pack_weight(const double*, int64_t, int64_t, int64_t, int64_t, double*);
-template bool convolve_block(const BlockMap&, const Features<float>&, const Weights<float>&, const float*,
-                             float*);
-template bool convolve_block(const BlockMap&, const Features<double>&, const Weights<double>&, const double*,
-                             double*);
-template bool correlate_blocks(const BlockMap&, int64_t, int64_t, const Features<const float>&, float*,
-                               float*);
-template bool correlate_blocks(const BlockMap&, int64_t, int64_t, const Features<const double>&, double*,
-                               double*);
+#define SPCONV_LITE_TILES(T)                                                                            \
+  template void pack_panel(const T*, int64_t, int64_t, int64_t, int64_t, T*);                           \
+  template bool convolve_panel(const BlockMap&, int64_t, const Features<T>&, const PanelWeights<T>&,    \
+                               const T*, T*, T*);                                                       \
+  template bool correlate_blocks(const BlockMap&, int64_t, int64_t, bool, const Features<const T>&, T*, \
+                                 PairSums<T>*);
+SPCONV_LITE_TILES(float)
+SPCONV_LITE_TILES(double)
+#undef SPCONV_LITE_TILES
 
 }  // namespace NATIVE_ISA
 }  // namespace spconv_lite

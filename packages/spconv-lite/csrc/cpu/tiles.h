@@ -35,34 +35,46 @@ inline constexpr int64_t pad_to = 16;
 
 static inline int64_t padded(int64_t channels) { return (channels + pad_to - 1) / pad_to * pad_to; }
 
-// The weight of one kernel offset: packed (x_channels, padded(y_channels)); or, for an offset with few pairs
-// in the whole map, which packing would cost more than it saves, where it lies: weight[x * x_step +
-// y * y_step], one of the steps 1. Null where the offset has no pairs.
+// Output channels are handled in panels: one offset's weights for a panel stay in the second-level cache
+// while they meet the pairs of several blocks.
+inline constexpr int64_t panel_columns = 64;
+
+// The weights of one panel: raw[y * y_step + k * k_step + x * x_step], one of x_step and y_step 1. Where they
+// were packed before, those of offset k lie at packed + k * packed_step.
 template <class T>
-struct OffsetWeight {
-  const T* packed;
+struct PanelWeights {
   const T* raw;
+  int64_t y_step, k_step, x_step;
+  const T* packed;
+  int64_t packed_step;
 };
 
+// packed[x * padded(columns) + y] = raw[x * x_step + y * y_step], zeros beyond `columns`.
+NATIVE_DECLARE_ISA(template <class T> void pack_panel(const T* raw, int64_t x_channels, int64_t x_step,
+                                                      int64_t columns, int64_t y_step, T* packed))
+
+// y = bias + sum over k and pairs of x[pair_in] @ weight[k], for the panel of f.y_channels columns and
+// `blocks` blocks from map.offset on; map.rows counts the rows of all of them. bias is padded(f.y_channels)
+// or null. `panel` is scratch of (x_channels, padded(f.y_channels)) where the weights are not packed; `sums`
+// of (rows, padded(f.y_channels)). False if a pair names a row that does not exist.
+NATIVE_DECLARE_ISA(template <class T>
+                   bool convolve_panel(const BlockMap& map, int64_t blocks, const Features<T>& f,
+                                       const PanelWeights<T>& weights, const T* bias, T* panel, T* sums))
+
+// Sums over pairs, sums[x channel * stride + y channel], (x_channels, padded(y_channels)). Added to what is
+// there, or put in its place by the first of them.
 template <class T>
-struct Weights {
-  const OffsetWeight<T>* of;  // (volume)
-  int64_t x_step, y_step;     // of the raw ones
+struct PairSums {
+  T* sums;
+  int64_t stride;
+  bool first;
 };
 
-// packed[x * padded(y_channels) + y] = raw[x * x_step + y * y_step], zeros beyond y_channels.
-NATIVE_DECLARE_ISA(template <class T> void pack_weight(const T* raw, int64_t x_channels, int64_t x_step,
-                                                       int64_t y_channels, int64_t y_step, T* packed))
-
-// y[block] = bias + sum over k and pairs of x[pair_in] @ weight[k]; bias is padded(y_channels) or null;
-// `sums` is scratch of (block_rows, padded(y_channels)). False if a pair names a row that does not exist.
-NATIVE_DECLARE_ISA(template <class T> bool convolve_block(const BlockMap& map, const Features<T>& f,
-                                                          const Weights<T>& weights, const T* bias, T* sums))
-
-// sums[x channel, y channel] += sum over the pairs of offset k of x[pair_in] ⊗ y[pair_out]: (x_channels,
-// padded(y_channels)), for `blocks` blocks from map.offset on; map.rows counts the rows of all of them.
-// `rows` is scratch of (correlated_rows, padded(y_channels)).
+// sums += sum over the pairs of offset k of x[pair_in] ⊗ y[pair_out] for `blocks` blocks from map.offset on;
+// map.rows counts the rows of all of them. `turned`: x is read at pair_out and y at pair_in. `rows` is
+// scratch of (correlated_rows, padded(y_channels)). x_rows counts the rows that pair_in may name.
 NATIVE_DECLARE_ISA(template <class T> bool correlate_blocks(const BlockMap& map, int64_t blocks, int64_t k,
-                                                            const Features<const T>& f, T* rows, T* sums))
+                                                            bool turned, const Features<const T>& f, T* rows,
+                                                            PairSums<T>* to))
 
 }  // namespace spconv_lite
