@@ -12,8 +12,8 @@ import tarfile
 import pytest
 import workspace
 from shipping import address
-from shipping.standins import interpreter
 from shipping.wheels import build_sdist
+from standins import interpreter
 from support import pyproject
 
 pytestmark = pytest.mark.slow

@@ -5,23 +5,17 @@
   python tools/release.py                        all variants, dependencies from conda-forge
   python tools/release.py --variant cpu          only the CPU builds (and the pure Python packages)
   python tools/release.py --package spconv-lite --variant cuda130
-  python tools/release.py --offline              without a network: from stand-ins of this machine's
-                                                 Python, wheels and compilers; never publishable
-  PREFIX_API_KEY=... python tools/release.py --upload prefix:NAME
-                                                 the same, then publish what was built
-  PREFIX_API_KEY=... python tools/release.py --built --upload prefix:NAME
-                                                 publish the release that stands in --out
 
 Steps: versions, pins, changelog and metadata must agree (tests/test_metadata_agrees.py and
 tests/test_recipes_render.py); the recipes are rendered from recipes/variants.yaml; each package is
 built in dependency order, tested in a fresh prefix by its recipe's tests, checked (at most 5 MB,
 licence, types, no tests, no path of the build machine, no library outside the prefix) and added to
-a channel. Beside it: sdists, wheels, logs, manifest.json, SHA256SUMS and sbom.cdx.json (CycloneDX).
+a channel. Beside it: sdists, wheels, logs, manifest.json and SHA256SUMS. What speaks against
+publishing stands in the manifest; publishing itself is `rattler-build upload` (docs/releasing.md).
 
 Install from the result:  conda install -c file:///.../output/release/channel spconv-lite
 
-Exit codes: 0 all built and fit for release, 1 something failed, 2 wrong arguments, 3 not uploaded,
-130 interrupted.
+Exit codes: 0 all built, 1 something failed, 2 wrong arguments, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -39,8 +33,8 @@ import workspace
 from workspace import PYTHON, ROOT
 
 AGREEMENT = ("tests/test_metadata_agrees.py", "tests/test_recipes_render.py")
-FOLDERS = ("cache", "channel", "logs", "unpacked", "work", "python", "standins")
-FILES = ("manifest.json", "SHA256SUMS", "sbom.cdx.json")
+FOLDERS = ("cache", "channel", "logs", "unpacked", "work", "python")
+FILES = ("manifest.json", "SHA256SUMS")
 LOCK = ".lock"
 
 
@@ -75,15 +69,6 @@ def arguments() -> argparse.Namespace:
         metavar="CHANNEL",
         help="where dependencies come from (default: conda-forge); repeatable, first wins",
     )
-    parser.add_argument("--offline", action="store_true", help="dependencies are stand-ins")
-    parser.add_argument(
-        "--python",
-        action="append",
-        default=[],
-        metavar="VERSION",
-        help="with --offline: another Python such as 3.12, for the builds that need it; its wheels "
-        "are installed with pip below build/ the first time; without torch, so not tested",
-    )
     parser.add_argument("--no-test", action="store_true", help="skip the recipe tests")
     parser.add_argument("--no-wheels", action="store_true", help="no sdists and wheels")
     parser.add_argument(
@@ -91,9 +76,6 @@ def arguments() -> argparse.Namespace:
         type=Path,
         default=ROOT / "output" / "release",
         help="emptied first, where it holds a release and nothing else (default: output/release/)",
-    )
-    parser.add_argument(
-        "--upload", metavar="TARGET", help="anaconda:OWNER, prefix:NAME, quetz:URL/NAME"
     )
     parser.add_argument(
         "--repository",
@@ -107,18 +89,7 @@ def arguments() -> argparse.Namespace:
         metavar="ACCOUNT",
         help="the same for the accounts that maintain the recipes on conda-forge; repeatable",
     )
-    parser.add_argument(
-        "--built",
-        action="store_true",
-        help="with --upload: build nothing, publish the finished release in --out",
-    )
     options = parser.parse_args()
-    if options.offline and options.upload:
-        parser.error("--upload: what --offline builds is never published")
-    if options.built and not options.upload:
-        parser.error("--built: there is nothing to do without --upload")
-    if options.offline and options.channel:
-        parser.error("--offline makes its own channel: leave --channel out")
     options.package = [name.replace("_", "-") for name in options.package or ()]
     options.out = options.out.resolve()
     return options
@@ -146,8 +117,7 @@ def chosen(options: argparse.Namespace) -> list:
     """The builds that --package and --variant leave, in build order; exits where that is none."""
     from shipping import recipes
 
-    own = f"{sys.version_info.major}.{sys.version_info.minor}" if options.offline else None
-    builds = [b for name in recipes.names() for b in recipes.render(name, python_min=own)]
+    builds = [b for name in recipes.names() for b in recipes.render(name)]
     known = {build.name for build in builds}
     known = {name.removesuffix("-dev") for name in known}
     wanted = set(options.package or known)
@@ -160,31 +130,6 @@ def chosen(options: argparse.Namespace) -> list:
     if not builds:
         wrong(f"no variant begins with {' or '.join(kinds)}")
     return recipes.in_build_order(builds)
-
-
-def offline_channel(options: argparse.Namespace, builds: list) -> tuple[list, list[str], set[str]]:
-    """What stand-ins of this machine can build, their channel, the Pythons that have torch."""
-    from shipping import recipes, standins
-
-    pythons = {f"{sys.version_info.major}.{sys.version_info.minor}": PYTHON}
-    wanted = recipes.required([b for b in builds if b.kind != "other"])  # what pip is asked for
-    for version in set(options.python) - set(pythons):
-        pythons[version] = standins.environment(version, wanted)
-    able = []
-    for build in builds:
-        why = standins.cannot_build(build, pythons)
-        if why:
-            say(f"    rendered only: {build.file_name}: {why}")
-        else:
-            able.append(build)
-    folder = options.out / "standins"
-    if able and not options.dry_run:
-        packages = standins.make_channel(
-            folder, list(pythons.values()), recipes.required(able), standins.COMPILER_CACHE
-        )
-        say(f"    {len(packages)} stand-ins in {folder}")
-    with_torch = {version for version, path in pythons.items() if standins.has_torch(path)}
-    return able, [str(folder)], with_torch
 
 
 def claim(folder: Path) -> TextIO:
@@ -226,59 +171,29 @@ def python_files(options: argparse.Namespace, names: set[str]) -> tuple[list[Pat
     return made, failed
 
 
-def plan(options: argparse.Namespace, builds: list) -> tuple[list, list[str], set[str] | None]:
-    """Show what will be built; the builds, their channels, and the only Pythons with torch."""
+def show(builds: list) -> None:
     say(f"plan: {len(builds)} builds, in this order")
-    sources, with_torch = options.channel or ["conda-forge"], None
-    if options.offline:
-        builds, sources, with_torch = offline_channel(options, builds)
     for build in builds:
         say(f"    {build.file_name:60} {build.subdir}")
-    return builds, sources, with_torch
 
 
 def release(options: argparse.Namespace, builds: list) -> int:
-    """Build, describe and, if told to, publish; returns the exit code."""
+    """Build, test and describe; returns the exit code."""
     from shipping import channel
 
-    builds, sources, with_torch = plan(options, builds)
-    if not builds:
-        say("nothing can be built from this machine's stand-ins")
-        return 1
-    made = channel.Release(options.out, sources, fresh_cache=options.offline)
-
-    def tested(build) -> bool:
-        possible = with_torch is None or build.python is None or build.python in with_torch
-        return possible and not options.no_test
-
-    failed = channel.build_all(made, builds, say, tested)
+    made = channel.Release(options.out, options.channel or ["conda-forge"])
+    failed = channel.build_all(made, builds, say, lambda build: not options.no_test)
     files, without = [], []
     if not options.no_wheels:
         files, without = python_files(options, {build.name for build in builds})
     names = [text.splitlines()[0] for text in [*failed, *without]]
-    manifest = made.write_manifest(files, tested=all(map(tested, builds)), failed=names)
+    manifest = made.write_manifest(files, tested=not options.no_test, failed=names)
     for name in ("work", "unpacked"):
         shutil.rmtree(options.out / name, ignore_errors=True)
     say(f"{len(made.artifacts)} packages, {len(names)} failed: {options.out}/manifest.json")
     for reason in manifest["objections"]:
         say(f"not publishable: {reason}")
-    if names:
-        return 1
-    return publish(options) if options.upload else 0
-
-
-def publish(options: argparse.Namespace) -> int:
-    """Upload the finished release in --out; returns the exit code."""
-    from shipping import upload
-
-    try:
-        files = upload.finished(options.out)
-        upload.upload(files, options.upload, say)
-    except RuntimeError as error:
-        say(f"not uploaded: {error}")
-        return 3
-    say(f"uploaded {len(files)} packages to {options.upload}")
-    return 0
+    return 1 if names else 0
 
 
 def write_settings(options: argparse.Namespace) -> int:
@@ -299,29 +214,17 @@ def main() -> int:
         os.execv(PYTHON, [str(PYTHON), *sys.argv])
     if options.repository or options.maintainer:
         return write_settings(options)
-    from shipping import upload
-
-    try:
-        if options.upload:
-            upload.target(options.upload)
-    except ValueError as error:
-        wrong(str(error))
-    if options.built:
-        return publish(options)
     builds = chosen(options)
     agreed = agreement(options.package)
+    show(builds)
+    if options.dry_run:
+        return 0 if agreed else 1
+    if not agreed:
+        say("nothing was built: what is released must agree first")
+        return 1
     try:
-        if options.dry_run:
-            plan(options, builds)
-            return 0 if agreed else 1
-        if not agreed:
-            say("nothing was built: what is released must agree first")
-            return 1
         with claim(options.out):
             return release(options, builds)
-    except RuntimeError as error:  # of the stand-ins: a Python, a wheel, a compiler that is missing
-        say(f"failed: {error}")
-        return 1
     except KeyboardInterrupt:
         say(f"interrupted: {options.out} has no manifest and is no release")
         return 130

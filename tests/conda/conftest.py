@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from shipping import recipes, standins
+import standins
+from shipping import recipes
 from shipping.channel import Release
 from shipping.recipes import Build
 

@@ -1,16 +1,15 @@
 """The checks of a built package find what they are there to find."""
 
-import hashlib
 import json
 import shutil
 import subprocess
-import sys
 
 import pytest
 import workspace
 import yaml
-from shipping import artifacts, upload
+from shipping import artifacts
 from shipping.artifacts import Artifact
+from shipping.channel import objections
 
 SITE = "lib/python3.11/site-packages/spconv_lite"
 WORK = "/build/bld/rattler-build_spconv-lite"
@@ -186,9 +185,9 @@ def test_stand_ins_and_local_channels_are_recognised(package):
     assert artifacts.built_with_standins(package.artifact) == ["numpy standin_0", "zlib h1_0"]
 
 
-def test_a_release_that_is_not_finished_is_not_uploaded():
+def test_a_release_that_is_not_finished_is_not_publishable():
     manifest = {"version": "99.0", "commit": "", "packages": [], "uncommitted_changes": True}
-    said = "\n".join(upload.objections(manifest | {"tested": False, "failed": ["x-1.conda"]}))
+    said = "\n".join(objections(manifest | {"tested": False, "failed": ["x-1.conda"]}))
     for reason in (
         "no commit",
         "uncommitted changes",
@@ -198,75 +197,3 @@ def test_a_release_that_is_not_finished_is_not_uploaded():
         "failed: x-1.conda",
     ):
         assert reason in said
-
-
-@pytest.mark.parametrize("text", ["", "somewhere", "ftp:x", "prefix:", "quetz:channel", "quetz:x/"])
-def test_an_upload_target_must_name_a_kind_and_a_place(text):
-    with pytest.raises(ValueError, match="expected anaconda:OWNER"):
-        upload.target(text)
-
-
-def test_an_upload_needs_its_key_before_anything_is_built(monkeypatch):
-    monkeypatch.delenv("PREFIX_API_KEY", raising=False)
-    with pytest.raises(ValueError, match="set PREFIX_API_KEY"):
-        upload.target("prefix:channel")
-
-
-def test_only_the_files_that_a_publishable_manifest_describes_are_uploaded(tmp_path, monkeypatch):
-    def refused():
-        with pytest.raises(RuntimeError) as error:
-            upload.finished(tmp_path)
-        return str(error.value)
-
-    assert "holds no finished release" in refused()
-    file = tmp_path / "channel" / "noarch" / "x-1-0.conda"
-    file.parent.mkdir(parents=True)
-    file.write_bytes(b"PK")
-    entry = {"file": "channel/noarch/x-1-0.conda", "sha256": hashlib.sha256(b"PK").hexdigest()}
-    (tmp_path / "manifest.json").write_text(json.dumps({"packages": [entry]}))
-    monkeypatch.setattr(upload, "objections", lambda manifest: ["a reason"])
-    assert refused() == "not publishable: a reason"
-    monkeypatch.setattr(upload, "objections", lambda manifest: [])
-    assert upload.finished(tmp_path) == [file]
-    file.write_bytes(b"PKK")
-    assert "x-1-0.conda is not the file that manifest.json describes" in refused()
-    file.unlink()
-    assert "x-1-0.conda is not the file" in refused()
-
-
-SERVER = """
-import http.server
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_POST(self):
-        for size in iter(lambda: int(self.rfile.readline(), 16), 0):
-            self.rfile.read(size + 2)
-        print(self.path.split("?")[0], self.headers["x-api-key"], flush=True)
-        self.send_response(409 if "second" in self.path else 200)
-        self.end_headers()
-    def log_message(self, *_): ...
-server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-print(server.server_port, flush=True)
-server.serve_forever()
-"""
-
-
-def test_packages_are_sent_with_the_key_and_what_was_not_sent_is_named(tmp_path, monkeypatch):
-    # in a process of its own: rattler_build holds the GIL while it sends
-    server = subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True)
-    try:
-        place = f"quetz:http://127.0.0.1:{server.stdout.readline().strip()}/mine"
-        monkeypatch.setenv("QUETZ_API_KEY", "the key")
-        files = [tmp_path / f"{name}-1-0.conda" for name in ("first", "second", "third")]
-        for file in files:
-            file.write_bytes(b"PK")
-        said = []
-        with pytest.raises(RuntimeError, match="1 of 3 packages were uploaded") as failure:
-            upload.upload(files, place, said.append)
-        assert [line.split() for line in said] == [["uploaded", "first-1-0.conda"]]
-        assert str(files[0]) not in str(failure.value)
-        assert all(str(file) in str(failure.value) for file in files[1:])
-        line = server.stdout.readline()
-        assert line == "/api/channels/mine/upload/first-1-0.conda the key\n"
-    finally:
-        server.kill()
-        server.wait()

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import standins
 import workspace
-from shipping import recipes, standins
+from shipping import recipes
 
 pytestmark = pytest.mark.slow
 

@@ -4,10 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shipping import standins
+import standins
 from shipping.rattler_child import call
-from shipping.standins import StandIn
 from shipping.subdirs import SUBDIR
+from standins import StandIn
 
 
 def test_a_python_without_torch_is_taken_only_where_it_is_asked_for(tmp_path):

@@ -1,4 +1,4 @@
-"""A release on disk: built packages in a channel with index, manifest, checksums and SBOM."""
+"""A release on disk: built packages in a channel with index, manifest and checksums."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version as installed
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import workspace
 
-from shipping import artifacts, upload
+from shipping import address, artifacts
 from shipping.artifacts import Artifact
 from shipping.rattler_child import call
 from shipping.recipes import VARIANTS, Build
@@ -41,7 +40,7 @@ PACKED = (
 class Release:
     """A folder that fills with a channel, logs and unpacked copies of what was built."""
 
-    def __init__(self, folder: Path, sources: list[str], *, fresh_cache: bool) -> None:
+    def __init__(self, folder: Path, sources: list[str], *, fresh_cache: bool = False) -> None:
         """`sources` are the channels that dependencies come from: folders, names or addresses."""
         self.folder = folder
         self.channel = folder / "channel"
@@ -110,7 +109,7 @@ class Release:
     def write_manifest(
         self, extra_files: list[Path], *, tested: bool, failed: Sequence[str] = ()
     ) -> dict:
-        """manifest.json, SHA256SUMS and sbom.cdx.json beside the index; returns the manifest.
+        """manifest.json and SHA256SUMS beside the index; returns the manifest.
 
         `tested` says whether all recipe tests were run; `failed` names what could not be built.
         """
@@ -130,14 +129,39 @@ class Release:
                 for path in extra_files
             ],
         }
-        manifest["objections"] = upload.objections(manifest)
+        manifest["objections"] = objections(manifest)
         manifest["publishable"] = not manifest["objections"]
         _write(self.folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
         files = [artifact.path for artifact in self.artifacts] + extra_files
         lines = [f"{_sha256(path)}  {path.relative_to(self.folder)}\n" for path in files]
         _write(self.folder / "SHA256SUMS", "".join(lines))
-        _write(self.folder / "sbom.cdx.json", json.dumps(sbom(self.artifacts), indent=1) + "\n")
         return manifest
+
+
+def objections(manifest: dict) -> list[str]:
+    """Why this release must not be published, as sentences."""
+    found = []
+    marked = [entry["file"] for entry in manifest["packages"] if entry["standins"]]
+    if marked:
+        found.append(f"built from stand-ins or a local channel: {', '.join(marked)}")
+    if not manifest["commit"]:
+        found.append("built outside a git checkout: no commit says what it was built from")
+    if manifest["uncommitted_changes"]:
+        found.append("built from a tree with uncommitted changes")
+    if manifest["failed"]:
+        found.append(f"failed: {', '.join(manifest['failed'])}")
+    if not manifest["tested"]:
+        found.append("its recipe tests were skipped")
+    heading = f"## {manifest['version']} ("
+    changelog = (workspace.ROOT / "CHANGELOG.md").read_text()
+    line = next((line for line in changelog.splitlines() if line.startswith(heading)), None)
+    if line is None:
+        found.append(f"CHANGELOG.md has no heading '{heading}...)'")
+    elif "not yet released" in line:
+        found.append(f"CHANGELOG.md still says: {line}")
+    if not manifest["packages"]:
+        found.append("nothing was built")
+    return found + address.objections()
 
 
 def build_all(
@@ -191,44 +215,6 @@ def driver(build: Build) -> dict[str, str]:
     """The driver that a build's test environment sees: none for a CPU build."""
     cuda = build.variant.get("cuda_compiler_version", "")
     return {"CONDA_OVERRIDE_CUDA": cuda if build.kind.startswith("cuda") else ""}
-
-
-def sbom(built: list[Artifact]) -> dict:
-    """CycloneDX 1.6: our packages, and what was in the environments they were built in."""
-    ours = [_component(artifact.index, artifact.sha256) for artifact in built]
-    for component, artifact in zip(ours, built, strict=True):
-        component["licenses"] = [{"expression": artifact.index["license"]}]
-    used, edges = {}, []
-    for component, artifact in zip(ours, built, strict=True):
-        parts = [_component(record, record["sha256"]) for record in artifact.resolved()]
-        used |= {part["bom-ref"]: part | {"scope": "excluded"} for part in parts}
-        needs = sorted({part["bom-ref"] for part in parts})
-        edges.append({"ref": component["bom-ref"], "dependsOn": needs})
-    return {
-        "bomFormat": "CycloneDX",
-        "specVersion": "1.6",
-        "serialNumber": f"urn:uuid:{uuid.uuid4()}",
-        "version": 1,
-        "metadata": {
-            "timestamp": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "tools": {"components": [{"type": "application", "name": "tools/release.py"}]},
-        },
-        "components": [*ours, *used.values()],
-        "dependencies": edges,
-    }
-
-
-def _component(record: dict, sha256: str) -> dict:
-    build, subdir = record["build"], record["subdir"]
-    purl = f"pkg:conda/{record['name']}@{record['version']}?build={build}&subdir={subdir}"
-    return {
-        "type": "library",
-        "bom-ref": purl,
-        "name": record["name"],
-        "version": record["version"],
-        "purl": purl,
-        "hashes": [{"alg": "SHA-256", "content": sha256}],
-    }
 
 
 def _entry(artifact: Artifact) -> dict:

@@ -43,13 +43,14 @@ def _with_absolute_links(sdist: Path, package: str, repository: str) -> None:
     aside.replace(sdist)
 
 
-def build_wheel(source: Path, out: Path, **environment: str) -> Path:
-    """The wheel of the package in `source`; `environment` may set GPU and NATIVE_WERROR."""
+def build_wheel(source: Path, out: Path, *settings: str, **environment: str) -> Path:
+    """The wheel of the package in `source`; `environment` may set GPU and NATIVE_WERROR.
+
+    `settings` are CMake's, such as `CMAKE_CUDA_ARCHITECTURES=90`.
+    """
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     command += ["--no-index", "-w", str(out), str(source)]
-    if "CMAKE_CUDA_ARCHITECTURES" in environment:
-        architectures = environment["CMAKE_CUDA_ARCHITECTURES"]
-        command.append(f"-Ccmake.define.CMAKE_CUDA_ARCHITECTURES={architectures}")
+    command += [f"-Ccmake.define.{setting}" for setting in settings]
     before = set(out.glob("*.whl"))
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     _run(command, env=os.environ | {"GPU": "OFF", "PATH": path} | environment)
@@ -58,14 +59,15 @@ def build_wheel(source: Path, out: Path, **environment: str) -> Path:
 
 
 def build_from_sdist(
-    source: Path, out: Path, scratch: Path, **environment: str
+    source: Path, out: Path, scratch: Path, *settings: str, **environment: str
 ) -> tuple[Path, Path]:
     """The sdist and the wheel made from it alone, both in `out`; `scratch` is a new folder."""
     sdist = build_sdist(source, out)
     scratch.mkdir(parents=True)
     with tarfile.open(sdist) as archive:
         archive.extractall(scratch, filter="data")
-    return sdist, build_wheel(scratch / sdist.name.removesuffix(".tar.gz"), out, **environment)
+    unpacked = scratch / sdist.name.removesuffix(".tar.gz")
+    return sdist, build_wheel(unpacked, out, *settings, **environment)
 
 
 def _run(command: list, **options) -> None:

@@ -21,13 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import workspace
-
 from shipping import forge
+from shipping.artifacts import MARK
 from shipping.rattler_child import call
 from shipping.recipes import Build
 from shipping.subdirs import SUBDIR
 
-MARK = "standin"
 CONDA_NAMES = {"torch": "pytorch", "opencv-python-headless": "opencv"}
 COMPILER_CACHE = workspace.ROOT / "build" / "ccache"
 COMPILERS = ("14.3", "15.2")
@@ -230,7 +229,7 @@ def make_channel(
     if missing:
         raise RuntimeError(
             f"no stand-in can be made for {', '.join(sorted(missing))}: install the wheel into the "
-            f"environment of {pythons[0]}, or teach shipping/standins.py"
+            f"environment of {pythons[0]}, or teach tests/standins.py"
         )
     subdir = folder / SUBDIR
     subdir.mkdir(parents=True)
