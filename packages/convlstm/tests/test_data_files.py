@@ -1,5 +1,7 @@
 """Frames as people have them: arrays, natural order, 16 bits, floats, several recordings."""
 
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -182,3 +184,102 @@ def test_no_frame_that_is_held_out_is_trained_on_with_several_recordings(many):
     assert held
     assert not trained & held
     assert {int(value) for value in trained} == set(range(many if many < 10 else many - many // 10))
+
+
+def test_missing_values_stay_missing_and_are_not_trained_on(tmp_path):
+    rain = np.random.default_rng(0).random((40, 12, 12)).astype("float32") * 20
+    rain[:, 3:5, 4:7] = np.nan
+    np.save(tmp_path / "rain.npy", rain)
+    recordings, scale = data.open_recordings(tmp_path / "rain.npy")
+    assert np.isnan(recordings[0][:]).sum() == np.isnan(rain).sum()
+    assert scale.high == pytest.approx(float(np.nanmax(rain)))
+    kept, _ = load_recordings(tmp_path / "rain.npy", missing="keep")
+    assert np.isnan(kept[0]).any()
+    run = str(tmp_path / "run")
+    options = ["--size", "12x12", "--filters", "2", "--frames", "4", "--steps", "3", "--every", "3"]
+    source = ["--data", str(tmp_path / "rain.npy")]
+    assert main(["train", "--out", run, *source, *options, "--json"]) == 0
+    assert all(p.isfinite().all() for p in train.load_checkpoint(run).parameters())
+    strip = str(tmp_path / "s.png")
+    assert main(["predict", run, *source, "--given", "2", "--steps", "2", "--strip", strip]) == 0
+    rain[0, 0, 0] = np.inf
+    np.save(tmp_path / "rain.npy", rain)
+    with pytest.raises(ValueError, match="infinite values"):
+        load_recordings(tmp_path / "rain.npy", missing="keep")
+
+
+def test_the_scale_of_rain_rates_is_their_logarithm_and_comes_back():
+    scale = data.SCALES["mm/h"]
+    rates = np.array([0, 0.05, 0.1, 1, 10, 100, np.nan], "float32")
+    frames = scale.apply(rates)
+    assert np.allclose(frames[:6], [0, 0, 0, 1 / 3, 2 / 3, 1], atol=1e-6)
+    assert np.isnan(frames[6])
+    assert np.allclose(scale.undo(frames[3:6]), rates[3:6], rtol=1e-5)
+    assert scale.undo(frames[:2]).tolist() == [0, 0]
+    assert data.SCALES["dBZ"].apply(np.array([-10.0, 60.0])).tolist() == [0, 1]
+    with pytest.raises(ValueError, match="above 0"):
+        Scale(0, 1, transform="log")
+    with pytest.raises(ValueError, match="one of linear, log"):
+        Scale(0, 1, transform="root")
+
+
+def test_a_recording_larger_than_memory_is_read_window_by_window(tmp_path):
+    """A sparse file of 40 GB: what is not read is not there."""
+    path = tmp_path / "large.npy"
+    shape = (600_000, 128, 128)
+    header = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    header[5] = 0.25
+    del header
+    values, _ = data.open_recordings(path, scale=Scale(0, 1))
+    source = Frames(values, 10)
+    assert source.batch(0, 0, 4).shape == (4, 10, 128, 128, 1)
+    assert (values[0][5:6] == 0.25).all()
+    folder = folder_of(tmp_path / "f", {k: np.full((8, 8), k, "uint8") for k in range(30)})
+    (recording,), _ = data.open_recordings(folder)
+    (folder / "frame3.png").write_bytes(b"damaged")  # not looked at before it is needed
+    assert (recording[20:22][:, 0, 0, 0] * 255).round().tolist() == [20, 21]
+
+
+def write_gridded(path):
+    """Rain (x, time, y) packed as whole numbers with a fill value, and a second variable."""
+    xarray = pytest.importorskip("xarray", reason="xarray reads NetCDF and Zarr")
+    pytest.importorskip("zarr" if path.suffix == ".zarr" else "h5netcdf")
+    rain = np.linspace(0, 40, 20 * 6 * 5).reshape(5, 20, 6).round(1)
+    rain[1, 2, 3] = np.nan
+    attributes = {"units": "mm h-1"}
+    data_set = xarray.Dataset(
+        {
+            "rain": (("x", "time", "y"), rain, attributes),
+            "quality": (("time", "y", "x"), np.ones((20, 6, 5), "float32")),
+            "station": (("y",), np.zeros(6)),
+        }
+    )
+    packed = {"rain": {"dtype": "int16", "scale_factor": 0.1, "_FillValue": -1}}
+    if path.suffix == ".zarr":
+        data_set.to_zarr(path)
+    else:
+        data_set.to_netcdf(path, engine="h5netcdf", encoding=packed)
+    return rain.transpose(1, 2, 0)
+
+
+@pytest.mark.parametrize("ending", [".nc", ".zarr"])
+def test_netcdf_and_zarr_are_recordings_in_their_unit(tmp_path, ending):
+    path = tmp_path / f"radar{ending}"
+    rain = write_gridded(path)
+    (recording,), scale = data.open_recordings(f"{path}::rain")
+    assert recording.shape == (20, 6, 5, 1)
+    assert scale == data.SCALES["mm/h"]
+    assert np.allclose(recording[3:7][..., 0], scale.apply(rain[3:7]), atol=1e-5, equal_nan=True)
+    assert np.isnan(recording[:]).sum() == 1
+    with pytest.raises(ValueError, match=r"rain over three axes|rain, quality over three axes"):
+        data.open_recordings(path)
+    (path / "zarr.json" if path.is_dir() else path).write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="cannot be read"):
+        data.open_recordings(f"{path}::rain")
+
+
+def test_netcdf_without_xarray_names_the_cure(tmp_path, monkeypatch):
+    (tmp_path / "a.nc").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "xarray", None)
+    with pytest.raises(RuntimeError, match="pip install xarray h5netcdf zarr"):
+        data.open_recordings(tmp_path / "a.nc")

@@ -14,7 +14,8 @@ import torch
 
 import convlstm
 from convlstm.keras import read_keras
-from convlstm.keras.model import GraphModel, SequenceModel, _flat
+from convlstm.keras.graph import flat
+from convlstm.keras.model import GraphModel, SequenceModel
 
 ARCHIVE = Path(__file__).with_name("keras_fixtures.tar.xz")
 SCRIPT = runpy.run_path(str(ARCHIVE.with_name("keras_fixtures.py")))
@@ -52,7 +53,7 @@ def numbers(folder, writer, kind):
 
 def outputs(model, x):
     with torch.no_grad():
-        return list(_flat(model(*x)))
+        return list(flat(model(*x)))
 
 
 def agree(got, want):
@@ -108,8 +109,8 @@ def test_chains_and_graphs_are_told_apart(folder):
     two = loaded(folder / "k3.5.0" / "inputs_and_outputs.keras")
     x, y = numbers(folder, "k3.5.0", "inputs_and_outputs")
     with torch.no_grad():
-        agree(list(_flat(two({"radar": x[0], "about": x[1]}))), [*y])
-        agree(list(_flat(two(list(x)))), [*y])
+        agree(list(flat(two({"radar": x[0], "about": x[1]}))), [*y])
+        agree(list(flat(two(list(x)))), [*y])
     with pytest.raises(ValueError, match="the inputs are radar, about"):
         two(x[0])
 
@@ -241,7 +242,7 @@ def test_a_graph_inside_a_graph_goes_in_and_out(keras, tmp_path, last):
     again = keras.models.load_model(tmp_path / "again.keras")
 
     def numbers_of(model):
-        return [t.detach().numpy() for t in _flat(model(x))]
+        return [t.detach().numpy() for t in flat(model(x))]
 
     agree(numbers_of(ours), numbers_of(theirs))
     agree(numbers_of(again), numbers_of(theirs))

@@ -214,6 +214,7 @@ def test_the_commands_train_predict_draw_export_and_import(tmp_path, capsys):
         "model",
         "last frame copied",
         "last frame moved on",
+        "optical flow",
     }
     assert main(["gif", run, "--out", gif, *ahead]) == 0
     assert len(data.load_frames(gif)) == 6

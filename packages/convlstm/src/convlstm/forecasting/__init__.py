@@ -1,6 +1,9 @@
 """Forecasts of frames: data, models, training, the rollout, metrics, pictures and commands."""
 
 # Called forecasting, not forecast: `convlstm.forecast` is a function.
+from .advection import advect_last
+from .ensembles import ensemble
+from .forecasters import forecaster
 from .models import next_frame
 from .rollout import copy_last, forecast, shift_last
 from .streaming import Stream
@@ -10,8 +13,11 @@ __all__ = [
     "Stream",
     "TrainOptions",
     "Trainer",
+    "advect_last",
     "copy_last",
+    "ensemble",
     "forecast",
+    "forecaster",
     "load_checkpoint",
     "next_frame",
     "shift_last",

@@ -12,7 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import data, metrics, models, pictures, rollout, training
+from . import (
+    advection,
+    data,
+    ensembles,
+    forecasters,
+    losses,
+    metrics,
+    models,
+    pictures,
+    rollout,
+    training,
+)
 
 
 def size_of(text: str) -> tuple[int, int]:
@@ -34,16 +45,21 @@ def source_of(
     channels: int,
     scale: data.Scale | None = None,
 ) -> data.Source:
-    """The source that a name means: digits, squares, or a path to the user's frames. scale: that
-    of the checkpoint, so that a forecast is of the quantity that was trained on."""
+    """The source that a name means: digits, squares, cells, or a path to the user's frames.
+
+    scale: that of the checkpoint, so that a forecast is of the quantity that was trained on."""
     if name == "digits":
         digit = max(6, min(size) // 2)
         return data.MovingDigits(steps, size, digit=digit, colour=channels == 3)
+    if name == "cells":
+        if channels == 3:
+            raise ValueError("train: cells are grey; use --data digits for --colour")
+        return data.MovingCells(steps, size)
     if name == "squares":
         if channels == 3:
             raise ValueError("train: squares are grey; use --data digits for --colour")
         return data.MovingSquares(steps, size)
-    recordings, used = data.load_recordings(name, size, channels, scale=scale)
+    recordings, used = data.open_recordings(name, size, channels, scale=scale)
     return data.Frames(recordings, steps, used)
 
 
@@ -60,8 +76,9 @@ def model_size(model: models.KerasModel) -> tuple[int, int]:
 
 
 SOURCES = (
-    "digits (handwritten digits of scikit-learn, moving), squares, or the path of a folder of "
-    "pictures, an array (.npy, .npz), a GIF or a video"
+    "digits (handwritten digits of scikit-learn, moving), squares, cells (like a rain radar's), or "
+    "the path of a folder of pictures, an array (.npy, .npz), a GIF, a video, or NetCDF and Zarr "
+    "(file.nc::variable)"
 )
 
 
@@ -80,6 +97,7 @@ RUN = {
 TRAINING = {
     "seed": 0, "batch": 4, "lr": 6e-3, "decay": True, "loss": "mse", "optimizer": "adam",
     "every": 50, "patience": 0, "ahead": 4, "warmup": 0, "clip": 0.0, "rollout": 0,
+    "curve": "linear", "accumulate": 1, "ema": 0.0,
 }  # fmt: skip
 
 
@@ -103,7 +121,11 @@ def add_train(commands) -> None:
     p.add_argument("--out", required=True, help="folder of checkpoints and logs")
     add("data", SOURCES, metavar="SOURCE")
     add("seed", "of data and weights", type=int)
-    add("preset", "the model", choices=sorted(models.PRESETS))
+    add(
+        "preset",
+        "the model; forecaster: half of a sequence's frames from the other half, at once",
+        choices=[FORECASTER, *sorted(models.PRESETS)],
+    )
     add("size", "frames as HEIGHTxWIDTH (default: the preset's)", type=size_of)
     add("filters", "filters of each layer (default: the preset's)", type=int)
     add("colour", "RGB: Conv2D head, one next frame", action="store_true")
@@ -124,6 +146,9 @@ def add_train(commands) -> None:
         "decay", "let lr fall to a fiftieth over the steps or the minutes",
         action=argparse.BooleanOptionalAction,
     )  # fmt: skip
+    add("curve", "how lr falls with --decay", choices=sorted(training.CURVES))
+    add("accumulate", "batches whose mean gradient makes one update", type=int)
+    add("ema", "what the average of the weights keeps at an update; 0: no average", type=float)
     add("warmup", "updates over which lr rises from 0", type=int)
     add("clip", "largest norm of the gradients; 0: any", type=float)
     add("loss", "what is minimised", choices=sorted(training.LOSSES))
@@ -138,6 +163,25 @@ def add_train(commands) -> None:
     which.add_argument("--overwrite", action="store_true", help="start anew in place of OUT's run")
     p.add_argument("--json", action="store_true", help="the result as JSON")
     p.set_defaults(run=run_train)
+
+
+FORECASTER = "forecaster"
+
+
+def _new_model(run: dict[str, Any]) -> models.KerasModel:
+    """The model of a run's facts (RUN)."""
+    if run["preset"] != FORECASTER:
+        return models.next_frame(
+            run["preset"], size=run["size"], filters=run["filters"], colour=run["colour"],
+            keras_example=run["keras_example"],
+        )  # fmt: skip
+    if run["keras_example"]:
+        raise ValueError("train: --keras-example is of seed and moving-mnist, not of forecaster")
+    ahead = run["frames"] // 2
+    return forecasters.forecaster(
+        run["size"], given=run["frames"] - ahead, ahead=ahead,
+        channels=3 if run["colour"] else 1, filters=run["filters"] or 16,
+    )  # fmt: skip
 
 
 def _said(a: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
@@ -163,12 +207,10 @@ def run_train(a: argparse.Namespace) -> int:
         }
     else:
         run, options = {**RUN, **said}, {**TRAINING, **said_training}
-        run["size"] = run["size"] or models.PRESETS[run["preset"]]["size"]
+        plan = models.PRESETS.get(run["preset"], {"size": (32, 32)})
+        run["size"] = run["size"] or plan["size"]
         torch.manual_seed(options["seed"])
-        model = models.next_frame(
-            run["preset"], size=run["size"], filters=run["filters"], colour=run["colour"],
-            keras_example=run["keras_example"],
-        )  # fmt: skip
+        model = _new_model(run)
     channels = 3 if run["colour"] else 1
     scale = getattr(model, "scale", None)
     source = source_of(run["data"], run["size"], run["frames"], channels, scale)
@@ -197,12 +239,25 @@ def run_train(a: argparse.Namespace) -> int:
 def add_predict(commands) -> None:
     p = commands.add_parser(
         "predict", help="forecast held-out sequences; metrics and a PNG strip",
-        description="Forecasts held-out sequences and prints metrics beside two baselines: the "
-        "last frame copied, and the last frame moved on by its measured motion.",
+        description="Forecasts held-out sequences and prints metrics beside three baselines: "
+        "the last frame copied, moved on by its measured motion, and carried along its optical "
+        "flow.",
     )  # fmt: skip
     _add_forecast_arguments(p)
     p.add_argument("--count", type=int, default=32, help="sequences (default: 32)")
     p.add_argument("--strip", metavar="FILE.png", help="write truth and forecast side by side")
+    p.add_argument(
+        "--members",
+        type=int,
+        default=0,
+        help="also an ensemble of so many forecasts: CRPS, spread and the mean's MSE by lead time",
+    )
+    p.add_argument(
+        "--noise",
+        type=float,
+        default=0.0,
+        help="of the ensemble: Gaussian noise on the given frames, beside the model's dropout",
+    )
     p.add_argument("--json", action="store_true", help="the metrics as JSON")
     p.set_defaults(run=run_predict)
 
@@ -235,7 +290,7 @@ def forecast_held_out(model: models.KerasModel, a: argparse.Namespace, count: in
             raise ValueError(f"--{name} must be at least 1, got {getattr(a, name)}")
     source = source_of(a.data, model_size(model), a.given + a.steps, channels, scale)
     x = torch.from_numpy(source.batch(a.seed, number, count, held_out=True))
-    given, truth = x[:, : a.given], x[:, a.given :]
+    given, truth = losses.filled(x[:, : a.given]), x[:, a.given :]
     return given, truth, rollout.forecast(model, given, a.steps)
 
 
@@ -246,21 +301,39 @@ def run_predict(a: argparse.Namespace) -> int:
         "model": predicted,
         "last frame copied": rollout.copy_last(given, a.steps),
         "last frame moved on": rollout.shift_last(given, a.steps),
+        "optical flow": advection.advect_last(given, a.steps),
     }
     result: dict[str, dict] = {}
     for name, frames in rows.items():
-        result[name] = metrics.all_metrics(frames, truth)
-        result[name]["mse_by_lead"] = metrics.by_lead_time(metrics.mse, frames, truth)
+        known = torch.where(truth.isnan(), frames, truth)  # a missing pixel counts as right
+        result[name] = metrics.all_metrics(frames, known)
+        result[name]["mse_by_lead"] = metrics.by_lead_time(metrics.mse, frames, known)
+    if a.members:
+        found = ensembles.ensemble(model, given, a.steps, a.members, noise=a.noise, seed=a.seed)
+        known = torch.where(truth.isnan(), found.mean(0), truth)
+        result["ensemble"] = _ensemble_scores(found, known)
     if a.strip:
         write_strip(a.strip, given[0], truth[0], {k: v[0] for k, v in rows.items()})
     if a.json:
         print(json.dumps(result))
         return 0
-    names = list(metrics.all_metrics(predicted, truth))
+    names = [n for n in metrics.METRICS if n in result["model"]]
     print(f"{'':22}" + "".join(f"{n:>10}" for n in names))
-    for name, values in result.items():
-        print(f"{name:22}" + "".join(f"{values[n]:10.3f}" for n in names))
+    for name in rows:
+        print(f"{name:22}" + "".join(f"{result[name][n]:10.3f}" for n in names))
+    for name, by_lead in result.get("ensemble", {}).items():
+        print(f"{'ensemble, ' + name:22}" + "".join(f"{v:10.4f}" for v in by_lead))
     return 0
+
+
+def _ensemble_scores(members: torch.Tensor, truth: torch.Tensor) -> dict[str, list[float]]:
+    """CRPS, spread and the mean's MSE by lead time."""
+    steps = [(members[:, :, k : k + 1], truth[:, k : k + 1]) for k in range(truth.shape[1])]
+    return {
+        "crps": [metrics.crps(m, t) for m, t in steps],
+        "spread": [metrics.spread(m) for m, _ in steps],
+        "mse of the mean": metrics.by_lead_time(metrics.mse, members.mean(0), truth),
+    }
 
 
 def write_strip(path, given, truth, rows) -> None:

@@ -6,19 +6,38 @@ so training resumes exactly. Frames are float32 in [0, 1], sequences (B, T, H, W
 
 from __future__ import annotations
 
-import os
-import re
-import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
-VIDEO_ENDINGS = {".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v"}
+from .radar import MovingCells
+from .recordings import (
+    Recording,
+    load_frames,
+    load_recordings,
+    natural_order,
+    open_recordings,
+)
+from .scales import SCALES, Scale
+
+__all__ = [
+    "SCALES",
+    "Frames",
+    "MovingCells",
+    "MovingDigits",
+    "MovingSquares",
+    "Recording",
+    "Scale",
+    "Source",
+    "load_frames",
+    "load_recordings",
+    "natural_order",
+    "open_recordings",
+]
+
 # The digits from this one on are held out: never in a training sequence.
 FIRST_HELD_OUT_DIGIT = 1500
 
@@ -145,61 +164,20 @@ def _digits(side: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Scale:
-    """How the values of a recording become [0, 1]: (value - low) / (high - low).
-
-    It is kept in checkpoints, so that a forecast is of the same quantity as the training. unit
-    names the quantity (dBZ, mm/h, "of 255"). Values outside [low, high] are kept as they are.
-    """
-
-    low: float = 0.0
-    high: float = 255.0
-    unit: str = ""
-
-    def __post_init__(self) -> None:
-        if not np.isfinite([self.low, self.high]).all() or not self.low < self.high:
-            raise ValueError(f"Scale: low must be below high, got {self.low} and {self.high}")
-
-    def apply(self, values: np.ndarray) -> np.ndarray:
-        """Values in their unit to float32, [low, high] to [0, 1]."""
-        return ((values - self.low) / (self.high - self.low)).astype(np.float32)
-
-    def undo(self, frames: np.ndarray) -> np.ndarray:
-        """float32 frames back in their unit."""
-        return (frames * (self.high - self.low) + self.low).astype(np.float32)
-
-    @classmethod
-    def of(cls, values: np.ndarray) -> Scale:
-        """That of whole numbers' type (of 255, of 65535), or from 0 to the largest value of
-        others; from the lowest where that is below 0. Raises ValueError for what is not finite."""
-        if values.dtype == np.bool_:
-            return cls(0, 1)
-        if values.dtype.kind == "u":
-            most = float(np.iinfo(values.dtype).max)
-            return cls(0, most, f"of {most:.0f}")
-        finite = values[np.isfinite(values)]
-        if not finite.size:
-            raise ValueError("Scale: there is no finite value to scale by")
-        low, high = min(0.0, float(finite.min())), float(finite.max())
-        if values.dtype.kind == "f" and low >= 0 and high <= 1:
-            return cls(0, 1)
-        return cls(low, high if high > low else low + 1)
-
-
-@dataclass(frozen=True)
 class Frames:
     """Windows of `steps` frames from recordings, of which the last tenth is held out: the end of
     each recording in time, or where there are 10 or more the last recordings as a whole.
 
-    frames: one recording (N, H, W, C), or several: no window crosses from one to the next. scale:
+    frames: one recording (N, H, W, C), or several: no window crosses from one to the next. A
+    `Recording` is read window by window. Missing values are NaN, and so they are in batches. scale:
     what took their values to [0, 1], for the checkpoint. Raises ValueError where no recording has
     a window to train on and one to test on.
     """
 
-    frames: np.ndarray | Sequence[np.ndarray]
+    frames: np.ndarray | Recording | Sequence[np.ndarray] | Sequence[Recording]
     steps: int = 20
     scale: Scale | None = None
-    recordings: tuple[np.ndarray, ...] = field(init=False, repr=False, compare=False)
+    recordings: tuple[np.ndarray | Recording, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         many = isinstance(self.frames, list | tuple)
@@ -214,7 +192,7 @@ class Frames:
                     "steps"
                 )
 
-    def _split(self, recording: np.ndarray) -> int:
+    def _split(self, recording: np.ndarray | Recording) -> int:
         return min(len(recording) * 9 // 10, len(recording) - self.steps)
 
     def _windows(self, held_out: bool) -> list[tuple[int, int, int]]:
@@ -243,209 +221,3 @@ class Frames:
             start = first + int(draw - (ends[k] - count))
             out.append(self.recordings[recording][start : start + self.steps])
         return np.stack(out).astype(np.float32)
-
-
-def load_frames(
-    path: str | os.PathLike[str],
-    size: tuple[int, int] | None = None,
-    channels: int = 1,
-    limit: int | None = None,
-) -> np.ndarray:
-    """Frames (N, H, W, C) in [0, 1] of one recording; see `load_recordings`.
-
-    Raises ValueError too for a file with several recordings of equal length, (N, T, H, W).
-    """
-    recordings, _ = load_recordings(path, size, channels, limit)
-    if len(recordings) != 1:
-        raise ValueError(
-            f"load_frames: {path} has {len(recordings)} recordings; use load_recordings"
-        )
-    return recordings[0]
-
-
-def load_recordings(
-    path: str | os.PathLike[str],
-    size: tuple[int, int] | None = None,
-    channels: int = 1,
-    limit: int | None = None,
-    scale: Scale | None = None,
-) -> tuple[list[np.ndarray], Scale]:
-    """Recordings (N, H, W, C) as float32, and the scale that took their values to [0, 1].
-
-    path: a folder of pictures (frame2 comes before frame10; 8 and 16 bit and float pictures keep
-    their depth), a GIF or a multi-page TIFF, a video (needs PyAV), or an array: `.npy` or the one
-    array of an `.npz`, (N, H, W), (N, H, W, C), or sequences (T, N, H, W) as `mnist_test_seq.npy`
-    has them, or (N, T, H, W, C). A folder of folders has a recording in each.
-    size: (H, W) to scale to. channels: 1 or 3. limit: at most so many frames of each. scale: in
-    place of the one that follows from the values' type, such as that of a checkpoint.
-    Raises FileNotFoundError, ValueError for what holds no frames, for missing values (NaN) and for
-    frames of several sizes, RuntimeError where a package is missing.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"load_frames: there is no {path}")
-    raw = _raw_recordings(path, channels, limit)
-    if scale is None:
-        scales = [Scale.of(values) for values in raw]
-        unit = next((s.unit for s in scales if s.unit), "")
-        scale = Scale(min(s.low for s in scales), max(s.high for s in scales), unit)
-    out = []
-    for values in raw:
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise ValueError(
-                f"load_frames: {path} has missing values (NaN or infinity); fill them first, or "
-                "leave those frames out"
-            )
-        out.append(_resized(scale.apply(values), size))
-    return out, scale
-
-
-def _raw_recordings(path: Path, channels: int, limit: int | None) -> list[np.ndarray]:
-    """Recordings (N, H, W, C) with the values of the files."""
-    suffix = path.suffix.lower()
-    if path.is_dir():
-        files = natural_order(p for p in path.iterdir() if p.suffix.lower() in IMAGE_ENDINGS)
-        if files:
-            return [_stacked((_open(p) for p in files[:limit]), channels, limit)]
-        inner = natural_order(p for p in path.iterdir() if p.is_dir())
-        found = [r for p in inner for r in _raw_recordings(p, channels, limit)]
-        if not found:
-            raise ValueError(f"load_frames: {path} has no pictures ({', '.join(IMAGE_ENDINGS)})")
-        return found
-    if suffix in (".npy", ".npz"):
-        return _array_recordings(path, channels, limit)
-    if suffix in VIDEO_ENDINGS:
-        return [_stacked(_video(path), channels, limit)]
-    return [_stacked(_animation(path), channels, limit)]
-
-
-def natural_order(paths: Iterable[Path]) -> list[Path]:
-    """Paths by name with numbers as numbers: frame2 before frame10."""
-
-    def key(path: Path) -> list[tuple[int, int, str]]:
-        parts = re.split(r"(\d+)", path.name)
-        return [(1, int(p), p) if p.isdecimal() else (0, 0, p) for p in parts]
-
-    return sorted(paths, key=key)
-
-
-def _stacked(pictures: Iterable, channels: int, limit: int | None) -> np.ndarray:
-    frames: list[np.ndarray] = []
-    for picture in pictures:
-        if limit is not None and len(frames) >= limit:
-            break
-        frames.append(_as_array(picture, channels))
-        first = frames[0]
-        if frames[-1].shape != first.shape or frames[-1].dtype != first.dtype:
-            raise ValueError(
-                f"load_frames: all frames must have one size and depth, got {first.shape} of "
-                f"{first.dtype} and {frames[-1].shape} of {frames[-1].dtype}"
-            )
-    if not frames:
-        raise ValueError("load_frames: there are no frames")
-    return np.stack(frames)
-
-
-def _array_recordings(path: Path, channels: int, limit: int | None) -> list[np.ndarray]:
-    try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(loaded, np.lib.npyio.NpzFile):
-            names = loaded.files
-            if len(names) != 1:
-                raise ValueError(f"it must hold one array, it has {', '.join(names)}")
-            loaded = loaded[names[0]]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"load_frames: {path} is no array of numbers: {error}") from error
-    if loaded.dtype.kind not in "buif" or loaded.size == 0:
-        raise ValueError(f"load_frames: {path} must hold numbers, got {loaded.dtype}")
-    shape = loaded.shape
-    if loaded.ndim == 3:
-        recordings = [loaded[..., None]]
-    elif loaded.ndim == 4 and shape[-1] in (1, 3):
-        recordings = [loaded]
-    elif loaded.ndim == 4:
-        # Moving MNIST's file is (time, sequence, H, W): the sequences outnumber their frames.
-        whole = loaded.swapaxes(0, 1) if shape[0] < shape[1] else loaded
-        recordings = [r[..., None] for r in whole]
-    elif loaded.ndim == 5 and shape[-1] in (1, 3):
-        recordings = list(loaded)
-    else:
-        raise ValueError(
-            f"load_frames: {path} must be (N, H, W), (N, H, W, C), (T, N, H, W) or "
-            f"(N, T, H, W, C) with 1 or 3 channels, got {shape}"
-        )
-    return [_with_channels(np.asarray(r[:limit]), channels, path) for r in recordings]
-
-
-def _with_channels(frames: np.ndarray, channels: int, path: Path) -> np.ndarray:
-    if frames.shape[-1] == channels:
-        return frames
-    if frames.shape[-1] == 1:
-        return np.repeat(frames, channels, -1)
-    raise ValueError(
-        f"load_frames: {path} has {frames.shape[-1]} channels, {channels} are asked for"
-    )
-
-
-def _pillow():
-    try:
-        from PIL import Image
-    except ImportError:
-        raise RuntimeError("Pictures need Pillow: pip install pillow") from None
-    return Image
-
-
-def _open(path: Path):
-    return _pillow().open(path)
-
-
-def _animation(path: Path):
-    picture = _open(path)
-    for k in range(getattr(picture, "n_frames", 1)):
-        picture.seek(k)
-        yield picture.copy()
-
-
-def _video(path: Path):
-    try:
-        import av
-    except ImportError:
-        raise RuntimeError(
-            f"load_frames: reading the video {path} needs PyAV: pip install av "
-            "(or cut the video into a folder of pictures)"
-        ) from None
-    with av.open(str(path)) as container:
-        for frame in container.decode(video=0):
-            yield frame.to_image()
-
-
-# Pillow's modes with more than 8 bits, and the type that holds their values.
-_DEEP = {"I;16": np.uint16, "I;16L": np.uint16, "I;16B": np.uint16, "I": np.int32, "F": np.float32}
-
-
-def _as_array(picture, channels: int) -> np.ndarray:
-    """(H, W, C) with the picture's own values: 8 bit, 16 bit or float."""
-    if picture.mode in _DEEP:
-        array = np.asarray(picture)
-        if picture.mode == "I" and picture.format == "PNG":
-            array = array.clip(0, 65535).astype(np.uint16)  # how Pillow before 11 read 16 bits
-        array = array.astype(_DEEP[picture.mode]) if picture.mode != "I" else array
-        return np.repeat(array[..., None], channels, -1)
-    if picture.mode == "1":
-        picture = picture.convert("L")
-    picture = picture.convert("L" if channels == 1 else "RGB")
-    array = np.asarray(picture)
-    return array.reshape(*array.shape[:2], channels)
-
-
-def _resized(frames: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    """(N, H, W, C) scaled to (H, W), with an average over what is made smaller."""
-    if size is None or frames.shape[1:3] == tuple(size):
-        return frames
-    import torch
-
-    x = torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, 1)
-    x = torch.nn.functional.interpolate(
-        x, size=tuple(size), mode="bilinear", align_corners=False, antialias=True
-    )
-    return x.movedim(1, -1).contiguous().numpy()

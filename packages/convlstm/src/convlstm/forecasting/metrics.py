@@ -150,6 +150,17 @@ def crps(members: Tensor, truth: Tensor) -> float:
     return error - spread / 2
 
 
+def spread(members: Tensor) -> float:
+    """How far the members of an ensemble (M, B, T, H, W, C) lie apart: the root of the mean of
+    their variance, unbiased (Fortin et al. 2014, eq. 15). A reliable ensemble has that of the root
+    mean squared error of its mean, times sqrt(M / (M + 1))."""
+    if members.dim() != 6 or members.shape[0] < 2:
+        raise ValueError(
+            f"spread: members must be (M, B, T, H, W, C) with M >= 2, got {tuple(members.shape)}"
+        )
+    return members.var(0, unbiased=True).mean().sqrt().item()
+
+
 def by_lead_time(
     metric: Callable[[Tensor, Tensor], float], prediction: Tensor, truth: Tensor
 ) -> list[float]:

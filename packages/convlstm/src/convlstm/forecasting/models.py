@@ -21,6 +21,7 @@ from ..keras.model import (
 from ..layers.layer import LAYERS
 from ..layers.stack import Bidirectional
 from ..layers.state import detach
+from .rollout import horizon
 
 __all__ = [
     "PRESETS",
@@ -120,6 +121,8 @@ def sees_ahead(model: nn.Module) -> list[str]:
     """Names of the layers in a chain through which an output sees frames after its own: trained on
     the frames after each step, such a model is shown the answers."""
     found, gone = [], False
+    if horizon(model):  # its outputs lie beyond all that it is given
+        return found
     for layer, name in zip(getattr(model, "layers", ()), getattr(model, "names", ()), strict=True):
         if isinstance(layer, Conv) and layer.rank == 3 and layer.channels_last and not gone:
             if layer.kernel_size[0] > 1 and layer.padding == "same":

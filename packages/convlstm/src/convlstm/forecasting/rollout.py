@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
+from ..keras.graph import Ref
+from ..keras.model import GraphModel
 from .streaming import CONVLSTM, Stream, why_not_streamed
 
 # How far the measured motion may go between two frames, in pixels.
@@ -15,24 +17,24 @@ MAX_SHIFT = 4
 
 
 @torch.no_grad()
-def forecast(model: nn.Module, x: Tensor, steps: int) -> Tensor:
+def forecast(model: nn.Module, x: Tensor, steps: int, *, keep_modes: bool = False) -> Tensor:
     """The `steps` frames after x (B, T, H, W, C), each from all frames before it.
 
     The model gives the frame after each of its input frames, or (colour models) the one frame
-    after the last; a model of many outputs (`horizon`) gives that many at once. Where every output
+    after the last; a model of many outputs (`horizon`) gives that many at once, from the last
+    frames that it takes. Where every output
     follows from the frames before it (`why_not_streamed`), each frame is computed once and the
     states are carried; else the whole history runs again for each step. The sequence starts from
     zero states, and neither the states that stateful layers keep nor any module's training flag
-    are changed. Returns (B, steps, H, W, C).
+    are changed. keep_modes: as the modules are, in place of eval mode. Returns (B, steps, H, W, C).
     """
     if steps < 1:
         raise ValueError(f"forecast: steps must be at least 1, got {steps}")
     if x.dim() < 4 or x.shape[1] == 0:
         raise ValueError(f"forecast: x must be (B, T, ..., C) with T >= 1, got {tuple(x.shape)}")
-    with evaluating(model):
-        own = getattr(model, "forecast", None)
-        if own is not None:
-            return own(x, steps)
+    with nullcontext() if keep_modes else evaluating(model):
+        if horizon(model):
+            return _blocks_ahead(model, x, steps)
         if why_not_streamed(model) is None:
             stream = Stream(model)
             frames = [_last_frame(stream.steps(x), x)]
@@ -44,6 +46,35 @@ def forecast(model: nn.Module, x: Tensor, steps: int) -> Tensor:
             with _fresh_states(model):
                 history = torch.cat([history, _last_frame(model(history), x)], 1)
     return history[:, x.shape[1] :]
+
+
+# What a model's last layer is called that gives all frames ahead at once.
+FRAMES_AHEAD = "frames_ahead"
+
+
+def horizon(model: nn.Module) -> int:
+    """How many frames after its input a model gives at once; 0 for one that gives the frame after
+    each of its input frames.
+
+    A `GraphModel` whose output comes from a layer named "frames_ahead", or any module with an
+    attribute `horizon`, which takes `input_shape[1]` frames.
+    """
+    if isinstance(model, GraphModel):
+        out = model.outputs
+        named = isinstance(out, Ref) and out.layer == FRAMES_AHEAD
+        return model.shapes[out][1] or 0 if named else 0
+    return int(getattr(model, "horizon", 0))
+
+
+def _blocks_ahead(model: nn.Module, x: Tensor, steps: int) -> Tensor:
+    """Forecasts of many frames at a time, each block from the frames before it."""
+    takes = model.input_shape[1] or x.shape[1]  # type: ignore[union-attr,index]
+    if x.shape[1] < takes:
+        raise ValueError(f"forecast: the model takes {takes} frames, x has {x.shape[1]}")
+    history = x
+    while history.shape[1] < x.shape[1] + steps:
+        history = torch.cat([history, model(history[:, -takes:]).to(x.dtype)], 1)  # type: ignore[operator]
+    return history[:, x.shape[1] : x.shape[1] + steps]
 
 
 def roll_out(model: nn.Module, x: Tensor, steps: int) -> Tensor:

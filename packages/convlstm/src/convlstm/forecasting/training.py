@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -14,15 +15,21 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._files import replacing
 from ..keras.model import KerasModel, from_config
 from ..keras.optim import KerasAdam
 from .data import Scale, Source
+from .losses import LOSSES, filled, where_known
 from .metrics import by_lead_time, mse
-from .rollout import forecast, roll_out
+from .rollout import forecast, horizon, roll_out
 
+# How the rate falls: the part of it that is left when so much is done.
+CURVES = {
+    "linear": lambda done: 1 - done,
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+}
 CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 
 
@@ -30,16 +37,19 @@ CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 class TrainOptions:
     """How to train.
 
-    steps: updates in all; 0 makes none. batch: sequences in each. loss: "mae", "mse" or "bce".
+    steps: updates in all; 0 makes none. batch: sequences in each. loss: a name of `losses.LOSSES`.
     optimizer: "adam" is torch's, "keras-adam" has Keras' epsilon. every: updates between
     validations, checkpoints and log lines. validation: held-out sequences of each. ahead: how many
     frames a validation forecasts, each from the frames before it (at most half of a sequence).
     patience: validations without a better forecast before training stops early; 0 never stops.
     seconds: stop after so much training in all, with what ran before a resume; 0 never. decay: lr
-    falls to a fiftieth in a straight line over the steps, or over the seconds where those end
-    sooner. warmup: lr rises from 0 over so many updates. clip: the largest norm of all gradients
-    together; 0 does not clip. rollout: how many frames a training forecast is run on its own
-    output (0: every output from true frames alone).
+    falls to a fiftieth over the steps, or over the seconds where those end sooner, along `curve`:
+    "linear" or "cosine" (Loshchilov & Hutter 2017, arXiv 1608.03983, without restarts). warmup:
+    lr rises from 0 over so many updates. clip: the largest norm of all gradients together; 0 does
+    not clip. rollout: how many frames a training forecast is run on its own
+    output (0: every output from true frames alone). accumulate: batches whose mean gradient makes
+    one update. ema: what the exponential moving average of the weights keeps of itself at an
+    update (Polyak & Juditsky 1992; 0: none); validations and `load_checkpoint` have the average.
     """
 
     steps: int = 1000
@@ -57,6 +67,9 @@ class TrainOptions:
     warmup: int = 0
     clip: float = 0.0
     rollout: int = 0
+    curve: str = "linear"
+    accumulate: int = 1
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
@@ -67,7 +80,13 @@ class TrainOptions:
             raise ValueError(
                 f'TrainOptions: optimizer must be "adam" or "keras-adam", got {self.optimizer!r}'
             )
-        lowest = {"batch": 1, "every": 1, "validation": 1, "ahead": 1}
+        if self.curve not in CURVES:
+            raise ValueError(
+                f"TrainOptions: curve must be one of {', '.join(CURVES)}: {self.curve!r}"
+            )
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"TrainOptions: ema must be at least 0 and below 1, got {self.ema}")
+        lowest = {"batch": 1, "accumulate": 1, "every": 1, "validation": 1, "ahead": 1}
         lowest |= dict.fromkeys(("steps", "patience", "seconds", "warmup", "clip", "rollout"), 0)
         for name, low in lowest.items():
             if not getattr(self, name) >= low:
@@ -78,18 +97,6 @@ class TrainOptions:
 
 # What a run that goes on may have otherwise than it began: when it ends and what it reports.
 _FREE_ON_RESUME = {"steps", "seconds", "patience", "every"}
-
-
-def _bce(prediction: Tensor, truth: Tensor) -> Tensor:
-    # Keras clips probabilities at its epsilon.
-    return F.binary_cross_entropy(prediction.clamp(1e-7, 1 - 1e-7), truth)
-
-
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mae": F.l1_loss,
-    "mse": F.mse_loss,
-    "bce": _bce,
-}
 
 
 @dataclass
@@ -129,7 +136,8 @@ class Trainer:
     state, torch's random state and progress: a run that was cut off and resumed ends with the
     same bits as one that was not. `checkpoint.pt` is the last state, `best.pt` that of the best
     validation. run: what the checkpoint tells about the run besides, such as its data. A folder
-    that holds another run is refused with a ValueError, unless `overwrite` says otherwise.
+    that holds another run is refused with a ValueError, unless `overwrite` says otherwise. clock:
+    what counts the seconds (time.process_time: those of the processor).
     """
 
     def __init__(
@@ -143,7 +151,9 @@ class Trainer:
         *,
         run: Mapping[str, Any] | None = None,
         overwrite: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.clock = clock
         self.model, self.source, self.options = model, source, options
         self.folder = None if folder is None else Path(folder)
         self.progress = Progress()
@@ -151,6 +161,9 @@ class Trainer:
         trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = kind(trained or model.parameters(), lr=options.lr)
         self.loss = LOSSES[options.loss]
+        self.average: dict[str, Tensor] = {}
+        if options.ema:
+            self.average = {n: p.detach().clone() for n, p in model.named_parameters()}
         self.bar = sys.stderr.isatty() if bar is None else bar
         self.lines = bar is None and not self.bar
         self.history: list[dict[str, Any]] = []
@@ -175,7 +188,7 @@ class Trainer:
         """Trains to the end of the options' steps (or seconds, or patience)."""
         o, p = self.options, self.progress
         self._claim()
-        started = time.monotonic() - p.seconds
+        started = self.clock() - p.seconds
         if p.step == 0:
             torch.manual_seed(o.seed)
         total, count = 0.0, 0
@@ -184,7 +197,7 @@ class Trainer:
                 self.model.train()
                 self._set_rate(p.seconds)
                 loss = self.update()
-                p.seconds = time.monotonic() - started
+                p.seconds = self.clock() - started
                 total, count = total + loss, count + 1
                 self._show(loss, started)
                 if p.step % o.every == 0 or p.step == o.steps:
@@ -205,50 +218,79 @@ class Trainer:
             done = self.progress.step / o.steps
             if o.seconds:
                 done = max(done, min(1.0, seconds / o.seconds))
-            rate *= max(0.02, 1 - done)
+            rate *= max(0.02, CURVES[o.curve](done))
         if o.warmup:
             rate *= min(1.0, (self.progress.step + 1) / o.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
     def update(self) -> float:
-        """One update; returns its loss."""
-        x = self._frames(self.progress.step, self.options.batch, False)
+        """One update; returns its loss, the mean over its batches."""
+        o = self.options
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._training_loss(x)
-        loss.backward()
-        if self.options.clip:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip)
+        value = 0.0
+        for part in range(o.accumulate):
+            x = self._frames(self.progress.step * o.accumulate + part, o.batch, False)
+            loss = self._training_loss(x) / o.accumulate
+            loss.backward()
+            value += loss.item()
+        if o.clip:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), o.clip)
         self.optimizer.step()
         self.progress.step += 1
-        value = loss.item()
+        self._average_weights()
         if value != value:
             raise RuntimeError(
-                f"train: the loss is not a number at step {self.progress.step}; lower lr "
-                f"({self.options.lr})"
+                f"train: the loss is not a number at step {self.progress.step}; lower lr ({o.lr})"
             )
         return value
 
     def _training_loss(self, x: Tensor) -> Tensor:
         """Of every output against the frame after it; with `rollout`, of the last frames as the
-        model forecasts them from its own output."""
+        model forecasts them from its own output; of a model of many outputs, of those."""
+        inputs = filled(x)
+        ahead = horizon(self.model)
+        if ahead:
+            given = x.shape[1] - ahead
+            return where_known(self.loss, self.model(inputs[:, :given]), x[:, given:])
         steps = min(self.options.rollout, x.shape[1] // 2)
         if steps:
-            given = x[:, : x.shape[1] - steps]
-            outputs = roll_out(self.model, given, steps)
-            truth = x[:, 1:] if outputs.shape[1] == x.shape[1] - 1 else x[:, given.shape[1] :]
-            return self.loss(outputs, truth)
-        y = self.model(x[:, :-1])
-        return self.loss(y, x[:, 1:] if y.dim() == x.dim() else x[:, -1])
+            given = x.shape[1] - steps
+            outputs = roll_out(self.model, inputs[:, :given], steps)
+            truth = x[:, 1:] if outputs.shape[1] == x.shape[1] - 1 else x[:, given:]
+            return where_known(self.loss, outputs, truth)
+        y = self.model(inputs[:, :-1])
+        return where_known(self.loss, y, x[:, 1:] if y.dim() == x.dim() else x[:, -1])
+
+    def _average_weights(self) -> None:
+        """Moves the average towards the weights, at first faster: as a plain mean would."""
+        keep = min(self.options.ema, 1 - 1 / (self.progress.step + 1))
+        with torch.no_grad():
+            for name, weight in self.model.named_parameters():
+                if name in self.average:
+                    self.average[name].lerp_(weight, 1 - keep)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[nn.Module]:
+        """The model with its averaged weights for a while, where there are such."""
+        own = {n: p.detach().clone() for n, p in self.model.named_parameters() if self.average}
+        try:
+            _copy_weights(self.model, self.average)
+            yield self.model
+        finally:
+            _copy_weights(self.model, own)
 
     def _validate(self, train_loss: float) -> None:
         """Forecasts held-out sequences from the frames that a user would have, and no others."""
         o, p = self.options, self.progress
         x = self._frames(0, o.validation, True)
         ahead = min(o.ahead, x.shape[1] // 2)
-        given, truth = x[:, :-ahead], x[:, -ahead:]
-        prediction = forecast(self.model, given, ahead)
-        loss = self.loss(prediction, truth).item()
+        given = x.shape[1] - (horizon(self.model) or ahead)
+        truth = x[:, given : given + ahead]
+        with self._averaged() as model:
+            prediction = forecast(model, filled(x[:, :given]), ahead)
+        loss = where_known(self.loss, prediction, truth).item()
+        truth = torch.where(truth.isnan(), prediction, truth)
         mae = F.l1_loss(prediction, truth).item()
         if loss < p.best:
             p.best, p.stale, p.best_step = loss, 0, p.step
@@ -326,6 +368,7 @@ class Trainer:
         state = {
             "model": json.dumps(self.model.own_config()),
             "weights": self.model.state_dict(),
+            "average": self.average,
             "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
             "progress": asdict(self.progress),
@@ -350,6 +393,7 @@ class Trainer:
         except RuntimeError as error:
             raise ValueError(f"train: --resume: the model is another one: {error}") from None
         self.optimizer.load_state_dict(state["optimizer"])
+        self.average = dict(state.get("average", {}))
         torch.set_rng_state(state["random"])
         known = {f.name for f in fields(Progress)}
         self.progress = Progress(**{k: v for k, v in state["progress"].items() if k in known})
@@ -363,7 +407,7 @@ class Trainer:
         if not self.bar:
             return
         o, p = self.options, self.progress
-        seconds = time.monotonic() - started
+        seconds = self.clock() - started
         done = int(30 * p.step / max(1, o.steps))
         val = f"  forecast mae {self.history[-1]['val_mae']:.4f}" if self.history else ""
         line = f"\r[{'#' * done}{'.' * (30 - done)}] {p.step}/{o.steps}  {seconds:4.0f} s  {o.loss} {loss:.4f}{val} "  # noqa: E501
@@ -372,6 +416,13 @@ class Trainer:
     def _show_end(self) -> None:
         if self.bar:
             print(file=sys.stderr)
+
+
+@torch.no_grad()
+def _copy_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    named = dict(model.named_parameters())
+    for name, weight in weights.items():
+        named[name].copy_(weight)
 
 
 def _summary_writer(folder: Path | None):
@@ -404,11 +455,12 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict:
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> KerasModel:
-    """The model of a checkpoint, with its weights, in eval mode. Its `scale` is that of the data
+    """The model of a checkpoint, with its weights (their average where the run kept one), in eval
+    mode. Its `scale` is that of the data
     that it was trained on, None where the data were in [0, 1] as they are."""
     state = read_checkpoint(path)
     model = from_config(state["model"], draw=False)
-    model.load_state_dict(state["weights"], assign=True)
+    model.load_state_dict({**state["weights"], **state.get("average", {})}, assign=True)
     scale = state.get("scale")
     model.scale = None if scale is None else Scale(**scale)
     return model.eval()

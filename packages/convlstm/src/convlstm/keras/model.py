@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,30 +16,14 @@ from ..layers.cell import ConvLSTMBase
 from ..layers.initializers import undrawn
 from ..layers.stack import Bidirectional
 from .base import Shape, Slot, output_shape, own_config, slots
+from .entries import exported, model_entry
 from .files import KerasFile, KerasLayer, read_keras, write_file
-from .recurrent import RANKS, TimeDistributed
+from .graph import Call, Ref, filled, flat, refs
+from .recurrent import RANKS
 from .registry import build_layer, class_of
 from .weights import load_weights
 
 MODEL_CLASSES = ("Sequential", "Functional", "Model")
-
-
-class Ref(NamedTuple):
-    """A tensor of a graph: output `tensor` of call number `node` of a layer."""
-
-    layer: str
-    node: int
-    tensor: int
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of a layer. args and kwargs: values with `Ref`s where tensors go."""
-
-    layer: str
-    node: int
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
 
 
 class KerasModel(nn.Module):
@@ -144,11 +127,11 @@ class GraphModel(KerasModel):
         values = {Ref(n, 0, 0): x for (n, _), x in zip(self.inputs, self._bound(given))}  # noqa: B905
         modules = dict(zip(self.names, self.layers, strict=True))
         for call in self.calls:
-            args, kwargs = (_filled(part, values) for part in (call.args, call.kwargs))
+            args, kwargs = (filled(part, values) for part in (call.args, call.kwargs))
             out = _called(modules[call.layer], args, kwargs)
-            for k, tensor in enumerate(_flat(out)):
+            for k, tensor in enumerate(flat(out)):
                 values[Ref(call.layer, call.node, k)] = tensor
-        return _filled(self.outputs, values)
+        return filled(self.outputs, values)
 
     def _bound(self, given: Sequence[Any]) -> list[Tensor]:
         names = [name for name, _ in self.inputs]
@@ -163,7 +146,7 @@ class GraphModel(KerasModel):
         return tensors
 
     def output_shape(self, *shapes: Shape) -> Any:
-        wanted = list(_refs(self.outputs))
+        wanted = list(refs(self.outputs))
         found = [self.shapes[r] for r in wanted]
         return found if len(found) > 1 else found[0]
 
@@ -175,38 +158,6 @@ def _called(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
         pair = tuple(state)
         kwargs = {**kwargs, "initial_state": (pair[:2], pair[2:]) if len(pair) == 4 else pair}
     return module(*args, **kwargs)
-
-
-def _filled(part: Any, values: Mapping[Ref, Tensor]) -> Any:
-    """A structure with tensors in place of its refs."""
-    if isinstance(part, Ref):
-        return values[part]
-    if isinstance(part, Mapping):
-        return {k: _filled(v, values) for k, v in part.items()}
-    if isinstance(part, list | tuple):
-        return [_filled(v, values) for v in part]
-    return part
-
-
-def _flat(out: Any) -> Iterator[Tensor]:
-    if isinstance(out, Mapping):
-        out = list(out.values())
-    if isinstance(out, list | tuple):
-        for part in out:
-            yield from _flat(part)
-    else:
-        yield out
-
-
-def _refs(part: Any) -> Iterator[Ref]:
-    if isinstance(part, Ref):
-        yield part
-    elif isinstance(part, Mapping):
-        for value in part.values():
-            yield from _refs(value)
-    elif isinstance(part, list | tuple):
-        for value in part:
-            yield from _refs(value)
 
 
 # Configurations
@@ -272,7 +223,7 @@ def _shapes(shape: Any) -> list[Shape]:
 
 def _graph(entries, inner, version: str, inputs) -> GraphModel:
     by_name = {e["config"].get("name", e.get("name")): e for e in entries}
-    order = [r.layer for r in _refs(_refs_of(inner["input_layers"]))]
+    order = [r.layer for r in refs(_refs_of(inner["input_layers"]))]
     shapes: dict[Ref, Shape] = {}
     for k, name in enumerate(order):
         c = by_name[name]["config"]
@@ -291,7 +242,7 @@ def _graph(entries, inner, version: str, inputs) -> GraphModel:
     layers: dict[str, nn.Module] = {}
     calls: list[Call] = []
     while waiting:
-        ready = [c for c in waiting if all(r in shapes for r in _refs([c.args, c.kwargs]))]
+        ready = [c for c in waiting if all(r in shapes for r in refs([c.args, c.kwargs]))]
         if not ready:
             raise ValueError(
                 f"load_keras: the layers {', '.join(sorted({c.layer for c in waiting}))} wait for "
@@ -299,7 +250,7 @@ def _graph(entries, inner, version: str, inputs) -> GraphModel:
             )
         for call in ready:
             entry = by_name[call.layer]
-            seen = [shapes[r] for r in _refs(call.args[0])]
+            seen = [shapes[r] for r in refs(call.args[0])]
             if call.layer not in layers:
                 _refuse_operation(entry)
                 layers[call.layer] = build_layer(
@@ -311,7 +262,7 @@ def _graph(entries, inner, version: str, inputs) -> GraphModel:
             calls.append(call)
         waiting = [c for c in waiting if c not in ready]
     ordered = {name: layers[name] for name in by_name if name in layers}
-    missing = [r for r in _refs(outputs) if r not in shapes]
+    missing = [r for r in refs(outputs) if r not in shapes]
     if missing:
         raise ValueError(f"load_keras: the output {missing[0].layer} is no tensor of the model")
     if isinstance(outputs, list) and len(outputs) == 1:
@@ -335,7 +286,7 @@ def _as_referred_to(calls: Sequence[Call], outputs: Any, entries: Mapping[str, A
     """Calls with the numbers by which others refer to them: Keras 2 counts the calls of a model
     inside from 1, since its own input is call 0."""
     first: dict[str, int] = {}
-    for ref in _refs([outputs, *([c.args, c.kwargs] for c in calls)]):
+    for ref in refs([outputs, *([c.args, c.kwargs] for c in calls)]):
         first[ref.layer] = min(ref.node, first.get(ref.layer, ref.node))
     return [
         Call(c.layer, c.node + first.get(c.layer, 0), c.args, c.kwargs)
@@ -441,118 +392,6 @@ def _chain(graph: GraphModel) -> KerasModel:
     if last != graph.outputs or [c.layer for c in graph.calls] != graph.names:
         return graph
     return SequenceModel(list(graph.layers), graph.names, graph.input_shape)
-
-
-def model_entry(model: KerasModel, name: str) -> dict[str, Any]:
-    """A model's configuration in Keras 3's form, with activations by our names."""
-    if isinstance(model, SequenceModel):
-        shape = list(model.input_shape)
-        first = {"batch_shape": shape, "name": "input_layer"}
-        entries = [_entry("InputLayer", first)]
-        entries += [layer_entry(m, n) for m, n in zip(model.layers, model.names, strict=True)]
-        inner = {"name": name, "layers": entries, "build_input_shape": shape}
-        return _whole("keras", "Sequential", {**model.carried, **inner})
-    assert isinstance(model, GraphModel)
-    entries = []
-    for n, shape in model.inputs:
-        c = {"batch_shape": list(shape), "dtype": "float32", "name": n}
-        entries.append({**_entry("InputLayer", c), "name": n, "inbound_nodes": []})
-    for module, n in zip(model.layers, model.names, strict=True):
-        nodes = [_node(model, c) for c in model.calls if c.layer == n]
-        entries.append({**layer_entry(module, n), "name": n, "inbound_nodes": nodes})
-    inner = {
-        "name": name,
-        "layers": entries,
-        "input_layers": [[n, 0, 0] for n, _ in model.inputs],
-        "output_layers": _listed(model, model.outputs),
-    }
-    return _whole("keras.src.models.functional", "Functional", {**model.carried, **inner})
-
-
-def _listed(model: GraphModel, outputs: Any) -> Any:
-    if isinstance(outputs, Ref):
-        return [_history(model, outputs, True)]
-    if isinstance(outputs, Mapping):
-        return {k: _history(model, v, True) for k, v in outputs.items()}
-    return [_history(model, r, True) for r in outputs]
-
-
-def _history(model: GraphModel, ref: Ref, output: bool = False) -> list[Any]:
-    """A ref as Keras 3 writes it: calls count from 0, as outputs those of functional models from
-    1."""
-    calls = sorted(c.node for c in model.calls if c.layer == ref.layer)
-    number = calls.index(ref.node) if calls else 0
-    if calls and output and isinstance(model.layers[model.names.index(ref.layer)], GraphModel):
-        number += 1
-    return [ref.layer, number, ref.tensor]
-
-
-def _node(model: GraphModel, call: Call) -> dict[str, Any]:
-    def tensors(part: Any) -> Any:
-        if isinstance(part, Ref):
-            about = {
-                "shape": list(model.shapes[part]),
-                "dtype": "float32",
-                "keras_history": _history(model, part),
-            }
-            return {"class_name": "__keras_tensor__", "config": about}
-        if isinstance(part, Mapping):
-            return {k: tensors(v) for k, v in part.items()}
-        if isinstance(part, list | tuple):
-            return [tensors(v) for v in part]
-        return part
-
-    return {"args": tensors(call.args), "kwargs": tensors(call.kwargs)}
-
-
-def layer_entry(module: nn.Module, name: str) -> dict[str, Any]:
-    """A layer's entry in a model's configuration."""
-    if isinstance(module, KerasModel):
-        return model_entry(module, name)
-    config = own_config(module, name)
-    if isinstance(module, TimeDistributed):
-        inner = getattr(module, "inner_name", f"{name}_inner")
-        config["layer"] = layer_entry(module.layer, inner)
-    if isinstance(module, Bidirectional):
-        for key in ("layer", "backward_layer"):
-            config[key] = _entry(config[key]["class_name"], config[key]["config"])
-    return _entry(class_of(module), config)
-
-
-def _entry(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    return _whole("keras.layers", class_name, dict(config))
-
-
-def _whole(module: str, class_name: str, config: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "module": module,
-        "class_name": class_name,
-        "config": config,
-        "registered_name": None,
-    }
-
-
-def exported(part: Any, class_name: str = "") -> Any:
-    """A configuration with Keras 3's activations alone.
-
-    Keras 2's recurrent hard_sigmoid(x) is Keras 3's of 1.2 x: it goes along, and
-    `weights.exported_arrays` scales what it is applied to. Raises ValueError where that cannot be.
-    """
-    if isinstance(part, list):
-        return [exported(p) for p in part]
-    if not isinstance(part, Mapping):
-        return part
-    out = {}
-    for key, value in part.items():
-        if value == "hard_sigmoid_keras2":
-            if key != "recurrent_activation":
-                raise ValueError(
-                    f"save_keras: {part.get('name')!r} has the hard_sigmoid of Keras 2 as its "
-                    f"{key}, which Keras 3 does not have; export the weights alone"
-                )
-            value = "hard_sigmoid"
-        out[key] = exported(value)
-    return out
 
 
 # Files

@@ -1,0 +1,48 @@
+"""NetCDF and Zarr through xarray, which is optional."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+GRIDDED_ENDINGS = {".nc", ".nc4", ".netcdf", ".zarr"}
+# What files call the axis of time.
+_TIMES = ("time", "t", "valid_time", "step", "frame")
+# What they call the axis across, which comes last.
+_ACROSS = ("x", "lon", "longitude", "easting", "column")
+
+
+def gridded_array(path: Path, variable: str = "") -> tuple[Any, str]:
+    """(an xarray.DataArray (time, y, x), read when it is used, and its unit).
+
+    variable: its name; "" for the only one over three axes. Packed values (scale_factor) are
+    unpacked and _FillValue is NaN, as the conventions for climate and forecast data have it (CF
+    1.11, section 2.5.1 and 8.1). Raises RuntimeError without xarray, ValueError for a file without
+    such a variable.
+    """
+    try:
+        import xarray
+    except ImportError:
+        raise RuntimeError(
+            f"load_frames: reading {path} needs xarray: pip install xarray h5netcdf zarr"
+        ) from None
+    try:
+        data = xarray.open_zarr(path) if path.suffix == ".zarr" else xarray.open_dataset(path)
+    except ImportError as error:  # an engine or dask is missing
+        raise RuntimeError(f"load_frames: reading {path} needs one more package: {error}") from None
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"load_frames: {path} cannot be read: {error}") from error
+    fit = [n for n, v in data.data_vars.items() if v.ndim == 3 and v.dtype.kind in "buif"]
+    if not variable and len(fit) == 1:
+        variable = str(fit[0])
+    if variable not in fit:
+        named = f"{path}::{fit[0]}" if fit else ""
+        raise ValueError(
+            f"load_frames: {path} has {', '.join(map(str, fit)) or 'no variable'} over three axes "
+            f"(time, y, x); name one{', as ' + named if named else ''}; got {variable!r}"
+        )
+    array = data[variable]
+    time = next((d for d in array.dims if str(d).lower() in _TIMES), array.dims[0])
+    rest = [d for d in array.dims if d != time]
+    rest.sort(key=lambda d: str(d).lower() in _ACROSS)  # stable: else as the file has them
+    return array.transpose(time, *rest), str(array.attrs.get("units", ""))
