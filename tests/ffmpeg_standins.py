@@ -1,6 +1,6 @@
 """Stand-ins for what the recipe of the built FFmpeg needs: compilers, headers and libraries.
 
-Those in tools/shipping/standins.py serve the six packages; these are links to this machine's
+Those in tests/standins.py serve the six packages; these are links to this machine's
 libraries, to the headers that `ffmpeg-gpu-build` unpacks where the system's are too old, and to its
 programs. pkg-config sees the prefix and nothing of the system, so that a package which the recipe
 forgot is missed.
@@ -13,10 +13,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from shipping import standins
+import standins
 from shipping.rattler_child import call
-from shipping.standins import StandIn
 from shipping.subdirs import SUBDIR
+from standins import StandIn
 
 # conda-forge's packages and their run exports (feedstocks, August 2026)
 EXPORTS = {

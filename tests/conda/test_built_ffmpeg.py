@@ -12,8 +12,9 @@ import subprocess
 
 import ffmpeg_standins
 import pytest
+import standins
 import workspace
-from shipping import artifacts, recipes, standins
+from shipping import artifacts, recipes
 from shipping.recipes import VARIANTS
 
 from ffmpeg_gpu_build import resolve
