@@ -1,5 +1,7 @@
 """Building: levels, invariants of the structure, bad meshes, options."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -239,6 +241,26 @@ def test_a_non_manifold_fan_is_built():
     asset = nc.build(vertices, faces)
     assert asset.validate() == []
     assert asset.statistics()["source_triangles"] == 64
+
+
+def test_triangles_that_all_meet_at_a_vertex_take_no_quadratic_time():
+    """20,000 copies of one triangle, and a fan: the time of as many triangles of a field."""
+    count = 20_000
+    angle = np.linspace(0, 6, count + 1)
+    rim = np.stack([np.cos(angle), np.sin(angle), 0 * angle], 1)
+    fan = np.stack([np.zeros(count), np.arange(count) + 1, np.arange(count) + 2], 1).astype(int)
+    seconds = []
+    for vertices, faces in (
+        meshes.heightfield(102),
+        (np.eye(3), np.tile([[0, 1, 2]], (count, 1))),
+        (np.concatenate([np.zeros((1, 3)), rim]), fan),
+    ):
+        start = time.process_time()
+        asset = nc.build(vertices, faces)
+        seconds.append(time.process_time() - start)
+        assert asset.validate() == []
+        assert (np.unique(asset.leaf_source)[: len(faces)] == np.arange(len(faces))).all()
+    assert max(seconds) < 30 * seconds[0]  # about 4; 100 and more where it is quadratic
 
 
 def test_a_single_triangle_is_an_asset():

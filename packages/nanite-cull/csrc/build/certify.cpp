@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "build/triangle_grid.h"
+#include "build/triangle_tree.h"
 #include "core/records.h"
 
 namespace nanite_cull {
@@ -20,16 +20,16 @@ struct Point {
   float square;
 };
 
-Vec unit_normal(const TriangleGrid& grid, uint32_t t) {
-  const Vec n = cross(grid.corner(t, 1) - grid.corner(t, 0), grid.corner(t, 2) - grid.corner(t, 0));
+Vec unit_normal(const TriangleTree& tree, uint32_t t) {
+  const Vec n = cross(tree.corner(t, 1) - tree.corner(t, 0), tree.corner(t, 2) - tree.corner(t, 0));
   const float length = std::sqrt(dot(n, n));
   return length > 0 ? (1 / length) * n : Vec{0, 0, 0};
 }
 
 // How far the edge from u to v, whose ends are nearest to different triangles, lies from the coarser patch
-// between them. Where the two share an edge the distance peaks as the edge crosses the plane that halves
-// their angle; elsewhere its middle is measured.
-float roof(const TriangleGrid& coarse, const Point& u, const Point& v) {
+// between them, or `enough` where it is no more than that. Where the two share an edge the distance peaks as
+// the edge crosses the plane that halves their angle; elsewhere its middle is measured.
+float roof(const TriangleTree& coarse, const Point& u, const Point& v, float enough) {
   Vec shared[3];
   int count = 0;
   for (int i = 0; i < 3; ++i)
@@ -45,27 +45,64 @@ float roof(const TriangleGrid& coarse, const Point& u, const Point& v) {
       return std::sqrt(std::min(coarse.to_triangle(at, u.hit), coarse.to_triangle(at, v.hit)));
     }
   }
+  const float least = enough / between_samples;
+  const Vec middle = 0.5f * (u.at + v.at);
   float square;
-  coarse.nearest(0.5f * (u.at + v.at), u.hit, square);
+  const uint32_t hint = coarse.to_triangle(middle, v.hit) < coarse.to_triangle(middle, u.hit) ? v.hit : u.hit;
+  coarse.nearest(middle, hint, square, [&](uint32_t, float found) { return found <= least * least; });
   return between_samples * std::sqrt(square);
 }
 
-// Connected parts of a patch.
-class Components {
+// Which connected parts of a patch have a vertex that stays.
+class Kept {
  public:
-  Components(const std::vector<uint32_t>& indices, size_t vertices) : parent_(vertices) {
-    for (uint32_t v = 0; v < vertices; ++v) parent_[v] = v;
+  Kept(const std::vector<uint32_t>& indices, const std::vector<uint8_t>& stays) {
+    if (reaches_all(indices, stays)) return;
+    parent_.resize(stays.size()), kept_.assign(stays.size(), 0);
+    for (uint32_t v = 0; v < stays.size(); ++v) parent_[v] = v;
     for (size_t i = 0; i < indices.size(); i += 3)
       join(indices[i], indices[i + 1]), join(indices[i], indices[i + 2]);
+    for (uint32_t v = 0; v < stays.size(); ++v)
+      if (stays[v]) kept_[root(v)] = 1;
+  }
+  bool operator()(uint32_t vertex) { return kept_.empty() || kept_[root(vertex)]; }
+
+  // The vertices of each part that has none.
+  std::vector<std::vector<uint32_t>> gone(const std::vector<uint32_t>& indices) {
+    std::vector<std::vector<uint32_t>> out;
+    std::vector<uint32_t> number(kept_.size(), none);
+    std::vector<uint8_t> listed(kept_.size(), 0);
+    for (size_t i = 0; i < indices.size() && !kept_.empty(); ++i) {
+      const uint32_t v = indices[i], r = root(v);
+      if (kept_[r] || listed[v]) continue;
+      if (number[r] == none) number[r] = static_cast<uint32_t>(out.size()), out.emplace_back();
+      out[number[r]].push_back(v), listed[v] = 1;
+    }
+    return out;
+  }
+
+ private:
+  // A few walks over the triangles, each marking what it touches: the common case, in little time.
+  static bool reaches_all(const std::vector<uint32_t>& indices, std::vector<uint8_t> marked) {
+    for (int walk = 0; walk < 3; ++walk) {
+      bool all = true;
+      for (size_t i = 0; i < indices.size(); i += 3) {
+        const uint8_t any = marked[indices[i]] | marked[indices[i + 1]] | marked[indices[i + 2]];
+        for (int c = 0; c < 3; ++c) marked[indices[i + c]] = any;
+        all = all && any;
+      }
+      if (all) return true;
+    }
+    return false;
   }
   uint32_t root(uint32_t v) {
     while (parent_[v] != v) v = parent_[v] = parent_[parent_[v]];
     return v;
   }
-
- private:
   void join(uint32_t a, uint32_t b) { parent_[root(a)] = root(b); }
+
   std::vector<uint32_t> parent_;
+  std::vector<uint8_t> kept_;  // of roots; empty where every part has one
 };
 
 float diagonal(const std::vector<float>& positions, const std::vector<uint32_t>& vertices) {
@@ -81,36 +118,49 @@ float diagonal(const std::vector<float>& positions, const std::vector<uint32_t>&
 
 float debt_of(const std::vector<float>& debt, size_t triangle) { return debt.empty() ? 0 : debt[triangle]; }
 
-struct Edge {
-  uint64_t ends;  // smaller vertex << 32 | larger
-  float own;      // the largest debt of the triangles on it
-};
-
-// The edges of a patch, each once, sorted by their ends.
-std::vector<Edge> edges_of(const PatchSurface& patch) {
-  std::vector<Edge> edges;
-  edges.reserve(patch.indices.size());
-  for (size_t i = 0; i < patch.indices.size(); ++i) {
-    const uint64_t a = patch.indices[i], b = patch.indices[i % 3 == 2 ? i - 2 : i + 1];
-    edges.push_back({a < b ? a << 32 | b : b << 32 | a, debt_of(patch.debt, i / 3)});
+// The edges of a patch, each once, listed at their smaller vertex.
+class EdgeTable {
+ public:
+  struct Edge {
+    uint32_t other;
+    float own;  // the largest debt of the triangles on it
+  };
+  EdgeTable(const std::vector<uint32_t>& indices, const std::vector<float>* debt, size_t vertices)
+      : begin_(vertices + 1, 0) {
+    for (size_t i = 0; i < indices.size(); ++i) ++begin_[std::min(indices[i], next(indices, i)) + 1];
+    for (size_t v = 0; v < vertices; ++v) begin_[v + 1] += begin_[v];
+    edges_.resize(begin_.back());
+    end_.assign(begin_.begin(), begin_.end() - 1);
+    for (size_t i = 0; i < indices.size(); ++i) {
+      const uint32_t a = std::min(indices[i], next(indices, i)), b = std::max(indices[i], next(indices, i));
+      const float own = debt ? debt_of(*debt, i / 3) : 0;
+      if (Edge* edge = find(a, b))
+        edge->own = std::max(edge->own, own);
+      else
+        edges_[end_[a]++] = {b, own};
+    }
   }
-  std::sort(edges.begin(), edges.end(), [](const Edge& a, const Edge& b) { return a.ends < b.ends; });
-  size_t kept = 0;
-  for (const Edge& edge : edges)
-    if (kept > 0 && edges[kept - 1].ends == edge.ends)
-      edges[kept - 1].own = std::max(edges[kept - 1].own, edge.own);
-    else
-      edges[kept++] = edge;
-  edges.resize(kept);
-  return edges;
-}
+  bool has(uint32_t a, uint32_t b) const {
+    return const_cast<EdgeTable*>(this)->find(std::min(a, b), std::max(a, b)) != nullptr;
+  }
+  template <class Body>
+  void each(Body&& body) const {
+    for (uint32_t a = 0; a < end_.size(); ++a)
+      for (uint32_t e = begin_[a]; e < end_[a]; ++e) body(a, edges_[e].other, edges_[e].own);
+  }
 
-bool has_edge(const std::vector<Edge>& edges, uint64_t a, uint64_t b) {
-  const uint64_t ends = a < b ? a << 32 | b : b << 32 | a;
-  const auto found = std::lower_bound(edges.begin(), edges.end(), ends,
-                                      [](const Edge& edge, uint64_t key) { return edge.ends < key; });
-  return found != edges.end() && found->ends == ends;
-}
+ private:
+  static uint32_t next(const std::vector<uint32_t>& indices, size_t i) {
+    return indices[i % 3 == 2 ? i - 2 : i + 1];
+  }
+  Edge* find(uint32_t a, uint32_t b) {
+    for (uint32_t e = begin_[a]; e < end_[a]; ++e)
+      if (edges_[e].other == b) return &edges_[e];
+    return nullptr;
+  }
+  std::vector<uint32_t> begin_, end_;
+  std::vector<Edge> edges_;
+};
 
 // From the patch's first corner: small numbers lose less.
 std::vector<float> about_first(const std::vector<float>& positions) {
@@ -126,7 +176,7 @@ float certify(const std::vector<float>& where, const PatchSurface& before, const
   const std::vector<float> positions = about_first(where);
   const size_t vertices = positions.size() / 3;
   const float slack = rounding * diagonal(positions, before.indices);
-  const TriangleGrid coarse(positions, after), fine(positions, before.indices);
+  const TriangleTree coarse(positions, after), fine(positions, before.indices);
   debt.assign(after.size() / 3, 0);
 
   // Corners that stay touch the coarser patch; the others look for their nearest triangle, starting from
@@ -137,15 +187,13 @@ float certify(const std::vector<float>& where, const PatchSurface& before, const
     points[after[i]] = {coarse.vertex(after[i]), static_cast<uint32_t>(i / 3), 0};
     known[after[i]] = stays[after[i]] = 1;
   }
-  Components components(before.indices, vertices);
-  std::vector<uint8_t> kept(vertices, 0);
-  for (uint32_t v : after) kept[components.root(v)] = 1;
+  Kept kept(before.indices, stays);
 
   float largest = 0;
   uint32_t hint = 0;
   for (size_t i = 0; i < before.indices.size(); i += 3) {
     const uint32_t* v = &before.indices[i];
-    if (!kept[components.root(v[0])]) continue;
+    if (!kept(v[0])) continue;
     for (int c = 0; c < 3; ++c)
       if (known[v[c]]) hint = points[v[c]].hit;
     for (int c = 0; c < 3; ++c) {
@@ -156,37 +204,28 @@ float certify(const std::vector<float>& where, const PatchSurface& before, const
       known[v[c]] = 1;
     }
   }
-  static const std::vector<float> no_debt;
-  const std::vector<Edge> edges = edges_of(before), coarse_edges = edges_of({after, no_debt});
+  const EdgeTable edges(before.indices, &before.debt, vertices), coarse_edges(after, nullptr, vertices);
   auto has_corner = [&](uint32_t triangle, uint32_t vertex) {
     return coarse.index(triangle, 0) == vertex || coarse.index(triangle, 1) == vertex ||
            coarse.index(triangle, 2) == vertex;
   };
-  for (const Edge& edge : edges) {
-    const uint32_t a = static_cast<uint32_t>(edge.ends >> 32), b = static_cast<uint32_t>(edge.ends);
-    if (!kept[components.root(a)]) continue;
+  auto owe = [&](uint32_t hit, float distance) { debt[hit] = std::max(debt[hit], distance); };
+  edges.each([&](uint32_t a, uint32_t b, float own) {
+    if (!kept(a)) return;
+    for (uint32_t v : {a, b}) owe(points[v].hit, own + std::sqrt(points[v].square));
+  });
+  edges.each([&](uint32_t a, uint32_t b, float own) {
+    if (!kept(a)) return;
     const Point &p = points[a], &q = points[b];
-    auto owe = [&](uint32_t hit, float distance) { debt[hit] = std::max(debt[hit], edge.own + distance); };
-    owe(p.hit, std::sqrt(p.square)), owe(q.hit, std::sqrt(q.square));
     // an edge of which one triangle holds both ends bends nowhere
-    if (p.hit == q.hit || (stays[a] && has_corner(q.hit, a)) || (stays[b] && has_corner(p.hit, b))) continue;
-    if (stays[a] && stays[b] && has_edge(coarse_edges, a, b)) continue;
-    const float distance = roof(coarse, p, q);
+    if (p.hit == q.hit || (stays[a] && has_corner(q.hit, a)) || (stays[b] && has_corner(p.hit, b))) return;
+    if (stays[a] && stays[b] && coarse_edges.has(a, b)) return;
+    const float owed = std::min(debt[p.hit], debt[q.hit]) - own;
+    const float distance = own + roof(coarse, p, q, std::max(owed, 0.0f));
     owe(p.hit, distance), owe(q.hit, distance);
-  }
+  });
 
-  // components that are gone
-  std::vector<std::vector<uint32_t>> gone;
-  {
-    std::vector<uint32_t> number(vertices, none);
-    std::vector<uint8_t> listed(vertices, 0);
-    for (size_t i = 0; i < before.indices.size(); ++i) {
-      const uint32_t v = before.indices[i], root = components.root(v);
-      if (kept[root] || listed[v]) continue;
-      if (number[root] == none) number[root] = static_cast<uint32_t>(gone.size()), gone.emplace_back();
-      gone[number[root]].push_back(v), listed[v] = 1;
-    }
-  }
+  const std::vector<std::vector<uint32_t>> gone = kept.gone(before.indices);
   const float own = before.debt.empty() ? 0 : *std::max_element(before.debt.begin(), before.debt.end());
   for (const auto& component : gone) largest = std::max(largest, diagonal(positions, component) + 2 * own);
 
@@ -195,11 +234,19 @@ float certify(const std::vector<float>& where, const PatchSurface& before, const
   for (size_t i = 0; i < before.indices.size(); ++i) around[before.indices[i]] = static_cast<uint32_t>(i / 3);
   for (size_t t = 0; t < debt.size(); ++t) {
     const uint32_t* v = &after[3 * t];
-    if (!has_edge(edges, v[0], v[1]) || !has_edge(edges, v[1], v[2]) || !has_edge(edges, v[2], v[0])) {
+    if (!edges.has(v[0], v[1]) || !edges.has(v[1], v[2]) || !edges.has(v[2], v[0])) {
       const Vec middle = (1.0f / 3) * (fine.vertex(v[0]) + fine.vertex(v[1]) + fine.vertex(v[2]));
-      float square;
-      const uint32_t hit = fine.nearest(middle, around[v[0]], square);
-      debt[t] = std::max(debt[t], debt_of(before.debt, hit) + std::sqrt(square));
+      auto owed = [&](uint32_t hit, float square) { return debt_of(before.debt, hit) + std::sqrt(square); };
+      float square = infinite_error;
+      uint32_t start = 0;
+      for (int c = 0; c < 3; ++c) {
+        const float found = fine.to_triangle(middle, around[v[c]]);
+        if (found < square) square = found, start = around[v[c]];
+      }
+      const uint32_t hit = fine.nearest(middle, start, square, [&](uint32_t triangle, float found) {
+        return owed(triangle, found) <= debt[t];
+      });
+      debt[t] = std::max(debt[t], owed(hit, square));
     }
     largest = std::max(largest, debt[t]);
   }

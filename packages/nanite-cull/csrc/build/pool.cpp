@@ -11,6 +11,7 @@ namespace nanite_cull {
 
 namespace {
 
+constexpr size_t crowded = 512;       // triangles at one vertex: the builder looks at all for each it adds
 constexpr float split_factor = 2.0f;  // the builder may start a cluster anew when it grows this much too wide
 
 // Finds the input triangle behind an output triangle: the builder keeps corners in their order. Equal
@@ -48,11 +49,15 @@ class SourceFinder {
   std::vector<uint32_t> slots_, next_;
 };
 
-}  // namespace
+bool has_crowded_vertex(const std::vector<uint32_t>& indices, size_t vertices) {
+  std::vector<uint32_t> uses(vertices, 0);
+  return std::any_of(indices.begin(), indices.end(), [&](uint32_t v) { return ++uses[v] > crowded; });
+}
 
-void split_into_clusters(const std::vector<uint32_t>& indices, const std::vector<float>& positions,
-                         const std::vector<uint32_t>& to_wedge, const std::vector<uint32_t>* sources,
-                         const std::vector<float>* debts, int max_triangles, ClusterPool& out) {
+// The clusters of one piece; `sources` and `debts` are those of its triangles.
+void split_piece(const std::vector<uint32_t>& indices, const std::vector<float>& positions,
+                 const std::vector<uint32_t>& to_wedge, const uint32_t* sources, const float* debts,
+                 int max_triangles, ClusterPool& out) {
   const MeshoptApi& api = meshopt();
   const size_t min_triangles = size_t(max_triangles) / 3 & ~size_t(3);
   const size_t max_vertices = max_cluster_vertices;
@@ -85,10 +90,29 @@ void split_into_clusters(const std::vector<uint32_t>& indices, const std::vector
       if (!sources && !debts) continue;
       const uint32_t key[3] = {local[corner[0]], local[corner[1]], local[corner[2]]};
       const uint32_t from = finder.take(key);
-      if (sources) out.sources.push_back((*sources)[from]);
-      if (debts) out.debts.push_back((*debts)[from]);
+      if (sources) out.sources.push_back(sources[from]);
+      if (debts) out.debts.push_back(debts[from]);
     }
     out.entries.push_back(entry);
+  }
+}
+
+}  // namespace
+
+void split_into_clusters(const std::vector<uint32_t>& indices, const std::vector<float>& positions,
+                         const std::vector<uint32_t>& to_wedge, const std::vector<uint32_t>* sources,
+                         const std::vector<float>* debts, int max_triangles, ClusterPool& out) {
+  const size_t triangles = indices.size() / 3;
+  const uint32_t* source = sources ? sources->data() : nullptr;
+  const float* debt = debts ? debts->data() : nullptr;
+  if (triangles <= crowded || !has_crowded_vertex(indices, to_wedge.size())) {
+    split_piece(indices, positions, to_wedge, source, debt, max_triangles, out);
+    return;
+  }
+  for (size_t first = 0; first < triangles; first += crowded) {
+    const size_t last = std::min(first + crowded, triangles);
+    split_piece({indices.begin() + 3 * first, indices.begin() + 3 * last}, positions, to_wedge,
+                source ? source + first : nullptr, debt ? debt + first : nullptr, max_triangles, out);
   }
 }
 
