@@ -110,9 +110,9 @@ def test_a_codec_or_container_that_this_ffmpeg_lacks_is_not_called_damaged(ffmpe
 @pytest.mark.parametrize("name", [n for n in CLIPS if n != "a.webm"])
 def test_a_file_without_a_reader_here_is_named_by_its_kind(ffmpeg, clips, name):
     program = Ffmpeg(ffmpeg.path)
-    assert formats.no_reader("x", program, clips / name) is None
+    assert formats.no_reader("x", program.demuxers, clips / name) is None
     program.demuxers = frozenset()
-    error = formats.no_reader("x", program, clips / name)
+    error = formats.no_reader("x", program.demuxers, clips / name)
     assert error.code == "not-built-in"
 
 
@@ -252,3 +252,47 @@ def test_a_device_that_is_full_is_an_error_and_stays_a_device(clips, tmp_path):
         transcode(clips / "a.mkv", link, hw="cpu", size=(64, 48), overwrite=True)
     assert os.path.exists("/dev/full")
     assert not os.path.isfile("/dev/full")
+
+
+@pytest.mark.parametrize("name", ["front.mp4", "a.mkv", "a.ts", "a.avi", "a.flv", "a.gif"])
+@pytest.mark.parametrize("how", ["cut", "changed"])
+def test_what_is_lost_is_found_by_pyav_too(clips, tmp_path, name, how):
+    pytest.importorskip("av")
+    data = bytearray((clips / name).read_bytes())
+    chance = random.Random(2)
+    if (name, how) == ("a.gif", "changed"):
+        pytest.skip("only the log of a GIF's decoder tells of a changed byte")
+    for _ in range(60):
+        if how == "changed":
+            data[chance.randrange(len(data) // 4, len(data) * 3 // 4)] ^= 0x55
+    hurt = tmp_path / name
+    hurt.write_bytes(data if how == "changed" else data[: len(data) * 6 // 10])
+    with pytest.raises(FfmpegError):
+        list(read_frames(hurt, size=(32, 32), engine="av"))
+
+
+def test_a_picture_library_that_has_no_demuxer_for_a_film_is_not_damage(ffmpeg, tmp_path):
+    film = tmp_path / "a.webp"
+    film.write_bytes(b"RIFF\x60\0\0\0WEBPVP8X\x0a\0\0\0\x02" + bytes(9) + b"ANIM" + bytes(900))
+    error = formats.no_reader("x", {"webp_pipe"}, film)
+    assert error.code == "not-built-in"
+    assert "webp_anim" in str(error)
+
+
+def test_metadata_that_is_not_read_is_no_lost_picture():
+    from ffmpeg_gpu_build.media.damage import complaints
+
+    said = "[webp @ 0x5] [error] invalid TIFF header in EXIF data: Invalid data found\n"
+    assert complaints(said) == []
+    assert complaints("[webp @ 0x5] [error] invalid chunk\n") != []
+
+
+def test_a_matroska_that_is_cut_is_told_by_its_segment(clips, tmp_path):
+    from ffmpeg_gpu_build.media.damage import unfinished
+
+    assert unfinished(clips / "a.mkv") is None
+    cut = tmp_path / "a.mkv"
+    cut.write_bytes((clips / "a.mkv").read_bytes()[:-1])
+    assert "Segment should end" in unfinished(cut)
+    cut.write_bytes(b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67\x01" + b"\xff" * 7 + bytes(200))
+    assert unfinished(cut) is None  # a live stream does not know its size

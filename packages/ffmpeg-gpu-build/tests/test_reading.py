@@ -294,3 +294,85 @@ def source_of(path):
 
     with opened("test", path) as source:
         return source, 0
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    """The program whose FFmpeg is nearest to what PyAV carries: pixels are equal bit by bit."""
+    pytest.importorskip("av")
+    return pytest.importorskip("imageio_ffmpeg").get_ffmpeg_exe()
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_the_engines_give_the_same_frames(make, embedded, name):
+    for wish in ({"count": 60}, {"start": 7.3, "count": 9}):
+        here = read_frames(make(name), engine="av", **wish)
+        there = read_frames(make(name), ffmpeg=embedded, **wish)
+        assert (here.engine, there.engine) == ("av", "pipe")
+        frames = list(there)
+        assert len(frames) == wish["count"]
+        for got, want in zip(here, frames, strict=True):
+            assert np.array_equal(got, want)
+            assert (got.pts, got.key, got.index) == (want.pts, want.key, want.index)
+            assert got.time == pytest.approx(want.time)
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [{"pixels": "gray"}, {"pixels": "rgba"}, {"pixels": "rgb16"}, {"pixels": "gray16"},
+     {"size": (50, 38)}, {"fps": 10}, {"square": True}],
+    ids=str,
+)  # fmt: skip
+def test_the_engines_agree_on_shape_rate_and_pixels(make, embedded, wish):
+    here = list(read_frames(make("a.vob"), engine="av", count=30, **wish))
+    there = list(read_frames(make("a.vob"), ffmpeg=embedded, count=30, **wish))
+    assert len(here) == len(there) == 30
+    for got, want in zip(here, there, strict=True):
+        assert (got.shape, got.dtype, got.pts) == (want.shape, want.dtype, want.pts)
+        assert np.array_equal(got, want)
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_the_engines_turn_a_recording_the_same_way(make, embedded, turn, tmp_path, degrees):
+    turned = tmp_path / "turned.mp4"
+    turn(make("a.mp4"), turned, degrees)
+    here = next(read_frames(turned, engine="av"))
+    there = next(read_frames(turned, ffmpeg=embedded))
+    assert np.array_equal(here, there)
+    assert (here.shape[0] > here.shape[1]) == (degrees != 180)
+
+
+def test_random_access_by_pyav_is_that_of_the_program(make):
+    pytest.importorskip("av")
+    for name in ("open.ts", "a.mkv", "a.avi"):
+        with Video(make(name), engine="av", pixels="gray") as here, Video(make(name)) as there:
+            assert here.times == there.times
+            assert here.keys == there.keys
+            whole = list(read_frames(make(name), engine="av", pixels="gray"))
+            for index in (250, 3, 120, -1, 121):
+                assert np.array_equal(here[index], whole[index])
+    assert here.engine == "av"
+
+
+def test_a_frame_of_the_engine_owns_its_pixels(make):
+    pytest.importorskip("av")
+    clip = make("a.gif")
+    pure = list(read_frames(clip, engine="av", pixels="rgba", count=20))
+    hurt = read_frames(clip, engine="av", pixels="rgba", count=20)
+    for frame, want in zip(hurt, pure, strict=True):
+        assert np.array_equal(frame, want)
+        frame[:] = 7  # the decoder must not build the next picture on this
+
+
+def test_the_engine_is_refused_where_it_cannot_be(make, monkeypatch):
+    import sys
+
+    with pytest.raises(ValueError, match="engine must be pipe or av, got 'gpu'"):
+        read_frames(make("a.mp4"), engine="gpu")
+    with pytest.raises(ValueError, match="engine='av' decodes on the CPU"):
+        read_frames(make("a.mp4"), engine="av", hw="auto")
+    monkeypatch.setitem(sys.modules, "av", None)
+    for ask in (read_frames, Video):
+        with pytest.raises(FfmpegError, match="pip install av") as caught:
+            ask(make("a.mp4"), engine="av")
+        assert caught.value.code == "no-av"

@@ -23,7 +23,8 @@ ELSEWHERE = re.compile(
     r"|Parsed_\w+|vost#|aost#|out#|showinfo\w*|vf#|fc#)[^\]]*\]"
     r"|co located POCs unavailable|mmco: unref short failure|number of reference frames"
     r"|Last message repeated|\[error\]\s*$|Cannot load lib|Could not dynamically load"
-    r"|Error parsing (Opus packet header|OBU)|Failed to (open|load) font"
+    r"|invalid TIFF header in EXIF data|Error parsing (Opus packet header|OBU)"
+    r"|Failed to (open|load) font"
 )
 LEVEL = re.compile(r"\[(error|fatal|panic|warning)\]")
 
@@ -86,6 +87,28 @@ def _asf(head: bytes, tail: bytes, size: int) -> str | None:
     return f"its header says {said} bytes, {size} are there" if said > size else None
 
 
+def _vint(data: bytes, at: int) -> tuple[int | None, int]:
+    """A size of EBML and its end; None where it is written as unknown (RFC 8794, section 4)."""
+    length = 9 - data[at].bit_length()
+    bits = 7 * length
+    value = int.from_bytes(data[at : at + length], "big") & ((1 << bits) - 1)
+    return (None if value == (1 << bits) - 1 else value), at + length
+
+
+def _matroska(head: bytes, tail: bytes, size: int) -> str | None:
+    """The Segment says its size, in a file that is no live stream (RFC 9559, section 5.1)."""
+    if not head[4]:
+        return None
+    length, at = _vint(head, 4)
+    at += length or 0
+    if head[at : at + 4] != b"\x18\x53\x80\x67" or len(head) < at + 13 or not head[at + 4]:
+        return None
+    length, at = _vint(head, at + 4)
+    if length is None or at + length <= size:
+        return None
+    return f"its Segment should end at byte {at + length}, the file has {size}"
+
+
 def _boxes(path: Path, size: int) -> str | None:
     """Boxes of the top level must end where the file does (ISO/IEC 14496-12, 4.2)."""
     at = 0
@@ -136,7 +159,7 @@ def unfinished(path: Path) -> str | None:
         return _boxes(path, size)
     for mark, look in (
         (b"RIFF", _riff), (b"GIF8", _gif), (b"\x89PNG", _png), (b"OggS", _ogg), (b"FLV", _flv),
-        (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", _asf),
+        (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", _asf), (b"\x1a\x45\xdf\xa3", _matroska),
     ):  # fmt: skip
         if head.startswith(mark):
             return look(head, tail, size)

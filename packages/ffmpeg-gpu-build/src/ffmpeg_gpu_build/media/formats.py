@@ -5,9 +5,10 @@ and not damaged.
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from pathlib import Path
 
-from ..ffmpeg import Ffmpeg, FfmpegError
+from ..ffmpeg import FfmpegError
 
 # First bytes -> FFmpeg's name of the demuxer
 MARKS = (
@@ -16,6 +17,7 @@ MARKS = (
     (rb"\x00\x00\x01\xba", "mpeg"),
     (rb"RIFF....AVI ", "avi"),
     (rb"RIFF....WAVE", "wav"),
+    (rb"RIFF....WEBPVP8X.{4,1000}?ANIM", "webp_anim"),  # from FFmpeg 9 on
     (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "asf"),
     (rb"....(ftyp|moov|mdat|wide)", "mov"),
     (rb"\x1a\x45\xdf\xa3", "matroska"),
@@ -26,15 +28,15 @@ MARKS = (
 )
 
 
-def no_reader(where: str, program: Ffmpeg, file: Path) -> FfmpegError | None:
-    """The error of a file of a known kind for which this FFmpeg has no demuxer; None otherwise."""
+def no_reader(where: str, demuxers: Container[str], file: Path) -> FfmpegError | None:
+    """The error of a file of a known kind that is not among these demuxers; None otherwise."""
     try:
         with file.open("rb") as opened:
             head = opened.read(1024)
     except OSError:
         return None
     kind = next((name for mark, name in MARKS if re.match(mark, head, re.S)), None)
-    if kind is None or kind in program.demuxers:
+    if kind is None or kind in demuxers:
         return None
     return FfmpegError(
         f"{where}: this FFmpeg was built without a reader of {kind} files, and "

@@ -19,6 +19,7 @@ from ..verification.verdict import PROVEN
 from . import arguments as check
 from .damage import complaints, sentence, unfinished
 from .formats import no_reader
+from .inprocess import InProcess, Step, av_demuxers, first_of_av, require_av
 from .pipe import FIRST, LAST, Pipe, Shown, first_shown, no_frames
 from .pipeline import (
     KINDS,
@@ -117,10 +118,8 @@ class Frames(Iterator[Any]):
     Ends ffmpeg when closed, when left as a context, and when nobody holds it any more.
     """
 
-    engine = "pipe"
-
-    def __init__(self, reading: Iterator[Any], notes: list[str]) -> None:
-        self._reading, self.notes = reading, notes
+    def __init__(self, reading: Iterator[Any], notes: list[str], engine: str = "pipe") -> None:
+        self._reading, self.notes, self.engine = reading, notes, engine
 
     def __iter__(self) -> Frames:
         return self
@@ -152,19 +151,25 @@ class _Wish:
     square: bool
     strict: bool
     torch: bool
+    engine: str = "pipe"
+
+    def steps(self) -> list[Step]:
+        """The filters, with their arguments: rate, shape, pixels."""
+        found = []
+        if self.rate:
+            found.append(("fps", str(self.rate)))
+        if self.size:
+            found.append(("scale", f"{self.size[0]}:{self.size[1]}"))
+        elif self.square:
+            found += [("scale", "trunc(iw*sar/2+0.5)*2:ih"), ("setsar", "1")]
+        return [*found, ("format", PIXELS[self.pixels][0])]
 
     def chain(self, down: str, begin: int | None) -> str:
-        """The filters: `down` from a device, the exact cut, rate, shape, pixels."""
+        """The same for the program: `down` from a device, the exact cut, the steps."""
         parts = [down.rstrip(",")] if down else []
         if begin is not None:
             parts += [FIRST, f"trim=start_pts={begin}"]
-        if self.rate:
-            parts.append(f"fps={self.rate}")
-        if self.size:
-            parts.append(f"scale={self.size[0]}:{self.size[1]}")
-        elif self.square:
-            parts.append("scale=trunc(iw*sar/2+0.5)*2:ih,setsar=1")
-        return ",".join([*parts, f"format={PIXELS[self.pixels][0]}", LAST])
+        return ",".join([*parts, *("=".join(step) for step in self.steps()), LAST])
 
 
 def read_frames(
@@ -179,6 +184,7 @@ def read_frames(
     square: bool = False,
     strict: bool = True,
     urls: bool = False,
+    engine: str = "pipe",
     hw: str = "cpu",
     device: str = "",
     torch: bool = False,
@@ -196,6 +202,8 @@ def read_frames(
     stream   which video stream, cover pictures not counted; square: square pixels
     strict   a damaged file, or one that is not whole, is an FfmpegError (code "damaged") after
              its last frame; with False a DamageWarning, and `notes` of what is returned says it
+    engine   "pipe": the ffmpeg program; "av": PyAV in this process, where it is installed: half
+             the work a frame, seeks without a start; it does not tell of every concealed picture
     hw       "cpu", "auto" (a GPU if proven here for this file), "cuda", "vaapi", "vulkan"
     torch    tensors on the CPU with the same attributes; each owns its memory
 
@@ -211,8 +219,14 @@ def read_frames(
         check.seconds("read_frames", "start", start),
         None if count is None else check.whole("read_frames", "count", count, 1),
         check.whole("read_frames", "stream", stream, 0),
-        square, strict, torch,
+        square, strict, torch, engine,
     )  # fmt: skip
+    if engine not in ("pipe", "av"):
+        raise ValueError(f"read_frames: engine must be pipe or av, got {engine!r}")
+    if engine == "av":
+        require_av("read_frames")
+        if hw != "cpu":
+            raise ValueError(f"read_frames: engine='av' decodes on the CPU, got hw={hw!r}")
     program = Ffmpeg.at(ffmpeg)
     if hw not in ("cpu", "auto", *KINDS):
         raise ValueError(
@@ -229,14 +243,21 @@ def read_frames(
         if media.video is None:
             raise FfmpegError(f"read_frames: {source.name!r} has no video stream", "bad-input")
         before, down = _decoding(program, media.video, hw, device, source.file, notes)
-    return Frames(_frames(program, source, wish, before, down, notes, held), notes)
+    return Frames(_frames(program, source, wish, before, down, notes, held), notes, engine)
 
 
 def _run(
     program: Ffmpeg, source: Source, wish: _Wish, before: list[str], down: str,
-    begin: int | None, coarse: Fraction | None,
-) -> Pipe:  # fmt: skip
-    """Start ffmpeg on a source; `coarse` is where it is told to seek to, in seconds."""
+    begin: int | None, coarse: Fraction | None, origin: Fraction = Fraction(0),
+) -> Pipe | InProcess:  # fmt: skip
+    """Start a reading of a source; `coarse` is where it is told to seek to, in seconds after the
+    first frame, whose pts is `origin`.
+    """
+    if wish.engine == "av":
+        seek = None if coarse is None else origin + coarse
+        return InProcess(
+            source, wish.stream, wish.steps(), begin=begin, seek=seek, strict=wish.strict
+        )
     seek = [] if coarse is None else ["-noaccurate_seek", "-ss", f"{float(coarse):.6f}"]
     command = [
         *before, "-copyts", *seek, *source.protocols, "-i", source.argument,
@@ -256,7 +277,7 @@ MARGINS = (2, 12, 60)
 
 def _begun(
     program: Ffmpeg, source: Source, wish: _Wish, before: list[str], down: str
-) -> tuple[Pipe, Shown | None, Fraction]:
+) -> tuple[Pipe | InProcess, Shown | None, Fraction]:
     """A run that stands before the first wanted frame, what is said of that, and the pts of the
     stream's first frame.
     """
@@ -269,7 +290,10 @@ def _begun(
             f"read_frames: start must be 0 for {source.name!r}, which can be read only once"
         )
     given = [*source.protocols, "-i", source.argument]
-    first, log = _first(program, source, tuple(given), f"0:V:{wish.stream}")
+    if wish.engine == "av":
+        first, log = first_of_av(source, wish.stream)
+    else:
+        first, log = _first(program, source, tuple(given), f"0:V:{wish.stream}")
     if first is None:
         raise no_frames("read_frames", source.name, log)
     if first.ticks is None:
@@ -280,7 +304,7 @@ def _begun(
     begin = round((first.pts + wish.start) / first.base)
     for margin in (*MARGINS, None):
         coarse = None if margin is None or margin >= wish.start else wish.start - margin
-        pipe = _run(program, source, wish, before, down, begin, coarse)
+        pipe = _run(program, source, wish, before, down, begin, coarse, first.pts)
         try:
             shown = pipe.next()
             if pipe.landed:
@@ -323,7 +347,9 @@ def _frames(
         pipe, shown, origin = _begun(program, source, wish, before, down)
         index = 0
         try:
-            if pipe.codec == "av1" and not program.decodes_on_cpu("av1") and not before:
+            by_program = wish.engine == "pipe"
+            alone = by_program and not before
+            if alone and pipe.codec == "av1" and not program.decodes_on_cpu("av1"):
                 raise no_cpu_decoder()
             width, height = shown.size if shown else (0, 0)
             shape = (height, width, channels) if channels > 1 else (height, width)
@@ -334,7 +360,7 @@ def _frames(
                     notes.append(
                         f"the pictures are {new} from frame {index} on: scaled to {width}x{height}"
                     )
-                memory = pipe.read(size)
+                memory = pipe.read(size, (width, height))
                 if len(memory) < size:
                     break
                 yield _dressed(
@@ -344,13 +370,14 @@ def _frames(
                 shown = pipe.next()
             done = pipe.end() == 0 and (shown is None or index == wish.count)
             if index == 0:
-                known = source.file if source.again else None
-                lacking = no_reader("read_frames", program, known) if known else None
-                if lacking:
-                    raise lacking
-                raise no_frames("read_frames", source.name, pipe.log, pipe.process.returncode)
+                if source.file and source.again:
+                    demuxers = program.demuxers if by_program else av_demuxers()
+                    lacking = no_reader("read_frames", demuxers, source.file)
+                    if lacking:
+                        raise lacking
+                raise no_frames("read_frames", source.name, pipe.log, pipe.code)
             if not done:
-                raise failure(pipe.log, pipe.process.returncode)
+                raise failure(pipe.log, pipe.code)
         finally:
             pipe.close()
         if wish.count is None or index < wish.count:

@@ -12,7 +12,8 @@ from fractions import Fraction
 from typing import Any
 
 from ..ffmpeg import Ffmpeg
-from .pipe import LAST, Pipe, first_shown, no_frames
+from .inprocess import NO_TIME, InProcess, first_of_av
+from .pipe import LAST, Pipe, Shown, first_shown, no_frames
 from .sources import Source
 
 # AV_PKT_FLAG_KEY and AV_PKT_FLAG_DISCARD of libavcodec/packet.h
@@ -20,7 +21,6 @@ KEY, DISCARD = 1, 4
 _PACKET = re.compile(
     rb"^0, +-?\d+, +(-?\d+), +-?\d+, +\d+, 0x\w+(?:, F=0x(\w+))?", re.MULTILINE
 )  # muxer framecrc: stream, dts, pts, duration, size, sum, flags if not KEY
-NO_TIME = -(1 << 63)
 
 
 @dataclass(frozen=True)
@@ -46,34 +46,53 @@ def of_packets(program: Ffmpeg, source: Source, stream: int) -> Index | None:
         return None
     tick = Fraction(int(base[1]), int(base[2]))
     rows = [(int(m[1]), int(m[2], 16) if m[2] else KEY) for m in _PACKET.finditer(done.out)]
+    first, _ = first_shown(program, [*source.protocols, "-i", source.argument], f"0:V:{stream}")
+    return _of_rows(rows, tick, first)
+
+
+def of_packets_av(source: Source, stream: int) -> Index | None:
+    """The same by PyAV."""
+    run = InProcess(source, stream, [("null", "")], strict=False)
+    try:
+        rows, tick = run.packets()
+    finally:
+        run.close()
+    return _of_rows(rows, tick, first_of_av(source, stream)[0])
+
+
+def _of_rows(rows: list[tuple[int, int]], tick: Fraction, first: Shown | None) -> Index | None:
+    """The index of packets, (pts, flags) each; None where they do not tell."""
     rows = sorted(row for row in rows if not row[1] & DISCARD)
     ticks = [pts for pts, _ in rows]
     if not ticks or ticks[0] == NO_TIME or len(set(ticks)) != len(ticks):
         return None
-    keys = frozenset(i for i, (_, flags) in enumerate(rows) if flags & KEY)
-    first, _ = first_shown(program, [*source.protocols, "-i", source.argument], f"0:V:{stream}")
     if first is None or first.pts != ticks[0] * tick:
         return None
+    keys = frozenset(i for i, (_, flags) in enumerate(rows) if flags & KEY)
     return Index(tuple(t * tick for t in ticks), keys, False)
 
 
-def of_frames(program: Ffmpeg, source: Source, stream: int) -> Index:
+def of_frames(program: Ffmpeg, source: Source, stream: int, engine: str = "pipe") -> Index:
     """The index by decoding everything. Raises FfmpegError where nothing is decoded."""
     arguments = [
         "-copyts", *source.protocols, "-i", source.argument, "-map", f"0:V:{stream}",
         "-vf", LAST, *program.every_frame, "-f", "null", "-",
     ]  # fmt: skip
-    pipe = Pipe(program, arguments, descriptors=source.descriptors)
+    run: Pipe | InProcess
+    if engine == "av":
+        run = InProcess(source, stream, [("null", "")], strict=False)
+    else:
+        run = Pipe(program, arguments, descriptors=source.descriptors)
     found: list[tuple[Fraction, bool]] = []
     try:
-        while (shown := pipe.next()) is not None:
+        while (shown := run.next()) is not None:
             if shown.pts is not None:
                 found.append((shown.pts, shown.key))
-        code = pipe.end()
+        code = run.end()
     finally:
-        pipe.close()
+        run.close()
     if not found:
-        raise no_frames("Video", source.name, pipe.log, code)
+        raise no_frames("Video", source.name, run.log, code)
     keys = frozenset(i for i, (_, key) in enumerate(found) if key)
     return Index(tuple(pts for pts, _ in found), keys, True)
 
@@ -81,13 +100,20 @@ def of_frames(program: Ffmpeg, source: Source, stream: int) -> Index:
 _KEPT: dict[Any, Index] = {}
 
 
-def index(program: Ffmpeg, source: Source, stream: int, exact: bool = False) -> Index:
+def index(
+    program: Ffmpeg, source: Source, stream: int, exact: bool = False, engine: str = "pipe"
+) -> Index:
     """The index of a stream, made once for a file that does not change; `exact` decodes it."""
-    key = (program.path, source.stamp, stream)
+    key = (engine, program.path, source.stamp, stream)
     known = _KEPT.get(key) if source.stamp else None
     if known is None or (exact and not known.exact):
-        known = None if exact else of_packets(program, source, stream)
-        known = known or of_frames(program, source, stream)
+        if exact:
+            known = None
+        elif engine == "av":
+            known = of_packets_av(source, stream)
+        else:
+            known = of_packets(program, source, stream)
+        known = known or of_frames(program, source, stream, engine)
         if source.stamp:
             if len(_KEPT) > 64:
                 _KEPT.clear()

@@ -18,8 +18,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+
 from ..ffmpeg import Ffmpeg, FfmpegError
 from ..proc import finished, start, stop
+from .damage import complaints, sentence
 
 FIRST = "showinfo@first=checksum=0"
 # Behind it the frames are numbered: no muxer, not even that of raw frames, takes times that run
@@ -141,10 +144,15 @@ class Pipe:
         """What is said of the next frame; None at the end."""
         return self._shown.get()
 
-    def read(self, size: int) -> bytearray:
+    @property
+    def code(self) -> int:
+        """The exit code of a program that has ended."""
+        return self.process.returncode
+
+    def read(self, size: int, _: tuple[int, int] = (0, 0)) -> Any:
         """That frame's bytes; fewer if ffmpeg stops within it."""
         assert self.process.stdout is not None
-        memory = bytearray(size)
+        memory = np.empty(size, np.uint8)  # not cleared first, and taken again from what was freed
         view, got = memoryview(memory), 0
         while got < size:
             read = self.process.stdout.readinto(view[got:])  # type: ignore[attr-defined]
@@ -201,4 +209,12 @@ def no_frames(where: str, name: str, log: str, code: int = 1) -> FfmpegError:
 
     if "matches no streams" in log:
         return FfmpegError(f"{where}: {name!r} has no such video stream", "bad-input", log)
+    found = complaints(log)
+    if not code and not found:
+        return FfmpegError(
+            f"{where}: {name!r} has a video stream, but no frame in it", "no-frames", log
+        )
+    if not code:
+        text = f"{where}: no frame of {name!r} can be decoded: {sentence(found)}"
+        return FfmpegError(text, "damaged", log)
     return failure(log, code)

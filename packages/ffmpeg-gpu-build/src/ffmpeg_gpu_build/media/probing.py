@@ -197,7 +197,7 @@ def _ask_ffprobe(path: Path, program: Ffmpeg) -> dict[str, Any]:
         env=program.env,
     )  # fmt: skip
     if not done.ok:
-        lacking = no_reader("probe", program, path)
+        lacking = no_reader("probe", program.demuxers, path)
         if lacking:
             raise lacking
         found = diagnose(done.err)

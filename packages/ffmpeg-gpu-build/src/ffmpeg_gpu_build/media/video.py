@@ -12,6 +12,7 @@ from ..ffmpeg import Ffmpeg, FfmpegError
 from . import arguments as check
 from .frames import Frames, read_frames
 from .index import Index, index
+from .inprocess import require_av
 from .sources import opened
 
 # A frame that is at most so far ahead is read up to, not sought: a seek starts a program.
@@ -25,7 +26,8 @@ class Video(Sequence[Any]):
     `len(video)` counts frames, by packets at first: `video.exact` says whether the frames were
     looked at, and `video.count_exactly()` does it (it decodes everything). A frame that is not
     where the index says makes it so by itself; a wrong frame is never returned. `times` are seconds
-    after the first frame. The arguments are those of `read_frames`.
+    after the first frame. The arguments are those of `read_frames`; with `engine="av"` a seek
+    starts no program.
 
         with Video("clip.mp4", size=(320, 180)) as video:
             last, shown = video[-1], video.at(12.5)
@@ -42,14 +44,18 @@ class Video(Sequence[Any]):
         stream: int = 0,
         square: bool = False,
         torch: bool = False,
+        engine: str = "pipe",
         ffmpeg: str | os.PathLike[str] | Ffmpeg | None = None,
     ) -> None:
         self._src, self._program = os.fspath(src), Ffmpeg.at(ffmpeg)
         self._stream = check.whole("Video", "stream", stream, 0)
         self._wish: dict[str, Any] = {
             "size": size, "pixels": pixels, "stream": stream, "square": square, "torch": torch,
-            "ffmpeg": self._program,
+            "engine": engine, "ffmpeg": self._program,
         }  # fmt: skip
+        self.engine = engine
+        if engine == "av":
+            require_av("Video")
         self._reader: Frames | None = None
         self._next = 0  # the number of the frame that the reader gives next
         self._index = self._look(exact=False)
@@ -58,7 +64,7 @@ class Video(Sequence[Any]):
         with opened("Video", self._src) as source:
             if not source.again:
                 raise ValueError(f"Video: src must be a file, {self._src!r} can be read only once")
-            return index(self._program, source, self._stream, exact)
+            return index(self._program, source, self._stream, exact, self.engine)
 
     def __len__(self) -> int:
         return len(self._index.pts)

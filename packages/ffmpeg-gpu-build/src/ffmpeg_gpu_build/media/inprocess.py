@@ -1,0 +1,281 @@
+"""Frames decoded in this process by PyAV, with the manners of `pipe.Pipe`: the engine "av".
+
+The filters are those of the pipe, put together one by one; turned pictures are put upright as
+FFmpeg's own program does (fftools/ffmpeg_filter.c, `configure_input_video_filter`).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from ..ffmpeg import FfmpegError
+from .pipe import Shown
+from .sources import Source
+
+NO_TIME = -(1 << 63)  # AV_NOPTS_VALUE
+# A filter and its arguments
+Step = tuple[str, str]
+
+
+def require_av(where: str) -> Any:
+    """The module `av`. Raises FfmpegError, code "no-av", where it is not installed."""
+    try:
+        import av
+    except ImportError:
+        raise FfmpegError(
+            f"{where}: engine='av' needs PyAV: `pip install av`, or take engine='pipe'", "no-av"
+        ) from None
+    return av
+
+
+# Counter-clockwise degrees, as PyAV says them -> what puts such a picture upright
+_turns: dict[int, list[Step]] = {
+    90: [("transpose", "cclock")],
+    180: [("hflip", ""), ("vflip", "")],
+    270: [("transpose", "clock")],
+}
+
+
+def upright(frame: Any) -> list[Step]:
+    """The filters that undo a frame's display matrix."""
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # it has data of a kind that is newer than this PyAV
+        matrix = None
+    if matrix is None:
+        return _turns.get(round(frame.rotation) % 360, [])
+    a, b, _, c, d, *_ = struct.unpack("9i", bytes(matrix))
+    turned = round(-_degrees(a, b, c, d)) % 360
+    if turned == 90:
+        return [("transpose", "cclock_flip" if c > 0 else "clock")]
+    if turned == 180:
+        return [*([("hflip", "")] if a < 0 else []), *([("vflip", "")] if d < 0 else [])]
+    if turned == 270:
+        return [("transpose", "clock_flip" if c < 0 else "cclock")]
+    return [("vflip", "")] if turned == 0 and d < 0 else []
+
+
+def _degrees(a: int, b: int, c: int, d: int) -> float:
+    """`av_display_rotation_get`: counter-clockwise."""
+    scale = np.hypot(a, c), np.hypot(b, d)
+    if not all(scale):
+        return 0.0
+    return float(-np.degrees(np.arctan2(b / scale[1], a / scale[0])))
+
+
+class InProcess:
+    """One reading of a stream by PyAV; see `pipe.Pipe` for what is said of it.
+
+    A packet that does not decode is noted in the log, and so is a frame that is marked corrupt.
+    """
+
+    codec: str | None
+    code = 0
+
+    def __init__(
+        self,
+        source: Source,
+        stream: int,
+        steps: Sequence[Step],
+        *,
+        begin: int | None = None,
+        seek: Fraction | None = None,
+        strict: bool = True,
+    ) -> None:
+        av = require_av("read_frames")
+        self._av, self._steps, self._begin = av, list(steps), begin
+        self.landed, self.latest = seek is None, None
+        self._errors: list[str] = []
+        self._graph: Any = None
+        self._form: tuple[Any, ...] = ()
+        self._first_size: tuple[int, int] | None = None
+        self._frame: Any = None
+        self._last: int | None = None
+        self._own = False
+        whitelist = {source.protocols[0][1:]: source.protocols[1]}
+        try:
+            self._file = av.open(source.argument, options=whitelist, metadata_errors="ignore")
+        except (av.FFmpegError, OSError) as error:
+            raise FfmpegError(
+                f"read_frames: {source.name!r} is damaged or of an unknown format ({error})",
+                "bad-input", str(error),
+            ) from None  # fmt: skip
+        moving = [
+            s for s in self._file.streams.video if "attached_pic" not in str(s.disposition).lower()
+        ]
+        if stream >= len(moving):
+            self._file.close()
+            raise FfmpegError(f"read_frames: {source.name!r} has no such video stream", "bad-input")
+        self._stream = moving[stream]
+        context = self._stream.codec_context
+        self.codec = context.codec.canonical_name if context else None
+        if context is None:
+            self._file.close()
+            raise FfmpegError(
+                f"read_frames: this PyAV has no decoder of {source.name!r}", "not-built-in"
+            )
+        # AVI has no presentation times; FFmpeg's program takes the order of decoding
+        self._by_dts = self._file.format.name == "avi"
+        self._stream.thread_type = "AUTO"
+        if strict:  # concealed pictures are errors, not pictures
+            context.options = {"err_detect": "explode"}
+        if seek is not None:
+            self._file.seek(int(seek / self._stream.time_base), stream=self._stream)
+        self._frames = self._filtered()
+
+    @property
+    def log(self) -> str:
+        """What went wrong, a line each, as FFmpeg's own log has it."""
+        return "\n".join(self._errors)
+
+    log_since_first = log
+
+    def _decoded(self) -> Iterator[Any]:
+        """The frames of the decoder; what it refuses is noted and passed over."""
+        packets = self._file.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except self._av.FFmpegError as error:
+                self._errors.append(f"[demuxer] [error] {error}")
+                return
+            if not packet.size and packet.dts is not None:
+                continue  # "the picture before once more" in Ogg: FFmpeg's program skips it too
+            if packet.is_corrupt:
+                self._errors.append("[demuxer] [warning] Packet corrupt")
+            try:
+                frames = packet.decode()
+            except self._av.FFmpegError as error:
+                self._errors.append(f"[{self.codec}] [error] {error}")
+                continue
+            for frame in frames:
+                if self._by_dts:
+                    self._timed(frame)
+                if frame.is_corrupt:
+                    self._errors.append(f"[{self.codec}] [warning] corrupt decoded frame")
+                yield frame
+
+    def _timed(self, frame: Any) -> None:
+        """Give a frame of an AVI the time of its packet, the last ones that of its turn."""
+        if frame.dts is not None:
+            frame.pts = frame.dts
+        elif self._last is not None:
+            frame.pts = self._last + 1
+        self._last = frame.pts
+
+    def _wanted(self) -> Iterator[Any]:
+        """From `begin` on; `landed` as in `Pipe`."""
+        for frame in self._decoded():
+            if self._begin is not None:
+                self.latest = self._said(frame)
+                if frame.key_frame and frame.pts is not None:
+                    self.landed |= frame.pts <= self._begin
+                if frame.pts is None or frame.pts < self._begin:
+                    continue
+            yield frame
+
+    def _filtered(self) -> Iterator[Any]:
+        for frame in self._wanted():
+            form = (frame.width, frame.height, frame.format.name)
+            if form != self._form:
+                if self._graph is not None:
+                    yield from self._drained()
+                self._build(frame)
+                self._form = form
+            self._graph.push(frame)
+            yield from self._pulled()
+        if self._graph is not None:
+            yield from self._drained()
+
+    def _drained(self) -> Iterator[Any]:
+        self._graph.push(None)
+        yield from self._pulled()
+
+    def _pulled(self) -> Iterator[Any]:
+        while True:
+            try:
+                yield self._graph.pull()
+            except (BlockingIOError, EOFError):
+                return
+
+    def _build(self, frame: Any) -> None:
+        """A graph for frames of this form; its last picture has the size of the first one."""
+        graph = self._av.filter.Graph()
+        context = self._stream.codec_context
+        aspect = self._stream.sample_aspect_ratio or context.sample_aspect_ratio or Fraction(0, 1)
+        head = graph.add(
+            "buffer", video_size=f"{frame.width}x{frame.height}",
+            pix_fmt=frame.format.name, time_base=str(self._stream.time_base),
+            pixel_aspect=f"{aspect.numerator}/{aspect.denominator}",
+            colorspace=str(int(frame.colorspace)), range=str(int(frame.color_range)),
+        )  # fmt: skip
+        nodes = [graph.add(name, given or None) for name, given in upright(frame) + self._steps]
+        graph.link_nodes(head, *nodes, graph.add("buffersink"))
+        graph.configure()
+        self._graph = graph
+        # a picture that the filters made is ours; one that they passed on is also the decoder's
+        self._own = f"format={frame.format.name}" != "=".join(self._steps[-1])
+
+    def _said(self, frame: Any) -> Shown:
+        size = (frame.width, frame.height)
+        base = frame.time_base or self._stream.time_base
+        return Shown(frame.pts, base, size, bool(frame.key_frame), frame.interlaced_frame)
+
+    def next(self) -> Shown | None:
+        """What is said of the next frame; None at the end."""
+        self._frame = next(self._frames, None)
+        return None if self._frame is None else self._said(self._frame)
+
+    def read(self, size: int, wide: tuple[int, int]) -> Any:
+        """That frame's `size` bytes, scaled to `wide` where it has another size."""
+        frame = self._frame
+        if (frame.width, frame.height) != wide:
+            frame = frame.reformat(*wide, interpolation="BICUBIC")
+        plane, row = frame.planes[0], size // wide[1]
+        if plane.line_size == row and self._own:
+            return memoryview(plane)[:size]
+        rows = np.frombuffer(plane, np.uint8, plane.line_size * wide[1])
+        return np.ascontiguousarray(rows.reshape(wide[1], -1)[:, :row]).reshape(-1)
+
+    def packets(self) -> tuple[list[tuple[int, int]], Fraction]:
+        """All packets as (pts, flags of libavcodec/packet.h), and the time base of the pts."""
+        rows = []
+        try:
+            for packet in self._file.demux(self._stream):
+                if packet.size:
+                    flags = int(packet.is_keyframe) | int(packet.is_discard) << 2
+                    rows.append((NO_TIME if packet.pts is None else packet.pts, flags))
+        except self._av.FFmpegError:
+            rows = []  # what cannot be read to its end is counted by decoding
+        return rows, self._stream.time_base
+
+    def end(self) -> int:
+        """0: what went wrong is in the log."""
+        return self.code
+
+    def close(self) -> None:
+        """Free the decoder; memory that was given away stays."""
+        self._frames.close()
+        self._frame = self._graph = None
+        self._file.close()
+
+
+def first_of_av(source: Source, stream: int) -> tuple[Shown | None, str]:
+    """What PyAV says of the first frame of a stream, and the log."""
+    run = InProcess(source, stream, [("null", "")], strict=False)
+    try:
+        return run.next(), run.log
+    finally:
+        run.close()
+
+
+def av_demuxers() -> set[str]:
+    """The containers that PyAV's FFmpeg reads, by its names."""
+    return set(require_av("read_frames").formats_available)
