@@ -23,9 +23,9 @@ SHAPE = {"vocab_size": 35, "hidden": 16, "layers": 4, "heads": 4, "max_positions
          "activation": "swiglu"}  # fmt: skip
 
 
-def build(tp, pp, dp, tied=True, dtype="float32", chunks=1, zero=False):
+def build(tp, pp, dp, tied=True, dtype="float32", chunks=1, zero=False, kv_heads=None):
     context = ParallelContext(tp, pp, dp, device="cpu")
-    config = GPTConfig(**SHAPE, tie_embeddings=tied, dtype=dtype)
+    config = GPTConfig(**SHAPE, tie_embeddings=tied, dtype=dtype, kv_heads=kv_heads)
     models = build_stages(config, context, chunks=chunks)
     return context, models, AdamW(models, context, lr=1e-2, zero=zero)
 
@@ -89,6 +89,17 @@ def test_a_checkpoint_moves_to_any_grid_and_back_bitwise(world, tmp_path, there)
     for name, value in want.items():
         assert torch.equal(moved[name], value), name
         assert torch.equal(back[name], value), name
+
+
+def test_keys_and_values_held_by_several_ranks_move_to_ranks_of_their_own_bitwise(world, tmp_path):
+    options = {"kv_heads": 1}
+    want = joined(world(4, write, root=tmp_path / "a", grid=(4, 1, 1), **options))
+    for grid in ((1, 1, 1), (2, 2, 1)):
+        target = tmp_path / str(grid)
+        size = grid[0] * grid[1]
+        moved = joined(world(size, move, root=tmp_path / "a", target=target, grid=grid, **options))
+        assert moved.keys() == want.keys()
+        assert all(torch.equal(moved[name], value) for name, value in want.items())
 
 
 def test_untied_bfloat16_with_masters_moves_to_an_interleaved_pipeline(world, tmp_path):

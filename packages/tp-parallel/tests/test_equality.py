@@ -23,6 +23,7 @@ from tp_parallel import (
     reference,
 )
 from tp_parallel.layers.layout import placed_parameters
+from tp_parallel.layers.rotary import RotaryScaling
 from tp_parallel.pipeline import build_stages, run_schedule
 from tp_parallel.pipeline.schedules import make_schedule
 
@@ -197,6 +198,32 @@ def test_a_llama_shaped_model_over_a_zero_bubble_pipeline_equals_the_unsplit_mod
         activation="swiglu", norm="rmsnorm", position="rotary", kv_heads=6, bias=False,
     )  # fmt: skip
     check(world, (2, 2, 1), config, "zero_bubble")
+
+
+MODERN = {"activation": "swiglu", "norm": "rmsnorm", "position": "rotary", "bias": False,
+          "qkv_bias": True, "head_size": 4, "windows": (0, 3, 0, 5), "tie_embeddings": False,
+          "dtype": "float64"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("grid", "more"),
+    [((4, 1, 1), {"kv_heads": 2, "sequence_parallel": True}),
+     ((4, 1, 1), {"kv_heads": 1, "qk_norm": True, "init_mode": "local"}),
+     ((2, 2, 1), {"kv_heads": 1, "qk_norm": True, "recompute": True}),
+     ((2, 1, 2), {"kv_heads": 1, "zero": True, "buckets": True, "post_norms": True}),
+     ((2, 1, 2), {"kv_heads": 4, "qk_norm": True, "sequence_parallel": True,
+                  "parallel_residual": True, "attention_softcap": 4.0, "logit_softcap": 2.0}),
+     ((2, 2, 1), {"kv_heads": 2, "zero_centred_norm": True, "embedding_scale": 3.0,
+                  "rotary_base_windowed": 100.0, "rotary_fraction": 0.5,
+                  "rotary_scaling": RotaryScaling("llama3", 4.0, original=6)})],
+    ids=str,
+)  # fmt: skip
+def test_models_people_have_and_fewer_key_heads_than_ranks_equal_the_unsplit_model(
+    world, grid, more
+):
+    run = {name: more[name] for name in ("init_mode", "zero", "buckets") if name in more}
+    shape = {name: value for name, value in more.items() if name not in run}
+    check(world, grid, GPTConfig(**SHAPE, **MODERN | shape), **run)
 
 
 def test_the_cases_cover_every_grid_and_every_pair_of_choices():

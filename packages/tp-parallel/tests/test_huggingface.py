@@ -167,14 +167,30 @@ def test_transformers_itself_agrees(kind, seed, monkeypatch):
         torch.testing.assert_close(model(IDS), theirs(IDS).logits, rtol=1e-5, atol=1e-5)
 
 
-def test_what_is_not_computed_here_is_refused():
-    with pytest.raises(ValueError, match="model_type must be 'gpt2' or 'llama', got 'bert'"):
-        config_from_huggingface({"model_type": "bert"})
-    with pytest.raises(ValueError, match="scaled rotary positions"):
-        config_from_huggingface(LLAMA | {"rope_scaling": {"rope_type": "yarn"}})
-    with pytest.raises(ValueError, match="attention_bias=True"):
-        config_from_huggingface(LLAMA | {"attention_bias": True})
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [({"model_type": "bert"}, "model_type must be one of 'gpt2', .*got 'bert'"),
+     (LLAMA | {"rope_scaling": {"rope_type": "longrope"}}, "are computed here, got 'longrope'"),
+     (LLAMA | {"hidden_act": "mish"}, "hidden_act of a 'llama' config must be one of"),
+     (LLAMA | {"quantization_config": {"bits": 4}}, "quantization_config of a 'llama' .* is"),
+     (LLAMA | {"residual_scale": 0.2}, "residual_scale .* 0.2, which is not known"),
+     (GPT2 | {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx of"),
+     (GPT2 | {"sliding_window": 4}, "sliding_window of a 'gpt2' .* not known"),
+     ({k: v for k, v in LLAMA.items() if k != "rms_norm_eps"}, "rms_norm_eps .* is missing")],
+)  # fmt: skip
+def test_what_is_not_computed_here_is_refused_by_the_field(config, message):
+    with pytest.raises(ValueError, match=message):
+        config_from_huggingface(config)
+
+
+def test_tensors_that_are_missing_left_over_or_of_another_shape_are_named():
     state = gpt2_state()
     del state["transformer.ln_f.bias"]
     with pytest.raises(KeyError, match=r"transformer\.ln_f\.bias"):
         import_huggingface(state, config_from_huggingface(GPT2))
+    state = llama_state()
+    state["model.layers.0.self_attn.q_proj.bias"] = torch.zeros(16)
+    with pytest.raises(ValueError, match=r"no part of the model takes model.layers.0.self_attn.q"):
+        import_huggingface(state, config_from_huggingface(LLAMA))
+    with pytest.raises(ValueError, match=r"gate_proj.weight' must have the shape \(20, 16\)"):
+        import_huggingface(llama_state(), config_from_huggingface(LLAMA, ffn=20))

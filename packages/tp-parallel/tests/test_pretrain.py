@@ -154,7 +154,7 @@ def test_settings_that_do_not_fit_are_refused_before_training(text, more, messag
 
 
 def test_the_module_prints_version_and_back_ends(capsys):
-    assert __main__.main() == 0
+    assert __main__.main([]) == 0
     out = capsys.readouterr().out
     assert out.startswith("tp-parallel ")
     assert "gloo" in out

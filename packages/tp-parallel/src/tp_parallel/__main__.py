@@ -1,17 +1,40 @@
-"""`python -m tp_parallel`: version, build and where the commands are."""
+"""`tp-parallel`, `python -m tp_parallel`: version, build, and the commands.
+
+tp-parallel pretrain ...   tp-parallel generate ...   tp-parallel convert ...
+"""
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 import torch
 import torch.distributed as dist
 
-from . import _C, __version__  # type: ignore[attr-defined]
+from . import _C, __version__
 from .loss import ops
 
+COMMANDS = {"pretrain": "train", "generate": "text from a checkpoint",
+            "convert": "Hugging Face to a checkpoint and back"}  # fmt: skip
 
-def main() -> int:
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command that `arguments` name; without one, prints what is here."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in COMMANDS:
+        module = import_module(f"{__package__}.training.{arguments[0]}")
+        return module.main(arguments[1:])
+    if arguments and arguments != ["--help"]:
+        print(f"tp-parallel: no command {arguments[0]!r}; there are {', '.join(COMMANDS)}",
+              file=sys.stderr)  # fmt: skip
+        return 2
+    _print_build()
+    for name, does in COMMANDS.items():
+        print(f"tp-parallel {name} --help   {does}")
+    return 0
+
+
+def _print_build() -> None:
     backends = [name for name, there in (("gloo", dist.is_gloo_available()),
                                          ("nccl", dist.is_nccl_available())) if there]  # fmt: skip
     print(f"tp-parallel {__version__}, torch {torch.__version__}")
@@ -22,9 +45,6 @@ def main() -> int:
     print(f"loss kernels on the CPU: {ops.isa()}; torch threads: {torch.get_num_threads()}")
     print(f"loss kernels on CUDA: {cuda}")
     print(f"torch.distributed back ends: {', '.join(backends) or 'none'}")
-    print("train:    python -m tp_parallel.pretrain --help")
-    print("generate: python -m tp_parallel.generate --help")
-    return 0
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from torch import nn
 
 from ..grid.axis import Axis, Done, Pending
 from ..grid.context import ParallelContext
-from ..layers.layout import held, is_sharded, placed_parameters
+from ..layers.layout import Placed, held, is_sharded, placed_parameters
 from ..layers.precision import gradient_dtype, widen_gradients
+from ..layers.sharding import GroupShard
 
 BUCKET_ELEMENTS = 6 << 20  # 24 MB of float32, torch's DDP default
 
@@ -140,10 +141,11 @@ def finish_gradients(
 ) -> None:
     """Completes the gradients after the last backward pass of a step.
 
-    Sums over tp what sequence parallelism left partial, adds the two uses of a tied embedding, and
-    sums over dp, or lets `buckets` end its sums. The losses must be scaled for a sum: divided by
-    the tokens of the whole batch. Parameters that require no gradient get none. What FSDP2 has cut
-    over dp it has summed already, if `shard_over_data` called it.
+    Sums over tp what sequence parallelism left partial and the copies of keys and values where
+    there are fewer than ranks, adds the two uses of a tied embedding, and sums over dp, or lets
+    `buckets` end its sums. The losses must be scaled for a sum: divided by the tokens of the
+    whole batch. Parameters that require no gradient get none. What FSDP2 has cut over dp it has
+    summed already, if `shard_over_data` called it.
     """
     placed = [each for each in placed_parameters(models, context) if each.parameter.requires_grad]
     widen_gradients(each.parameter for each in placed)
@@ -151,11 +153,36 @@ def finish_gradients(
         buckets.wait()
     partial = [p for _, p, layout in placed if layout.partial_gradient]
     _all_reduce(partial, context.tp, "finish_gradients: sequence parallel")
+    _sum_copies(placed, context.tp)
     tied = [p for _, p, layout in placed if layout.tied]
     _all_reduce(tied, context.ends, "finish_gradients: tied embedding")
     if buckets is None:
         own = [p for _, p, _ in placed if not is_sharded(p)]
         _all_reduce(own, context.dp, "finish_gradients: data parallel")
+
+
+def _sum_copies(placed: list[Placed], axis: Axis) -> None:
+    """Adds up the gradients of the rows that several tp ranks hold (`GroupShard`)."""
+    rows: list[tuple[torch.Tensor, torch.Tensor]] = []  # mine, and my group's place in a sum of all
+    for _, parameter, layout in placed:
+        shard = layout.shard
+        if not isinstance(shard, GroupShard):
+            continue
+        if is_sharded(parameter):
+            raise ValueError(
+                "finish_gradients: FSDP2 has cut keys and values that several tp ranks hold; "
+                "choose a tp of at most kv_heads, or --zero instead of shard_over_data"
+            )
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter, dtype=parameter.grad_dtype)
+        piece = next(p for p in shard.pieces(axis.rank, axis.size) if p.copy is not None)
+        mine = parameter.grad.narrow(shard.dim, piece.local, piece.length)
+        every = mine.new_zeros(shard.groups, *mine.shape)
+        every[piece.group] = mine
+        rows.append((mine, every[piece.group]))
+        axis.all_reduce(every, label="finish_gradients: key and value copies", kind="gradient")
+    for mine, total in rows:
+        mine.copy_(total)
 
 
 def _all_reduce(parameters: list[nn.Parameter], axis: Axis, label: str) -> None:

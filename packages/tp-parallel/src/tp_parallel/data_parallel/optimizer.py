@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..grid.context import ParallelContext
-from ..layers.layout import held, is_sharded, placed_parameters
+from ..layers.layout import is_sharded, placed_parameters
 from ..layers.precision import widen_gradients
 
 
@@ -34,9 +34,9 @@ def gradient_norm(models: Iterable[nn.Module], context: ParallelContext) -> torc
     for placed in placed_parameters(models, context):
         sharded |= is_sharded(placed.parameter)
         grad = placed.parameter.grad
-        if grad is not None and placed.counts_here(context):
-            total = cut if is_sharded(placed.parameter) else whole
-            total += held(grad).double().square().sum()
+        total = cut if is_sharded(placed.parameter) else whole
+        for part in placed.counted(grad, context) if grad is not None else ():
+            total += part.double().square().sum()
     if sharded:
         context.dp.all_reduce(cut, label="gradient_norm", kind="control")
     whole += cut

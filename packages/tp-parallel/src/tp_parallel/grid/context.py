@@ -79,7 +79,8 @@ class ParallelContext:
         self.device = _pick_device(device)
         self.step = 0
         self.traffic = Traffic()
-        on_gloo = self.device.type == "cpu"
+        self.planned = self._distributed and dist.get_backend() == dist.Backend.FAKE
+        on_gloo = self.device.type == "cpu" and not self.planned
         self.check_shapes = on_gloo if check_shapes is None else check_shapes
         self._doing: str | None = None
         self._monitor: Monitor | None = None
@@ -176,7 +177,7 @@ class ParallelContext:
 
         `value` is anything picklable; dictionaries are compared key by key. Synchronises all ranks.
         """
-        if self.world_size == 1:
+        if self.world_size == 1 or self.planned:
             return
         every: list[Any] = [None] * self.world_size
         dist.all_gather_object(every, value)
@@ -275,10 +276,31 @@ class ParallelContext:
         found: Axis | None = None
         limit = datetime.timedelta(seconds=self.timeout)
         for line in lines:
+            if self.planned and self.rank not in line:
+                continue  # nobody else is there
             group = dist.new_group(line, timeout=limit) if len(line) > 1 else None
             if self.rank in line:
                 found = Axis(name, tuple(line), line.index(self.rank), group, self)
         return found or Axis(name, (self.rank,), 0, None, self)
+
+
+@contextmanager
+def planned_grid(rank: int, tp: int, pp: int, dp: int, **options: Any) -> Iterator[ParallelContext]:
+    """The context of one rank of a grid of which no process runs, for plans and dry runs.
+
+    torch's "fake" process group stands for the others: collectives return at once and leave what
+    they were given; give them fake or meta tensors. Raises RuntimeError where a process group is
+    there already.
+    """
+    if dist.is_initialized():
+        raise RuntimeError("planned_grid: a process group is there; plan in a process of its own")
+    dist.init_process_group("fake", rank=rank, world_size=tp * pp * dp)
+    try:
+        context = ParallelContext(tp, pp, dp, device="cpu", monitor=False, **options)
+        yield context
+        context.close()
+    finally:
+        dist.destroy_process_group()
 
 
 _living: weakref.WeakSet[ParallelContext] = weakref.WeakSet()

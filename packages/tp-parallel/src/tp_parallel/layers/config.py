@@ -7,19 +7,47 @@ from typing import Any
 
 import torch
 
+from .activation import ACTIVATIONS
+from .rotary import RotaryScaling
+
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
+_POSITIVE = ("vocab_size", "hidden", "layers", "heads", "max_positions")
+_POSITIVE_OR_NONE = ("kv_heads", "ffn", "head_size")
+_ABOVE_ZERO = ("norm_eps", "init_std", "rotary_base", "embedding_scale")
+_ABOVE_ZERO_OR_NONE = ("rotary_base_windowed", "attention_scale", "attention_softcap",
+                       "logit_softcap")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class GPTConfig:
     """Shape and variants of a decoder-only transformer.
 
-    Attributes: `kv_heads` below `heads` is grouped-query attention (None: equal); `ffn` is the
-    inner width of the MLP (None: 4 * hidden); `position` "learned" or "rotary"; `norm` "layernorm"
-    or "rmsnorm"; `activation` "gelu", "gelu_tanh", "relu" or "swiglu"; `tie_embeddings` uses the
-    input embedding as output layer; `sequence_parallel` keeps activations between the split layers
-    cut over the sequence; `recompute` stores only each layer's input and runs the layer again in
-    the backward pass. Raises ValueError for values that do not fit together.
+    Attributes:
+        kv_heads: key and value heads, below `heads` for grouped-query attention; None: equal.
+        head_size: width of a head; None: hidden / heads.
+        ffn: inner width of the MLP; None: 4 * hidden.
+        position: "learned" or "rotary".
+        rotary_fraction: share of each head that rotary positions turn.
+        rotary_base_windowed: base of the layers with a window; None: rotary_base, scaled too.
+        rotary_scaling: how the frequencies are stretched; None: not at all.
+        windows: for each layer, how many tokens a token sees, itself included; 0: all before it.
+            None: all layers see all.
+        norm: "layernorm" or "rmsnorm"; zero_centred_norm: the weight is kept as weight - 1.
+        post_norms: norms after attention and MLP too, before the residual sum.
+        parallel_residual: attention and MLP read the same input, their outputs are added together.
+        activation: of `activation.ACTIVATIONS`.
+        bias: of all linear layers and layer norms; qkv_bias, out_bias, mlp_bias: of some; None: as
+            `bias`.
+        qk_norm: an RMS norm over each head of queries and keys.
+        attention_scale: factor of the scores; None: 1 / sqrt(head size).
+        attention_softcap, logit_softcap: c tanh(x / c) of the scores and of the logits.
+        embedding_scale: factor of the word embedding.
+        dropout: after attention, MLP and embedding; embedding_dropout: after that; None: `dropout`.
+        tie_embeddings: the input embedding is the output layer.
+        sequence_parallel: activations between the split layers are cut over the sequence.
+        recompute: store only each layer's input and run the layer again in the backward pass.
+
+    Raises ValueError for values that do not fit together.
     """
 
     vocab_size: int
@@ -42,36 +70,81 @@ class GPTConfig:
     sequence_parallel: bool = False
     recompute: bool = False
     dtype: str = "float32"
+    head_size: int | None = None
+    rotary_fraction: float = 1.0
+    rotary_base_windowed: float | None = None
+    rotary_scaling: RotaryScaling | None = None
+    windows: tuple[int, ...] | None = None
+    zero_centred_norm: bool = False
+    post_norms: bool = False
+    parallel_residual: bool = False
+    qkv_bias: bool | None = None
+    out_bias: bool | None = None
+    mlp_bias: bool | None = None
+    qk_norm: bool = False
+    attention_scale: float | None = None
+    attention_softcap: float | None = None
+    logit_softcap: float | None = None
+    embedding_scale: float = 1.0
+    embedding_dropout: float | None = None
 
     def __post_init__(self) -> None:
+        self._read_json()
         _one_of("position", self.position, ("learned", "rotary"))
         _one_of("norm", self.norm, ("layernorm", "rmsnorm"))
-        _one_of("activation", self.activation, ("gelu", "gelu_tanh", "relu", "swiglu"))
+        _one_of("activation", self.activation, tuple(ACTIVATIONS))
         _one_of("dtype", self.dtype, tuple(_DTYPES))
-        for name in ("vocab_size", "hidden", "layers", "heads", "max_positions"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"GPTConfig: {name} must be positive, got {getattr(self, name)}")
-        for name in ("kv_heads", "ffn"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"GPTConfig: {name} must be positive or None, got {value}")
-        for name in ("dropout", "attention_dropout"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"GPTConfig: {name} must be in [0, 1), got {getattr(self, name)}")
-        for name in ("norm_eps", "init_std", "rotary_base"):
-            if not getattr(self, name) > 0.0:
-                raise ValueError(f"GPTConfig: {name} must be above 0, got {getattr(self, name)}")
-        if self.hidden % self.heads:
+        self._check_numbers()
+        if self.head_size is None and self.hidden % self.heads:
             raise ValueError(
-                f"GPTConfig: hidden must be a multiple of heads, got {self.hidden} and {self.heads}"
+                f"GPTConfig: hidden must be a multiple of heads, got {self.hidden} and "
+                f"{self.heads}; or give head_size"
             )
         if self.heads % self.groups:
             raise ValueError(
                 f"GPTConfig: heads must be a multiple of kv_heads, got {self.heads} and "
                 f"{self.groups}"
             )
-        if self.position == "rotary" and self.head_dim % 2:
-            raise ValueError(f"GPTConfig: rotary needs an even head size, got {self.head_dim}")
+        if self.position == "rotary" and (self.rotary_dim % 2 or not self.rotary_dim):
+            raise ValueError(
+                f"GPTConfig: rotary needs an even head size, got {self.rotary_dim} of "
+                f"{self.head_dim} that turn"
+            )
+        if self.windows is not None and (
+            len(self.windows) != self.layers or any(window < 0 for window in self.windows)
+        ):
+            raise ValueError(
+                f"GPTConfig: windows must hold a number of tokens, or 0, for each of the "
+                f"{self.layers} layers, got {self.windows}"
+            )
+
+    def _read_json(self) -> None:
+        """Takes the lists and dictionaries that JSON makes of tuples and dataclasses."""
+        if isinstance(self.windows, list):
+            object.__setattr__(self, "windows", tuple(self.windows))
+        if isinstance(self.rotary_scaling, dict):
+            object.__setattr__(self, "rotary_scaling", RotaryScaling(**self.rotary_scaling))
+
+    def _check_numbers(self) -> None:
+        for name in _POSITIVE:
+            if getattr(self, name) < 1:
+                raise ValueError(f"GPTConfig: {name} must be positive, got {getattr(self, name)}")
+        for name in _POSITIVE_OR_NONE:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"GPTConfig: {name} must be positive or None, got {value}")
+        for name in ("dropout", "attention_dropout", "embedding_dropout"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value < 1.0:
+                raise ValueError(f"GPTConfig: {name} must be in [0, 1), got {value}")
+        for name in _ABOVE_ZERO + _ABOVE_ZERO_OR_NONE:
+            value = getattr(self, name)
+            if not (value is None and name in _ABOVE_ZERO_OR_NONE) and not value > 0.0:
+                raise ValueError(f"GPTConfig: {name} must be above 0, got {value}")
+        if not 0.0 < self.rotary_fraction <= 1.0:
+            raise ValueError(
+                f"GPTConfig: rotary_fraction must be in (0, 1], got {self.rotary_fraction}"
+            )
 
     @property
     def groups(self) -> int:
@@ -80,7 +153,13 @@ class GPTConfig:
 
     @property
     def head_dim(self) -> int:
-        return self.hidden // self.heads
+        """Width of a head."""
+        return self.hidden // self.heads if self.head_size is None else self.head_size
+
+    @property
+    def rotary_dim(self) -> int:
+        """How much of a head turns."""
+        return int(self.head_dim * self.rotary_fraction)
 
     @property
     def inner(self) -> int:
@@ -91,8 +170,21 @@ class GPTConfig:
     def torch_dtype(self) -> torch.dtype:
         return _DTYPES[self.dtype]
 
+    def window(self, layer: int) -> int:
+        """How many tokens a token sees in `layer`, itself included; 0: all before it."""
+        return 0 if self.windows is None else self.windows[layer]
+
+    def has_bias(self, part: str) -> bool:
+        """Whether the linear layers of `part` ("qkv", "out", "mlp") add a bias."""
+        own = getattr(self, f"{part}_bias")
+        return self.bias if own is None else own
+
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """The fields, as JSON can keep them."""
+        fields = asdict(self)
+        if self.windows is not None:
+            fields["windows"] = list(self.windows)
+        return fields
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

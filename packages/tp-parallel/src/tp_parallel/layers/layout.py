@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from ..grid.context import ParallelContext
-from .sharding import Init, Shard
+from .sharding import GroupShard, Init, Shard
 
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")  # torch.compile, activation checkpoints
 
@@ -56,11 +56,21 @@ class Placed(NamedTuple):
         """Name of the parameter that holds the value: another one for a tied copy."""
         return self.layout.tied_to or self.name
 
-    def counts_here(self, context: ParallelContext) -> bool:
-        """Whether this rank counts it in a sum over tp and pp: once for each distinct value."""
-        if self.layout.tied_to is not None:
-            return False
-        return self.layout.shard.dim is not None or context.tp.rank == 0
+    def counted(self, tensor: torch.Tensor, context: ParallelContext) -> list[torch.Tensor]:
+        """The parts of `tensor` (the parameter or its gradient) that this process holds and counts
+        in a sum over tp and pp: each distinct value once.
+        """
+        shard, axis = self.layout.shard, context.tp
+        if self.layout.tied_to is not None or (shard.dim is None and axis.rank):
+            return []
+        mine = held(tensor)
+        if not isinstance(shard, GroupShard):
+            return [mine]
+        start = held_offsets(tensor)[shard.dim]
+        pieces = [p for p in shard.pieces(axis.rank, axis.size) if not p.copy]
+        spans = [(max(0, p.local - start), min(len(mine), p.local + p.length - start))
+                 for p in pieces]  # fmt: skip
+        return [mine.narrow(shard.dim, low, high - low) for low, high in spans if high > low]
 
 
 def declare(

@@ -8,6 +8,8 @@ travels.
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -180,6 +182,7 @@ class ColumnParallelLinear(ParallelLayer):
         skip_bias_add: return (output, bias) for the caller to fuse, as Megatron's layers do.
         sequence_parallel: the input is split over the sequence and is gathered here.
         blocks: out_features is this many stacked matrices, each cut alone (2 for gate and up).
+        shard: how the weight is cut, where it is not by equal rows.
         init_method: fills (tensor, generator); default N(0, 0.02^2).
         initialize: False leaves the values undefined until `initialize_parameters` or `load_full`.
 
@@ -198,24 +201,26 @@ class ColumnParallelLinear(ParallelLayer):
         skip_bias_add: bool = False,
         sequence_parallel: bool = False,
         blocks: int = 1,
+        shard: Shard | None = None,
         init_method: Init | None = None,
         initialize: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(context)
-        _check_divides("ColumnParallelLinear", "out_features", out_features, self.axis, blocks)
+        if shard is None:
+            _check_divides("ColumnParallelLinear", "out_features", out_features, self.axis, blocks)
+            shard = Shard((out_features, in_features), 0, blocks)
         if gather_output and blocks > 1:
             raise ValueError("ColumnParallelLinear: gather_output needs blocks=1; gather later")
         self.in_features, self.out_features = in_features, out_features
         self.gather_output, self.skip_bias_add = gather_output, skip_bias_add
         self.sequence_parallel = sequence_parallel and self.axis.size > 1
         init = init_method or normal(0.02)
-        shard = Shard((out_features, in_features), 0, blocks)
         self.add("weight", shard, init, device, dtype, initialize)
         if bias:
-            self.add("bias", Shard((out_features,), 0, blocks), constant(0.0), device, dtype,
-                     initialize)  # fmt: skip
+            rows = dataclasses.replace(shard, shape=(out_features,))
+            self.add("bias", rows, constant(0.0), device, dtype, initialize)
         else:
             self.register_parameter("bias", None)
 

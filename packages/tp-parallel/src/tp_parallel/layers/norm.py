@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..grid.context import ParallelContext
+from .config import GPTConfig
 from .layout import Layout, set_layout
 from .sharding import Shard, constant
 
@@ -16,12 +17,12 @@ class _Norm(nn.Module):
 
     def __init__(
         self, features: int, *, context: ParallelContext, eps: float, with_bias: bool,
-        sequence_parallel: bool, initialize: bool, device, dtype,
+        sequence_parallel: bool, initialize: bool, device, dtype, zero_centred: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.features, self.eps = features, eps
+        self.features, self.eps, self.zero_centred = features, eps, zero_centred
         device = context.device if device is None else torch.device(device)
-        for name, value in (("weight", 1.0), ("bias", 0.0)):
+        for name, value in (("weight", 0.0 if zero_centred else 1.0), ("bias", 0.0)):
             if name == "bias" and not with_bias:
                 self.register_parameter("bias", None)
                 continue
@@ -55,19 +56,33 @@ class LayerNorm(_Norm):
 
 
 class RMSNorm(_Norm):
-    """x / sqrt(mean(x^2) + eps) * weight over the last dimension, [..., features]."""
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension, [..., features].
+
+    zero_centred: the parameter is the weight less one, as Gemma keeps it.
+    """
 
     def __init__(
         self, features: int, *, context: ParallelContext, eps: float = 1e-5,
         sequence_parallel: bool = False, initialize: bool = True, device=None, dtype=None,
+        zero_centred: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(
             features, context=context, eps=eps, with_bias=False, device=device, dtype=dtype,
-            sequence_parallel=sequence_parallel, initialize=initialize,
+            sequence_parallel=sequence_parallel, initialize=initialize, zero_centred=zero_centred,
         )  # fmt: skip
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, (self.features,), self.weight, self.eps)
+        if not self.zero_centred:
+            return F.rms_norm(x, (self.features,), self.weight, self.eps)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        weight = 1 + self.weight.to(wide)
+        return F.rms_norm(x.to(wide), (self.features,), weight, self.eps).to(x.dtype)
 
 
-NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
+def make_norm(config: GPTConfig, **options) -> LayerNorm | RMSNorm:
+    """The norm of `config` over an activation; `options`: context, initialize, device."""
+    options |= {"eps": config.norm_eps, "dtype": config.torch_dtype,
+                "sequence_parallel": config.sequence_parallel}  # fmt: skip
+    if config.norm == "rmsnorm":
+        return RMSNorm(config.hidden, zero_centred=config.zero_centred_norm, **options)
+    return LayerNorm(config.hidden, **options)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -17,6 +18,18 @@ from ..grid.axis import Axis
 from ..grid.rng import derive_seed
 
 Init = Callable[[torch.Tensor, torch.Generator], object]
+
+
+class Piece(NamedTuple):
+    """A run of a cut dimension: where it begins in the whole and in a rank's part, how long it is.
+    `copy`: which copy of it this is, of those on the ranks of group `group`; None: the only one.
+    """
+
+    whole: int
+    local: int
+    length: int
+    copy: int | None = None
+    group: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,11 +53,43 @@ class Shard:
             return self.shape
         return (*self.shape[: self.dim], self.local_length(size), *self.shape[self.dim + 1 :])
 
-    def valid_length(self, rank: int, size: int) -> int:
-        """How much of the local length of one block is not padding."""
+    def pieces(self, rank: int, size: int) -> list[Piece]:
+        """What place `rank` of `size` holds, along the cut dimension, in the order of its part."""
         assert self.dim is not None
         whole, part = self.shape[self.dim] // self.blocks, self.local_length(size) // self.blocks
-        return max(0, min(whole, (rank + 1) * part) - rank * part)
+        valid = max(0, min(whole, (rank + 1) * part) - rank * part)
+        return [Piece(block * whole + rank * part, block * part, valid)
+                for block in range(self.blocks) if valid]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GroupShard(Shard):
+    """A cut where several ranks hold one group: `own` rows of each group are shared out among its
+    ranks, the `shared` rows after them are copies on each. For sizes that are a multiple of the
+    number of groups; elsewhere a plain `Shard` of the same shape is the same whole tensor.
+
+    The copies get only their rank's part of the gradient; `finish_gradients` sums them.
+    """
+
+    own: int = 0
+    shared: int = 0
+
+    @property
+    def groups(self) -> int:
+        assert self.dim is not None
+        return self.shape[self.dim] // (self.own + self.shared)
+
+    def local_length(self, size: int) -> int:
+        return self.own * self.groups // size + self.shared
+
+    def pieces(self, rank: int, size: int) -> list[Piece]:
+        ranks = size // self.groups
+        group, place = divmod(rank, ranks)
+        start, part = group * (self.own + self.shared), self.own // ranks
+        return [
+            Piece(start + place * part, 0, part),
+            Piece(start + self.own, part, self.shared, copy=place, group=group),
+        ]
 
 
 def split(full: torch.Tensor, shard: Shard, rank: int, size: int) -> torch.Tensor:
@@ -58,23 +103,23 @@ def split(full: torch.Tensor, shard: Shard, rank: int, size: int) -> torch.Tenso
         )
     if shard.dim is None:
         return full.clone()
-    blocks = full.unflatten(shard.dim, (shard.blocks, -1))
-    part, valid = shard.local_length(size) // shard.blocks, shard.valid_length(rank, size)
-    local = full.new_zeros(*blocks.shape[: shard.dim + 1], part, *full.shape[shard.dim + 1 :])
-    if valid:
-        piece = blocks.narrow(shard.dim + 1, rank * part, valid)
-        local.narrow(shard.dim + 1, 0, valid).copy_(piece)
-    return local.flatten(shard.dim, shard.dim + 1)
+    local = full.new_zeros(shard.local_shape(size))
+    for piece in shard.pieces(rank, size):
+        values = full.narrow(shard.dim, piece.whole, piece.length)
+        local.narrow(shard.dim, piece.local, piece.length).copy_(values)
+    return local
 
 
 def merge(parts: list[torch.Tensor], shard: Shard) -> torch.Tensor:
     """The unsplit tensor from every rank's slice, in order, padding removed."""
     if shard.dim is None:
         return parts[0].clone()
-    blocks = [part.unflatten(shard.dim, (shard.blocks, -1)) for part in parts]
-    joined = torch.cat(blocks, shard.dim + 1)
-    whole = shard.shape[shard.dim] // shard.blocks
-    return joined.narrow(shard.dim + 1, 0, whole).flatten(shard.dim, shard.dim + 1)
+    full = parts[0].new_empty(shard.shape)
+    for rank, part in enumerate(parts):
+        for piece in shard.pieces(rank, len(parts)):
+            values = part.narrow(shard.dim, piece.local, piece.length)
+            full.narrow(shard.dim, piece.whole, piece.length).copy_(values)
+    return full
 
 
 def gather_full(tensor: torch.Tensor, shard: Shard, axis: Axis) -> torch.Tensor:
@@ -132,6 +177,10 @@ def drawn(
         generator.manual_seed(derive_seed(seed, "init", name, *place))
         local = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
         init(local, generator)
+        for piece in () if shard.dim is None else shard.pieces(axis.rank, axis.size):
+            if piece.copy is not None:  # the same on every rank of the group
+                generator.manual_seed(derive_seed(seed, "init", name, "group", piece.group))
+                init(local.narrow(shard.dim, piece.local, piece.length), generator)
         clear_padding(local, shard, axis)
         return local
     raise ValueError(f"drawn: mode must be 'whole' or 'local', got {mode!r}")
@@ -142,6 +191,7 @@ def clear_padding(parameter: torch.Tensor, shard: Shard, axis: Axis) -> None:
     """Zeroes what lies past the end of the unsplit tensor: it takes part in matrix products."""
     if shard.dim is None:
         return
-    valid = shard.valid_length(axis.rank, axis.size)
-    blocks = parameter.unflatten(shard.dim, (shard.blocks, -1))
-    blocks.narrow(shard.dim + 1, valid, blocks.shape[shard.dim + 1] - valid).zero_()
+    end = 0
+    for piece in (*shard.pieces(axis.rank, axis.size), Piece(0, parameter.shape[shard.dim], 0)):
+        parameter.narrow(shard.dim, end, piece.local - end).zero_()
+        end = piece.local + piece.length

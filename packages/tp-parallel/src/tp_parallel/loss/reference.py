@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ..layers.config import GPTConfig
+from ..layers.rotary import frequencies
 
 State = dict[str, torch.Tensor]
 
@@ -20,16 +21,16 @@ def gpt_logits(config: GPTConfig, state: State, ids: torch.Tensor) -> torch.Tens
 
     `state` holds the unsplit tensors under the names of `GPTModel` or `CodeGeeXModel`.
     """
-    x = state["embedding.word.weight"][ids]
+    x = state["embedding.word.weight"][ids] * config.embedding_scale
     if config.position == "learned":
         x = x + state["embedding.position"][: ids.shape[1]]
     for index in range(config.layers):
-        x = _layer(config, state, f"layers.{index}.", x)
+        x = _layer(config, state, index, x)
     if "top_query.position" in state:
         x = _top_query(config, state, x)
     x = _norm(config, state, "final_norm.", x)
     head = "embedding.word.weight" if config.tie_embeddings else "head.weight"
-    return x @ state[head].t()
+    return _capped(x @ state[head].t(), config.logit_softcap)
 
 
 def gpt_loss(
@@ -54,26 +55,36 @@ def cross_entropy(
     return loss + penalty.masked_fill(target == ignore_index, 0.0)
 
 
-def _layer(config: GPTConfig, state: State, name: str, x: torch.Tensor) -> torch.Tensor:
+def _layer(config: GPTConfig, state: State, index: int, x: torch.Tensor) -> torch.Tensor:
+    name = f"layers.{index}."
     y = _norm(config, state, name + "attention_norm.", x)
-    x = x + _attention(config, state, name + "attention.", y)
-    return _mlp(config, state, name, x)
+    y = _attention(config, state, name + "attention.", y, index)
+    if config.post_norms:
+        y = _norm(config, state, name + "attention_post_norm.", y)
+    if config.parallel_residual:
+        return x + y + _mlp(config, state, name, x)
+    x = x + y
+    return x + _mlp(config, state, name, x)
 
 
 def _mlp(config: GPTConfig, state: State, name: str, x: torch.Tensor) -> torch.Tensor:
     y = _norm(config, state, name + "mlp_norm.", x)
     y = _linear(state, name + "mlp.up.", y)
-    if config.activation == "swiglu":
-        gate, up = y[..., : config.inner], y[..., config.inner :]
-        y = gate * torch.sigmoid(gate) * up
-    elif config.activation == "relu":
-        y = y.clamp(min=0)
+    kind = {"swiglu": "silu", "reglu": "relu"}.get(config.activation, config.activation)
+    gate, up = (y[..., : config.inner], y[..., config.inner :])
+    if kind == "silu":
+        y = gate * torch.sigmoid(gate)
+    elif kind == "relu":
+        y = gate.clamp(min=0)
     else:
-        y = F.gelu(y, approximate="tanh" if config.activation == "gelu_tanh" else "none")
-    return x + _linear(state, name + "mlp.down.", y)
+        y = F.gelu(gate, approximate="tanh" if kind.endswith("tanh") else "none")
+    y = _linear(state, name + "mlp.down.", y * up if up.shape[-1] else y)
+    return _norm(config, state, name + "mlp_post_norm.", y) if config.post_norms else y
 
 
-def _attention(config: GPTConfig, state: State, name: str, x: torch.Tensor) -> torch.Tensor:
+def _attention(
+    config: GPTConfig, state: State, name: str, x: torch.Tensor, index: int
+) -> torch.Tensor:
     batch, length, _ = x.shape
     per_group, d = config.heads // config.groups, config.head_dim
     qkv = _linear(state, name + "qkv.", x).view(batch, length, config.groups, per_group + 2, d)
@@ -81,16 +92,30 @@ def _attention(config: GPTConfig, state: State, name: str, x: torch.Tensor) -> t
     for group in range(config.groups):
         k, v = qkv[:, :, group, per_group], qkv[:, :, group, per_group + 1]
         for head in range(per_group):
-            heads.append(_attend(config, qkv[:, :, group, head], k, v))
+            q = qkv[:, :, group, head]
+            if config.qk_norm:
+                q = _rms(config, q, state[name + "query_norm.weight"])
+            key = _rms(config, k, state[name + "key_norm.weight"]) if config.qk_norm else k
+            heads.append(_attend(config, q, key, v, config.window(index)))
     return _linear(state, name + "out.", torch.cat(heads, -1))
 
 
-def _attend(config: GPTConfig, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+def _attend(
+    config: GPTConfig, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int = 0
+) -> torch.Tensor:
     """One head: [batch, sequence, head_dim] each."""
     length = k.shape[1]
     mask = torch.ones(length, length, dtype=torch.bool, device=k.device).triu(1)
-    scores = _rotate(config, q) @ _rotate(config, k).transpose(1, 2) / math.sqrt(config.head_dim)
+    if window:
+        mask |= torch.ones_like(mask).tril(-window)
+    scale = config.attention_scale or 1 / math.sqrt(config.head_dim)
+    scores = scale * _rotate(config, q, window) @ _rotate(config, k, window).transpose(1, 2)
+    scores = _capped(scores, config.attention_softcap)
     return torch.softmax(scores.masked_fill(mask, -torch.inf), -1) @ v
+
+
+def _capped(x: torch.Tensor, cap: float | None) -> torch.Tensor:
+    return x if cap is None else cap * torch.tanh(x / cap)
 
 
 def _top_query(config: GPTConfig, state: State, x: torch.Tensor) -> torch.Tensor:
@@ -106,28 +131,36 @@ def _top_query(config: GPTConfig, state: State, x: torch.Tensor) -> torch.Tensor
         k, v = key_value[..., at : at + d], key_value[..., at + d : at + 2 * d]
         heads.append(_attend(config, q[..., head * d : (head + 1) * d], k, v))
     x = x + _linear(state, name + "out.", torch.cat(heads, -1))
-    return _mlp(config, state, name, x)
+    return x + _mlp(config, state, name, x)
 
 
-def _rotate(config: GPTConfig, x: torch.Tensor) -> torch.Tensor:
-    """Rotary positions as complex multiplication: pair i is (x[i], x[i + d / 2])."""
+def _rotate(config: GPTConfig, x: torch.Tensor, window: int = 0) -> torch.Tensor:
+    """Rotary positions as complex multiplication: pair i is (x[i], x[i + d / 2]) of the first d."""
     if config.position != "rotary":
         return x
-    half = config.head_dim // 2
-    frequency = config.rotary_base ** (-torch.arange(half, dtype=torch.float64) / half)
-    angle = torch.arange(x.shape[1], dtype=torch.float64)[:, None] * frequency
-    pairs = torch.complex(x[..., :half].double(), x[..., half:].double())
+    length, dim, half = x.shape[1], config.rotary_dim, config.rotary_dim // 2
+    base, scaling = config.rotary_base, config.rotary_scaling
+    if window and config.rotary_base_windowed is not None:
+        base, scaling = config.rotary_base_windowed, None
+    frequency = frequencies(dim, base, scaling, length, x.device)
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency
+    pairs = torch.complex(x[..., :half].double(), x[..., half:dim].double())
     turned = pairs * torch.polar(torch.ones_like(angle), angle)
-    return torch.cat((turned.real, turned.imag), -1).to(x.dtype)
+    turned *= scaling.attention_factor if scaling else 1.0
+    return torch.cat((turned.real.to(x.dtype), turned.imag.to(x.dtype), x[..., dim:]), -1)
 
 
 def _norm(config: GPTConfig, state: State, name: str, x: torch.Tensor) -> torch.Tensor:
     if config.norm == "rmsnorm":
-        scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + config.norm_eps)
-        return x * scale * state[name + "weight"]
+        return _rms(config, x, state[name + "weight"])
     centred = x - x.mean(-1, keepdim=True)
     scale = torch.rsqrt(centred.square().mean(-1, keepdim=True) + config.norm_eps)
     return centred * scale * state[name + "weight"] + state[name + "bias"]
+
+
+def _rms(config: GPTConfig, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + config.norm_eps)
+    return x * scale * (weight + 1.0 if config.zero_centred_norm else weight)
 
 
 def _linear(state: State, name: str, x: torch.Tensor) -> torch.Tensor:

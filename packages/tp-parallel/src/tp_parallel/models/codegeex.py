@@ -11,15 +11,19 @@ import torch
 from torch import nn
 
 from ..grid.context import ParallelContext
-from ..layers.attention import attend, check_heads, rotate
+from ..layers.attention import attend, check_heads
 from ..layers.cache import KeyValueCache
 from ..layers.config import GPTConfig
 from ..layers.layout import Layout, set_layout
 from ..layers.linear import ColumnParallelLinear, RowParallelLinear
-from ..layers.norm import NORMS
+from ..layers.norm import make_norm
+from ..layers.rotary import rotate
 from ..layers.sharding import Shard, normal
 from ..layers.transformer import ParallelMLP, add_residual
 from .gpt import GPTModel
+
+_NOT_HERE = ("head_size", "qk_norm", "post_norms", "parallel_residual", "windows",
+             "attention_scale", "attention_softcap", "qkv_bias", "out_bias")  # fmt: skip
 
 
 class TopQueryLayer(nn.Module):
@@ -34,17 +38,20 @@ class TopQueryLayer(nn.Module):
     ) -> None:
         super().__init__()
         check_heads("TopQueryLayer", config, context)
+        odd = [name for name in _NOT_HERE if getattr(config, name) not in (None, False)]
+        if odd:
+            raise ValueError(f"TopQueryLayer: is not computed with {', '.join(odd)}")
         self.config, self.context = config, context
         build = {"context": context, "initialize": initialize, "device": device,
                  "dtype": config.torch_dtype}  # fmt: skip
         split = {**build, "bias": config.bias, "sequence_parallel": config.sequence_parallel}
-        norm = {**build, "eps": config.norm_eps, "sequence_parallel": config.sequence_parallel}
+        plain = {"context": context, "initialize": initialize, "device": device}
         std = config.init_std / (2 * config.layers) ** 0.5
         shape = (config.max_positions, config.hidden)
         place = context.device if device is None else torch.device(device)
         self.position = nn.Parameter(torch.empty(shape, device=place, dtype=config.torch_dtype))
         set_layout(self, "position", Layout(Shard(shape), normal(config.init_std)))
-        self.attention_norm = NORMS[config.norm](config.hidden, **norm)
+        self.attention_norm = make_norm(config, **plain)
         # the positions are whole on every rank, whatever the hidden states are
         self.query = ColumnParallelLinear(
             config.hidden, config.hidden, init_method=normal(config.init_std),
@@ -57,15 +64,15 @@ class TopQueryLayer(nn.Module):
         self.out = RowParallelLinear(
             config.hidden, config.hidden, skip_bias_add=True, init_method=normal(std), **split
         )
-        self.mlp_norm = NORMS[config.norm](config.hidden, **norm)
-        self.mlp = ParallelMLP(config, context=context, initialize=initialize, device=device,
-                               output_std=std)  # fmt: skip
+        self.mlp_norm = make_norm(config, **plain)
+        self.mlp = ParallelMLP(config, output_std=std, **plain)
 
     def forward(
         self,
         x: torch.Tensor,
         rotary: torch.Tensor | None = None,
         cache: KeyValueCache | None = None,
+        documents: torch.Tensor | None = None,
     ) -> torch.Tensor:
         config, head_dim = self.config, self.config.head_dim
         key_value = self.key_value(self.attention_norm(x)).unflatten(-1, (-1, 2, head_dim))
@@ -78,7 +85,8 @@ class TopQueryLayer(nn.Module):
             q, k = rotate(q, rotary), rotate(k, rotary)
         if cache is not None:
             k, v = cache.extend(self, k, v)
-        y = attend(q, k, v, config.attention_dropout, self.training, self.context)
+        y = attend(q, k, v, config.attention_dropout, self.training, self.context,
+                   documents=documents)  # fmt: skip
         y = self.out(y.transpose(1, 2).flatten(2))
         x = add_residual(x, *y, config, self.context, self.training)
         y = self.mlp(self.mlp_norm(x))
@@ -92,6 +100,7 @@ class CodeGeeXModel(GPTModel):
         self.top_query = TopQueryLayer(self.config, **options)
 
     def top(
-        self, x: torch.Tensor, rotary: torch.Tensor | None, cache: KeyValueCache | None
-    ) -> torch.Tensor:
-        return self.top_query(x, rotary, cache)
+        self, x: torch.Tensor, rotary: torch.Tensor | None, cache: KeyValueCache | None,
+        documents: torch.Tensor | None = None,
+    ) -> torch.Tensor:  # fmt: skip
+        return self.top_query(x, rotary, cache, documents)

@@ -11,15 +11,15 @@ from torch import nn
 from ..grid.context import ParallelContext
 from ..grid.mappings import gather_from_region
 from ..grid.rng import recompute
-from ..layers.attention import rotary_angles
 from ..layers.cache import KeyValueCache
 from ..layers.config import GPTConfig
 from ..layers.embedding import VocabParallelEmbedding
 from ..layers.layout import Layout, change_layout, set_layout
 from ..layers.linear import SEQUENCE_DIM
 from ..layers.module import MegatronModule
-from ..layers.norm import NORMS
+from ..layers.norm import make_norm
 from ..layers.output import parallel_lm_logits
+from ..layers.rotary import RotaryScaling, rotary_table
 from ..layers.sharding import Shard, normal
 from ..layers.transformer import ParallelTransformerLayer, dropout
 from ..loss.cross_entropy import vocab_parallel_cross_entropy
@@ -56,7 +56,9 @@ class Embedding(nn.Module):
         else:
             self.register_parameter("position", None)
 
-    def forward(self, ids: torch.Tensor, start: int = 0) -> torch.Tensor:
+    def forward(
+        self, ids: torch.Tensor, start: int = 0, positions: torch.Tensor | None = None
+    ) -> torch.Tensor:
         length = start + ids.shape[1]
         if length > self.config.max_positions:
             raise ValueError(
@@ -65,12 +67,17 @@ class Embedding(nn.Module):
                 f"tokens, got {length}"
             )
         x = self.word(ids)
+        if self.config.embedding_scale != 1.0:  # rounded as Gemma's: in the dtype of the weights
+            x = x * torch.tensor(self.config.embedding_scale, dtype=x.dtype, device=x.device)
         if self.position is not None:
-            position = self.position[start:length].unsqueeze(0)
+            at = slice(start, length) if positions is None else positions
+            position = self.position[at]
+            position = position.unsqueeze(0) if positions is None else position
             if self.word.sequence_parallel:
                 position = position.chunk(self.context.tp.size, SEQUENCE_DIM)[self.context.tp.rank]
             x = x + position
-        return dropout(x, self.config, self.context, self.training)
+        p = self.config.embedding_dropout
+        return dropout(x, self.config, self.context, self.training, p)
 
 
 class GPTModel(MegatronModule):
@@ -113,14 +120,11 @@ class GPTModel(MegatronModule):
             if config.tie_embeddings and not post_process:
                 change_layout(self.embedding.word, "weight", tied_from="head.weight")
         self.layers = nn.ModuleDict(
-            {str(index): ParallelTransformerLayer(config, **options) for index in indices}
+            {str(i): ParallelTransformerLayer(config, number=i, **options) for i in indices}
         )
         if post_process:
             self.add_top(options)
-            self.final_norm = NORMS[config.norm](
-                config.hidden, eps=config.norm_eps, dtype=config.torch_dtype,
-                sequence_parallel=config.sequence_parallel, **options,
-            )  # fmt: skip
+            self.final_norm = make_norm(config, **options)
             self._add_output(options)
         if initialize and str(device) != "meta":
             self.initialize_parameters(init_mode)
@@ -129,8 +133,9 @@ class GPTModel(MegatronModule):
         """For models with a layer of another kind above the others: builds it, with `options`."""
 
     def top(
-        self, x: torch.Tensor, rotary: torch.Tensor | None, cache: KeyValueCache | None
-    ) -> torch.Tensor:
+        self, x: torch.Tensor, rotary: torch.Tensor | None, cache: KeyValueCache | None,
+        documents: torch.Tensor | None = None,
+    ) -> torch.Tensor:  # fmt: skip
         """For models with a layer of another kind above the others: runs it."""
         return x
 
@@ -162,10 +167,16 @@ class GPTModel(MegatronModule):
             return not self.pre_process
         return part in ("top_query", "final_norm", "head") and not self.post_process
 
-    def hidden_states(self, x: torch.Tensor, cache: KeyValueCache | None = None) -> torch.Tensor:
+    def hidden_states(
+        self,
+        x: torch.Tensor,
+        cache: KeyValueCache | None = None,
+        positions: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """The stage without its output layer: ids or activations to activations.
 
-        `cache`: `x` continues what it holds. Raises ValueError for that with sequence parallelism.
+        `cache`: `x` continues what it holds; not with sequence parallelism. `positions` as in
+        `forward`, not with a cache. Raises ValueError for these.
         """
         start = 0 if cache is None else cache.length
         if cache is not None and self.config.sequence_parallel and self.context.tp.size > 1:
@@ -173,18 +184,23 @@ class GPTModel(MegatronModule):
                 "GPTModel: a cache needs whole sequences; build the model with "
                 "sequence_parallel=False (its parameters are the same)"
             )
+        if cache is not None and positions is not None:
+            raise ValueError("GPTModel: give a cache or positions, not both")
         if self.pre_process:
-            x = self.embedding(x, start)
+            x = self.embedding(x, start, positions)
         length = x.shape[1]
-        rotary = self._rotary(x, start)
+        tables = self._rotary(x, start, positions)
+        documents = None if positions is None else (positions == 0).cumsum(-1)
         for layer in self.layers.values():
+            rotary = tables[layer.attention.window > 0]
             if self.config.recompute and self.training and cache is None:
                 draws = self.config.dropout > 0 or self.config.attention_dropout > 0
-                x = recompute(layer, x, rotary, rng=self.context.rng if draws else None)
+                rng = self.context.rng if draws else None
+                x = recompute(layer, x, rotary, None, documents, rng=rng)
             else:
-                x = layer(x, rotary, cache)
+                x = layer(x, rotary, cache, documents)
         if self.post_process:
-            x = self.final_norm(self.top(x, rotary, cache))
+            x = self.final_norm(self.top(x, tables[False], cache, documents))
         if cache is not None:
             cache.length += length
         return x
@@ -195,6 +211,7 @@ class GPTModel(MegatronModule):
         labels: torch.Tensor | None = None,
         *,
         cache: KeyValueCache | None = None,
+        positions: torch.Tensor | None = None,
         last_only: bool = False,
         reduction: str = "none",
     ) -> torch.Tensor:
@@ -203,33 +220,43 @@ class GPTModel(MegatronModule):
         x: int64 [batch, sequence] on a pre_process stage, else [batch, sequence, hidden]
             activations.
         cache: `x` continues the tokens it holds, and is added to them.
+        positions: int64 [batch, sequence], each token's place in its document, for rows that hold
+            several: a 0 begins one, and no token sees another document. None: one document a row.
         last_only: logits of the last token alone.
-        reduction: "none", or "sum" for the sum of the token losses without ever holding the logits.
+        reduction: "none", or "sum" for the sum of the token losses without ever holding the logits
+            (which a `logit_softcap` needs).
         Returns activations; on a post_process stage logits [batch, sequence, ceil(vocab_size / tp)]
         or, with int64 labels [batch, sequence], the loss of each token, [batch, sequence].
         """
-        x = self.hidden_states(x, cache)
+        x = self.hidden_states(x, cache, positions)
         if not self.post_process:
             return x
-        if reduction == "sum":
+        if reduction == "sum" and self.config.logit_softcap is None:
             return self._loss_sum(x, labels)
         x = x[:, -1:] if last_only else x
         logits = parallel_lm_logits(
             x, self.output_weight, context=self.context,
             sequence_parallel=self.config.sequence_parallel,
         )  # fmt: skip
+        if self.config.logit_softcap is not None:
+            cap = self.config.logit_softcap
+            logits = cap * torch.tanh(logits / cap)
         if labels is None:
             return logits
-        return vocab_parallel_cross_entropy(
-            logits, labels, context=self.context, vocab_size=self.config.vocab_size, inplace=True
-        )
+        loss = vocab_parallel_cross_entropy(
+            logits, labels, context=self.context, vocab_size=self.config.vocab_size,
+            inplace=self.config.logit_softcap is None,
+        )  # fmt: skip
+        return loss.sum() if reduction == "sum" else loss
 
-    def loss_sum(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def loss_sum(
+        self, x: torch.Tensor, labels: torch.Tensor, positions: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Sum of the token losses without ever holding the logits; for a post_process stage.
 
         It calls the model, so that hooks of FSDP2 and torch.compile see it.
         """
-        return self(x, labels, reduction="sum")
+        return self(x, labels, positions=positions, reduction="sum")
 
     def _loss_sum(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         axis = self.context.tp
@@ -240,9 +267,21 @@ class GPTModel(MegatronModule):
             vocab_size=self.config.vocab_size, reduction="sum",
         )  # fmt: skip
 
-    def _rotary(self, x: torch.Tensor, start: int) -> torch.Tensor | None:
-        if self.config.position != "rotary":
-            return None
-        split = self.config.sequence_parallel and self.context.tp.size > 1
-        length = x.shape[1] * (self.context.tp.size if split else 1)
-        return rotary_angles(length, self.config.head_dim, self.config.rotary_base, x.device, start)
+    def _rotary(
+        self, x: torch.Tensor, start: int, positions: torch.Tensor | None
+    ) -> dict[bool, torch.Tensor | None]:
+        """The tables of the layers without (False) and with a window (True)."""
+        config = self.config
+        if config.position != "rotary":
+            return {False: None, True: None}
+        split = config.sequence_parallel and self.context.tp.size > 1
+        length = start + x.shape[1] * (self.context.tp.size if split else 1)
+        if positions is None:
+            positions = torch.arange(start, length, device=x.device)
+
+        def table(base: float, scaling: RotaryScaling | None) -> torch.Tensor:
+            return rotary_table(positions, config.rotary_dim, base, x.dtype, scaling, length)
+
+        whole = table(config.rotary_base, config.rotary_scaling)
+        local = config.rotary_base_windowed
+        return {False: whole, True: whole if local is None else table(local, None)}

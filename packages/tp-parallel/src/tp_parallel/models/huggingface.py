@@ -1,171 +1,282 @@
-"""To and from Hugging Face's GPT-2 and LLaMA state dicts, as plain tensors by name.
+"""To and from Hugging Face's state dicts, as plain tensors by name.
 
-GPT-2 keeps its weights transposed and stacks all queries, then all keys, then all values; here the
-fused weight stacks one head after another, so that any cut gives whole heads. LLaMA keeps query,
-key, value, gate and up apart. Both directions are exact: values are moved, never computed.
+A table says which of their tensors make one of ours, and in which form: GPT-2 keeps its weights
+transposed and stacks all queries, then all keys, then all values; here the fused weight stacks one
+group of heads after another, so that any cut gives whole groups, which is GPT-NeoX's layout too.
+The others keep query, key, value, gate and up apart. Both directions are exact: values are moved,
+never computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 
+from ..layers.activation import is_gated
 from ..layers.config import GPTConfig
+from .families import config_fields
 
 State = dict[str, torch.Tensor]
 
-_GPT2_ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu",
-                     "relu": "relu"}  # fmt: skip
-
 
 def config_from_huggingface(hf: Mapping[str, Any], **changes: Any) -> GPTConfig:
-    """The `GPTConfig` of a `config.json` (model_type "gpt2" or "llama"); `changes` override fields.
+    """The `GPTConfig` of a `config.json`; `changes` override fields.
 
-    Raises ValueError for another model type or a variant that this library does not compute.
+    Of model_type gpt2, gpt_neox, llama, mistral, qwen2, qwen3, gemma2 or gemma3_text. Raises
+    ValueError for another model type and, naming the field, for a variant that is not computed here
+    or a field that nobody here knows.
     """
-    kind = hf.get("model_type")
-    if kind == "gpt2":
-        _refuse(hf, "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn")
-        if hf["activation_function"] not in _GPT2_ACTIVATIONS:
-            raise ValueError(
-                f"config_from_huggingface: activation_function must be one of "
-                f"{sorted(_GPT2_ACTIVATIONS)}, got {hf['activation_function']!r}"
-            )
-        fields: dict[str, Any] = {
-            "vocab_size": hf["vocab_size"], "hidden": hf["n_embd"], "layers": hf["n_layer"],
-            "heads": hf["n_head"], "ffn": hf.get("n_inner"), "max_positions": hf["n_positions"],
-            "norm_eps": hf["layer_norm_epsilon"],
-            "activation": _GPT2_ACTIVATIONS[hf["activation_function"]],
-            "dropout": hf.get("resid_pdrop", 0.0), "attention_dropout": hf.get("attn_pdrop", 0.0),
-            "tie_embeddings": hf.get("tie_word_embeddings", True),
-        }  # fmt: skip
-    elif kind == "llama":
-        _refuse(hf, "attention_bias", "mlp_bias")
-        rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
-        if rope.get("rope_type", rope.get("type", "default")) != "default":
-            raise ValueError(
-                "config_from_huggingface: scaled rotary positions are not computed here"
-            )
-        head_dim = hf.get("head_dim")
-        if head_dim and head_dim * hf["num_attention_heads"] != hf["hidden_size"]:
-            raise ValueError(
-                f"config_from_huggingface: head_dim times heads must be hidden_size "
-                f"{hf['hidden_size']}, got {head_dim} * {hf['num_attention_heads']}"
-            )
-        fields = {
-            "vocab_size": hf["vocab_size"], "hidden": hf["hidden_size"],
-            "layers": hf["num_hidden_layers"], "heads": hf["num_attention_heads"],
-            "kv_heads": hf.get("num_key_value_heads"), "ffn": hf["intermediate_size"],
-            "max_positions": hf["max_position_embeddings"], "norm": "rmsnorm",
-            "norm_eps": hf["rms_norm_eps"], "position": "rotary", "activation": "swiglu",
-            "rotary_base": float(hf.get("rope_theta") or rope.get("rope_theta") or 10000.0),
-            "bias": False, "tie_embeddings": hf.get("tie_word_embeddings", False),
-        }  # fmt: skip
-    else:
-        raise ValueError(
-            f"config_from_huggingface: model_type must be 'gpt2' or 'llama', got {kind!r}"
-        )
-    return GPTConfig(**fields | changes)
+    return GPTConfig(**config_fields(hf) | changes)
+
+
+class Entry(NamedTuple):
+    """One tensor of ours, `ours`, and what it is made of: their tensors `theirs`, in `form`:
+    "plain"; "stacked" rows (gate, up); "heads": query, key and value rows, group by group;
+    "transposed"; "transposed heads": one transposed tensor of all three.
+    """
+
+    ours: str
+    theirs: tuple[str, ...]
+    form: str = "plain"
+
+
+def table(config: GPTConfig) -> list[Entry]:
+    """Every tensor of the unsplit model, by our name, and its sources."""
+    rows, head = _layout(config)(config)
+    return rows if config.tie_embeddings else [*rows, Entry("head.weight", (head,))]
+
+
+def shapes(config: GPTConfig) -> dict[str, list[tuple[int, ...]]]:
+    """Shapes of the tensors in `Entry.theirs`, by our name, in their layout."""
+    whole = _our_shapes(config)
+    out = {}
+    for ours, theirs, form in table(config):
+        rows, *rest = whole[ours]
+        if form == "heads":
+            d = config.head_dim
+            cut = [config.heads * d, config.groups * d, config.groups * d]
+            out[ours] = [(length, *rest) for length in cut]
+        elif form == "stacked":
+            out[ours] = [(rows // len(theirs), *rest)] * len(theirs)
+        else:
+            out[ours] = [tuple([*rest, rows] if form.startswith("transposed") else [rows, *rest])]
+    return out
 
 
 def import_huggingface(state: Mapping[str, torch.Tensor], config: GPTConfig) -> State:
     """Unsplit tensors under the names of `GPTModel`, for `model.load_full`.
 
-    Raises KeyError naming the first tensor that is missing from `state`.
+    Raises KeyError naming the first tensor that is missing from `state`, ValueError for one of a
+    wrong shape or one that no part of the model takes.
     """
-    names = _llama_names(config) if config.position == "rotary" else _gpt2_names(config)
-    prefix = "transformer." if config.position == "learned" else ""
     out: State = {}
-    for ours, theirs in names:
+    wanted, taken = shapes(config), set()
+    for entry in table(config):
         sources = []
-        for name in theirs:
-            # GPT-2 checkpoints come with and without the prefix
-            found = name if name in state else name.removeprefix(prefix)
-            if found not in state:
+        for name, shape in zip(entry.theirs, wanted[entry.ours], strict=True):
+            found = find(name, state)
+            if found is None:
                 raise KeyError(f"import_huggingface: {name!r} is not in the given state")
+            if tuple(state[found].shape) != shape:
+                raise ValueError(
+                    f"import_huggingface: {found!r} must have the shape {shape}, got "
+                    f"{tuple(state[found].shape)}; is the config that of the checkpoint?"
+                )
+            taken.add(found)
             sources.append(state[found])
-        out[ours] = _join(ours, sources, config)
+        out[entry.ours] = join(entry, sources, config)
+    check_left(state.keys() - taken, config)
     return out
 
 
 def export_huggingface(state: Mapping[str, torch.Tensor], config: GPTConfig) -> State:
     """The reverse of `import_huggingface`; a tied output layer appears under its own name too."""
-    names = _llama_names(config) if config.position == "rotary" else _gpt2_names(config)
     out: State = {}
-    for ours, theirs in names:
-        out |= zip(theirs, _part(ours, state[ours], config), strict=True)
+    for entry in table(config):
+        out |= zip(entry.theirs, part(entry, state[entry.ours], config), strict=True)
     if config.tie_embeddings:
-        out["lm_head.weight"] = state["embedding.word.weight"]
+        out[_layout(config)(config)[1]] = state["embedding.word.weight"]
     return out
 
 
-def _gpt2_names(config: GPTConfig) -> list[tuple[str, list[str]]]:
-    names = [
-        ("embedding.word.weight", ["transformer.wte.weight"]),
-        ("embedding.position", ["transformer.wpe.weight"]),
-    ]
-    pairs = [("attention_norm", "ln_1"), ("attention.qkv", "attn.c_attn"),
-             ("attention.out", "attn.c_proj"), ("mlp_norm", "ln_2"), ("mlp.up", "mlp.c_fc"),
-             ("mlp.down", "mlp.c_proj")]  # fmt: skip
-    for i in range(config.layers):
-        for ours, theirs in pairs:
-            for kind in ("weight", "bias"):
-                names.append((f"layers.{i}.{ours}.{kind}", [f"transformer.h.{i}.{theirs}.{kind}"]))
-    names += [(f"final_norm.{k}", [f"transformer.ln_f.{k}"]) for k in ("weight", "bias")]
-    return names if config.tie_embeddings else [*names, ("head.weight", ["lm_head.weight"])]
-
-
-def _llama_names(config: GPTConfig) -> list[tuple[str, list[str]]]:
-    names = [("embedding.word.weight", ["model.embed_tokens.weight"])]
-    groups = [("attention_norm", ["input_layernorm"]),
-              ("attention.qkv", [f"self_attn.{x}_proj" for x in "qkv"]),
-              ("attention.out", ["self_attn.o_proj"]), ("mlp_norm", ["post_attention_layernorm"]),
-              ("mlp.up", ["mlp.gate_proj", "mlp.up_proj"]),
-              ("mlp.down", ["mlp.down_proj"])]  # fmt: skip
-    for i in range(config.layers):
-        for ours, theirs in groups:
-            names.append(
-                (f"layers.{i}.{ours}.weight", [f"model.layers.{i}.{t}.weight" for t in theirs])
-            )
-    names.append(("final_norm.weight", ["model.norm.weight"]))
-    return names if config.tie_embeddings else [*names, ("head.weight", ["lm_head.weight"])]
-
-
-def _join(ours: str, sources: list[torch.Tensor], config: GPTConfig) -> torch.Tensor:
-    """Their tensors as ours: transposed back where GPT-2 transposes, q, k and v put head by
-    head.
+def find(name: str, state: Mapping[str, Any]) -> str | None:
+    """The key of `state` for their tensor `name`: checkpoints come with and without the prefix of
+    the model inside.
     """
-    gpt2 = config.position == "learned"
-    if gpt2 and sources[0].dim() == 2 and ours.startswith("layers."):
-        sources = [sources[0].t()]
-    if ".qkv." in ours:
-        q, k, v = sources[0].chunk(3) if gpt2 else sources
-        groups = config.groups
-        parts = [x.unflatten(0, (groups, -1, config.head_dim)) for x in (q, k, v)]
-        return torch.cat(parts, 1).flatten(0, 2).contiguous()
-    return torch.cat(sources).contiguous()
+    bare = name.partition(".")[2]
+    return next((key for key in (name, bare, _LATER.get(name)) if key in state), None)
 
 
-def _part(ours: str, tensor: torch.Tensor, config: GPTConfig) -> list[torch.Tensor]:
-    gpt2 = config.position == "learned"
+# transformers 5 names GPT-NeoX's output layer as everybody's in memory; the files keep the old name
+_LATER = {"embed_out.weight": "lm_head.weight"}
+
+
+# buffers, and rotary tables of before: nothing that is learned
+_NO_WEIGHTS = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias",
+               "rotary_emb.inv_freq")  # fmt: skip
+
+
+def check_left(names: set[str], config: GPTConfig) -> None:
+    """Raises ValueError for tensors of a checkpoint that no part of the model takes."""
+    heads = ("lm_head.weight", "embed_out.weight") if config.tie_embeddings else ()
+    left = [name for name in names if name not in heads and not name.endswith(_NO_WEIGHTS)]
+    if left:
+        raise ValueError(
+            f"import_huggingface: no part of the model takes {', '.join(sorted(left)[:5])}; is the "
+            "config that of the checkpoint?"
+        )
+
+
+# -- the three layouts: rows, and the name of an output layer of its own
+
+Layout = Callable[[GPTConfig], tuple[list[Entry], str]]
+
+
+def _layout(config: GPTConfig) -> Layout:
+    if config.position == "learned":
+        return _gpt2
+    return _gpt_neox if config.norm == "layernorm" else _llama
+
+
+def _gpt2(config: GPTConfig) -> tuple[list[Entry], str]:
+    rows = [Entry("embedding.word.weight", ("transformer.wte.weight",)),
+            Entry("embedding.position", ("transformer.wpe.weight",))]  # fmt: skip
+    pairs = {"attention_norm": ("ln_1", "plain"), "mlp_norm": ("ln_2", "plain"),
+             "attention.qkv": ("attn.c_attn", "transposed heads"),
+             "attention.out": ("attn.c_proj", "transposed"),
+             "mlp.up": ("mlp.c_fc", "transposed"),
+             "mlp.down": ("mlp.c_proj", "transposed")}  # fmt: skip
+    for i in range(config.layers):
+        for ours, (theirs, form) in pairs.items():
+            for kind in ("weight", "bias"):
+                name = f"transformer.h.{i}.{theirs}.{kind}"
+                rows.append(Entry(f"layers.{i}.{ours}.{kind}", (name,), form))
+    rows += _with_bias("final_norm", "transformer.ln_f")
+    return rows, "lm_head.weight"
+
+
+def _gpt_neox(config: GPTConfig) -> tuple[list[Entry], str]:
+    rows = [Entry("embedding.word.weight", ("gpt_neox.embed_in.weight",))]
+    pairs = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm",
+             "attention.qkv": "attention.query_key_value", "attention.out": "attention.dense",
+             "mlp.up": "mlp.dense_h_to_4h", "mlp.down": "mlp.dense_4h_to_h"}  # fmt: skip
+    bias = {"attention.qkv": config.has_bias("qkv"), "attention.out": config.has_bias("out")}
+    for i in range(config.layers):
+        for ours, theirs in pairs.items():
+            rows += _with_bias(f"layers.{i}.{ours}", f"gpt_neox.layers.{i}.{theirs}",
+                               bias=bias.get(ours, True))  # fmt: skip
+    rows += _with_bias("final_norm", "gpt_neox.final_layer_norm")
+    return rows, "embed_out.weight"
+
+
+def _llama(config: GPTConfig) -> tuple[list[Entry], str]:
+    """LLaMA and what followed it: parts are there as the config says."""
+    rows = [Entry("embedding.word.weight", ("model.embed_tokens.weight",))]
+    mlp_norm = "pre_feedforward_layernorm" if config.post_norms else "post_attention_layernorm"
+    norms = {"attention_norm": "input_layernorm", "mlp_norm": mlp_norm}
+    if config.post_norms:
+        norms |= {"attention_post_norm": "post_attention_layernorm",
+                  "mlp_post_norm": "post_feedforward_layernorm"}  # fmt: skip
+    if config.qk_norm:
+        norms |= {"attention.query_norm": "self_attn.q_norm", "attention.key_norm":
+                  "self_attn.k_norm"}  # fmt: skip
+    up = ("mlp.gate_proj", "mlp.up_proj") if is_gated(config.activation) else ("mlp.up_proj",)
+    products = {"attention.qkv": (tuple(f"self_attn.{x}_proj" for x in "qkv"), "heads", "qkv"),
+                "attention.out": (("self_attn.o_proj",), "plain", "out"),
+                "mlp.up": (up, "stacked", "mlp"),
+                "mlp.down": (("mlp.down_proj",), "plain", "mlp")}  # fmt: skip
+    for i in range(config.layers):
+        at = f"model.layers.{i}."
+        for ours, theirs in norms.items():
+            rows.append(Entry(f"layers.{i}.{ours}.weight", (f"{at}{theirs}.weight",)))
+        for ours, (theirs, form, part) in products.items():
+            for kind in ("weight", "bias") if config.has_bias(part) else ("weight",):
+                names = tuple(f"{at}{name}.{kind}" for name in theirs)
+                rows.append(Entry(f"layers.{i}.{ours}.{kind}", names, form))
+    rows.append(Entry("final_norm.weight", ("model.norm.weight",)))
+    return rows, "lm_head.weight"
+
+
+def _with_bias(ours: str, theirs: str, bias: bool = True) -> list[Entry]:
+    kinds = ("weight", "bias") if bias else ("weight",)
+    return [Entry(f"{ours}.{kind}", (f"{theirs}.{kind}",)) for kind in kinds]
+
+
+def _our_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of every unsplit tensor that `table` may name."""
+    h, d, inner = config.hidden, config.head_dim, config.inner
+    up = inner * (2 if is_gated(config.activation) else 1)
+    rows = {"attention.qkv": ((config.heads + 2 * config.groups) * d, h),
+            "attention.out": (h, config.heads * d), "mlp.up": (up, h), "mlp.down": (h, inner),
+            "attention.query_norm": (d,), "attention.key_norm": (d,)}  # fmt: skip
+    out = {"embedding.word.weight": (config.vocab_size, h), "head.weight": (config.vocab_size, h),
+           "embedding.position": (config.max_positions, h)}  # fmt: skip
+    for entry in table(config):
+        part = entry.ours.removesuffix(".weight").removesuffix(".bias")
+        part = ".".join(part.split(".")[2:]) if part.startswith("layers.") else part
+        shape = rows.get(part, (h,))
+        out.setdefault(entry.ours, shape[:1] if entry.ours.endswith(".bias") else shape)
+    return out
+
+
+# -- one entry
+
+
+def join(entry: Entry, sources: list[torch.Tensor], config: GPTConfig) -> torch.Tensor:
+    """Their tensors as ours."""
+    if entry.form.startswith("transposed"):
+        sources = [sources[0].t() if sources[0].dim() == 2 else sources[0]]
+    if not entry.form.endswith("heads"):
+        return torch.cat(sources).contiguous()
+    q, k, v = sources if len(sources) == 3 else sources[0].chunk(3)
+    parts = [x.unflatten(0, (config.groups, -1, config.head_dim)) for x in (q, k, v)]
+    return torch.cat(parts, 1).flatten(0, 2).contiguous()
+
+
+def part(entry: Entry, tensor: torch.Tensor, config: GPTConfig) -> list[torch.Tensor]:
+    """Our tensor as theirs."""
     parts = [tensor]
-    if ".qkv." in ours:
+    if entry.form.endswith("heads"):
         heads = tensor.unflatten(0, (config.groups, -1, config.head_dim))
         cut = heads.shape[1] - 2
         parts = [heads[:, :cut], heads[:, cut : cut + 1], heads[:, cut + 1 :]]
-        parts = [part.flatten(0, 2) for part in parts]
-        if gpt2:
-            parts = [torch.cat(parts)]
-    elif ".mlp.up." in ours and not gpt2:
-        parts = list(tensor.chunk(2))
-    if gpt2 and tensor.dim() == 2 and ours.startswith("layers."):
-        parts = [part.t() for part in parts]
-    return [part.contiguous() for part in parts]
+        parts = [each.flatten(0, 2) for each in parts]
+        parts = parts if len(entry.theirs) == 3 else [torch.cat(parts)]
+    elif entry.form == "stacked":
+        parts = list(tensor.chunk(len(entry.theirs)))
+    if entry.form.startswith("transposed"):
+        parts = [each.t() if each.dim() == 2 else each for each in parts]
+    return [each.contiguous() for each in parts]
 
 
-def _refuse(hf: Mapping[str, Any], *options: str) -> None:
-    for option in options:
-        if hf.get(option):
-            raise ValueError(f"config_from_huggingface: {option}=True is not computed here")
+class Run(NamedTuple):
+    """Consecutive rows of our tensor: `length` of them from row `start` of source number `source`
+    (columns, where theirs is transposed).
+    """
+
+    source: int
+    start: int
+    length: int
+
+
+def runs(entry: Entry, config: GPTConfig, rows: tuple[int, int], total: int) -> list[Run]:
+    """Where rows [begin, end) of our tensor of `total` rows lie in their tensors."""
+    d, per_group = config.head_dim, config.heads // config.groups
+    if not entry.form.endswith("heads"):
+        each = total // len(entry.theirs)
+        spans = [Run(i, 0, each) for i in range(len(entry.theirs))]
+    elif len(entry.theirs) == 3:
+        spans = [Run(i, g * n * d, n * d) for g in range(config.groups)
+                 for i, n in enumerate((per_group, 1, 1))]  # fmt: skip
+    else:
+        third = total // 3
+        spans = [Run(0, i * third + g * d, d) for g in range(config.groups) for i in range(3)]
+    out, at = [], 0
+    for source, start, length in spans:
+        low, high = max(rows[0], at), min(rows[1], at + length)
+        if high > low:
+            out.append(Run(source, start + low - at, high - low))
+        at += length
+    return out

@@ -67,7 +67,7 @@ def save(
     context.world.barrier(label="checkpoint.save: folder")
     state = _state(models, optimizer, context) | _random_state(context)
     try:
-        with _quiet_alone() as alone, context.doing("checkpoint.save"):
+        with quiet_alone() as alone, context.doing("checkpoint.save"):
             dcp.save(state, storage_writer=dcp.FileSystemWriter(part), no_dist=alone)
     except (Exception, dcp.api.CheckpointException) as error:
         raise CheckpointError(_failure("checkpoint.save", part, context, error)) from error
@@ -155,7 +155,7 @@ def _read(
         state |= _random_state(context)
     _check_complete(path, state, context)
     try:
-        with _quiet_alone() as alone:
+        with quiet_alone() as alone:
             dcp.load(state, storage_reader=dcp.FileSystemReader(path), no_dist=alone)
     except (Exception, dcp.api.CheckpointException) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -290,7 +290,7 @@ def _failure(what: str, path: Path, context: ParallelContext, error: BaseExcepti
 
 
 @contextmanager
-def _quiet_alone() -> Iterator[bool]:
+def quiet_alone() -> Iterator[bool]:
     """Whether this is a single process; torch's warning about just that is not shown."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
@@ -347,6 +347,17 @@ def _commit(part: Path, final: Path, manifest: dict[str, Any]) -> None:
     os.replace(part, final)
     _sync_folder(final.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def commit_files(part: Path, final: Path, manifest: dict[str, Any]) -> None:
+    """Makes the folder `part`, all of whose files one process has written, the checkpoint `final`:
+    `manifest` gets format, sizes and hashes.
+    """
+    files = {}
+    for file in sorted(each for each in part.rglob("*") if each.is_file()):
+        name = file.relative_to(part).as_posix()
+        files[name] = {"size": file.stat().st_size, "sha256": _digest(file)}
+    _commit(part, final, {"format": FORMAT, **manifest, "files": files})
 
 
 def _sync_folder(path: Path) -> None:

@@ -130,12 +130,10 @@ def _parts(shard: Shard, tp: int) -> list[tuple[float, float, int | None]]:
     """(begin, length, rank) along the cut dimension; rank None for a parameter on every rank."""
     if shard.dim is None:
         return [(0.0, shard.shape[0], None)]
-    block = shard.shape[shard.dim] // shard.blocks
-    part = shard.local_length(tp) // shard.blocks
     return [
-        (b * block + r * part, shard.valid_length(r, tp), r)
-        for b in range(shard.blocks)
-        for r in range(tp)
+        (piece.whole, piece.length, None if piece.copy is not None else rank)
+        for rank in range(tp)
+        for piece in shard.pieces(rank, tp)
     ]
 
 

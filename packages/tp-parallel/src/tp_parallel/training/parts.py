@@ -93,20 +93,18 @@ def _boxes(
     """Shape of the whole and the boxes that `mine`, beginning at `start` of tp's part, covers."""
     axis, dim = context.tp, shard.dim
     assert dim is not None
-    part = shard.local_length(axis.size) // shard.blocks
-    valid = shard.valid_length(axis.rank, axis.size)
     length = shard.shape[dim] // shard.blocks
     several = shard.blocks > 1
     whole = [*shard.shape[:dim], *([shard.blocks] if several else []), length,
              *shard.shape[dim + 1 :]]  # fmt: skip
     boxes = []
-    for block in range(shard.blocks):
-        low = max(start[dim], block * part)  # in tp's part, along dim
-        high = min(start[dim] + mine.shape[dim], block * part + valid)
+    for piece in shard.pieces(axis.rank, axis.size):
+        low = max(start[dim], piece.local)  # in tp's part, along dim
+        high = min(start[dim] + mine.shape[dim], piece.local + piece.length)
         if high <= low:
             continue
         values = mine.narrow(dim, low - start[dim], high - low)
-        row = axis.rank * part + low - block * part
+        block, row = divmod(piece.whole + low - piece.local, length)
         offsets = [*start[:dim], *([block] if several else []), row, *start[dim + 1 :]]
         boxes.append(_Box(tuple(offsets), values.unsqueeze(dim) if several else values))
     if several and axis.size == 1 and mine.shape[dim] == shard.shape[dim]:
