@@ -176,7 +176,7 @@ function(native_compile_options target)
     "$<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${NATIVE_WERROR}>>:-Werror=all-warnings>")
   if(NATIVE_SANITIZE)
     list(JOIN NATIVE_SANITIZE "," sanitizers)
-    target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${sanitizers};-fno-sanitize-recover=all;-fno-omit-frame-pointer;-g>")
+    target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${sanitizers};-fno-sanitize-recover=all;-fno-omit-frame-pointer;-g1>")
     target_link_options(${target} PUBLIC -fsanitize=${sanitizers})
   else()
     target_compile_definitions(${target} PRIVATE

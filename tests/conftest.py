@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests")]
 
 import workspace  # noqa: E402
-from support import build_from_sdist  # noqa: E402
+from shipping.wheels import build_from_sdist  # noqa: E402
+from support import QUICK  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -69,4 +70,9 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> FreshEnvironment:
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A wheel of every package, built from its sdist alone, unpacked in an empty folder."""
     folder = tmp_path_factory.mktemp("wheels")
-    return {p.name: build_from_sdist(p.folder, folder / p.name) for p in workspace.packages()}
+    return {
+        package.name: build_from_sdist(
+            package.folder, folder / package.name, folder / "sdist" / package.name, QUICK
+        )[1]
+        for package in workspace.packages()
+    }

@@ -1,10 +1,6 @@
-"""Builds a wheel as a package index would: an sdist, then a wheel from nothing but the sdist."""
+"""What tests across packages read and build."""
 
-import os
-import subprocess
-import sys
-import tarfile
-from pathlib import Path
+from typing import Any
 
 import workspace
 
@@ -13,44 +9,9 @@ try:
 except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
-MAKE_SDIST = "import sys, scikit_build_core.build as b; print(b.build_sdist(sys.argv[1]))"
+# Where a test looks at what a build brings, not at how fast it is: a setting of CMake's
+QUICK = "CMAKE_CXX_FLAGS_RELEASE=-O1 -DNDEBUG"
 
 
-def pyproject(package: workspace.Package) -> dict:
+def pyproject(package: workspace.Package) -> dict[str, Any]:
     return tomllib.loads((package.folder / "pyproject.toml").read_text())
-
-
-def build_from_sdist(source: Path, folder: Path, **environment: str) -> Path:
-    """The path of the wheel; `environment` may set GPU and NATIVE_WERROR."""
-    folder.mkdir(parents=True)
-    done = subprocess.run(
-        [sys.executable, "-c", MAKE_SDIST, folder],
-        cwd=source,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (sdist,) = folder.glob("*.tar.gz")
-    with tarfile.open(sdist) as archive:
-        archive.extractall(folder, filter="data")
-    unpacked = folder / sdist.name.removesuffix(".tar.gz")
-    return build_wheel(unpacked, folder, **environment)
-
-
-def build_wheel(source: Path, out: Path, **environment: str) -> Path:
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    command += ["--no-index", "-w", out, source]
-    if "CMAKE_CUDA_ARCHITECTURES" in environment:
-        architectures = environment["CMAKE_CUDA_ARCHITECTURES"]
-        command.append(f"-Ccmake.define.CMAKE_CUDA_ARCHITECTURES={architectures}")
-    tools = Path(sys.executable).parent
-    path = f"{tools}:{os.environ['PATH']}"
-    done = subprocess.run(
-        [str(part) for part in command],
-        env=os.environ | {"GPU": "OFF", "NATIVE_WERROR": "ON", "PATH": path} | environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (wheel,) = out.glob("*.whl")
-    return wheel

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import workspace
-from support import build_wheel
+from shipping.wheels import build_wheel
+from support import QUICK
 
 ROOT = workspace.ROOT
 NATIVE = [package for package in workspace.packages() if package.native]
@@ -80,9 +81,14 @@ def test_windows_is_refused_by_name(package, tmp_path):
 
 
 def test_a_compiler_without_openmp_gets_std_threads_and_the_same_results(tmp_path):
-    without = ["-DCMAKE_DISABLE_FIND_PACKAGE_OpenMP=ON", "-DGPU=OFF", "-DNATIVE_PYTHON=OFF"]
+    without = [
+        "-DCMAKE_DISABLE_FIND_PACKAGE_OpenMP=ON",
+        "-DGPU=OFF",
+        "-DNATIVE_PYTHON=OFF",
+        f"-D{QUICK}",
+    ]
     build, prefix, consumer = (tmp_path / name for name in ("build", "prefix", "consumer"))
-    said = run(CMAKE, "-S", SPCONV.folder, "-B", build, "-G", "Ninja", *without)
+    said = run(CMAKE, "-S", SPCONV.folder, "-B", build, "-G", "Ninja", f"-D{QUICK}", *without)
     assert "parallel loops run on std::thread" in said
     run(CMAKE, "--build", build)
     run(CMAKE, "--install", build, "--prefix", prefix)
@@ -125,7 +131,7 @@ def test_a_rebuild_with_nothing_to_do_takes_less_than_a_second(package):
 def test_pip_install_of_a_folder_works_with_build_isolation(fresh):
     before = fresh.freeze()
     try:
-        fresh.pip(ROOT / "packages" / "spconv-lite")
+        fresh.pip(f"-Ccmake.define.{QUICK}", ROOT / "packages" / "spconv-lite")
         assert fresh.run("-c", "import spconv_lite").returncode == 0
     finally:
         fresh.remove(fresh.freeze() - before)
@@ -134,7 +140,8 @@ def test_pip_install_of_a_folder_works_with_build_isolation(fresh):
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on this machine")
 @pytest.mark.parametrize("package", KERNELS, ids=lambda p: p.name)
 def test_a_cuda_build_imports_without_a_driver_and_says_why_cuda_is_off(package, fresh, tmp_path):
-    wheel = build_wheel(package.folder, tmp_path, GPU="ON", CMAKE_CUDA_ARCHITECTURES="90")
+    settings = ("CMAKE_CUDA_ARCHITECTURES=90", QUICK)
+    wheel = build_wheel(package.folder, tmp_path, *settings, GPU="ON")
     before = fresh.freeze()
     try:
         fresh.pip(wheel)
@@ -155,6 +162,7 @@ def test_the_native_module_works_under_other_interpreters_beside_numpy(minor, tm
     inside = tmp_path / "env" / "bin" / "python"
     subprocess.run([inside, "-m", "pip", "install", "-q", "numpy"], check=True)
     wheel = [inside, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, SPCONV.folder]
+    wheel.append(f"-Ccmake.define.{QUICK}")
     subprocess.run(wheel, check=True, env=os.environ | {"GPU": "OFF"}, capture_output=True)
     (built,) = tmp_path.glob("*.whl")
     assert ("-cp312-abi3-" if minor >= 12 else f"-cp3{minor}-cp3{minor}-") in built.name

@@ -5,7 +5,7 @@
   python tools/test.py spconv-lite          one package: its style, its core, its tests
   python tools/test.py --changed            only what differs from the main branch
   python tools/test.py --sanitize           also native tests and packages under sanitizers
-  python tools/test.py --coverage           with line coverage of the Python code, as a table
+  python tools/test.py --coverage           with line coverage of the Python and the native code
   python tools/test.py --full               also the slow tests
 
 Ends with a table of stages, what was skipped and what brings it, and one line of totals; exit code
@@ -151,44 +151,59 @@ def pytest_stage(name: str, folder: Path, options: argparse.Namespace) -> Stage:
     return Stage(name, command, junit="--junitxml")
 
 
-def sanitized_stage(package: Package) -> Stage:
-    """The tests marked `native` of a package, over its module built by the asan preset.
+def instrumented_stage(preset: str, site: Path, package: Package, more: dict[str, str]) -> Stage:
+    """The tests marked `native` of a package, over its module in `site`.
 
     -S keeps site.py out, so the editable install's import hook cannot bring back the plain module.
-    Leaks are looked for in the native tests: Python itself reports hundreds of kilobytes.
     """
-    site = ROOT / "build" / "asan" / "site"
+    tests = str((package.folder / "tests").relative_to(ROOT))
+    path = {"PYTHONPATH": f"{site}:{workspace.site_packages()}", "NATIVE_SANITIZED": "1"}
+    command = [str(PYTHON), "-S", "-m", "pytest", tests, "-q", "-m", "native"]
+    return Stage(f"{preset}: {package.name}", command, path | more, junit="--junitxml")
+
+
+def instrumented_stages(preset: str, native: list[Package], more: dict[str, str]) -> list[Stage]:
+    """Build a preset and its native tests, then run the packages' tests over its modules."""
+    alone = native[0] if len(native) == 1 else None
+    folder = ROOT / "build" / (f"{preset}-{alone.name}" if alone else preset)
+    install = [f"{VENV}/bin/cmake", "--install", str(folder), "--prefix", str(folder / "site")]
+    stages = [*preset_stages(preset, alone), Stage(f"{preset}: install", install)]
+    return stages + [instrumented_stage(preset, folder / "site", p, more) for p in native]
+
+
+def sanitizer_stages(native: list[Package]) -> list[Stage]:
+    """ASan with UBSan, and TSan. Leaks are looked for in the native tests: Python has its own."""
     libraries = [
         subprocess.run(
             ["g++", f"-print-file-name={name}"], capture_output=True, text=True
         ).stdout.strip()
         for name in ("libasan.so", "libstdc++.so")
     ]
-    tests = str((package.folder / "tests").relative_to(ROOT))
-    return Stage(
-        f"asan: {package.name}",
-        [str(PYTHON), "-S", "-m", "pytest", tests, "-q", "-m", "native"],
-        {
-            "PYTHONPATH": f"{site}:{workspace.site_packages()}",
-            "LD_PRELOAD": ":".join(libraries),
-            "ASAN_OPTIONS": "detect_leaks=0",
-            "NATIVE_SANITIZED": "1",
-        },
-        junit="--junitxml",
-    )
-
-
-def sanitizer_stages(native: list[Package]) -> list[Stage]:
-    site = str(ROOT / "build" / "asan" / "site")
-    install = [f"{VENV}/bin/cmake", "--install", "build/asan", "--prefix", site]
-    stages = [*preset_stages("asan"), Stage("asan: install", install)]
-    stages += [sanitized_stage(package) for package in native]
+    preloaded = {"LD_PRELOAD": ":".join(libraries), "ASAN_OPTIONS": "detect_leaks=0"}
+    stages = instrumented_stages("asan", native, preloaded)
     if shutil.which("clang++-19"):
         stages += preset_stages("tsan")
     elif os.environ.get("CI"):  # where it could not be installed, nothing goes unseen
         stages.append(Stage("tsan: clang++-19", ["sh", "-c", "clang++-19 --version"]))
     else:
         print("tsan: not run, clang++-19 is missing: on Debian apt-get install clang-19")
+    return stages
+
+
+def coverage_stages(wanted: list[Package], native: list[Package]) -> list[Stage]:
+    """What the run covered of the Python code, then of the native code of `native`."""
+    python = [str(PYTHON), "-m", "coverage"]
+    sources = [f"packages/{package.name}/src/*" for package in wanted]
+    stages = [
+        Stage("coverage: combine", [*python, "combine", "-q"]),
+        Stage("coverage: Python", [*python, "report", "--include", ",".join(sources)]),
+    ]
+    if native:
+        filters = [w for p in native for w in ("--filter", f"packages/{p.name}/csrc/")]
+        report = [f"{VENV}/bin/gcovr", "--root", ".", *filters, "build", "--txt"]
+        report += ["--fail-under-line", "85", "--merge-lines"]
+        stages += instrumented_stages("coverage", native, {})
+        stages.append(Stage("coverage: C++", report))
     return stages
 
 
@@ -207,8 +222,7 @@ def plan(wanted: list[Package], options: argparse.Namespace) -> list[Stage]:
     if options.sanitize and native:
         stages += sanitizer_stages(native)
     if options.coverage:
-        stages.append(Stage("coverage", [str(PYTHON), "-m", "coverage", "combine", "-q"]))
-        stages.append(Stage("coverage: table", [str(PYTHON), "-m", "coverage", "report"]))
+        stages += coverage_stages(wanted, native)
     return stages
 
 
@@ -217,7 +231,7 @@ def run_all(stages: list[Stage]) -> None:
     broken = set()
     for stage in stages:
         group = stage.name.split(":")[0]
-        if group in broken and group in ("cpu", "asan", "tsan"):
+        if group in broken and group in ("cpu", "asan", "tsan", "coverage"):
             stage.code = -1
             continue
         stage.run()
@@ -255,7 +269,7 @@ def main() -> int:
     parser.add_argument("package", nargs="*", help="only these packages")
     parser.add_argument("--changed", action="store_true", help="only what the change touches")
     parser.add_argument("--sanitize", action="store_true", help="ASan+UBSan and TSan runs as well")
-    parser.add_argument("--coverage", action="store_true", help="line coverage of the Python code")
+    parser.add_argument("--coverage", action="store_true", help="line coverage, Python and C++")
     parser.add_argument("--full", action="store_true", help="the slow tests as well")
     options = parser.parse_args()
     wanted = workspace.packages(options.package)
