@@ -36,6 +36,7 @@ struct Config {
 
 struct Statistics {
   std::uint64_t launches = 0, threads = 0, switches = 0;
+  std::uint64_t operations = 0;  // of the stream: launches, fills, copies in either direction
   std::uint64_t host_waits = 0;  // read_back calls: each is a synchronisation on a device
 };
 

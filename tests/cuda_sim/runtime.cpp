@@ -246,6 +246,7 @@ void forget(Device* device) {
 
 void enqueue(Device* device, std::function<void()> work) {
   if (device == nullptr) device = &default_device();
+  ++device->statistics.operations;
   if (device->config.borrowed_memory) return work();
   if (device->queue_.empty()) waiting.push_back(device);
   device->queue_.push_back(std::move(work));
@@ -392,6 +393,7 @@ void read_back(Device* device, void* host, const void* source, std::size_t bytes
   DeviceMemoryOpen open;
   if (bytes) std::memcpy(host, source, bytes);
   ++device->statistics.host_waits;
+  ++device->statistics.operations;
 }
 
 // ---- launches ----

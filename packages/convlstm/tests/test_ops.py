@@ -298,9 +298,10 @@ def test_the_native_steps_refuse_what_does_not_fit():
 
     def steps(out=None, weight=w_hh, before=(1, 1), state=h, codes=(1, 2)):
         out = torch.zeros(2, 1, 4, 4, 5) if out is None else out
+        plan = _C.Plan(before=before, activations=codes, winograd=True, threads=1)
         _C.run_steps(
-            x, None, state, c, w_ih, weight, None, None, None, out, c.clone(), None, before,
-            codes, True, True, 1,
+            plan, x=x, pre=None, h_before=state, c=c, weight_ih=w_ih, weight_hh=weight, bias=None,
+            peephole=None, valid=None, h=out, c_last=c.clone(), gates=None, every_step=True,
         )  # fmt: skip
 
     steps()
@@ -308,7 +309,7 @@ def test_the_native_steps_refuse_what_does_not_fit():
         steps(out=torch.zeros(3, 1, 4, 4, 5))
     with pytest.raises(ValueError, match="weight_hh must be contiguous"):
         steps(weight=w_hh.transpose(0, 1).contiguous())
-    with pytest.raises(ValueError, match="top and left must lie in the kernel"):
+    with pytest.raises(ValueError, match="before must lie in the kernel"):
         steps(before=(3, 0))
     with pytest.raises(TypeError, match="h_before must be float32"):
         steps(state=h.half())
@@ -438,9 +439,10 @@ def test_the_private_backward_kernels_take_empty_tensors(size, filters):
     state, weight = torch.ones(1, *size, filters), torch.ones(4 * filters, filters, 3, 3)
     gates, cells = torch.ones(2, 1, *size, 4 * filters), torch.ones(3, 1, *size, filters)
     d_pre, d_weight = torch.ones_like(gates), torch.zeros_like(weight)
+    plan = _C.Plan(before=(1, 1), activations=(1, 2), winograd=True, threads=1)
     _C.run_steps_backward(
-        gates, cells, None, state, state.clone(), None, weight, None, None, d_pre, None, (1, 1),
-        (1, 2), True, 1,
+        plan, gates=gates, cells=cells, d_hs=None, d_h=state, d_c=state.clone(), weight_ih=None,
+        weight_hh=weight, peephole=None, valid=None, d_pre=d_pre, d_x=None,
     )  # fmt: skip
     x = torch.ones(2, *size, filters)
     _C.weight_gradient(x, None, None, d_pre.flatten(0, 1), d_weight, None, None, 1, 1, 1)

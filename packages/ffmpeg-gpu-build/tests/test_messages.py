@@ -1,11 +1,13 @@
 """The doctor's table: a line of its kind finds every entry, which has a cure and a source."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from ffmpeg_gpu_build import diagnose
 from ffmpeg_gpu_build.__main__ import main
+from ffmpeg_gpu_build.build import description
 from ffmpeg_gpu_build.doctor import FAILURES, TRAPS, recognise
 
 NOISE = "ffmpeg version 9.0.2\n  libavutil 61\n"
@@ -160,3 +162,25 @@ def test_errors_come_before_warnings_and_other_lines():
 def test_the_cure_of_an_old_driver_is_not_the_build_that_needs_a_newer_one():
     log = "Driver does not support the required nvenc API version. Required: 12.1 Found: 11.1"
     assert "--headers 11.1" in diagnose(log).cure
+
+
+POSTED_ELSEWHERE = description._load(Path(__file__).parent / "data" / "posted.toml")["message"]
+
+
+def test_a_list_that_the_table_was_not_made_from_is_known():
+    unknown, wrong = [], []
+    for message in POSTED_ELSEWHERE:
+        found = recognise(message["log"]) or diagnose(message["log"])
+        if found is None:
+            unknown.append(message["thread"])
+        elif found.code not in message["right"]:
+            wrong.append((message["thread"], found.code))
+    assert len(POSTED_ELSEWHERE) >= 60
+    assert wrong == []
+    assert len(unknown) <= 0.05 * len(POSTED_ELSEWHERE), unknown
+
+
+def test_the_two_lists_share_no_line():
+    examples = {entry.example.strip() for entry in (*FAILURES, *TRAPS)}
+    for message in POSTED_ELSEWHERE:
+        assert message["log"].splitlines()[0].strip() not in examples

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from resnet_zoo import fold_batchnorm, get_model, optimize
+from resnet_zoo.inference import EQUAL
 from resnet_zoo.inference.fused import FusedResNet, unavailable
 from resnet_zoo.inference.optimization import _Compiled
 from resnet_zoo.models.fold import norm_pairs
@@ -102,7 +103,7 @@ def test_the_report_says_what_was_tried_and_what_was_kept(level, calibrate):
     assert report.input_shape == (2, 3, 64, 64)
     if level == "fast":
         times = {t.name: t.milliseconds for t in report.trials if t.milliseconds}
-        assert report.kept == min(times, key=times.get)
+        assert times[report.kept] <= EQUAL * min(times.values())
         assert {"fold", "fold, channels last", "as given"} <= set(times)
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():

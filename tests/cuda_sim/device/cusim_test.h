@@ -23,7 +23,7 @@ struct Config {
   unsigned long long seed = 1;
 };
 
-// Waits are not counted on a device: whatever a test expects of them holds.
+// Waits and operations of the stream are not counted on a device: whatever a test expects of them holds.
 struct Uncounted {
   Uncounted() = default;
   Uncounted(unsigned long long) {}
@@ -36,7 +36,7 @@ struct Uncounted {
 
 struct Statistics {
   unsigned long long launches = 0;
-  Uncounted host_waits;
+  Uncounted host_waits, operations;
 };
 
 struct Device {

@@ -259,13 +259,43 @@ void weight_gradient_any(const Maybe& x, const Maybe& first2, const Maybe& x2, c
 template <class E>
 constexpr bool is_low = sizeof(E) == 2;
 
+// How a sequence is computed: what is no tensor.
+struct Plan {
+  std::pair<int64_t, int64_t> before;  // zeros before the first row and column
+  std::pair<int, int> activations;     // codes of activation and recurrent activation
+  bool winograd;
+  int threads;
+
+  Plan(std::pair<int64_t, int64_t> zeros, std::pair<int, int> codes, bool filtering, int workers)
+      : before(zeros), activations(codes), winograd(filtering), threads(workers) {}
+
+  Geometry geometry(const char* function, const Dim& t, const Dim& n, const Dim& height, const Dim& width,
+                    int64_t channels, const Dim& f, const Dim& kh, const Dim& kw) const {
+    const auto [top, left] = before;
+    native::demand(top >= 0 && left >= 0 && top < kh.length() && left < kw.length(),
+                   [&] { return std::string(function) + ": before must lie in the kernel"; });
+    return {t.length(),
+            n.length(),
+            height.length(),
+            width.length(),
+            channels,
+            f.length(),
+            kh.length(),
+            kw.length(),
+            top,
+            left,
+            winograd,
+            static_cast<Activation>(activations.first),
+            static_cast<Activation>(activations.second)};
+  }
+};
+
 // E of the packed weights: the type of input and state.
 template <class E>
-void run_steps_of(const Maybe& x, const Maybe& pre, const Tensor& h_before, const Tensor& c,
+void run_steps_of(const Plan& plan, const Maybe& x, const Maybe& pre, const Tensor& h_before, const Tensor& c,
                   const Maybe& weight_ih, const Tensor& weight_hh, const Maybe& bias, const Maybe& peephole,
                   const Maybe& valid, const Tensor& h, const Tensor& c_last, const Maybe& gates,
-                  std::pair<int64_t, int64_t> before, std::pair<int, int> activations, bool winograd,
-                  bool every_step, int threads) {
+                  bool every_step) {
   const char* name = "run_steps";
   const auto cpu = native::dlpack::cpu;
   const auto f32 = native::float32, element = is_low<E> ? native::bfloat16 : f32;
@@ -285,32 +315,11 @@ void run_steps_of(const Maybe& x, const Maybe& pre, const Tensor& h_before, cons
   native::require(h, name, "h", cpu, element, every_step ? t.length() : 2, n, height, width, f);
   native::require(c_last, name, "c_last", cpu, f32, n, height, width, f);
   if (gates) native::require(*gates, name, "gates", cpu, f32, t, n, height, width, 4 * filters);
-  const auto [top, left] = before;
-  native::demand(top >= 0 && left >= 0 && top < kh.length() && left < kw.length(),
-                 [] { return "run_steps: top and left must lie in the kernel"; });
 
-  const StepWeights weights{x ? channels.length() : 0,
-                            filters,
-                            kh.length(),
-                            kw.length(),
-                            winograd,
-                            data_of<const float>(weight_ih),
-                            weight_hh.data_as<const float>()};
-  const int64_t size = NATIVE_CALL_ISA(packed_size)(weights, is_low<E>);
-  const std::unique_ptr<E[]> packed(new E[size]);
-  const Steps<E> steps{t.length(),
-                       n.length(),
-                       height.length(),
-                       width.length(),
-                       weights.channels,
-                       filters,
-                       kh.length(),
-                       kw.length(),
-                       top,
-                       left,
-                       winograd,
-                       static_cast<Activation>(activations.first),
-                       static_cast<Activation>(activations.second),
+  const Geometry geometry = plan.geometry(name, t, n, height, width, x ? channels.length() : 0, f, kh, kw);
+  const Weights weights{data_of<const float>(weight_ih), weight_hh.data_as<const float>()};
+  const std::unique_ptr<E[]> packed(new E[NATIVE_CALL_ISA(packed_size)(geometry, is_low<E>)]);
+  const Steps<E> steps{geometry,
                        data_of<const E>(x),
                        data_of<const float>(pre),
                        h_before.data_as<const E>(),
@@ -325,19 +334,18 @@ void run_steps_of(const Maybe& x, const Maybe& pre, const Tensor& h_before, cons
                        data_of<float>(gates)};
   nb::gil_scoped_release released;
   if constexpr (is_low<E>) {
-    NATIVE_CALL_ISA(pack_steps_bfloat16)(weights, packed.get());
-    NATIVE_CALL_ISA(run_steps_bfloat16)(steps, threads);
+    NATIVE_CALL_ISA(pack_steps_bfloat16)(geometry, weights, packed.get());
+    NATIVE_CALL_ISA(run_steps_bfloat16)(steps, plan.threads);
   } else {
-    NATIVE_CALL_ISA(pack_steps_float)(weights, packed.get());
-    NATIVE_CALL_ISA(run_steps_float)(steps, threads);
+    NATIVE_CALL_ISA(pack_steps_float)(geometry, weights, packed.get());
+    NATIVE_CALL_ISA(run_steps_float)(steps, plan.threads);
   }
 }
 
-void run_steps_backward_any(const Tensor& gates, const Tensor& cells, const Maybe& d_hs, const Tensor& d_h,
-                            const Tensor& d_c, const Maybe& weight_ih, const Tensor& weight_hh,
-                            const Maybe& peephole, const Maybe& valid, const Tensor& d_pre, const Maybe& d_x,
-                            std::pair<int64_t, int64_t> before, std::pair<int, int> activations,
-                            bool winograd, int threads) {
+void run_steps_backward_any(const Plan& plan, const Tensor& gates, const Tensor& cells, const Maybe& d_hs,
+                            const Tensor& d_h, const Tensor& d_c, const Maybe& weight_ih,
+                            const Tensor& weight_hh, const Maybe& peephole, const Maybe& valid,
+                            const Tensor& d_pre, const Maybe& d_x) {
   const char* name = "run_steps_backward";
   const auto cpu = native::dlpack::cpu;
   const auto f32 = native::float32;
@@ -358,31 +366,11 @@ void run_steps_backward_any(const Tensor& gates, const Tensor& cells, const Mayb
   if (peephole) native::require(*peephole, name, "peephole", cpu, f32, 3, f);
   if (valid) native::require(*valid, name, "valid", cpu, native::boolean, t, n);
   native::require(d_pre, name, "d_pre", cpu, f32, t, n, height, width, 4 * filters);
-  const auto [top, left] = before;
-  native::demand(top >= 0 && left >= 0 && top < kh.length() && left < kw.length(),
-                 [] { return "run_steps_backward: top and left must lie in the kernel"; });
 
-  const BackwardWeights weights{d_x ? channels.length() : 0,
-                                filters,
-                                kh.length(),
-                                kw.length(),
-                                winograd,
-                                data_of<const float>(weight_ih),
-                                weight_hh.data_as<const float>()};
-  const std::unique_ptr<float[]> packed(new float[NATIVE_CALL_ISA(packed_backward_size)(weights)]);
-  const StepsBackward steps{t.length(),
-                            n.length(),
-                            height.length(),
-                            width.length(),
-                            weights.channels,
-                            filters,
-                            kh.length(),
-                            kw.length(),
-                            top,
-                            left,
-                            winograd,
-                            static_cast<Activation>(activations.first),
-                            static_cast<Activation>(activations.second),
+  const Geometry geometry = plan.geometry(name, t, n, height, width, d_x ? channels.length() : 0, f, kh, kw);
+  const Weights weights{data_of<const float>(weight_ih), weight_hh.data_as<const float>()};
+  const std::unique_ptr<float[]> packed(new float[NATIVE_CALL_ISA(packed_backward_size)(geometry)]);
+  const StepsBackward steps{geometry,
                             gates.data_as<const float>(),
                             cells.data_as<float>(),
                             data_of<const float>(d_hs),
@@ -394,17 +382,17 @@ void run_steps_backward_any(const Tensor& gates, const Tensor& cells, const Mayb
                             d_pre.data_as<float>(),
                             data_of<float>(d_x)};
   nb::gil_scoped_release released;
-  NATIVE_CALL_ISA(pack_steps_backward)(weights, packed.get());
-  NATIVE_CALL_ISA(run_steps_backward)(steps, threads);
+  NATIVE_CALL_ISA(pack_steps_backward)(geometry, weights, packed.get());
+  NATIVE_CALL_ISA(run_steps_backward)(steps, plan.threads);
 }
 
 bool has_bfloat16_any() { return NATIVE_CALL_ISA(has_bfloat16)(); }
 
 template <class... A>
-void run_steps_any(const Maybe& x, const Maybe& pre, const Tensor& h_before, A... rest) {
-  if (h_before.dtype == native::float32) return run_steps_of<float>(x, pre, h_before, rest...);
+void run_steps_any(const Plan& plan, const Maybe& x, const Maybe& pre, const Tensor& h_before, A... rest) {
+  if (h_before.dtype == native::float32) return run_steps_of<float>(plan, x, pre, h_before, rest...);
   if (h_before.dtype == native::bfloat16 && has_bfloat16_any())
-    return run_steps_of<uint16_t>(x, pre, h_before, rest...);
+    return run_steps_of<uint16_t>(plan, x, pre, h_before, rest...);
   throw native::TypeError(std::string("run_steps: h_before must be float32") +
                           (has_bfloat16_any() ? " or bfloat16" : " on this processor") + ", got " +
                           native::name(h_before.dtype));
@@ -442,18 +430,18 @@ NB_MODULE(_C, m) {
   m.def("weight_gradient", &weight_gradient_any, nb::arg("x").none(), nb::arg("first2").none(),
         nb::arg("x2").none(), nb::arg("d_out"), nb::arg("d_weight").none(), nb::arg("d_weight2").none(),
         nb::arg("d_bias").none(), nb::arg("top"), nb::arg("left"), nb::arg("threads"));
-  m.def("run_steps",
-        &run_steps_any<Tensor, Maybe, Tensor, Maybe, Maybe, Maybe, Tensor, Tensor, Maybe,
-                       std::pair<int64_t, int64_t>, std::pair<int, int>, bool, bool, int>,
-        nb::arg("x").none(), nb::arg("pre").none(), nb::arg("h_before"), nb::arg("c"),
-        nb::arg("weight_ih").none(), nb::arg("weight_hh"), nb::arg("bias").none(), nb::arg("peephole").none(),
-        nb::arg("valid").none(), nb::arg("h"), nb::arg("c_last"), nb::arg("gates").none(), nb::arg("before"),
-        nb::arg("activations"), nb::arg("winograd"), nb::arg("every_step"), nb::arg("threads"));
-  m.def("run_steps_backward", &run_steps_backward_any, nb::arg("gates"), nb::arg("cells"),
-        nb::arg("d_hs").none(), nb::arg("d_h"), nb::arg("d_c"), nb::arg("weight_ih").none(),
+  nb::class_<Plan>(m, "Plan").def(nb::init<std::pair<int64_t, int64_t>, std::pair<int, int>, bool, int>(),
+                                  nb::kw_only(), nb::arg("before"), nb::arg("activations"),
+                                  nb::arg("winograd"), nb::arg("threads"));
+  m.def("run_steps", &run_steps_any<Tensor, Maybe, Tensor, Maybe, Maybe, Maybe, Tensor, Tensor, Maybe, bool>,
+        nb::arg("plan"), nb::kw_only(), nb::arg("x").none(), nb::arg("pre").none(), nb::arg("h_before"),
+        nb::arg("c"), nb::arg("weight_ih").none(), nb::arg("weight_hh"), nb::arg("bias").none(),
+        nb::arg("peephole").none(), nb::arg("valid").none(), nb::arg("h"), nb::arg("c_last"),
+        nb::arg("gates").none(), nb::arg("every_step"));
+  m.def("run_steps_backward", &run_steps_backward_any, nb::arg("plan"), nb::kw_only(), nb::arg("gates"),
+        nb::arg("cells"), nb::arg("d_hs").none(), nb::arg("d_h"), nb::arg("d_c"), nb::arg("weight_ih").none(),
         nb::arg("weight_hh"), nb::arg("peephole").none(), nb::arg("valid").none(), nb::arg("d_pre"),
-        nb::arg("d_x").none(), nb::arg("before"), nb::arg("activations"), nb::arg("winograd"),
-        nb::arg("threads"));
+        nb::arg("d_x").none());
   m.def("has_bfloat16", &has_bfloat16_any);
   m.def("prefer_large_pages", &prefer_large_pages, nb::arg("t"));
   m.def("isa", [] { return std::string(native::name(native::isa())); });

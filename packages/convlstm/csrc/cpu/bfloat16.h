@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "cpu/numbers.h"
+#include "cpu/tiles.h"
 
 #if defined(__AVX512F__) && (defined(__GNUC__) || defined(__clang__))
 #define CONVLSTM_BFLOAT16 1
@@ -32,9 +33,11 @@ __attribute__((target("avx512bf16"))) inline void store_rounded(uint16_t* out, _
   _mm256_mask_storeu_epi16(out, mask, bits);
 }
 
-__attribute__((target("avx512bf16"))) inline void transform_input(const uint16_t* const d[16],
-                                                                  int64_t channels, uint16_t* out,
-                                                                  int64_t stride) {
+// As tiles.h has it, of F(2x2, 3x3) alone.
+template <int Part>
+__attribute__((target("avx512bf16"))) void transform_input(const uint16_t* const* d, int64_t channels,
+                                                           uint16_t* out, int64_t stride) {
+  static_assert(Part == 3);
   for (int64_t c = 0; c < channels; c += lanes) {
     const __mmask16 mask = static_cast<__mmask16>(channels - c >= lanes ? 0xffff : (1 << (channels - c)) - 1);
     auto load = [&](int k) __attribute__((target("avx512bf16"), always_inline)) {

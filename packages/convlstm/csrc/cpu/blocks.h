@@ -1,5 +1,5 @@
-// What the convolutions of one instruction set share: register blocks and Winograd's transform (see
-// rows.h). Included by SIMD sources alone; everything has internal linkage in each of them.
+// What the convolutions of one instruction set share: register blocks. Included by SIMD sources alone;
+// everything has internal linkage in each of them.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,6 @@ constexpr int lanes = 4, tile_rows = 6;
 #endif
 constexpr int few_rows = tile_rows / 3;  // of a small register block, for what is left
 constexpr int columns = 2 * lanes;       // output channels of one register block
-constexpr int positions = 16;            // of a 4x4 tile
 
 typedef float Vector __attribute__((vector_size(lanes * sizeof(float)), aligned(4)));
 
@@ -56,28 +55,6 @@ class Buffer {
   T* data_ = nullptr;
   int64_t size_ = 0;
 };
-
-// B' d B for one tile: d has the 16 pixels, each with its channels side by side.
-inline void transform_input(const float* const d[16], int64_t channels, float* out, int64_t stride) {
-#pragma omp simd
-  for (int64_t c = 0; c < channels; ++c) {
-    float t[16];
-    for (int j = 0; j < 4; ++j) {
-      const float a = d[j][c], b = d[4 + j][c], e = d[8 + j][c], f = d[12 + j][c];
-      t[j] = a - e;
-      t[4 + j] = b + e;
-      t[8 + j] = e - b;
-      t[12 + j] = b - f;
-    }
-    for (int i = 0; i < 4; ++i) {
-      const float a = t[4 * i], b = t[4 * i + 1], e = t[4 * i + 2], f = t[4 * i + 3];
-      out[(4 * i) * stride + c] = a - e;
-      out[(4 * i + 1) * stride + c] = b + e;
-      out[(4 * i + 2) * stride + c] = e - b;
-      out[(4 * i + 3) * stride + c] = b - f;
-    }
-  }
-}
 
 // products (Rows, columns) = inputs (Rows, channels) * weights (channels, columns), of which the first
 // Vectors x lanes columns are wanted.

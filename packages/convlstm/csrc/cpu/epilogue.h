@@ -157,7 +157,7 @@ CONVLSTM_INLINE void finish_group(const Step<E>& t, const Panel<E, Pixels>& pane
 // Asks for the cell states that a block of rows will read once its first products are made.
 template <class E>
 void prefetch_cells(const Step<E>& t, const Grid& g, int64_t first_row, int64_t count) {
-  const int64_t size = g.winograd ? 2 : 1, row_bytes = size * t.s.filters * sizeof(float);
+  const int64_t size = g.winograd() ? 2 : 1, row_bytes = size * t.s.filters * sizeof(float);
   Place place(g, first_row);
   for (int64_t k = 0; k < count; ++k, place.next(g))
     for (int64_t down = 0; down < std::min(size, g.height - place.y); ++down) {
@@ -173,12 +173,12 @@ void finish_panel(const Step<E>& t, const Grid& g, int64_t panel, int64_t first_
                   int64_t rows, const float* products) {
   const Panel<E, Pixels> constants(t.s, panel);
   Vector y[group], z[group] = {};
-  if (g.winograd) {
+  if (g.winograd()) {
     const int64_t stride = spread<float>(rows * columns);
     Place place(g, first_row);
     for (int64_t k = 0; k < count; ++k, place.next(g)) {
-      tile_outputs(products + k * columns, stride, y);
-      if constexpr (Pixels == 2) tile_outputs(products + k * columns + lanes, stride, z);
+      tile_outputs(g, products + k * columns, stride, y);
+      if constexpr (Pixels == 2) tile_outputs(g, products + k * columns + lanes, stride, z);
       finish_group<A, R>(t, constants, y, z, place.tile_pixels(g));
     }
     return;

@@ -1,14 +1,8 @@
 // Rows of the matrix products that stand for a stride-1 convolution whose outputs lie on the grid of its
 // inputs, and the panels of weights that go with them. A row is the window of one pixel, or a tile for
-// Winograd's minimal filtering F(2x2, 3x3) (Lavin & Gray 2015, arXiv 1509.09308, sections 4.1 and 5):
-//
-// A tile of 4x4 inputs gives 2x2 outputs with 16 products a channel in place of 36:
-//   Y = A' [ (G g G') . (B' d B) ] A,
-//   B' = [1 0 -1 0; 0 1 1 0; 0 -1 1 0; 0 1 0 -1],  A' = [1 1 1 0; 0 1 -1 -1],
-//   G = [1 0 0; 1/2 1/2 1/2; 1/2 -1/2 1/2; 0 0 1].
-// Over channels the products are 16 matrix products, one for each position in the tile. A larger kernel is
-// cut into parts of 3x3, the last of them filled up with zeros. Rows go through in blocks whose inputs and
-// products stay in the second-level cache.
+// Winograd's minimal filtering (tiles.h). Over channels the products are matrix products, one for each
+// position in the tile. A kernel larger than the tile's is cut into parts, the last of them filled up with
+// zeros. Rows go through in blocks whose inputs and products stay in the second-level cache.
 #pragma once
 
 #include <algorithm>
@@ -16,6 +10,7 @@
 
 #include "cpu/bfloat16.h"
 #include "cpu/blocks.h"
+#include "cpu/tiles.h"
 
 namespace convlstm::NATIVE_ISA {
 namespace {
@@ -23,23 +18,31 @@ namespace {
 constexpr int64_t block_bytes = 256 * 1024;  // of a block's inputs: they stay in the second-level cache
 constexpr int64_t most_rows = 96, least_rows = 24;
 
+// The parts of a kernel with the fewest products. Five in float alone: bfloat16 cannot hold their inputs.
+inline int64_t part_of(bool winograd, int64_t kernel_height, int64_t kernel_width, bool low) {
+  const auto [least, most] = std::minmax(kernel_height, kernel_width);
+  if (!winograd) return 1;
+  return !low && least >= 4 && most <= 5 ? 5 : 3;
+}
+
 // A convolution's sizes. Two inputs of one size act as one with their channels side by side, without a copy.
 struct Grid {
   int64_t frames, height, width;
   int64_t channels, channels2;  // of the inputs; the first may have none
   int64_t kernel_height, kernel_width;
   int64_t top, left;  // zeros before the first row and column, less than the kernel
-  bool winograd;
+  int64_t part;       // a side of the parts that the kernel is cut into: 3 or 5 of a tile, 1 of a window
 
-  int64_t parts_down() const { return winograd ? (kernel_height + 2) / 3 : kernel_height; }
-  int64_t parts_across() const { return winograd ? (kernel_width + 2) / 3 : kernel_width; }
-  int64_t products() const { return winograd ? positions : 1; }
+  bool winograd() const { return part > 1; }
+  int64_t parts_down() const { return (kernel_height + part - 1) / part; }
+  int64_t parts_across() const { return (kernel_width + part - 1) / part; }
+  int64_t products() const { return winograd() ? (part + 1) * (part + 1) : 1; }
   int64_t every_channel() const { return channels + channels2; }
   int64_t used_depth() const { return parts_down() * parts_across() * every_channel(); }
   int64_t depth(bool low) const { return round_up(used_depth(), low ? 2 : 1); }
 
-  int64_t rows_across() const { return winograd ? (width + 1) / 2 : width; }
-  int64_t rows_down() const { return winograd ? (height + 1) / 2 : height; }
+  int64_t rows_across() const { return winograd() ? (width + 1) / 2 : width; }
+  int64_t rows_down() const { return winograd() ? (height + 1) / 2 : height; }
   int64_t rows() const { return frames * rows_down() * rows_across(); }
 
   // Rows of one block: a row is computed alike in any, so they may be fewer for the sake of the threads.
@@ -61,12 +64,12 @@ struct Place {
   int64_t frame, y, x;  // of the first output of a row
 
   Place(const Grid& g, int64_t row) {
-    const int64_t across = g.rows_across(), down = g.rows_down(), size = g.winograd ? 2 : 1;
+    const int64_t across = g.rows_across(), down = g.rows_down(), size = g.winograd() ? 2 : 1;
     frame = row / (across * down), y = row / across % down * size, x = row % across * size;
   }
 
   void next(const Grid& g) {
-    const int64_t size = g.winograd ? 2 : 1;
+    const int64_t size = g.winograd() ? 2 : 1;
     if ((x += size) < g.width) return;
     x = 0;
     if ((y += size) < g.height) return;
@@ -99,21 +102,22 @@ struct Workspace {
   Buffer<E> zeros;         // a pixel outside the frame
 };
 
-template <class E>
+template <int Part, class E>
 void load_tile(const Grid& g, Place p, const E* x, const E* x2, E* row, int64_t stride, const E* zeros) {
+  constexpr int side = Part + 1, count = side * side;
   for (int64_t down = 0; down < g.parts_down(); ++down)
     for (int64_t across = 0; across < g.parts_across(); ++across) {
-      const E *pixels[16], *pixels2[16];
-      const int64_t top = p.y + 3 * down - g.top, left = p.x + 3 * across - g.left;
-      for (int i = 0; i < 16; ++i) {
-        const int64_t y = top + i / 4, at = left + i % 4;
+      const E *pixels[count], *pixels2[count];
+      const int64_t top = p.y + Part * down - g.top, left = p.x + Part * across - g.left;
+      for (int i = 0; i < count; ++i) {
+        const int64_t y = top + i / side, at = left + i % side;
         const bool inside = y >= 0 && y < g.height && at >= 0 && at < g.width;
         const int64_t pixel = (p.frame * g.height + y) * g.width + at;
         pixels[i] = inside && g.channels ? x + pixel * g.channels : zeros;
         pixels2[i] = inside && g.channels2 ? x2 + pixel * g.channels2 : zeros;
       }
-      if (g.channels) transform_input(pixels, g.channels, row, stride);
-      if (g.channels2) transform_input(pixels2, g.channels2, row + g.channels, stride);
+      if (g.channels) transform_input<Part>(pixels, g.channels, row, stride);
+      if (g.channels2) transform_input<Part>(pixels2, g.channels2, row + g.channels, stride);
       row += g.every_channel();
     }
 }
@@ -147,10 +151,12 @@ void load_rows(const Grid& g, const E* x, const E* x2, int64_t first, int64_t co
   Place place(g, first);
   for (int64_t k = 0; k < count; ++k, place.next(g)) {
     E* row = w.inputs.data() + k * depth;
-    if (g.winograd)
-      load_tile(g, place, x, x2, row, stride, w.zeros.data());
-    else
+    if (g.part == 1)
       load_window(g, place, x, x2, row);
+    else if (g.part == 3)
+      load_tile<3>(g, place, x, x2, row, stride, w.zeros.data());
+    else if constexpr (sizeof(E) == 4)
+      load_tile<5>(g, place, x, x2, row, stride, w.zeros.data());
     for (int64_t q = 0; used < depth && q < g.products(); ++q) row[q * stride + used] = E(0);
   }
 }
@@ -173,32 +179,24 @@ void multiply_panel(const Grid& g, const E* weights, int64_t panels, int64_t pan
   }
 }
 
-// A' m A for one vector of columns of a tile: products (positions, columns) to 2x2 pixels.
-CONVLSTM_INLINE void tile_outputs(const float* m, int64_t stride, Vector (&y)[group]) {
-  Vector s[4], d[4];
-  for (int j = 0; j < 4; ++j) {
-    const Vector p = at(m + j * stride), q = at(m + (4 + j) * stride);
-    const Vector r = at(m + (8 + j) * stride), u = at(m + (12 + j) * stride);
-    s[j] = p + q + r;
-    d[j] = q - r - u;
-  }
-  y[0] = s[0] + s[1] + s[2];
-  y[1] = s[1] - s[2] - s[3];
-  y[2] = d[0] + d[1] + d[2];
-  y[3] = d[1] - d[2] - d[3];
+CONVLSTM_INLINE void tile_outputs(const Grid& g, const float* m, int64_t stride, Vector (&y)[group]) {
+  if (g.part == 5)
+    tile_outputs<5>(m, stride, y);
+  else
+    tile_outputs<3>(m, stride, y);
 }
 
 // Packing
 
 // One row of a panel: the taps of a part of the kernel for each column.
 struct PanelRow {
-  float g[9][columns];
+  float g[largest_part * largest_part][columns];
 };
 
 // Taps [down, across] on of one kernel, from its end where `turned`; `size` x `size` of them to column j.
 inline void gather_kernel(const Grid& g, const float* kernel, bool turned, int64_t down, int64_t across,
                           int j, PanelRow& row) {
-  const int64_t size = g.winograd ? 3 : 1, taps = g.kernel_height * g.kernel_width;
+  const int64_t size = g.part, taps = g.kernel_height * g.kernel_width;
   for (int64_t y = 0; y < size; ++y)
     for (int64_t x = 0; x < size; ++x) {
       const int64_t ky = size * down + y, kx = size * across + x;
@@ -206,28 +204,6 @@ inline void gather_kernel(const Grid& g, const float* kernel, bool turned, int64
       const int64_t tap = ky * g.kernel_width + kx;
       row.g[y * size + x][j] = inside ? kernel[turned ? taps - 1 - tap : tap] : 0.0f;
     }
-}
-
-// G g G' of a row, to (positions, columns).
-inline void transform_row(const PanelRow& row, float (&u)[positions][columns]) {
-#pragma omp simd
-  for (int j = 0; j < columns; ++j) {
-    float t[12];
-    for (int x = 0; x < 3; ++x) {
-      const float a = row.g[x][j], b = row.g[3 + x][j], e = row.g[6 + x][j];
-      t[x] = a;
-      t[3 + x] = 0.5f * (a + b + e);
-      t[6 + x] = 0.5f * (a - b + e);
-      t[9 + x] = e;
-    }
-    for (int y = 0; y < 4; ++y) {
-      const float a = t[3 * y], b = t[3 * y + 1], e = t[3 * y + 2];
-      u[4 * y][j] = a;
-      u[4 * y + 1][j] = 0.5f * (a + b + e);
-      u[4 * y + 2][j] = 0.5f * (a - b + e);
-      u[4 * y + 3][j] = e;
-    }
-  }
 }
 
 inline void store_row(const float* from, int64_t row, float* panel) {
@@ -249,7 +225,7 @@ template <class E, class Kernels>
 void pack_panels(const Grid& g, int64_t panels, bool turned, Kernels kernel_of, E* packed) {
   const int64_t every = g.every_channel(), parts = g.parts_down() * g.parts_across();
   const int64_t depth = g.depth(sizeof(E) == 2), panel_size = depth * columns;
-  float u[positions][columns] = {};
+  float u[most_positions][columns] = {};
   PanelRow from;
   for (int64_t panel = 0; panel < panels; ++panel)
     for (int64_t row = 0; row < depth; ++row) {
@@ -258,9 +234,10 @@ void pack_panels(const Grid& g, int64_t panels, bool turned, Kernels kernel_of, 
       for (int j = 0; part < parts && j < columns; ++j)
         gather_kernel(g, kernel_of(channel, panel, j), turned, part / g.parts_across(),
                       part % g.parts_across(), j, from);
-      if (g.winograd) transform_row(from, u);
+      if (g.part == 3) transform_kernels<3>(from.g, u);
+      if (g.part == 5) transform_kernels<5>(from.g, u);
       for (int64_t q = 0; q < g.products(); ++q)
-        store_row(g.winograd ? u[q] : from.g[0], row, packed + (q * panels + panel) * panel_size);
+        store_row(g.winograd() ? u[q] : from.g[0], row, packed + (q * panels + panel) * panel_size);
     }
 }
 

@@ -14,20 +14,13 @@
 namespace convlstm::NATIVE_ISA {
 namespace {
 
-template <class S>
-Grid grid_of(const S& s) {
+Grid grid_of(const Geometry& s, bool low) {
   Grid g = {};
+  g.frames = s.frames, g.height = s.height, g.width = s.width;
   g.channels = s.channels, g.channels2 = s.filters;
   g.kernel_height = s.kernel_height, g.kernel_width = s.kernel_width;
-  g.winograd = s.winograd;
-  return g;
-}
-
-template <class E>
-Grid grid_of(const Steps<E>& s) {
-  Grid g = grid_of<Steps<E>>(s);
-  g.frames = s.frames, g.height = s.height, g.width = s.width;
   g.top = s.top, g.left = s.left;
+  g.part = part_of(s.winograd, s.kernel_height, s.kernel_width, low);
   return g;
 }
 
@@ -64,7 +57,7 @@ Step<E> step_of(const Steps<E>& s, int64_t t) {
 
 template <Activation A, Activation R, class E>
 void run(const Steps<E>& s, int threads) {
-  const Grid g = grid_of(s);
+  const Grid g = grid_of(s, sizeof(E) == 2);
   if (threads <= 0) threads = native::max_threads();
   const int64_t rows = g.block_rows(sizeof(E) == 2, threads);
   for (int64_t t = 0; t < s.steps; ++t) {
@@ -82,34 +75,34 @@ void dispatch(const Steps<E>& s, int threads) {
 }
 
 template <class E>
-void pack(const StepWeights& w, E* packed) {
-  const int64_t taps = w.kernel_height * w.kernel_width;
+void pack(const Geometry& s, const Weights& w, E* packed) {
+  const int64_t taps = s.kernel_height * s.kernel_width;
   auto kernel = [&](int64_t channel, int64_t panel, int j) -> const float* {
-    const int width = is_narrow(w.filters, panel) ? eighth : quarter;
-    const int64_t filter = panel * quarter + j % width, k = j / width * w.filters + filter;
-    if (j >= 4 * width || filter >= w.filters) return nullptr;
-    if (channel < w.channels) return w.input + (k * w.channels + channel) * taps;
-    return w.state + (k * w.filters + channel - w.channels) * taps;
+    const int width = is_narrow(s.filters, panel) ? eighth : quarter;
+    const int64_t filter = panel * quarter + j % width, k = j / width * s.filters + filter;
+    if (j >= 4 * width || filter >= s.filters) return nullptr;
+    if (channel < s.channels) return w.input + (k * s.channels + channel) * taps;
+    return w.state + (k * s.filters + channel - s.channels) * taps;
   };
-  pack_panels(grid_of(w), panels_of(w.filters), false, kernel, packed);
+  pack_panels(grid_of(s, sizeof(E) == 2), panels_of(s.filters), false, kernel, packed);
 }
 
 }  // namespace
 
-int64_t packed_size(const StepWeights& w, bool low) {
-  return panels_size(grid_of(w), panels_of(w.filters), low);
+int64_t packed_size(const Geometry& s, bool low) {
+  return panels_size(grid_of(s, low), panels_of(s.filters), low);
 }
 
-void pack_steps_float(const StepWeights& w, float* packed) { pack(w, packed); }
+void pack_steps_float(const Geometry& s, const Weights& w, float* packed) { pack(s, w, packed); }
 void run_steps_float(const Steps<float>& s, int threads) { dispatch(s, threads); }
 
 #if CONVLSTM_BFLOAT16
 bool has_bfloat16() { return __builtin_cpu_supports("avx512bf16"); }
-void pack_steps_bfloat16(const StepWeights& w, uint16_t* packed) { pack(w, packed); }
+void pack_steps_bfloat16(const Geometry& s, const Weights& w, uint16_t* packed) { pack(s, w, packed); }
 void run_steps_bfloat16(const Steps<uint16_t>& s, int threads) { dispatch(s, threads); }
 #else
 bool has_bfloat16() { return false; }
-void pack_steps_bfloat16(const StepWeights&, uint16_t*) {
+void pack_steps_bfloat16(const Geometry&, const Weights&, uint16_t*) {
   throw std::logic_error("no bfloat16 in this build");
 }
 void run_steps_bfloat16(const Steps<uint16_t>&, int) { throw std::logic_error("no bfloat16 in this build"); }

@@ -12,19 +12,13 @@
 namespace convlstm::NATIVE_ISA {
 namespace {
 
-template <class S>
-Grid grid_of(const S& s) {
+Grid grid_of(const Geometry& s) {
   Grid g = {};
+  g.frames = s.frames, g.height = s.height, g.width = s.width;
   g.channels = 4 * s.filters;
   g.kernel_height = s.kernel_height, g.kernel_width = s.kernel_width;
-  g.winograd = s.winograd;
-  return g;
-}
-
-Grid grid_of(const StepsBackward& s) {
-  Grid g = grid_of<StepsBackward>(s);
-  g.frames = s.frames, g.height = s.height, g.width = s.width;
   g.top = s.kernel_height - 1 - s.top, g.left = s.kernel_width - 1 - s.left;
+  g.part = part_of(s.winograd, s.kernel_height, s.kernel_width, false);
   return g;
 }
 
@@ -57,11 +51,11 @@ void finish_panel(const Grid& g, const Outputs& out, int64_t first_column, int64
                   int64_t rows, const float* products) {
   Place place(g, first_row);
   for (int64_t k = 0; k < count; ++k, products += columns) {
-    if (g.winograd) {
+    if (g.winograd()) {
       const Pixels pixels = place.tile_pixels(g);
       for (int v = 0; v < Vectors; ++v) {
         Vector y[group];
-        tile_outputs(products + v * lanes, spread<float>(rows * columns), y);
+        tile_outputs(g, products + v * lanes, spread<float>(rows * columns), y);
         for (int p = 0; p < group; ++p)
           if (pixels.at[p] >= 0) out.store(y[p], first_column + v * lanes, pixels.at[p]);
       }
@@ -119,19 +113,19 @@ void make_cells(const StepsBackward& s, int64_t state, int threads) {
 
 }  // namespace
 
-int64_t packed_backward_size(const BackwardWeights& w) {
-  return panels_size(grid_of(w), panels_of(w.filters, w.channels), false);
+int64_t packed_backward_size(const Geometry& s) {
+  return panels_size(grid_of(s), panels_of(s.filters, s.channels), false);
 }
 
-void pack_steps_backward(const BackwardWeights& w, float* packed) {
-  const int64_t taps = w.kernel_height * w.kernel_width;
+void pack_steps_backward(const Geometry& s, const Weights& w, float* packed) {
+  const int64_t taps = s.kernel_height * s.kernel_width;
   auto kernel = [&](int64_t k, int64_t panel, int j) -> const float* {
     const int64_t out = panel * columns + j;
-    if (out < w.filters) return w.state + (k * w.filters + out) * taps;
-    if (out < w.filters + w.channels) return w.input + (k * w.channels + out - w.filters) * taps;
+    if (out < s.filters) return w.state + (k * s.filters + out) * taps;
+    if (out < s.filters + s.channels) return w.input + (k * s.channels + out - s.filters) * taps;
     return nullptr;
   };
-  pack_panels(grid_of(w), panels_of(w.filters, w.channels), true, kernel, packed);
+  pack_panels(grid_of(s), panels_of(s.filters, s.channels), true, kernel, packed);
 }
 
 void run_steps_backward(const StepsBackward& s, int threads) {

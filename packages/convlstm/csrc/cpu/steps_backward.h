@@ -4,19 +4,11 @@
 
 #include <cstdint>
 
-#include "core/gates.h"
-#include "native/dispatch.h"
+#include "cpu/steps.h"
 
 namespace convlstm {
 
-struct StepsBackward {
-  int64_t steps, frames, height, width;
-  int64_t channels, filters;  // of the input (0: its gradient is not wanted) and of the state
-  int64_t kernel_height, kernel_width;
-  int64_t top, left;  // zeros before the first row and column in the forward pass
-  bool winograd;
-  Activation activation, recurrent;
-
+struct StepsBackward : Geometry {
   const float* gates;     // (steps, frames, height, width, 4 filters), activated
   float* cells;           // (steps + 1, frames, height, width, filters): the first given, the others made
   const float* d_hs;      // (steps, frames, height, width, filters) or null
@@ -30,15 +22,8 @@ struct StepsBackward {
   float* d_x;    // (steps, frames, height, width, channels); null without channels
 };
 
-// As StepsBackward and StepWeights (steps.h) have them.
-struct BackwardWeights {
-  int64_t channels, filters, kernel_height, kernel_width;
-  bool winograd;
-  const float *input, *state;  // the first is null without channels
-};
-
-NATIVE_DECLARE_ISA(int64_t packed_backward_size(const BackwardWeights&))
-NATIVE_DECLARE_ISA(void pack_steps_backward(const BackwardWeights&, float* packed))
+NATIVE_DECLARE_ISA(int64_t packed_backward_size(const Geometry&))
+NATIVE_DECLARE_ISA(void pack_steps_backward(const Geometry&, const Weights&, float* packed))
 NATIVE_DECLARE_ISA(void run_steps_backward(const StepsBackward&, int threads))
 
 }  // namespace convlstm

@@ -170,8 +170,21 @@ void build_hierarchy(Asset& asset) {
         child = root;
       else if (child == root)
         child = 0;
-  asset.box = roots[0].box;
-  asset.sphere = roots[0].sphere;
+  finish_hierarchy(asset);
+}
+
+void finish_hierarchy(Asset& asset) {
+  const Node& root = asset.nodes[0];
+  std::vector<Sphere> spheres;
+  for (int i = 0; i < 8; ++i) {
+    if (root.child[i] == none) continue;
+    Box box;
+    for (int a = 0; a < 3; ++a) box.lo[a] = root.lo[a][i], box.hi[a] = root.hi[a][i];
+    if (spheres.empty()) asset.box = box;
+    grow(asset.box, box);
+    spheres.push_back({root.x[i], root.y[i], root.z[i], root.r[i]});
+  }
+  asset.sphere = sphere_around(spheres);
   asset.depth = depth_below(asset, 0);
 }
 

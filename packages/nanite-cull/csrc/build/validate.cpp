@@ -14,12 +14,21 @@ class Checker {
  public:
   Checker(const Asset& asset, size_t limit) : a_(asset), limit_(limit) {}
 
-  std::vector<std::string> run() {
-    arrays();
+  // What does not need vertices and triangles.
+  std::vector<std::string> graph() {
+    records();
     if (!problems_.empty()) return problems_;  // what follows would read out of bounds
     for (uint32_t g = 0; g < a_.groups.size(); ++g) group(g);
     for (uint32_t c = 0; c < a_.clusters.size(); ++c) cluster(c);
     tree();
+    return problems_;
+  }
+  std::vector<std::string> all() {
+    graph();
+    if (!problems_.empty()) return problems_;
+    geometry();
+    if (!problems_.empty()) return problems_;
+    for (uint32_t c = 0; c < a_.clusters.size(); ++c) vertices_of(c);
     return problems_;
   }
 
@@ -37,15 +46,9 @@ class Checker {
     return std::to_string(n);
   }
 
-  void arrays() {
-    const size_t vertices = a_.vertex_count(), clusters = a_.clusters.size();
-    expect(vertices > 0 && clusters > 0 && !a_.groups.empty() && !a_.nodes.empty(), "the asset is empty");
-    expect(a_.positions.size() == 3 * vertices, "positions are not (V, 3)");
-    expect(a_.normals.empty() || a_.normals.size() == 3 * vertices, "normals are not (V, 3)");
-    expect(a_.uvs.empty() || a_.uvs.size() == 2 * vertices, "uvs are not (V, 2)");
-    expect(a_.colors.empty() || a_.colors.size() == 4 * vertices, "colors are not (V, 4)");
-    expect(a_.materials.empty() || a_.materials.size() == vertices, "materials are not (V)");
-    expect(a_.leaf_source.size() <= a_.triangle_count(), "leaf_source is longer than the triangles");
+  void records() {
+    const size_t clusters = a_.clusters.size();
+    expect(clusters > 0 && !a_.groups.empty() && !a_.nodes.empty(), "the asset is empty");
     for (const auto* array :
          {&a_.bounds.x, &a_.bounds.y, &a_.bounds.z, &a_.bounds.r, &a_.bounds.error, &a_.bounds.lo[0],
           &a_.bounds.lo[1], &a_.bounds.lo[2], &a_.bounds.hi[0], &a_.bounds.hi[1], &a_.bounds.hi[2]})
@@ -63,11 +66,8 @@ class Checker {
       expect(k.group < a_.groups.size(), "cluster ", c, " names group ", k.group, ", which does not exist");
       expect(k.source_group == none || k.source_group < k.group, "cluster ", c,
              " is made by a group not before its own");
+      expect(k.longest_edge >= 0 && k.longest_edge < infinite_error, "cluster ", c, " has no longest edge");
     }
-    expect(vertex == a_.vertex_refs.size(), "vertex_refs has ", a_.vertex_refs.size(),
-           " entries, clusters use ", vertex);
-    expect(triangle * 3 == a_.triangles.size(), "triangles has ", a_.triangles.size(),
-           " entries, clusters use ", triangle * 3);
     uint64_t next = 0;
     for (uint32_t g = 0; g < a_.groups.size(); ++g) {
       expect(a_.groups[g].cluster_begin == next && a_.groups[g].cluster_count > 0, "group ", g,
@@ -75,6 +75,25 @@ class Checker {
       next += a_.groups[g].cluster_count;
     }
     expect(next == clusters, "groups own ", next, " clusters of ", clusters);
+    for (int i = 0; i < 3; ++i)
+      expect(std::isfinite(a_.origin[i]) && a_.origin[i] == std::nearbyint(a_.origin[i] / a_.step) * a_.step,
+             "the origin is not on the mesh grid");
+  }
+
+  void geometry() {
+    const size_t vertices = a_.vertex_count(), clusters = a_.clusters.size();
+    expect(vertices > 0, "the asset has no vertices");
+    expect(a_.positions.size() == 3 * vertices, "positions are not (V, 3)");
+    expect(a_.normals.empty() || a_.normals.size() == 3 * vertices, "normals are not (V, 3)");
+    expect(a_.uvs.empty() || a_.uvs.size() == 2 * vertices, "uvs are not (V, 2)");
+    expect(a_.colors.empty() || a_.colors.size() == 4 * vertices, "colors are not (V, 4)");
+    expect(a_.materials.empty() || a_.materials.size() == vertices, "materials are not (V)");
+    expect(a_.leaf_source.size() <= a_.triangle_count(), "leaf_source is longer than the triangles");
+    const Cluster& last = a_.clusters.back();
+    expect(last.vertex_begin + uint64_t(last.vertex_count) == a_.vertex_refs.size(), "vertex_refs has ",
+           a_.vertex_refs.size(), " entries, clusters use another number");
+    expect((last.triangle_begin + uint64_t(last.triangle_count)) * 3 == a_.triangles.size(), "triangles has ",
+           a_.triangles.size(), " entries, clusters use another number");
     if (!problems_.empty()) return;
     for (uint32_t v : a_.vertex_refs) expect(v < vertices, "vertex_refs names vertex ", v, " of ", vertices);
     for (uint32_t c = 0; c < clusters; ++c) {
@@ -84,14 +103,15 @@ class Checker {
         expect(corner[i] < k.vertex_count, "cluster ", c, " has a corner at local vertex ", int(corner[i]),
                " of ", k.vertex_count);
     }
+    if (!problems_.empty()) return;
     const float largest = std::exp2(24.0f) * a_.step;
     for (size_t i = 0; i < a_.positions.size(); ++i)
       expect(std::fabs(a_.positions[i]) <= largest, "vertex ", i / 3, " is not on the mesh grid");
-    for (int i = 0; i < 3; ++i)
-      expect(std::isfinite(a_.origin[i]) && a_.origin[i] == std::nearbyint(a_.origin[i] / a_.step) * a_.step,
-             "the origin is not on the mesh grid");
-    if (a_.materials.empty()) return;
-    for (uint32_t c = 0; c < clusters; ++c) {
+    if (!a_.materials.empty()) materials();
+  }
+
+  void materials() {
+    for (uint32_t c = 0; c < a_.clusters.size(); ++c) {
       const Cluster& k = a_.clusters[c];
       const uint8_t* corner = &a_.triangles[3 * size_t(k.triangle_begin)];
       auto material = [&](int i) { return a_.materials[a_.vertex_refs[k.vertex_begin + corner[i]]]; };
@@ -134,6 +154,11 @@ class Checker {
                  a_.bounds.error[c] == b.error,
              "cluster ", c, " does not carry the bits of group ", k.source_group);
     }
+  }
+
+  void vertices_of(uint32_t c) {
+    const Cluster& k = a_.clusters[c];
+    const Sphere own = own_sphere(c);
     for (int v = 0; v < k.vertex_count; ++v) {
       const float* p = &a_.positions[3 * size_t(a_.vertex_refs[k.vertex_begin + v])];
       const double x = double(p[0]) - own.x, y = double(p[1]) - own.y, z = double(p[2]) - own.z;
@@ -217,6 +242,10 @@ class Checker {
 
 }  // namespace
 
-std::vector<std::string> validate(const Asset& asset, size_t limit) { return Checker(asset, limit).run(); }
+std::vector<std::string> validate(const Asset& asset, size_t limit) { return Checker(asset, limit).all(); }
+
+std::vector<std::string> validate_graph(const Asset& asset, size_t limit) {
+  return Checker(asset, limit).graph();
+}
 
 }  // namespace nanite_cull

@@ -1,27 +1,44 @@
-// The file format .ncl, version 3 (2 is read too). Little-endian; everything is checked before it is
-// believed.
-//
-//   header        magic, version, counts, offsets, hash of header and tables
-//   group table   LOD bounds, pass, clusters, page and place of each group
-//   cluster table source group and pass of each cluster
-//   page table    offset, bytes and hash of each page
-//   border table  vertices that keep their floats beside the grid (since version 3)
-//   pages         at most 128 KB each: whole groups, coarsest first, every page complete in itself
-//
-// Vertices are stored once for each cluster that uses them and are joined again when read; boxes, edges
-// and the hierarchy are recomputed. The source map of the build is not stored.
+// .ncl files: opened by their header, read page by page or whole. The layout: ncl_format.h.
 #pragma once
 
+#include <memory>
 #include <string>
 
 #include "build/asset.h"
+#include "store/ncl_format.h"
+#include "store/part_codec.h"
 
 namespace nanite_cull {
 
-constexpr uint32_t ncl_version = 3;  // 2: no origin, no border table; 1: normals of 12 bits a coordinate
-constexpr size_t page_bytes = 128 * 1024;
+// Everything in a file but its pages.
+struct NclTables {
+  Header header;
+  std::vector<Node> nodes;
+  std::vector<GroupRecord> groups;
+  std::vector<PartRecord> parts;
+  std::vector<ClusterRecord> clusters;
+  std::vector<SphereRecord> leaves;
+  std::vector<uint32_t> dependencies;
+  std::vector<PageRecord> pages;
 
-// The asset as the bytes of a file. Throws native::ValueError for a group that fits no page.
+  // Calls body for each table, in the order of the file.
+  template <class Body>
+  void each(Body&& body) const {
+    body(nodes), body(groups), body(parts), body(clusters), body(leaves), body(dependencies), body(pages);
+  }
+  size_t bytes() const {
+    size_t sum = sizeof(Header);
+    each([&](const auto& table) { sum += table.size() * sizeof(table[0]); });
+    return sum;
+  }
+  uint64_t hash() const;
+};
+
+// For each group the groups of the clusters that it made, ascending; sets dependency_begin, dependencies.
+std::vector<uint32_t> ncl_dependencies(const std::vector<ClusterRecord>& clusters,
+                                       std::vector<GroupRecord>& groups);
+
+// The asset as the bytes of a file.
 std::vector<uint8_t> encode_ncl(const Asset& asset, int threads);
 
 struct ReadOptions {
@@ -29,11 +46,43 @@ struct ReadOptions {
   int threads = 0;
 };
 
-// Reads a file from memory. Throws native::ValueError with the reason for anything that is not a whole,
-// sound file; never reads outside [data, data + size).
-Asset decode_ncl(const uint8_t* data, size_t size, const ReadOptions& options);
+// Bytes that somebody owns: a mapped file or memory.
+struct NclBytes {
+  const uint8_t* data = nullptr;
+  size_t size = 0;
+  std::shared_ptr<const void> owner;
+};
 
-// Maps the file and decodes it. Throws native::ValueError, or native::MachineError when it cannot be read.
+// Maps a file. Throws native::ValueError for an empty one, native::MachineError when it cannot be read.
+NclBytes map_file(const std::string& path);
+
+// A file of version 3, opened: its header is read and checked, no page is touched. Never reads outside the
+// bytes; throws native::ValueError with the reason for anything that is not sound. May be read by many
+// threads.
+class NclFile {
+ public:
+  NclFile(NclBytes bytes, const ReadOptions& options);
+
+  const NclTables& tables() const { return tables_; }
+  // Groups, clusters, their bounds and the hierarchy, without vertices and triangles.
+  const Asset& graph() const { return graph_; }
+
+  // The parts of a page, in their slots. `out` may hold those of an earlier page: its memory is used again.
+  void decode_page(uint32_t page, std::vector<DecodedPart>& out) const;
+
+  // All pages joined: what was written, bit for bit, but for the source map, which is not stored.
+  Asset load() const;
+
+ private:
+  NclBytes bytes_;
+  ReadOptions options_;
+  NclTables tables_;
+  VertexLayout layout_;
+  Asset graph_;
+};
+
+// Reads a whole file of version 2 or 3 from memory, or by mapping it.
+Asset decode_ncl(const uint8_t* data, size_t size, const ReadOptions& options);
 Asset read_ncl(const std::string& path, const ReadOptions& options);
 
 }  // namespace nanite_cull

@@ -11,6 +11,7 @@
 #include <bindings/cuda.h>
 #include <bindings/shared.h>
 #include <cpu/conv.h>
+#include <cpu/narrow.h>
 #include <cpu/rulebook.h>
 #include <native/caster.h>
 #include <native/dispatch.h>
@@ -110,18 +111,23 @@ void transpose_rulebook(const Tensor& pair_in, const Tensor& pair_out, const Ten
                                   pair_out_t.data_as<uint8_t>(), block_offset_t.data_as<int64_t>());
 }
 
+native::DType float_or_double(const Tensor& x) {
+  return x.dtype == native::float64 ? native::float64 : native::float32;
+}
+
 struct Operands : spconv_lite::bindings::Sizes {
   native::DType dtype;
 };
 
 Operands check_operands(const char* function, const Tensor& x, const Tensor& weight, const Tensor& y,
                         int64_t groups) {
-  const native::DType dtype = x.dtype == native::float64 ? native::float64 : native::float32;
+  const bool narrow = x.dtype == native::bfloat16 && spconv_lite::narrow::available();
+  const native::DType dtype = narrow ? native::bfloat16 : float_or_double(x);
   return {spconv_lite::bindings::check_operands(function, x, weight, y, groups, cpu, dtype), dtype};
 }
 
 template <class Run>
-void by_dtype(native::DType dtype, Run&& run) {
+void by_wide_dtype(native::DType dtype, Run&& run) {
   nb::gil_scoped_release released;
   if (dtype == native::float64)
     run(double{});
@@ -129,17 +135,25 @@ void by_dtype(native::DType dtype, Run&& run) {
     run(float{});
 }
 
+template <class Run>
+void by_dtype(native::DType dtype, Run&& run) {
+  if (!(dtype == native::bfloat16)) return by_wide_dtype(dtype, run);
+  nb::gil_scoped_release released;
+  run(spconv_lite::Bfloat16{});
+}
+
 void convolve(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& pair_in,
               const Tensor& pair_out, const Tensor& block_offset, const Tensor& y, int64_t groups,
               int threads) {
   const Operands op = check_operands("conv", x, weight, y, groups);
-  if (bias) require(*bias, "conv", "bias", cpu, op.dtype, op.out_channels);
+  const bool narrow = op.dtype == native::bfloat16;  // sums, and so the bias, in float32
+  if (bias) require(*bias, "conv", "bias", cpu, narrow ? native::float32 : op.dtype, op.out_channels);
   const auto map = make_map("conv", pair_in, pair_out, block_offset, op.in_rows, op.out_rows, op.volume);
   by_dtype(op.dtype, [&](auto zero) {
     using T = decltype(zero);
     spconv_lite::convolve<T>(map, x.data_as<T>(), op.in_channels, weight.data_as<T>(),
-                             bias ? bias->data_as<T>() : nullptr, op.out_channels, groups, y.data_as<T>(),
-                             threads);
+                             bias ? bias->data_as<typename spconv_lite::SumType<T>::type>() : nullptr,
+                             op.out_channels, groups, y.data_as<T>(), threads);
   });
 }
 
@@ -177,10 +191,6 @@ int64_t require_rows(const char* function, const char* name, const Tensor& rows,
   return n.length();
 }
 
-native::DType float_or_double(const Tensor& x) {
-  return x.dtype == native::float64 ? native::float64 : native::float32;
-}
-
 void max_pool(const Tensor& x, const Tensor& pair_in, const Tensor& pair_out, const Tensor& block_offset,
               const Tensor& y, int64_t volume, double least, int threads) {
   const native::DType dtype = float_or_double(x);
@@ -188,7 +198,7 @@ void max_pool(const Tensor& x, const Tensor& pair_in, const Tensor& pair_out, co
   const int64_t in = require_rows("max_pool", "features", x, dtype, channels);
   const int64_t out = require_rows("max_pool", "output features", y, dtype, channels);
   const auto map = make_map("max_pool", pair_in, pair_out, block_offset, in, out, volume);
-  by_dtype(dtype, [&](auto zero) {
+  by_wide_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
     spconv_lite::max_pool<T>(map, x.data_as<T>(), channels.length(), static_cast<T>(least), y.data_as<T>(),
                              threads);
@@ -205,7 +215,7 @@ void select_sum(const Tensor& x, const Tensor& of_x, const Tensor& of_y, const T
   require(of_x, "select_sum", "marks of the input", cpu, dtype, in, channels);
   require(of_y, "select_sum", "marks of the output", cpu, dtype, out, channels);
   const auto map = make_map("select_sum", pair_in, pair_out, block_offset, in, out, volume);
-  by_dtype(dtype, [&](auto zero) {
+  by_wide_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
     spconv_lite::select_sum<T>(map, x.data_as<T>(), of_x.data_as<T>(), of_y.data_as<T>(), channels.length(),
                                y.data_as<T>(), threads);
@@ -231,6 +241,7 @@ NB_MODULE(_C, m) {
   m.def("correlate", &correlate);
   m.def("max_pool", &max_pool);
   m.def("select_sum", &select_sum);
+  m.def("multiplies_bfloat16", &spconv_lite::narrow::available);
   m.def("isa", [] { return native::name(native::isa()); });
   m.def("max_threads", [] { return native::max_threads(); });
 #if WITH_CUDA

@@ -4,6 +4,7 @@
 
 #include <cpu/conv.h>
 #include <cpu/lanes.h>
+#include <cpu/narrow.h>
 #include <cpu/pairs.h>
 #include <cpu/scratch.h>
 #include <cpu/tiles.h>
@@ -24,6 +25,52 @@ constexpr int64_t blocks_at_once = 4;        // their rows stay in the second-le
 constexpr int64_t cached_weights = 1 << 19;  // bytes
 constexpr int64_t wide_sum = 1 << 14;        // values: one offset after the other, not a run of them together
 constexpr int64_t bytes_of_parts = 64 << 20;  // of a weight gradient's sum
+
+// The inner loops for features of type T.
+template <class T>
+struct Loops {
+  static constexpr bool exact = true;  // a sum is a result as it is
+  static int64_t held_values(int64_t, int64_t y_channels) {
+    return padded(y_channels) == y_channels ? 0 : padded(y_channels);
+  }
+  template <class... Args>
+  static void pack_panel(Args... args) {
+    NATIVE_CALL_ISA(pack_panel<T>)(args...);
+  }
+  template <class... Args>
+  static bool convolve_panel(const BlockMap& map, const Args&... args) {
+    return NATIVE_CALL_ISA(convolve_panel<T>)(map, args...);
+  }
+  template <class... Args>
+  static bool correlate_blocks(const BlockMap& map, const Args&... args) {
+    return NATIVE_CALL_ISA(correlate_blocks<T>)(map, args...);
+  }
+  static void put(const T* from, int64_t count, T* to) { std::copy_n(from, count, to); }
+};
+
+template <>
+struct Loops<Bfloat16> {
+  static constexpr bool exact = false;
+  static int64_t held_values(int64_t x_channels, int64_t y_channels) {
+    return x_channels + padded(y_channels);
+  }
+  template <class... Args>
+  static void pack_panel(Args... args) {
+    narrow::pack_panel(args...);
+  }
+  template <class... Args>
+  static bool convolve_panel(const BlockMap& map, const Args&... args) {
+    return narrow::convolve_panel(map, args...);
+  }
+  template <class... Args>
+  static bool correlate_blocks(const BlockMap& map, const Args&... args) {
+    return narrow::correlate_blocks(map, args...);
+  }
+  static void put(const float* from, int64_t count, Bfloat16* to) { narrow::round_to(from, count, to); }
+};
+
+template <class T>
+using SumOf = typename SumType<T>::type;
 
 [[noreturn]] void throw_foreign() {
   throw native::ValueError(
@@ -74,8 +121,8 @@ Scratch<T> pack_all(const Map& map, const GroupWeights<T>& w, int threads) {
                            const int64_t panel = i / volume, k = i % volume;
                            if (pairs[static_cast<size_t>(k)] == 0) continue;
                            const T* const raw = w.raw + panel * panel_columns * w.y_step + k * w.k_step;
-                           NATIVE_CALL_ISA(pack_panel<T>)
-                           (raw, w.x_channels, w.x_step, w.columns(panel), w.y_step, packed.get() + i * size);
+                           Loops<T>::pack_panel(raw, w.x_channels, w.x_step, w.columns(panel), w.y_step,
+                                                packed.get() + i * size);
                          }
                        });
   return packed;
@@ -90,7 +137,7 @@ int64_t blocks_together(const Map& map, const GroupWeights<T>& w) {
 }
 
 template <class T>
-void run(const Map& map, const Features<T>& f, const GroupWeights<T>& w, const T* bias, int threads) {
+void run(const Map& map, const Features<T>& f, const GroupWeights<T>& w, const SumOf<T>* bias, int threads) {
   const int64_t blocks = (map.out_rows + block_rows - 1) / block_rows, panels = w.panels();
   const int64_t together = blocks <= blocks_at_once ? blocks_at_once : blocks_together(map, w);
   const int64_t stripes = (blocks + together - 1) / together, size = w.x_channels * panel_columns;
@@ -100,7 +147,7 @@ void run(const Map& map, const Features<T>& f, const GroupWeights<T>& w, const T
   const int64_t grain = std::max<int64_t>(
       1, static_cast<int64_t>(flops_per_chunk * static_cast<double>(stripes * panels) / flops));
   native::parallel_for(stripes * panels, grain, threads, [&](int64_t begin, int64_t end) {
-    const Scratch<T> sums(std::min(together, blocks) * block_rows * panel_columns);
+    const Scratch<SumOf<T>> sums(std::min(together, blocks) * block_rows * panel_columns);
     const Scratch<T> one(stripes > 1 ? 0 : size);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t block = task / panels * together, panel = task % panels;
@@ -112,7 +159,7 @@ void run(const Map& map, const Features<T>& f, const GroupWeights<T>& w, const T
       part.y_channels = w.columns(panel);
       const T* const ready = stripes > 1 ? packed.get() + panel * map.volume * size : nullptr;
       const PanelWeights<T> weights{w.raw + first * w.y_step, w.y_step, w.k_step, w.x_step, ready, size};
-      if (!NATIVE_CALL_ISA(convolve_panel<T>)(
+      if (!Loops<T>::convolve_panel(
               slice, count, part, weights, bias != nullptr ? bias + first : nullptr, one.get(), sums.get()))
         throw_foreign();
     }
@@ -174,14 +221,14 @@ void correlate_lanes(const Map& map, const T* x, const T* gradient, int64_t chan
     for (int64_t k = 0; k < map.volume; ++k) weight_gradient[c * map.volume + k] = sums[k * channels + c];
 }
 
-// The sums of the blocks [begin, end) for the offsets [first_k, last_k); sum_of(k) says where they go.
-template <class T, class SumOf>
+// The sums of the blocks [begin, end) for the offsets [first_k, last_k); place_of(k) says where they go.
+template <class T, class Place>
 void correlate_part(const Map& map, const Features<const T>& f, bool turned, int64_t begin, int64_t end,
-                    int64_t first_k, int64_t last_k, SumOf&& sum_of) {
+                    int64_t first_k, int64_t last_k, Place&& place_of) {
   const int64_t columns = padded(f.y_channels);
-  const Scratch<T> rows(columns == f.y_channels ? 0 : correlated_rows * columns);
-  std::vector<PairSums<T>> to;
-  for (int64_t k = first_k; k < last_k; ++k) to.push_back(sum_of(k));
+  const Scratch<T> rows(correlated_rows * Loops<T>::held_values(f.x_channels, f.y_channels));
+  std::vector<PairSums<SumOf<T>>> to;
+  for (int64_t k = first_k; k < last_k; ++k) to.push_back(place_of(k));
   const int64_t together = last_k - first_k == 1 ? end - begin : blocks_at_once;
   for (int64_t block = begin; block < end; block += together) {
     const int64_t count = std::min(together, end - block);
@@ -190,13 +237,13 @@ void correlate_part(const Map& map, const Features<const T>& f, bool turned, int
     Features<const T> rest = f;
     (turned ? rest.x : rest.y) += block * block_rows * (turned ? f.x_stride : f.y_stride);
     for (int64_t k = first_k; k < last_k; ++k)
-      if (!NATIVE_CALL_ISA(correlate_blocks<T>)(slice, count, k, turned, rest, rows.get(),
-                                                &to[static_cast<size_t>(k - first_k)]))
+      if (!Loops<T>::correlate_blocks(slice, count, k, turned, rest, rows.get(),
+                                      &to[static_cast<size_t>(k - first_k)]))
         throw_foreign();
   }
-  for (const PairSums<T>& none : to)
+  for (const PairSums<SumOf<T>>& none : to)
     for (int64_t row = 0; none.first && row < f.x_channels; ++row)
-      std::fill_n(none.sums + row * none.stride, columns, T(0));
+      std::fill_n(none.sums + row * none.stride, columns, SumOf<T>(0));
 }
 
 bool depthwise(int64_t in_channels, int64_t out_channels, int64_t groups) {
@@ -206,21 +253,24 @@ bool depthwise(int64_t in_channels, int64_t out_channels, int64_t groups) {
 }  // namespace
 
 template <class T>
-void convolve(const Map& map, const T* x, int64_t in_channels, const T* weight, const T* bias,
-              int64_t out_channels, int64_t groups, T* y, int threads) {
+void convolve(const Map& map, const T* x, int64_t in_channels, const T* weight,
+              const typename SumType<T>::type* bias, int64_t out_channels, int64_t groups, T* y,
+              int threads) {
   check_offsets(map);
-  if (depthwise(in_channels, out_channels, groups))
-    return convolve_lanes(map, false, x, weight, bias, groups, y, threads);
+  if constexpr (Loops<T>::exact)
+    if (depthwise(in_channels, out_channels, groups))
+      return convolve_lanes(map, false, x, weight, bias, groups, y, threads);
   const int64_t in = in_channels / groups, out = out_channels / groups, k = map.volume;
-  const Scratch<T> padded_bias(padded(out));
+  const Scratch<SumOf<T>> padded_bias(padded(out));
   for (int64_t g = 0; g < groups; ++g) {
     const GroupWeights<T> weights{weight + g * out * k * in, in, out, k * in, in, 1};
     if (bias != nullptr) {
-      std::fill(padded_bias.get(), padded_bias.get() + padded(out), T(0));
+      std::fill(padded_bias.get(), padded_bias.get() + padded(out), SumOf<T>(0));
       std::copy(bias + g * out, bias + (g + 1) * out, padded_bias.get());
     }
     const Features<T> f{x + g * in, map.in_rows, in_channels, in, y + g * out, out_channels, out};
-    run(map, f, weights, bias != nullptr ? padded_bias.get() : static_cast<const T*>(nullptr), threads);
+    run(map, f, weights, bias != nullptr ? padded_bias.get() : static_cast<const SumOf<T>*>(nullptr),
+        threads);
   }
 }
 
@@ -228,14 +278,16 @@ template <class T>
 void convolve_back(const Map& map, bool mirror, const T* gradient, int64_t out_channels, const T* weight,
                    int64_t in_channels, int64_t groups, T* x, int threads) {
   check_offsets(map);
-  if (depthwise(in_channels, out_channels, groups))
-    return convolve_lanes(map, mirror, gradient, weight, static_cast<const T*>(nullptr), groups, x, threads);
+  if constexpr (Loops<T>::exact)
+    if (depthwise(in_channels, out_channels, groups))
+      return convolve_lanes(map, mirror, gradient, weight, static_cast<const T*>(nullptr), groups, x,
+                            threads);
   const int64_t in = in_channels / groups, out = out_channels / groups, k = map.volume;
   for (int64_t g = 0; g < groups; ++g) {
     const T* const raw = weight + g * out * k * in + (mirror ? (k - 1) * in : 0);
     const GroupWeights<T> weights{raw, out, in, 1, mirror ? -in : in, k * in};
     const Features<T> f{gradient + g * out, map.in_rows, out_channels, out, x + g * in, in_channels, in};
-    run(map, f, weights, static_cast<const T*>(nullptr), threads);
+    run(map, f, weights, static_cast<const SumOf<T>*>(nullptr), threads);
   }
 }
 
@@ -244,43 +296,48 @@ template <class T>
 void correlate(const Map& map, const T* x, int64_t in_channels, const T* gradient, int64_t out_channels,
                int64_t groups, T* weight_gradient, int threads) {
   check_offsets(map);
-  if (depthwise(in_channels, out_channels, groups))
-    return correlate_lanes(map, x, gradient, groups, weight_gradient, threads);
+  if constexpr (Loops<T>::exact)
+    if (depthwise(in_channels, out_channels, groups))
+      return correlate_lanes(map, x, gradient, groups, weight_gradient, threads);
   const int64_t in = in_channels / groups, out = out_channels / groups, volume = map.volume;
   // With input channels along the vectors a sum lies as the gradient does; fewer would leave lanes empty.
   const bool turned = in % pad_to == 0;
   const int64_t rows = turned ? out : in, stride = padded(turned ? in : out);
   const int64_t blocks = (map.out_rows + block_rows - 1) / block_rows, size = rows * stride;
-  const int64_t most = bytes_of_parts / (volume * size * static_cast<int64_t>(sizeof(T)) + 1);
+  using Sum = SumOf<T>;
+  const int64_t most = bytes_of_parts / (volume * size * static_cast<int64_t>(sizeof(Sum)) + 1);
   const int64_t parts =
       std::clamp<int64_t>(blocks / blocks_per_part, 1, std::clamp<int64_t>(most, 1, most_parts));
   const int64_t runs = size > wide_sum ? volume : std::min(volume, most_runs);
-  const bool direct = turned && parts == 1;
-  const Scratch<T> sums(direct ? 0 : volume * parts * size);
+  const bool direct = Loops<T>::exact && turned && parts == 1;
+  const Scratch<Sum> sums(direct ? 0 : volume * parts * size);
   for (int64_t g = 0; g < groups; ++g) {
     const Features<const T> by_in{x + g * in,         map.in_rows,  in_channels, in,
                                   gradient + g * out, out_channels, out};
     const Features<const T> by_out{gradient + g * out, map.in_rows, out_channels, out, x + g * in,
                                    in_channels,        in};
     T* const result = weight_gradient + g * out * volume * in;
-    const auto sum_of = [&](int64_t k, int64_t part) {
-      if (direct) return PairSums<T>{result + k * in, volume * in, true};
-      return PairSums<T>{sums.get() + (k * parts + part) * size, stride, true};
+    const auto place_of = [&](int64_t k, int64_t part) {
+      if constexpr (Loops<T>::exact)
+        if (direct) return PairSums<Sum>{result + k * in, volume * in, true};
+      return PairSums<Sum>{sums.get() + (k * parts + part) * size, stride, true};
     };
     native::parallel_for(parts * runs, 1, threads, [&](int64_t task, int64_t) {
       const int64_t part = task / runs, run = task % runs;
       correlate_part(map, turned ? by_out : by_in, turned, part * blocks / parts, (part + 1) * blocks / parts,
                      run * volume / runs, (run + 1) * volume / runs,
-                     [&](int64_t k) { return sum_of(k, part); });
+                     [&](int64_t k) { return place_of(k, part); });
     });
     if (direct) continue;
     native::parallel_for(volume, 1, threads, [&](int64_t k, int64_t) {
-      T* total = sums.get() + k * parts * size;
+      Sum* total = sums.get() + k * parts * size;
       for (int64_t part = 1; part < parts; ++part)
         for (int64_t i = 0; i < size; ++i) total[i] += total[part * size + i];
-      for (int64_t o = 0; o < out; ++o)
-        for (int64_t i = 0; i < in; ++i)
-          result[(o * volume + k) * in + i] = total[turned ? o * stride + i : i * stride + o];
+      const Scratch<Sum> row(turned ? 0 : in);
+      for (int64_t o = 0; o < out; ++o) {
+        for (int64_t i = 0; i < in && !turned; ++i) row[i] = total[i * stride + o];
+        Loops<T>::put(turned ? total + o * stride : row.get(), in, result + (o * volume + k) * in);
+      }
     });
   }
 }
@@ -303,18 +360,25 @@ void select_sum(const Map& map, const T* x, const T* of_x, const T* of_y, int64_
   });
 }
 
-template void convolve<float>(const Map&, const float*, int64_t, const float*, const float*, int64_t, int64_t,
-                              float*, int);
-template void convolve<double>(const Map&, const double*, int64_t, const double*, const double*, int64_t,
-                               int64_t, double*, int);
-template void convolve_back<float>(const Map&, bool, const float*, int64_t, const float*, int64_t, int64_t,
-                                   float*, int);
-template void convolve_back<double>(const Map&, bool, const double*, int64_t, const double*, int64_t, int64_t,
-                                    double*, int);
-template void correlate<float>(const Map&, const float*, int64_t, const float*, int64_t, int64_t, float*,
-                               int);
-template void correlate<double>(const Map&, const double*, int64_t, const double*, int64_t, int64_t, double*,
-                                int);
+bool narrow::available() {
+#if NATIVE_X86_LEVELS
+  static const bool has =
+      compiled() && native::isa() == native::Isa::avx512 && __builtin_cpu_supports("avx512bf16");
+  return has;
+#else
+  return false;
+#endif
+}
+
+#define SPCONV_LITE_CONV(T)                                                                                 \
+  template void convolve<T>(const Map&, const T*, int64_t, const T*, const SumOf<T>*, int64_t, int64_t, T*, \
+                            int);                                                                           \
+  template void convolve_back<T>(const Map&, bool, const T*, int64_t, const T*, int64_t, int64_t, T*, int); \
+  template void correlate<T>(const Map&, const T*, int64_t, const T*, int64_t, int64_t, T*, int);
+SPCONV_LITE_CONV(float)
+SPCONV_LITE_CONV(double)
+SPCONV_LITE_CONV(Bfloat16)
+#undef SPCONV_LITE_CONV
 
 template void max_pool<float>(const Map&, const float*, int64_t, float, float*, int);
 template void max_pool<double>(const Map&, const double*, int64_t, double, double*, int);

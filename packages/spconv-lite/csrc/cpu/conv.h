@@ -1,9 +1,12 @@
-// Sparse convolution over a compact rulebook (cpu/rulebook.h) on the CPU, T = float or double. Weights
-// are (out_channels, K, in_channels / groups), as spconv's KRSC with the kernel axes joined.
-// Results have the same bits for any number of threads.
+// Sparse convolution over a compact rulebook (cpu/rulebook.h) on the CPU. T is float or
+// double, or Bfloat16 where narrow::available() and the channels of a group are even: summed in float.
+// Weights are (out_channels, K, in_channels / groups), as spconv's KRSC with the kernel axes joined. Results
+// have the same bits for any number of threads.
 #pragma once
 
 #include <cstdint>
+
+#include <cpu/narrow.h>
 
 namespace spconv_lite {
 
@@ -14,11 +17,20 @@ struct Map {
   int64_t pairs, in_rows, out_rows, volume;
 };
 
+template <class T>
+struct SumType {
+  using type = T;
+};
+template <>
+struct SumType<Bfloat16> {
+  using type = float;
+};
+
 // y (out_rows, out_channels) = bias + sum over k of the pairs' x (in_rows, in_channels) @ weight[:, k].T
 // Throws native::ValueError if the map names rows that x or y do not have.
 template <class T>
-void convolve(const Map& map, const T* x, int64_t in_channels, const T* weight, const T* bias,
-              int64_t out_channels, int64_t groups, T* y, int threads);
+void convolve(const Map& map, const T* x, int64_t in_channels, const T* weight,
+              const typename SumType<T>::type* bias, int64_t out_channels, int64_t groups, T* y, int threads);
 
 // x (in_rows of the forward map, in_channels) = sum over k of the pairs' gradient @ weight[:, k]. `map`
 // is the transposed map; for a submanifold with an odd kernel it may be the forward map with mirror.

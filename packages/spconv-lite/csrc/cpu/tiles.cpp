@@ -248,7 +248,7 @@ bool convolve(const BlockMap& map, int64_t blocks, const Features<T>& f, const P
       pairs += map.offset[block * map.volume + k + 1] - map.offset[block * map.volume + k];
     if (pairs == 0) continue;
     const T* const raw = weights.raw + k * weights.k_step;
-    const T* from = weights.packed + k * weights.packed_step;
+    const T* from = weights.packed != nullptr ? weights.packed + k * weights.packed_step : nullptr;
     int64_t from_stride = stride;
     bool few = false;
     if (weights.packed == nullptr) {

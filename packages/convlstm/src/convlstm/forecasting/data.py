@@ -122,25 +122,29 @@ class MovingDigits:
         place = rng.random(2) * room
         angle, speed = rng.random() * 2 * np.pi, rng.uniform(*self.speed)
         velocity = speed * np.array([np.sin(angle), np.cos(angle)])
-        for frame in frames:
-            y, x = np.floor(place).astype(int)
-            moved = _between(image, *(place - (y, x)))
-            part = frame[y : y + self.digit + 1, x : x + self.digit + 1]
-            np.maximum(part, moved[: part.shape[0], : part.shape[1]], out=part)
+        places = np.empty((len(frames), 2))
+        for t in range(len(frames)):
+            places[t] = place
             place = place + velocity
             for axis in range(2):
                 if not 0 <= place[axis] <= room[axis]:
                     velocity[axis] = -velocity[axis]
                     place[axis] = np.clip(place[axis], 0, room[axis])
+        corners = np.floor(places).astype(int)
+        moved = _between(image, *(places - corners).T)
+        for frame, ink, (y, x) in zip(frames, moved, corners, strict=True):
+            part = frame[y : y + self.digit + 1, x : x + self.digit + 1]
+            np.maximum(part, ink[: part.shape[0], : part.shape[1]], out=part)
 
 
-def _between(image: np.ndarray, down: float, right: float) -> np.ndarray:
-    """An image (n, n, C) moved by a part of a pixel, (n + 1, n + 1, C): linear interpolation."""
+def _between(image: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """An image (n, n, C) moved by parts of a pixel (T,), (T, n + 1, n + 1, C): linear
+    interpolation."""
     n = len(image)
-    out = np.zeros((n + 1, n + 1, image.shape[-1]), np.float32)
+    out = np.zeros((len(down), n + 1, n + 1, image.shape[-1]), np.float32)
     for dy, wy in ((0, 1 - down), (1, down)):
         for dx, wx in ((0, 1 - right), (1, right)):
-            out[dy : dy + n, dx : dx + n] += (wy * wx) * image
+            out[:, dy : dy + n, dx : dx + n] += (wy * wx).reshape(-1, 1, 1, 1) * image
     return out
 
 

@@ -157,9 +157,12 @@ class Trainer:
         self.model, self.source, self.options = model, source, options
         self.folder = None if folder is None else Path(folder)
         self.progress = Progress()
-        kind = torch.optim.Adam if options.optimizer == "adam" else KerasAdam
-        trained = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = kind(trained or model.parameters(), lr=options.lr)
+        trained = [p for p in model.parameters() if p.requires_grad] or list(model.parameters())
+        self.optimizer = (
+            torch.optim.Adam(trained, lr=options.lr, fused=True)  # half the time of the loop
+            if options.optimizer == "adam"
+            else KerasAdam(trained, lr=options.lr)
+        )
         self.loss = LOSSES[options.loss]
         self.average: dict[str, Tensor] = {}
         if options.ema:

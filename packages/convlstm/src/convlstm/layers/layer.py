@@ -235,29 +235,21 @@ class _ConvLSTMLayer(ConvLSTMBase):
         self, x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, bias, mask, extras
     ) -> tuple[Tensor, Tensor, Tensor]:
         """All steps; with `truncate`, in pieces between which no gradient flows."""
-        steps = x.shape[1]
-        piece = self.truncate or steps
+        every = self.return_sequences or mask is not None
+        options = {"plan": self.plan, "recompute": self.recompute, "every_step": every}
+        weights = (w_ih, w_hh, bias, self.spec)
+        if not self.truncate:
+            return ops.sequence(x, h, c, *weights, mask=mask, extras=extras, **options)
         outputs = []
-        for start in range(0, steps, piece):
-            if start:
-                h, c = h.detach(), c.detach()
-            part = slice(start, start + piece)
+        for start in range(0, x.shape[1], self.truncate):
+            part = slice(start, start + self.truncate)
+            some = None if mask is None else mask[:, part]
+            h, c = (h.detach(), c.detach()) if start else (h, c)
             out, h, c = ops.sequence(
-                x[:, part],
-                h,
-                c,
-                w_ih,
-                w_hh,
-                bias,
-                self.spec,
-                mask=None if mask is None else mask[:, part],
-                extras=extras,
-                plan=self.plan,
-                recompute=self.recompute,
-                every_step=self.return_sequences or mask is not None,
+                x[:, part], h, c, *weights, mask=some, extras=extras, **options
             )
             outputs.append(out)
-        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)), h, c
+        return torch.cat(outputs, 1), h, c
 
     def _outputs(self, states: Tensor, mask: Tensor | None) -> Tensor:
         """The outputs (B, T, ...) or (B, ...) from the states: a masked step shows zeros, or what

@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from . import fused, plain_loop, reference
+from . import fused, plain_loop, reference, scanned
 from .activations import NATIVE_ACTIVATIONS, NATIVE_CODES, NATIVE_RECURRENT
 from .gates import cuda_dtypes
 from .reference import CellExtras
 from .spec import CellSpec
 
-PLANS = ("auto", "fused", "loop")
+PLANS = ("auto", "fused", "loop", "scan")
 _NAMES = {code: name for name, code in NATIVE_CODES.items()}
 _LOW = (torch.float16, torch.bfloat16)
 
@@ -241,10 +241,12 @@ def sequence(
     """All steps of x (B, T, C, size...): states h (B, T, F, size...), the last h and the last c.
 
     Without every_step the states may be the last one alone, (B, 1, F, size...). plan: "fused",
-    "loop" (reference.py), or "auto": fused on the CPU wherever it can be, unless plain_loop.pays;
-    else the loop.
+    "loop" (reference.py), "scan" (the same as one loop in an exported graph, scanned.py), or "auto":
+    fused on the CPU wherever it can be, unless plain_loop.pays; else the loop.
     Raises ValueError for plan "fused" where the fused operator cannot do the work.
     """
+    if plan == "scan":
+        return scanned.sequence(x, h, c, weight_ih, weight_hh, bias, spec, mask, extras)
     reason = why_not_fused(x, spec, extras) or _why_not_differentiable(
         (x, h, c, weight_ih, weight_hh, bias, extras.peephole)
     )
@@ -252,7 +254,9 @@ def sequence(
         raise ValueError(f'ConvLSTM: plan "fused" is not possible: {reason}; use plan "auto"')
     if plan == "loop" or reason is not None or (plan == "auto" and x.device.type != "cpu"):
         return reference.sequence(x, h, c, weight_ih, weight_hh, bias, spec, mask, extras)
-    free = plan == "auto" and mask is None and not recompute
+    # (an exported graph is of any length: what pays for this one decides nothing)
+    exporting = torch.compiler.is_exporting()
+    free = plan == "auto" and mask is None and not recompute and not exporting
     if free and plain_loop.pays(x, h, weight_hh, spec, extras):
         return plain_loop.sequence(x, h, c, weight_ih, weight_hh, bias, spec)
     return _fused(x, h, c, weight_ih, weight_hh, bias, spec, mask, extras, recompute, every_step)

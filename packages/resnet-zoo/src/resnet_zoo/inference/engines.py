@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..models.features import ResNetFeatures
 from ..models.resnet import ResNet
-from .export import INPUT, OUTPUT, export_onnx
+from .export import INPUT, export_onnx, output_names
 
 _CURES = {
     "onnxruntime": "pip install resnet-zoo[onnx]",
@@ -29,7 +30,7 @@ def unavailable(engine: str, dtype: torch.dtype, device: torch.device) -> str | 
         return "the engine onnxruntime runs in float32 on the CPU here"
     if device.type != "cpu" or dtype not in (torch.float32, torch.bfloat16):
         return f"the engine {engine} runs in float32 and bfloat16 on the CPU here"
-    for name in (engine, "onnx", "onnxscript"):
+    for name in (engine, "onnx"):
         if importlib.util.find_spec(name) is None:
             return (
                 f"the engine {engine} needs {name}, which is not installed; cure: {_CURES[engine]}"
@@ -38,10 +39,21 @@ def unavailable(engine: str, dtype: torch.dtype, device: torch.device) -> str | 
 
 
 class _Exported(nn.Module):
-    """A model as ONNX with any batch, height and width: (N, C, H, W) to (N, classes) float32."""
+    """A model as ONNX with any batch, height and width: its outputs in float32."""
 
-    def __init__(self, model: ResNet, example: Tensor, dtype: torch.dtype = torch.float32) -> None:
+    engine = ""
+
+    def __init__(
+        self,
+        model: ResNet | ResNetFeatures,
+        example: Tensor,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
+        if reason := unavailable(self.engine, dtype, example.device):
+            raise RuntimeError(reason)
+        self.outputs = output_names(model)
+        self.trunk = isinstance(model, ResNetFeatures)
         self.dtype, self.threads, self.shape = dtype, torch.get_num_threads(), tuple(example.shape)
         with tempfile.TemporaryDirectory() as folder:
             size = [max(side, 64) for side in example.shape[-2:]]
@@ -49,29 +61,38 @@ class _Exported(nn.Module):
             self.onnx = path.read_bytes()
         self.sessions: dict[tuple[int, ...], Any] = {}
 
+    def _session(self, shape: tuple[int, ...]) -> Any:
+        """What runs inputs of `shape`; of () inputs of any shape."""
+        raise NotImplementedError
+
+    def _run(self, session: Any, x: Any) -> list[Any]:
+        """The outputs for one array."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        key = self.shape if tuple(x.shape) == self.shape else ()
+        if key not in self.sessions:
+            self.sessions[key] = self._session(key)
+        found = self._run(self.sessions[key], x.detach().float().contiguous().numpy())
+        tensors = [torch.from_numpy(array) for array in found]
+        return tensors if self.trunk else tensors[0]
+
     def __getstate__(self) -> dict[str, Any]:
         """Sessions cannot be copied: a copy makes its own at its first call."""
         return {**self.__dict__, "sessions": {}}
 
 
 class OnnxRuntimeModel(_Exported):
-    """A ResNet run by ONNX Runtime on the CPU, in float32.
+    """A ResNet or a trunk run by ONNX Runtime on the CPU, in float32.
 
     One session for the shape of `example`, another for all other shapes. Raises RuntimeError
     without the packages, or for another device or dtype.
     """
 
-    def __init__(self, model: ResNet, example: Tensor, dtype: torch.dtype = torch.float32) -> None:
-        if reason := unavailable("onnxruntime", dtype, example.device):
-            raise RuntimeError(reason)
-        super().__init__(model, example, dtype)
+    engine = "onnxruntime"
 
-    def forward(self, x: Tensor) -> Tensor:
-        key = self.shape if tuple(x.shape) == self.shape else ()
-        if key not in self.sessions:
-            self.sessions[key] = self._session(key)
-        feed = {INPUT: x.detach().float().contiguous().numpy()}
-        return torch.from_numpy(self.sessions[key].run([OUTPUT], feed)[0])
+    def _run(self, session: Any, x: Any) -> list[Any]:
+        return session.run(self.outputs, {INPUT: x})
 
     def _session(self, shape: tuple[int, ...]) -> Any:
         import onnxruntime
@@ -86,25 +107,19 @@ class OnnxRuntimeModel(_Exported):
 
 
 class OpenVinoModel(_Exported):
-    """A ResNet run by OpenVINO on the CPU, in float32 or bfloat16; outputs are float32.
+    """A ResNet or a trunk run by OpenVINO on the CPU, in float32 or bfloat16; outputs are float32.
 
     Compiled for the shape of `example`, and once more for all other shapes. Raises RuntimeError
     without the packages, or for another device or dtype.
     """
 
-    def __init__(self, model: ResNet, example: Tensor, dtype: torch.dtype = torch.float32) -> None:
-        if reason := unavailable("openvino", dtype, example.device):
-            raise RuntimeError(reason)
-        super().__init__(model, example, dtype)
+    engine = "openvino"
 
-    def forward(self, x: Tensor) -> Tensor:
-        key = self.shape if tuple(x.shape) == self.shape else ()
-        if key not in self.sessions:
-            self.sessions[key] = self._compile(key)
-        out = self.sessions[key]([x.detach().float().contiguous().numpy()])[0]
-        return torch.from_numpy(out.copy())
+    def _run(self, session: Any, x: Any) -> list[Any]:
+        found = session([x])
+        return [found[name].copy() for name in self.outputs]
 
-    def _compile(self, shape: tuple[int, ...]) -> Any:
+    def _session(self, shape: tuple[int, ...]) -> Any:
         import openvino
 
         network = openvino.Core().read_model(self.onnx, b"")

@@ -8,15 +8,16 @@ Levels, each with what the one before has:
 
 From "fast" on the model as it was given is timed too. In float32 it is a candidate, so the result
 is not slower; in another dtype the report says if it is. `engine="auto"` adds ONNX Runtime and
-OpenVINO, where they are installed.
+OpenVINO, where they are installed. `dtype=torch.int8` computes in whole numbers, calibrated on
+pictures (int8.py).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,49 +29,18 @@ from ..models.fold import fold_batchnorm
 from ..models.resnet import ResNet, first_convolution
 from . import engines
 from .fused import FusedResNet
-from .timing import time_interleaved
+from .int8 import Int8ResNet
+from .trials import EQUAL as EQUAL
+from .trials import GIVEN, Report, Trial, attempt, fastest, outputs_of
 from .ways import Cast, Compiled, CudaGraph
 
+PATIENCE = 5.0  # seconds after which plain candidates are no longer tried beside better ones
+_PLAIN = ("fold", "fold, channels last")
 LEVELS = ("fold", "fast", "max")
 ENGINES = ("torch", "onnxruntime", "openvino", "auto")
-EQUAL = 1.02  # times this close are noise: then the candidate listed first is kept
 # Largest difference allowed, as a share of the largest output.
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.05, torch.float16: 0.01}
-_GIVEN = "as given"
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.05, torch.float16: 0.01, torch.int8: 0.1}
 _Compiled, _CudaGraph, _Cast = Compiled, CudaGraph, Cast  # their names in earlier versions
-
-
-@dataclass
-class Trial:
-    """One candidate: what it is, how fast, how exact; or why it was not used."""
-
-    name: str
-    milliseconds: float | None = None
-    error: float | None = None
-    note: str = ""
-
-    def __str__(self) -> str:
-        time_ = "" if self.milliseconds is None else f"{self.milliseconds:.2f} ms"
-        error = "" if self.error is None else f"error {self.error:.1e}"
-        return f"{self.name:<24} {time_:>12}  {error:<14} {self.note}".rstrip()
-
-
-@dataclass
-class Report:
-    """What `optimize` tried, and what it kept."""
-
-    kept: str
-    input_shape: tuple[int, ...]
-    dtype: torch.dtype
-    tolerance: float
-    trials: list[Trial]
-
-    def __str__(self) -> str:
-        head = (
-            f"kept: {self.kept} (input {'x'.join(map(str, self.input_shape))}, {self.dtype}, "
-            f"error allowed {self.tolerance:g} of the largest logit)"
-        )
-        return "\n".join([head, *(f"  {trial}" for trial in self.trials)])
 
 
 @dataclass(frozen=True)
@@ -142,6 +112,7 @@ def optimize(
     example: Tensor | tuple[int, ...] | None = None,
     tolerance: float | None = None,
     engine: str = "torch",
+    calibration: Tensor | Sequence[Tensor] | None = None,
 ) -> Optimized:
     """A faster model for inference, with a `report` of what was tried, how fast and how exact.
 
@@ -149,40 +120,40 @@ def optimize(
         model: a ResNet, or the trunk of one (`features_only`), in evaluation mode, on its device.
             It is not changed.
         level: "fold", "fast" or "max".
-        dtype: arithmetic; float32, bfloat16 or float16. Outputs are float32.
+        dtype: arithmetic; float32, bfloat16 or float16, or int8 on the CPU, which needs
+            `calibration`. Outputs are float32.
         example: an input, or its shape, that candidates are timed and compared on; (1, C, 224, 224)
             by default. Take the batch and size you will use, and real images if the error matters.
         tolerance: largest difference from the model's own outputs, as a share of the largest
-            logit; by default 1e-5 for float32, 0.05 for bfloat16, 0.01 for float16.
+            logit; by default 1e-5 for float32, 0.05 for bfloat16, 0.01 for float16, 0.1 for int8.
         engine: "torch"; "onnxruntime" or "openvino", which export the model and run it there (CPU;
             `level` is then not used); "auto" takes the fastest of torch at `level` and the engines
             that are installed.
+        calibration: for int8: pictures (N, C, H, W), preprocessed, or batches of them; some
+            hundreds of the kind that will come. Error and agreement are stated for them.
 
     Raises ValueError in train mode or for an unknown choice, RuntimeError when no candidate stays
     within the tolerance, or the engine is missing.
     """
     _check(model, level, dtype, engine)
+    pictures = _pictures(calibration, dtype)
     tolerance = TOLERANCE[dtype] if tolerance is None else tolerance
     x = _example(model, example, 64 if level == "fold" and engine == "torch" else 224)
     other = x.flip(-1) * 0.5  # an engine that plays back its example is found out
     with torch.inference_mode(False), torch.no_grad():
-        references = [(x, _outputs(model(x))), (other, _outputs(model(other)))]
-        trials: list[Trial] = []
-        good: dict[str, nn.Module] = {}
-        for name, build in _candidates(model, level, dtype, x, engine).items():
-            trial, module = _try(name, build, references, tolerance)
-            trials.append(trial)
-            if module is not None:
-                good[name] = module
+        references = [(y, outputs_of(model(y))) for y in pictures or (x, other)]
+        builders = _candidates(model, level, dtype, x, engine, pictures)
+        trials, good = _tried(builders, references, tolerance)
         if not good:
             told = "; ".join(str(trial) for trial in trials)
             raise RuntimeError(f"optimize: nothing stayed within {tolerance:g} ({told})")
         kept = next(iter(good))
         if engine == "auto" or (level != "fold" and engine == "torch"):
-            kept = _fastest(good, model, x, trials)
+            kept = fastest(good, model, x, trials)
     report = Report(kept, tuple(x.shape), dtype, tolerance, trials)
     first = first_convolution(model)
-    taken = tuple(dict.fromkeys((first.weight.dtype, dtype)))
+    taken = (first.weight.dtype, dtype) if dtype.is_floating_point else (first.weight.dtype,)
+    taken = tuple(dict.fromkeys(taken))
     return Optimized(good[kept], report, _Inputs(first.in_channels, taken, first.weight.device))
 
 
@@ -206,10 +177,26 @@ def _check(model: ResNet | ResNetFeatures, level: str, dtype: torch.dtype, engin
     if engine not in ENGINES:
         raise ValueError(f"optimize: engine must be one of {', '.join(ENGINES)}, got {engine!r}")
     if dtype not in TOLERANCE:
+        raise ValueError(f"optimize: dtype must be float32, bfloat16, float16 or int8, got {dtype}")
+    if dtype is torch.int8 and engine != "torch":
+        raise ValueError(f"optimize: int8 is computed by the engine torch, got engine={engine!r}")
+
+
+def _pictures(calibration: Tensor | Sequence[Tensor] | None, dtype: torch.dtype) -> list[Tensor]:
+    """The batches to calibrate on; none but for int8."""
+    if (dtype is torch.int8) != (calibration is not None):
         raise ValueError(
-            f"optimize: dtype must be float32, bfloat16 or float16, got {dtype}; other types need "
-            "calibration, which this function does not do"
+            "optimize: dtype=torch.int8 and calibration= (pictures (N, C, H, W) of the kind that "
+            f"will come) belong together, got {dtype} and {type(calibration).__name__}"
         )
+    if calibration is None:
+        return []
+    batches = list(calibration.split(16) if isinstance(calibration, Tensor) else calibration)
+    wrong = [batch for batch in batches if batch.ndim != 4 or not len(batch)]
+    if not batches or wrong:
+        got = tuple(wrong[0].shape) if wrong else "none"
+        raise ValueError(f"optimize: calibration must be pictures (N, C, H, W), got {got}")
+    return batches
 
 
 def _knows_its_mode(part: nn.Module) -> bool:
@@ -229,9 +216,16 @@ def _example(
 
 
 def _candidates(
-    model: ResNet | ResNetFeatures, level: str, dtype: torch.dtype, x: Tensor, engine: str
+    model: ResNet | ResNetFeatures,
+    level: str,
+    dtype: torch.dtype,
+    x: Tensor,
+    engine: str,
+    pictures: list[Tensor],
 ) -> dict[str, Callable[[], nn.Module]]:
     """Builders by name, in the order in which equals are preferred."""
+    if dtype is torch.int8:
+        return {"int8 oneDNN": lambda: Int8ResNet(model, pictures)}
     if engine in engines.ENGINES:
         return {engine: lambda: engines.ENGINES[engine](model, x, dtype)}
     plain, last = torch.contiguous_format, torch.channels_last
@@ -241,58 +235,35 @@ def _candidates(
     if level != "fold":
         builders["fold, channels last"] = lambda: Cast(fold_batchnorm(model), dtype, last)
         if dtype is x.dtype is torch.float32:
-            builders[_GIVEN] = lambda: copy.deepcopy(model).requires_grad_(False)
+            builders[GIVEN] = lambda: copy.deepcopy(model).requires_grad_(False)
         if x.device.type == "cpu":
             builders["fused oneDNN"] = lambda: FusedResNet(model, dtype)
     if level == "max":
         builders["compiled"] = lambda: Compiled(fold_batchnorm(model), dtype, x)
         if x.device.type == "cuda":
             builders["CUDA graph"] = lambda: CudaGraph(Cast(fold_batchnorm(model), dtype, last), x)
-    if engine == "auto" and isinstance(model, ResNet):
+    if engine == "auto":
         for name, kind in engines.ENGINES.items():
             if engines.unavailable(name, dtype, x.device) is None:
                 builders[name] = lambda kind=kind: kind(model, x, dtype)
     return builders
 
 
-def _outputs(found: Any) -> list[Tensor]:
-    return [tensor.float() for tensor in (found if isinstance(found, list) else [found])]
-
-
-def _try(
-    name: str,
-    build: Callable[[], nn.Module],
+def _tried(
+    builders: dict[str, Callable[[], nn.Module]],
     references: list[tuple[Tensor, list[Tensor]]],
     tolerance: float,
-) -> tuple[Trial, nn.Module | None]:
-    """Build a candidate and compare it; one that cannot run here is noted, not fatal."""
-    try:
-        module = build().eval()
-        errors = [
-            ((a - b).abs().max() / b.abs().max().clamp(min=1e-30)).item()
-            for x, expected in references
-            for a, b in zip(_outputs(module(x)), expected, strict=True)
-        ]
-    except Exception as error:  # compilers and engines raise their own kinds
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return Trial(name, note=f"not used: {first}"), None
-    worst = max(errors) if all(value == value for value in errors) else float("nan")
-    if not worst <= tolerance:  # catches NaN too
-        return Trial(name, error=worst, note="not used: outside the error allowed"), None
-    return Trial(name, error=worst), module
+) -> tuple[list[Trial], dict[str, nn.Module]]:
+    """The trials in the order of `builders`, and the candidates that are good.
 
-
-def _fastest(good: dict[str, nn.Module], model: nn.Module, x: Tensor, trials: list[Trial]) -> str:
-    """Time the good candidates beside the model as given, note the times, name the fastest."""
-    times = time_interleaved({**good, _GIVEN: good.get(_GIVEN, model)}, x)
-    by_name = {trial.name: trial for trial in trials}
-    if _GIVEN not in by_name:
-        by_name[_GIVEN] = Trial(_GIVEN, note="for comparison; not in the dtype asked for")
-        trials.append(by_name[_GIVEN])
-    for name, seconds in times.items():
-        by_name[name].milliseconds = seconds * 1e3
-    best = min(times[name] for name in good)
-    kept = next(name for name in good if times[name] <= EQUAL * best)
-    if times[kept] > times[_GIVEN]:
-        by_name[kept].note = "slower than the model as given: this machine does not gain here"
-    return kept
+    The plain ones come last, and only until `PATIENCE` is over: on a busy machine one forward may
+    take seconds, and they are hardly ever kept.
+    """
+    begin, found = time.perf_counter(), {}
+    for name in sorted(builders, key=lambda name: name in _PLAIN):
+        found[name] = (Trial(name, note=f"not tried: the others took {PATIENCE:g} s"), None)
+        good = any(module is not None for _, module in found.values())
+        if name not in _PLAIN or not good or time.perf_counter() - begin < PATIENCE:
+            found[name] = attempt(name, builders[name], references, tolerance)
+    good = {name: found[name][1] for name in builders if found[name][1] is not None}
+    return [found[name][0] for name in builders], good

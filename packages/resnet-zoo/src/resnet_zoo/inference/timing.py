@@ -4,48 +4,55 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-ROUNDS = 7  # at least, unless one round takes a second
-BUDGET = 0.8  # seconds for each model
-HOPELESS = 1.3  # times the best: dropped after the first rounds
+ROUNDS = 24  # at most
+BUDGET = 3.0  # seconds for all together, after two rounds
+HOPELESS = {2: 1.3, 6: 1.1}  # after so many rounds, times the best: dropped
+
+Clock = Callable[[], float]
 
 
-def time_interleaved(modules: dict[str, nn.Module], x: Tensor) -> dict[str, float]:
-    """Seconds of one call of each.
+def time_interleaved(
+    modules: dict[str, nn.Module], x: Tensor, clock: Clock | None = None
+) -> dict[str, float]:
+    """Seconds of one call of each; each was called before.
 
-    The calls are interleaved, so that a disturbance meets all; what is clearly slow is dropped
+    The calls are interleaved, so that a disturbance meets all; what is clearly slower is dropped
     early, and the rounds go to those that are close. Of the times the lower quartile is taken,
-    which other programs reach least. With one thread it is CPU time: without what they took.
+    which other programs reach least. It ends after `ROUNDS` rounds or `BUDGET` seconds of `clock`
+    or three times as many on the wall, but not before the second round.
+
+    Args:
+        modules: what is called with `x`.
+        x: input.
+        clock: seconds so far; by default the process's CPU time for one thread on the CPU, without
+            what other programs took, else the time on the wall.
     """
     one_thread = x.device.type == "cpu" and torch.get_num_threads() == 1
-    clock = time.thread_time if one_thread else time.perf_counter
+    clock = clock or (time.process_time if one_thread else time.perf_counter)
     times: dict[str, list[float]] = {name: [] for name in modules}
     running = list(modules)
-    begin, rounds = time.perf_counter(), 0
-    budget = BUDGET * len(modules)
-    while True:
+    begin, begin_wall = clock(), time.perf_counter()
+    for rounds in range(1, ROUNDS + 1):
         for name in running if rounds % 2 else reversed(running):
             start = clock()
             modules[name](x)
             if x.device.type == "cuda":
                 torch.cuda.synchronize(x.device)
             times[name].append(clock() - start)
-        rounds += 1
-        spent = time.perf_counter() - begin
-        if rounds in (3, ROUNDS):
-            best = min(map(min, times.values()))
-            running = [name for name in running if min(times[name]) < HOPELESS * best]
-        if (rounds >= ROUNDS and (spent > budget or rounds >= 60)) or (
-            rounds >= 3 and spent > 4 * budget
-        ):
+        late = clock() - begin > BUDGET or time.perf_counter() - begin_wall > 3 * BUDGET
+        if rounds >= 2 and late:
             break
+        if rounds in HOPELESS:
+            best = min(map(min, times.values()))
+            running = [n for n in running if min(times[n]) <= HOPELESS[rounds] * best]
     return {name: _low(runs) for name, runs in times.items()}
 
 
 def _low(runs: list[float]) -> float:
-    """The lower quartile, without the first call."""
-    later = runs[1:] or runs
-    return statistics.quantiles(later, n=4)[0] if len(later) > 3 else min(later)
+    """The lower quartile."""
+    return statistics.quantiles(runs, n=4, method="inclusive")[0] if len(runs) > 3 else min(runs)

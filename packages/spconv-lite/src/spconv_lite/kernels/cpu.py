@@ -73,6 +73,16 @@ def turn(book: Rulebook, in_rows: int, out_rows: int, volume: int) -> Rulebook:
     return turned
 
 
+def _multiplies(x: Tensor, w: Tensor, weight_shape: Sequence[int], groups: int) -> bool:
+    """Whether the kernels take these as they are: float32 and float64, and bfloat16 where the
+    processor multiplies it (by pairs of channels)."""
+    if x.dtype is not torch.bfloat16:
+        return x.dtype is not torch.float16
+    channels = weight_shape[-1], weight_shape[0] // max(groups, 1)
+    even = all(n % 2 == 0 for n in channels)  # a depthwise layer has one
+    return even and w.dtype is torch.bfloat16 and _C.multiplies_bfloat16()
+
+
 def conv(
     features: Tensor,
     weight: Tensor,
@@ -83,7 +93,8 @@ def conv(
 ) -> Tensor:
     dtype = features.dtype
     if dtype is not torch.float32 and dtype in _NARROW:  # sums in float32, one rounding at the end
-        features, weight = features.float(), weight.float() if weight.dtype is dtype else weight
+        if not _multiplies(features, weight, weight.shape, groups):
+            features, weight = features.float(), weight.float() if weight.dtype is dtype else weight
         bias = None if bias is None else bias.float()
     out = features.new_empty((out_rows, weight.shape[0]))
     try:
@@ -106,7 +117,7 @@ def conv_input_grad(
     grad: Tensor, weight: Tensor, book: Rulebook, in_rows: int, groups: int, symmetric: bool
 ) -> Tensor:
     dtype = grad.dtype
-    if dtype is not torch.float32 and dtype in _NARROW:
+    if not _multiplies(grad, weight, weight.shape, groups):
         grad, weight = grad.float(), weight.float() if weight.dtype is dtype else weight
     weight = weight.contiguous()
     if not symmetric:
@@ -126,7 +137,7 @@ def conv_weight_grad(
     features: Tensor, grad: Tensor, book: Rulebook, weight_shape: Sequence[int], groups: int
 ) -> Tensor:
     dtype = features.dtype
-    if dtype is not torch.float32 and dtype in _NARROW:
+    if not _multiplies(features, grad, weight_shape, groups):
         features, grad = features.float(), grad.float() if grad.dtype is dtype else grad
     out = features.new_empty(weight_shape)
     try:

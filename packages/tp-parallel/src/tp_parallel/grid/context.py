@@ -11,6 +11,7 @@ import atexit
 import datetime
 import itertools
 import os
+import sys
 import uuid
 import weakref
 from collections.abc import Iterator, Sequence
@@ -294,6 +295,7 @@ def planned_grid(rank: int, tp: int, pp: int, dp: int, **options: Any) -> Iterat
     """
     if dist.is_initialized():
         raise RuntimeError("planned_grid: a process group is there; plan in a process of its own")
+    hook = sys.excepthook  # torch's names the rank in front of every line
     dist.init_process_group("fake", rank=rank, world_size=tp * pp * dp)
     try:
         context = ParallelContext(tp, pp, dp, device="cpu", monitor=False, **options)
@@ -301,6 +303,7 @@ def planned_grid(rank: int, tp: int, pp: int, dp: int, **options: Any) -> Iterat
         context.close()
     finally:
         dist.destroy_process_group()
+        sys.excepthook = hook
 
 
 _living: weakref.WeakSet[ParallelContext] = weakref.WeakSet()

@@ -1,0 +1,58 @@
+// A part's clusters as bytes: triangles by meshoptimizer's index codec, vertices as differences from a
+// parallelogram prediction (Touma and Gotsman, "Triangle Mesh Compression", 1998), sixteen of one component at
+// a time in as many bits as the largest takes, so that no number waits for the one before.
+//
+//   clusters x   vertex count, triangle count         a byte each
+//   u32          bytes of the index codec, then those
+//   clusters x components x   u32 first value, then for each sixteen: 6 bits of width, the differences
+//   8 zero bytes              so that a reader may take whole words
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "build/asset.h"
+
+namespace nanite_cull {
+
+// The integers behind a vertex: three of position, three of the distance of its floats from the grid's in
+// units of the last place, two of the normal, two of the texture coordinate, four of the colour, one of the
+// material, as far as the asset has them.
+class VertexLayout {
+ public:
+  explicit VertexLayout(uint32_t flags);  // of ncl_format.h
+  int width() const { return 3 + 3 * exact_ + 2 * normals_ + 2 * uvs_ + 4 * colors_ + materials_; }
+  void read(const Asset& asset, uint32_t vertex, int32_t* out) const;
+  // Appends a vertex to the asset's arrays; false when an integer is out of its range.
+  bool append(const int32_t* values, Asset& asset) const;
+  // Makes room for so many vertices and no more.
+  void reserve(size_t vertices, Asset& asset) const;
+
+ private:
+  bool exact_, normals_, uvs_, colors_, materials_;
+};
+
+constexpr int max_vertex_width = 15;
+
+// Whether some vertex's float is not its grid point's.
+bool has_exact_floats(const Asset& asset);
+
+std::vector<uint8_t> encode_part(const Asset& asset, uint32_t cluster_begin, uint32_t clusters,
+                                 const VertexLayout& layout);
+
+// The decoded form, before vertices are shared between clusters.
+struct DecodedPart {
+  std::vector<uint8_t> vertex_counts, triangle_counts;
+  std::vector<int32_t> vertices;   // width() integers each, cluster after cluster
+  std::vector<uint8_t> triangles;  // three local indices each
+};
+
+// Never reads outside [data, data + size); on bad input returns false and says why. `out` may hold an earlier
+// part: its memory is used again.
+bool decode_part(const uint8_t* data, size_t size, uint32_t clusters, const VertexLayout& layout,
+                 DecodedPart& out, std::string& why);
+
+// Reads the index codec's part into out.triangles, each from its smallest local index. The counts are there.
+bool decode_triangles(const uint8_t* data, size_t size, DecodedPart& out, std::string& why);
+
+}  // namespace nanite_cull

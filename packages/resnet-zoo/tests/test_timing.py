@@ -1,0 +1,96 @@
+"""Which candidate is the fastest, by a clock that the test turns: the same choice in all runs."""
+
+import random
+
+import pytest
+import torch
+from torch import nn
+
+from resnet_zoo.inference import timing
+from resnet_zoo.inference.optimization import _tried
+from resnet_zoo.inference.timing import time_interleaved
+from resnet_zoo.inference.trials import EQUAL, Trial, fastest
+
+
+class Clock:
+    """Seconds that pass only when a candidate runs."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class Candidate(nn.Module):
+    """Takes `seconds`, and longer when another program takes the core."""
+
+    def __init__(self, clock, seconds, chance):
+        super().__init__()
+        self.clock, self.seconds, self.chance, self.calls = clock, seconds, chance, 0
+
+    def forward(self, x):
+        self.calls += 1
+        taken = self.chance.random()
+        busy = self.chance.uniform(1.5, 4.0) if taken < 0.5 else self.chance.uniform(1.0, 1.01)
+        self.clock.now += self.seconds * busy
+        return x
+
+
+COSTS = {"fold": 80, "channels last": 70, "as given": 85, "fused": 37, "ort": 36, "ov": 33}
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e-2])
+def test_beside_a_busy_core_the_choice_is_the_same_in_all_of_twenty_runs(scale):
+    x = torch.zeros(1)
+    chosen = set()
+    for seed in range(20):
+        clock, chance = Clock(), random.Random(seed)
+        candidates = {n: Candidate(clock, c * scale, chance) for n, c in COSTS.items()}
+        times = time_interleaved(candidates, x, clock)
+        best = min(times.values())
+        chosen.add(next(name for name in times if times[name] <= EQUAL * best))
+        slow = [candidates[name].calls for name in ("fold", "channels last", "as given")]
+        assert max(slow) <= 6 < timing.ROUNDS == candidates["ov"].calls or clock.now > timing.BUDGET
+    assert chosen == {"ov"}
+
+
+def test_it_ends_when_the_budget_is_spent_but_compares_each_twice():
+    clock, chance = Clock(), random.Random(0)
+    candidates = {name: Candidate(clock, cost, chance) for name, cost in COSTS.items()}
+    time_interleaved(candidates, torch.zeros(1), clock)
+    assert {candidate.calls for candidate in candidates.values()} == {2}
+    clock = Clock()
+    fast = {name: Candidate(clock, cost * 1e-2, chance) for name, cost in COSTS.items()}
+    time_interleaved(fast, torch.zeros(1), clock)
+    longest = 4 * sum(COSTS.values()) * 1e-2
+    assert clock.now < timing.BUDGET + 2 * longest
+
+
+def test_plain_candidates_wait_and_are_left_out_when_patience_is_over(monkeypatch):
+    from resnet_zoo.inference import optimization
+
+    x = torch.ones(1, 2)
+    builders = {"fold": nn.Identity, "as given": nn.Identity, "fused oneDNN": nn.Identity}
+    for patience, left_out in ((5.0, []), (-1.0, ["fold"])):
+        monkeypatch.setattr(optimization, "PATIENCE", patience)
+        trials, good = _tried(builders, [(x, [x])], 1e-5)
+        assert [trial.name for trial in trials] == list(builders)
+        assert [trial.name for trial in trials if "not tried" in trial.note] == left_out
+        assert list(good) == [name for name in builders if name not in left_out]
+    alone, good = _tried({"fold": nn.Identity}, [(x, [x])], 1e-5)
+    assert list(good) == ["fold"]
+    assert not alone[0].note
+
+
+def test_of_equals_the_first_is_kept(monkeypatch):
+    from resnet_zoo.inference import trials
+
+    times = {"a": 1.02, "b": 1.0, "as given": 3.0}
+    monkeypatch.setattr(trials, "time_interleaved", lambda modules, x: times)
+    parts = {name: nn.Identity() for name in times}
+    told = [Trial(name) for name in times]
+    assert fastest(parts, nn.Identity(), torch.zeros(1), told) == "a"
+    times["a"] = 1.05
+    assert fastest(parts, nn.Identity(), torch.zeros(1), told) == "b"
+    assert told[0].milliseconds == 1050.0

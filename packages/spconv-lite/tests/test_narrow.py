@@ -1,0 +1,67 @@
+"""bfloat16: products of the processor where it has them, sums in float32, one rounding at the end."""
+
+import pytest
+import torch
+
+import spconv_lite as sp
+
+pytestmark = pytest.mark.native
+
+
+def results(layer, features, indices, shape, dtype):
+    leaf = features.to(dtype).requires_grad_()
+    x = sp.SparseConvTensor(leaf, indices, shape, 1)
+    out = layer(x).features
+    weights = torch.linspace(-1, 1, out.numel()).bfloat16().to(dtype).view(out.shape)
+    wanted = [leaf, layer.weight, layer.bias]
+    return [out.detach(), *torch.autograd.grad((out * weights).sum(), wanted)]
+
+
+@pytest.mark.parametrize("layer", [sp.SubMConv3d, sp.SparseConv3d])
+# an even number of channels in both, one odd, groups, more than one panel of columns
+@pytest.mark.parametrize(
+    "channels", [(16, 24, 1), (5, 16, 1), (16, 7, 1), (36, 24, 2), (64, 130, 1)]
+)
+def test_bfloat16_is_float32_of_the_same_numbers_rounded_once(sparse, layer, channels):
+    c_in, c_out, groups = channels
+    shape = [9, 10, 11]
+    indices = sparse.random_sites(500, 1, shape, 1)
+    torch.manual_seed(0)
+    made = layer(c_in, c_out, 3, groups=groups).bfloat16()
+    features = torch.randn(500, c_in).bfloat16()
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        got = results(made, features, indices, shape, torch.bfloat16)
+        torch.set_num_threads(3)
+        again = results(made, features, indices, shape, torch.bfloat16)
+    finally:
+        torch.set_num_threads(before)
+    right = results(made.float(), features, indices, shape, torch.float32)
+    for one, three, wide in zip(got, again, right, strict=True):
+        assert one.dtype is torch.bfloat16
+        assert torch.equal(one, three)
+        scale = float(wide.abs().max())
+        assert torch.allclose(one.float(), wide, rtol=2**-8, atol=1e-5 * scale)
+
+
+def test_a_long_sum_of_bfloat16_does_not_stall():
+    # 8,192 sites in a line, each with one neighbour of weight 1: 256 is where a bfloat16 sum stays
+    indices = torch.zeros(8192, 2, dtype=torch.int32)
+    indices[:, 1] = torch.arange(8192)
+    layer = sp.SubMConv1d(2, 2, 3, bias=False).bfloat16()
+    x = sp.SparseConvTensor(torch.ones(8192, 2).bfloat16(), indices, [8192], 1)
+    layer(x).features.sum().backward()
+    assert float(layer.weight.grad[0, 1, 0]) == 8192
+
+
+def test_not_a_number_and_infinity_pass_through_bfloat16():
+    indices = torch.zeros(3, 2, dtype=torch.int32)
+    indices[:, 1] = torch.arange(3) * 5
+    layer = sp.SubMConv1d(2, 2, 3, bias=False).bfloat16()
+    torch.nn.init.ones_(layer.weight)
+    features = torch.tensor([[1.0, 2], [float("nan"), 1], [float("inf"), 1]]).bfloat16()
+    out = layer(sp.SparseConvTensor(features, indices, [16], 1)).features
+    assert out[0].tolist() == [3, 3]
+    assert out[1].isnan().all()
+    assert (out[2] == float("inf")).all()
