@@ -19,16 +19,21 @@ import torch
 from matplotlib import pyplot as plt
 
 PACKAGES = Path(__file__).resolve().parent.parent / "packages"
-WIDE = (9.6, 2.6)  # inches, at 100 dots: legible on a phone when tapped, small in a clone
+COLUMNS, SIDE = 3, 2.6  # three pictures abreast, in inches of 100 dots: legible on a phone
 
 
 def panels(pictures: list[tuple[str, np.ndarray]], file: Path, **options: object) -> None:
-    """Pictures side by side with their titles."""
-    figure, axes = plt.subplots(1, len(pictures), figsize=WIDE, layout="constrained")
-    for axis, (title, picture) in zip(axes, pictures, strict=True):
-        axis.imshow(picture, interpolation="nearest", **options)
-        axis.set_title(title, fontsize=9)
+    """Pictures with their titles, three abreast."""
+    rows = -(-len(pictures) // COLUMNS)
+    tall = pictures[0][1].shape[0] / pictures[0][1].shape[1] * SIDE + 0.5
+    figure, axes = plt.subplots(
+        rows, COLUMNS, figsize=(COLUMNS * SIDE, rows * tall), layout="constrained"
+    )
+    for axis in axes.flat:
         axis.set_axis_off()
+    for axis, (title, picture) in zip(axes.flat, pictures, strict=False):
+        axis.imshow(picture, interpolation="nearest", **options)
+        axis.set_title(title, fontsize=11)
     save(figure, file)
 
 
@@ -62,9 +67,11 @@ def spconv_lite(folder: Path) -> None:
     sites = torch.cat([torch.zeros(len(sites), 1, dtype=torch.int32), sites], 1)
     start = sp.SparseConvTensor(torch.ones(len(sites), 1), sites, [side, side], 1)
     layers = {
-        "SubMConv2d, three times": sp.SparseSequential(*[sp.SubMConv2d(1, 1, 3) for _ in range(3)]),
+        "SubMConv2d,\nthree times": sp.SparseSequential(
+            *[sp.SubMConv2d(1, 1, 3) for _ in range(3)]
+        ),
         "SparseConv2d, once": sp.SparseConv2d(1, 1, 3, padding=1),
-        "SparseConv2d, three times": sp.SparseSequential(
+        "SparseConv2d,\nthree times": sp.SparseSequential(
             *[sp.SparseConv2d(1, 1, 3, padding=1) for _ in range(3)]
         ),
         "SparseConv2d, stride 2": sp.SparseConv2d(1, 1, 3, stride=2, padding=1),
@@ -74,7 +81,7 @@ def spconv_lite(folder: Path) -> None:
         made = layer(start)
         active = np.zeros(made.spatial_shape, bool)
         active[tuple(made.indices[:, 1:].T.numpy())] = True
-        shown.append((f"{name}:\n{len(made.indices)} sites", active))
+        shown.append((f"{name}: {len(made.indices)} sites", active))
     panels(shown, folder / "sites.png", cmap="Blues", vmin=0, vmax=1.3)
 
 
@@ -87,7 +94,7 @@ def nanite_cull(folder: Path) -> None:
     shown = []
     for threshold in (0.5, 2.0, 8.0):
         frame = nc.Renderer(300, 300, threshold=threshold).render(scene, camera)
-        title = f"{threshold:g} pixels: {frame.stats['triangles']:,} triangles"
+        title = f"{threshold:g} pixels:\n{frame.stats['triangles']:,} triangles"
         shown.append((title, np.asarray(frame.picture("cluster"))))
     panels(shown, folder / "cut.png")
 
@@ -109,7 +116,7 @@ def ffmpeg_gpu_build(folder: Path) -> None:
             back = np.asarray(list(read_frames(path))[12]).astype(int)
             error = np.abs(back - clip[12])
             decibel = 10 * np.log10(255**2 / np.mean(error.astype(float) ** 2))
-            title = f"quality {quality}, error x 4: {decibel:.1f} dB"
+            title = f"quality {quality}, error x 4:\n{decibel:.1f} dB"
             shown.append((title, np.clip(4 * error, 0, 255).astype(np.uint8)))
     panels(shown, folder / "judged.png")
 
