@@ -7,6 +7,7 @@ second.
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,16 @@ from pathlib import Path
 
 import pytest
 
-from ffmpeg_gpu_build.build import builder, install, manifest, source, stages
+from ffmpeg_gpu_build.build import (
+    binary,
+    builder,
+    bundle,
+    install,
+    manifest,
+    source,
+    stages,
+    toolchain,
+)
 from ffmpeg_gpu_build.build.builder import Options, build
 from ffmpeg_gpu_build.build.description import resolve
 from ffmpeg_gpu_build.build.make import BuildError
@@ -477,3 +487,101 @@ def _runs_in(folder: Path):
                 yield process
         except OSError:
             continue
+
+
+@pytest.fixture
+def staged(need, tmp_path):
+    """An install whose program loads a library of the "system", which lies elsewhere."""
+    need("gcc", "patchelf", "ldd")
+    system, root = tmp_path / "system", tmp_path / "staged"
+    for folder in (system, root / "bin", root / "lib"):
+        folder.mkdir(parents=True)
+    (tmp_path / "greet.c").write_text('const char *greet(void) { return "hello"; }\n')
+    (tmp_path / "main.c").write_text(
+        "#include <stdio.h>\nconst char *greet(void);\n"
+        "int main(void) { puts(greet()); return 0; }\n"
+    )
+    library = system / "libgreet.so.1"
+    compile_ = ["gcc", "-shared", "-fPIC", "-Wl,-soname,libgreet.so.1", tmp_path / "greet.c"]
+    subprocess.run([*compile_, "-o", library], check=True)
+    program = root / "bin" / "ffmpeg"
+    link = ["gcc", tmp_path / "main.c", library, "-o", program]
+    subprocess.run([*link, f"-Wl,-rpath,$ORIGIN/../lib:{system}"], check=True)
+    return root, system
+
+
+def test_a_bundle_carries_what_the_machine_may_lack_and_nothing_of_glibc(staged):
+    root, system = staged
+    assert "libgreet.so.1" in bundle.system_needs(root)["libraries"]
+    (row,) = bundle.carry(root, ["base"])
+    assert row["file"] == "lib/libgreet.so.1"
+    assert row["sha256"] == source.sha256_of(root / row["file"])
+    assert binary.dynamic(root / row["file"]).runpath == ("$ORIGIN",)
+    subprocess.run(["patchelf", "--set-rpath", "$ORIGIN/../lib", root / "bin" / "ffmpeg"])
+    shutil.rmtree(system)
+    moved = root.rename(root.with_name("moved here"))
+    done = subprocess.run([moved / "bin" / "ffmpeg"], capture_output=True, text=True)
+    assert done.stdout == "hello\n"
+    needs = bundle.system_needs(moved)
+    assert re.fullmatch(r"2\.\d+", needs["glibc"])
+    assert all(bundle.STAYS.fullmatch(name) for name in needs["libraries"])
+
+
+def test_a_bundle_whose_library_is_not_found_is_not_made(staged):
+    root, system = staged
+    shutil.rmtree(system)
+    with pytest.raises(BuildError, match=r"ffmpeg needs libgreet\.so\.1"):
+        bundle.carry(root, ["base"])
+
+
+def test_the_package_and_the_licence_of_a_system_library_are_named(need, tmp_path):
+    need("dpkg-query", "ldd")
+    library = bundle.loaded(Path(shutil.which("gcc") or "/bin/sh"))["libc.so.6"]
+    package, version = bundle.package_of(library)
+    assert package == "libc6"
+    assert version
+    where = bundle._licence(package, tmp_path)
+    if Path(f"/usr/share/doc/{package}/copyright").exists():
+        assert "libc6.copyright" in where
+        assert (tmp_path / where).stat().st_size > 1000
+    assert bundle.package_of(tmp_path / "nothing") == ("", "")
+
+
+def test_the_papers_say_what_goes_along_and_what_the_machine_must_have(stage, monkeypatch):
+    plan, options = stage
+    row = {
+        "file": "lib/libx.so.1",
+        "package": "libx1",
+        "version": "1:2-3",
+        "licence": "l",
+        "sha256": "0",
+    }
+    monkeypatch.setattr(bundle, "carry", lambda *_: [row])
+    options.bundle = True
+    build(plan, options)
+    papers = json.loads((options.prefix / FOLDER / "manifest.json").read_text())
+    assert papers["bundled"] == [row]
+    assert "libc.so.6" in papers["needs_of_system"]["libraries"]
+    bill = json.loads((options.prefix / FOLDER / "sbom.cdx.json").read_text())
+    (part,) = [p for p in bill["components"] if p["bom-ref"] == "lib/libx.so.1"]
+    assert part["purl"] == "pkg:generic/libx1@1%3A2-3"
+    assert part["bom-ref"] in bill["dependencies"][0]["dependsOn"]
+
+
+@pytest.mark.parametrize(
+    ("program", "command", "package"),
+    [("dnf", "dnf install", "x264-devel"), ("pacman", "pacman -S", "x264")],
+)
+def test_what_is_missing_has_its_name_on_this_system(
+    monkeypatch, tmp_path, program, command, package
+):
+    (tmp_path / program).write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / program).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    plan = resolve("small")
+    assert toolchain.manager()[1] == command
+    lacking = toolchain.missing(plan)
+    assert package in {p for m in lacking if m.component == "x264" for p in m.packages}
+    with pytest.raises(BuildError, match=f"cure: {command} .*clang") as caught:
+        stages.dependencies(plan, Options(tmp_path / "p", tmp_path / "w"), {})
+    assert "--install-deps" not in str(caught.value)

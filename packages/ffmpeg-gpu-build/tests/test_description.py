@@ -170,6 +170,8 @@ def test_every_component_names_its_packages_or_needs_none():
         if entry.get("needs"):
             assert entry.get("apt") or entry.get("unpack"), name
             assert entry.get("conda_host") or entry.get("conda_build"), name
+            assert entry.get("rpm"), name
+            assert entry.get("pacman"), name
 
 
 def test_the_recipe_of_the_built_ffmpeg_is_what_the_description_emits():

@@ -137,7 +137,7 @@ def test_nothing_within_the_tolerance_is_an_error(calibrate):
     [
         ({"level": "ludicrous"}, "level must be one of"),
         ({"engine": "tensorrt"}, "engine must be one of torch, onnxruntime, openvino, auto"),
-        ({"dtype": torch.int8}, "dtype must be"),
+        ({"dtype": torch.float64}, "dtype must be"),
     ],
 )
 def test_unknown_choices_are_named(arguments, said):

@@ -1,4 +1,4 @@
-"""bfloat16: the processor's products where it has them, sums in float32, one rounding at the end."""
+"""bfloat16: products of the processor where it has them, sums in float32, rounded once."""
 
 import pytest
 import torch

@@ -303,7 +303,7 @@ def _plan_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--show",
         default="all",
-        choices=("all", "configure", "apt", "verify", "recipe"),
+        choices=("all", "configure", "apt", "rpm", "pacman", "verify", "recipe"),
         help="one list alone, for use in scripts",
     )
 
@@ -317,8 +317,8 @@ def plan_command(a: argparse.Namespace) -> int:
     plan = _plan(a)
     if a.show == "configure":
         print(shlex.join(plan.configure_line()))
-    elif a.show == "apt":
-        print("\n".join(emit.apt_packages(plan)))
+    elif a.show in ("apt", "rpm", "pacman"):
+        print("\n".join(emit.packages_of(plan, a.show)))
     elif a.show == "verify":
         print("\n".join(plan.verification()))
     elif a.show == "recipe":
@@ -341,6 +341,11 @@ def _build_arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--install-deps", action="store_true", help="install missing apt packages (root)"
+    )
+    p.add_argument(
+        "--bundle",
+        action="store_true",
+        help="carry along the libraries that the machine may lack: runs on its glibc or newer",
     )
     p.add_argument("--no-ccache", action="store_true", help="compile without ccache")
     p.add_argument("--docker", metavar="BASE", help="print a Dockerfile, e.g. for ubuntu:24.04")
@@ -371,6 +376,7 @@ def build_command(a: argparse.Namespace) -> int:
     options = builder.Options(
         prefix=prefix, work=work, source=a.source, sha256=a.sha256, jobs=a.jobs,
         install_deps=a.install_deps, ccache=not a.no_ccache, tell=line.step,
+        bundle=a.bundle,
     )  # fmt: skip
     if a.dry_run:
         print(builder.dry_run(plan, options))
@@ -386,6 +392,8 @@ def build_command(a: argparse.Namespace) -> int:
     facts = made.facts
     print(f"built: {made.prefix}/bin/ffmpeg ({facts['licence']})")
     print(f"NVENC needs driver {facts['nvenc_driver_floor']}; CUDA filters: {facts['ptx']}")
+    needs = facts["needs_of_system"]
+    print(f"needs of a machine: glibc {needs['glibc']}; {', '.join(needs['libraries'])}")
     check = ["ffmpeg-gpu-build", "verify", "--ffmpeg", str(made.prefix), "--profile", a.profile]
     print(f"now: {shlex.join(check)}")
     return 0

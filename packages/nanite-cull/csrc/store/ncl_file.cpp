@@ -69,7 +69,8 @@ NclTables read_tables(const uint8_t* data, size_t size, bool verify) {
   return t;
 }
 
-// Whether the parts lie one behind the other from the last cluster down, and the pages from the first part up.
+// Whether the parts lie one behind the other from the last cluster down, and the pages from the first part
+// up.
 void check_pages(const NclTables& t, size_t size) {
   uint64_t end = t.clusters.size();
   uint32_t part = 0;
@@ -81,11 +82,12 @@ void check_pages(const NclTables& t, size_t size) {
       refuse("the page table is damaged (page " + std::to_string(p) + " does not follow the one before)");
     for (uint32_t slot = 0; slot < page.parts; ++slot, ++part) {
       const PartRecord& r = t.parts[part];
-      const bool sound = r.page == p && r.slot == slot && r.clusters >= 1 && r.clusters <= most_part_clusters &&
-                         r.clusters <= end && r.cluster_begin == end - r.clusters &&
-                         r.group < t.groups.size();
+      const bool sound = r.page == p && r.slot == slot && r.clusters >= 1 &&
+                         r.clusters <= most_part_clusters && r.clusters <= end &&
+                         r.cluster_begin == end - r.clusters && r.group < t.groups.size();
       if (!sound)
-        refuse("the part table is damaged (part " + std::to_string(part) + " does not follow the one before)");
+        refuse("the part table is damaged (part " + std::to_string(part) +
+               " does not follow the one before)");
       end = r.cluster_begin;
     }
   }
@@ -103,7 +105,8 @@ void check_groups(const NclTables& t) {
     for (uint32_t p = r.part_begin; sound && p < r.part_begin + r.parts; ++p)
       sound = t.parts[p].group == g, held += t.parts[p].clusters;
     if (!sound || held != r.clusters)
-      refuse("the group table is damaged (the parts of group " + std::to_string(g) + " are not its clusters)");
+      refuse("the group table is damaged (the parts of group " + std::to_string(g) +
+             " are not its clusters)");
     cluster += r.clusters;
   }
   if (cluster != t.clusters.size())
@@ -230,7 +233,8 @@ void NclFile::decode_page(uint32_t page, std::vector<DecodedPart>& out) const {
   if (options_.verify_hashes && hash_bytes(data, record.bytes, page) != record.hash)
     refuse(name + " is damaged (its hash differs)");
   PageHead head{};
-  if (record.bytes < sizeof(head) + record.parts * sizeof(PartHead)) refuse(name + " is shorter than its head");
+  if (record.bytes < sizeof(head) + record.parts * sizeof(PartHead))
+    refuse(name + " is shorter than its head");
   std::memcpy(&head, data, sizeof(head));
   if (head.parts != record.parts) refuse(name + " has another number of parts than its table says");
   out.resize(record.parts);
@@ -259,8 +263,7 @@ Asset NclFile::load() const {
   for (size_t end = tables_.pages.size(); end > 0;) {  // the leaves' pages are the last
     const size_t count = std::min(pages.size(), end);
     native::parallel_for(count, 1, options_.threads, [&](int64_t first, int64_t last) {
-      for (int64_t i = first; i < last; ++i)
-        decode_page(static_cast<uint32_t>(end - 1 - i), pages[i]);
+      for (int64_t i = first; i < last; ++i) decode_page(static_cast<uint32_t>(end - 1 - i), pages[i]);
     });
     for (size_t i = 0; i < count; ++i)
       for (size_t slot = pages[i].size(); slot-- > 0;)

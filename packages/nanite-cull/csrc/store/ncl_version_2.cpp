@@ -3,6 +3,7 @@
 #include <string>
 
 #include "build/hierarchy.h"
+#include "build/meshopt_api.h"
 #include "build/pool.h"
 #include "build/validate.h"
 #include "native/check.h"
@@ -116,6 +117,33 @@ bool decode_vertices(int32_t* vertices, int count, int width, const std::vector<
   return true;
 }
 
+// Triangles by meshoptimizer's index codec; each from its smallest local index, since the codec may turn it.
+bool decode_indices(const uint8_t* data, size_t size, DecodedPart& out, std::string& why) {
+  size_t triangles = 0;
+  for (uint8_t count : out.triangle_counts) triangles += count;
+  std::vector<uint32_t> indices(triangles * 3);
+  if (meshopt().decode_index(indices.data(), indices.size(), 4, data, size) != 0) {
+    why = "has indices that cannot be decoded";
+    return false;
+  }
+  const uint32_t* v = indices.data();
+  uint32_t base = 0;
+  for (size_t c = 0; c < out.triangle_counts.size(); ++c) {
+    for (int t = 0; t < out.triangle_counts[c]; ++t, v += 3) {
+      const int first = v[1] < v[0] && v[1] < v[2] ? 1 : v[2] < v[0] && v[2] < v[1] ? 2 : 0;
+      for (int i = 0; i < 3; ++i) {
+        if (v[i] - base >= out.vertex_counts[c]) {
+          why = "has an index outside its cluster";
+          return false;
+        }
+        out.triangles.push_back(static_cast<uint8_t>(v[(first + i) % 3] - base));
+      }
+    }
+    base += out.vertex_counts[c];
+  }
+  return true;
+}
+
 bool decode_group(const uint8_t* data, size_t size, uint32_t clusters, int width, DecodedPart& out,
                   std::string& why) {
   auto fail = [&](const char* text) {
@@ -133,7 +161,7 @@ bool decode_group(const uint8_t* data, size_t size, uint32_t clusters, int width
   uint32_t coded;
   std::memcpy(&coded, data + header - 4, 4);
   if (coded > size - header) return fail("has an index part that is longer than itself");
-  if (!decode_triangles(data + header, coded, out, why)) return false;
+  if (!decode_indices(data + header, coded, out, why)) return false;
   BitReader bits(data + header + coded, size - header - coded);
   const uint8_t* triangle = out.triangles.data();
   for (uint32_t c = 0; c < clusters; ++c) {

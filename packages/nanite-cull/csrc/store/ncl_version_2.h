@@ -1,5 +1,5 @@
-// The reader of .ncl files of version 2: whole groups in pages, no hierarchy, vertices as Rice codes (Rice and
-// Plaunt, 1971) of parallelogram predictions. Files of it are read, not written.
+// The reader of .ncl files of version 2: whole groups in pages, no hierarchy, vertices as Rice codes (Rice
+// and Plaunt, 1971) of parallelogram predictions. Files of it are read, not written.
 #pragma once
 
 #include "build/asset.h"

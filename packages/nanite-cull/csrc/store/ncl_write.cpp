@@ -39,7 +39,8 @@ std::vector<Part> parts_of(const Asset& asset, const VertexLayout& layout, int t
   native::parallel_for(of_group.size(), 8, threads, [&](int64_t first, int64_t last) {
     for (int64_t g = first; g < last; ++g) {
       const Group& group = asset.groups[g];
-      add_parts(asset, static_cast<uint32_t>(g), group.cluster_begin, group.cluster_count, layout, of_group[g]);
+      add_parts(asset, static_cast<uint32_t>(g), group.cluster_begin, group.cluster_count, layout,
+                of_group[g]);
     }
   });
   std::vector<Part> parts;
@@ -63,8 +64,7 @@ std::vector<uint8_t> page_of(const std::vector<Part>& parts, size_t first, size_
     put(PartHead{offset, bytes, parts[p].clusters});
     offset += bytes;
   }
-  for (size_t p = first; p < last; ++p)
-    page.insert(page.end(), parts[p].bytes.begin(), parts[p].bytes.end());
+  for (size_t p = first; p < last; ++p) page.insert(page.end(), parts[p].bytes.begin(), parts[p].bytes.end());
   return page;
 }
 

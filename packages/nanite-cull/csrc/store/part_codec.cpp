@@ -2,82 +2,54 @@
 
 #include <cmath>
 #include <cstring>
+#include <unordered_map>
 
-#include "build/meshopt_api.h"
 #include "build/weld.h"
 #include "store/ncl_format.h"
-
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#endif
 
 namespace nanite_cull {
 
 namespace {
 
-constexpr int block = 16;       // differences of one width
-constexpr int width_bits = 6;   // of that width: 0 to 32
-constexpr size_t padding = 8;   // zero bytes behind the bits
-constexpr int window = 16;      // triangles that are searched for the one across an edge
-constexpr uint8_t nobody = 255; // no local vertex has this number
+constexpr int block = 8;                    // differences of one width
+constexpr int width_bits = 6;               // of that width: 0 to 32
+constexpr uint32_t zeros = 63;              // in its place before the first value: all values are zero
+constexpr size_t padding = 8;               // zero bytes behind the bits
+constexpr int near_bits = 3, far_bits = 7;  // of the number of an edge: the seven newest, or any
+constexpr uint32_t far_edge = (1 << near_bits) - 1, no_edge = (1 << far_bits) - 1;
+constexpr int most_bits = near_bits + far_bits + 1 + 24;  // of a triangle
 
 // 0, -1, 1, -2, ... to 0, 1, 2, 3, ...
 uint32_t fold(uint32_t x) { return x << 1 ^ (x >> 31 ? 0xffffffffu : 0); }
 uint32_t unfold(uint32_t x) { return x >> 1 ^ (0u - (x & 1)); }
 
-// What predicts each vertex of a cluster: a + b - c modulo 2^32, all three before it. Across an edge where the
-// triangle behind it is among the last `window`; else an earlier corner, or the vertex before.
-struct Predictors {
+int bit_length(uint32_t x) { return x ? 32 - __builtin_clz(x) : 0; }
+
+// What the triangles of a cluster have left behind: their edges, newest last, and for each vertex what
+// predicts it: a + b - c modulo 2^32, all three before it, across the edge over which it was reached.
+struct Walk {
+  struct Edge {
+    uint8_t from, to, behind;  // behind: the corner across
+  };
+  Edge edges[3 * max_cluster_triangles];
+  int edge_count = 0;
+  uint32_t next = 0;  // vertices so far
   uint8_t a[256], b[256], c[256];
 
-  void set(int v, int from) { a[v] = b[v] = c[v] = static_cast<uint8_t>(from); }
-
-  Predictors(const uint8_t* triangles, int count, int vertices) {
-    uint8_t corner[3][window + max_cluster_triangles], seen[256] = {};
-    for (auto& column : corner) std::memset(column, nobody, window);
-    for (int v = 0; v < vertices; ++v) set(v, v > 0 ? v - 1 : 0);
-    for (int t = 0; t < count; ++t) {
-      const uint8_t* v = triangles + 3 * t;
-      for (int i = 0; i < 3; ++i) {
-        corner[i][window + t] = v[i];
-        if (seen[v[i]]) continue;
-        seen[v[i]] = 1;
-        add(v[i], v[i == 2 ? 0 : i + 1], v[i == 0 ? 2 : i - 1], corner, t);
-      }
-    }
+  Walk() {
+    for (int v = 0; v < 256; ++v) a[v] = b[v] = c[v] = static_cast<uint8_t>(v > 0 ? v - 1 : 0);
   }
-
- private:
-  void add(int v, int p, int q, const uint8_t (*corner)[window + max_cluster_triangles], int t) {
-    if (p >= v || q >= v) {
-      if (p < v || q < v) set(v, p < v ? p : q);
-      return;
-    }
-    set(v, p);
-    const int at = behind_edge(corner, t, p, q);
-    if (at < 0) return;
-    const int r = corner[0][at] ^ corner[1][at] ^ corner[2][at] ^ p ^ q;
-    if (r < v) b[v] = static_cast<uint8_t>(q), c[v] = static_cast<uint8_t>(r);
+  void add(uint8_t from, uint8_t to, uint8_t behind) { edges[edge_count++] = {from, to, behind}; }
+  void reach(uint32_t vertex, const Edge& over) {
+    a[vertex] = over.from, b[vertex] = over.to, c[vertex] = over.behind;
   }
-  // The last of the `window` triangles before t that has both corners; -1: none.
-  static int behind_edge(const uint8_t (*corner)[window + max_cluster_triangles], int t, int p, int q) {
-#if defined(__SSE2__)
-    const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(corner[0] + t)),
-                  y = _mm_loadu_si128(reinterpret_cast<const __m128i*>(corner[1] + t)),
-                  z = _mm_loadu_si128(reinterpret_cast<const __m128i*>(corner[2] + t));
-    auto has = [&](int vertex) {
-      const __m128i v = _mm_set1_epi8(static_cast<char>(vertex));
-      return _mm_or_si128(_mm_or_si128(_mm_cmpeq_epi8(x, v), _mm_cmpeq_epi8(y, v)), _mm_cmpeq_epi8(z, v));
-    };
-    const unsigned both = static_cast<unsigned>(_mm_movemask_epi8(_mm_and_si128(has(p), has(q))));
-    return both ? t + 31 - __builtin_clz(both) : -1;
-#else
-    for (int at = t + window - 1; at >= t; --at) {
-      auto has = [&](int v) { return corner[0][at] == v || corner[1][at] == v || corner[2][at] == v; };
-      if (has(p) && has(q)) return at;
+  // A triangle that no edge leads to.
+  void start(const uint32_t* v) {
+    for (int i = 0; i < 3; ++i) {
+      next = std::max(next, v[i] + 1);
+      add(static_cast<uint8_t>(v[i]), static_cast<uint8_t>(v[(i + 1) % 3]),
+          static_cast<uint8_t>(v[(i + 2) % 3]));
     }
-    return -1;
-#endif
   }
 };
 
@@ -102,7 +74,7 @@ class BitWriter {
 // Whole words at any bit; the caller keeps within the end.
 class BitReader {
  public:
-  BitReader(const uint8_t* data, size_t size) : data_(data), end_(8 * (size - padding)) {}
+  BitReader(const uint8_t* data, size_t size) : data_(data), end_(8 * size - 8 * 8 + 7) {}
   uint32_t take(int count) {  // at most 32
     const uint32_t value = static_cast<uint32_t>(word() & ((uint64_t(1) << count) - 1));
     at_ += count;
@@ -113,6 +85,9 @@ class BitReader {
     const uint64_t mask = (uint64_t(1) << width) - 1;
     for (int i = 0; i < count; ++i, at_ += width) out[i] = static_cast<uint32_t>(word() & mask);
   }
+  uint64_t peek() const { return word(); }  // at least 57 bits
+  void skip(int count) { at_ += count; }
+  // Whether so many bits are left; the last number may reach into the padding.
   bool has(size_t bits) const { return at_ + bits <= end_; }
 
  private:
@@ -125,38 +100,173 @@ class BitReader {
   size_t end_, at_ = 0;
 };
 
-void encode_component(const int32_t* values, int count, int stride, const Predictors& by, BitWriter& out) {
-  uint32_t differences[256];
+// A triangle over an edge of one before: the number of the edge, counted from the newest, then a set bit for
+// the next vertex or a clear one and which it is. Another one: no_edge, then a set bit for the next three
+// vertices or a clear one and its corners.
+void encode_triangle(const uint8_t* v, Walk& walk, BitWriter& out) {
+  for (int number = 0; number < std::min<int>(walk.edge_count, no_edge); ++number) {
+    const Walk::Edge edge = walk.edges[walk.edge_count - 1 - number];
+    for (int i = 0; i < 3; ++i) {
+      const uint8_t p = v[i], q = v[(i + 1) % 3], r = v[(i + 2) % 3];
+      if (edge.from != q || edge.to != p || r > walk.next || r == p || r == q) continue;
+      if (uint32_t(number) < far_edge)
+        out.put(number, near_bits);
+      else
+        out.put(far_edge | uint32_t(number) << near_bits, near_bits + far_bits);
+      out.put(r == walk.next, 1);
+      if (r == walk.next)
+        walk.reach(r, edge), ++walk.next;
+      else
+        out.put(r, bit_length(walk.next - 1));
+      walk.add(r, p, q), walk.add(q, r, p);
+      return;
+    }
+  }
+  out.put(far_edge | no_edge << near_bits, near_bits + far_bits);
+  const uint32_t n = walk.next, corners[3] = {v[0], v[1], v[2]};
+  const bool all_new = v[0] == n && v[1] == n + 1 && v[2] == n + 2;
+  out.put(all_new, 1);
+  for (int i = 0; i < 3 && !all_new; ++i) out.put(v[i], 8);
+  walk.start(corners);
+}
+
+// Writes each triangle from its smallest corner; false for one that names a vertex from `vertices` on.
+bool decode_triangles(uint8_t* to, int count, uint32_t vertices, Walk& walk, BitReader& in) {
+  for (int t = 0; t < count; ++t, to += 3) {
+    if (!in.has(most_bits)) return false;
+    uint64_t word = in.peek();
+    const bool is_far = (word & far_edge) == far_edge;
+    const uint32_t number = static_cast<uint32_t>(is_far ? word >> near_bits & no_edge : word & far_edge);
+    int used = is_far ? near_bits + far_bits : near_bits;
+    word >>= used++;
+    const bool is_new = word & 1;
+    word >>= 1;
+    uint32_t v[3];
+    if (is_far && number == no_edge) {
+      for (int i = 0; i < 3; ++i) v[i] = is_new ? walk.next + i : word >> (8 * i) & 255;
+      if (!is_new) used += 24;
+      walk.start(v);
+    } else {
+      if (int(number) >= walk.edge_count) return false;
+      const Walk::Edge edge = walk.edges[walk.edge_count - 1 - number];
+      const int bits = bit_length(walk.next - 1);
+      const uint32_t old = static_cast<uint32_t>(word & ((1u << bits) - 1));
+      v[0] = edge.to, v[1] = edge.from, v[2] = is_new ? walk.next : old;
+      if (!is_new) used += bits;
+      if (is_new) walk.reach(v[2] & 255, edge), ++walk.next;
+      walk.next = std::max(walk.next, v[2] + 1);
+      walk.add(v[2], edge.to, edge.from), walk.add(edge.from, v[2], edge.to);
+    }
+    in.skip(used);
+    if (walk.next > vertices) return false;
+    const int first = v[1] < v[0] && v[1] < v[2] ? 1 : v[2] < v[0] && v[2] < v[1] ? 2 : 0;
+    for (int i = 0; i < 3; ++i) to[i] = static_cast<uint8_t>(v[(first + i) % 3]);
+  }
+  return true;
+}
+
+// Which vertices of a cluster are new in its part, and where the others were first.
+struct Sharing {
+  uint8_t fresh[256];  // local numbers, ascending
+  int fresh_count = 0;
+};
+
+// One component of a cluster's new vertices; `values` holds those of the others already. `base` is that of
+// the last cluster's first vertex.
+void encode_component(const int32_t* values, int count, int stride, const Sharing& sharing, const Walk& by,
+                      uint32_t& base, BitWriter& out) {
+  uint32_t differences[256], any = 0;
   auto value = [&](int v) { return static_cast<uint32_t>(values[v * stride]); };
-  differences[0] = 0;
-  for (int v = 1; v < count; ++v)
-    differences[v] = fold(value(v) - (value(by.a[v]) + value(by.b[v]) - value(by.c[v])));
-  out.put(value(0), 32);
-  for (int first = 0; first < count; first += block) {
-    const int last = std::min(count, first + block);
+  for (int v = 0; v < count; ++v) any |= value(v);
+  if (any == 0) {
+    out.put(zeros, width_bits);
+    return;
+  }
+  const bool first_is_fresh = sharing.fresh_count > 0 && sharing.fresh[0] == 0;
+  const uint32_t first_value = first_is_fresh ? fold(value(0) - base) : 0;
+  out.put(bit_length(first_value), width_bits), out.put(first_value, bit_length(first_value));
+  base = value(0);
+  for (int i = 0; i < sharing.fresh_count; ++i) {
+    const int v = sharing.fresh[i];
+    differences[i] = v > 0 ? fold(value(v) - (value(by.a[v]) + value(by.b[v]) - value(by.c[v]))) : 0;
+  }
+  for (int first = 0; first < sharing.fresh_count; first += block) {
+    const int last = std::min(sharing.fresh_count, first + block);
     uint32_t all = 0;
-    for (int v = first; v < last; ++v) all |= differences[v];
-    const int width = all ? 32 - __builtin_clz(all) : 0;
+    for (int i = first; i < last; ++i) all |= differences[i];
+    const int width = bit_length(all);
     out.put(width, width_bits);
-    for (int v = first; v < last; ++v) out.put(differences[v], width);
+    for (int i = first; i < last; ++i) out.put(differences[i], width);
   }
 }
 
-bool decode_component(int32_t* values, int count, int stride, const Predictors& by, BitReader& in) {
+bool decode_component(int32_t* values, int stride, const Sharing& sharing, const Walk& by, uint32_t& base,
+                      BitReader& in) {
   uint32_t differences[256 + block];
-  if (!in.has(32)) return false;
-  const uint32_t base = in.take(32);
-  for (int first = 0; first < count; first += block) {
+  auto width_follows = [&](uint32_t& width, int numbers) {
     if (!in.has(width_bits)) return false;
-    const int width = static_cast<int>(in.take(width_bits)), size = std::min(block, count - first);
-    if (width > 32 || !in.has(size_t(width) * size)) return false;
-    in.take(width, size, differences + first);
+    width = in.take(width_bits);
+    return width == zeros || (width <= 32 && in.has(size_t(width) * numbers));
+  };
+  uint32_t width;
+  if (!width_follows(width, 1)) return false;
+  const int count = sharing.fresh_count;
+  if (width == zeros) {
+    for (int i = 0; i < count; ++i) values[sharing.fresh[i] * stride] = 0;
+    return true;
   }
-  values[0] = static_cast<int32_t>(base + unfold(differences[0]));
+  const uint32_t first_value = base + unfold(in.take(static_cast<int>(width)));
+  for (int first = 0; first < count; first += block) {
+    const int size = std::min(block, count - first);
+    if (!width_follows(width, size) || width == zeros) return false;
+    in.take(static_cast<int>(width), size, differences + first);
+  }
+  int i = 0;
+  if (count > 0 && sharing.fresh[0] == 0) values[0] = static_cast<int32_t>(first_value), i = 1;
+  base = static_cast<uint32_t>(values[0]);
   auto value = [&](int v) { return static_cast<uint32_t>(values[v * stride]); };
-  for (int v = 1; v < count; ++v)
+  for (; i < count; ++i) {
+    const int v = sharing.fresh[i];
     values[v * stride] =
-        static_cast<int32_t>(value(by.a[v]) + value(by.b[v]) - value(by.c[v]) + unfold(differences[v]));
+        static_cast<int32_t>(value(by.a[v]) + value(by.b[v]) - value(by.c[v]) + unfold(differences[i]));
+  }
+  return true;
+}
+
+// For each vertex of a cluster a set bit where it is new in the part, or a clear one and its number there.
+Sharing encode_sharing(const uint32_t* refs, int count, std::unordered_map<uint32_t, uint32_t>& known,
+                       BitWriter& out) {
+  Sharing sharing;
+  for (int v = 0; v < count; ++v) {
+    const uint32_t numbers = static_cast<uint32_t>(known.size());
+    const auto [at, is_new] = known.insert({refs[v], numbers});
+    out.put(is_new, 1);
+    if (is_new)
+      sharing.fresh[sharing.fresh_count++] = static_cast<uint8_t>(v);
+    else
+      out.put(at->second, bit_length(numbers - 1));
+  }
+  return sharing;
+}
+
+// Copies the vertices that the part has; `first_at` says where in `vertices` each of its numbers is.
+bool decode_sharing(int32_t* vertices, size_t begin, int count, int width, std::vector<uint32_t>& first_at,
+                    Sharing& sharing, BitReader& in) {
+  for (int v = 0; v < count; ++v) {
+    const int bits = first_at.empty() ? 0 : bit_length(static_cast<uint32_t>(first_at.size() - 1));
+    if (!in.has(1 + bits)) return false;
+    const uint32_t word = in.take(1 + bits);
+    if (word & 1) {
+      in.skip(-bits);
+      sharing.fresh[sharing.fresh_count++] = static_cast<uint8_t>(v);
+      first_at.push_back(static_cast<uint32_t>(begin + v));
+      continue;
+    }
+    const uint32_t number = word >> 1;
+    if (number >= first_at.size()) return false;
+    const int32_t* from = vertices + size_t(first_at[number]) * width;
+    std::copy_n(from, width, vertices + (begin + v) * width);
+  }
   return true;
 }
 
@@ -239,63 +349,29 @@ bool has_exact_floats(const Asset& asset) {
 std::vector<uint8_t> encode_part(const Asset& asset, uint32_t cluster_begin, uint32_t clusters,
                                  const VertexLayout& layout) {
   std::vector<uint8_t> out;
-  std::vector<uint32_t> indices;
-  uint32_t base = 0;
   const Cluster *first = &asset.clusters[cluster_begin], *last = first + clusters;
   for (const Cluster* c = first; c < last; ++c) {
     out.push_back(static_cast<uint8_t>(c->vertex_count));
     out.push_back(static_cast<uint8_t>(c->triangle_count));
-    const uint8_t* corner = &asset.triangles[3 * size_t(c->triangle_begin)];
-    for (int i = 0; i < 3 * c->triangle_count; ++i) indices.push_back(base + corner[i]);
-    base += c->vertex_count;
   }
-  std::vector<unsigned char> coded(meshopt().encode_index_bound(indices.size(), base));
-  coded.resize(meshopt().encode_index(coded.data(), coded.size(), indices.data(), indices.size()));
-  const uint32_t size = static_cast<uint32_t>(coded.size());
-  out.insert(out.end(), reinterpret_cast<const uint8_t*>(&size), reinterpret_cast<const uint8_t*>(&size + 1));
-  out.insert(out.end(), coded.begin(), coded.end());
-
   BitWriter bits(out);
   std::vector<int32_t> vertices;
+  uint32_t bases[max_vertex_width] = {};
+  std::unordered_map<uint32_t, uint32_t> known;  // vertex of the asset -> number in the part
   const int width = layout.width();
   for (const Cluster* c = first; c < last; ++c) {
+    Walk walk;
+    for (int t = 0; t < c->triangle_count; ++t)
+      encode_triangle(&asset.triangles[3 * (size_t(c->triangle_begin) + t)], walk, bits);
+    const uint32_t* refs = &asset.vertex_refs[c->vertex_begin];
+    const Sharing sharing = encode_sharing(refs, c->vertex_count, known, bits);
     vertices.resize(size_t(c->vertex_count) * width);
-    for (int v = 0; v < c->vertex_count; ++v)
-      layout.read(asset, asset.vertex_refs[c->vertex_begin + v], &vertices[size_t(v) * width]);
-    const Predictors by(&asset.triangles[3 * size_t(c->triangle_begin)], c->triangle_count, c->vertex_count);
-    for (int k = 0; k < width; ++k) encode_component(&vertices[k], c->vertex_count, width, by, bits);
+    for (int v = 0; v < c->vertex_count; ++v) layout.read(asset, refs[v], &vertices[size_t(v) * width]);
+    for (int k = 0; k < width; ++k)
+      encode_component(&vertices[k], c->vertex_count, width, sharing, walk, bases[k], bits);
   }
   bits.finish();
   return out;
-}
-
-bool decode_triangles(const uint8_t* data, size_t size, DecodedPart& out, std::string& why) {
-  size_t triangles = 0;
-  for (uint8_t count : out.triangle_counts) triangles += count;
-  std::vector<uint16_t> indices(triangles * 3);
-  if (meshopt().decode_index(indices.data(), indices.size(), 2, data, size) != 0) {
-    why = "has indices that cannot be decoded";
-    return false;
-  }
-  out.triangles.resize(triangles * 3);
-  const uint16_t* v = indices.data();
-  uint8_t* to = out.triangles.data();
-  uint32_t base = 0, outside = 0;
-  for (size_t c = 0; c < out.triangle_counts.size(); ++c) {
-    const uint32_t count = out.vertex_counts[c];
-    for (int t = 0; t < out.triangle_counts[c]; ++t, v += 3, to += 3) {
-      const uint32_t p = v[0] - base, q = v[1] - base, r = v[2] - base;
-      outside |= (p >= count) | (q >= count) | (r >= count);
-      // the codec may turn a triangle: back to the smallest local index first
-      const bool second = q < p && q < r, third = !second && r < p && r < q;
-      to[0] = static_cast<uint8_t>(second ? q : third ? r : p);
-      to[1] = static_cast<uint8_t>(second ? r : third ? p : q);
-      to[2] = static_cast<uint8_t>(second ? p : third ? q : r);
-    }
-    base += count;
-  }
-  if (outside) why = "has an index outside its cluster";
-  return !outside;
 }
 
 bool decode_part(const uint8_t* data, size_t size, uint32_t clusters, const VertexLayout& layout,
@@ -304,35 +380,37 @@ bool decode_part(const uint8_t* data, size_t size, uint32_t clusters, const Vert
     why = text;
     return false;
   };
-  const size_t header = 2 * size_t(clusters) + 4;
-  if (size < header + padding) return fail("is shorter than its header");
   if (clusters > most_part_clusters) return fail("has too many clusters");
+  const size_t header = 2 * size_t(clusters);
+  if (size < header + padding) return fail("is shorter than its header");
   out.vertex_counts.clear(), out.triangle_counts.clear();
-  size_t vertices = 0;
+  size_t vertices = 0, triangles = 0;
   for (uint32_t c = 0; c < clusters; ++c) {
     out.vertex_counts.push_back(data[2 * c]);
     out.triangle_counts.push_back(data[2 * c + 1]);
     if (data[2 * c] < 3 || data[2 * c + 1] < 1 || data[2 * c + 1] > max_cluster_triangles)
       return fail("has a cluster of an impossible size");
-    vertices += data[2 * c];
+    vertices += data[2 * c], triangles += data[2 * c + 1];
   }
-  if (vertices > UINT16_MAX) return fail("has too many vertices");
-  uint32_t coded;
-  std::memcpy(&coded, data + header - 4, 4);
-  if (coded > size - header - padding) return fail("has an index part that is longer than itself");
-  if (!decode_triangles(data + header, coded, out, why)) return false;
-
-  BitReader bits(data + header + coded, size - header - coded);
+  BitReader bits(data + header, size - header);
   const int width = layout.width();
-  out.vertices.resize(vertices * width);
-  int32_t* into = out.vertices.data();
-  const uint8_t* triangle = out.triangles.data();
+  uint32_t bases[max_vertex_width] = {};
+  out.vertices.resize(vertices * width), out.triangles.resize(triangles * 3);
+  std::vector<uint32_t> first_at;
+  first_at.reserve(vertices);
+  size_t begin = 0;
+  uint8_t* triangle = out.triangles.data();
   for (uint32_t c = 0; c < clusters; ++c) {
     const int count = out.vertex_counts[c];
-    const Predictors by(triangle, out.triangle_counts[c], count);
-    for (int k = 0; k < width; ++k)
-      if (!decode_component(into + k, count, width, by, bits)) return fail("has vertices that cannot be decoded");
-    triangle += 3 * out.triangle_counts[c], into += count * width;
+    Walk walk;
+    if (!decode_triangles(triangle, out.triangle_counts[c], count, walk, bits))
+      return fail("has triangles that cannot be decoded");
+    Sharing sharing;
+    bool sound = decode_sharing(out.vertices.data(), begin, count, width, first_at, sharing, bits);
+    for (int k = 0; k < width && sound; ++k)
+      sound = decode_component(&out.vertices[begin * width + k], width, sharing, walk, bases[k], bits);
+    if (!sound) return fail("has vertices that cannot be decoded");
+    triangle += 3 * out.triangle_counts[c], begin += count;
   }
   return true;
 }

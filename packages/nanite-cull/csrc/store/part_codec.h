@@ -1,11 +1,13 @@
-// A part's clusters as bytes: triangles by meshoptimizer's index codec, vertices as differences from a
-// parallelogram prediction (Touma and Gotsman, "Triangle Mesh Compression", 1998), sixteen of one component at
-// a time in as many bits as the largest takes, so that no number waits for the one before.
+// A part's clusters as bytes. Triangles are a walk over edges (after Gumhold and Strasser, "Real Time
+// Compression of Triangle Mesh Connectivity", 1998); vertices are differences from the parallelogram across
+// the edge by which the walk reached them (Touma and Gotsman, "Triangle Mesh Compression", 1998), eight of
+// one component at a time in as many bits as the largest takes, so that no number waits for the one before.
+// What an earlier cluster of the part has is named, not repeated.
 //
-//   clusters x   vertex count, triangle count         a byte each
-//   u32          bytes of the index codec, then those
-//   clusters x components x   u32 first value, then for each sixteen: 6 bits of width, the differences
-//   8 zero bytes              so that a reader may take whole words
+//   clusters x   vertex count, triangle count: a byte each
+//   bits, for each cluster: its triangles; which vertices are new; for each component the first
+//   value and the differences
+//   8 zero bytes, so that a reader may take whole words
 #pragma once
 
 #include <string>
@@ -51,8 +53,5 @@ struct DecodedPart {
 // part: its memory is used again.
 bool decode_part(const uint8_t* data, size_t size, uint32_t clusters, const VertexLayout& layout,
                  DecodedPart& out, std::string& why);
-
-// Reads the index codec's part into out.triangles, each from its smallest local index. The counts are there.
-bool decode_triangles(const uint8_t* data, size_t size, DecodedPart& out, std::string& why);
 
 }  // namespace nanite_cull

@@ -159,8 +159,8 @@ void run(const Map& map, const Features<T>& f, const GroupWeights<T>& w, const S
       part.y_channels = w.columns(panel);
       const T* const ready = stripes > 1 ? packed.get() + panel * map.volume * size : nullptr;
       const PanelWeights<T> weights{w.raw + first * w.y_step, w.y_step, w.k_step, w.x_step, ready, size};
-      if (!Loops<T>::convolve_panel(
-              slice, count, part, weights, bias != nullptr ? bias + first : nullptr, one.get(), sums.get()))
+      if (!Loops<T>::convolve_panel(slice, count, part, weights, bias != nullptr ? bias + first : nullptr,
+                                    one.get(), sums.get()))
         throw_foreign();
     }
   });

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..keras.exporting import export_onnx
 from . import (
     advection,
     data,
@@ -358,16 +359,23 @@ def run_gif(a: argparse.Namespace) -> int:
 
 def add_export(commands) -> None:
     p = commands.add_parser(
-        "export", help="write a checkpoint as a Keras file",
-        description="Writes the model of a checkpoint as .keras, .h5 or .weights.h5.",
+        "export", help="write a checkpoint as a Keras file or as ONNX",
+        description="Writes the model of a checkpoint as .keras, .h5 or .weights.h5, or as .onnx for "
+        "any number of sequences and (but for forecasters) of frames.",
     )  # fmt: skip
     p.add_argument("model", help="a checkpoint (folder or file), or a .keras or .h5 file")
-    p.add_argument("out", help="FILE.keras, FILE.h5 or FILE.weights.h5")
+    p.add_argument("out", help="FILE.keras, FILE.h5, FILE.weights.h5 or FILE.onnx")
     p.set_defaults(run=run_export)
 
 
 def run_export(a: argparse.Namespace) -> int:
-    models.save_keras(load_model(a.model), a.out)
+    model = load_model(a.model)
+    if a.out.endswith(".onnx"):
+        shape = [n or 8 for n in model.input_shape[1:]]
+        free = not rollout.horizon(model)
+        export_onnx(model, torch.zeros(1, *shape), a.out, dynamic_steps=free, verbose=False)
+    else:
+        models.save_keras(model, a.out)
     print(a.out)
     return 0
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .._files import replacing
 from ..layers.layer import LAYERS
+from .model import GraphModel
 
 
 @contextmanager
@@ -56,7 +57,8 @@ def export_onnx(
     try:
         model.eval()
         with by_scan(model), torch.no_grad():
-            program = torch.export.export(model, (example,), dynamic_shapes=(free,))
+            shapes = ((free,),) if isinstance(model, GraphModel) else (free,)
+            program = torch.export.export(model, (example,), dynamic_shapes=shapes)
             exported = torch.onnx.export(program, dynamo=True, **options)
     finally:
         model.train(training)

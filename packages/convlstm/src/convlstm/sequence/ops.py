@@ -241,8 +241,8 @@ def sequence(
     """All steps of x (B, T, C, size...): states h (B, T, F, size...), the last h and the last c.
 
     Without every_step the states may be the last one alone, (B, 1, F, size...). plan: "fused",
-    "loop" (reference.py), "scan" (the same as one loop in an exported graph, scanned.py), or "auto":
-    fused on the CPU wherever it can be, unless plain_loop.pays; else the loop.
+    "loop" (reference.py), "scan" (the same as one loop of an exported graph, scanned.py), or
+    "auto": fused on the CPU wherever it can be, unless plain_loop.pays; else the loop.
     Raises ValueError for plan "fused" where the fused operator cannot do the work.
     """
     if plan == "scan":

@@ -96,13 +96,14 @@ def dry_run(plan: Plan, options: Options) -> str:
     now = [m for m in lacking if m not in later]
     lines += [f"  missing   {m.component}: {m.what}  [{' '.join(m.packages)}]" for m in now]
     lines += [f"  unpacked  {m.component}: {m.what}" for m in later]
-    good, bad = (
-        apt.resolvable(sorted({p for m in now for p in m.packages}))
-        if shutil.which("apt-cache")
-        else ([], [])
-    )
+    names = sorted({p for m in now for p in m.packages})
+    manager, command = toolchain.manager()
+    if manager == "apt":
+        good, bad = apt.resolvable(names) if shutil.which("apt-cache") else ([], [])
+    else:
+        good, bad = names, []
     if good:
-        lines.append(f"  apt-get install {' '.join(good)}")
+        lines.append(f"  {command} {' '.join(good)}")
     lines += [f"  not in this machine's sources: {p}" for p in bad]
     if not now:
         lines.append("  nothing is missing")

@@ -62,6 +62,8 @@ COMPONENT_KEYS = {
     "licence",
     "configure",
     "apt",
+    "rpm",
+    "pacman",
     "unpack",
     "conda_build",
     "conda_host",
@@ -139,6 +141,8 @@ class Plan:
     needs: tuple[str, ...]
     tools: tuple[str, ...]
     macros: Mapping[str, str] = field(default_factory=dict)
+    rpm: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    pacman: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def licence_sentence(self) -> str:
@@ -374,7 +378,7 @@ def resolve(
     wanted = [c for c in _unique([*table["components"], *add]) if c not in dropped]
     merged: dict[str, list[str]] = {key: [] for key in ("configure", "needs", "tools")}
     merged |= {key: [] for key in ("conda_build", "conda_host", "conda_run")}
-    apt: dict[str, tuple[str, ...]] = {}
+    packages: dict[str, dict[str, tuple[str, ...]]] = {"apt": {}, "rpm": {}, "pacman": {}}
     unpack: dict[str, str] = {}
     parts: list[Part] = []
     macros: dict[str, str] = {}
@@ -384,8 +388,9 @@ def resolve(
         entry = _entry(component, cuda, given)
         for key in merged:
             merged[key] += entry.get(key, [])
-        if entry.get("apt"):
-            apt[component] = tuple(entry["apt"])
+        for manager in packages:
+            if entry.get(manager):
+                packages[manager][component] = tuple(entry[manager])
         for package, lowest in entry.get("unpack", {}).items():
             unpack[package] = max(unpack.get(package, "0"), lowest, key=version_key)
         parts += _parts(entry, component, version, where)
@@ -411,7 +416,7 @@ def resolve(
         components=tuple(wanted),
         component_summaries={c: components()[c]["summary"] for c in wanted},
         parts=tuple(dict.fromkeys(parts)),
-        apt=apt,
+        **packages,
         unpack=unpack,
         macros=macros,
         **{key: _unique(value) for key, value in merged.items()},

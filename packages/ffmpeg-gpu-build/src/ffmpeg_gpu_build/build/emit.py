@@ -19,7 +19,13 @@ def apt_packages(plan: Plan) -> list[str]:
     """Every apt package of the plan, once; those to unpack from a newer suite are not among
     them.
     """
-    return list(dict.fromkeys(p for packages in plan.apt.values() for p in packages))
+    return packages_of(plan, "apt")
+
+
+def packages_of(plan: Plan, manager: str) -> list[str]:
+    """Every package of the plan by the names of "apt", "rpm" or "pacman", once."""
+    named = getattr(plan, manager)
+    return list(dict.fromkeys(p for packages in named.values() for p in packages))
 
 
 def headers_version(plan: Plan) -> str | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import proc
-from . import binary, make, manifest, toolchain
+from . import binary, bundle, make, manifest, toolchain
 from .description import Plan, version_key
 from .make import BuildError
 from .work import Work
@@ -54,8 +54,12 @@ def assert_floors(plan: Plan, facts: Mapping[str, Any]) -> None:
         )
 
 
-def write_papers(work: Work, staged: Path) -> dict[str, Any]:
-    """Put manifest, bill of materials and licences into a staged install; the manifest."""
+def write_papers(
+    work: Work, staged: Path, carried: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """Put manifest, bill of materials and licences into a staged install; the manifest. `carried`
+    are the system's libraries that go along.
+    """
     assert work.checked is not None
     plan = work.plan
     manifest.relocate_pkgconfig(staged)
@@ -68,9 +72,11 @@ def write_papers(work: Work, staged: Path) -> dict[str, Any]:
         unpacked=work.unpacked.versions,
         licence=make.licence(work.objects),
     )
+    found["bundled"] = list(carried)
+    found["needs_of_system"] = bundle.system_needs(staged)
     assert_floors(plan, found)
     folder = staged / manifest.FOLDER
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     bill = manifest.bill_of_materials(plan, found)
     (folder / "manifest.json").write_text(json.dumps(found, indent=1) + "\n")
     (folder / "sbom.cdx.json").write_text(json.dumps(bill, indent=1) + "\n")

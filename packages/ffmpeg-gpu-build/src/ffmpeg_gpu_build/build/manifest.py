@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from .. import __version__, proc
 from . import binary
@@ -96,6 +97,23 @@ def manifest(
     }
 
 
+def _carried(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A library of the system that goes along, in CycloneDX."""
+    name, version = row["package"] or Path(row["file"]).name, row["version"]
+    return {
+        "type": "library",
+        "bom-ref": row["file"],
+        "name": name,
+        **({"version": version} if version else {}),
+        "purl": f"pkg:generic/{quote(name)}" + (f"@{quote(version)}" if version else ""),
+        "hashes": [{"alg": "SHA-256", "content": row["sha256"]}],
+        "properties": [
+            {"name": "file", "value": row["file"]},
+            {"name": "licence", "value": row["licence"] or "not found on the build machine"},
+        ],
+    }
+
+
 def bill_of_materials(plan: Plan, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The same as CycloneDX 1.5: FFmpeg and what it was built against.
 
@@ -122,6 +140,7 @@ def bill_of_materials(plan: Plan, facts: Mapping[str, Any]) -> dict[str, Any]:
         }
         for name, version in sorted(facts["libraries"].items())
     ]
+    parts += [_carried(row) for row in facts.get("bundled", ())]
     content = hashlib.sha256(json.dumps([top, parts], sort_keys=True).encode()).digest()
     return {
         "bomFormat": "CycloneDX",

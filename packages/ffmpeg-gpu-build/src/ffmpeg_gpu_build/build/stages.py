@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from . import apt, headers, install, make, source, toolchain
+from . import apt, bundle, headers, install, make, source, toolchain
 from .description import Plan
 from .make import BuildError
 from .work import Options, State, Work, fingerprint
@@ -67,6 +67,7 @@ def dependencies(plan: Plan, options: Options, env: Mapping[str, str] | None = N
     Without `env`, before anything is fetched, what will be unpacked is not counted; with it,
     pkg-config sees the unpacked headers.
     """
+    command = toolchain.manager()[1]
     unpackable = set(plan.unpack) if env is None else set()
 
     def look() -> list[toolchain.Missing]:
@@ -83,7 +84,8 @@ def dependencies(plan: Plan, options: Options, env: Mapping[str, str] | None = N
         what = "; ".join(f"{m.component} needs {m.what}" for m in lacking)
         names = " ".join(sorted({p for m in lacking for p in m.packages}))
         raise BuildError(
-            f"missing: {what}{lost}\n  cure: apt-get install {names}, or --install-deps as root, "
+            f"missing: {what}{lost}\n  cure: {command} {names}"
+            f"{', or --install-deps as root' if command.startswith('apt') else ''}, "
             "or take the component out (--without)",
             "missing",
         )
@@ -155,7 +157,8 @@ def install_all(work: Work) -> None:
     make.run_logged("install", command, work.objects, work.log, work.env)
     staged = root / NOMINAL_PREFIX.lstrip("/")
     install.set_runpaths(staged)
-    work.facts = install.write_papers(work, staged)
+    carried = bundle.carry(staged, work.plan.components) if work.options.bundle else []
+    work.facts = install.write_papers(work, staged, carried)
     install.put_in_place(staged, work.options.prefix)
 
 

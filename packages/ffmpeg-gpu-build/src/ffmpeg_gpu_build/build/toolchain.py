@@ -33,6 +33,20 @@ class Missing:
     packages: tuple[str, ...]
 
 
+# Program that installs packages -> the description's key of their names, and the command
+MANAGERS = {
+    "apt-get": ("apt", "apt-get install"),
+    "dnf": ("rpm", "dnf install"),
+    "pacman": ("pacman", "pacman -S"),
+}
+
+
+def manager() -> tuple[str, str]:
+    """The key of this system's package names and its command; Debian's where none is known."""
+    found = next((m for m in MANAGERS if shutil.which(m)), "apt-get")
+    return MANAGERS[found]
+
+
 def find_clang() -> str | None:
     """A clang that makes PTX for sm_50 without a CUDA toolkit, or None."""
     for name in CLANGS:
@@ -113,12 +127,13 @@ def missing(plan: Plan, env: Mapping[str, str] | None = None) -> list[Missing]:
     from .description import components
 
     found: list[Missing] = []
+    kind = manager()[0]
     for component in plan.components:
         entry = components()[component]
-        packages = tuple(plan.apt.get(component, ()))
+        packages = tuple(getattr(plan, kind).get(component, ()))
         for condition in entry.get("needs", []):
             if not has_module(condition, env):
-                wanted = tuple(entry.get("unpack", {})) or packages
+                wanted = (tuple(entry.get("unpack", {})) if kind == "apt" else ()) or packages
                 found.append(Missing(condition, component, wanted))
         for header in entry.get("headers", {}).values():
             if not c_compiles(f"#include <{header}>\n", env):

@@ -33,6 +33,7 @@ class Options:
     jobs: int = 2
     install_deps: bool = False
     ccache: bool = True
+    bundle: bool = False  # the system's libraries too
     tell: Callable[[Step], None] | None = None
 
     def say(self, stage: str, text: str) -> None:

@@ -61,6 +61,8 @@ def unknown_part(folded: ResNet | ResNetFeatures) -> str | None:
             return f"{name} is a {type(module).__name__}, which is not known here"
         if not runs_as_written(module):
             return f"{name} has hooks or a forward of its own"
+        if isinstance(module, Bottleneck) and module.pool is not None:
+            return f"{name} averages inside its branch, which is not known here"
         if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
             return f"{name} pads by {module.padding_mode}"
     return None

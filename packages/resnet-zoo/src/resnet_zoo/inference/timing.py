@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 ROUNDS = 24  # at most
 BUDGET = 3.0  # seconds for all together, after two rounds
-HOPELESS = {2: 1.3, 6: 1.1}  # after so many rounds, times the best: dropped
+HOPELESS = {2: 2.0, 5: 1.3, 10: 1.1}  # after so many rounds, times the best: dropped
 
 Clock = Callable[[], float]
 

@@ -89,6 +89,50 @@ def make_attention(kind: str | None, channels: int) -> nn.Module | None:
     return SqueezeExcite(channels) if kind == "se" else EfficientChannelAttention(channels)
 
 
+class AttentionPool(nn.Module):
+    """The mean of a map asks all its positions: (N, C, H, W) -> (N, out), or (N, C) for out = 0.
+
+    CLIP's pooling (Radford et al., arXiv 2103.00020, section 2.4): one layer of attention with
+    heads of 64 channels. The learned positions are those of a map of `side` x `side`, and are
+    resampled for others.
+    """
+
+    def __init__(self, channels: int, out: int, side: int = 7) -> None:
+        super().__init__()
+        if channels % 64:
+            raise ValueError(f"AttentionPool: channels must be a multiple of 64, got {channels}")
+        self.heads, self.side = channels // 64, side
+        self.positional_embedding = nn.Parameter(
+            torch.randn(side**2 + 1, channels) / math.sqrt(channels)
+        )
+        self.q_proj = nn.Linear(channels, channels)
+        self.k_proj = nn.Linear(channels, channels)
+        self.v_proj = nn.Linear(channels, channels)
+        self.c_proj: nn.Module = nn.Linear(channels, out) if out else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        count, channels, height, width = x.shape
+        places = x.flatten(2).transpose(1, 2)
+        places = torch.cat([places.mean(1, keepdim=True), places], 1)
+        places = places + self._positions(height, width).to(x.dtype)
+        query = self._split(self.q_proj(places[:, :1]))
+        key, value = self._split(self.k_proj(places)), self._split(self.v_proj(places))
+        found = functional.scaled_dot_product_attention(query, key, value)
+        return self.c_proj(found.transpose(1, 2).reshape(count, channels))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], x.shape[1], self.heads, 64).transpose(1, 2)
+
+    def _positions(self, height: int, width: int) -> Tensor:
+        if height == self.side and width == self.side:
+            return self.positional_embedding
+        grid = self.positional_embedding[1:].reshape(1, self.side, self.side, -1)
+        grid = functional.interpolate(
+            grid.permute(0, 3, 1, 2).float(), size=[height, width], mode="bicubic", antialias=True
+        )
+        return torch.cat([self.positional_embedding[:1], grid.flatten(2)[0].transpose(0, 1)])
+
+
 class PadRightAndBottom(nn.Module):
     """One row and column of zeros, so that a 2x2 pooling of stride 1 keeps the size."""
 
@@ -104,13 +148,17 @@ def make_shortcut(
     *,
     average: bool = False,
     dilation: int = 1,
+    ceil: bool = True,
 ) -> nn.Sequential:
-    """The projection of a shortcut: a strided 1x1 convolution, or an average and a plain one."""
+    """The projection of a shortcut: a strided 1x1 convolution, or an average and a plain one.
+
+    `ceil` averages a last odd row too.
+    """
     if not average:
         return nn.Sequential(conv1x1(inplanes, planes, stride), norm_layer(planes))
     pool: nn.Module = nn.Identity()
     if stride != 1:
-        pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
+        pool = nn.AvgPool2d(2, stride, ceil_mode=ceil, count_include_pad=False)
     elif dilation > 1:
         pool = nn.Sequential(PadRightAndBottom(), nn.AvgPool2d(2, 1))
     return nn.Sequential(pool, conv1x1(inplanes, planes), norm_layer(planes))
@@ -177,7 +225,8 @@ class Bottleneck(nn.Module):
     """1x1 reduce, 3x3, 1x1 expand by 4, and a shortcut: the block of ResNet-50 and larger.
 
     (N, inplanes, H, W) -> (N, 4 planes, H / stride, W / stride). The inner width is
-    int(planes * base_width / 64) * groups; the stride and the dilation are in the 3x3.
+    int(planes * base_width / 64) * groups; the stride and the dilation are in the 3x3. With
+    `average_stride` the 3x3 keeps the size and an average over the stride follows (CLIP).
     """
 
     expansion = 4
@@ -195,14 +244,17 @@ class Bottleneck(nn.Module):
         *,
         first_dilation: int | None = None,
         attention: str | None = None,
+        average_stride: bool = False,
     ) -> None:
         super().__init__()
         norm_layer = norm_layer or nn.BatchNorm2d
         width = int(planes * (base_width / 64.0)) * groups
         self.conv1 = conv1x1(inplanes, width)
         self.bn1 = norm_layer(width)
-        self.conv2 = conv3x3(width, width, stride, groups, first_dilation or dilation)
+        inside = 1 if average_stride else stride
+        self.conv2 = conv3x3(width, width, inside, groups, first_dilation or dilation)
         self.bn2 = norm_layer(width)
+        self.pool = nn.AvgPool2d(stride) if stride != inside else None
         self.conv3 = conv1x1(width, planes * self.expansion)
         self.bn3 = norm_layer(planes * self.expansion)
         self.relu = nn.ReLU(inplace=True)
@@ -214,6 +266,8 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
+        if self.pool is not None:
+            out = self.pool(out)
         out = self.bn3(self.conv3(out))
         if self.se is not None:
             out = self.se(out)

@@ -57,15 +57,20 @@ def _build(
             if ours in kwargs:
                 raise TypeError(f"{name}: {theirs} and {ours} are one setting; give one of them")
             kwargs[ours] = kwargs.pop(theirs)
+    asked = set(kwargs)
+    kwargs = {**architecture.usual, **kwargs}
     for key, value in architecture.fixed.items():
         if kwargs.setdefault(key, value) != value:
             raise ValueError(f"{name}: {key} is {value} by its name, got {kwargs[key]}")
     if features_only and weights is not None:
         kwargs["num_classes"] = 0  # no classifier is wanted, and the file may have none
+        asked.add("num_classes")
+        kwargs["global_pool"] = "avg"
     if weights is None:
         model = ResNet(architecture.block, architecture.layers, **kwargs)
     else:
-        model = _pretrained(name, architecture, weights, offline, progress, kwargs)
+        new_head = "num_classes" in asked
+        model = _pretrained(name, architecture, weights, offline, progress, kwargs, new_head)
     model.pretrained_cfg = {"architecture": name}
     return ResNetFeatures(model, out_indices) if features_only else model
 
@@ -99,14 +104,15 @@ def _pretrained(
     offline: bool | None,
     progress: bool,
     kwargs: dict[str, Any],
+    new_head: bool,
 ) -> ResNet:
     """A model with the tensors of `weights`; its `load_report` and `source` say what they are."""
     source = resolve(weights, name, offline=offline, progress=progress)
     path = source.path()
     tensors = read_state_dict(path)
-    new_head = "num_classes" in kwargs
-    if not new_head and "fc.weight" in tensors:
-        kwargs["num_classes"] = tensors["fc.weight"].shape[0]
+    head = "avgpool.c_proj" if kwargs.get("global_pool") == "attention" else "fc"
+    if not new_head and f"{head}.weight" in tensors:
+        kwargs["num_classes"] = tensors[f"{head}.weight"].shape[0]
     model = ResNet(architecture.block, architecture.layers, **kwargs)
     model.load_report = load_into(model, tensors, source.label, new_head=new_head)
     model.source = source

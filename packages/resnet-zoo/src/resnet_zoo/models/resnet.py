@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from . import frozen
 from .blocks import (
     ATTENTIONS,
+    AttentionPool,
     BasicBlock,
     Bottleneck,
     NormLayer,
@@ -44,8 +45,8 @@ __all__ = [
     "take_indices",
 ]
 
-STEMS = ("imagenet", "small", "deep", "tiered")
-POOLS = ("avg", "max", "")
+STEMS = ("imagenet", "small", "deep", "tiered", "clip")
+POOLS = ("avg", "max", "attention", "")
 # Flags of `replace_stride_with_dilation` that give an output stride.
 _DILATED = {32: (False, False, False), 16: (False, False, True), 8: (False, True, True)}
 
@@ -63,13 +64,17 @@ class ResNet(nn.Module):
         norm_layer: called with the number of channels; BatchNorm2d by default.
         in_channels: channels of the image.
         stem: "imagenet" (7x7 stride 2, then 3x3 max pool: /4), "small" (3x3 stride 1, no pool: /1),
-            the usual choice for 32x32 images, "deep" and "tiered" (three 3x3, then max pool: /4).
+            the usual choice for 32x32 images, "deep" and "tiered" (three 3x3, then max pool: /4),
+            "clip" (as "deep", then an average: /4).
         planes: channels of the stem and first stage; each later stage has twice as many. A
             multiple of 8; less than 64 gives narrow networks, for tiny pictures.
         stochastic_depth: drop rate of the last block; earlier blocks drop linearly less often.
         average_shortcut: shortcuts average before they project ("D" networks).
+        average_stride: the branches average too, in place of strided 3x3 (CLIP); Bottleneck only.
         attention: "se" or "eca" at the end of every block's branch.
-        global_pool: "avg", "max", or "" for no pooling (then without a classifier).
+        global_pool: "avg", "max", "attention" (CLIP's, whose projection gives the outputs), or ""
+            for no pooling (then without a classifier).
+        map_side: side of the last map that attention pooling has learned positions for.
         output_stride: 32, 16 or 8; dilates the last stages, also of BasicBlock.
         drop_rate: dropout in front of the classifier, in training.
 
@@ -96,8 +101,10 @@ class ResNet(nn.Module):
         planes: int = 64,
         stochastic_depth: float = 0.0,
         average_shortcut: bool = False,
+        average_stride: bool = False,
         attention: str | None = None,
         global_pool: str = "avg",
+        map_side: int = 7,
         output_stride: int | None = None,
         drop_rate: float = 0.0,
     ) -> None:
@@ -121,6 +128,9 @@ class ResNet(nn.Module):
             ("output_stride", output_stride, output_stride in (None, *_DILATED), "32, 16 or 8"),
             ("num_classes", num_classes, num_classes >= 0, ">= 0"),
             ("in_channels", in_channels, in_channels >= 1, "at least 1"),
+            ("map_side", map_side, map_side >= 1, "at least 1"),
+            ("average_stride", average_stride, not average_stride or block is Bottleneck,
+             "False but for Bottleneck"),
         ):
             if not good:
                 raise ValueError(f"ResNet: {name} must be {demand}, got {value!r}")
@@ -138,6 +148,8 @@ class ResNet(nn.Module):
         self.base_width = width_per_group
         self.stem = stem
         self.average_shortcut = average_shortcut
+        self.average_stride = average_stride
+        self.map_side = map_side
         self.attention = attention
         self.frozen_stages = -1
         self.grad_checkpointing = False
@@ -146,15 +158,16 @@ class ResNet(nn.Module):
         self.conv1 = _make_stem(stem, in_channels, planes, self._norm_layer)
         self.bn1 = self._norm_layer(planes)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.Identity() if stem == "small" else nn.MaxPool2d(3, 2, 1)
+        self.maxpool = _make_stem_pool(stem)
         self.layer1 = self._make_layer(block, planes, layers[0])
         self.layer2 = self._make_layer(block, planes * 2, layers[1], stride=2, dilate=dilate[0])
         self.layer3 = self._make_layer(block, planes * 4, layers[2], stride=2, dilate=dilate[1])
         self.layer4 = self._make_layer(block, planes * 8, layers[3], stride=2, dilate=dilate[2])
         self.num_classes = num_classes
-        self.avgpool = _make_pool(global_pool, num_classes)
+        self.avgpool = _make_pool(global_pool, num_classes, self.inplanes, map_side)
         self.global_pool = global_pool
-        self.fc = nn.Linear(self.inplanes, num_classes) if num_classes else nn.Identity()
+        linear = num_classes and global_pool != "attention"
+        self.fc = nn.Linear(self.inplanes, num_classes) if linear else nn.Identity()
         self._init_weights(zero_init_residual)
         self._set_drop_rates(stochastic_depth)
 
@@ -179,6 +192,7 @@ class ResNet(nn.Module):
                 norm_layer,
                 average=self.average_shortcut,
                 dilation=self.dilation,
+                ceil=not self.average_stride,
             )
         common: dict[str, Any] = {
             "groups": self.groups,
@@ -186,6 +200,8 @@ class ResNet(nn.Module):
             "norm_layer": norm_layer,
             "attention": self.attention,
         }
+        if self.average_stride:
+            common["average_stride"] = True
         # The first block of a dilated stage still has the dilation of the stage before.
         first: dict[str, Any] = {"dilation": first_dilation}
         later: dict[str, Any] = {"dilation": self.dilation}
@@ -337,22 +353,25 @@ class ResNet(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> "ResNet":
         """Replace `fc` by a fresh one on the same device and dtype; 0 makes it the identity.
 
-        `global_pool` changes the pooling too: "avg", "max", "" (none, with num_classes 0).
+        `global_pool` changes the pooling too: "avg", "max", "" (none, with num_classes 0). With
+        attention pooling it is the projection there that is replaced.
         """
         if num_classes < 0:
             raise ValueError(f"reset_classifier: num_classes must be >= 0, got {num_classes}")
         pool = self.global_pool if global_pool is None else global_pool
-        self.avgpool = _make_pool(pool, num_classes).train(self.training)
+        channels, old = self.num_features, self.avgpool
+        self.avgpool = _make_pool(pool, num_classes, channels, self.map_side)
+        self.fc = nn.Identity()
+        if isinstance(self.avgpool, AttentionPool):
+            if isinstance(old, AttentionPool):
+                old.c_proj, self.avgpool = self.avgpool.c_proj, old
+        elif num_classes:
+            self.fc = nn.Linear(channels, num_classes)
+        like = next(self.conv1.parameters())
+        for part in (self.avgpool, self.fc):
+            part.to(like.device, like.dtype).train(self.training)
         self.global_pool = pool
         self.num_classes = num_classes
-        if num_classes == 0:
-            self.fc = nn.Identity()
-        else:
-            like = next(self.conv1.parameters())
-            self.fc = nn.Linear(
-                self.num_features, num_classes, device=like.device, dtype=like.dtype
-            )
-        self.fc.train(self.training)
         return self
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -424,14 +443,22 @@ def _make_stem(stem: str, in_channels: int, planes: int, norm_layer: NormLayer) 
     )
 
 
-def _make_pool(kind: str, num_classes: int) -> nn.Module:
+def _make_stem_pool(stem: str) -> nn.Module:
+    if stem == "small":
+        return nn.Identity()
+    return nn.AvgPool2d(2) if stem == "clip" else nn.MaxPool2d(3, 2, 1)
+
+
+def _make_pool(kind: str, num_classes: int, channels: int, side: int) -> nn.Module:
     if kind not in POOLS or (kind == "" and num_classes):
         raise ValueError(
-            f"ResNet: global_pool must be 'avg', 'max', or '' with num_classes=0, got {kind!r} "
-            f"with {num_classes} classes"
+            "ResNet: global_pool must be 'avg', 'max', 'attention', or '' with num_classes=0, got "
+            f"{kind!r} with {num_classes} classes"
         )
     if kind == "":
         return nn.Identity()
+    if kind == "attention":
+        return AttentionPool(channels, num_classes, side)
     return nn.AdaptiveAvgPool2d((1, 1)) if kind == "avg" else nn.AdaptiveMaxPool2d((1, 1))
 
 

@@ -21,6 +21,7 @@ class Architecture:
     layers: tuple[int, int, int, int]
     fixed: dict[str, Any] = field(default_factory=dict)  # keywords of ResNet that the name decides
     about: str = ""
+    usual: dict[str, Any] = field(default_factory=dict)  # keywords that it suggests
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -34,6 +35,7 @@ _D = {"stem": "deep", "average_shortcut": True}
 _T = {"stem": "tiered", "average_shortcut": True}
 _C = {"stem": "deep"}
 _SE, _ECA = {"attention": "se"}, {"attention": "eca"}
+_CLIP = {"stem": "clip", "average_shortcut": True, "average_stride": True}
 
 
 def _next(groups: int, width: int) -> dict[str, int]:
@@ -75,6 +77,27 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
 }  # fmt: skip
 
+def _clip() -> dict[str, Architecture]:
+    """The image towers of CLIP: with attention pooling, and ("gap") with a plain average."""
+    rows = {}
+    for name, layers, width, side, out in (
+        ("50", _50, 64, 7, 1024),
+        ("101", _101, 64, 7, 512),
+        ("50x4", (4, 6, 10, 6), 80, 9, 640),
+        ("50x16", (6, 8, 18, 8), 96, 12, 768),
+        ("50x64", (3, 15, 36, 10), 128, 14, 1024),
+    ):
+        fixed, about = {**_CLIP, "planes": width}, f"CLIP's modified ResNet-{name}"
+        pooled = {"global_pool": "attention", "map_side": side}
+        rows[f"resnet{name}_clip"] = Architecture(
+            Bottleneck, layers, fixed, f"{about}, {out} outputs", {**pooled, "num_classes": out}
+        )
+        rows[f"resnet{name}_clip_gap"] = Architecture(
+            Bottleneck, layers, fixed, f"{about}, averaged", {"num_classes": 0}
+        )
+    return rows
+
+
 # Those whose weights timm publishes: "D" has a deep stem and averaging shortcuts, "T" a tiered stem
 # too, "C" the deep stem alone.
 VARIANTS: dict[str, Architecture] = {
@@ -112,6 +135,7 @@ VARIANTS: dict[str, Architecture] = {
     "ecaresnet50d": _row(Bottleneck, _50, "ECA-ResNet-50-D", **_ECA, **_D),
     "ecaresnet50t": _row(Bottleneck, _50, "ECA-ResNet-50-T", **_ECA, **_T),
     "ecaresnet101d": _row(Bottleneck, _101, "ECA-ResNet-101-D", **_ECA, **_D),
+    **_clip(),
 }
 
 ALL: dict[str, Architecture] = {**ARCHITECTURES, **VARIANTS}

@@ -35,6 +35,7 @@ _SHELLS = re.compile(
 # A key that every network has; what stands before it is the network's prefix.
 _MARK = re.compile(
     r"((?:.*\.)?)(?:layer1\.0\.conv1\.weight|stages\.0\.blocks\.0\.conv1\.weight"
+    r"|stages\.0\.0\.conv1_1x1\.conv\.weight"
     r"|encoder\.stages\.0\.layers\.0\.layer\.0\.convolution\.weight)\Z"
 )
 # Of several networks in one file, the one whose prefix has the earliest of these names.
@@ -49,7 +50,13 @@ _PROJECTING = {
 }  # fmt: skip
 # Classifiers under other names, beside the network or in it.
 _HEADS = ("head.fc.", "classifier.1.", "classifier.", "last_linear.", "fc.")
-_TRANSFORMERS = (
+_OURS = ("fc.", "avgpool.c_proj.")  # what the models here call theirs
+_STEM = {"conv1": "conv1.0", "bn1": "conv1.1", "conv2": "conv1.3", "bn2": "conv1.4",
+         "conv3": "conv1.6", "bn3": "bn1"}  # fmt: skip
+_ATTENTION = {"pos_embed": "positional_embedding", "q": "q_proj", "k": "k_proj", "v": "v_proj",
+              "proj": "c_proj"}  # fmt: skip
+# transformers' names, then those of timm's networks of configured blocks (CLIP).
+_RENAMED = (
     (r"embedder\.embedder\.convolution\.", lambda m: "conv1."),
     (r"embedder\.embedder\.normalization\.", lambda m: "bn1."),
     (
@@ -62,6 +69,22 @@ _TRANSFORMERS = (
             f"layer{int(m[1]) + 1}.{m[2]}.{'conv' if m[4] == 'convolution' else 'bn'}"
             f"{int(m[3]) + 1}."
         ),
+    ),
+    (
+        r"stem\.conv(\d)\.(conv|bn)\.",
+        lambda m: _STEM[m[2] + m[1]] + ".",
+    ),
+    (
+        r"stages\.(\d)\.(\d+)\.conv(\d)_(?:1x1|kxk)\.(conv|bn)\.",
+        lambda m: f"layer{int(m[1]) + 1}.{m[2]}.{m[4]}{m[3]}.",
+    ),
+    (
+        r"stages\.(\d)\.(\d+)\.shortcut\.conv\.(conv|bn)\.",
+        lambda m: f"layer{int(m[1]) + 1}.{m[2]}.downsample.{1 + (m[3] == 'bn')}.",
+    ),
+    (
+        r"head\.(pos_embed|q|k|v|proj)\b",
+        lambda m: f"avgpool.{_ATTENTION[m[1]]}",
     ),
 )
 
@@ -128,7 +151,7 @@ def unwrap(loaded: Any, label: str) -> StateDict:
     inside = {key[len(prefix) :]: v for key, v in tensors.items() if key.startswith(prefix)}
     beside = {key: value for key, value in tensors.items() if not key.startswith(prefix)}
     names = {key: _translated(key) for key in inside}
-    found = StateDict({names[key]: value for key, value in inside.items()})
+    found = StateDict(_of_clip({names[key]: value for key, value in inside.items()}))
     if _PROJECTING & set(prefix.split(".")):
         projection = [key for key in found if key.startswith("fc.")]
         for key in projection:
@@ -176,10 +199,26 @@ def _prefix(tensors: Mapping[str, Tensor], label: str) -> str:
 
 
 def _translated(key: str) -> str:
-    for pattern, name in _TRANSFORMERS:
+    for pattern, name in _RENAMED:
         if match := re.match(pattern, key):
             return name(match) + key[match.end() :]
     return key
+
+
+def _of_clip(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names of OpenAI's and open_clip's image towers, which are told by their third stem norm."""
+    if "bn3.weight" not in tensors or "conv3.weight" not in tensors:
+        return tensors
+    renamed = {}
+    for key, value in tensors.items():
+        first, _, rest = key.partition(".")
+        if first == "attnpool":
+            key = f"avgpool.{rest}"
+        elif first in _STEM:
+            key = f"{_STEM[first]}.{rest}"
+        key = re.sub(r"\.downsample\.([01])\.", lambda m: f".downsample.{int(m[1]) + 1}.", key)
+        renamed[key] = value
+    return renamed
 
 
 def _adopt_head(found: StateDict, beside: dict[str, Tensor], prefix: str) -> None:
@@ -217,13 +256,15 @@ def load_into(
     own = model.state_dict()
     report = LoadReport(source, left_out=list(getattr(tensors, "left_out", ())))
     tensors = {key: value for key, value in tensors.items() if not _is_spare_counter(key, own)}
-    headless = not any(key.startswith("fc.") for key in own)
+    headless = not any(key.startswith(_OURS) for key in own)
     if new_head or headless:
         trunk = {key.split(".")[0] for key in own} - {"fc"}
-        for key in [key for key in tensors if key not in own and key.split(".")[0] not in trunk]:
-            report.left_out.append(key)
-            del tensors[key]
-    for key in [key for key in own if key.startswith("fc.")] if new_head else []:
+        spare = [key for key in tensors if key not in own]
+        for key in spare:
+            if key.split(".")[0] not in trunk or key.startswith(_OURS):
+                report.left_out.append(key)
+                del tensors[key]
+    for key in [key for key in own if key.startswith(_OURS)] if new_head else []:
         if key not in tensors or tensors[key].shape != own[key].shape:
             report.reinitialized.append(key)
             tensors[key] = own[key]

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import _C
 from ..geometry import row_major
+from ..kernels.table import cpu_kernels_run
 
 _Array = TypeVar("_Array", Tensor, np.ndarray)
 
@@ -106,6 +108,9 @@ class PointToVoxel:
                 f"PointToVoxel: pc must be floating point on {self.device}, "
                 f"got {pc.dtype} on {pc.device}"
             )
+        traced = torch.compiler.is_compiling() or (pc.requires_grad and torch.is_grad_enabled())
+        if cpu_kernels_run(pc.device.type) and self.ndim <= 4 and not traced:
+            return self._run_kernels(pc.detach().contiguous(), empty_mean)
         cells, valid = self._cells(pc)
         points = valid.nonzero().squeeze(1)
         keys, order = row_major(cells[points].unbind(1), self.grid_size).sort(stable=True)
@@ -122,6 +127,31 @@ class PointToVoxel:
         pc_voxel_id = torch.full((pc.shape[0],), -1, dtype=torch.int64, device=pc.device)
         pc_voxel_id[points] = voxel
         return (*self._fill(pc, cells, points, voxel, place, empty_mean), pc_voxel_id)
+
+    def _run_kernels(self, pc: Tensor, empty_mean: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The same by the CPU's kernels."""
+        spare = [0] * (4 - self.ndim)
+        grid = self.ndim, self.low + spare, self.vsize + spare, self.grid_size[::-1] + spare
+        narrow = pc.dtype in (torch.float16, torch.bfloat16)
+        places = pc[:, : self.ndim].float().contiguous() if narrow else pc
+        pc_voxel_id = pc.new_empty((pc.shape[0],), dtype=torch.int64)
+        count = _C.number_voxels(places, *grid, self.max_num_voxels, pc_voxel_id)
+        indices = pc.new_empty((count, self.ndim), dtype=torch.int32)
+        number = pc.new_empty((count,), dtype=torch.int32)
+        rows = pc_voxel_id.new_empty((count, self.max_num_points_per_voxel))
+        _C.list_voxels(places, *grid, pc_voxel_id, indices, number, rows)
+        voxels = pc.new_empty((*rows.shape, pc.shape[1]))
+        size = pc.shape[1] * pc.element_size()
+        _C.gather_points(
+            pc.view(torch.uint8).view(-1, size),
+            rows.view(-1),
+            voxels.view(torch.uint8).view(-1, size),
+        )
+        if empty_mean and narrow:
+            voxels = _fill_with_mean(voxels, number)
+        elif empty_mean:
+            _C.fill_means(voxels, number)
+        return voxels, indices, number, pc_voxel_id
 
     def _cells(self, pc: Tensor) -> tuple[Tensor, Tensor]:
         """Cell of each point (N, ndim) int64 in the order z, y, x; whether it is in the grid."""
@@ -153,12 +183,17 @@ class PointToVoxel:
         voxels[voxel[kept], place[kept]] = pc[points[kept]]
         number = count.clamp(max=self.max_num_points_per_voxel)
         if empty_mean:
-            empty = torch.arange(shape[1], device=pc.device) >= number[:, None]
-            narrow = pc.dtype in (torch.float16, torch.bfloat16)
-            total = (voxels.float() if narrow else voxels).sum(1)
-            mean = (total / number[:, None]).to(pc.dtype)
-            voxels = torch.where(empty[:, :, None], mean[:, None], voxels)
+            voxels = _fill_with_mean(voxels, number)
         return voxels, indices, number.int()
+
+
+def _fill_with_mean(voxels: Tensor, number: Tensor) -> Tensor:
+    """The mean of a voxel's points in its unused places, which hold zeros; sums in float32."""
+    empty = torch.arange(voxels.shape[1], device=voxels.device) >= number[:, None]
+    narrow = voxels.dtype in (torch.float16, torch.bfloat16)
+    total = (voxels.float() if narrow else voxels).sum(1)
+    mean = (total / number[:, None]).to(voxels.dtype)
+    return torch.where(empty[:, :, None], mean[:, None], voxels)
 
 
 def gather_features_by_pc_voxel_id(

@@ -29,6 +29,7 @@ from .sites import (
     row_major,
     site_key,
     sites_of,
+    sort_keys,
 )
 
 __all__ = [
@@ -56,4 +57,5 @@ __all__ = [
     "row_major",
     "site_key",
     "sites_of",
+    "sort_keys",
 ]

@@ -12,6 +12,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from .. import _C
+
 
 def row_major(columns: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
     """The place of each cell in an array of `shape`, int64; `columns` are its coordinates, one
@@ -37,11 +39,32 @@ def outside_grid(indices: Tensor, batch_size: int, shape: Sequence[int]) -> Tens
     return ((indices < 0) | (indices >= limits)).any(1)
 
 
+def _kernels_take(tensor: Tensor) -> bool:
+    """Whether the compiled functions may read a tensor: on the CPU, and real."""
+    return type(tensor) is Tensor and tensor.is_cpu and not torch.compiler.is_compiling()
+
+
+def sort_keys(key: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+    """Keys (N,) int64 in [0, limit) in order, and the row that each had (N,) int64; equal keys stay
+    in the order of their rows."""
+    if not _kernels_take(key):
+        return key.sort(stable=True)
+    ordered, rows = torch.empty_like(key), torch.empty_like(key)
+    _C.sort_keys(key.contiguous(), limit, ordered, rows)
+    return ordered, rows
+
+
 def site_key(name: str, indices: Tensor, batch_size: int, shape: Sequence[int]) -> Tensor:
     """The key (N,) int64 of each row of indices (N, 1 + ndim). Waits for the device.
 
     Raises: ValueError in the name of the caller for a row outside the grid.
     """
+    if _kernels_take(indices) and indices.dtype is torch.int32:
+        key = indices.new_empty((indices.shape[0],), dtype=torch.int64)
+        row = _C.site_keys(indices.contiguous(), batch_size, list(shape), key)
+        if row >= 0:
+            raise_outside(name, indices, row, batch_size, shape)
+        return key
     outside = outside_grid(indices, batch_size, shape)
     if bool(outside.any()):
         raise_outside(name, indices, int(outside.nonzero()[0]), batch_size, shape)

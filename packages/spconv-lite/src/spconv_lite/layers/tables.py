@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..geometry import site_key, sites_of
+from ..geometry import site_key, sort_keys
 from .modules import SparseModule
 from .tensor import SparseConvTensor, same_sites
 
@@ -49,21 +49,27 @@ def union_of_sites(
     for x in tensors:
         x.demand_rows(name)
         keys.append(site_key(name, x.indices, x.batch_size, x.spatial_shape))
-    union = torch.unique(torch.cat(keys))
-    rows = [torch.searchsorted(union, key) for key in keys]
+    tensor_of = torch.cat([torch.full_like(key, i) for i, key in enumerate(keys)])
+    ordered, place = sort_keys(torch.cat(keys), first.batch_size * first.spatial_size)
+    fresh = torch.ones_like(ordered, dtype=torch.bool)
+    fresh[1:] = ordered[1:] != ordered[:-1]
+    owner = tensor_of[place]
+    if bool((~fresh[1:] & (owner[1:] == owner[:-1])).any()):  # equal keys are in order of tensors
+        raise ValueError(
+            f"{name}: a tensor has a site twice; merge duplicates with spconv_lite.coalesce"
+        )
+    joined = torch.empty_like(place)
+    joined[place] = fresh.cumsum(0) - 1
+    rows = list(joined.split([len(key) for key in keys]))
+    sites = place[fresh]
     for x, mine in zip(tensors, rows, strict=True):
-        taken = torch.empty_like(union)
-        taken[mine] = here = torch.arange(len(mine), device=mine.device)
-        if not torch.equal(taken[mine], here):
-            raise ValueError(
-                f"{name}: a tensor has a site twice; merge duplicates with spconv_lite.coalesce"
-            )
-        if len(mine) == len(union):
-            place = mine.argsort()
-            return x.shadow_copy(), [place[other] for other in rows]
+        if len(mine) == len(sites):
+            row = torch.empty_like(mine)
+            row[mine] = torch.arange(len(mine), device=mine.device)
+            return x.shadow_copy(), [row[other] for other in rows]
     total = SparseConvTensor(
-        first.features.new_empty((len(union), 0)),
-        sites_of(union, first.spatial_shape),
+        first.features.new_empty((len(sites), 0)),
+        torch.cat([x.indices for x in tensors])[sites],
         first.spatial_shape,
         first.batch_size,
     )
@@ -90,7 +96,7 @@ def add_misaligned(
     wide = _wide(tensors[0].features.new_zeros((), dtype=dtype)).dtype
     sums = tensors[0].features.new_zeros((total.indices.shape[0], *channels), dtype=wide)
     for x, mine in zip(tensors, rows, strict=True):
-        sums = sums.index_add(0, mine, x.features.to(wide))
+        sums.index_add_(0, mine, x.features.to(wide))
     return total.replace_feature(sums.to(dtype))
 
 

@@ -18,7 +18,7 @@ from ..geometry import (
     check_unique,
     row_major,
     site_key,
-    sites_of,
+    sort_keys,
 )
 from ..kernels import ops
 from ..kernels.ops import is_symmetric, transpose_rulebook
@@ -472,17 +472,25 @@ def coalesce(x: SparseConvTensor, reduce: str = "sum") -> SparseConvTensor:
             f'coalesce: reduce must be "sum", "mean", "max" or "first", got {reduce!r}'
         )
     x._demand_form("coalesce")
-    keys, order = site_key("coalesce", x.indices, x.batch_size, x.spatial_shape).sort(stable=True)
-    keys, count = torch.unique_consecutive(keys, return_counts=True)
-    start = torch.cumsum(count, 0) - count
+    keys = site_key("coalesce", x.indices, x.batch_size, x.spatial_shape)
+    keys, order = sort_keys(keys, x.batch_size * x.spatial_size)
+    fresh = torch.ones_like(keys, dtype=torch.bool)
+    fresh[1:] = keys[1:] != keys[:-1]
+    start = fresh.nonzero().squeeze(1)
+    count = start.diff(append=start.new_full((1,), len(keys)))
     if reduce == "first":
         features = x.features[order[start]]
+    elif x.features.is_cpu and reduce != "max":  # there the rows are added one after the other
+        site = torch.empty_like(order)
+        site[order] = fresh.cumsum(0) - 1
+        narrow = x.features.dtype in (torch.float16, torch.bfloat16)
+        wide = x.features.float() if narrow else x.features
+        sums = wide.new_zeros((len(start), wide.shape[1])).index_add_(0, site, wide)
+        features = (sums.div_(count[:, None]) if reduce == "mean" else sums).to(x.features.dtype)
     else:
         rows = x.features[order]
         wide = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
         features = torch.segment_reduce(wide, reduce, lengths=count).to(rows.dtype)
-    merged = SparseConvTensor(
-        features, sites_of(keys, x.spatial_shape), x.spatial_shape, x.batch_size
-    )
+    merged = SparseConvTensor(features, x.indices[order[start]], x.spatial_shape, x.batch_size)
     merged.mark_checked()
     return merged

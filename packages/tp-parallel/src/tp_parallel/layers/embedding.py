@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from ..grid.context import ParallelContext
 from ..grid.mappings import reduce_from_region, reduce_scatter_to_region
+from ..grid.values import can_read
 from .linear import SEQUENCE_DIM, ParallelLayer
 from .sharding import Init, Shard, normal
 
@@ -50,8 +51,7 @@ class VocabParallelEmbedding(ParallelLayer):
         self.start = self.axis.rank * self.weight.shape[0]
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        if not self.context.planned:
-            _check_ids(ids, self.num_embeddings)
+        _check_ids(ids, self.num_embeddings)
         if self.axis.size == 1:
             return F.embedding(ids, self.weight)
         local = ids - self.start
@@ -69,7 +69,7 @@ class VocabParallelEmbedding(ParallelLayer):
 def _check_ids(ids: torch.Tensor, vocabulary: int) -> None:
     if ids.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"VocabParallelEmbedding: ids must be int64 or int32, got {ids.dtype}")
-    if ids.device.type != "cpu" or ids.numel() == 0 or torch.compiler.is_compiling():
+    if not can_read(ids):
         return
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= vocabulary:

@@ -19,6 +19,7 @@ import torch
 
 from ..grid.axis import Axis
 from ..grid.context import ParallelContext
+from ..grid.values import can_read
 from . import ops
 
 _MAX, _SUM_EXP, _TARGET, _SUM = range(4)
@@ -257,7 +258,7 @@ def loss_terms(
         )
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"{name}: label_smoothing must be in [0, 1], got {label_smoothing}")
-    if target.device.type == "cpu" and target.numel() and not torch.compiler.is_compiling():
+    if can_read(target):
         seen = target[target != ignore_index]
         if seen.numel() and (int(seen.min()) < 0 or int(seen.max()) >= vocab_size):
             raise ValueError(

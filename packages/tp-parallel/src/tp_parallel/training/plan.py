@@ -20,11 +20,13 @@ from torch.utils._pytree import tree_leaves
 from ..data_parallel.gradients import finish_gradients
 from ..grid.context import ParallelContext, planned_grid
 from ..layers.config import GPTConfig
+from ..layers.precision import widen_gradients
 from ..models.gpt import GPTModel
 from ..pipeline.communication import sender
 from ..pipeline.schedule import Schedule, bubble, in_flight, simulate
-from ..pipeline.stages import build_stages
+from ..pipeline.stages import build_stages, layers_of_stage
 
+_UNDER_WAY = 4  # messages of a rank that are in memory: two groups leave, one comes, one is made
 Counts = Counter  # (operation, kind) -> calls or bytes
 
 
@@ -44,9 +46,7 @@ class StagePlan:
     @property
     def total(self) -> int:
         """The most that is held at once."""
-        return (
-            self.parameters + self.gradients + self.optimizer + self.activations + self.working
-        )
+        return self.parameters + self.gradients + self.optimizer + self.activations + self.working
 
 
 @dataclass
@@ -145,18 +145,24 @@ def plan_run(
             kinds[kind] = _one_batch(config, grid, schedule, stage, (rows, length), model)
         one = kinds[kind]
         optimizer = one.optimizer // dp if zero else one.optimizer
-        plan = replace(one, stage=stage, optimizer=optimizer, calls=Counter(one.calls),
-                       bytes=Counter(one.bytes), activations=one.activations * flying[stage])
-        _add_messages(plan, schedule, stage, rows * length * config.hidden
-                      * config.torch_dtype.itemsize // (tp if config.sequence_parallel else 1))  # fmt: skip
+        plan = replace(
+            one,
+            stage=stage,
+            optimizer=optimizer,
+            calls=Counter(one.calls),
+            bytes=Counter(one.bytes),
+            activations=one.activations * flying[stage],
+        )
+        part = length // tp if config.sequence_parallel else length
+        message = rows * part * config.hidden * config.torch_dtype.itemsize
+        _add_messages(plan, schedule, stage, message)
+        plan.working += _UNDER_WAY * message if pp > 1 else 0
         stages.append(plan)
     return Plan(grid, held, schedule.batches, bubble(simulate(schedule, share, 2 * share, share)),
                 stages, tp * pp * dp)  # fmt: skip
 
 
-def _every_view(
-    config: GPTConfig, grid: dict[str, int], chunks: int, model: type[GPTModel]
-) -> int:
+def _every_view(config: GPTConfig, grid: dict[str, int], chunks: int, model: type[GPTModel]) -> int:
     """Builds the stages of every rank on "meta"; returns the elements of the unsplit model, which
     all ranks of one data rank together must hold, each once.
     """
@@ -171,8 +177,6 @@ def _every_view(
 
 def _kind(config: GPTConfig, schedule: Schedule, stage: int, pp: int) -> tuple:
     """Stages of one kind hold as much and send as much."""
-    from ..pipeline.stages import layers_of_stage
-
     whole = pp * schedule.chunks
     own = [layers_of_stage(config.layers, whole, chunk * pp + stage)
            for chunk in range(schedule.chunks)]  # fmt: skip
@@ -191,8 +195,12 @@ def _one_batch(
                               initialize=False)  # fmt: skip
         parameters = [p for each in models for p in each.parameters()]
         plan = StagePlan(stage, sum(map(_bytes, parameters)), 0, 0, 0, 0)
-        live.peak = 0
+        widen_gradients(parameters)
         traffic = context.traffic
+        for each in models:
+            _through(each, context, live, shape)  # now the gradients are there, as in most passes
+        plan.gradients = sum(_bytes(p.grad) for p in parameters if p.grad is not None)
+        traffic.reset()
         for each in models:
             saved, working = _through(each, context, live, shape)
             plan.activations = max(plan.activations, saved)
@@ -204,7 +212,6 @@ def _one_batch(
         finish_gradients(models, context)
         plan.calls.update(traffic.calls)
         plan.bytes.update(traffic.bytes)
-        plan.gradients = sum(_bytes(p.grad) for p in parameters if p.grad is not None)
         wide = [p.numel() * max(4, p.element_size()) for p in parameters]
         copies = [n for n, p in zip(wide, parameters, strict=True) if p.element_size() < 4]
         plan.optimizer = 2 * sum(wide) + sum(copies)
@@ -220,24 +227,18 @@ def _through(
     model: GPTModel, context: ParallelContext, live: _Live, shape: tuple[int, int]
 ) -> tuple[int, int]:
     """Bytes that one forward pass leaves for its backward pass, and what both need besides."""
-    from ..layers.precision import widen_gradients
-
-    widen_gradients(model.parameters())
     config, (rows, length) = model.config, shape
     ids = torch.zeros(rows, length, dtype=torch.int64)
+    before = live.peak = live.now
     if model.pre_process:
         x = ids
     else:
         part = length // context.tp.size if config.sequence_parallel else length
         x = torch.zeros(rows, part, config.hidden, dtype=config.torch_dtype, requires_grad=True)
-    before, live.peak = live.now, live.now
     y = model.loss_sum(x, ids) if model.post_process else model(x)
-    saved = live.now - before + (0 if model.pre_process else _bytes(x))
+    saved = live.now - before
     y.backward(None if model.post_process else torch.zeros_like(y))
-    gradients = sum(_bytes(p.grad) for p in model.parameters() if p.grad is not None)
-    del y
-    return saved, max(0, live.peak - before - (saved if model.pre_process else saved - _bytes(x))
-                      - gradients)  # fmt: skip
+    return saved, live.peak - before - saved
 
 
 def _add_messages(plan: StagePlan, schedule: Schedule, rank: int, size: int) -> None:

@@ -1,0 +1,152 @@
+"""What a training run is, as options of a command line and as one object."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ..grid.context import DEFAULT_TIMEOUT, ParallelContext
+from ..layers.activation import ACTIVATIONS
+from ..layers.config import GPTConfig
+from ..pipeline.schedules import SCHEDULES
+
+
+def _option(default: Any, help: str, **more: Any) -> Any:
+    return field(default=default, metadata={"help": help, **more})
+
+
+@dataclass
+class Settings:
+    """What a run is; every field is an option of the command line."""
+
+    data: str = _option("", "text file to learn")
+    tokenizer: str = _option("bytes", "'bytes', or the path of a tokenizer.json")
+    layers: int = _option(4, "transformer layers")
+    hidden: int = _option(128, "model width")
+    heads: int = _option(4, "attention heads")
+    kv_heads: int | None = _option(None, "key/value heads (grouped-query attention)", type=int)
+    ffn: int | None = _option(None, "inner width of the MLP; default 4 * hidden", type=int)
+    position: str = _option("learned", "positions", choices=("learned", "rotary"))
+    norm: str = _option("layernorm", "normalisation", choices=("layernorm", "rmsnorm"))
+    activation: str = _option("gelu", "MLP", choices=("gelu", "gelu_tanh", "relu", "swiglu"))
+    untie: bool = _option(False, "an output layer of its own instead of the tied embedding")
+    dropout: float = _option(0.0, "dropout, in attention too")
+    dtype: str = _option("float32", "of the parameters", choices=("float32", "bfloat16", "float64"))
+    seq: int = _option(128, "tokens of a sequence")
+    batch: int = _option(16, "sequences of a step, over all ranks")
+    micro_batch: int | None = _option(None, "sequences of a micro-batch; default: as many as "
+                                      "give 2 * pp micro-batches", type=int)  # fmt: skip
+    steps: int = _option(200, "optimizer steps")
+    lr: float = _option(3e-3, "peak learning rate")
+    warmup: int = _option(20, "steps of linear warm-up")
+    weight_decay: float = _option(0.1, "decay of matrices")
+    clip_grad: float = _option(1.0, "largest gradient norm over all ranks")
+    seed: int = _option(1234, "root of every random stream")
+    tp: int = _option(1, "tensor-parallel size")
+    pp: int = _option(1, "pipeline stages")
+    dp: int | None = _option(None, "data-parallel size; default: the rest of the world", type=int)
+    order: str = _option("tp-dp-pp", "axes from fastest to slowest changing rank")
+    schedule: str = _option("1f1b", "pipeline schedule", choices=tuple(SCHEDULES))
+    chunks: int = _option(1, "model chunks a rank, for 'interleaved'")
+    sequence_parallel: bool = _option(False, "cut activations between split layers too")
+    zero: bool = _option(False, "share the optimizer's state out over the data ranks (ZeRO 1)")
+    recompute: bool = _option(False, "store only each layer's input, compute it again")
+    save: str | None = _option(None, "folder for checkpoints; resumes from the last one in it",
+                               type=str)  # fmt: skip
+    save_every: int = _option(100, "steps between checkpoints")
+    keep: int | None = _option(None, "newest checkpoints to keep; default: all", type=int)
+    allow: str = _option("", "fields of the model, separated by commas, that may differ from those "
+                         "of the checkpoint to resume from")  # fmt: skip
+    skip_steps: int = _option(0, "steps of a run whose gradient may be infinite or NaN: they are "
+                              "skipped and counted; one more ends the run")  # fmt: skip
+    eval_every: int = _option(50, "steps between evaluations; 0 never")
+    held_out: float = _option(0.05, "share at the end of the text kept for evaluation")
+    eval_batches: int = _option(4, "batches of an evaluation")
+    log_every: int = _option(10, "steps between lines on stderr")
+    metrics: str | None = _option(None, "file for one JSON line a step", type=str)
+    tensorboard: str | None = _option(None, "folder for TensorBoard", type=str)
+    peak_tflops: float | None = _option(None, "of one device, to report MFU", type=float)
+    timeout: float = _option(DEFAULT_TIMEOUT, "seconds until a stuck collective raises")
+
+    def model(self, vocab_size: int) -> GPTConfig:
+        """The model these settings describe."""
+        return GPTConfig(
+            vocab_size=vocab_size, hidden=self.hidden, layers=self.layers, heads=self.heads,
+            kv_heads=self.kv_heads, ffn=self.ffn, max_positions=self.seq, position=self.position,
+            norm=self.norm, activation=self.activation, dropout=self.dropout,
+            attention_dropout=self.dropout, tie_embeddings=not self.untie, dtype=self.dtype,
+            sequence_parallel=self.sequence_parallel, recompute=self.recompute,
+        )  # fmt: skip
+
+
+_AT_LEAST = {
+    0: ("steps", "warmup", "eval_every", "skip_steps", "weight_decay", "lr"),
+    1: ("layers", "hidden", "heads", "kv_heads", "ffn", "seq", "batch", "micro_batch", "tp", "pp",
+        "dp", "chunks", "save_every", "keep", "eval_batches", "log_every"),
+}  # fmt: skip
+
+
+def check_settings(settings: Settings) -> None:
+    """Raises ValueError, naming the setting, for a value that no run can have."""
+    for least, names in _AT_LEAST.items():
+        for name in names:
+            value = getattr(settings, name)
+            if value is not None and not value >= least:
+                raise ValueError(f"pretrain: {name} must be at least {least}, got {value}")
+    for name in ("clip_grad", "timeout", "peak_tflops"):
+        value = getattr(settings, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"pretrain: {name} must be above 0, got {value}")
+    for name in ("dropout", "held_out"):
+        if not 0.0 <= getattr(settings, name) < 1.0:
+            raise ValueError(f"pretrain: {name} must be in [0, 1), got {getattr(settings, name)}")
+    known = {f.name for f in fields(GPTConfig)}
+    for name in filter(None, settings.allow.split(",")):
+        if name not in known:
+            raise ValueError(f"pretrain: allow must name fields of the model, got {name!r}")
+
+
+def _cut_batch(settings: Settings, context: ParallelContext) -> tuple[int, int]:
+    """(rows of this data rank, rows of a micro-batch)."""
+    if settings.batch % context.dp.size:
+        raise ValueError(
+            "pretrain: --batch must be a multiple of the data-parallel size "
+            f"{context.dp.size}, got "
+            f"{settings.batch}"
+        )
+    rows = settings.batch // context.dp.size
+    micro = settings.micro_batch
+    if micro is None:
+        wanted = 2 * context.pp.size if context.pp.size > 1 else 1
+        micro = max(1, rows // wanted)
+    if micro < 1 or rows % micro:
+        raise ValueError(
+            f"pretrain: the {rows} sequences of a data rank must be a multiple of --micro-batch, "
+            f"got {micro}"
+        )
+    return rows, micro
+
+
+def parse(arguments: list[str] | None = None) -> Settings:
+    """Settings from command-line arguments."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tp_parallel.pretrain",
+        description="Train a GPT on a text file, in one process or under torchrun.",
+    )
+    for option in fields(Settings):
+        flag = "--" + option.name.replace("_", "-")
+        more = dict(option.metadata)
+        if isinstance(option.default, bool):
+            parser.add_argument(flag, action="store_true", **more)
+            continue
+        more.setdefault("type", type(option.default))
+        if option.name == "data":
+            parser.add_argument(flag, required=True, **more)
+        else:
+            if option.default is not None:
+                more["help"] += " (default: %(default)s)"
+            parser.add_argument(flag, default=option.default, **more)
+    return Settings(**vars(parser.parse_args(arguments)))
+
+
