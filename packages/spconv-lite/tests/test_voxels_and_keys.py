@@ -1,4 +1,4 @@
-"""Points to voxels, keys and their order by the compiled functions: as plain torch computes them."""
+"""Points to voxels, keys and their order by the compiled functions: as plain torch has them."""
 
 import pytest
 import torch

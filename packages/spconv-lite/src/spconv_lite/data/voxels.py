@@ -108,7 +108,8 @@ class PointToVoxel:
                 f"PointToVoxel: pc must be floating point on {self.device}, "
                 f"got {pc.dtype} on {pc.device}"
             )
-        traced = torch.compiler.is_compiling() or (pc.requires_grad and torch.is_grad_enabled())
+        traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        traced = traced or (pc.requires_grad and torch.is_grad_enabled())
         if cpu_kernels_run(pc.device.type) and self.ndim <= 4 and not traced:
             return self._run_kernels(pc.detach().contiguous(), empty_mean)
         cells, valid = self._cells(pc)

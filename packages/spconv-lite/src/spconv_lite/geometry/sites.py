@@ -41,7 +41,9 @@ def outside_grid(indices: Tensor, batch_size: int, shape: Sequence[int]) -> Tens
 
 def _kernels_take(tensor: Tensor) -> bool:
     """Whether the compiled functions may read a tensor: on the CPU, and real."""
-    return type(tensor) is Tensor and tensor.is_cpu and not torch.compiler.is_compiling()
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    return type(tensor) is Tensor and tensor.is_cpu
 
 
 def sort_keys(key: Tensor, limit: int) -> tuple[Tensor, Tensor]:
