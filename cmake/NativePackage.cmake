@@ -13,6 +13,8 @@
 #   NATIVE_PYTHON     ON builds the Python module; OFF only the C++ library (for C++ users and ctest)
 #   NATIVE_WERROR     ON turns warnings into errors (CI)
 #   NATIVE_SANITIZE   "address;undefined" or "thread"
+#   NATIVE_SANITIZE_ONE_LEVEL   packages whose tests run one level of instruction sets, the best that the machine
+#                     has: their other levels are compiled plain, since instrumenting them takes minutes
 #   NATIVE_STD_THREADS ON takes std::thread for OpenMP in parallel_for (the tsan preset; what a compiler
 #                     without OpenMP gets, such as Apple's)
 #   CMAKE_CUDA_RUNTIME_LIBRARY   Static (in wheels: no library beside the module) or Shared (in conda packages)
@@ -165,6 +167,7 @@ endif()
 
 # What every target of ours is compiled with.
 function(native_compile_options target)
+  cmake_parse_arguments(ARG "PLAIN" "" "" ${ARGN}) # PLAIN: without sanitizers, whatever the build has
   # $<C>: options for the host compiler in C++ sources only; nvcc has its own
   target_compile_options(${target} PRIVATE
     "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wshadow;-fstack-protector-strong;-ffp-contract=off>"
@@ -174,7 +177,7 @@ function(native_compile_options target)
     "$<$<COMPILE_LANG_AND_ID:CXX,Clang>:-Wno-pass-failed>"
     "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-ffile-prefix-map=${NATIVE_ROOT}=.;--expt-relaxed-constexpr>"
     "$<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${NATIVE_WERROR}>>:-Werror=all-warnings>")
-  if(NATIVE_SANITIZE)
+  if(NATIVE_SANITIZE AND NOT ARG_PLAIN)
     list(JOIN NATIVE_SANITIZE "," sanitizers)
     target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${sanitizers};-fno-sanitize-recover=all;-fno-omit-frame-pointer;-g1>")
     target_link_options(${target} PUBLIC -fsanitize=${sanitizers})
@@ -182,6 +185,26 @@ function(native_compile_options target)
     target_compile_definitions(${target} PRIVATE
       "$<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CONFIG:Release>>:_FORTIFY_SOURCE=2>")
   endif()
+endfunction()
+
+# The instruction set that this machine runs, by native/dispatch.h.
+function(native_machine_level out)
+  set(source "${CMAKE_CURRENT_BINARY_DIR}/machine_level.cpp")
+  file(WRITE "${source}" "#include <native/dispatch.h>\n#include <cstdio>\n"
+                         "int main() { std::fputs(native::name(native::detect_isa()), stdout); }\n")
+  set(definition "")
+  if(NATIVE_X86_LEVELS)
+    set(definition COMPILE_DEFINITIONS -DNATIVE_X86_LEVELS=1)
+  endif()
+  try_run(ran compiled "${CMAKE_CURRENT_BINARY_DIR}/machine_level" "${source}"
+          CMAKE_FLAGS "-DINCLUDE_DIRECTORIES=${NATIVE_INCLUDE_DIR}"
+          ${definition}
+          RUN_OUTPUT_VARIABLE level)
+  if(NOT level IN_LIST native_levels)
+    message(FATAL_ERROR "the level of this machine is none of ${native_levels}: ${level}")
+  endif()
+  message(STATUS "sanitized level of instruction sets: ${level}")
+  set(${out} ${level} PARENT_SCOPE)
 endfunction()
 
 # A native test: one source, linked with the named targets, run by ctest. Only the top-level tree builds it.
@@ -223,6 +246,10 @@ function(native_package package)
   if(NATIVE_X86_LEVELS)
     target_compile_definitions(${core} PUBLIC NATIVE_X86_LEVELS=1)
   endif()
+  set(sanitized ${native_levels})
+  if(NATIVE_SANITIZE AND package IN_LIST NATIVE_SANITIZE_ONE_LEVEL)
+    native_machine_level(sanitized)
+  endif()
   foreach(level IN LISTS native_levels)
     if(ARG_SIMD)
       add_library(${core}_${level} OBJECT ${ARG_SIMD})
@@ -231,7 +258,11 @@ function(native_package package)
       target_include_directories(${core}_${level} PRIVATE csrc "${NATIVE_INCLUDE_DIR}")
       target_compile_definitions(${core}_${level} PRIVATE NATIVE_ISA=${level})
       target_compile_options(${core}_${level} PRIVATE ${native_flags_${level}} -fopenmp-simd)
-      native_compile_options(${core}_${level})
+      set(plain PLAIN)
+      if(level IN_LIST sanitized)
+        set(plain "")
+      endif()
+      native_compile_options(${core}_${level} ${plain})
       # multiply-add where the level has it: the same chunks give the same bits on the same machine
       target_compile_options(${core}_${level} PRIVATE -ffp-contract=fast)
       if(NATIVE_STD_THREADS)

@@ -5,6 +5,7 @@ inline function of a header that was not inlined) exists in several copies, of w
 keeps one: an older processor would then run the AVX-512 copy.
 """
 
+import json
 import shutil
 import subprocess
 
@@ -42,3 +43,12 @@ def test_every_function_of_a_newer_level_is_in_the_namespace_of_its_level(packag
         if f"{level}::" not in name
     }
     assert not stray
+
+
+def test_a_package_of_which_one_level_is_sanitized_is_tested_at_no_other():
+    presets = json.loads((workspace.ROOT / "CMakePresets.json").read_text())["configurePresets"]
+    settings = [preset.get("cacheVariables", {}) for preset in presets]
+    named = {s["NATIVE_SANITIZE_ONE_LEVEL"] for s in settings if "NATIVE_SANITIZE_ONE_LEVEL" in s}
+    for package in (p for p in NATIVE for names in named if p.import_name in names.split(";")):
+        tests = (package.folder / "tests").rglob("*.py")
+        assert not [path.name for path in tests if "NATIVE_ISA" in path.read_text()]
