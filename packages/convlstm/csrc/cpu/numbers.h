@@ -2,7 +2,12 @@
 #pragma once
 
 #include <cstring>
+#include <type_traits>
 #include <utility>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 #include "cpu/blocks.h"
 
@@ -95,19 +100,29 @@ constexpr int channels_each = lanes / Pixels;
 template <class T, int Width>
 CONVLSTM_INLINE Span<T, Width> load_some(const T* from, int64_t count) {
   Span<T, Width> v{};
-  if (count == Width)
+  if (count == Width) {
     std::memcpy(&v, from, sizeof v);
-  else
-    for (int64_t j = 0; j < count; ++j) v[j] = from[j];
+    return v;
+  }
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, float> && Width == 16)
+    return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1 << count) - 1), from);
+#endif
+  for (int64_t j = 0; j < count; ++j) v[j] = from[j];
   return v;
 }
 
 template <class T, int Width>
 CONVLSTM_INLINE void store_some(Span<T, Width> v, T* to, int64_t count) {
-  if (count == Width)
+  if (count == Width) {
     std::memcpy(to, &v, sizeof v);
-  else
-    for (int64_t j = 0; j < count; ++j) to[j] = v[j];
+    return;
+  }
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, float> && Width == 16)
+    return _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1 << count) - 1), v);
+#endif
+  for (int64_t j = 0; j < count; ++j) to[j] = v[j];
 }
 
 // `place(p)` is where the `count` channels of pixel p lie.

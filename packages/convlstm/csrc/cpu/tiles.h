@@ -9,7 +9,7 @@
 // of F(2x2, 3x3) 1e-6. In float only.
 #pragma once
 
-#include "cpu/blocks.h"
+#include "cpu/numbers.h"
 
 namespace convlstm::NATIVE_ISA {
 namespace {
@@ -24,7 +24,7 @@ template <>
 struct Filtering<3> {
   static constexpr int side = 4;
 
-  static CONVLSTM_INLINE void inputs(const float (&d)[side], float* t, int step) {
+  static CONVLSTM_INLINE void inputs(const Vector (&d)[side], Vector* t, int step) {
     t[0] = d[0] - d[2];
     t[step] = d[1] + d[2];
     t[2 * step] = d[2] - d[1];
@@ -46,7 +46,7 @@ template <>
 struct Filtering<5> {
   static constexpr int side = 6;
 
-  static CONVLSTM_INLINE void inputs(const float (&d)[side], float* t, int step) {
+  static CONVLSTM_INLINE void inputs(const Vector (&d)[side], Vector* t, int step) {
     t[0] = (d[0] + d[4]) + 1.5f * (d[3] - d[1]) - 2.0f * d[2];
     t[step] = (d[4] - d[1]) + 0.5f * d[2] + 2.5f * d[3];
     t[2 * step] = (d[1] + d[4]) - 2.5f * d[2] + 0.5f * d[3];
@@ -69,28 +69,46 @@ struct Filtering<5> {
   }
 };
 
+// B' d B for `count` channels of one tile from the pixels' addresses, at most as many as a vector has.
+template <int Part, bool Whole>
+CONVLSTM_INLINE void transform_lanes(const float* const* d, int64_t c, int64_t count, float* out,
+                                     int64_t stride) {
+  using T = Filtering<Part>;
+  Vector t[T::side * T::side], line[T::side], u[T::side];
+#pragma GCC unroll 6
+  for (int j = 0; j < T::side; ++j) {
+#pragma GCC unroll 6
+    for (int i = 0; i < T::side; ++i) {
+      const float* from = d[T::side * i + j] + c;
+      if constexpr (Whole)
+        line[i] = at(from);
+      else
+        line[i] = load_some<float, lanes>(from, count);
+    }
+    T::inputs(line, t + j, T::side);
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < T::side; ++i) {
+#pragma GCC unroll 6
+    for (int j = 0; j < T::side; ++j) line[j] = t[T::side * i + j];
+    T::inputs(line, u, 1);
+#pragma GCC unroll 6
+    for (int j = 0; j < T::side; ++j) {
+      float* to = out + (T::side * i + j) * stride + c;
+      if constexpr (Whole)
+        at(to) = u[j];
+      else
+        store_some<float, lanes>(u[j], to, count);
+    }
+  }
+}
+
 // B' d B for one tile: d has its pixels, each with its channels side by side.
 template <int Part>
 void transform_input(const float* const* d, int64_t channels, float* out, int64_t stride) {
-  using T = Filtering<Part>;
-#pragma omp simd
-  for (int64_t c = 0; c < channels; ++c) {
-    float t[T::side * T::side], line[T::side], u[T::side];
-#pragma GCC unroll 6
-    for (int j = 0; j < T::side; ++j) {
-#pragma GCC unroll 6
-      for (int i = 0; i < T::side; ++i) line[i] = d[T::side * i + j][c];
-      T::inputs(line, t + j, T::side);
-    }
-#pragma GCC unroll 6
-    for (int i = 0; i < T::side; ++i) {
-#pragma GCC unroll 6
-      for (int j = 0; j < T::side; ++j) line[j] = t[T::side * i + j];
-      T::inputs(line, u, 1);
-#pragma GCC unroll 6
-      for (int j = 0; j < T::side; ++j) out[(T::side * i + j) * stride + c] = u[j];
-    }
-  }
+  int64_t c = 0;
+  for (; c + lanes <= channels; c += lanes) transform_lanes<Part, true>(d, c, lanes, out, stride);
+  if (c < channels) transform_lanes<Part, false>(d, c, channels - c, out, stride);
 }
 
 // A' m A for one vector of columns of a tile: products (positions, columns) to 2x2 pixels.

@@ -360,8 +360,8 @@ def run_gif(a: argparse.Namespace) -> int:
 def add_export(commands) -> None:
     p = commands.add_parser(
         "export", help="write a checkpoint as a Keras file or as ONNX",
-        description="Writes the model of a checkpoint as .keras, .h5 or .weights.h5, or as .onnx for "
-        "any number of sequences and (but for forecasters) of frames.",
+        description="Writes the model of a checkpoint as .keras, .h5 or .weights.h5, or as .onnx "
+        "for any number of sequences and (but for forecasters) of frames.",
     )  # fmt: skip
     p.add_argument("model", help="a checkpoint (folder or file), or a .keras or .h5 file")
     p.add_argument("out", help="FILE.keras, FILE.h5, FILE.weights.h5 or FILE.onnx")

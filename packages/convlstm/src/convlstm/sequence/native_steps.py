@@ -35,11 +35,21 @@ def _run(p: Problem, start: int, end: int, h, c, hs, c_last, gates, every_step: 
     """Steps [start, end) from h and c: states to hs, the last cell state to c_last."""
     joint = p.is_joint
     _C.run_steps(
-        p.x[start:end] if joint else None, None if joint else p.from_input(start, end), h, c,
-        p.weight_ih.float() if joint else None, p.weight_hh.float(), _float(p.bias),
-        _float(p.peephole), p.valid_steps(start, end), hs, c_last, gates, _before(p), p.codes,
-        _winograd(p), every_step, torch.get_num_threads(),
-    )  # fmt: skip
+        _plan(p),
+        x=p.x[start:end] if joint else None,
+        pre=None if joint else p.from_input(start, end),
+        h_before=h,
+        c=c,
+        weight_ih=p.weight_ih.float() if joint else None,
+        weight_hh=p.weight_hh.float(),
+        bias=_float(p.bias),
+        peephole=_float(p.peephole),
+        valid=p.valid_steps(start, end),
+        h=hs,
+        c_last=c_last,
+        gates=gates,
+        every_step=every_step,
+    )
 
 
 def _float(t: Tensor | None) -> Tensor | None:
@@ -51,8 +61,11 @@ def _before(p: Problem) -> tuple[int, int]:
     return top, left
 
 
-def _winograd(p: Problem) -> bool:
-    return winograd_pays(p.h0, p.c0.shape[1:-1], p.spec.kernel_size, p.steps)
+def _plan(p: Problem) -> _C.Plan:
+    winograd = winograd_pays(p.h0, p.c0.shape[1:-1], p.spec.kernel_size, p.steps)
+    return _C.Plan(
+        before=_before(p), activations=p.codes, winograd=winograd, threads=torch.get_num_threads()
+    )
 
 
 def backward(
@@ -70,11 +83,19 @@ def backward(
         gates = _gates(p, kept, start, end, h, cells[0])
         d_pre = block(gates, *gates.shape)
         _C.run_steps_backward(
-            gates, cells, None if d_hs is None else d_hs[start:end], out.h0, out.c0,
-            p.weight_ih if joint_x else None, p.weight_hh, p.peephole, p.valid_steps(start, end),
-            d_pre, out.x[start:end] if joint_x else None, _before(p), p.codes, _winograd(p),
-            torch.get_num_threads(),
-        )  # fmt: skip
+            _plan(p),
+            gates=gates,
+            cells=cells,
+            d_hs=None if d_hs is None else d_hs[start:end],
+            d_h=out.h0,
+            d_c=out.c0,
+            weight_ih=p.weight_ih if joint_x else None,
+            weight_hh=p.weight_hh,
+            peephole=p.peephole,
+            valid=p.valid_steps(start, end),
+            d_pre=d_pre,
+            d_x=out.x[start:end] if joint_x else None,
+        )
         _add_weight_gradients(p, out, start, end, h, kept.hs[start : end - 1], d_pre)
         out.add_peephole(p, d_pre, cells)
         if need_x and not p.is_joint:

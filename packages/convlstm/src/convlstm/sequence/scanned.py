@@ -3,6 +3,8 @@ ONNX Scan (opset 9 and later). The definition is reference.py."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from . import reference
@@ -26,6 +28,9 @@ def sequence(
 
     if mask is not None:
         raise ValueError('ConvLSTM: plan "scan" takes no mask')
+    if extras.peephole is not None:  # three tensors: the loop's inputs must not share memory
+        parts = tuple(part.clone() for part in extras.peephole)
+        extras = replace(extras, peephole=parts)  # type: ignore[arg-type]
 
     def one(state: list[Tensor], frame: Tensor) -> tuple[list[Tensor], Tensor]:
         following = reference.step(frame, *state, weight_ih, weight_hh, bias, spec, extras)
