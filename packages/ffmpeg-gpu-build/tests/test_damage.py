@@ -296,3 +296,13 @@ def test_a_matroska_that_is_cut_is_told_by_its_segment(clips, tmp_path):
     assert "Segment should end" in unfinished(cut)
     cut.write_bytes(b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67\x01" + b"\xff" * 7 + bytes(200))
     assert unfinished(cut) is None  # a live stream does not know its size
+
+
+def test_an_animation_of_autodesk_says_its_size(tmp_path):
+    from ffmpeg_gpu_build.media.damage import unfinished
+
+    film = tmp_path / "a.fli"
+    film.write_bytes((200).to_bytes(4, "little") + b"\x11\xaf" + bytes(194))
+    assert unfinished(film) is None
+    film.write_bytes(film.read_bytes()[:-1])
+    assert "says 200 bytes, 199 are there" in unfinished(film)

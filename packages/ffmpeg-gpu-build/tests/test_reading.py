@@ -376,3 +376,14 @@ def test_the_engine_is_refused_where_it_cannot_be(make, monkeypatch):
         with pytest.raises(FfmpegError, match="pip install av") as caught:
             ask(make("a.mp4"), engine="av")
         assert caught.value.code == "no-av"
+
+
+@pytest.mark.parametrize("engine", ["pipe", "av"])
+def test_a_comment_after_the_last_picture_of_a_gif_is_no_frame(make, tmp_path, engine):
+    pytest.importorskip("av")
+    data = make("a.gif").read_bytes()
+    assert data.endswith(b";")
+    (tmp_path / "a.gif").write_bytes(data[:-1] + b"\x21\xfe\x03abc\0;")
+    with Video(tmp_path / "a.gif", engine=engine) as video:
+        assert len(video) == 300
+        assert video.exact

@@ -1,6 +1,7 @@
 // libFuzzer target: no bytes may make the reader of .ncl files crash, hang or read out of bounds.
-// Hashes are not verified, so that damage reaches the decoders. NCL_MESHOPTIMIZER names the library and
-// NCL_PYTHON, when set, a libpython to load before it (the wheel's module refers to its data).
+// Hashes are not verified, so that damage reaches the
+// header's checks, the decoders of pages and parts, and the reader of version 2. NCL_MESHOPTIMIZER names the
+// library and NCL_PYTHON, when set, a libpython to load before it (the wheel's module refers to its data).
 #include <dlfcn.h>
 
 #include <cstdio>
@@ -22,9 +23,17 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   nanite_cull::ReadOptions options;
   options.verify_hashes = false;
   options.threads = 1;
-  try {
-    nanite_cull::decode_ncl(data, size, options);
+  try {  // page by page: a damaged one does not keep the others from being read
+    const nanite_cull::NclFile file({data, size, nullptr}, options);
+    std::vector<nanite_cull::DecodedPart> parts;
+    for (uint32_t page = 0; page < file.tables().pages.size(); ++page) try {
+        file.decode_page(page, parts);
+        for (const auto& part : parts) file.geometry(part);
+      } catch (const std::invalid_argument&) {}
   } catch (const std::invalid_argument&) {  // refused with a reason: what must happen
   }
+  try {
+    nanite_cull::decode_ncl(data, size, options);
+  } catch (const std::invalid_argument&) {}
   return 0;
 }

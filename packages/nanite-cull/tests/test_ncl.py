@@ -1,5 +1,6 @@
 """The file format: bit for bit there and back, small, and never trusting."""
 
+import hashlib
 import os
 import shutil
 import struct
@@ -18,6 +19,10 @@ pytestmark = pytest.mark.native
 
 STORED = ("positions", "normals", "uvs", "colors", "materials", "vertex_refs", "local_triangles",
           "clusters", "groups", "nodes")  # fmt: skip
+
+
+VERSION_2 = Path(__file__).parent / "data" / "torus_version_2.ncl"
+VERSION_2_ARRAYS = "fb2651d5d32a20f179742f34a2cbb085d808a1e722ec514e65a1b18d6c77c757"
 
 
 def _equal(a, b):
@@ -141,21 +146,100 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(planet_asset, stored, m
     assert [p.name for p in stored.parent.iterdir()] == [stored.name]
 
 
-def test_a_file_of_version_2_still_opens(planet_asset, stored):
-    """The same file without what version 3 adds: the end of the header, and the border table."""
-    data = bytearray(stored.read_bytes())
-    assert struct.unpack_from("<Q", data, HEADER - 8) == (0,)  # a closed mesh has no border table
-    groups, clusters, pages = struct.unpack_from("<QQQ", data, 32)
-    table = HEADER + groups * GROUP + clusters * 8
-    for page in range(pages):
-        (offset,) = struct.unpack_from("<Q", data, table + 24 * page)
-        struct.pack_into("<Q", data, table + 24 * page, offset - 32)
-    struct.pack_into("<I", data, 8, 2)
-    struct.pack_into("<Q", data, 64, len(data) - 32)
-    stored.write_bytes(data[:80] + data[HEADER:])
-    again = nc.Asset(_C.read_ncl(str(stored), 1, False))
-    assert _equal(planet_asset, again)
-    assert again.validate() == []
+def test_a_file_of_version_2_still_opens():
+    """A torus with normals and uvs, stored when that was the version."""
+    asset = nc.load(VERSION_2)
+    arrays = hashlib.sha256()
+    for name in STORED:
+        arrays.update(np.ascontiguousarray(getattr(asset, name)).tobytes())
+    assert arrays.hexdigest() == VERSION_2_ARRAYS
+    assert asset.validate() == []
+    with pytest.raises(ValueError, match="version 2 has no header to open it by"):
+        ncl.open(VERSION_2)
+    data = bytearray(VERSION_2.read_bytes())
+    data[-7] ^= 1
+    with pytest.raises(ValueError, match="page 0 is damaged"):
+        _C.decode_ncl(bytes(data), [])
+
+
+def _joined(file):
+    """Positions and triangles of every cluster, from the pages alone, in the asset's order."""
+    parts = sorted(
+        (p for page in range(len(file.page_bytes)) for p in file.page(page)),
+        key=lambda part: part.cluster_begin,
+    )
+    return parts, *(
+        np.concatenate([getattr(p, n) for p in parts]) for n in ("positions", "triangles")
+    )
+
+
+@pytest.mark.parametrize("name", ["planet_asset", "field_asset", "torus_asset"])
+def test_a_file_is_opened_by_its_header_and_read_page_by_page(name, request, tmp_path):
+    asset = request.getfixturevalue(name)
+    file = ncl.open(asset.save(tmp_path / "a.ncl"))
+    for table in ("clusters", "groups", "nodes", "origin"):
+        assert getattr(file, table).tobytes() == getattr(asset, table).tobytes()
+    parts, positions, triangles = _joined(file)
+    assert np.array_equal(positions, asset.positions[asset.vertex_refs])
+    assert np.array_equal(triangles, asset.local_triangles)
+    clusters = asset.clusters
+    for part in parts:
+        held = clusters[part.cluster_begin : part.cluster_begin + part.cluster_count]
+        assert (held["group"] == part.group).all()
+        assert held["vertex_count"].sum() == len(part.positions)
+        assert len(part.normals) == (len(part.positions) if len(asset.normals) else 0)
+    assert file.page_bytes.max() <= 128 * 1024
+    for group in range(len(asset.groups)):
+        made = np.unique(clusters["group"][clusters["source_group"] == group])
+        assert np.array_equal(file.dependencies(group), made)
+    assert _equal(file.load(), asset)
+    assert (np.diff(file.parts["cluster_begin"].astype(int)) < 0).all()  # the coarsest come first
+
+
+def test_damage_in_one_page_is_met_there_alone(field_asset, tmp_path):
+    path = field_asset.save(tmp_path / "a.ncl")
+    sizes = ncl.open(path).page_bytes.astype(int)
+    assert len(sizes) > 1
+    data = bytearray(path.read_bytes())
+    data[len(data) - sizes[-1] + 1000] ^= 4
+    path.write_bytes(data)
+    file = ncl.open(path)
+    assert file.page(0)
+    with pytest.raises(ValueError, match=f"page {len(sizes) - 1} is damaged"):
+        file.page(len(sizes) - 1)
+    with pytest.raises(ValueError, match="is damaged"):
+        file.load()
+    with pytest.raises(ValueError, match=f"page must be 0 to {len(sizes) - 1}, got {len(sizes)}"):
+        file.page(len(sizes))
+    with pytest.raises(ValueError, match="group must be 0 to"):
+        file.dependencies(10**6)
+
+
+def test_a_group_larger_than_a_page_is_split(tmp_path):
+    """A soup with random attributes: 255 vertices a cluster that nothing predicts."""
+    random = np.random.default_rng(5)
+    count = 4000
+    soup = random.random((count, 1, 3)) * 100 + random.random((count, 3, 3))
+    vertices = soup.reshape(-1, 3)
+    asset = nc.build(
+        vertices, np.arange(len(vertices)).reshape(-1, 3), group_size=32,
+        normals=random.normal(size=vertices.shape), uvs=random.random((len(vertices), 2)),
+        colors=random.random((len(vertices), 4)),
+    )  # fmt: skip
+    path = asset.save(tmp_path / "a.ncl")
+    file = ncl.open(path)
+    assert np.bincount(file.parts["group"]).max() > 1
+    assert file.page_bytes.max() <= 128 * 1024
+    assert _equal(nc.load(path), asset)
+
+
+def test_a_loaded_mesh_takes_at_most_20_bytes_a_source_triangle(field_asset, tmp_path):
+    """Positions only: vertices, clusters, groups and the tree, all arrays of the core."""
+    asset = nc.load(field_asset.save(tmp_path / "a.ncl"))
+    arrays = (asset.positions, asset.vertex_refs, asset.local_triangles, asset.groups, asset.nodes)
+    cluster = 32 + 11 * 4
+    total = sum(a.nbytes for a in arrays) + cluster * len(asset.clusters)
+    assert total / asset.statistics()["source_triangles"] < 20
 
 
 def test_an_open_border_and_a_far_origin_are_kept(field, tmp_path):
@@ -195,7 +279,7 @@ def test_damage_behind_right_hashes_is_refused_or_harmless(tmp_path):
     assert refused > 100
 
 
-HEADER, GROUP = 112, 40  # bytes
+HEADER, NODE, GROUP = 152, 416, 48  # bytes
 
 
 @pytest.mark.parametrize(
@@ -210,7 +294,8 @@ HEADER, GROUP = 112, 40  # bytes
 def test_the_validator_finds_a_broken_promise(field, value, message, stored):
     """Bounds of a group changed behind the hashes: radius, centre, error."""
     data = bytearray(stored.read_bytes())
-    struct.pack_into("<f", data, HEADER + 2 * GROUP + 4 * field, value)
+    (nodes,) = struct.unpack_from("<Q", data, 80)
+    struct.pack_into("<f", data, HEADER + nodes * NODE + 2 * GROUP + 4 * field, value)
     stored.write_bytes(data)
     with pytest.raises(ValueError, match="content is unsound: " + message):
         _C.read_ncl(str(stored), 1, False)
@@ -234,6 +319,7 @@ def test_a_fuzzer_finds_no_crash_in_the_reader(tmp_path):
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     torus = meshes.torus(12, 8)
+    shutil.copy(VERSION_2, corpus)
     ncl.save(nc.build(*meshes.icosphere(1)), corpus / "sphere")
     ncl.save(nc.build(*torus[:2], normals=torus[2], uvs=torus[3]), corpus / "torus")
     ncl.save(nc.build([[0, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 2]]), corpus / "triangle")
@@ -243,7 +329,7 @@ def test_a_fuzzer_finds_no_crash_in_the_reader(tmp_path):
     environment["ASAN_OPTIONS"] = "detect_leaks=0"  # the libraries' own, at exit
     if library.exists():
         environment["NCL_PYTHON"] = str(library)
-    limits = ["-max_total_time=60", "-max_len=4096", "-timeout=10", "-rss_limit_mb=2048"]
+    limits = ["-max_total_time=60", "-max_len=16384", "-timeout=10", "-rss_limit_mb=2048"]
     done = subprocess.run(
         [tmp_path / "fuzz", *limits, corpus],
         capture_output=True,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -20,12 +21,13 @@ from measure import Bench, Row
 
 
 class Engine:
-    """A worker process that runs one kind of engine."""
+    """A worker process that runs one kind of engine; `environment` changes the process's."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, environment: dict[str, str] | None = None) -> None:
         self.kind = kind
         self.process = subprocess.Popen(
             [sys.executable, __file__, kind],
+            env={**os.environ, **(environment or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -150,6 +152,23 @@ def _build(kind: str, name: str, batch: int, threads: int, dtype: str):
         theirs = torchvision_models().get_model(name).eval()
         theirs.load_state_dict(model.state_dict())
         return lambda: theirs(x), "eager"
+    if kind == "compile":
+        theirs = torchvision_models().get_model(name).eval()
+        theirs.load_state_dict(model.state_dict())
+        theirs = theirs.to(getattr(torch, dtype), memory_format=torch.channels_last)
+        y = x.to(getattr(torch, dtype), memory_format=torch.channels_last)
+        import torch._inductor.config as inductor
+
+        inductor.freezing = True
+        compiled = torch.compile(theirs, dynamic=False)
+        with torch.no_grad():
+            compiled(y)
+        return lambda: compiled(y).float(), "torch.compile, frozen"
+    if kind == "int8":
+        import resnet_zoo
+
+        fast = resnet_zoo.optimize(model, dtype=torch.int8, calibration=x, example=x)
+        return lambda: fast(x), f"error {fast.report.trials[0].error:.1e} of the largest logit"
     if kind in ("fold", "fast", "max"):
         import resnet_zoo
 
@@ -198,7 +217,6 @@ def _versions(kind: str) -> dict[str, str]:
 def worker(kind: str) -> None:
     import contextlib
     import io
-    import os
 
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints goes to stderr
@@ -211,7 +229,7 @@ def worker(kind: str) -> None:
 
     say(_versions(kind))
     call = None
-    with torch.inference_mode(), contextlib.redirect_stdout(io.StringIO()):
+    with torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
         for line in sys.stdin:
             message = json.loads(line)
             if "run" in message:

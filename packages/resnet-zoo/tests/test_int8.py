@@ -14,10 +14,6 @@ from resnet_zoo.inference.int8 import Int8ResNet, Scale, _max_pool, unavailable
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason="no 8-bit convolutions here")
 
 
-def relative(a, b):
-    return ((a - b).abs().max() / b.abs().max()).item()
-
-
 def net(calibrate, name="resnet18", **arguments):
     torch.manual_seed(0)
     return calibrate(get_model(name, **{"planes": 16, "num_classes": 9, **arguments}))
@@ -47,10 +43,12 @@ def test_maps_of_a_trunk_are_close_and_outlive_the_next_block(calibrate):
     for stem in ("imagenet", "small"):
         trunk = net(calibrate, stem=stem, features_only=True)
         pictures = torch.randn(4, 3, 32, 32)
-        fast = optimize(trunk, dtype=torch.int8, calibration=pictures, example=(2, 3, 32, 32))
+        fast = optimize(
+            trunk, dtype=torch.int8, calibration=pictures, example=(2, 3, 32, 32), tolerance=0.5
+        )
         assert fast.report.trials[0].agreement is None
         for a, b in zip(fast(pictures), trunk(pictures), strict=True):
-            assert relative(a, b) < 0.1
+            assert (a - b).norm() / b.norm() < 0.1
 
 
 def test_scales_hold_zero_exactly_and_keep_the_order():

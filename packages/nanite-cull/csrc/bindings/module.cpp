@@ -242,6 +242,55 @@ void bind_asset(nb::module_& m) {
       },
       "path"_a, "threads"_a, "verify_hashes"_a = true);
 
+  nb::class_<NclFile>(m, "NclFile")
+      .def(
+          "__init__",
+          [](NclFile* self, const std::string& path, bool verify_hashes, int threads) {
+            ReadOptions options;
+            options.verify_hashes = verify_hashes, options.threads = threads;
+            nb::gil_scoped_release released;
+            new (self) NclFile(map_file(path), options);
+          },
+          "path"_a, "verify_hashes"_a, "threads"_a)
+      .def("graph", [](const NclFile& f) { return std::make_shared<Asset>(f.graph()); })
+      .def(
+          "load", [](const NclFile& f) { return std::make_shared<Asset>(f.load()); },
+          nb::call_guard<nb::gil_scoped_release>())
+      // (parts, 5): group, first cluster, clusters, page, slot
+      .def("parts",
+           [](nb::handle_t<NclFile> s) {
+             const auto& parts = nb::cast<const NclFile&>(s).tables().parts;
+             const size_t shape[2] = {parts.size(), sizeof(PartRecord) / 4};
+             return Out<const uint32_t>(&parts.data()->group, 2, shape, s);
+           })
+      // bytes of each page
+      .def("page_sizes",
+           [](nb::handle_t<NclFile> s) {
+             const auto& pages = nb::cast<const NclFile&>(s).tables().pages;
+             return member_of(pages, &pages.data()->bytes, s);
+           })
+      .def("dependencies",
+           [](const NclFile& f, uint32_t group) {
+             const NclTables& t = f.tables();
+             native::demand(group < t.groups.size(), [&] {
+               return "NclFile.dependencies: group must be 0 to " + std::to_string(t.groups.size() - 1) +
+                      ", got " + std::to_string(group);
+             });
+             const auto* first = t.dependencies.data() + t.groups[group].dependency_begin;
+             return std::vector<uint32_t>(first, first + t.groups[group].dependencies);
+           })
+      // a page's parts, each an asset of vertices and triangles alone, cluster by cluster
+      .def(
+          "page",
+          [](const NclFile& f, uint32_t page) {
+            std::vector<DecodedPart> parts;
+            f.decode_page(page, parts);
+            std::vector<std::shared_ptr<Asset>> out;
+            for (const DecodedPart& part : parts) out.push_back(std::make_shared<Asset>(f.geometry(part)));
+            return out;
+          },
+          "page"_a, nb::call_guard<nb::gil_scoped_release>());
+
   m.def(
       "decode_ncl",
       [](nb::bytes data, std::vector<uint32_t> leaf_source) {

@@ -162,6 +162,15 @@ Asset graph_of(const NclTables& t) {
   return a;
 }
 
+// What only the joined asset shows.
+void check_whole(const Asset& asset, uint64_t vertices) {
+  if (asset.vertex_count() != vertices)
+    refuse("the pages hold " + std::to_string(asset.vertex_count()) + " vertices, the header says " +
+           std::to_string(vertices));
+  const std::vector<std::string> problems = validate(asset, 1);
+  if (!problems.empty()) refuse("the content is unsound: " + problems[0]);
+}
+
 }  // namespace
 
 uint64_t NclTables::hash() const {
@@ -256,6 +265,15 @@ void NclFile::decode_page(uint32_t page, std::vector<DecodedPart>& out) const {
   }
 }
 
+Asset NclFile::geometry(const DecodedPart& part) const {
+  Asset out;
+  out.step = graph_.step, out.uv_step = graph_.uv_step;
+  for (size_t at = 0; at < part.vertices.size(); at += layout_.width())
+    if (!layout_.append(&part.vertices[at], out)) refuse("a page has a vertex out of range");
+  out.triangles = part.triangles;
+  return out;
+}
+
 Asset NclFile::load() const {
   Asset asset = graph_;
   PartJoin join(asset, layout_, tables_.header.start.vertices);
@@ -271,21 +289,15 @@ Asset NclFile::load() const {
           refuse("page " + std::to_string(end - 1 - i) + " has a vertex out of range");
     end -= count;
   }
-  if (asset.vertex_count() != tables_.header.start.vertices)
-    refuse("the pages hold " + std::to_string(asset.vertex_count()) + " vertices, the header says " +
-           std::to_string(tables_.header.start.vertices));
+  check_whole(asset, tables_.header.start.vertices);
   return asset;
 }
 
 Asset decode_ncl(const uint8_t* data, size_t size, const ReadOptions& options) {
   const HeaderStart start = read_start(data, size);
-  Asset asset = start.version == 2 ? decode_version_2(data, size, options.verify_hashes, options.threads)
-                                   : NclFile({data, size, nullptr}, options).load();
-  if (asset.vertex_count() != start.vertices)
-    refuse("the pages hold " + std::to_string(asset.vertex_count()) + " vertices, the header says " +
-           std::to_string(start.vertices));
-  const std::vector<std::string> problems = validate(asset, 1);
-  if (!problems.empty()) refuse("the content is unsound: " + problems[0]);
+  if (start.version == ncl_version) return NclFile({data, size, nullptr}, options).load();
+  Asset asset = decode_version_2(data, size, options.verify_hashes, options.threads);
+  check_whole(asset, start.vertices);
   return asset;
 }
 

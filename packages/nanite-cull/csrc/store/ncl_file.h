@@ -70,6 +70,9 @@ class NclFile {
   // The parts of a page, in their slots. `out` may hold those of an earlier page: its memory is used again.
   void decode_page(uint32_t page, std::vector<DecodedPart>& out) const;
 
+  // A part's vertices and triangles, not shared between its clusters.
+  Asset geometry(const DecodedPart& part) const;
+
   // All pages joined: what was written, bit for bit, but for the source map, which is not stored.
   Asset load() const;
 

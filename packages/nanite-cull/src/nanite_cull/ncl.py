@@ -1,10 +1,18 @@
 """The file format .ncl: built assets on disk, checked when read."""
 
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from nanite_cull import _C  # type: ignore[attr-defined]
+import numpy as np
+
+from nanite_cull import _C
 from nanite_cull._core import open_meshoptimizer
 from nanite_cull.asset import Asset
+
+PART_DTYPE = np.dtype(
+    [(name, "u4") for name in ("group", "cluster_begin", "cluster_count", "page", "slot")]
+)
 
 
 def save(asset: Asset, path: str | Path, *, threads: int = 0) -> Path:
@@ -19,6 +27,103 @@ def read(path: str | Path, *, threads: int = 0) -> Asset:
     FileNotFoundError when there is none.
     """
     open_meshoptimizer()
+    return Asset(_C.read_ncl(str(_existing(path)), threads))
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some clusters of one group, as a page holds them: complete in themselves.
+
+    group, cluster_begin, cluster_count: as in the asset. Vertices and triangles lie cluster after
+    cluster, counts as in `clusters`: positions (n, 3) float32 from the origin; normals (n, 3), uvs
+    (n, 2), colors (n, 4) float32 and materials (n,) uint32 or empty; triangles (t, 3) uint8.
+    """
+
+    group: int
+    cluster_begin: int
+    cluster_count: int
+    positions: np.ndarray
+    normals: np.ndarray
+    uvs: np.ndarray
+    colors: np.ndarray
+    materials: np.ndarray
+    triangles: np.ndarray
+
+
+class File:
+    """An .ncl file of version 3, opened: its header is read and checked, pages when asked for.
+
+    `clusters`, `groups`, `nodes`, `origin` are those of the asset (see `Asset`), so a mesh can be
+    culled, and what it needs be asked for, before a triangle is read. The file stays mapped; do not
+    write into it meanwhile. May be used by many threads.
+    """
+
+    def __init__(self, path: str | Path, *, threads: int = 0) -> None:
+        self._core = _C.NclFile(str(_existing(path)), True, threads)
+
+    @cached_property
+    def _graph(self) -> Asset:
+        return Asset(self._core.graph())
+
+    @property
+    def clusters(self) -> np.ndarray:
+        """One record for each cluster: `Asset.clusters`."""
+        return self._graph.clusters
+
+    @property
+    def groups(self) -> np.ndarray:
+        """One record for each group: `Asset.groups`."""
+        return self._graph.groups
+
+    @property
+    def nodes(self) -> np.ndarray:
+        """The hierarchy: `Asset.nodes`."""
+        return self._graph.nodes
+
+    @property
+    def origin(self) -> np.ndarray:
+        """(3,) float64: where positions count from."""
+        return self._graph.origin
+
+    @cached_property
+    def parts(self) -> np.ndarray:
+        """One record for each part (see PART_DTYPE): a group, or what of it fits its page. The last
+        cluster comes first, so coarse levels lie in the first pages."""
+        return np.ascontiguousarray(self._core.parts()).view(PART_DTYPE)[:, 0]
+
+    @property
+    def page_bytes(self) -> np.ndarray:
+        """(pages,) uint32: bytes of each page, at most 131,072."""
+        return self._core.page_sizes()
+
+    def dependencies(self, group: int) -> np.ndarray:
+        """Numbers of the groups that draw in the place of `group` while it is not there."""
+        return np.array(self._core.dependencies(group), np.uint32)
+
+    def page(self, page: int) -> list[Part]:
+        """Reads, checks and decodes one page. Raises ValueError where it is damaged."""
+        geometry = self._core.page(page)
+        records = self.parts[self.parts["page"] == page]
+        return [
+            Part(*(int(r[n]) for n in ("group", "cluster_begin", "cluster_count")),
+                 g.positions, g.normals, g.uvs, g.colors, g.materials, g.triangles)
+            for r, g in zip(records, geometry, strict=True)
+        ]  # fmt: skip
+
+    def load(self) -> Asset:
+        """The whole asset, as `load` gives it."""
+        return Asset(self._core.load())
+
+
+def open(path: str | Path, *, threads: int = 0) -> File:
+    """Opens an .ncl file by its header: as `read`, but no page is touched until it is asked for.
+
+    Raises as `read` does; a file of version 2 has no such header and is a ValueError.
+    """
+    return File(path, threads=threads)
+
+
+def _existing(path: str | Path) -> Path:
     if not Path(path).is_file():
         raise FileNotFoundError(f"load: {path} does not exist")
-    return Asset(_C.read_ncl(str(path), threads))
+    return Path(path)

@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <array>
 #include <optional>
 #include <string>
@@ -59,16 +60,20 @@ void require_out_indices(const Tensor& out_indices, const spconv_lite::Rulebook&
 }
 
 void write_compact(const OwnedRulebook& self, const std::optional<Tensor>& out_indices, const Tensor& pair_in,
-                   const Tensor& pair_out, const Tensor& block_offset) {
+                   const Tensor& pair_out, const Tensor& block_offset, const std::optional<Tensor>& order) {
   const auto& rulebook = self.rulebook;
+  const int64_t tail = order ? rulebook.out_rows() : 0;
+  if (order) require(*order, "get_indice_pairs", "order", cpu, native::int32, rulebook.in_rows());
   if (out_indices) require_out_indices(*out_indices, rulebook);
-  require(pair_in, "get_indice_pairs", "pair_in", cpu, native::int32, rulebook.pairs());
+  require(pair_in, "get_indice_pairs", "pair_in", cpu, native::int32, rulebook.pairs() + tail);
   require(pair_out, "get_indice_pairs", "pair_out", cpu, native::uint8, rulebook.pairs());
   require(block_offset, "get_indice_pairs", "block_offset", cpu, native::int64, rulebook.block_offsets());
   nb::gil_scoped_release released;
   if (out_indices) rulebook.write_out_indices(out_indices->data_as<int32_t>());
+  const int32_t* const rows = order ? order->data_as<int32_t>() : nullptr;
   rulebook.write_compact(pair_in.data_as<int32_t>(), pair_out.data_as<uint8_t>(),
-                         block_offset.data_as<int64_t>());
+                         block_offset.data_as<int64_t>(), rows);
+  std::copy_n(rows, tail, pair_in.data_as<int32_t>() + rulebook.pairs());
 }
 
 void write_padded(const OwnedRulebook& self, const Tensor& out_indices, const Tensor& indice_pairs,
@@ -88,7 +93,12 @@ spconv_lite::Map make_map(const char* function, const Tensor& pair_in, const Ten
                           const Tensor& block_offset, int64_t in_rows, int64_t out_rows, int64_t volume) {
   Dim pairs("P");
   const int64_t blocks = (out_rows + spconv_lite::block_rows - 1) / spconv_lite::block_rows;
-  require(pair_in, function, "pair_in", cpu, native::int32, pairs);
+  const bool flat = pair_in.ndim == 1 && pair_out.ndim == 1 && out_rows > 0;
+  const bool ordered = flat && pair_in.shape[0] == pair_out.shape[0] + out_rows;
+  if (ordered)
+    require(pair_in, function, "pair_in", cpu, native::int32, pair_in.shape[0]);
+  else
+    require(pair_in, function, "pair_in", cpu, native::int32, pairs);
   require(pair_out, function, "pair_out", cpu, native::uint8, pairs);
   require(block_offset, function, "block_offset", cpu, native::int64, blocks * volume + 1);
   return {pair_in.data_as<int32_t>(),
@@ -97,7 +107,8 @@ spconv_lite::Map make_map(const char* function, const Tensor& pair_in, const Ten
           pairs.length(),
           in_rows,
           out_rows,
-          volume};
+          volume,
+          ordered ? pair_in.data_as<int32_t>() + pairs.length() : nullptr};
 }
 
 void transpose_rulebook(const Tensor& pair_in, const Tensor& pair_out, const Tensor& block_offset,
@@ -109,8 +120,8 @@ void transpose_rulebook(const Tensor& pair_in, const Tensor& pair_out, const Ten
   native::demand(map.pairs == to.pairs,
                  [] { return std::string("transpose_rulebook: outputs have another length"); });
   nb::gil_scoped_release released;
-  spconv_lite::transpose_rulebook(map.pair_in, map.pair_out, map.block_offset, map.pairs, in_rows, out_rows,
-                                  volume, threads, pair_in_t.data_as<int32_t>(),
+  spconv_lite::transpose_rulebook(map.pair_in, map.pair_out, map.block_offset, map.order, map.pairs, in_rows,
+                                  out_rows, volume, threads, pair_in_t.data_as<int32_t>(),
                                   pair_out_t.data_as<uint8_t>(), block_offset_t.data_as<int64_t>());
 }
 

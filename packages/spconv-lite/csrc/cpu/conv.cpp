@@ -81,12 +81,15 @@ void check_offsets(const Map& map) {
   const int64_t blocks = (map.out_rows + block_rows - 1) / block_rows;
   bool fits = map.block_offset[0] == 0 && map.block_offset[blocks * map.volume] == map.pairs;
   for (int64_t i = 0; i < blocks * map.volume; ++i) fits &= map.block_offset[i] <= map.block_offset[i + 1];
+  for (int64_t i = 0; i < map.out_rows && map.order != nullptr; ++i)
+    fits &= map.order[i] >= 0 && map.order[i] < map.out_rows;
   if (!fits) throw_foreign();
 }
 
 BlockMap block_of(const Map& map, int64_t block) {
-  return {map.pair_in, map.pair_out, map.block_offset + block * map.volume, map.volume,
-          std::min(block_rows, map.out_rows - block * block_rows)};
+  const int64_t first = block * block_rows, rows = std::min(block_rows, map.out_rows - first);
+  return {map.pair_in, map.pair_out, map.block_offset + block * map.volume, map.volume, rows,
+          first,       map.order};
 }
 
 std::vector<int64_t> pairs_by_offset(const Map& map) {
@@ -155,7 +158,7 @@ void run(const Map& map, const Features<T>& f, const GroupWeights<T>& w, const S
       BlockMap slice = block_of(map, block);
       slice.rows = std::min(map.out_rows - block * block_rows, count * block_rows);
       Features<T> part = f;
-      part.y += block * block_rows * f.y_stride + first;
+      part.y += first;
       part.y_channels = w.columns(panel);
       const T* const ready = stripes > 1 ? packed.get() + panel * map.volume * size : nullptr;
       const PanelWeights<T> weights{w.raw + first * w.y_step, w.y_step, w.k_step, w.x_step, ready, size};
@@ -175,7 +178,7 @@ Scratch<T> by_offset(const T* weight, int64_t volume, int64_t channels) {
   return turned;
 }
 
-// Calls body(block, first row of y) over all blocks; body returns false for a foreign map.
+// Calls body(block) over all blocks; body returns false for a foreign map.
 template <class T, class Body>
 void by_block(const Map& map, int64_t channels, int threads, Body&& body) {
   const int64_t blocks = (map.out_rows + block_rows - 1) / block_rows;
@@ -184,7 +187,7 @@ void by_block(const Map& map, int64_t channels, int threads, Body&& body) {
       std::max<int64_t>(1, static_cast<int64_t>(flops_per_chunk * static_cast<double>(blocks) / work));
   native::parallel_for(blocks, grain, threads, [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block)
-      if (!body(block_of(map, block), block * block_rows * channels)) throw_foreign();
+      if (!body(block_of(map, block))) throw_foreign();
   });
 }
 
@@ -192,9 +195,9 @@ template <class T>
 void convolve_lanes(const Map& map, bool mirror, const T* x, const T* weight, const T* bias, int64_t channels,
                     T* y, int threads) {
   const Scratch<T> turned = by_offset(weight, map.volume, channels);
-  by_block<T>(map, channels, threads, [&](const BlockMap& block, int64_t at) {
-    return NATIVE_CALL_ISA(depthwise_block<T>)(block, Lanes<T>{x, map.in_rows, channels, y + at},
-                                               turned.get(), bias, mirror);
+  by_block<T>(map, channels, threads, [&](const BlockMap& block) {
+    return NATIVE_CALL_ISA(depthwise_block<T>)(block, Lanes<T>{x, map.in_rows, channels, y}, turned.get(),
+                                               bias, mirror);
   });
 }
 
@@ -210,7 +213,7 @@ void correlate_lanes(const Map& map, const T* x, const T* gradient, int64_t chan
     std::fill_n(total, size, T(0));
     for (int64_t block = part * blocks / parts; block < (part + 1) * blocks / parts; ++block) {
       std::fill_n(block_sums, size, T(0));
-      const Lanes<const T> f{x, map.in_rows, channels, gradient + block * block_rows * channels};
+      const Lanes<const T> f{x, map.in_rows, channels, gradient};
       if (!NATIVE_CALL_ISA(depthwise_correlate<T>)(block_of(map, block), f, block_sums)) throw_foreign();
       for (int64_t i = 0; i < size; ++i) total[i] += block_sums[i];
     }
@@ -234,10 +237,8 @@ void correlate_part(const Map& map, const Features<const T>& f, bool turned, int
     const int64_t count = std::min(together, end - block);
     BlockMap slice = block_of(map, block);
     slice.rows = std::min(map.out_rows - block * block_rows, count * block_rows);
-    Features<const T> rest = f;
-    (turned ? rest.x : rest.y) += block * block_rows * (turned ? f.x_stride : f.y_stride);
     for (int64_t k = first_k; k < last_k; ++k)
-      if (!Loops<T>::correlate_blocks(slice, count, k, turned, rest, rows.get(),
+      if (!Loops<T>::correlate_blocks(slice, count, k, turned, f, rows.get(),
                                       &to[static_cast<size_t>(k - first_k)]))
         throw_foreign();
   }
@@ -345,8 +346,8 @@ void correlate(const Map& map, const T* x, int64_t in_channels, const T* gradien
 template <class T>
 void max_pool(const Map& map, const T* x, int64_t channels, T least, T* y, int threads) {
   check_offsets(map);
-  by_block<T>(map, channels, threads, [&](const BlockMap& block, int64_t at) {
-    return NATIVE_CALL_ISA(max_block<T>)(block, Lanes<T>{x, map.in_rows, channels, y + at}, least);
+  by_block<T>(map, channels, threads, [&](const BlockMap& block) {
+    return NATIVE_CALL_ISA(max_block<T>)(block, Lanes<T>{x, map.in_rows, channels, y}, least);
   });
 }
 
@@ -354,9 +355,8 @@ template <class T>
 void select_sum(const Map& map, const T* x, const T* of_x, const T* of_y, int64_t channels, T* y,
                 int threads) {
   check_offsets(map);
-  by_block<T>(map, channels, threads, [&](const BlockMap& block, int64_t at) {
-    return NATIVE_CALL_ISA(select_block<T>)(block, Lanes<T>{x, map.in_rows, channels, y + at}, of_x,
-                                            of_y + at);
+  by_block<T>(map, channels, threads, [&](const BlockMap& block) {
+    return NATIVE_CALL_ISA(select_block<T>)(block, Lanes<T>{x, map.in_rows, channels, y}, of_x, of_y);
   });
 }
 

@@ -15,6 +15,7 @@ struct Map {
   const uint8_t* pair_out;
   const int64_t* block_offset;
   int64_t pairs, in_rows, out_rows, volume;
+  const int32_t* order;  // (out_rows), the row at each place of the blocks; null: rows are in their own order
 };
 
 template <class T>

@@ -18,19 +18,29 @@ bool lanes_exist(const BlockMap& map, int64_t x_rows) {
   return begin == end || (in < x_rows && out < map.rows);
 }
 
+template <class T>
+void fill_rows(const BlockMap& map, const Lanes<T>& f, T value) {
+  for (int64_t row = 0; row < map.rows; ++row) {
+    T* const y = f.y + row_at(map, row) * f.channels;
+    for (int64_t c = 0; c < f.channels; ++c) y[c] = value;
+  }
+}
+
 }  // namespace
 
 template <class T>
 bool depthwise_block(const BlockMap& map, const Lanes<T>& f, const T* weight, const T* bias, bool mirror) {
   if (!lanes_exist(map, f.x_rows)) return false;
   const int64_t channels = f.channels;
-  for (int64_t row = 0; row < map.rows; ++row)
-    for (int64_t c = 0; c < channels; ++c) f.y[row * channels + c] = bias != nullptr ? bias[c] : T(0);
+  for (int64_t row = 0; row < map.rows; ++row) {
+    T* const y = f.y + row_at(map, row) * channels;
+    for (int64_t c = 0; c < channels; ++c) y[c] = bias != nullptr ? bias[c] : T(0);
+  }
   for (int64_t k = 0; k < map.volume; ++k) {
     const T* __restrict w = weight + (mirror ? map.volume - 1 - k : k) * channels;
     for (int64_t p = map.offset[k]; p < map.offset[k + 1]; ++p) {
       const T* __restrict x = f.x + map.pair_in[p] * channels;
-      T* __restrict y = f.y + map.pair_out[p] * channels;
+      T* __restrict y = f.y + row_at(map, map.pair_out[p]) * channels;
       for (int64_t c = 0; c < channels; ++c) y[c] += x[c] * w[c];
     }
   }
@@ -45,7 +55,7 @@ bool depthwise_correlate(const BlockMap& map, const Lanes<const T>& f, T* sums) 
     T* __restrict sum = sums + k * channels;
     for (int64_t p = map.offset[k]; p < map.offset[k + 1]; ++p) {
       const T* __restrict x = f.x + map.pair_in[p] * channels;
-      const T* __restrict y = f.y + map.pair_out[p] * channels;
+      const T* __restrict y = f.y + row_at(map, map.pair_out[p]) * channels;
       for (int64_t c = 0; c < channels; ++c) sum[c] += x[c] * y[c];
     }
   }
@@ -57,15 +67,15 @@ bool max_block(const BlockMap& map, const Lanes<T>& f, T least) {
   if (!lanes_exist(map, f.x_rows)) return false;
   const int64_t channels = f.channels;
   bool reached[block_rows] = {};
-  for (int64_t i = 0; i < map.rows * channels; ++i) f.y[i] = least;
+  fill_rows(map, f, least);
   for (int64_t p = map.offset[0]; p < map.offset[map.volume]; ++p) {
     const T* __restrict x = f.x + map.pair_in[p] * channels;
-    T* __restrict y = f.y + map.pair_out[p] * channels;
+    T* __restrict y = f.y + row_at(map, map.pair_out[p]) * channels;
     reached[map.pair_out[p]] = true;
     for (int64_t c = 0; c < channels; ++c) y[c] = ((x[c] > y[c]) | (x[c] != x[c])) ? x[c] : y[c];
   }
   for (int64_t row = 0; row < map.rows; ++row)
-    for (int64_t c = 0; c < channels && !reached[row]; ++c) f.y[row * channels + c] = T(0);
+    for (int64_t c = 0; c < channels && !reached[row]; ++c) f.y[row_at(map, row) * channels + c] = T(0);
   return true;
 }
 
@@ -73,9 +83,9 @@ template <class T>
 bool select_block(const BlockMap& map, const Lanes<T>& f, const T* of_x, const T* of_y) {
   if (!lanes_exist(map, f.x_rows)) return false;
   const int64_t channels = f.channels;
-  for (int64_t i = 0; i < map.rows * channels; ++i) f.y[i] = T(0);
+  fill_rows(map, f, T(0));
   for (int64_t p = map.offset[0]; p < map.offset[map.volume]; ++p) {
-    const int64_t in = map.pair_in[p] * channels, out = map.pair_out[p] * channels;
+    const int64_t in = map.pair_in[p] * channels, out = row_at(map, map.pair_out[p]) * channels;
     const T* __restrict x = f.x + in;
     const T* __restrict a = of_x + in;
     const T* __restrict b = of_y + out;

@@ -14,7 +14,7 @@ template <class T>
 struct Lanes {
   const T* x;
   int64_t x_rows, channels;
-  T* y;  // of the block's first row
+  T* y;
 };
 
 // y[row] = bias + sum over offsets and pairs of x[in] * weight[k]; weight is (volume, channels), bias may be

@@ -226,7 +226,7 @@ bool convolve_panel(const BlockMap& map, int64_t blocks, const Features<Bfloat16
     }
   }
   for (int64_t row = 0; row < map.rows; ++row)
-    round_to(sums + row * stride, f.y_channels, f.y + row * f.y_stride);
+    round_to(sums + row * stride, f.y_channels, f.y + row_at(map, row) * f.y_stride);
   return true;
 }
 
@@ -247,7 +247,7 @@ bool correlate_blocks(const BlockMap& map, int64_t blocks, int64_t k, bool turne
     const int64_t begin = map.offset[block * map.volume + k], end = map.offset[block * map.volume + k + 1];
     if (!pairs_exist(map, rows_of(map, block), begin, end, f.x_rows)) return false;
     for (int64_t p = begin; p < end; ++p) {
-      const int64_t in = map.pair_in[p], out = block * block_rows + map.pair_out[p];
+      const int64_t in = map.pair_in[p], out = row_at(map, block * block_rows + map.pair_out[p]);
       const Bfloat16* const at_x = f.x + (turned ? out : in) * f.x_stride;
       const Bfloat16* const at_y = f.y + (turned ? in : out) * f.y_stride;
       if (waiting_x == nullptr) {

@@ -238,8 +238,8 @@ bool convolve(const BlockMap& map, int64_t blocks, const Features<T>& f, const P
     const int64_t* const offset = map.offset + block * map.volume;
     if (!pairs_exist(part, offset[0], offset[map.volume], f.x_rows)) return false;
   }
-  const bool in_place = stride == f.y_channels && stride == f.y_stride;  // one panel of whole vectors
-  if (in_place) sums = f.y;
+  const bool in_place = stride == f.y_channels && stride == f.y_stride && map.order == nullptr;
+  if (in_place) sums = f.y + map.first * stride;  // one panel of whole vectors
   for (int64_t row = 0; row < map.rows; ++row)
     for (int64_t c = 0; c < stride; ++c) sums[row * stride + c] = bias != nullptr ? bias[c] : T(0);
   for (int64_t k = 0; k < map.volume; ++k) {
@@ -271,8 +271,10 @@ bool convolve(const BlockMap& map, int64_t blocks, const Features<T>& f, const P
         multiply_pairs(f, map.pair_in + begin, map.pair_out + begin, count, from, from_stride, to, stride);
     }
   }
-  for (int64_t row = 0; row < map.rows && !in_place; ++row)
-    for (int64_t c = 0; c < f.y_channels; ++c) f.y[row * f.y_stride + c] = sums[row * stride + c];
+  for (int64_t row = 0; row < map.rows && !in_place; ++row) {
+    T* const y = f.y + row_at(map, row) * f.y_stride;
+    for (int64_t c = 0; c < f.y_channels; ++c) y[c] = sums[row * stride + c];
+  }
   return true;
 }
 
@@ -336,7 +338,7 @@ bool correlate(const BlockMap& map, int64_t blocks, int64_t k, bool turned, cons
     part.rows = map.rows - block * block_rows < block_rows ? map.rows - block * block_rows : block_rows;
     if (!pairs_exist(part, begin, end, f.x_rows)) return false;
     for (int64_t p = begin; p < end; ++p) {
-      const int64_t in = map.pair_in[p], out = block * block_rows + map.pair_out[p];
+      const int64_t in = map.pair_in[p], out = row_at(map, block * block_rows + map.pair_out[p]);
       x[held] = f.x + (turned ? out : in) * f.x_stride;
       y[held] = f.y + (turned ? in : out) * f.y_stride;
       if (columns != f.y_channels) {

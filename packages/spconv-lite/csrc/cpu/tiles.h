@@ -15,10 +15,16 @@ struct BlockMap {
   const uint8_t* pair_out;
   const int64_t* offset;
   int64_t volume;
-  int64_t rows;  // output rows of this block, at most block_rows
+  int64_t rows;          // output rows of this block, at most block_rows
+  int64_t first;         // the place of its first row
+  const int32_t* order;  // the row at each place; null where they are the same
 };
 
-// One group of channels. Rows of x and y are x_stride and y_stride values apart.
+static inline int64_t row_at(const BlockMap& map, int64_t place) {
+  return map.order != nullptr ? map.order[map.first + place] : map.first + place;
+}
+
+// One group of channels, all rows. Rows of x and y are x_stride and y_stride values apart.
 template <class T>
 struct Features {
   const T* x;

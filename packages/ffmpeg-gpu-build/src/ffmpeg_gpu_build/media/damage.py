@@ -87,6 +87,12 @@ def _asf(head: bytes, tail: bytes, size: int) -> str | None:
     return f"its header says {said} bytes, {size} are there" if said > size else None
 
 
+def _flic(head: bytes, tail: bytes, size: int) -> str | None:
+    """An FLI or FLC begins with its own size (Autodesk Animator, file formats)."""
+    (said,) = struct.unpack_from("<I", head)
+    return f"its header says {said} bytes, {size} are there" if said > size else None
+
+
 def _vint(data: bytes, at: int) -> tuple[int | None, int]:
     """A size of EBML and its end; None where it is written as unknown (RFC 8794, section 4)."""
     length = 9 - data[at].bit_length()
@@ -163,6 +169,8 @@ def unfinished(path: Path) -> str | None:
     ):  # fmt: skip
         if head.startswith(mark):
             return look(head, tail, size)
+    if head[4:6] in (b"\x11\xaf", b"\x12\xaf"):
+        return _flic(head, tail, size)
     return _grid(head, tail, size)
 
 

@@ -19,8 +19,8 @@ from .sources import Source
 # AV_PKT_FLAG_KEY and AV_PKT_FLAG_DISCARD of libavcodec/packet.h
 KEY, DISCARD = 1, 4
 _PACKET = re.compile(
-    rb"^0, +-?\d+, +(-?\d+), +-?\d+, +\d+, 0x\w+(?:, F=0x(\w+))?", re.MULTILINE
-)  # muxer framecrc: stream, dts, pts, duration, size, sum, flags if not KEY
+    rb"^0, +-?\d+, +(-?\d+), +-?\d+, +[1-9]\d*, 0x\w+(?:, F=0x(\w+))?", re.MULTILINE
+)  # muxer framecrc: stream, dts, pts, duration, size if any, sum, flags if not KEY
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,14 @@ def of_frames(program: Ffmpeg, source: Source, stream: int, engine: str = "pipe"
     return Index(tuple(pts for pts, _ in found), keys, True)
 
 
+def _is_gif(source: Source) -> bool:
+    """A GIF's packets are not its frames: a comment after the last picture is one too."""
+    if source.file is None:
+        return False
+    with source.file.open("rb") as file:
+        return file.read(4) == b"GIF8"
+
+
 _KEPT: dict[Any, Index] = {}
 
 
@@ -107,7 +115,7 @@ def index(
     key = (engine, program.path, source.stamp, stream)
     known = _KEPT.get(key) if source.stamp else None
     if known is None or (exact and not known.exact):
-        if exact:
+        if exact or _is_gif(source):
             known = None
         elif engine == "av":
             known = of_packets_av(source, stream)

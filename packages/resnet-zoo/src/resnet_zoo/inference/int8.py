@@ -27,7 +27,7 @@ from .fused import unknown_part
 _LAYOUT = torch.channels_last
 _NEEDED = ("qconv2d_pointwise", "qconv_prepack")
 _SAMPLE = 1 << 14  # values of a map that are looked at, for each batch of pictures
-_SHARES = [share / 20 for share in range(8, 21)]  # of the range seen, tried as the range kept
+_SHARES = [share / 20 for share in range(12, 21)]  # of the range seen, tried as the range kept
 
 
 def unavailable() -> str | None:

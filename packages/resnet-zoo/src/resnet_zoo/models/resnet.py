@@ -129,8 +129,12 @@ class ResNet(nn.Module):
             ("num_classes", num_classes, num_classes >= 0, ">= 0"),
             ("in_channels", in_channels, in_channels >= 1, "at least 1"),
             ("map_side", map_side, map_side >= 1, "at least 1"),
-            ("average_stride", average_stride, not average_stride or block is Bottleneck,
-             "False but for Bottleneck"),
+            (
+                "average_stride",
+                average_stride,
+                not average_stride or block is Bottleneck,
+                "False but for Bottleneck",
+            ),
         ):
             if not good:
                 raise ValueError(f"ResNet: {name} must be {demand}, got {value!r}")

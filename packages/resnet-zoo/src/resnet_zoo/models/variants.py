@@ -77,6 +77,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
 }  # fmt: skip
 
+
 def _clip() -> dict[str, Architecture]:
     """The image towers of CLIP: with attention pooling, and ("gap") with a plain average."""
     rows = {}
@@ -87,13 +88,13 @@ def _clip() -> dict[str, Architecture]:
         ("50x16", (6, 8, 18, 8), 96, 12, 768),
         ("50x64", (3, 15, 36, 10), 128, 14, 1024),
     ):
-        fixed, about = {**_CLIP, "planes": width}, f"CLIP's modified ResNet-{name}"
-        pooled = {"global_pool": "attention", "map_side": side}
+        usual, about = {"planes": width, "num_classes": 0}, f"CLIP's modified ResNet-{name}"
+        pooled = {"global_pool": "attention", "map_side": side, "num_classes": out}
         rows[f"resnet{name}_clip"] = Architecture(
-            Bottleneck, layers, fixed, f"{about}, {out} outputs", {**pooled, "num_classes": out}
+            Bottleneck, layers, _CLIP, f"{about}, {out} outputs", {**usual, **pooled}
         )
         rows[f"resnet{name}_clip_gap"] = Architecture(
-            Bottleneck, layers, fixed, f"{about}, averaged", {"num_classes": 0}
+            Bottleneck, layers, _CLIP, f"{about}, averaged", usual
         )
     return rows
 

@@ -38,6 +38,7 @@ class _Run:
     loss: LossFunction
     context: ParallelContext
     shape: tuple[int, int]
+    positions: list[torch.Tensor] | None = None
     inputs: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
     outputs: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
     weights: dict[tuple[int, int], list[Callable[[], None]]] = field(default_factory=dict)
@@ -129,7 +130,8 @@ class _Run:
             y = self.loss(model, x, action.batch)
             self.losses[action.batch] = y.detach()
         else:
-            y = model(x)
+            at = None if self.positions is None else self.positions[action.batch]
+            y = model(x) if at is None else model(x, positions=at)
             self.give(action, y.detach())
         if torch.is_grad_enabled():
             self.inputs[key], self.outputs[key] = x, y
@@ -164,6 +166,7 @@ def run_schedule(
     context: ParallelContext,
     shape: tuple[int, int],
     buckets: GradientBuckets | None = None,
+    positions: list[torch.Tensor] | None = None,
 ) -> list[torch.Tensor]:
     """Runs forward and backward of all micro-batches; gradients add up in the parameters.
 
@@ -177,6 +180,8 @@ def run_schedule(
         shape: (batch, sequence) of every micro-batch.
         buckets: sums gradients over dp during the last backward pass through each chunk (where the
             schedule splits the backward pass, after its last weight gradients).
+        positions: of each micro-batch, as `GPTModel.forward` takes them; every stage needs them,
+            and `loss` must pass them on the last.
 
     Gradients of bfloat16 parameters add up in float32. Returns the losses in order on the last
     stage, elsewhere an empty list. Raises ValueError if the schedule does not fit, is not complete
@@ -199,7 +204,7 @@ def run_schedule(
             return buckets.last_backward(action.chunk)
         return nullcontext()
 
-    return _Run(schedule, models, batches, loss, context, shape).run(around)
+    return _Run(schedule, models, batches, loss, context, shape, positions).run(around)
 
 
 @torch.no_grad()
@@ -211,12 +216,13 @@ def evaluate_schedule(
     *,
     context: ParallelContext,
     shape: tuple[int, int],
+    positions: list[torch.Tensor] | None = None,
 ) -> list[torch.Tensor]:
     """The forward passes of `schedule` alone, without gradients; arguments as for
     `run_schedule`.
     """
     _checked(schedule, models, batches, context)
-    run = _Run(forward_only(schedule), models, batches, loss, context, shape)
+    run = _Run(forward_only(schedule), models, batches, loss, context, shape, positions)
     return run.run(lambda _: nullcontext())
 
 

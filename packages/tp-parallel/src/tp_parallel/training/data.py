@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..grid.rng import derive_seed
+from .tokens import Batch
 
 
 class ByteTokenizer:
@@ -22,6 +24,11 @@ class ByteTokenizer:
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
+
+    def encode_file(self, path: str | os.PathLike[str]) -> np.ndarray:
+        """The bytes of a file, mapped: nobody holds a copy."""
+        size = os.path.getsize(path)
+        return np.memmap(path, np.uint8, "c") if size else np.empty(0, np.uint8)
 
     def decode(self, ids: list[int]) -> str:
         return bytes(i for i in ids if i < 256).decode(errors="replace")
@@ -47,6 +54,11 @@ class FileTokenizer:
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
+    def encode_file(self, path: str | os.PathLike[str]) -> np.ndarray:
+        """The tokens of a text file, int32; for a large one write tokens once (`write_tokens`)."""
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+        return np.asarray(self.encode(text), np.int32)
+
     def decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids)
 
@@ -60,7 +72,7 @@ class TextData:
     """A text cut into random windows.
 
     Args:
-        path: any text file, UTF-8 (other bytes are replaced).
+        path: any text file; for a `tokenizer.json` UTF-8 (other bytes are replaced).
         tokenizer: from `make_tokenizer`.
         length: tokens of a window.
         seed: root of the choice of windows.
@@ -75,8 +87,7 @@ class TextData:
     ) -> None:  # fmt: skip
         if not 0.0 <= held_out < 1.0:
             raise ValueError(f"TextData: held_out must be in [0, 1), got {held_out}")
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
-        tokens = torch.tensor(tokenizer.encode(text), dtype=torch.int64)
+        tokens = torch.from_numpy(tokenizer.encode_file(path))
         cut = len(tokens) - int(len(tokens) * held_out)
         self.train, self.test = tokens[:cut], tokens[cut:]
         self.length, self.seed = length, seed
@@ -100,9 +111,21 @@ class TextData:
         starts = torch.randint(len(self.test) - self.length, (rows,), generator=generator)
         return _windows(self.test, starts, self.length)
 
+    def part(self, step: int, first: int, rows: int, place: int, places: int) -> Batch:
+        """The rows of data rank `place` of `places` of a training step."""
+        return Batch(*(x.chunk(places)[place] for x in self.batch(step, rows)), None)
+
+    def evaluation_part(self, index: int, rows: int, place: int, places: int) -> Batch:
+        """The same of batch number `index` for evaluation."""
+        return Batch(*(x.chunk(places)[place] for x in self.evaluation(index, rows)), None)
+
+    def facts(self) -> dict[str, int]:
+        """What a checkpoint notes of it: nothing, a step has its own windows."""
+        return {}
+
 
 def _windows(
     tokens: torch.Tensor, starts: torch.Tensor, length: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    both = tokens[starts.unsqueeze(1) + torch.arange(length + 1)]
+    both = tokens[starts.unsqueeze(1) + torch.arange(length + 1)].long()
     return both[:, :-1].contiguous(), both[:, 1:].contiguous()

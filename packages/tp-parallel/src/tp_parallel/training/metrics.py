@@ -1,4 +1,4 @@
-"""Where a run writes what it measures: stderr, JSON lines, TensorBoard, callbacks; and its FLOPs."""
+"""What a run writes: stderr, JSON lines, TensorBoard, callbacks; and its FLOPs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from .settings import Settings
 Callback = Callable[[dict[str, float]], object]
 
 
-class _Logger:
-    """Lines on stderr, JSON lines and TensorBoard, from rank 0 alone."""
+class Logger:
+    """Lines on stderr, JSON lines, TensorBoard and callbacks, from rank 0 alone."""
 
-    def __init__(self, settings: Settings, config: GPTConfig, context: ParallelContext) -> None:
+    def __init__(
+        self, settings: Settings, config: GPTConfig, context: ParallelContext,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:  # fmt: skip
+        self.callbacks = list(callbacks)
         self.settings, self.active = settings, context.rank == 0
         self.tokens = settings.batch * settings.seq
         self.flops = flops_per_token(config, settings.seq) * self.tokens
@@ -58,6 +62,8 @@ class _Logger:
             finite = {k: v if math.isfinite(v) else None for k, v in row.items()}  # JSON has no NaN
             self.file.write(json.dumps(finite) + "\n")
             self.file.flush()
+        for callback in self.callbacks:
+            callback(dict(row))
         if self.board:
             for name, value in row.items():
                 if name != "step":
@@ -72,13 +78,14 @@ class _Logger:
 
 def flops_per_token(config: GPTConfig, length: int) -> float:
     """Floating-point operations of forward and backward for one token: 6 a weight in a matrix
-    product, and 12 layers hidden length for attention (Chowdhery et al., 2022, arXiv 2204.02311,
-    appendix B).
+    product, and 12 heads head_dim a layer for each token that it sees (Chowdhery et al., 2022,
+    arXiv 2204.02311, appendix B; a window is what it sees). What recomputation repeats is not
+    counted.
     """
-    gates = 2 if config.activation == "swiglu" else 1
-    attention = config.hidden * (2 * config.hidden + 2 * config.groups * config.head_dim)
+    gates = 2 if is_gated(config.activation) else 1
+    width = config.heads * config.head_dim
+    attention = 2 * config.hidden * (width + config.groups * config.head_dim)
     mlp = (gates + 1) * config.hidden * config.inner
     matrices = config.layers * (attention + mlp) + config.vocab_size * config.hidden
-    return 6.0 * matrices + 12.0 * config.layers * config.hidden * length
-
-
+    seen = sum(min(config.window(i) or length, length) for i in range(config.layers))
+    return 6.0 * matrices + 12.0 * width * seen

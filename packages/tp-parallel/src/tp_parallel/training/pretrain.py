@@ -8,13 +8,11 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -23,14 +21,30 @@ import torch
 
 from ..data_parallel.gradients import GradientBuckets, finish_gradients
 from ..data_parallel.optimizer import AdamW, learning_rate
-from ..grid.context import DEFAULT_TIMEOUT, ParallelContext
+from ..grid.context import ParallelContext
 from ..layers.config import GPTConfig
 from ..models.gpt import GPTModel
 from ..pipeline.run import evaluate_schedule, run_schedule
-from ..pipeline.schedules import SCHEDULES, make_schedule
+from ..pipeline.schedules import make_schedule
 from ..pipeline.stages import build_stages
 from . import checkpoint
 from .data import TextData, make_tokenizer
+from .metrics import Callback, Logger, flops_per_token
+from .plan import Plan, plan_run
+from .settings import Settings, check_settings, cut_batch, parse
+from .tokens import Batch, TokenData
+
+__all__ = [
+    "Report",
+    "Settings",
+    "build_stages",
+    "check_settings",
+    "dry_run",
+    "fields",
+    "flops_per_token",
+    "parse",
+    "pretrain",
+]
 
 ModelProvider = Callable[[GPTConfig, ParallelContext, int], list[GPTModel]]
 
@@ -53,11 +67,14 @@ def pretrain(
     settings: Settings,
     model_provider: ModelProvider | None = None,
     context: ParallelContext | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Report:
     """Trains, logs, evaluates and saves as `settings` say; resumes if `settings.save` holds a run.
 
     model_provider: (config, context, chunks) -> this rank's stages; default `build_stages`.
     context: None makes one from the settings and closes it at the end.
+    callbacks: called on rank 0 with each row of metrics, a dictionary of numbers: after each step
+        and each evaluation (`callbacks=[wandb.log]`).
 
     Every rank calls it with the same settings (checked). Raises ValueError for settings that do not
     fit together, before any training.
@@ -70,7 +87,7 @@ def pretrain(
             timeout=settings.timeout,
         )  # fmt: skip
     try:
-        return _Trainer(settings, context, model_provider).run()
+        return _Trainer(settings, context, model_provider, callbacks).run()
     except BaseException as error:
         context.report(error)
         raise
@@ -81,19 +98,18 @@ def pretrain(
 
 class _Trainer:
     def __init__(
-        self, settings: Settings, context: ParallelContext, provider: ModelProvider | None
-    ) -> None:
+        self, settings: Settings, context: ParallelContext, provider: ModelProvider | None,
+        callbacks: Sequence[Callback],
+    ) -> None:  # fmt: skip
         context.check_equal("pretrain settings", asdict(settings))
         self.settings, self.context = settings, context
         tokenizer = make_tokenizer(settings.tokenizer)
         self.config = settings.model(tokenizer.vocab_size)
-        self.rows, self.micro = _cut_batch(settings, context)
-        held_out = settings.held_out if settings.eval_every else 0.0
-        self.data = TextData(
-            settings.data, tokenizer, settings.seq, seed=settings.seed, held_out=held_out
-        )
-        build = provider or (lambda config, ctx, n: build_stages(config, ctx, chunks=n))
-        self.models = build(self.config, context, settings.chunks)
+        self.rows, self.micro = cut_batch(settings, context.dp.size, context.pp.size)
+        self.data = _data(settings, tokenizer)
+        self.models = (provider or self._build)(self.config, context, settings.chunks)
+        if settings.load:
+            self._load(settings.load)
         self.optimizer = AdamW(
             self.models, context, lr=settings.lr, weight_decay=settings.weight_decay,
             clip_grad=settings.clip_grad, zero=settings.zero,
@@ -103,7 +119,18 @@ class _Trainer:
                                       settings.chunks)  # fmt: skip
         self.report = Report()
         self.stop_asked = False
-        self.logger = _Logger(settings, self.config, context)
+        self.samples = 0  # given to the training so far
+        self.logger = Logger(settings, self.config, context, callbacks)
+
+    def _build(self, config: GPTConfig, context: ParallelContext, chunks: int) -> list[GPTModel]:
+        new = {"init_mode": self.settings.init, "initialize": not self.settings.load}
+        return build_stages(config, context, chunks=chunks, **new)
+
+    def _load(self, path: str) -> None:
+        """The weights of a checkpoint, for a run that begins with them."""
+        drop = ("dropout", "attention_dropout", "embedding_dropout")
+        found = checkpoint.latest(path) or path
+        checkpoint.load(found, self.models, context=self.context, allow=drop)
 
     def run(self) -> Report:
         settings, report = self.settings, self.report
@@ -140,18 +167,22 @@ class _Trainer:
 
     def _step(self, step: int) -> tuple[float, float, float]:
         settings, context = self.settings, self.context
-        ids, labels = self.data.batch(step, settings.batch)
-        ids, labels = self._mine(ids), self._mine(labels)
-        tokens = context.dp.all_reduce((labels != -100).sum().to(torch.float64).reshape(1),
+        batch = self._mine(
+            self.data.part(step, self.samples, settings.batch, context.dp.rank, context.dp.size)
+        )
+        self.samples += settings.batch
+        tokens = context.dp.all_reduce((batch.labels != -100).sum().to(torch.float64).reshape(1),
                                        label="tokens", kind="control")  # fmt: skip
-        inputs, targets = ids.split(self.micro), labels.split(self.micro)
+        inputs, targets, positions = self._micro_batches(batch)
         for model in self.models:
             model.train()
         self.buckets.zero()
         losses = run_schedule(
             self.schedule, self.models, list(inputs),
-            lambda model, x, n: model.loss_sum(x, targets[n]) / tokens.to(torch.float32)[0],
+            lambda model, x, n: _loss_sum(model, x, targets, positions, n)
+            / tokens.to(torch.float32)[0],
             context=context, shape=(self.micro, settings.seq), buckets=self.buckets,
+            positions=positions,
         )  # fmt: skip
         finish_gradients(self.models, context, self.buckets)
         rate = learning_rate(step, peak=settings.lr, warmup=settings.warmup, total=settings.steps)
@@ -168,9 +199,13 @@ class _Trainer:
                       f"{settings.skip_steps}: {error}", file=sys.stderr, flush=True)  # fmt: skip
         return self._mean(losses), norm, rate
 
-    def _mine(self, batch: torch.Tensor) -> torch.Tensor:
+    def _mine(self, batch: Batch) -> Batch:
         """This data rank's rows, on the device."""
-        return batch.chunk(self.context.dp.size)[self.context.dp.rank].to(self.context.device)
+        return Batch(*(x if x is None else x.to(self.context.device) for x in batch))
+
+    def _micro_batches(self, batch: Batch):
+        """ids, labels and positions (or None), a list of micro-batches each."""
+        return [x if x is None else list(x.split(self.micro)) for x in batch]
 
     def _mean(self, losses: list[torch.Tensor]) -> float:
         """The loss of the whole batch, on every rank, from the last stages' shares."""
@@ -187,21 +222,24 @@ class _Trainer:
         for model in self.models:
             model.eval()
         losses = []
-        scale = settings.batch * settings.seq * settings.eval_batches
+        valid = torch.zeros(1, dtype=torch.float64, device=context.device)
         for index in range(settings.eval_batches):
-            ids, labels = self.data.evaluation(index, settings.batch)
-            inputs = self._mine(ids).split(self.micro)
-            targets = self._mine(labels).split(self.micro)
+            batch = self._mine(self.data.evaluation_part(
+                index, settings.batch, context.dp.rank, context.dp.size))  # fmt: skip
+            valid += (batch.labels != -100).sum()
+            inputs, targets, positions = self._micro_batches(batch)
             losses += evaluate_schedule(
-                self.schedule, self.models, list(inputs),
-                lambda model, x, n, targets=targets: model.loss_sum(x, targets[n]) / scale,
-                context=context, shape=(self.micro, settings.seq),
+                self.schedule, self.models, inputs,
+                lambda model, x, n, t=targets, p=positions: _loss_sum(model, x, t, p, n),
+                context=context, shape=(self.micro, settings.seq), positions=positions,
             )  # fmt: skip
-        return self._mean(losses)
+        context.dp.all_reduce(valid, label="tokens", kind="control")
+        return self._mean(losses) / float(valid)
 
     def _save(self, step: int) -> Path:
         extra = {"config": self.config.to_dict(), "settings": asdict(self.settings),
-                 "skipped": self.report.skipped}  # fmt: skip
+                 "skipped": self.report.skipped, "samples": self.samples,
+                 "data": self.data.facts()}  # fmt: skip
         assert self.settings.save is not None
         return checkpoint.save(
             self.settings.save, step, self.models, self.optimizer, context=self.context,
@@ -215,14 +253,28 @@ class _Trainer:
         if found is not None and self.context.rank == 0:
             size = sum(file.stat().st_size for file in found.iterdir()) / 2**30
             print(f"resuming from {found}, {size:.2f} GiB", file=sys.stderr, flush=True)
-        allow = filter(None, self.settings.allow.split(","))
+        allow = [name for name in self.settings.allow.split(",") if name not in ("", "data")]
         manifest = checkpoint.resume(
             self.settings.save, self.models, self.optimizer, context=self.context, allow=allow
         )
         if manifest is None:
             return 0
-        self.report.skipped = list(manifest["extra"].get("skipped", []))
-        return int(manifest["step"])
+        extra, step = manifest["extra"], int(manifest["step"])
+        self._check_data(extra.get("data", {}))
+        self.report.skipped = list(extra.get("skipped", []))
+        self.samples = int(extra.get("samples", step * self.settings.batch))
+        return step
+
+    def _check_data(self, saved: dict[str, int]) -> None:
+        """Raises ValueError if the windows to go on with are not those of the checkpoint."""
+        mine = self.data.facts()
+        other = [f"{name} {saved.get(name)} there, {value} here" for name, value in mine.items()
+                 if saved.get(name) != value]  # fmt: skip
+        if other and "data" not in self.settings.allow.split(","):
+            raise ValueError(
+                f"pretrain: the checkpoint was at sample {self.samples} of other data: "
+                f"{'; '.join(other)}; resume with the data of before, or allow it (--allow data)"
+            )
 
     def _ask_stop(self, *_: object) -> None:
         self.stop_asked = True
@@ -233,6 +285,56 @@ class _Trainer:
         return bool(self.context.world.all_reduce(flag, "max", label="stop", kind="control"))
 
 
+def _data(settings: Settings, tokenizer: Any) -> TextData | TokenData:
+    held_out = settings.held_out if settings.eval_every else 0.0
+    if Path(settings.data).suffix in (".npy", ".bin", ".idx"):
+        return TokenData(settings.data, settings.seq, seed=settings.seed, held_out=held_out,
+                         end=settings.end_token, documents=settings.documents)  # fmt: skip
+    if settings.documents:
+        raise ValueError("pretrain: documents needs a token file (.npy, .bin/.idx) as data")
+    return TextData(settings.data, tokenizer, settings.seq, seed=settings.seed, held_out=held_out)
+
+
+def _loss_sum(
+    model: GPTModel, x: torch.Tensor, targets: list[torch.Tensor],
+    positions: list[torch.Tensor] | None, number: int,
+) -> torch.Tensor:  # fmt: skip
+    if positions is None:
+        return model.loss_sum(x, targets[number])
+    return model.loss_sum(x, targets[number], positions[number])
+
+
+def dry_run(settings: Settings) -> Plan:
+    """What the run of `settings` would need on `settings.world` processes; starts none of them.
+
+    Raises ValueError for settings that the run would refuse.
+    """
+    check_settings(settings)
+    tp, pp = settings.tp, settings.pp
+    world = settings.world or tp * pp * (settings.dp or 1)
+    if world % (tp * pp) or (settings.dp and settings.dp * tp * pp != world):
+        raise ValueError(
+            f"pretrain: world must be tp * pp * dp, got {world} for tp {tp}, pp {pp} and "
+            f"dp {settings.dp or 'the rest'}"
+        )
+    dp = world // (tp * pp)
+    rows, micro = cut_batch(settings, dp, pp)
+    schedule = make_schedule(settings.schedule, pp, rows // micro, settings.chunks)
+    config = settings.model(make_tokenizer(settings.tokenizer).vocab_size)
+    return plan_run(config, tp=tp, pp=pp, dp=dp, schedule=schedule, rows=micro,
+                    length=settings.seq, zero=settings.zero)  # fmt: skip
+
+
+def _print_plan(settings: Settings) -> int:
+    """Exit status 0; 1 where a rank would not fit into the memory of its device."""
+    plan = dry_run(settings)
+    print(plan)
+    misfits = plan.misfits(int(settings.device_gib * 2**30)) if settings.device_gib else []
+    for sentence in misfits:
+        print(sentence)
+    return 1 if misfits else 0
+
+
 def _in_main_thread() -> bool:
     import threading
 
@@ -241,7 +343,10 @@ def _in_main_thread() -> bool:
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status 0; 143 after SIGTERM, once the checkpoint is written."""
-    report = pretrain(parse(arguments))
+    settings = parse(arguments)
+    if settings.dry_run:
+        return _print_plan(settings)
+    report = pretrain(settings)
     return 128 + signal.SIGTERM if report.interrupted else 0
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
-from ..grid.context import DEFAULT_TIMEOUT, ParallelContext
+from ..grid.context import DEFAULT_TIMEOUT
 from ..layers.activation import ACTIVATIONS
 from ..layers.config import GPTConfig
+from ..models.huggingface import config_from_huggingface
 from ..pipeline.schedules import SCHEDULES
+from .checkpoint import latest, read_manifest
 
 
 def _option(default: Any, help: str, **more: Any) -> Any:
@@ -20,7 +24,16 @@ def _option(default: Any, help: str, **more: Any) -> Any:
 class Settings:
     """What a run is; every field is an option of the command line."""
 
-    data: str = _option("", "text file to learn")
+    data: str = _option("", "what to learn: a text file, or tokens: .npy, or Megatron's .bin/.idx")
+    end_token: int | None = _option(None, "token that ends a document of a .npy", type=int)
+    documents: bool = _option(False, "documents of a token file do not see each other, and their "
+                              "positions begin anew")  # fmt: skip
+    load: str | None = _option(None, "checkpoint (of 'tp-parallel convert', say) whose model and "
+                               "weights to begin with", type=str)  # fmt: skip
+    architecture: str | None = _option(None, "config.json of a Hugging Face model: its shape, with "
+                                       "new weights", type=str)  # fmt: skip
+    init: str = _option("whole", "new weights: the same bits for any tp ('whole'), or each shard "
+                        "drawn where it is ('local')", choices=("whole", "local"))  # fmt: skip
     tokenizer: str = _option("bytes", "'bytes', or the path of a tokenizer.json")
     layers: int = _option(4, "transformer layers")
     hidden: int = _option(128, "model width")
@@ -29,10 +42,11 @@ class Settings:
     ffn: int | None = _option(None, "inner width of the MLP; default 4 * hidden", type=int)
     position: str = _option("learned", "positions", choices=("learned", "rotary"))
     norm: str = _option("layernorm", "normalisation", choices=("layernorm", "rmsnorm"))
-    activation: str = _option("gelu", "MLP", choices=("gelu", "gelu_tanh", "relu", "swiglu"))
+    activation: str = _option("gelu", "MLP", choices=tuple(ACTIVATIONS))
     untie: bool = _option(False, "an output layer of its own instead of the tied embedding")
     dropout: float = _option(0.0, "dropout, in attention too")
-    dtype: str = _option("float32", "of the parameters", choices=("float32", "bfloat16", "float64"))
+    dtype: str | None = _option(None, "of the parameters; default: float32, or as in --load",
+                                choices=("float32", "bfloat16", "float64"), type=str)  # fmt: skip
     seq: int = _option(128, "tokens of a sequence")
     batch: int = _option(16, "sequences of a step, over all ranks")
     micro_batch: int | None = _option(None, "sequences of a micro-batch; default: as many as "
@@ -60,6 +74,7 @@ class Settings:
                          "of the checkpoint to resume from")  # fmt: skip
     skip_steps: int = _option(0, "steps of a run whose gradient may be infinite or NaN: they are "
                               "skipped and counted; one more ends the run")  # fmt: skip
+    timeout: float = _option(DEFAULT_TIMEOUT, "seconds until a stuck collective raises")
     eval_every: int = _option(50, "steps between evaluations; 0 never")
     held_out: float = _option(0.05, "share at the end of the text kept for evaluation")
     eval_batches: int = _option(4, "batches of an evaluation")
@@ -67,23 +82,35 @@ class Settings:
     metrics: str | None = _option(None, "file for one JSON line a step", type=str)
     tensorboard: str | None = _option(None, "folder for TensorBoard", type=str)
     peak_tflops: float | None = _option(None, "of one device, to report MFU", type=float)
-    timeout: float = _option(DEFAULT_TIMEOUT, "seconds until a stuck collective raises")
+    dry_run: bool = _option(False, "print memory, messages and waiting of the run; start nothing")
+    world: int | None = _option(None, "processes of a dry run; default: tp * pp * dp", type=int)
+    device_gib: float | None = _option(None, "memory of a device, for a dry run", type=float)
 
     def model(self, vocab_size: int) -> GPTConfig:
-        """The model these settings describe."""
+        """The model these settings describe. Raises ValueError or CheckpointError for a `load` or
+        `architecture` that cannot be read.
+        """
+        run = {"dropout": self.dropout, "attention_dropout": self.dropout,
+               "embedding_dropout": None, "recompute": self.recompute,
+               "sequence_parallel": self.sequence_parallel}  # fmt: skip
+        if self.dtype is not None:
+            run["dtype"] = self.dtype
+        if self.load:
+            manifest = read_manifest(latest(self.load) or self.load)
+            return GPTConfig(**(manifest.get("model") or manifest["extra"]["config"]) | run)
+        if self.architecture:
+            return config_from_huggingface(json.loads(Path(self.architecture).read_text()), **run)
         return GPTConfig(
             vocab_size=vocab_size, hidden=self.hidden, layers=self.layers, heads=self.heads,
             kv_heads=self.kv_heads, ffn=self.ffn, max_positions=self.seq, position=self.position,
-            norm=self.norm, activation=self.activation, dropout=self.dropout,
-            attention_dropout=self.dropout, tie_embeddings=not self.untie, dtype=self.dtype,
-            sequence_parallel=self.sequence_parallel, recompute=self.recompute,
+            norm=self.norm, activation=self.activation, tie_embeddings=not self.untie, **run,
         )  # fmt: skip
 
 
 _AT_LEAST = {
     0: ("steps", "warmup", "eval_every", "skip_steps", "weight_decay", "lr"),
     1: ("layers", "hidden", "heads", "kv_heads", "ffn", "seq", "batch", "micro_batch", "tp", "pp",
-        "dp", "chunks", "save_every", "keep", "eval_batches", "log_every"),
+        "dp", "world", "chunks", "save_every", "keep", "eval_batches", "log_every"),
 }  # fmt: skip
 
 
@@ -94,31 +121,34 @@ def check_settings(settings: Settings) -> None:
             value = getattr(settings, name)
             if value is not None and not value >= least:
                 raise ValueError(f"pretrain: {name} must be at least {least}, got {value}")
-    for name in ("clip_grad", "timeout", "peak_tflops"):
+    for name in ("clip_grad", "timeout", "peak_tflops", "device_gib"):
         value = getattr(settings, name)
         if value is not None and not value > 0:
             raise ValueError(f"pretrain: {name} must be above 0, got {value}")
     for name in ("dropout", "held_out"):
         if not 0.0 <= getattr(settings, name) < 1.0:
             raise ValueError(f"pretrain: {name} must be in [0, 1), got {getattr(settings, name)}")
-    known = {f.name for f in fields(GPTConfig)}
+    if settings.load and settings.architecture:
+        raise ValueError("pretrain: give load or architecture, not both")
+    if not (settings.data or settings.dry_run):
+        raise ValueError("pretrain: data must name a text or token file (--data)")
+    known = {"data", *(f.name for f in fields(GPTConfig))}
     for name in filter(None, settings.allow.split(",")):
         if name not in known:
             raise ValueError(f"pretrain: allow must name fields of the model, got {name!r}")
 
 
-def _cut_batch(settings: Settings, context: ParallelContext) -> tuple[int, int]:
+def cut_batch(settings: Settings, dp: int, pp: int) -> tuple[int, int]:
     """(rows of this data rank, rows of a micro-batch)."""
-    if settings.batch % context.dp.size:
+    if settings.batch % dp:
         raise ValueError(
-            "pretrain: --batch must be a multiple of the data-parallel size "
-            f"{context.dp.size}, got "
+            f"pretrain: --batch must be a multiple of the data-parallel size {dp}, got "
             f"{settings.batch}"
         )
-    rows = settings.batch // context.dp.size
+    rows = settings.batch // dp
     micro = settings.micro_batch
     if micro is None:
-        wanted = 2 * context.pp.size if context.pp.size > 1 else 1
+        wanted = 2 * pp if pp > 1 else 1
         micro = max(1, rows // wanted)
     if micro < 1 or rows % micro:
         raise ValueError(
@@ -128,25 +158,29 @@ def _cut_batch(settings: Settings, context: ParallelContext) -> tuple[int, int]:
     return rows, micro
 
 
+_TOPICS = {"data": "data", "load": "where the model comes from", "layers": "its shape",
+           "seq": "batch, steps and optimizer", "tp": "the grid of processes",
+           "save": "checkpoints", "skip_steps": "faults", "eval_every": "evaluation and logs",
+           "dry_run": "dry run"}  # fmt: skip
+
+
 def parse(arguments: list[str] | None = None) -> Settings:
     """Settings from command-line arguments."""
     parser = argparse.ArgumentParser(
-        prog="python -m tp_parallel.pretrain",
-        description="Train a GPT on a text file, in one process or under torchrun.",
+        prog="tp-parallel pretrain",
+        description="Train a GPT on text or tokens, in one process or under torchrun.",
     )
+    group: Any = parser
     for option in fields(Settings):
+        if option.name in _TOPICS:
+            group = parser.add_argument_group(_TOPICS[option.name])
         flag = "--" + option.name.replace("_", "-")
         more = dict(option.metadata)
         if isinstance(option.default, bool):
-            parser.add_argument(flag, action="store_true", **more)
+            group.add_argument(flag, action="store_true", **more)
             continue
         more.setdefault("type", type(option.default))
-        if option.name == "data":
-            parser.add_argument(flag, required=True, **more)
-        else:
-            if option.default is not None:
-                more["help"] += " (default: %(default)s)"
-            parser.add_argument(flag, default=option.default, **more)
+        if option.default not in (None, ""):
+            more["help"] += " (default: %(default)s)"
+        group.add_argument(flag, default=option.default, **more)
     return Settings(**vars(parser.parse_args(arguments)))
-
-

@@ -1,0 +1,91 @@
+"""`optimize(level="fast")` beside every engine for the CPU, in one interleaved run, by CPU time.
+
+torchvision eager, torch.compile with frozen weights, ONNX Runtime, OpenVINO, each in a process of
+its own; ResNet-18 and -50, batch 1 and 8, one thread, float32, bfloat16 and int8 (beside `fast` in
+float32). On a shared machine wall times say little: read the ratios by CPU time. `--huge` gives our
+process huge pages (THP_MEM_ALLOC_ENABLE=1).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import statistics
+import sys
+
+from engines import Engine, compare, interleaved, keep_other_cases
+from measure import Bench, Row
+
+HUGE = "--huge" in sys.argv and not sys.argv.remove("--huge")
+RIVALS = ("torchvision", "compile", "onnxruntime", "openvino")
+CASES = [
+    (model, dtype, batch)
+    for dtype in ("float32", "bfloat16", "int8")
+    for model in ("resnet18", "resnet50")
+    for batch in (1, 8)
+]
+
+
+def kinds(dtype: str, engines: dict[str, Engine]) -> list[str]:
+    """Ours first, then those that have the dtype."""
+    if dtype == "int8":
+        return ["int8", "fast"]
+    return [
+        kind
+        for kind in ("fast", *RIVALS)
+        if kind in engines and (dtype == "float32" or kind not in ("onnxruntime", "torchvision"))
+    ]
+
+
+def told(bench: Bench, label: str, rows: list[Row]) -> None:
+    """Geometric mean and smallest of the ratios by CPU time."""
+    if rows:
+        ratios = [row.cpu_ratio for row in rows]
+        mean = round(statistics.geometric_mean(ratios), 3)
+        bench.fact(label, {"geometric mean": mean, "smallest": round(min(ratios), 3)})
+
+
+def main() -> None:
+    environment = {"THP_MEM_ALLOC_ENABLE": "1"} if HUGE else {}
+    ours = {kind: Engine(kind, environment) for kind in ("fast", "int8")}
+    there = [kind for kind in RIVALS if kind == "compile" or importlib.util.find_spec(kind)]
+    engines = {**ours, **{kind: Engine(kind) for kind in there}}
+    versions = {name: v for engine in engines.values() for name, v in engine.versions.items()}
+    bench = Bench("resnet-zoo engines", "the engine named", versions=versions, repeats=8)
+    for model, dtype, batch in CASES:
+        case = f"{model}, {dtype}, batch {batch}"
+        if not bench.wants(case):
+            continue
+        used = kinds(dtype, engines)
+        built = [
+            engines[kind].build(model, batch, 1, "float32" if dtype == "int8" else dtype)
+            for kind in used
+        ]
+        tolerance = 1e-3 if dtype == "float32" else 0.15
+        for kind, other in zip(used, built, strict=True):
+            for a, b in zip(built[0]["logits"], other["logits"], strict=True):
+                assert math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance), (case, kind, a, b)
+        mine, *others = interleaved([engines[kind] for kind in used], bench.repeats)
+        for kind, theirs in zip(used[1:], others, strict=True):
+            bench.add(compare(f"{case}, {kind}", mine, theirs, built[0]["note"]))
+    keep_other_cases(bench)
+    for dtype in ("float32", "bfloat16", "int8"):
+        rows = [row for row in bench.rows if f", {dtype}," in row.case]
+        for kind in ("fast", *RIVALS):
+            told(bench, f"{dtype} beside {kind}", [r for r in rows if r.case.endswith(kind)])
+        best: dict[str, Row] = {}
+        for row in rows:
+            case = row.case.rpartition(", ")[0]
+            if row.case.endswith(("onnxruntime", "openvino")) and (
+                case not in best or row.cpu_ratio < best[case].cpu_ratio
+            ):
+                best[case] = row
+        told(bench, f"{dtype} beside the best other engine", list(best.values()))
+    bench.fact("huge pages for our process", HUGE)
+    bench.finish()
+    for engine in engines.values():
+        engine.close()
+
+
+if __name__ == "__main__":
+    main()
