@@ -1,13 +1,14 @@
 """Frames out of a video and into one, beside PyAV and imageio-ffmpeg, and the driver floors.
 
 Ours moves raw frames through a pipe from the ffmpeg program, as imageio-ffmpeg does (where it is
-installed; it is given the same program). PyAV calls the libraries of its wheel in this process. So
-CPU time of ours is that of Python alone: compare wall time.
+installed; it is given the same program). PyAV calls the libraries of its wheel in this process, and
+so does our engine "av". CPU time counts the program's too.
 """
 
 import contextlib
 import itertools
 import os
+import random
 import shutil
 import sys
 import tempfile
@@ -19,7 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
 from measure import Bench
 
-from ffmpeg_gpu_build import read_frames, transcode, write_frames
+from ffmpeg_gpu_build import Video, read_frames, transcode, write_frames
 from ffmpeg_gpu_build.build import binary
 from ffmpeg_gpu_build.ffmpeg import Ffmpeg
 from ffmpeg_gpu_build.verification.judge import facts
@@ -45,6 +46,29 @@ def av_read(path: Path, size: tuple[int, int]) -> int:
             for f in container.decode(video=0)
         )
         return sum(frame.shape[0] == size[1] for frame in made)
+
+
+def ours_at(path: Path, numbers: list[int]) -> None:
+    with Video(path, engine="av") as video:
+        for number in numbers:
+            assert video[number].index == number
+
+
+def av_at(path: Path, numbers: list[int]) -> None:
+    """Seek to the key frame before, decode up to the frame."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        step = int(1 / stream.average_rate / stream.time_base)
+        for number in numbers:
+            container.seek(number * step, stream=stream)
+            found = next(f for f in container.decode(stream) if f.pts >= number * step)
+            found.to_ndarray(format="rgb24")
+
+
+def first_by_pipe(path: Path) -> None:
+    with read_frames(path, count=1) as frames:
+        next(frames)
 
 
 def av_write(path: Path, frames: list[np.ndarray]) -> None:
@@ -108,6 +132,41 @@ def main() -> None:
             f"read {FRAMES} frames 1280x720 rgb",
             lambda: sum(1 for _ in read_frames(clip)),
             lambda: av_read(clip, size),
+        )
+        bench.compare(
+            f"read {FRAMES} frames, engine av",
+            lambda: sum(1 for _ in read_frames(clip, engine="av")),
+            lambda: av_read(clip, size),
+        )
+        numbers = random.Random(1).sample(range(FRAMES), 8)
+        bench.compare(
+            "8 frames at random, engine av",
+            lambda: ours_at(clip, numbers),
+            lambda: av_at(clip, numbers),
+        )
+        bench.compare(
+            "first frame, engine av",
+            lambda: next(read_frames(clip, engine="av")),
+            lambda: next(av.open(str(clip)).decode(video=0)).to_ndarray(format="rgb24"),
+        )
+        bench.compare(
+            "first frame by pipe",
+            lambda: first_by_pipe(clip),
+            lambda: program.run(
+                "-v", "error", "-i", str(clip), "-frames:v", "1", "-f", "rawvideo",
+                "-pix_fmt", "rgb24", "pipe:1",
+            ),
+            note="peer: the bare ffmpeg command",
+        )  # fmt: skip
+        short = Path(folder, "short.mp4")
+        program.run("-f", "lavfi", "-i", "testsrc2=s=640x360:r=25:d=3", "-y", str(short))
+        bench.compare(
+            "transcode of 3 seconds, not the first",
+            lambda: transcode(short, a, overwrite=True),
+            lambda: program.run(
+                "-v", "error", "-y", "-i", str(short), "-c:v", "libx264", "-crf", "23", str(b)
+            ),
+            note="peer: the bare ffmpeg command; hw='auto', proofs kept",
         )
         small = (320, 180)
         bench.compare(

@@ -4,10 +4,10 @@ The stand-in has a configure, a Makefile and the output format of FFmpeg's; comp
 second.
 """
 
+import errno
 import fcntl
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +19,6 @@ from pathlib import Path
 import pytest
 
 from ffmpeg_gpu_build.build import (
-    binary,
     builder,
     bundle,
     install,
@@ -436,23 +435,39 @@ def test_what_is_missing_is_named_with_the_command(stage, monkeypatch):
     assert not options.prefix.exists()
 
 
+SLOW = pytest.mark.slow
+PYTHON_STAGES = ("fetch", "unpack")  # of ours alone: the others wait inside configure and make
+ENDED = [
+    (number, where)
+    for where in builder.STAGES
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGKILL)
+]
+QUICK = {
+    (signal.SIGHUP, "fetch"), (signal.SIGKILL, "unpack"), (signal.SIGINT, "configure"),
+    (signal.SIGTERM, "compile"), (signal.SIGKILL, "compile"), (signal.SIGKILL, "install"),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("number", "where", "configures"),
-    [
-        (signal.SIGINT, "configure", 2),
-        (signal.SIGINT, "compile", 1),
-        (signal.SIGTERM, "compile", 1),
-        (signal.SIGINT, "install", 1),
-    ],
+    ("number", "where"),
+    [pytest.param(*case, marks=() if case in QUICK else SLOW) for case in ENDED],
 )
-def test_interrupting_ends_every_process_and_the_next_run_goes_on(
-    stage, tmp_path, number, where, configures
+def test_whatever_ends_a_stage_ends_every_process_and_the_next_run_goes_on(
+    stage, tmp_path, number, where
 ):
     _, options = stage
     waiting = tmp_path / "waiting"
     code = (
-        "import sys; from ffmpeg_gpu_build.build import toolchain as t; t.missing = lambda *_: []; "
-        "from ffmpeg_gpu_build.__main__ import main; sys.exit(main(sys.argv[1:]))"
+        "import os, sys, time; from pathlib import Path\n"
+        "from ffmpeg_gpu_build.build import stages, toolchain as t; t.missing = lambda *_: []\n"
+        "def held(stage):\n"
+        "    def run(work):\n"
+        "        stage(work)\n"
+        "        if 'WAIT' in os.environ: Path(os.environ['WAIT']).touch(); time.sleep(60)\n"
+        "    return run\n"
+        "at = os.environ.get('WAIT_IN', '')\n"
+        f"if at in {PYTHON_STAGES}: stages.STAGES[at] = held(stages.STAGES[at])\n"
+        "from ffmpeg_gpu_build.__main__ import main; sys.exit(main(sys.argv[1:]))\n"
     )
     command = [
         sys.executable, "-c", code, "build", "--profile", str(tmp_path / "mine.toml"),
@@ -461,20 +476,71 @@ def test_interrupting_ends_every_process_and_the_next_run_goes_on(
     ]  # fmt: skip
     env = {**os.environ, "WAIT": str(waiting), "WAIT_IN": where}
     process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, start_new_session=True)
-    for _ in range(600):
-        if waiting.exists():
-            break
-        time.sleep(0.1)
-    assert waiting.exists()
+    assert until(waiting.exists, 60)
     process.send_signal(number)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 130, err
-    assert b"interrupted" in err
+    if number == signal.SIGKILL:
+        assert process.returncode == -number
+    else:
+        assert process.returncode == 130, err
+        assert b"interrupted" in err
     assert not options.prefix.exists()
-    assert not any(_runs_in(options.work))
+    assert until(lambda: not any(_runs_in(options.work)), 20)
     done = subprocess.run(command, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert configured(options) == configures
+    assert configured(options) == (2 if where == "configure" else 1)
+    assert (options.prefix / "bin" / "ffmpeg").is_file()
+    assert leftovers(options) == [".built.lock"]
+    assert not list(options.work.glob(".unpack-*"))
+
+
+def until(true, seconds):
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.05)
+    return true()
+
+
+@pytest.mark.parametrize("at", builder.STAGES)
+def test_a_disk_that_is_full_at_any_stage_is_named_and_the_build_goes_on(stage, monkeypatch, at):
+    plan, options = stage
+    whole = stages.STAGES[at]
+
+    def full(work):
+        whole(work)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setitem(stages.STAGES, at, full)
+    if at == "install":
+        monkeypatch.setitem(stages.STAGES, at, whole)
+        monkeypatch.setattr(install.shutil, "move", lambda *_: _enospc())
+    with pytest.raises(BuildError, match=r"(?s)the disk is full.*goes on") as caught:
+        build(plan, options)
+    assert caught.value.code == "disk-full"
+    assert not options.prefix.exists()
+    assert leftovers(options) == [".built.lock"]
+    monkeypatch.undo()
+    monkeypatch.setattr("ffmpeg_gpu_build.build.toolchain.missing", lambda *_: [])
+    monkeypatch.setenv("MACROS", " ".join(plan.component_macros()))
+    monkeypatch.setenv("COUNT", str(options.work.parent / "count"))
+    build(plan, options)
+    assert (options.prefix / "bin" / "ffmpeg").is_file()
+
+
+def _enospc():
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_a_kill_between_the_two_renames_is_put_right_by_the_next_build(stage, old):
+    plan, options = stage
+    build(plan, options)
+    aside = options.prefix.with_name(".built-abc123")
+    aside.mkdir()
+    if old:
+        options.prefix.rename(aside / "old")
+    (aside / "new").mkdir()
+    install.tidy(options.prefix)
     assert (options.prefix / "bin" / "ffmpeg").is_file()
     assert leftovers(options) == [".built.lock"]
 
@@ -487,64 +553,6 @@ def _runs_in(folder: Path):
                 yield process
         except OSError:
             continue
-
-
-@pytest.fixture
-def staged(need, tmp_path):
-    """An install whose program loads a library of the "system", which lies elsewhere."""
-    need("gcc", "patchelf", "ldd")
-    system, root = tmp_path / "system", tmp_path / "staged"
-    for folder in (system, root / "bin", root / "lib"):
-        folder.mkdir(parents=True)
-    (tmp_path / "greet.c").write_text('const char *greet(void) { return "hello"; }\n')
-    (tmp_path / "main.c").write_text(
-        "#include <stdio.h>\nconst char *greet(void);\n"
-        "int main(void) { puts(greet()); return 0; }\n"
-    )
-    library = system / "libgreet.so.1"
-    compile_ = ["gcc", "-shared", "-fPIC", "-Wl,-soname,libgreet.so.1", tmp_path / "greet.c"]
-    subprocess.run([*compile_, "-o", library], check=True)
-    program = root / "bin" / "ffmpeg"
-    link = ["gcc", tmp_path / "main.c", library, "-o", program]
-    subprocess.run([*link, f"-Wl,-rpath,$ORIGIN/../lib:{system}"], check=True)
-    return root, system
-
-
-def test_a_bundle_carries_what_the_machine_may_lack_and_nothing_of_glibc(staged):
-    root, system = staged
-    assert "libgreet.so.1" in bundle.system_needs(root)["libraries"]
-    (row,) = bundle.carry(root, ["base"])
-    assert row["file"] == "lib/libgreet.so.1"
-    assert row["sha256"] == source.sha256_of(root / row["file"])
-    assert binary.dynamic(root / row["file"]).runpath == ("$ORIGIN",)
-    subprocess.run(["patchelf", "--set-rpath", "$ORIGIN/../lib", root / "bin" / "ffmpeg"])
-    shutil.rmtree(system)
-    moved = root.rename(root.with_name("moved here"))
-    done = subprocess.run([moved / "bin" / "ffmpeg"], capture_output=True, text=True)
-    assert done.stdout == "hello\n"
-    needs = bundle.system_needs(moved)
-    assert re.fullmatch(r"2\.\d+", needs["glibc"])
-    assert all(bundle.STAYS.fullmatch(name) for name in needs["libraries"])
-
-
-def test_a_bundle_whose_library_is_not_found_is_not_made(staged):
-    root, system = staged
-    shutil.rmtree(system)
-    with pytest.raises(BuildError, match=r"ffmpeg needs libgreet\.so\.1"):
-        bundle.carry(root, ["base"])
-
-
-def test_the_package_and_the_licence_of_a_system_library_are_named(need, tmp_path):
-    need("dpkg-query", "ldd")
-    library = bundle.loaded(Path(shutil.which("gcc") or "/bin/sh"))["libc.so.6"]
-    package, version = bundle.package_of(library)
-    assert package == "libc6"
-    assert version
-    where = bundle._licence(package, tmp_path)
-    if Path(f"/usr/share/doc/{package}/copyright").exists():
-        assert "libc6.copyright" in where
-        assert (tmp_path / where).stat().st_size > 1000
-    assert bundle.package_of(tmp_path / "nothing") == ("", "")
 
 
 def test_the_papers_say_what_goes_along_and_what_the_machine_must_have(stage, monkeypatch):

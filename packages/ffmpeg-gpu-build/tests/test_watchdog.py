@@ -98,3 +98,85 @@ def test_a_forked_child_does_not_keep_the_watchdog_waiting(tmp_path):
     here.stdout.close()
     assert wait_for(lambda: not alive(pid))
     os.kill(child, signal.SIGKILL)
+
+
+# Where a transcode stands: before it probes, plans (and tries devices), looks at what it wrote.
+STEPS = ("probe", "plan_pipeline", "supervise", "require_whole")
+HELD = """
+import os, subprocess, sys, time
+from pathlib import Path
+from ffmpeg_gpu_build import proc
+from ffmpeg_gpu_build.media import transcoding
+name, waiting = sys.argv[1], Path(sys.argv[2])
+real = getattr(transcoding, name)
+def held(*a, **k):
+    done = real(*a, **k)
+    child = proc.start(["sh", "-c", "sleep 60; exit # " + str(waiting)])
+    waiting.write_text(str(child.pid))
+    time.sleep(60)
+    return done
+setattr(transcoding, name, held)
+from ffmpeg_gpu_build.__main__ import main
+sys.exit(main(["transcode", *sys.argv[3:]]))
+"""
+ENDED = [
+    (step, number)
+    for step in STEPS
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGKILL)
+]
+QUICK = {
+    ("probe", signal.SIGHUP), ("plan_pipeline", signal.SIGTERM), ("supervise", signal.SIGKILL),
+    ("require_whole", signal.SIGKILL),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def short(ffmpeg, tmp_path_factory):
+    clip = tmp_path_factory.mktemp("clip") / "short.mkv"
+    film = "testsrc2=size=64x48:duration=1"
+    assert ffmpeg.run("-f", "lavfi", "-i", film, "-c:v", "mpeg4", str(clip)).ok
+    return clip
+
+
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in ENDED],
+)
+def test_whatever_ends_a_transcode_at_any_step_leaves_nothing(short, tmp_path, step, number):
+    waiting, target = tmp_path / "waiting", tmp_path / "out"
+    target.mkdir()
+    command = [sys.executable, "-c", HELD, step, str(waiting), str(short), str(target / "o.mp4")]
+    here = subprocess.Popen([*command, "--hw", "cpu"], stderr=subprocess.DEVNULL)
+    assert wait_for(lambda: waiting.exists() and waiting.read_text(), 60)
+    child = int(waiting.read_text())
+    assert alive(child)
+    here.send_signal(number)
+    here.wait()
+    assert wait_for(lambda: os.listdir(target) == [])
+    assert wait_for(lambda: not alive(child))
+
+
+@pytest.mark.parametrize("step", ["transcode", "write_frames"])
+def test_a_full_disk_leaves_no_part(short, tmp_path, step):
+    import numpy as np
+
+    from ffmpeg_gpu_build import FfmpegError, transcode, write_frames
+
+    chance = np.random.default_rng(1)
+    noise = (chance.integers(0, 255, (64, 64, 3), np.uint8) for _ in range(30))
+    work = {
+        "transcode": lambda to: transcode(short, to, hw="cpu", quality=0, size=(640, 480)),
+        "write_frames": lambda to: write_frames(to, noise, quality=1),
+    }[step]
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(small)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only where a small file system can be mounted")
+    try:
+        with pytest.raises(FfmpegError) as caught:
+            work(small / "a.mkv")
+        assert caught.value.code == "disk-full"
+        assert os.listdir(small) == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import apt, manifest, stages, toolchain
+from . import apt, install, manifest, stages, toolchain
 from .description import Plan, releases
 from .emit import summary
 from .make import BuildError
@@ -61,6 +61,7 @@ def build(plan: Plan, options: Options) -> Built:
     options.work.mkdir(parents=True, exist_ok=True)
     with only_one(options.prefix), only_one(options.work / "build"):
         try:
+            install.tidy(options.prefix)
             return _run(Work(plan, options))
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import shutil
 import tempfile
@@ -83,6 +84,18 @@ def write_papers(
     for file in ("COPYING.LGPLv3", *(["COPYING.GPLv3"] if plan.licence != "lgpl" else [])):
         shutil.copy2(work.tree / file, folder)
     return found
+
+
+def tidy(prefix: Path) -> None:
+    """Put right what a kill between the two renames of `put_in_place` left: the build before comes
+    back, and nothing lies beside it. The caller holds the prefix.
+    """
+    for aside in prefix.parent.glob(f".{glob.escape(prefix.name)}-*"):
+        if not aside.is_dir() or not {p.name for p in aside.iterdir()} <= {"old", "new"}:
+            continue
+        if (aside / "old").exists() and not prefix.exists():
+            (aside / "old").rename(prefix)
+        shutil.rmtree(aside)
 
 
 def put_in_place(staged: Path, prefix: Path) -> None:

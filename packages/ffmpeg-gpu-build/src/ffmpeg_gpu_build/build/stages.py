@@ -128,6 +128,8 @@ def unpack(work: Work) -> None:
     work.log.unlink(missing_ok=True)
     shutil.rmtree(work.objects, ignore_errors=True)
     shutil.rmtree(work.tree, ignore_errors=True)
+    for half in work.folder.glob(".unpack-*"):  # of a run that was killed
+        shutil.rmtree(half, ignore_errors=True)
     top = f"ffmpeg-{work.plan.version}"
     source.unpack(work.checked.file, work.folder, top).rename(work.tree)
 
