@@ -20,6 +20,7 @@ from .builders import (
 )
 from .features import ResNetFeatures
 from .fold import fold_batchnorm
+from .preact import PreActResNet
 from .resnet import BasicBlock, Bottleneck, ResNet
 from .variants import ARCHITECTURES, VARIANTS, Architecture
 
@@ -29,6 +30,7 @@ __all__ = [
     "Architecture",
     "BasicBlock",
     "Bottleneck",
+    "PreActResNet",
     "ResNet",
     "ResNetFeatures",
     "fold_batchnorm",

@@ -66,8 +66,10 @@ def _build(
         kwargs["num_classes"] = 0  # no classifier is wanted, and the file may have none
         asked.add("num_classes")
         kwargs["global_pool"] = "avg"
+    if features_only and architecture.network is not ResNet:
+        raise ValueError(f"{name}: has no features_only; take its forward_intermediates()")
     if weights is None:
-        model = ResNet(architecture.block, architecture.layers, **kwargs)
+        model = architecture.network(architecture.block, architecture.layers, **kwargs)
     else:
         new_head = "num_classes" in asked
         model = _pretrained(name, architecture, weights, offline, progress, kwargs, new_head)
@@ -110,10 +112,9 @@ def _pretrained(
     source = resolve(weights, name, offline=offline, progress=progress)
     path = source.path()
     tensors = read_state_dict(path)
-    head = "avgpool.c_proj" if kwargs.get("global_pool") == "attention" else "fc"
-    if not new_head and f"{head}.weight" in tensors:
-        kwargs["num_classes"] = tensors[f"{head}.weight"].shape[0]
-    model = ResNet(architecture.block, architecture.layers, **kwargs)
+    if not new_head and f"{architecture.head}.weight" in tensors:
+        kwargs["num_classes"] = tensors[f"{architecture.head}.weight"].shape[0]
+    model = architecture.network(architecture.block, architecture.layers, **kwargs)
     model.load_report = load_into(model, tensors, source.label, new_head=new_head)
     model.source = source
     return model

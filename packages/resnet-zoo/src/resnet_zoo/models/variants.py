@@ -11,17 +11,21 @@ from typing import Any
 from torch import nn
 
 from .blocks import BasicBlock, Bottleneck
+from .preact import PreActBottleneck, PreActResNet
+from .resnet import ResNet
 
 
 @dataclass(frozen=True)
 class Architecture:
     """What a name stands for."""
 
-    block: type[BasicBlock | Bottleneck]
+    block: type[BasicBlock | Bottleneck | PreActBottleneck]
     layers: tuple[int, int, int, int]
     fixed: dict[str, Any] = field(default_factory=dict)  # keywords of ResNet that the name decides
     about: str = ""
     usual: dict[str, Any] = field(default_factory=dict)  # keywords that it suggests
+    network: type[ResNet | PreActResNet] = ResNet
+    head: str = "fc"  # where the outputs are computed
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -91,11 +95,29 @@ def _clip() -> dict[str, Architecture]:
         usual, about = {"planes": width, "num_classes": 0}, f"CLIP's modified ResNet-{name}"
         pooled = {"global_pool": "attention", "map_side": side, "num_classes": out}
         rows[f"resnet{name}_clip"] = Architecture(
-            Bottleneck, layers, _CLIP, f"{about}, {out} outputs", {**usual, **pooled}
+            Bottleneck,
+            layers,
+            _CLIP,
+            f"{about}, {out} outputs",
+            {**usual, **pooled},
+            head="avgpool.c_proj",
         )
         rows[f"resnet{name}_clip_gap"] = Architecture(
             Bottleneck, layers, _CLIP, f"{about}, averaged", usual
         )
+    return rows
+
+
+def _bit() -> dict[str, Architecture]:
+    """ResNet v2 of Big Transfer, by depth and width."""
+    rows = {}
+    for depth, layers, factor in (
+        (50, _50, 1), (50, _50, 3), (101, _101, 1), (101, _101, 3), (152, _152, 2), (152, _152, 4)
+    ):  # fmt: skip
+        rows[f"resnetv2_{depth}x{factor}_bit"] = Architecture(
+            PreActBottleneck, layers, {}, f"ResNet-{depth} v2 of Big Transfer, {factor} times wide",
+            {"planes": 64 * factor}, PreActResNet, "head.fc",
+        )  # fmt: skip
     return rows
 
 
@@ -137,6 +159,7 @@ VARIANTS: dict[str, Architecture] = {
     "ecaresnet50t": _row(Bottleneck, _50, "ECA-ResNet-50-T", **_ECA, **_T),
     "ecaresnet101d": _row(Bottleneck, _101, "ECA-ResNet-101-D", **_ECA, **_D),
     **_clip(),
+    **_bit(),
 }
 
 ALL: dict[str, Architecture] = {**ARCHITECTURES, **VARIANTS}

@@ -50,7 +50,7 @@ _PROJECTING = {
 }  # fmt: skip
 # Classifiers under other names, beside the network or in it.
 _HEADS = ("head.fc.", "classifier.1.", "classifier.", "last_linear.", "fc.")
-_OURS = ("fc.", "avgpool.c_proj.")  # what the models here call theirs
+_OURS = ("fc.", "head.fc.", "avgpool.c_proj.")  # what the models here call theirs
 _STEM = {"conv1": "conv1.0", "bn1": "conv1.1", "conv2": "conv1.3", "bn2": "conv1.4",
          "conv3": "conv1.6", "bn3": "bn1"}  # fmt: skip
 _ATTENTION = {"pos_embed": "positional_embedding", "q": "q_proj", "k": "k_proj", "v": "v_proj",
