@@ -9,7 +9,7 @@ import pytest
 from ffmpeg_gpu_build import FfmpegError, probe, read_frames, transcode, write_frames
 from ffmpeg_gpu_build.ffmpeg import Ffmpeg
 from ffmpeg_gpu_build.media import damage, formats
-from ffmpeg_gpu_build.media.frames import DamageWarning
+from ffmpeg_gpu_build.media.damage import DamageWarning
 
 FILM = "testsrc2=size=160x96:rate=25:duration=8"
 CLIPS = {

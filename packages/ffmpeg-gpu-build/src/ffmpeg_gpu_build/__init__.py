@@ -12,7 +12,7 @@ _moved.install()
 
 _WHERE = {
     "Cancelled": "media.session",
-    "DamageWarning": "media.frames",
+    "DamageWarning": "media.damage",
     "DescriptionError": "build.description",
     "Ffmpeg": "ffmpeg",
     "FfmpegError": "ffmpeg",
@@ -28,6 +28,8 @@ _WHERE = {
     "Video": "media.video",
     "diagnose": "doctor.failures",
     "probe": "media.probing",
+    "Sound": "media.audio",
+    "read_audio": "media.audio",
     "read_frames": "media.frames",
     "resolve": "build.description",
     "transcode": "media.transcoding",

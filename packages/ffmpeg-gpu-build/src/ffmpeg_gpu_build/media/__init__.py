@@ -1,7 +1,9 @@
 """Frames out of files and into them, and transcodes: on a GPU where that is proven."""
 
+from .audio import Sound, read_audio
 from .batch import Item, transcode_folder
-from .frames import DamageWarning, Frame, Frames, read_frames, write_frames
+from .damage import DamageWarning
+from .frames import Frame, Frames, read_frames, write_frames
 from .pipeline import HardwareError, Pipeline
 from .probing import PROTOCOLS, Audio, Media, VideoStream, probe, require_whole
 from .session import Cancelled, Progress
@@ -20,10 +22,12 @@ __all__ = [
     "Media",
     "Pipeline",
     "Progress",
+    "Sound",
     "Transcoded",
     "Video",
     "VideoStream",
     "probe",
+    "read_audio",
     "read_frames",
     "require_whole",
     "transcode",

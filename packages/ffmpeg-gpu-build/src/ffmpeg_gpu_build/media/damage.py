@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import re
 import struct
+import warnings
 from pathlib import Path
+
+from ..ffmpeg import FfmpegError
+from .sources import Source
 
 # Warnings that mean a lost or made-up picture or sound; every line of level error or fatal does.
 WARNINGS = re.compile(
@@ -178,3 +182,27 @@ def sentence(found: list[str]) -> str:
     """The first complaints of a file, for an error or a note."""
     more = f" (and {len(found) - 2} more)" if len(found) > 2 else ""
     return "; ".join(found[:2]) + more
+
+
+class DamageWarning(UserWarning):
+    """Frames were read with `strict=False` from a file that is damaged or not whole."""
+
+
+def judge(where: str, source: Source, index: int, log: str, strict: bool) -> list[str]:
+    """Hold `index` frames that came to what the decoder and the container say: an FfmpegError, code
+    "damaged", or, where it is not `strict`, a DamageWarning and the note.
+    """
+    found = complaints(log)
+    cut = unfinished(source.file) if source.file and source.again else None
+    found += [cut] if cut else []
+    if not found:
+        return []
+    text = f"{source.name!r} is damaged or not whole: {sentence(found)}"
+    if strict:
+        raise FfmpegError(
+            f"{where}: {text}; {index} frames have been read; strict=False takes what is there",
+            "damaged",
+            log,
+        )
+    warnings.warn(text, DamageWarning, stacklevel=4)
+    return [text]

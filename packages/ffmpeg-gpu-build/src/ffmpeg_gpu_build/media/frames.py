@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,7 +16,7 @@ import numpy as np
 from ..ffmpeg import Ffmpeg, FfmpegError, file_argument
 from ..verification.verdict import PROVEN
 from . import arguments as check
-from .damage import complaints, sentence, unfinished
+from .damage import judge
 from .formats import no_reader
 from .inprocess import InProcess, Step, av_demuxers, first_of_av, require_av
 from .pipe import FIRST, LAST, Pipe, Shown, first_shown, no_frames
@@ -106,10 +105,6 @@ class Frame(np.ndarray):
             ("pts", None), ("time", 0.0), ("index", 0), ("key", False), ("interlaced", False),
         ):  # fmt: skip
             setattr(self, name, getattr(other, name, default))
-
-
-class DamageWarning(UserWarning):
-    """Frames were read with `strict=False` from a file that is damaged or not whole."""
 
 
 class Frames(Iterator[Any]):
@@ -381,25 +376,8 @@ def _frames(
         finally:
             pipe.close()
         if wish.count is None or index < wish.count:
-            _judge(source, index, pipe.log_since_first if wish.start else pipe.log, wish, notes)
-
-
-def _judge(source: Source, index: int, log: str, wish: _Wish, notes: list[str]) -> None:
-    """Hold what came to what the decoder and the container say."""
-    found = complaints(log)
-    cut = unfinished(source.file) if source.file and source.again else None
-    found += [cut] if cut else []
-    if not found:
-        return
-    text = f"{source.name!r} is damaged or not whole: {sentence(found)}"
-    notes.append(text)
-    if wish.strict:
-        raise FfmpegError(
-            f"read_frames: {text}; {index} frames have been read; strict=False takes what is there",
-            "damaged",
-            log,
-        )
-    warnings.warn(text, DamageWarning, stacklevel=4)
+            log = pipe.log_since_first if wish.start else pipe.log
+            notes += judge("read_frames", source, index, log, wish.strict)
 
 
 def _dressed(array: np.ndarray, shown: Shown, origin: Fraction, index: int, torch: bool) -> Any:

@@ -106,7 +106,7 @@ class Pipe:
         assert self.process.stderr is not None
         try:
             for line in self.process.stderr:
-                if b"[showinfo@" in line:
+                if b"showinfo@" in line:
                     self._note(line)
                 elif self._size < LOG_LIMIT:
                     self._log.append(line)
@@ -131,7 +131,11 @@ class Pipe:
             found[8] == b"1",
             found[7] in (b"T", b"B"),
         )
-        if found[1] == b"last":
+        self._say(found[1], shown)
+
+    def _say(self, where: bytes, shown: Shown) -> None:
+        """Hand on what was said of a frame, by the filter `last` or, of those before, `first`."""
+        if where == b"last":
             if self._begun is None:
                 self._begun = len(self._log)
             self._shown.put(shown)
