@@ -81,7 +81,10 @@ def scores(forecast: Tensor, truth: Tensor, rain: bool) -> dict[str, list[float]
     return {n: [round(v, 4) for v in values] for n, values in found.items()}
 
 
-def measure(kind: str, only: str, seconds: float) -> dict[str, dict]:
+def measure(
+    kind: str, only: str, seconds: float, keep: Callable[[dict], None] = lambda rows: None
+) -> dict[str, dict]:
+    """All rows of a set; `keep` gets those that there are after each model."""
     source = SETS[kind]()
     x = torch.from_numpy(source.batch(1, 0, SEQUENCES, held_out=True))
     given, truth = x[:, :GIVEN], x[:, GIVEN:]
@@ -94,6 +97,7 @@ def measure(kind: str, only: str, seconds: float) -> dict[str, dict]:
             forecast = forecasting.forecast(model, given, AHEAD)
         rows[name] = {**facts, **scores(forecast, truth, kind == "radar-like")}
         show(kind, name, rows[name])
+        keep(rows)
     for name, function in {
         "last frame": forecasting.copy_last,
         "last frame moved on": forecasting.shift_last,
@@ -119,19 +123,29 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=180, help="of training each, CPU time")
     options = parser.parse_args()
     seconds = 3 if options.quick else options.seconds
-    rows = {kind: measure(kind, options.only, seconds) for kind in options.data or SETS}
-    if options.json is not None:
-        result = {
-            "benchmark": "convlstm forecasters",
-            "date": datetime.date.today().isoformat(),
-            "machine": machine(),
-            "versions": {"torch": torch.__version__, "threads": "1"},
-            "held_out_sequences": SEQUENCES,
-            "cpu_seconds_of_training": seconds,
-            "by lead time, t+1 to t+8": rows,
-        }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    every: dict[str, dict] = {}
+
+    def keep(kind: str, rows: dict) -> None:
+        every[kind] = rows
+        if options.json is not None:
+            write(options.json, every, seconds)
+
+    for kind in options.data or SETS:
+        keep(kind, measure(kind, options.only, seconds, lambda rows, kind=kind: keep(kind, rows)))
+
+
+def write(path: Path, rows: dict[str, dict], seconds: float) -> None:
+    result = {
+        "benchmark": "convlstm forecasters",
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "versions": {"torch": torch.__version__, "threads": "1"},
+        "held_out_sequences": SEQUENCES,
+        "cpu_seconds_of_training": seconds,
+        "by lead time, t+1 to t+8": rows,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

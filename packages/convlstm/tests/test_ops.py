@@ -254,6 +254,23 @@ def test_half_precision_learns_with_peepholes(dtype, recompute, difference):
         assert difference(got.float(), want) <= 0.01
 
 
+@pytest.mark.parametrize("kernel", [5, 4, (4, 5), (5, 3), 7])
+@pytest.mark.parametrize(("channels", "filters"), [(3, 5), (16, 17), (21, 40)])
+def test_winograd_of_large_kernels_rounds_as_it_says(kernel, channels, filters):
+    """csrc/cpu/tiles.h: of results near 1 the largest error stays below 6e-6 a convolution; three
+    steps with their gradients, beside the definition in double."""
+    spec = CellSpec.make(2, filters, kernel, padding="same")
+    single = problem(spec, steps=3, channels=channels, size=(9, 8))
+    double = [t.detach().double().requires_grad_() for t in single]
+    got, want = run(single, spec, "fused"), run(double, spec, "loop")
+    seeds = [torch.randn(o.shape) for o in got]
+    for a, b in zip(got, want, strict=True):
+        assert (a - b).abs().max() <= 6e-6
+    wanted = gradients(double, want, [s.double() for s in seeds])
+    for a, b in zip(gradients(single, got, seeds), wanted, strict=True):
+        assert (a - b).abs().max() <= 1e-5 * max(1, b.abs().max())
+
+
 BFLOAT16 = ["same 3x3", "many channels", "many channels 5x5", "pointwise", "one channel",
             "even kernel", "relu, hard sigmoid", "sigmoid, linear", "keras 2 slope"]  # fmt: skip
 
