@@ -162,15 +162,10 @@ def test_a_file_of_version_2_still_opens():
         _C.decode_ncl(bytes(data), [])
 
 
-def _joined(file):
-    """Positions and triangles of every cluster, from the pages alone, in the asset's order."""
-    parts = sorted(
-        (p for page in range(len(file.page_bytes)) for p in file.page(page)),
-        key=lambda part: part.cluster_begin,
-    )
-    return parts, *(
-        np.concatenate([getattr(p, n) for p in parts]) for n in ("positions", "triangles")
-    )
+def _parts(file):
+    """Of every page, in the order of the asset's clusters."""
+    parts = [part for page in range(len(file.page_bytes)) for part in file.page(page)]
+    return sorted(parts, key=lambda part: part.cluster_begin)
 
 
 @pytest.mark.parametrize("name", ["planet_asset", "field_asset", "torus_asset"])
@@ -179,7 +174,9 @@ def test_a_file_is_opened_by_its_header_and_read_page_by_page(name, request, tmp
     file = ncl.open(asset.save(tmp_path / "a.ncl"))
     for table in ("clusters", "groups", "nodes", "origin"):
         assert getattr(file, table).tobytes() == getattr(asset, table).tobytes()
-    parts, positions, triangles = _joined(file)
+    parts = _parts(file)
+    positions = np.concatenate([part.positions for part in parts])
+    triangles = np.concatenate([part.triangles for part in parts])
     assert np.array_equal(positions, asset.positions[asset.vertex_refs])
     assert np.array_equal(triangles, asset.local_triangles)
     clusters = asset.clusters
@@ -215,22 +212,18 @@ def test_damage_in_one_page_is_met_there_alone(field_asset, tmp_path):
         file.dependencies(10**6)
 
 
-def test_a_group_larger_than_a_page_is_split(tmp_path):
-    """A soup with random attributes: 255 vertices a cluster that nothing predicts."""
-    random = np.random.default_rng(5)
-    count = 4000
-    soup = random.random((count, 1, 3)) * 100 + random.random((count, 3, 3))
-    vertices = soup.reshape(-1, 3)
-    asset = nc.build(
-        vertices, np.arange(len(vertices)).reshape(-1, 3), group_size=32,
-        normals=random.normal(size=vertices.shape), uvs=random.random((len(vertices), 2)),
-        colors=random.random((len(vertices), 4)),
-    )  # fmt: skip
-    path = asset.save(tmp_path / "a.ncl")
+def test_a_group_larger_than_a_page_is_split(field_asset, tmp_path):
+    """Pages of at most 5,000 bytes: about half a group."""
+    path = tmp_path / "a.ncl"
+    path.write_bytes(_C.encode_ncl(field_asset._core, 0, 5_000))
     file = ncl.open(path)
     assert np.bincount(file.parts["group"]).max() > 1
-    assert file.page_bytes.max() <= 128 * 1024
-    assert _equal(nc.load(path), asset)
+    assert file.page_bytes.max() <= 5_000
+    assert (np.bincount(file.parts["group"]) > 0).all()
+    assert sum(part.cluster_count for part in _parts(file)) == len(field_asset.clusters)
+    assert _equal(nc.load(path), field_asset)
+    with pytest.raises(ValueError, match="most_page_bytes must be 4096 to 131072, got 200000"):
+        _C.encode_ncl(field_asset._core, 0, 200_000)
 
 
 def test_a_loaded_mesh_takes_at_most_20_bytes_a_source_triangle(field_asset, tmp_path):

@@ -223,15 +223,15 @@ void bind_asset(nb::module_& m) {
 
   m.def(
       "encode_ncl",
-      [](const Asset& asset, int threads) {
+      [](const Asset& asset, int threads, size_t most_page_bytes) {
         std::vector<uint8_t> bytes;
         {
           nb::gil_scoped_release released;
-          bytes = encode_ncl(asset, threads);
+          bytes = encode_ncl(asset, threads, most_page_bytes);
         }
         return nb::bytes(bytes.data(), bytes.size());
       },
-      "asset"_a, "threads"_a);
+      "asset"_a, "threads"_a, "most_page_bytes"_a = page_bytes);
   m.def(
       "read_ncl",
       [](const std::string& path, int threads, bool verify_hashes) {

@@ -51,6 +51,8 @@ HeaderStart read_start(const uint8_t* data, size_t size) {
 NclTables read_tables(const uint8_t* data, size_t size, bool verify) {
   NclTables t;
   t.header.start = read_start(data, size);
+  if (t.header.start.version != ncl_version)
+    refuse("a file of version 2 has no header to open it by; load it and save it again");
   if (size < sizeof(Header)) refuse("the header is damaged (impossible counts)");
   std::memcpy(&t.header, data, sizeof(Header));
   const Header& h = t.header;
@@ -221,8 +223,6 @@ NclFile::NclFile(NclBytes bytes, const ReadOptions& options)
       options_(options),
       tables_(read_tables(bytes_.data, bytes_.size, options.verify_hashes)),
       layout_(tables_.header.start.flags) {
-  if (tables_.header.start.version != ncl_version)
-    refuse("a file of version 2 has no header to open it by; load it and save it again");
   check_pages(tables_, bytes_.size);
   check_groups(tables_);
   graph_ = graph_of(tables_);

@@ -38,8 +38,9 @@ struct NclTables {
 std::vector<uint32_t> ncl_dependencies(const std::vector<ClusterRecord>& clusters,
                                        std::vector<GroupRecord>& groups);
 
-// The asset as the bytes of a file.
-std::vector<uint8_t> encode_ncl(const Asset& asset, int threads);
+// The asset as the bytes of a file. `most_page_bytes`: at least 4096, at most page_bytes; a single cluster
+// may exceed less. Throws native::ValueError for another value.
+std::vector<uint8_t> encode_ncl(const Asset& asset, int threads, size_t most_page_bytes = page_bytes);
 
 struct ReadOptions {
   bool verify_hashes = true;  // false: for fuzzing, so that damage reaches the decoders

@@ -16,30 +16,29 @@ struct Part {
   std::vector<uint8_t> bytes;
 };
 
-constexpr size_t part_room = page_bytes - sizeof(PageHead) - sizeof(PartHead);
+constexpr size_t least_page = 4096;  // a cluster of the longest vertices takes more; a page of it, its own
 
-// Appends the parts of clusters [begin, begin + count): one, or more where that does not fit a page.
+// Appends the parts of clusters [begin, begin + count): one, or more where that does not fit `room` bytes.
 void add_parts(const Asset& asset, uint32_t group, uint32_t begin, uint32_t count, const VertexLayout& layout,
-               std::vector<Part>& out) {
+               size_t room, std::vector<Part>& out) {
   if (count <= most_part_clusters) {
     Part part{group, begin, count, encode_part(asset, begin, count, layout)};
-    if (part.bytes.size() <= part_room) {
+    if (part.bytes.size() <= room || count == 1) {
       out.push_back(std::move(part));
       return;
     }
   }
-  native::demand(count > 1, [&] { return "encode_ncl: cluster " + std::to_string(begin) + " fits no page"; });
-  add_parts(asset, group, begin, count / 2, layout, out);
-  add_parts(asset, group, begin + count / 2, count - count / 2, layout, out);
+  add_parts(asset, group, begin, count / 2, layout, room, out);
+  add_parts(asset, group, begin + count / 2, count - count / 2, layout, room, out);
 }
 
 // All parts, the last cluster's first.
-std::vector<Part> parts_of(const Asset& asset, const VertexLayout& layout, int threads) {
+std::vector<Part> parts_of(const Asset& asset, const VertexLayout& layout, size_t room, int threads) {
   std::vector<std::vector<Part>> of_group(asset.groups.size());
   native::parallel_for(of_group.size(), 8, threads, [&](int64_t first, int64_t last) {
     for (int64_t g = first; g < last; ++g) {
       const Group& group = asset.groups[g];
-      add_parts(asset, static_cast<uint32_t>(g), group.cluster_begin, group.cluster_count, layout,
+      add_parts(asset, static_cast<uint32_t>(g), group.cluster_begin, group.cluster_count, layout, room,
                 of_group[g]);
     }
   });
@@ -98,7 +97,11 @@ void fill_groups(const Asset& asset, const std::vector<Part>& parts, NclTables& 
 
 }  // namespace
 
-std::vector<uint8_t> encode_ncl(const Asset& asset, int threads) {
+std::vector<uint8_t> encode_ncl(const Asset& asset, int threads, size_t most_page_bytes) {
+  native::demand(most_page_bytes >= least_page && most_page_bytes <= page_bytes, [&] {
+    return "encode_ncl: most_page_bytes must be " + std::to_string(least_page) + " to " +
+           std::to_string(page_bytes) + ", got " + std::to_string(most_page_bytes);
+  });
   NclTables t;
   HeaderStart& h = t.header.start;
   std::memset(&t.header, 0, sizeof(t.header));
@@ -109,7 +112,8 @@ std::vector<uint8_t> encode_ncl(const Asset& asset, int threads) {
             (has_exact_floats(asset) ? has_exact : 0);
   h.step = asset.step, h.uv_step = asset.uv_step, h.width = asset.width, h.levels = asset.levels;
   std::copy_n(asset.origin, 3, t.header.origin);
-  const std::vector<Part> parts = parts_of(asset, VertexLayout(h.flags), threads);
+  const std::vector<Part> parts =
+      parts_of(asset, VertexLayout(h.flags), most_page_bytes - sizeof(PageHead) - sizeof(PartHead), threads);
   t.nodes = asset.nodes;
   fill_clusters(asset, t);
   fill_groups(asset, parts, t);
@@ -119,7 +123,7 @@ std::vector<uint8_t> encode_ncl(const Asset& asset, int threads) {
     size_t size = sizeof(PageHead);
     for (; last < parts.size(); ++last) {
       size += sizeof(PartHead) + parts[last].bytes.size();
-      if (size > page_bytes) break;
+      if (size > most_page_bytes && last > first) break;
       t.parts.push_back({parts[last].group, parts[last].cluster_begin, parts[last].clusters,
                          static_cast<uint32_t>(pages.size()), static_cast<uint32_t>(last - first)});
     }

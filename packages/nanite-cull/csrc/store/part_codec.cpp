@@ -4,7 +4,7 @@
 #include <cstring>
 #include <unordered_map>
 
-#include "build/weld.h"
+#include "build/vertex_codes.h"
 #include "store/ncl_format.h"
 
 namespace nanite_cull {
