@@ -60,7 +60,7 @@ def test_the_memory_of_a_plan_is_what_a_run_holds(name, recompute):
             step(context, config, schedule, 128)
         one = plan.stages[stage]
         # more where the peak comes before the first gradient
-        assert 0.94 * all_.peak < one.total - one.optimizer < 1.15 * all_.peak
+        assert 0.9 * all_.peak < one.total - one.optimizer < 1.2 * all_.peak
 
 
 def test_every_rank_is_built_and_what_does_not_fit_is_named():

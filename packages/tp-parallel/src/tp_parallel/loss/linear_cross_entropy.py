@@ -15,7 +15,9 @@ from ..grid.mappings import copy_to_region
 from ..layers.precision import product_dtype
 from .cross_entropy import LossTerms, combine, local_statistics, logits_gradient, loss_terms
 
-CHUNK_ROWS = 128  # enough rows for an efficient matrix product
+CHUNK_BYTES = 32 << 20  # logits of a chunk
+CHUNK_ROWS = 128  # at least: enough rows for an efficient matrix product
+LOW_CHUNK_ROWS = 512  # the same where the weight's gradient is wider than the product, added apart
 CUDA_CHUNK_ROWS = 1024  # on a device the weight is read from memory again for each chunk
 
 
@@ -42,7 +44,8 @@ def vocab_parallel_linear_cross_entropy(
             "sum".
         label_smoothing, ignore_index, z_loss: as in vocab_parallel_cross_entropy.
         chunk_rows: tokens at a time; the memory is chunk_rows * ceil(vocab_size / tp) values.
-            None: 128 on the CPU, 1024 on CUDA.
+            None: 1024 on CUDA; on the CPU what makes 32 MiB of logits, at least 128 tokens, or 512
+            below float32.
 
     Returns a scalar, the same bits on every rank. Both gradients are computed in the forward pass
     when they are needed, so the result can be differentiated once. Raises ValueError or TypeError
@@ -64,15 +67,22 @@ def vocab_parallel_linear_cross_entropy(
     terms = loss_terms(
         name, weight.shape[0], target, vocab_size, label_smoothing, ignore_index, z_loss, context.tp
     )
-    if chunk_rows is None:
-        chunk_rows = CUDA_CHUNK_ROWS if hidden.is_cuda else CHUNK_ROWS
     rows = hidden.reshape(-1, hidden.shape[-1])
     # the gradient of hidden is summed over the axis once, by the conjugate of this copy
     rows = copy_to_region(rows, context.tp, name)
     dtype = product_dtype(rows) or rows.dtype
+    if chunk_rows is None:
+        chunk_rows = CUDA_CHUNK_ROWS if hidden.is_cuda else default_rows(len(weight), dtype)
     return _LinearCrossEntropy.apply(
         rows, weight, target.reshape(-1), terms, context.tp, reduction, chunk_rows, dtype
     )
+
+
+def default_rows(columns: int, dtype: torch.dtype) -> int:
+    """Rows of `columns` logits of `dtype` that the CPU takes at a time."""
+    least = CHUNK_ROWS if dtype.itemsize >= 4 else LOW_CHUNK_ROWS
+    fitting = CHUNK_BYTES // (columns * dtype.itemsize)
+    return max(least, fitting // CHUNK_ROWS * CHUNK_ROWS)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

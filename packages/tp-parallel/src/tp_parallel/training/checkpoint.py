@@ -33,6 +33,7 @@ from .parts import part_of_whole
 FORMAT = 1
 _FREE = ("init_std", "recompute", "sequence_parallel")  # fields of a config that change no result
 _MANIFEST = "manifest.json"
+ASIDE = "huggingface"  # folder of a checkpoint for config.json, tokenizer and the like
 _READ_BYTES = 1 << 20
 
 
@@ -45,14 +46,16 @@ def save(
     context: ParallelContext,
     extra: dict[str, Any] | None = None,
     keep: int | None = None,
+    aside: Path | None = None,
 ) -> Path:
     """Writes `root/step_XXXXXXXX` with parameters, optimizer state, random streams and `extra`.
 
-    Every rank calls it with the same arguments; `root` is one folder that all ranks see. `extra` is
-    JSON. Each rank hashes the files that it wrote. `keep`: of the checkpoints under `root` only the
-    `keep` newest stay, once this one is committed. Returns the path, once it is complete on disk.
-    Synchronises all ranks. Raises ValueError for a `keep` below 1, OSError or CheckpointError if it
-    cannot be written; whatever was committed before stays as it was.
+    Every rank calls it with the same arguments; `root` is one folder that all ranks see. `extra`
+    is JSON. Each rank hashes the files that it wrote. `keep`: of the checkpoints under `root` only
+    the `keep` newest stay, once this one is committed. `aside`: a folder of small files that goes
+    with it (config and tokenizer of where the model came from), as `ASIDE`. Returns the path, once
+    it is complete on disk. Synchronises all ranks. Raises ValueError for a `keep` below 1, OSError
+    or CheckpointError if it cannot be written; whatever was committed before stays as it was.
     """
     if keep is not None and keep < 1:
         raise ValueError(f"checkpoint.save: keep must be at least 1 or None, got {keep}")
@@ -64,6 +67,8 @@ def save(
     if context.rank == 0:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
+        if aside is not None and aside.is_dir():
+            shutil.copytree(aside, part / ASIDE)
     context.world.barrier(label="checkpoint.save: folder")
     state = _state(models, optimizer, context) | _random_state(context)
     try:
@@ -325,12 +330,16 @@ def _all_files(part: Path, context: ParallelContext) -> dict[str, dict[str, Any]
     files = {name: facts for each in every for name, facts in each.items()}
     if context.rank:
         return files
-    for file in part.iterdir():  # the table of contents: small, of all ranks
-        if file.name not in files:
-            content = file.read_bytes()
-            facts = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-            files[file.name] = facts
+    for name, file in _files_under(part):  # the table of contents, files aside: small, of all
+        if name not in files:
+            files[name] = {"size": file.stat().st_size, "sha256": _digest(file)}
     return files
+
+
+def _files_under(folder: Path) -> list[tuple[str, Path]]:
+    """Every file with its name in a manifest."""
+    found = sorted(file for file in folder.rglob("*") if file.is_file())
+    return [(file.relative_to(folder).as_posix(), file) for file in found]
 
 
 def _commit(part: Path, final: Path, manifest: dict[str, Any]) -> None:
@@ -353,10 +362,10 @@ def commit_files(part: Path, final: Path, manifest: dict[str, Any]) -> None:
     """Makes the folder `part`, all of whose files one process has written, the checkpoint `final`:
     `manifest` gets format, sizes and hashes.
     """
-    files = {}
-    for file in sorted(each for each in part.rglob("*") if each.is_file()):
-        name = file.relative_to(part).as_posix()
-        files[name] = {"size": file.stat().st_size, "sha256": _digest(file)}
+    files = {
+        name: {"size": file.stat().st_size, "sha256": _digest(file)}
+        for name, file in _files_under(part)
+    }
     _commit(part, final, {"format": FORMAT, **manifest, "files": files})
 
 

@@ -42,7 +42,6 @@ from .parts import part_of_whole
 
 FILE_BYTES = 1 << 30  # of a file of the checkpoint, which is held while it is written
 SHARD_BYTES = 5 << 30  # of a safetensors file
-ASIDE = "huggingface"  # folder of a checkpoint for config.json, tokenizer and the like
 _TEXT = ("*.json", "*.txt", "*.model", "*.jinja")
 
 
@@ -141,7 +140,7 @@ def import_folder(
     results = [writer.write_data(plan, source).wait() for plan in plans]  # type: ignore[arg-type]
     metadata = dataclasses.replace(metadata, storage_meta=writer.storage_meta())
     writer.finish(metadata, results)
-    _copy_text(folder, part_folder / ASIDE)
+    _copy_text(folder, part_folder / checkpoint.ASIDE)
     checkpoint.commit_files(part_folder, final, {
         "step": 0, "grid": None, "seed": None, "model": config.to_dict(),
         "extra": {"config": config.to_dict(), "huggingface": hf},
@@ -221,7 +220,7 @@ def export_folder(
     aside = folder.with_name(folder.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    _copy_text(path / ASIDE, aside)
+    _copy_text(path / checkpoint.ASIDE, aside)
     hf = {**hf, "torch_dtype": config.dtype}
     (aside / "config.json").write_text(json.dumps(hf, indent=2) + "\n")
     _write_shards(path, aside, config, shard_bytes)

@@ -1,4 +1,4 @@
-"""Pre-training of a GPT on a text file, on any grid of processes.
+"""Training of a GPT on text or tokens, on any grid of processes.
 
     python -m tp_parallel.pretrain --data book.txt
     torchrun --nproc-per-node 4 -m tp_parallel.pretrain --data book.txt --tp 2 --pp 2
@@ -108,6 +108,8 @@ class _Trainer:
         self.rows, self.micro = cut_batch(settings, context.dp.size, context.pp.size)
         self.data = _data(settings, tokenizer)
         self.models = (provider or self._build)(self.config, context, settings.chunks)
+        self.origin: dict[str, Any] | None = None  # config.json of the model before
+        self.aside: Path | None = None
         if settings.load:
             self._load(settings.load)
         self.optimizer = AdamW(
@@ -130,7 +132,11 @@ class _Trainer:
         """The weights of a checkpoint, for a run that begins with them."""
         drop = ("dropout", "attention_dropout", "embedding_dropout")
         found = checkpoint.latest(path) or path
-        checkpoint.load(found, self.models, context=self.context, allow=drop)
+        manifest = checkpoint.load(found, self.models, context=self.context, allow=drop)
+        self.origin, self.aside = (
+            manifest["extra"].get("huggingface"),
+            Path(found) / checkpoint.ASIDE,
+        )
 
     def run(self) -> Report:
         settings, report = self.settings, self.report
@@ -240,10 +246,12 @@ class _Trainer:
         extra = {"config": self.config.to_dict(), "settings": asdict(self.settings),
                  "skipped": self.report.skipped, "samples": self.samples,
                  "data": self.data.facts()}  # fmt: skip
+        if self.origin is not None:
+            extra["huggingface"] = self.origin
         assert self.settings.save is not None
         return checkpoint.save(
             self.settings.save, step, self.models, self.optimizer, context=self.context,
-            extra=extra, keep=self.settings.keep,
+            extra=extra, keep=self.settings.keep, aside=self.aside,
         )  # fmt: skip
 
     def _resume(self) -> int:

@@ -82,11 +82,11 @@ def _open_indexed(prefix: Path) -> Tokens:
     return Tokens(stream, begins[begins < len(stream)])
 
 
-def write_tokens(prefix: str | os.PathLike[str], documents: Iterable[Sequence[int]],
+def write_tokens(prefix: str | os.PathLike[str], documents: Iterable[Sequence[int] | bytes],
                  dtype: type[np.integer] = np.int32) -> int:  # fmt: skip
-    """Writes `documents` as Megatron's prefix.bin and prefix.idx, one sequence a document; returns
-    the number of tokens. dtype: np.uint16 for vocabularies up to 65,536. Raises ValueError for a
-    token that does not fit into it; files appear once they are whole.
+    """Writes `documents` (bytes are tokens) as Megatron's prefix.bin and prefix.idx, one sequence a
+    document; returns the number of tokens. dtype: np.uint16 for vocabularies up to 65,536. Raises
+    ValueError for a token that does not fit into it; files appear once they are whole.
     """
     code = next(code for code, kind in _CODES.items() if kind == dtype)
     names = [os.fspath(prefix) + end for end in (".bin", ".idx")]
@@ -94,6 +94,8 @@ def write_tokens(prefix: str | os.PathLike[str], documents: Iterable[Sequence[in
     limits = np.iinfo(dtype)
     with open(names[0] + ".part", "wb") as stream:
         for document in documents:
+            if isinstance(document, bytes):
+                document = np.frombuffer(document, np.uint8)
             values = np.asarray(document, np.int64)
             if values.size and (values.min() < limits.min or values.max() > limits.max):
                 raise ValueError(
