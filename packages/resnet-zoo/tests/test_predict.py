@@ -35,7 +35,7 @@ def photos(tmp_path):
     return images_below(tmp_path)
 
 
-@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("workers", [0, 1, 4])
 def test_rows_come_in_order_and_broken_files_make_no_batch_smaller(photos, workers):
     model = Brightness()
     rows = list(predict(model, photos, transforms=TRANSFORM, batch_size=8, workers=workers))

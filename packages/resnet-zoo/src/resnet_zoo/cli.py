@@ -107,6 +107,11 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    """An argument that is a whole number, 0 too."""
+    return 0 if text == "0" else _positive(text)
+
+
 def _model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a model's name, or a file that training wrote")
     parser.add_argument("--size", type=_positive, default=224, help="height and width of the input")
@@ -146,7 +151,11 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
         default="exact",
         help="fast: large JPEGs are decoded at a fraction of their size; the pixels differ",
     )
-    parser.add_argument("--workers", type=_positive, help="decoding threads; as torch by default")
+    parser.add_argument(
+        "--workers",
+        type=_count,
+        help="decoding threads; as torch by default, 0 for one picture after the other",
+    )
     parser.add_argument("--cam", type=Path, metavar="DIR", help="write Grad-CAM overlays (PNG)")
 
 

@@ -100,7 +100,8 @@ def predict(
         device: where the batches go.
         decode: "exact", or "fast", which decodes large JPEGs at a fraction of their size: other
             pixels, several times as fast (see `open_image`).
-        workers: decoding threads; as many as torch has by default.
+        workers: decoding threads; as many as torch has by default. 0 decodes one picture after the
+            other, while the network waits.
     """
     if decode not in DECODE:
         raise ValueError(f"predict: decode must be {' or '.join(DECODE)}, got {decode!r}")

@@ -81,7 +81,7 @@ def decoded_ahead(
     """`decode` of each path, in order, run by `workers` threads; its ValueError in place of one.
 
     At most `ahead` pictures are held that were not taken yet. Threads serve, since Pillow decodes
-    and scales without holding Python's lock.
+    and scales without holding Python's lock. Without workers each is decoded when it is asked for.
     """
 
     def attempt(path: str | Path) -> Decoded | ValueError:
@@ -90,6 +90,9 @@ def decoded_ahead(
         except ValueError as error:
             return error
 
+    if not workers:
+        yield from map(attempt, paths)
+        return
     remaining = iter(paths)
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         waiting: deque[Future[Decoded | ValueError]] = deque(

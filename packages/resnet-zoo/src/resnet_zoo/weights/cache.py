@@ -184,7 +184,7 @@ def _download_verified(remote: Remote, path: Path, progress: bool) -> Path:
                     "Cure: set HF_TOKEN to a token that may read it (or run `hf auth login`); "
                     "ask for access on the repo's page if it is gated."
                 )
-            raise WeightsError(f"{error}\n{cure}") from error
+            raise WeightsError(f"{error}. {cure}") from error
         digest = sha256_of(part.path)
         wanted = remote.sha256.lower() or (expected or "")
         if digest.startswith(wanted):
@@ -199,7 +199,7 @@ def _download_verified(remote: Remote, path: Path, progress: bool) -> Path:
             break
     raise WeightsError(
         f"fetch: {remote.url} gave {size:,} bytes whose SHA-256 starts with "
-        f"{digest[: max(len(wanted), 8)]}, expected {wanted}{page}; nothing was kept.\n"
+        f"{digest[: max(len(wanted), 8)]}, expected {wanted}{page}; nothing was kept. "
         f"{_cures(path, remote)}"
     )
 
@@ -251,4 +251,4 @@ def _os_message(error: OSError, path: Path, remote: Remote) -> str:
             f"Cure: set TORCH_HOME to a folder of yours, or have the file put at {path} "
             f"(from {remote.url})."
         )
-    return f"fetch: {remote.name} could not be stored in {folder}: {error}.\n{_cures(path, remote)}"
+    return f"fetch: {remote.name} could not be stored in {folder}: {error}. {_cures(path, remote)}"
