@@ -234,6 +234,12 @@ def _transcode_arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--overwrite", action="store_true", help="replace a result that is there")
     p.add_argument(
+        "--hdr",
+        default="keep",
+        choices=("keep", "sdr"),
+        help="sdr: tone-map PQ and HLG to BT.709; keep (default) notes them",
+    )
+    p.add_argument(
         "--no-strict",
         action="store_true",
         help="write what is there of a damaged source, with a note, instead of an error",
@@ -247,7 +253,7 @@ def transcode_command(a: argparse.Namespace) -> int:
     common = {
         "hw": a.hw, "codec": a.codec, "size": a.size, "filters": a.filters, "quality": a.quality,
         "bitrate": a.bitrate, "audio": a.audio, "ffmpeg": a.ffmpeg, "overwrite": a.overwrite,
-        "strict": not a.no_strict,
+        "strict": not a.no_strict, "hdr": a.hdr,
     }  # fmt: skip
     if Path(a.src).is_dir():
         return _transcode_folder(a, common)

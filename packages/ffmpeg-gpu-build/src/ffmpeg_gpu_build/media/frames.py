@@ -16,6 +16,7 @@ import numpy as np
 from ..ffmpeg import Ffmpeg, FfmpegError, file_argument
 from ..verification.verdict import PROVEN
 from . import arguments as check
+from .animations import animation_of
 from .damage import judge
 from .formats import no_reader
 from .inprocess import InProcess, Step, av_demuxers, first_of_av, require_av
@@ -395,7 +396,7 @@ def _tensor(frame: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(frame)
 
 
-def _array(frame: Any, index: int) -> np.ndarray:
+def _array(frame: Any, index: int, alpha: bool = False) -> np.ndarray:
     """A frame of any library as a contiguous uint8 array, or an error that says what it is."""
     if hasattr(frame, "detach"):  # a torch tensor, wherever it is; numpy has not all its types
         uint8 = str(frame.dtype) == "torch.uint8"
@@ -409,7 +410,8 @@ def _array(frame: Any, index: int) -> np.ndarray:
         )
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+    takes = (3, 4) if alpha else (3,)
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in takes)):
         cure = "; move channels last" if array.ndim == 3 and array.shape[0] in (1, 3) else ""
         raise ValueError(
             f"write_frames: frame {index} must be (H, W, 3) or (H, W), got {array.shape}{cure}"
@@ -417,15 +419,25 @@ def _array(frame: Any, index: int) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def _same(frames: Iterator[Any], first: np.ndarray) -> Iterator[bytes]:
+def _same(frames: Iterator[Any], first: np.ndarray, alpha: bool) -> Iterator[bytes]:
     yield first.data.cast("B")
     for index, frame in enumerate(frames, 1):
-        array = _array(frame, index)
+        array = _array(frame, index, alpha)
         if array.shape != first.shape:
             raise ValueError(
                 f"write_frames: frame {index} is {array.shape}, the first was {first.shape}"
             )
         yield array.data.cast("B")
+
+
+def _video_arguments(encoder: str, quality: int, width: int, height: int) -> list[str]:
+    """Filters and encoder of a video: even sides, BT.709."""
+    even = f"crop={width // 2 * 2}:{height // 2 * 2}:0:0," if width % 2 or height % 2 else ""
+    return [
+        "-vf", f"{even}scale=out_color_matrix=bt709:out_range=tv,format=yuv420p",
+        "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709",
+        "-color_range", "tv", "-c:v", encoder, *quality_arguments(encoder, quality),
+    ]  # fmt: skip
 
 
 def write_frames(
@@ -443,37 +455,40 @@ def write_frames(
     """Encode frames, (H, W, 3) RGB or (H, W) gray uint8 arrays or tensors, into a file; their
     number.
 
-    hw is "cpu", "auto" (a GPU's encoder if it is proven here) or "cuda". Odd sides lose their last
-    row or column, which 4:2:0 cannot hold. Colours are stored as BT.709. The file appears only when
-    whole. Raises ValueError for no frames or frames of different shape, TypeError for another
-    dtype, FileExistsError, HardwareError, FfmpegError.
+    A .gif, .apng or .webp becomes an animated picture, which takes (H, W, 4) RGBA too; a GIF has
+    256 colours. hw is "cpu", "auto" (a GPU's encoder if it is proven here) or "cuda". Odd sides
+    lose their last row or column, which 4:2:0 cannot hold. Colours are stored as BT.709. The file
+    appears only when whole. Raises ValueError for no frames or frames of different shape, TypeError
+    for another dtype, FileExistsError, HardwareError, FfmpegError.
     """
     program = Ffmpeg.at(ffmpeg)
     path = Path(dst)
-    muxer = muxer_of(path, codec)
+    animated = animation_of("write_frames", path, program)
+    muxer = animated.muxer if animated else muxer_of(path, codec)
     rate = check.rate("write_frames", "fps", fps)
     iterator = iter(frames)
     first = next(chain(iterator, [None]))
     if first is None:
         raise ValueError("write_frames: frames must not be empty")
-    head = _array(first, 0)
+    head = _array(first, 0, bool(animated))
     height, width = head.shape[:2]
-    if width < 16 or height < 16:
+    if not animated and (width < 16 or height < 16):
         raise ValueError(f"write_frames: frames must be at least 16x16, got {width}x{height}")
-    encoder = choose_encoder(program, codec, hw, device)
-    layout = "rgb24" if head.ndim == 3 else "gray"
-    even = f"crop={width // 2 * 2}:{height // 2 * 2}:0:0," if width % 2 or height % 2 else ""
+    layout = "gray" if head.ndim == 2 else "rgb24" if head.shape[2] == 3 else "rgba"
+    if animated:
+        made = ["-vf", animated.filters, "-c:v", animated.encoder, *animated.arguments(quality)]
+    else:
+        made = _video_arguments(choose_encoder(program, codec, hw, device), quality, width, height)
     with written_aside(path, overwrite) as part:
         arguments = [
             "-f", "rawvideo", "-pixel_format", layout, "-video_size", f"{width}x{height}",
             "-framerate", str(rate), "-i", "pipe:0",
-            "-vf", f"{even}scale=out_color_matrix=bt709:out_range=tv,format=yuv420p",
-            "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709",
-            "-color_range", "tv", "-c:v", encoder, *quality_arguments(encoder, quality),
-            *(["-movflags", "+faststart"] if muxer in ("mp4", "mov") else []),
+            *made, *(["-movflags", "+faststart"] if muxer in ("mp4", "mov") else []),
             "-f", muxer, "-y", file_argument(part),
         ]  # fmt: skip
-        number = supervise(program, arguments, chunks=_same(iterator, head)).frames
-        if not is_stream(part):
+        number = supervise(program, arguments, chunks=_same(iterator, head, bool(animated))).frames
+        if animated and not is_stream(part):
+            number = animated.frames(part, number, program)
+        elif not is_stream(part):
             require_whole(part, number, program)
         return number

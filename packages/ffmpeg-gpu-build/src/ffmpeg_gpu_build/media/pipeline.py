@@ -209,7 +209,7 @@ def _lost(video: VideoStream) -> list[str]:
     if video.transfer in HDR:
         name = HDR[video.transfer]
         lost.append(
-            f"HDR ({name}) is not tone-mapped: give `filters` that do, or it looks washed out"
+            f"HDR ({name}) is not tone-mapped: hdr='sdr' (--hdr sdr) does, or it looks washed out"
         )
     return lost
 

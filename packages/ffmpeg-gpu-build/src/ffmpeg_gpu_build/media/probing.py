@@ -274,19 +274,24 @@ def _codecs(streams: list[dict[str, Any]], kind: str) -> tuple[str, ...]:
     return tuple("unknown" if name == "none" else name for name in found)
 
 
-def require_whole(path: Path, frames: int, program: Ffmpeg) -> None:
-    """Hold a file that ffmpeg just wrote to the number of frames it said it wrote.
-
-    FFmpeg can end with exit code 0 and no message after a write failed. Raises FfmpegError, code
-    "disk-full" where no space is left, else "wrong-count".
-    """
+def count_packets(path: Path, program: Ffmpeg) -> tuple[int, str]:
+    """How many frames are in a file by its packets, 0 where it cannot be read; and the log."""
     done = program.run(
         "-nostdin", "-nostats", "-v", "error", "-progress", "pipe:1", *PROTOCOLS,
         "-i", file_argument(path), "-map", "0:V:0", "-c", "copy", "-copyinkf", "-f", "null", "-",
         timeout=3600,
     )  # fmt: skip
     counts = re.findall(rb"^frame=\s*(\d+)", done.out, re.M)
-    found = int(counts[-1]) if done.ok and counts else 0
+    return (int(counts[-1]) if done.ok and counts else 0), done.err
+
+
+def require_whole(path: Path, frames: int, program: Ffmpeg) -> None:
+    """Hold a file that ffmpeg just wrote to the number of frames it said it wrote.
+
+    FFmpeg can end with exit code 0 and no message after a write failed. Raises FfmpegError, code
+    "disk-full" where no space is left, else "wrong-count".
+    """
+    found, log = count_packets(path, program)
     if found == frames and frames > 0:
         return
     full = shutil.disk_usage(path.parent).free < 1 << 16
@@ -296,5 +301,5 @@ def require_whole(path: Path, frames: int, program: Ffmpeg) -> None:
         f"{cause}; the "
         "unfinished file was removed",
         "disk-full" if full else "wrong-count",
-        done.err,
+        log,
     )

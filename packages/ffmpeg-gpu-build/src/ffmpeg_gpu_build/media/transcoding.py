@@ -7,13 +7,22 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from ..ffmpeg import Ffmpeg, FfmpegError, file_argument
+from .animations import ANIMATIONS, animation_of
 from .damage import complaints, sentence, unfinished
-from .pipeline import SOFTWARE, Pipeline, plan_pipeline, quality_arguments, require_codec
+from .pipeline import (
+    HDR,
+    SOFTWARE,
+    Pipeline,
+    plan_pipeline,
+    quality_arguments,
+    require_codec,
+    require_decoder,
+)
 from .probing import PROTOCOLS, Media, VideoStream, probe, require_whole
 from .session import Cancelled, Progress, Run, is_stream, supervise, written_aside
 
@@ -199,6 +208,7 @@ def transcode(
     encode: str | None = None,
     device: str = "",
     strict: bool = True,
+    hdr: str = "keep",
     ffmpeg: str | os.PathLike[str] | Ffmpeg | None = None,
     overwrite: bool = False,
     progress: Callable[[Progress], None] | None = None,
@@ -223,6 +233,11 @@ def transcode(
     strict   a source that is damaged or not whole is an FfmpegError (code "damaged"), and nothing
              is written; with False what is there is written, and `notes` say it
 
+    hdr      "sdr" tone-maps PQ and HLG to BT.709 on the CPU (FFmpeg's zscale and tonemap); "keep"
+             writes the values as they are, with a note
+
+    A .gif, .apng or .webp becomes an animated picture, made on the CPU, without sound.
+
     Under "auto" a stage that fails on a device in the middle is done again on the CPU. The file
     appears under its name only when whole. Raises FileNotFoundError, FileExistsError, ValueError
     for an argument, HardwareError if hw cannot be had, Cancelled, FfmpegError.
@@ -235,7 +250,8 @@ def transcode(
             f"transcode: bitrate must be a number such as '4M' or '800k', got {bitrate!r}"
         )
     program = Ffmpeg.at(ffmpeg)
-    muxer = muxer_of(target, codec)
+    animated = animation_of("transcode", target, program)
+    muxer = animated.muxer if animated else muxer_of(target, codec)
     media = probe(source, ffmpeg=program)
     if media.video is None:
         raise FfmpegError(f"transcode: {os.fspath(src)!r} has no video stream", "bad-input")
@@ -243,21 +259,33 @@ def transcode(
     cut = unfinished(source)
     if cut and strict:
         raise _damaged(source, [cut])
-    chain, notes = _deinterlaced(media.video, filters, hw)
+    video, mapped, told = _tone_mapped(program, media.video, hdr, filters, hw)
+    chain, notes = _deinterlaced(video, mapped, hw)
+    notes += told
     plan = partial(
-        plan_pipeline, program, media.video, codec=codec, size=size, filters=chain, decode=decode,
-        encode=encode, device=device, file=source,
+        _plan_animation if animated else plan_pipeline, program, video, codec=codec, size=size,
+        filters=chain, decode=decode, encode=encode, device=device,
+        file=target if animated else source,
     )  # fmt: skip
     pipeline = plan(hw=hw)
-    sound, told = _audio(media, muxer, audio, program)
-    words, said = _subtitles(media, muxer, program)
-    rest, left = _rest(media, muxer)
-    notes += told + said + left
+    if animated:
+        sound, words, rest = ["-an"], [], []
+        notes += ["sound is left out"] if media.audio else []
+    else:
+        sound, told = _audio(media, muxer, audio, program)
+        words, said = _subtitles(media, muxer, program)
+        rest, left = _rest(media, muxer)
+        notes += told + said + left
     started = time.monotonic()
     with written_aside(target, overwrite) as part:
 
         def run(pipeline: Pipeline) -> tuple[Run, list[str]]:
-            rate = ["-b:v", bitrate] if bitrate else quality_arguments(pipeline.encoder, quality)
+            if animated:
+                rate = animated.arguments(quality)
+            elif bitrate:
+                rate = ["-b:v", bitrate]
+            else:
+                rate = quality_arguments(pipeline.encoder, quality)
             arguments = [
                 *pipeline.before, *PROTOCOLS, "-i", file_argument(source),
                 "-map", f"0:{media.video.index}",
@@ -280,8 +308,11 @@ def transcode(
             notes.append(f"all again on the CPU: {str(error).splitlines()[0]}")
             pipeline = plan(hw="cpu")
             done, arguments = run(pipeline)
-        if not is_stream(part):
-            require_whole(part, done.frames, program)
+        frames = done.frames
+        if animated and not is_stream(part):
+            frames = animated.frames(part, frames, program)
+        elif not is_stream(part):
+            require_whole(part, frames, program)
         lost = complaints(done.log) + ([cut] if cut else [])
         if lost and strict:
             raise _damaged(source, lost, done)
@@ -290,7 +321,7 @@ def transcode(
     seconds = time.monotonic() - started
     everything = (*pipeline.notes, *notes)
     command = (str(program.path), *arguments)
-    return Transcoded(target, done.frames, seconds, pipeline, everything, command)
+    return Transcoded(target, frames, seconds, pipeline, everything, command)
 
 
 def _damaged(source: Path, lost: list[str], done: Run | None = None) -> FfmpegError:
@@ -302,6 +333,48 @@ def _damaged(source: Path, lost: list[str], done: Run | None = None) -> FfmpegEr
         "damaged",
         done.log if done else "",
     )
+
+
+# Luminance of 100 cd/m2 is white, and what is brighter is bent below it (FFmpeg's filter tonemap).
+TONE_MAP = (
+    "zscale=transfer=linear:npl=100,format=gbrpf32le,zscale=primaries=bt709,tonemap=mobius:desat=0,"
+    "zscale=transfer=bt709:matrix=bt709:range=tv,format=yuv420p"
+)
+
+
+def _tone_mapped(
+    program: Ffmpeg, video: VideoStream, hdr: str, filters: str, hw: str
+) -> tuple[VideoStream, str, list[str]]:
+    """The stream and the filters after `hdr`, and the note. Raises ValueError, FfmpegError."""
+    if hdr not in ("keep", "sdr"):
+        raise ValueError(f"transcode: hdr must be keep or sdr, got {hdr!r}")
+    if hdr == "keep" or video.transfer not in HDR:
+        return video, filters, []
+    if hw == "opencl":
+        raise ValueError("transcode: hdr='sdr' is done on the CPU, not with hw='opencl'")
+    if not {"zscale", "tonemap"} <= program.filters:
+        raise FfmpegError(
+            "transcode: hdr='sdr' needs the filters zscale and tonemap, which this FFmpeg does not "
+            "have: take the distribution's, or hdr='keep'",
+            "not-built-in",
+        )
+    note = f"HDR ({HDR[video.transfer]}) is tone-mapped to BT.709"
+    chain = ",".join(f for f in (TONE_MAP, filters) if f)
+    return replace(video, transfer="bt709"), chain, [note]
+
+
+def _plan_animation(
+    program: Ffmpeg, video: VideoStream, *, hw: str, size: tuple[int, int] | None, filters: str,
+    file: Path, **_: object,
+) -> Pipeline:  # fmt: skip
+    """The pipeline of an animated picture; `file` ends as it is called."""
+    if hw not in ("auto", "cpu"):
+        raise ValueError(f"transcode: an animated picture is made with hw='cpu', got {hw!r}")
+    require_decoder(program, video)
+    animated = ANIMATIONS[file.suffix.lower()]
+    scale = f"scale={size[0]}:{size[1]}" if size else ""
+    chain = ",".join(f for f in (filters, scale, animated.filters) if f)
+    return Pipeline("cpu", "cpu", "cpu", animated.encoder, (), chain, ())
 
 
 def _deinterlaced(video: VideoStream, filters: str, hw: str) -> tuple[str, list[str]]:
