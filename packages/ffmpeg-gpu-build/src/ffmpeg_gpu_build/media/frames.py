@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -19,7 +19,9 @@ from . import arguments as check
 from .animations import animation_of
 from .damage import judge
 from .formats import no_reader
+from .index import index as index_of
 from .inprocess import InProcess, Step, av_demuxers, first_of_av, require_av
+from .on_gpu import choose, device_of_frames, frames_on_gpu
 from .pipe import FIRST, LAST, Pipe, Shown, first_shown, no_frames
 from .pipeline import (
     KINDS,
@@ -148,6 +150,7 @@ class _Wish:
     strict: bool
     torch: bool
     engine: str = "pipe"
+    place: str = ""  # of torch's tensors
 
     def steps(self) -> list[Step]:
         """The filters, with their arguments: rate, shape, pixels."""
@@ -201,6 +204,9 @@ def read_frames(
     engine   "pipe": the ffmpeg program; "av": PyAV in this process, where it is installed: half
              the work a frame, seeks without a start; it does not tell of every concealed picture
     hw       "cpu", "auto" (a GPU if proven here for this file), "cuda", "vaapi", "vulkan"
+    device   of hw ("1", "/dev/dri/renderD129"); "cuda" or "cuda:1": torch tensors on that GPU, by
+             torchcodec or PyNvVideoCodec where they are installed and the first frame is right,
+             through the pipe otherwise; `engine` of what is returned and its `notes` say it
     torch    tensors on the CPU with the same attributes; each owns its memory
 
     Leaving the loop early ends ffmpeg. Raises FileNotFoundError, TypeError and ValueError for an
@@ -231,6 +237,13 @@ def read_frames(
     held = contextlib.ExitStack()
     source = held.enter_context(opened("read_frames", src, urls))
     notes: list[str] = []
+    place = device_of_frames(device)
+    if place:
+        wish, device = replace(wish, torch=True, place=place), place.partition(":")[2]
+        stays = _on_gpu(program, source, wish, hw, notes) if engine == "pipe" else None
+        if stays:
+            held.close()
+            return stays
     before, down = [], ""
     if hw != "cpu":
         if source.file is None or not source.again:
@@ -240,6 +253,30 @@ def read_frames(
             raise FfmpegError(f"read_frames: {source.name!r} has no video stream", "bad-input")
         before, down = _decoding(program, media.video, hw, device, source.file, notes)
     return Frames(_frames(program, source, wish, before, down, notes, held), notes, engine)
+
+
+def _on_gpu(
+    program: Ffmpeg, source: Source, wish: _Wish, hw: str, notes: list[str]
+) -> Frames | None:
+    """A reading by an engine that decodes on the GPU and leaves the frames there; None where the
+    wish is not one of those that it grants, or no engine does.
+    """
+    plain = wish.pixels == "rgb" and not (wish.size or wish.rate or wish.square or wish.stream)
+    if not plain or hw not in ("cpu", "auto", "cuda") or source.file is None or not source.again:
+        return None
+    known = index_of(program, source, 0)
+    with read_frames(source.file, count=1, strict=False, ffmpeg=program) as frames:
+        first = next(frames)
+    found = choose(source.file, wish.place, known, np.asarray(first), notes)
+    if found is None:
+        return None
+
+    def reading() -> Iterator[Any]:
+        yield from frames_on_gpu(found[1], known, wish.start, wish.count)
+        if wish.count is None:
+            notes.extend(judge("read_frames", source, len(known.pts), "", wish.strict))
+
+    return Frames(reading(), notes, found[0])
 
 
 def _run(
@@ -359,9 +396,8 @@ def _frames(
                 memory = pipe.read(size, (width, height))
                 if len(memory) < size:
                     break
-                yield _dressed(
-                    np.frombuffer(memory, dtype).reshape(shape), shown, origin, index, wish.torch
-                )
+                array = np.frombuffer(memory, dtype).reshape(shape)
+                yield _dressed(array, shown, origin, index, wish)
                 index += 1
                 shown = pipe.next()
             done = pipe.end() == 0 and (shown is None or index == wish.count)
@@ -381,9 +417,11 @@ def _frames(
             notes += judge("read_frames", source, index, log, wish.strict)
 
 
-def _dressed(array: np.ndarray, shown: Shown, origin: Fraction, index: int, torch: bool) -> Any:
+def _dressed(array: np.ndarray, shown: Shown, origin: Fraction, index: int, wish: _Wish) -> Any:
     """The frame with its time."""
-    frame: Any = _tensor(array) if torch else array.view(Frame)
+    frame: Any = _tensor(array) if wish.torch else array.view(Frame)
+    if wish.place:
+        frame = frame.to(wish.place)
     frame.pts, frame.index, frame.key = shown.pts, index, shown.key
     frame.time = float(shown.pts - origin) if shown.pts is not None else 0.0
     frame.interlaced = shown.interlaced
