@@ -63,32 +63,65 @@ def save(
     import torch.distributed.checkpoint as dcp
 
     final = Path(root) / f"step_{step:08d}"
-    part = final.with_suffix(".part")
-    if context.rank == 0:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        if aside is not None and aside.is_dir():
-            shutil.copytree(aside, part / ASIDE)
-    context.world.barrier(label="checkpoint.save: folder")
-    state = _state(models, optimizer, context) | _random_state(context)
+    part = begin(final, context, aside)
+    state = state_of(models, optimizer, context)
     try:
         with quiet_alone() as alone, context.doing("checkpoint.save"):
             dcp.save(state, storage_writer=dcp.FileSystemWriter(part), no_dist=alone)
     except (Exception, dcp.api.CheckpointException) as error:
         raise CheckpointError(_failure("checkpoint.save", part, context, error)) from error
     context.world.barrier(label="checkpoint.save: tensors")
-    files = _all_files(part, context)
-    if context.rank == 0:
-        manifest = {"format": FORMAT, "step": step, "grid": _grid_of(context),
-                    "seed": context.seed, "model": _config_of(models), "extra": extra or {},
-                    "files": files}  # fmt: skip
-        _commit(part, final, manifest)
-        if keep is not None:
-            for old in committed(root)[keep:]:
-                (old / _MANIFEST).unlink()  # first: what is half removed is no checkpoint
-                shutil.rmtree(old)
+    complete(part, final, describe(step, models, extra, context), context, keep)
     context.world.barrier(label="checkpoint.save: manifest")
     return final
+
+
+def begin(
+    final: Path, context: ParallelContext, aside: Path | None,
+    group: dist.ProcessGroup | None = None,
+) -> Path:  # fmt: skip
+    """Makes the empty folder in which the checkpoint `final` is written; on `group`, if given."""
+    part = final.with_suffix(".part")
+    if context.rank == 0:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        if aside is not None and aside.is_dir():
+            shutil.copytree(aside, part / ASIDE)
+    if group is None:
+        context.world.barrier(label="checkpoint.save: folder")
+    else:
+        dist.barrier(group=group)
+    return part
+
+
+def state_of(
+    models: Iterable[nn.Module], optimizer: AdamW | None, context: ParallelContext
+) -> dict[str, torch.Tensor]:
+    """Everything to save, by global name."""
+    return _state(models, optimizer, context) | _random_state(context)
+
+
+def describe(
+    step: int, models: Iterable[nn.Module], extra: dict[str, Any] | None, context: ParallelContext
+) -> dict[str, Any]:
+    """The manifest of a checkpoint, its files still missing."""
+    return {"format": FORMAT, "step": step, "grid": _grid_of(context), "seed": context.seed,
+            "model": _config_of(models), "extra": extra or {}}  # fmt: skip
+
+
+def complete(
+    part: Path, final: Path, manifest: dict[str, Any], context: ParallelContext,
+    keep: int | None, group: dist.ProcessGroup | None = None,
+) -> None:  # fmt: skip
+    """Hashes what is written, commits it as `final` and removes checkpoints beyond `keep`."""
+    files = _all_files(part, context, group)
+    if context.rank:
+        return
+    _commit(part, final, {**manifest, "files": files})
+    if keep is not None:
+        for old in committed(final.parent)[keep:]:
+            (old / _MANIFEST).unlink()  # first: what is half removed is no checkpoint
+            shutil.rmtree(old)
 
 
 def load(
@@ -314,7 +347,9 @@ def _verify_file(path: Path, want: dict[str, Any]) -> None:
         raise CheckpointError(f"checkpoint: {path} differs from its SHA-256; it is damaged")
 
 
-def _all_files(part: Path, context: ParallelContext) -> dict[str, dict[str, Any]]:
+def _all_files(
+    part: Path, context: ParallelContext, group: dist.ProcessGroup | None = None
+) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of the files in `part`, all on rank 0; each rank reads what it wrote."""
     mine = {}
     for file in sorted(part.glob(f"__{context.rank}_*")):
@@ -325,8 +360,11 @@ def _all_files(part: Path, context: ParallelContext) -> dict[str, dict[str, Any]
         every: list[Any] = [mine]
     else:
         every = [None] * context.world_size
-        with context.doing("checkpoint.save: hashes"):
-            dist.all_gather_object(every, mine)
+        if group is not None:  # in the background: what the training does is none of it
+            dist.all_gather_object(every, mine, group=group)
+        else:
+            with context.doing("checkpoint.save: hashes"):
+                dist.all_gather_object(every, mine)
     files = {name: facts for each in every for name, facts in each.items()}
     if context.rank:
         return files

@@ -110,3 +110,12 @@ def _boxes(
     if several and axis.size == 1 and mine.shape[dim] == shard.shape[dim]:
         return tuple(whole), [_Box((0,) * len(whole), mine.unflatten(dim, (shard.blocks, -1)))]
     return tuple(whole), boxes
+
+
+def cloned(value: torch.Tensor) -> torch.Tensor:
+    """`value` (plain or a part) as it is now, in host memory."""
+    if not isinstance(value, _Part):
+        return value.detach().to("cpu", copy=True)
+    boxes = [_Box(box.offsets, box.values.to("cpu", copy=True)) for box in value.boxes]
+    like = boxes[0].values if boxes else torch.empty(0, dtype=value.dtype)
+    return _Part(tuple(value.shape), boxes, like)

@@ -28,6 +28,7 @@ from ..pipeline.run import evaluate_schedule, run_schedule
 from ..pipeline.schedules import make_schedule
 from ..pipeline.stages import build_stages
 from . import checkpoint
+from .async_save import AsyncSaver
 from .data import TextData, make_tokenizer
 from .metrics import Callback, Logger, flops_per_token
 from .plan import Plan, plan_run
@@ -121,6 +122,7 @@ class _Trainer:
                                       settings.chunks)  # fmt: skip
         self.report = Report()
         self.stop_asked = False
+        self.saver = AsyncSaver(context) if settings.save and settings.async_save else None
         self.samples = 0  # given to the training so far
         self.logger = Logger(settings, self.config, context, callbacks)
 
@@ -165,6 +167,8 @@ class _Trainer:
                 if stop:
                     report.interrupted = True
                     break
+            if self.saver is not None:
+                self.saver.wait()
         finally:
             if before is not None:
                 signal.signal(signal.SIGTERM, before)
@@ -248,11 +252,13 @@ class _Trainer:
                  "data": self.data.facts()}  # fmt: skip
         if self.origin is not None:
             extra["huggingface"] = self.origin
-        assert self.settings.save is not None
-        return checkpoint.save(
-            self.settings.save, step, self.models, self.optimizer, context=self.context,
-            extra=extra, keep=self.settings.keep, aside=self.aside,
-        )  # fmt: skip
+        root, more = self.settings.save, {"keep": self.settings.keep, "aside": self.aside}
+        assert root is not None
+        if self.saver is None:
+            return checkpoint.save(root, step, self.models, self.optimizer, context=self.context,
+                                   extra=extra, **more)  # fmt: skip
+        self.saver.save(root, step, self.models, self.optimizer, extra=extra, **more)
+        return Path(root) / f"step_{step:08d}"
 
     def _resume(self) -> int:
         if not self.settings.save:

@@ -69,6 +69,7 @@ class Settings:
     save: str | None = _option(None, "folder for checkpoints; resumes from the last one in it",
                                type=str)  # fmt: skip
     save_every: int = _option(100, "steps between checkpoints")
+    async_save: bool = _option(False, "write checkpoints in the background, from copies")
     keep: int | None = _option(None, "newest checkpoints to keep; default: all", type=int)
     allow: str = _option("", "fields of the model, separated by commas, that may differ from those "
                          "of the checkpoint to resume from")  # fmt: skip
