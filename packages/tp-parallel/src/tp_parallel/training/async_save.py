@@ -1,8 +1,8 @@
 """Checkpoints that are written while training goes on.
 
 A save copies what it is about (parameters, moments, streams) to host memory and returns;
-torch.distributed.checkpoint's `async_save` writes the copies from a thread. Its collectives run on a
-group of their own, so that they never meet those of the training. Another thread then hashes and
+torch.distributed.checkpoint's `async_save` writes the copies from a thread. Its collectives run on
+a group of their own, so that they never meet those of the training. Another thread then hashes and
 commits, as `checkpoint.save` does.
 """
 
