@@ -217,3 +217,28 @@ def test_weights_path_and_verify_name_the_cache(capsys):
     assert main(["weights", "verify", "owner/repo"]) == 1
     assert main(["weights", "verify", "resnet18"]) == 1
     assert "it is not there" in capsys.readouterr().out
+
+
+def test_predict_in_eight_bits_is_calibrated_on_the_pictures_given(tmp_path, calibrate, capsys):
+    torch.manual_seed(0)
+    model = calibrate(get_model("resnet18", planes=8, num_classes=4))
+    arguments = {"planes": 8, "num_classes": 4}
+    weights = tmp_path / "w.safetensors"
+    save_weights(model, weights, {"model": "resnet18", "model_args": arguments})
+    for seed in range(3):
+        noise = Image.effect_noise((300, 260), 90 + 20 * seed)
+        noise.convert("RGB").save(tmp_path / f"{seed}.png")
+    (tmp_path / "bad.png").write_text("no picture")
+    files = [str(path) for path in sorted(tmp_path.glob("*.png"))]
+    common = ["predict", *files, "--weights", str(weights), "--json", "--top-k", "1"]
+    assert main([*common, "--optimize", "fast", "--dtype", "int8"]) == 1  # one file is no picture
+    said = capsys.readouterr()
+    assert "kept: int8 oneDNN" in said.err
+    assert "same class in" in said.err
+    rows = [json.loads(line) for line in said.out.splitlines()]
+    assert [("error" in row) for row in rows] == [False, False, False, True]
+    assert main([*common, "--dtype", "int8"]) == 2
+    assert "goes with --optimize" in capsys.readouterr().err
+    unread = ["predict", files[-1], "--weights", str(weights), "--optimize", "fast"]
+    assert main([*unread, "--dtype", "int8"]) == 2
+    assert "none of 1 files can be read to calibrate on" in capsys.readouterr().err

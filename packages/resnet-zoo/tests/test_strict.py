@@ -273,6 +273,32 @@ def test_auto_tries_what_is_installed_and_reports_it(model):
         assert relative(done(x), model(x)) < 1e-5
 
 
+@torch.no_grad()
+def test_a_detection_backbone_is_optimised_by_the_fastest_engine(torchvision):
+    from torchvision.ops import FeaturePyramidNetwork
+    from torchvision.ops.misc import FrozenBatchNorm2d
+
+    trunk = small(features_only=True, out_indices=(1, 2, 3, 4), norm_layer=FrozenBatchNorm2d)
+    fast = optimize(trunk, "fast", engine="auto", example=X)
+    tried = {trial.name for trial in fast.report.trials if trial.milliseconds is not None}
+    assert {
+        name
+        for name in engines.ENGINES
+        if engines.unavailable(name, torch.float32, torch.device("cpu")) is None
+    } <= tried
+    pyramid = FeaturePyramidNetwork(trunk.channels, 16).eval()
+    for shape in (X, (1, 3, 97, 66)):
+        x = torch.randn(shape)
+        named = lambda maps: {str(i): m for i, m in enumerate(maps)}  # noqa: E731
+        ours, expected = pyramid(named(fast(x))), pyramid(named(trunk(x)))
+        assert all(relative(ours[k], expected[k]) < 1e-4 for k in expected)
+    for name in tried & set(engines.ENGINES):
+        alone = optimize(trunk, engine=name, example=X)
+        assert all(relative(a, b) < 1e-4 for a, b in zip(alone(x), trunk(x), strict=True))
+        twin = pickle.loads(pickle.dumps(alone))
+        assert all(torch.equal(a, b) for a, b in zip(twin(x), alone(x), strict=True))
+
+
 def test_an_engine_that_plays_back_its_example_is_found_out(model, monkeypatch):
     class Parrot(nn.Module):
         def __init__(self, inner, x, dtype):

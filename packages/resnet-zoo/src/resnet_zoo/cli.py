@@ -146,6 +146,12 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--optimize", choices=("fold", "fast", "max"), help="run a faster model")
     parser.add_argument("--engine", choices=_ENGINES, default="torch", help="with --optimize")
     parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16", "int8"),
+        default="float32",
+        help="with --optimize; int8 is calibrated on the first pictures given",
+    )
+    parser.add_argument(
         "--decode",
         choices=("exact", "fast"),
         default="exact",
@@ -160,7 +166,10 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _predict(options: Any) -> int:
-    from .inference.predict import find_images, open_model, predict, write_shared
+    from .inference.predict import find_images, first_pictures, open_model, predict, write_shared
+
+    if options.dtype != "float32" and not options.optimize:
+        raise ValueError(f"--dtype {options.dtype} goes with --optimize fast (or max)")
 
     files = find_images(options.images)
     with world(options.device) as here:
@@ -176,7 +185,12 @@ def _predict(options: Any) -> int:
             side = transforms.crop_size
             sides = (side, side) if isinstance(side, int) else side
             shape = (options.batch, input_channels(model), *sides)
-            runner = optimize(model, options.optimize, example=shape, engine=options.engine)
+            chosen: dict[str, Any] = {"dtype": getattr(torch, options.dtype)}
+            if options.dtype == "int8":
+                chosen["calibration"] = first_pictures(files, transforms, options.decode)
+            runner = optimize(
+                model, options.optimize, example=shape, engine=options.engine, **chosen
+            )
             print(runner.report, file=sys.stderr)
         mine = files[here.rank :: here.size]
         rows = predict(

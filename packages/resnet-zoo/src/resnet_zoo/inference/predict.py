@@ -5,6 +5,7 @@ A file that cannot be decoded becomes a row with `error`, and the others go on.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -122,6 +123,28 @@ def predict(
             yield from _rows(model, chunk, categories, k, device)
             chunk, good = [], 0
     yield from _rows(model, chunk, categories, k, device)
+
+
+def first_pictures(
+    files: Sequence[str | Path],
+    transforms: ImageClassification,
+    decode: str = "exact",
+    count: int = 64,
+) -> Tensor:
+    """The first `count` readable files as one batch (N, C, H, W), to calibrate on.
+
+    Raises ValueError if none can be read.
+    """
+    short = _shorter_side(transforms) if decode == "fast" else None
+    found: list[Tensor] = []
+    for path in files:
+        with contextlib.suppress(ValueError):  # told by predict
+            found.append(transforms(open_image(path, short)))
+        if len(found) == count:
+            break
+    if not found:
+        raise ValueError(f"predict: none of {len(files)} files can be read to calibrate on")
+    return torch.stack(found)
 
 
 def _shorter_side(transforms: ImageClassification) -> int:
