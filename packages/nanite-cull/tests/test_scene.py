@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import nanite_cull as nc
-from nanite_cull import meshes
+from nanite_cull import meshes, reference
 
 pytestmark = pytest.mark.native
 
@@ -234,3 +234,27 @@ def test_an_asset_without_colours_is_white_beside_one_with():
         assert (frame.color[frame.instance == plain] == 1).all()
         assert frame.picture()[frame.instance == plain].mean() > 60
         assert np.allclose(frame.color[frame.instance == 1 - plain], [1, 0.5, 0.1, 1], atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["shaded", "cluster", "level", "triangle", "instance"])
+def test_a_picture_is_that_of_the_reference(kind):
+    """Fused in the core; one step of 255 where float and double round apart."""
+    vertices, faces = meshes.planet(4)
+    assets = (
+        nc.build(vertices, faces, colors=np.clip(np.abs(vertices), 0, 1)),
+        nc.build(*meshes.heightfield(50)),
+    )
+    for asset in assets:
+        scene = nc.Scene(asset)
+        for camera in (
+            nc.Camera.around(asset, 30, 40),
+            nc.Camera.around(asset, 10, -20, 0.6),
+            nc.Camera.around(asset, 80, 0).moved(fov_y=None, height=2.5, far=20.0),
+        ):
+            frame = nc.Renderer(151, 97).render(scene, camera)
+            ours, reference_ = frame.picture(kind), reference.picture(frame, kind)
+            assert frame.coverage.sum() > 500
+            assert np.abs(ours.astype(int) - reference_).max() <= 1
+            assert (ours != reference_).mean() < 1e-3
+    one = nc.Renderer(151, 97, threads=1).render(scene, camera).picture(kind)
+    assert np.array_equal(one, nc.Renderer(151, 97, threads=3).render(scene, camera).picture(kind))

@@ -7,6 +7,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <mutex>
+
 #include "build/build.h"
 #include "build/meshopt_api.h"
 #include "build/validate.h"
@@ -15,7 +17,7 @@
 #include "native/dispatch.h"
 #include "native/parallel.h"
 #include "raster/raster.h"
-#include "resolve/resolve.h"
+#include "resolve/shade.h"
 #include "store/ncl_file.h"
 
 namespace nb = nanobind;
@@ -85,6 +87,8 @@ struct Frame {
   VisibleClusters visible;
   Draws draws;
   VisibilityBuffer buffer;
+  ShadePlanes planes;
+  std::mutex shading;  // holds the planes
   CullStats cull_stats;
   RasterStats raster_stats;
 };
@@ -391,6 +395,37 @@ T* writable(const std::optional<nb::ndarray<T, nb::c_contig, nb::device::cpu>>& 
   return array ? array->data() : nullptr;
 }
 
+// A lens that owns its rays.
+struct OwningLens : Lens {
+  std::vector<double> x, y;
+};
+
+void bind_shading(nb::module_& m) {
+  nb::enum_<Base>(m, "Base")
+      .value("plain", Base::plain)
+      .value("color", Base::color)
+      .value("cluster", Base::cluster)
+      .value("triangle", Base::triangle)
+      .value("instance", Base::instance)
+      .value("level", Base::level);
+  nb::class_<OwningLens>(m, "Lens")
+      .def(nb::init<>())
+      .def_rw("orthographic", &OwningLens::orthographic)
+      .def_rw("near", &OwningLens::near_distance)
+      .def_rw("far", &OwningLens::far_distance)
+      .def_rw("scale", &OwningLens::scale)
+      .def_rw("pixel", &OwningLens::pixel)
+      .def(
+          "set",
+          [](OwningLens& l, Array<float, nb::shape<3, 3>> rotation, Array<double, nb::shape<-1>> x,
+             Array<double, nb::shape<-1>> y) {
+            std::copy_n(rotation.data(), 9, l.rotation);
+            l.x.assign(x.data(), x.data() + x.shape(0)), l.y.assign(y.data(), y.data() + y.shape(0));
+            l.ray_x = l.x.data(), l.ray_y = l.y.data();
+          },
+          "rotation"_a.noconvert(), "ray_x"_a.noconvert(), "ray_y"_a.noconvert());
+}
+
 void bind_frame(nb::module_& m) {
   using Ids = std::optional<nb::ndarray<uint32_t, nb::c_contig, nb::device::cpu>>;
   using Values = std::optional<nb::ndarray<float, nb::c_contig, nb::device::cpu>>;
@@ -430,6 +465,32 @@ void bind_frame(nb::module_& m) {
           },
           "view"_a, "instance"_a.none(), "cluster"_a.none(), "triangle"_a.none(), "level"_a.none(),
           "material"_a.none(), "normal"_a.none(), "uv"_a.none(), "color"_a.none(), "threads"_a)
+      .def(
+          "unproject",
+          [](const Frame& f, const OwningLens& lens, Array<double, nb::shape<3, 3>> to_world,
+             Array<double, nb::shape<3>> eye, nb::ndarray<float, nb::c_contig, nb::device::cpu> out,
+             int threads) {
+            nb::gil_scoped_release released;
+            unproject(f.buffer, lens, to_world.data(), eye.data(), out.data(), threads);
+          },
+          "lens"_a, "to_world"_a.noconvert(), "eye"_a.noconvert(), "out"_a.noconvert(), "threads"_a)
+      .def(
+          "shade",
+          [](Frame& f, const View& view, const OwningLens& lens, Base base, Array<float, nb::shape<3>> light,
+             float relief, Array<float, nb::shape<-1, 3>> ramp, uint32_t top_level,
+             Array<float, nb::shape<-1, 3>> background,
+             nb::ndarray<uint8_t, nb::c_contig, nb::device::cpu> out, int threads) {
+            ShadeOptions options;
+            options.base = base, options.relief = relief, options.top_level = top_level;
+            std::copy_n(light.data(), 3, options.light);
+            options.ramp = ramp.data(), options.ramp_size = static_cast<int>(ramp.shape(0));
+            options.background = background.data();
+            nb::gil_scoped_release released;
+            const std::lock_guard held(f.shading);
+            shade(f.draws, view, f.visible, f.buffer, lens, options, f.planes, out.data(), threads);
+          },
+          "view"_a, "lens"_a, "base"_a, "light"_a.noconvert(), "relief"_a, "ramp"_a.noconvert(),
+          "top_level"_a, "background"_a.noconvert(), "out"_a.noconvert(), "threads"_a)
       // the visible clusters as (n, 2): instance, cluster; small ones first
       .def("visible",
            [](const Frame& f) {
@@ -488,5 +549,6 @@ NB_MODULE(_C, m) {
   m.def("max_threads", [] { return native::max_threads(); });
   bind_asset(m);
   bind_view(m);
+  bind_shading(m);
   bind_frame(m);
 }

@@ -20,7 +20,10 @@ struct Interpolator {
   ClipVertex clip[3] = {};
   float face_normal[3] = {};
 
-  void prepare(const Draws& draws, const VisibleClusters& visible, uint32_t which) {
+  bool interpolates = false;  // some target needs weights
+
+  void prepare(const Draws& draws, const VisibleClusters& visible, const ResolveTargets& targets,
+               uint32_t which) {
     id = which, valid = true;
     const uint32_t slot = which >> triangle_bits;
     draw = &draws.draws[draws.of[slot]];
@@ -32,8 +35,11 @@ struct Interpolator {
     for (int k = 0; k < 3; ++k) {
       corner[k] = asset->vertex_refs[c.vertex_begin + asset->triangles[3 * size_t(triangle) + k]];
       p[k] = &asset->positions[3 * size_t(corner[k])];
-      clip[k] = to_clip(draw->to_clip, p[k]);
     }
+    interpolates = (targets.normal && !asset->normals.empty()) || (targets.uv && !asset->uvs.empty()) ||
+                   (targets.color && !asset->colors.empty());
+    for (int k = 0; k < 3 && interpolates; ++k) clip[k] = to_clip(draw->to_clip, p[k]);
+    if (!targets.normal || !asset->normals.empty()) return;
     float u[3], w[3];
     for (int a = 0; a < 3; ++a) u[a] = p[1][a] - p[0][a], w[a] = p[2][a] - p[0][a];
     const float n[3] = {u[1] * w[2] - u[2] * w[1], u[2] * w[0] - u[0] * w[2], u[0] * w[1] - u[1] * w[0]};
@@ -79,7 +85,7 @@ void resolve(const Draws& draws, const View& view, const VisibleClusters& visibl
       for (int x = 0; x < buffer.width; ++x) {
         const size_t at = size_t(y) * buffer.width + x;
         const bool drawn = buffer.depth[at] > 0;
-        if (drawn && (!tri.valid || tri.id != buffer.id[at])) tri.prepare(draws, visible, buffer.id[at]);
+        if (drawn && (!tri.valid || tri.id != buffer.id[at])) tri.prepare(draws, visible, t, buffer.id[at]);
         if (t.instance)
           t.instance[at] = drawn ? visible.buffer[buffer.id[at] >> triangle_bits].instance : none;
         if (t.cluster) t.cluster[at] = drawn ? tri.cluster : none;
@@ -89,7 +95,7 @@ void resolve(const Draws& draws, const View& view, const VisibleClusters& visibl
           t.material[at] =
               drawn && !tri.asset->materials.empty() ? tri.asset->materials[tri.corner[0]] : none;
         float weight[3] = {0, 0, 0}, value[4] = {0, 0, 0, 0};
-        if (drawn && (t.normal || t.uv || t.color)) tri.weights(view, x, static_cast<int>(y), weight);
+        if (drawn && tri.interpolates) tri.weights(view, x, static_cast<int>(y), weight);
         if (t.normal) {
           float* out = t.normal + 3 * at;
           if (!drawn) {

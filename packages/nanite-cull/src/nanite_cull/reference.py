@@ -3,6 +3,8 @@
 import numpy as np
 
 from nanite_cull.asset import NONE, Asset
+from nanite_cull.pictures import LEVEL_RAMP, LIGHT, RELIEF, background, ramp
+from nanite_cull.render import Frame
 
 SUBPIXELS = 256
 
@@ -167,3 +169,84 @@ def raster(
         wins = inside & (z >= depth[window]) & (z > 0)
         depth[window][wins], ids[window][wins] = z[wins], number
     return depth, ids
+
+
+def stable_color(ids: np.ndarray) -> np.ndarray:
+    """(..., 3) float32 in 0 to 1: the same id has the same colour in every picture."""
+    h = ids.astype(np.uint32) * np.uint32(0x9E3779B1)
+    h ^= h >> np.uint32(15)
+    h *= np.uint32(0x85EBCA77)
+    h ^= h >> np.uint32(13)
+    channels = [(h >> np.uint32(8 * c) & np.uint32(255)).astype(np.float32) / 255 for c in range(3)]
+    return 0.25 + 0.75 * np.stack(channels, -1)
+
+
+def _light(frame: Frame) -> np.ndarray:
+    """(height, width, 1): a lamp, the sky and a rim; both sides of a surface are lit."""
+    normal, camera = frame.normal, frame.camera
+    rotation = camera.view[:3, :3].astype(np.float32)
+    if camera.orthographic:
+        towards = normal @ (rotation[2] / np.float32(camera.scale))
+    else:
+        x, y = (axis.astype(np.float32) for axis in camera.rays(frame.width, frame.height))
+        x, y = np.meshgrid(x, y)
+        ray = np.stack([-x, -y, np.ones_like(x)], -1) / np.sqrt(x * x + y * y + 1)[..., None]
+        towards = np.einsum("hwc,hwc->hw", normal, ray @ (rotation / np.float32(camera.scale)))
+    normal = np.where(towards[..., None] < 0, -normal, normal)
+    lamp = np.maximum(normal @ LIGHT.astype(np.float32), 0)
+    sky = 0.5 + 0.5 * normal[..., 1]
+    rim = (1 - np.abs(towards)) ** 3
+    return (0.72 * lamp + 0.26 * sky + 0.10 * rim)[..., None]
+
+
+def _box_mean(values: np.ndarray, weights: np.ndarray, radius: int) -> np.ndarray:
+    """Weighted means over squares of 2 * radius + 1 pixels, cut off at the image's edges."""
+
+    def box_sum(plane: np.ndarray) -> np.ndarray:
+        for axis in (0, 1):
+            padded = np.pad(plane, [(radius + 1, radius) if a == axis else (0, 0) for a in (0, 1)])
+            total = np.cumsum(padded, axis, dtype=np.float64)
+            high, low = [slice(None)] * 2, [slice(None)] * 2
+            high[axis], low[axis] = slice(2 * radius + 1, None), slice(0, plane.shape[axis])
+            plane = total[tuple(high)] - total[tuple(low)]
+        return plane
+
+    return box_sum(values * weights) / np.maximum(box_sum(weights), 1e-9)
+
+
+def _relief(frame: Frame) -> np.ndarray:
+    """(height, width, 1) factor: hollows darker, ridges lighter, from the depth alone.
+
+    After Luft, Colditz and Deussen, "Image Enhancement by Unsharp Masking the Depth Buffer", 2006.
+    """
+    camera, seen = frame.camera, frame.coverage
+    distance = np.where(seen, frame.distance, 0).astype(np.float64)
+    pixel = 2 / (camera._window(frame.width, frame.height)[1] * frame.height * camera.scale)
+    at_one = camera.scale * pixel
+    pixels = np.full(distance.shape, pixel) if camera.orthographic else distance * at_one
+    hollow = np.zeros_like(distance)
+    for radius in (max(1, frame.height // 180), max(2, frame.height // 45)):
+        mean = _box_mean(distance, seen.astype(np.float64), radius)
+        hollow += (distance - mean) / np.where(seen, pixels * radius, 1)
+    return (1 - np.clip(RELIEF * hollow, -0.12, 0.4)).astype(np.float32)[..., None]
+
+
+def _base(frame: Frame, kind: str) -> np.ndarray:
+    if kind == "cluster":
+        return stable_color(frame.cluster ^ (frame.instance << np.uint32(20)))
+    if kind == "triangle":
+        return stable_color(frame.triangle)
+    if kind == "instance":
+        return stable_color(frame.instance)
+    if kind == "level":
+        return ramp(frame.level.astype(np.float32) / max(1, frame.top_level), LEVEL_RAMP)
+    if frame.has_colors:
+        return frame.color[..., :3]
+    return np.full((frame.height, frame.width, 3), (0.80, 0.76, 0.70), np.float32)
+
+
+def picture(frame: Frame, kind: str) -> np.ndarray:
+    """(height, width, 3) uint8: a lit picture; the core's differs by one step of 255 at most."""
+    color = _base(frame, kind) * np.clip(_light(frame) * _relief(frame), 0, 1.2)
+    color = np.where(frame.coverage[..., None], color, background(frame.height)[:, None])
+    return (np.clip(color, 0, 1) ** (1 / 1.1) * 255 + 0.5).astype(np.uint8)

@@ -171,12 +171,33 @@ class Frame:
         raster: the drawn surface lies within a 256th of a pixel, plus 1e-6 of the distance (of far
         for an orthographic camera) for the depth's rounding.
         """
-        camera = self.camera
-        seen = np.where(self.coverage, self._camera_distance, np.nan).astype(np.float64)
-        ray_x, ray_y = camera.rays(self.width, self.height)
-        across = np.where(self.coverage, 1.0, np.nan) if camera.orthographic else seen
-        seen = np.stack([across * ray_x, across * ray_y[:, None], -seen], -1)
-        return (seen @ np.linalg.inv(camera.view[:3, :3]).T + camera.eye).astype(np.float32)
+        out = np.empty((self.height, self.width, 3), np.float32)
+        to_world = np.ascontiguousarray(np.linalg.inv(np.asarray(self.camera.view, float)[:3, :3]))
+        eye = np.ascontiguousarray(self.camera.eye, float)
+        self._core.unproject(self._lens(), to_world, eye, out, self._threads)
+        return out
+
+    def _lens(self) -> _C.Lens:
+        camera, lens = self.camera, _C.Lens()
+        lens.set(
+            np.ascontiguousarray(np.asarray(camera.view, float)[:3, :3] / camera.scale, np.float32),
+            *(np.ascontiguousarray(axis) for axis in camera.rays(self.width, self.height)),
+        )
+        lens.orthographic, lens.scale = camera.orthographic, camera.scale
+        lens.near, lens.far = camera.near, camera.far
+        lens.pixel = 2 / (camera._window(self.width, self.height)[1] * self.height * camera.scale)
+        return lens
+
+    def _shade(self, kind: str) -> np.ndarray:
+        """(height, width, 3) uint8: the lit picture of a kind, `reference.picture`."""
+        base = kind if kind != "shaded" else "color" if self.has_colors else "plain"
+        out = np.empty((self.height, self.width, 3), np.uint8)
+        self._core.shade(
+            self._view, self._lens(), getattr(_C.Base, base), pictures.LIGHT.astype(np.float32),
+            pictures.RELIEF, pictures.LEVEL_RAMP, self.top_level,
+            pictures.background(self.height), out, self._threads,
+        )  # fmt: skip
+        return out
 
     def picture(self, kind: str = "shaded") -> np.ndarray:
         """(height, width, 3) uint8. kind: one of nanite_cull.pictures.KINDS."""
