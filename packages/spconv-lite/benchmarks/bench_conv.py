@@ -34,7 +34,7 @@ def one_layer(
     ours, theirs = (calls_of(library, indices, channels) for library in (sp, peer.spconv))
     if threads == 1 and not torch.allclose(ours[0](), theirs[0](), atol=1e-4):
         raise SystemExit(f"C{channels}: the two libraries give other numbers")
-    flop = 2 * len(ours[2].rulebook.pair_in) * channels * channels
+    flop = 2 * len(ours[2].rulebook.pair_out) * channels * channels
     for i, what in enumerate(("forward", "forward + backward")):
         case = f"{what}, lidar 120k C{channels}, {threads} threads"
         row = bench.compare(case, ours[i], theirs[i])

@@ -41,7 +41,7 @@ def flop_of(net: nn.Module, out: sp.SparseConvTensor) -> int:
     """Multiplications and additions of all convolutions of one pass."""
     return sum(
         2
-        * len(out.indice_dict[layer.indice_key].rulebook.pair_in)
+        * len(out.indice_dict[layer.indice_key].rulebook.pair_out)
         * layer.in_channels
         * layer.out_channels
         for layer in net.modules()

@@ -5,7 +5,6 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <algorithm>
 #include <array>
 #include <optional>
 #include <string>
@@ -60,20 +59,16 @@ void require_out_indices(const Tensor& out_indices, const spconv_lite::Rulebook&
 }
 
 void write_compact(const OwnedRulebook& self, const std::optional<Tensor>& out_indices, const Tensor& pair_in,
-                   const Tensor& pair_out, const Tensor& block_offset, const std::optional<Tensor>& order) {
+                   const Tensor& pair_out, const Tensor& block_offset) {
   const auto& rulebook = self.rulebook;
-  const int64_t tail = order ? rulebook.out_rows() : 0;
-  if (order) require(*order, "get_indice_pairs", "order", cpu, native::int32, rulebook.in_rows());
   if (out_indices) require_out_indices(*out_indices, rulebook);
-  require(pair_in, "get_indice_pairs", "pair_in", cpu, native::int32, rulebook.pairs() + tail);
+  require(pair_in, "get_indice_pairs", "pair_in", cpu, native::int32, rulebook.pairs());
   require(pair_out, "get_indice_pairs", "pair_out", cpu, native::uint8, rulebook.pairs());
   require(block_offset, "get_indice_pairs", "block_offset", cpu, native::int64, rulebook.block_offsets());
   nb::gil_scoped_release released;
   if (out_indices) rulebook.write_out_indices(out_indices->data_as<int32_t>());
-  const int32_t* const rows = order ? order->data_as<int32_t>() : nullptr;
   rulebook.write_compact(pair_in.data_as<int32_t>(), pair_out.data_as<uint8_t>(),
-                         block_offset.data_as<int64_t>(), rows);
-  std::copy_n(rows, tail, pair_in.data_as<int32_t>() + rulebook.pairs());
+                         block_offset.data_as<int64_t>());
 }
 
 void write_padded(const OwnedRulebook& self, const Tensor& out_indices, const Tensor& indice_pairs,
@@ -120,8 +115,8 @@ void transpose_rulebook(const Tensor& pair_in, const Tensor& pair_out, const Ten
   native::demand(map.pairs == to.pairs,
                  [] { return std::string("transpose_rulebook: outputs have another length"); });
   nb::gil_scoped_release released;
-  spconv_lite::transpose_rulebook(map.pair_in, map.pair_out, map.block_offset, map.order, map.pairs, in_rows,
-                                  out_rows, volume, threads, pair_in_t.data_as<int32_t>(),
+  spconv_lite::transpose_rulebook(map.pair_in, map.pair_out, map.block_offset, map.pairs, in_rows, out_rows,
+                                  volume, threads, pair_in_t.data_as<int32_t>(),
                                   pair_out_t.data_as<uint8_t>(), block_offset_t.data_as<int64_t>());
 }
 
@@ -318,14 +313,14 @@ int64_t site_keys(const Tensor& indices, int64_t batch_size, const std::vector<i
                                 keys.data_as<int64_t>());
 }
 
-void sort_keys(const Tensor& keys, int64_t limit, const Tensor& sorted, const Tensor& order) {
+bool sort_keys(const Tensor& keys, int64_t limit, const Tensor& sorted, const Tensor& order) {
   Dim n("N");
   require(keys, "sort_keys", "keys", cpu, native::int64, n);
   require(sorted, "sort_keys", "sorted", cpu, native::int64, n);
   require(order, "sort_keys", "order", cpu, native::int64, n);
   nb::gil_scoped_release released;
-  spconv_lite::sort_keys(keys.data_as<int64_t>(), n.length(), limit, sorted.data_as<int64_t>(),
-                         order.data_as<int64_t>());
+  return spconv_lite::sort_keys(keys.data_as<int64_t>(), n.length(), limit, sorted.data_as<int64_t>(),
+                                order.data_as<int64_t>());
 }
 
 }  // namespace

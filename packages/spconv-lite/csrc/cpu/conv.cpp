@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -20,7 +21,8 @@ constexpr int64_t most_parts = 8;        // of a weight gradient's sum, so that 
 constexpr int64_t blocks_per_part = 32;
 constexpr int64_t lane_blocks_per_part = 8;  // of a depthwise weight gradient
 constexpr int64_t most_lane_parts = 32;
-constexpr int64_t most_runs = 3;             // of kernel offsets, worked on in parallel
+constexpr int64_t rows_ahead = 12, line_bytes = 64;  // rows in no order are asked for early
+constexpr int64_t most_runs = 3;                     // of kernel offsets, worked on in parallel
 constexpr int64_t blocks_at_once = 4;        // their rows stay in the second-level cache for a run of offsets
 constexpr int64_t cached_weights = 1 << 19;  // bytes
 constexpr int64_t wide_sum = 1 << 14;        // values: one offset after the other, not a run of them together
@@ -81,10 +83,36 @@ void check_offsets(const Map& map) {
   const int64_t blocks = (map.out_rows + block_rows - 1) / block_rows;
   bool fits = map.block_offset[0] == 0 && map.block_offset[blocks * map.volume] == map.pairs;
   for (int64_t i = 0; i < blocks * map.volume; ++i) fits &= map.block_offset[i] <= map.block_offset[i + 1];
+  fits &= map.order == nullptr || map.in_rows == map.out_rows;
   for (int64_t i = 0; i < map.out_rows && map.order != nullptr; ++i)
     fits &= map.order[i] >= 0 && map.order[i] < map.out_rows;
   if (!fits) throw_foreign();
 }
+
+// The rows of x in the order of the places: what a block reads then lies side by side.
+template <class T>
+class Placed {
+ public:
+  Placed(const Map& map, const T* x, int64_t channels, int threads) : at_(x) {
+    if (map.order == nullptr) return;
+    held_ = Scratch<T>(map.in_rows * channels);
+    native::parallel_for(map.in_rows, 4096, threads, [&](int64_t begin, int64_t end) {
+      for (int64_t place = begin; place < end; ++place) {
+        const T* const later = x + map.order[std::min(place + rows_ahead, end - 1)] * channels;
+        for (int64_t c = 0; c < channels; c += line_bytes / static_cast<int64_t>(sizeof(T)))
+          __builtin_prefetch(later + c);
+        std::memcpy(held_.get() + place * channels, x + map.order[place] * channels,
+                    static_cast<size_t>(channels) * sizeof(T));
+      }
+    });
+    at_ = held_.get();
+  }
+  const T* get() const { return at_; }
+
+ private:
+  Scratch<T> held_;
+  const T* at_;
+};
 
 BlockMap block_of(const Map& map, int64_t block) {
   const int64_t first = block * block_rows, rows = std::min(block_rows, map.out_rows - first);
@@ -195,9 +223,10 @@ template <class T>
 void convolve_lanes(const Map& map, bool mirror, const T* x, const T* weight, const T* bias, int64_t channels,
                     T* y, int threads) {
   const Scratch<T> turned = by_offset(weight, map.volume, channels);
+  const Placed<T> placed(map, x, channels, threads);
   by_block<T>(map, channels, threads, [&](const BlockMap& block) {
-    return NATIVE_CALL_ISA(depthwise_block<T>)(block, Lanes<T>{x, map.in_rows, channels, y}, turned.get(),
-                                               bias, mirror);
+    return NATIVE_CALL_ISA(depthwise_block<T>)(block, Lanes<T>{placed.get(), map.in_rows, channels, y},
+                                               turned.get(), bias, mirror);
   });
 }
 
@@ -207,13 +236,14 @@ void correlate_lanes(const Map& map, const T* x, const T* gradient, int64_t chan
   const int64_t blocks = (map.out_rows + block_rows - 1) / block_rows, size = map.volume * channels;
   const int64_t parts = std::clamp<int64_t>(blocks / lane_blocks_per_part, 1, most_lane_parts);
   const Scratch<T> sums(parts * size), one(parts * size);
+  const Placed<T> placed(map, x, channels, threads);
   native::parallel_for(parts, 1, threads, [&](int64_t part, int64_t) {
     T* const total = sums.get() + part * size;
     T* const block_sums = one.get() + part * size;
     std::fill_n(total, size, T(0));
     for (int64_t block = part * blocks / parts; block < (part + 1) * blocks / parts; ++block) {
       std::fill_n(block_sums, size, T(0));
-      const Lanes<const T> f{x, map.in_rows, channels, gradient};
+      const Lanes<const T> f{placed.get(), map.in_rows, channels, gradient};
       if (!NATIVE_CALL_ISA(depthwise_correlate<T>)(block_of(map, block), f, block_sums)) throw_foreign();
       for (int64_t i = 0; i < size; ++i) total[i] += block_sums[i];
     }
@@ -262,6 +292,7 @@ void convolve(const Map& map, const T* x, int64_t in_channels, const T* weight,
     if (depthwise(in_channels, out_channels, groups))
       return convolve_lanes(map, false, x, weight, bias, groups, y, threads);
   const int64_t in = in_channels / groups, out = out_channels / groups, k = map.volume;
+  const Placed<T> placed(map, x, in_channels, threads);
   const Scratch<SumOf<T>> padded_bias(padded(out));
   for (int64_t g = 0; g < groups; ++g) {
     const GroupWeights<T> weights{weight + g * out * k * in, in, out, k * in, in, 1};
@@ -269,7 +300,7 @@ void convolve(const Map& map, const T* x, int64_t in_channels, const T* weight,
       std::fill(padded_bias.get(), padded_bias.get() + padded(out), SumOf<T>(0));
       std::copy(bias + g * out, bias + (g + 1) * out, padded_bias.get());
     }
-    const Features<T> f{x + g * in, map.in_rows, in_channels, in, y + g * out, out_channels, out};
+    const Features<T> f{placed.get() + g * in, map.in_rows, in_channels, in, y + g * out, out_channels, out};
     run(map, f, weights, bias != nullptr ? padded_bias.get() : static_cast<const SumOf<T>*>(nullptr),
         threads);
   }
@@ -284,10 +315,11 @@ void convolve_back(const Map& map, bool mirror, const T* gradient, int64_t out_c
       return convolve_lanes(map, mirror, gradient, weight, static_cast<const T*>(nullptr), groups, x,
                             threads);
   const int64_t in = in_channels / groups, out = out_channels / groups, k = map.volume;
+  const Placed<T> placed(map, gradient, out_channels, threads);
   for (int64_t g = 0; g < groups; ++g) {
     const T* const raw = weight + g * out * k * in + (mirror ? (k - 1) * in : 0);
     const GroupWeights<T> weights{raw, out, in, 1, mirror ? -in : in, k * in};
-    const Features<T> f{gradient + g * out, map.in_rows, out_channels, out, x + g * in, in_channels, in};
+    const Features<T> f{placed.get() + g * out, map.in_rows, out_channels, out, x + g * in, in_channels, in};
     run(map, f, weights, static_cast<const SumOf<T>*>(nullptr), threads);
   }
 }
@@ -300,6 +332,13 @@ void correlate(const Map& map, const T* x, int64_t in_channels, const T* gradien
   if constexpr (Loops<T>::exact)
     if (depthwise(in_channels, out_channels, groups))
       return correlate_lanes(map, x, gradient, groups, weight_gradient, threads);
+  if (map.order != nullptr) {  // both sides in the order of the places
+    const Placed<T> placed_x(map, x, in_channels, threads), placed_y(map, gradient, out_channels, threads);
+    Map rest = map;
+    rest.order = nullptr;
+    return correlate(rest, placed_x.get(), in_channels, placed_y.get(), out_channels, groups, weight_gradient,
+                     threads);
+  }
   const int64_t in = in_channels / groups, out = out_channels / groups, volume = map.volume;
   // With input channels along the vectors a sum lies as the gradient does; fewer would leave lanes empty.
   const bool turned = in % pad_to == 0;
@@ -346,8 +385,9 @@ void correlate(const Map& map, const T* x, int64_t in_channels, const T* gradien
 template <class T>
 void max_pool(const Map& map, const T* x, int64_t channels, T least, T* y, int threads) {
   check_offsets(map);
+  const Placed<T> placed(map, x, channels, threads);
   by_block<T>(map, channels, threads, [&](const BlockMap& block) {
-    return NATIVE_CALL_ISA(max_block<T>)(block, Lanes<T>{x, map.in_rows, channels, y}, least);
+    return NATIVE_CALL_ISA(max_block<T>)(block, Lanes<T>{placed.get(), map.in_rows, channels, y}, least);
   });
 }
 
@@ -355,8 +395,10 @@ template <class T>
 void select_sum(const Map& map, const T* x, const T* of_x, const T* of_y, int64_t channels, T* y,
                 int threads) {
   check_offsets(map);
+  const Placed<T> placed(map, x, channels, threads), marks(map, of_x, channels, threads);
   by_block<T>(map, channels, threads, [&](const BlockMap& block) {
-    return NATIVE_CALL_ISA(select_block<T>)(block, Lanes<T>{x, map.in_rows, channels, y}, of_x, of_y);
+    return NATIVE_CALL_ISA(select_block<T>)(block, Lanes<T>{placed.get(), map.in_rows, channels, y},
+                                            marks.get(), of_y);
   });
 }
 

@@ -15,7 +15,8 @@ struct Map {
   const uint8_t* pair_out;
   const int64_t* block_offset;
   int64_t pairs, in_rows, out_rows, volume;
-  const int32_t* order;  // (out_rows), the row at each place of the blocks; null: rows are in their own order
+  // (out_rows = in_rows), the row at each place: pairs name places in place of rows; null: they are the same.
+  const int32_t* order = nullptr;
 };
 
 template <class T>

@@ -246,25 +246,20 @@ void Rulebook::write_out_indices(int32_t* out_indices) const {
   std::copy_n(from, out_rows_ * (geometry_.ndim + 1), out_indices);
 }
 
-void Rulebook::write_compact(int32_t* pair_in, uint8_t* pair_out, int64_t* block_offset,
-                             const int32_t* order) const {
+void Rulebook::write_compact(int32_t* pair_in, uint8_t* pair_out, int64_t* block_offset) const {
   if (parts_.empty())
-    join_chunks(pair_in, pair_out, block_offset, order);
+    join_chunks(pair_in, pair_out, block_offset);
   else
     sort_parts(pair_in, pair_out, block_offset);
 }
 
-void Rulebook::join_chunks(int32_t* pair_in, uint8_t* pair_out, int64_t* block_offset,
-                           const int32_t* order) const {
+void Rulebook::join_chunks(int32_t* pair_in, uint8_t* pair_out, int64_t* block_offset) const {
   const int64_t offsets = block_offsets() - 1, per_chunk = rows_per_chunk / block_rows * geometry_.volume();
   block_offset[0] = 0;
   native::parallel_for(static_cast<int64_t>(chunks_.size()), 8, threads_, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const Chunk& chunk = chunks_[static_cast<size_t>(i)];
-      if (order == nullptr)
-        std::copy_n(chunk.pair_in.get(), chunk.pairs, pair_in + chunk.start);
-      else
-        for (int64_t p = 0; p < chunk.pairs; ++p) pair_in[chunk.start + p] = order[chunk.pair_in[p]];
+      std::copy_n(chunk.pair_in.get(), chunk.pairs, pair_in + chunk.start);
       std::copy_n(chunk.pair_out.get(), chunk.pairs, pair_out + chunk.start);
       const int64_t first = i * per_chunk;
       for (int64_t j = 0; j < std::min(per_chunk, offsets - first); ++j)
@@ -312,9 +307,8 @@ void Rulebook::write_padded(int32_t* indice_pairs, int32_t* indice_num) const {
 }
 
 void transpose_rulebook(const int32_t* pair_in, const uint8_t* pair_out, const int64_t* block_offset,
-                        const int32_t* order, int64_t pairs, int64_t in_rows, int64_t out_rows,
-                        int64_t volume, int threads, int32_t* pair_in_t, uint8_t* pair_out_t,
-                        int64_t* block_offset_t) {
+                        int64_t pairs, int64_t in_rows, int64_t out_rows, int64_t volume, int threads,
+                        int32_t* pair_in_t, uint8_t* pair_out_t, int64_t* block_offset_t) {
   const int64_t blocks = (out_rows + block_rows - 1) / block_rows;
   const int64_t blocks_t = (in_rows + block_rows - 1) / block_rows;
   if (block_offset[0] != 0 || block_offset[blocks * volume] != pairs ||
@@ -340,18 +334,13 @@ void transpose_rulebook(const int32_t* pair_in, const uint8_t* pair_out, const i
       ++block_offset_t[(in / block_rows) * volume + k + 1];
     });
   });
-  for (int64_t place = 0; place < out_rows && order != nullptr; ++place)
-    if (order[place] < 0 || order[place] >= out_rows)
-      throw native::ValueError("transpose_rulebook: pair_in names output row " +
-                               std::to_string(order[place]) + ", but the output has " +
-                               std::to_string(out_rows) + " rows; it belongs to another rulebook");
   for (int64_t i = 0; i < blocks_t * volume; ++i) block_offset_t[i + 1] += block_offset_t[i];
   native::parallel_for(volume, 1, threads, [&](int64_t k, int64_t) {
     std::vector<int64_t> next(static_cast<size_t>(blocks_t));
     for (int64_t block = 0; block < blocks_t; ++block) next[block] = block_offset_t[block * volume + k];
     each_pair(k, [&](int64_t in, int64_t out) {
       const int64_t at = next[in / block_rows]++;
-      pair_in_t[at] = order != nullptr ? order[out] : static_cast<int32_t>(out);
+      pair_in_t[at] = static_cast<int32_t>(out);
       pair_out_t[at] = static_cast<uint8_t>(in % block_rows);
     });
   });

@@ -7,9 +7,7 @@
 //
 // The compact form, used inside: pairs sorted by block of 256 output rows, then by kernel offset.
 // Pair p of block b and offset k lies in [block_offset[b * K + k], block_offset[b * K + k + 1]);
-// pair_in[p] is the input row and 256 * b + pair_out[p] the output row: 5 bytes a pair. A submanifold whose
-// sites come in no order is built for the sorted sites, so that a block's rows are neighbours: the pairs are
-// then followed by the row of each of the sorted sites, and 256 * b + pair_out[p] is a place among these.
+// pair_in[p] is the input row and 256 * b + pair_out[p] the output row: 5 bytes a pair.
 // Everything is deterministic and independent of `threads`.
 #pragma once
 
@@ -42,9 +40,7 @@ class Rulebook {
   int64_t block_offsets() const { return (out_rows_ + block_rows - 1) / block_rows * geometry_.volume() + 1; }
 
   void write_out_indices(int32_t* out_indices) const;  // (out_rows, 1 + ndim)
-  // order (rows), the caller's row of each site, or null; of a submanifold only.
-  void write_compact(int32_t* pair_in, uint8_t* pair_out, int64_t* block_offset,
-                     const int32_t* order = nullptr) const;
+  void write_compact(int32_t* pair_in, uint8_t* pair_out, int64_t* block_offset) const;
   // As spconv lays it out: indice_pairs (2, K, in_rows), unused places -1; indice_num (K,).
   void write_padded(int32_t* indice_pairs, int32_t* indice_num) const;
 
@@ -71,7 +67,7 @@ class Rulebook {
   void find_block(const SiteTable& table, const Lines& lines, Block& block, Chunk& chunk,
                   int64_t* ends) const;
   void find_through_targets(bool transposed);
-  void join_chunks(int32_t* pair_in, uint8_t* pair_out, int64_t* block_offset, const int32_t* order) const;
+  void join_chunks(int32_t* pair_in, uint8_t* pair_out, int64_t* block_offset) const;
   void sort_parts(int32_t* pair_in, uint8_t* pair_out, int64_t* block_offset) const;
 
   Geometry geometry_;
@@ -85,10 +81,9 @@ class Rulebook {
 
 // The same pairs seen from the input rows: sorted by block of 256 input rows, then by offset.
 // block_offset has ceil(out_rows / 256) * volume + 1 entries, block_offset_t as many for in_rows.
-// order: the output rows of the places, or null. Throws native::ValueError when a row is out of range.
+// Throws native::ValueError when a row is out of range.
 void transpose_rulebook(const int32_t* pair_in, const uint8_t* pair_out, const int64_t* block_offset,
-                        const int32_t* order, int64_t pairs, int64_t in_rows, int64_t out_rows,
-                        int64_t volume, int threads, int32_t* pair_in_t, uint8_t* pair_out_t,
-                        int64_t* block_offset_t);
+                        int64_t pairs, int64_t in_rows, int64_t out_rows, int64_t volume, int threads,
+                        int32_t* pair_in_t, uint8_t* pair_out_t, int64_t* block_offset_t);
 
 }  // namespace spconv_lite

@@ -271,7 +271,11 @@ bool convolve(const BlockMap& map, int64_t blocks, const Features<T>& f, const P
         multiply_pairs(f, map.pair_in + begin, map.pair_out + begin, count, from, from_stride, to, stride);
     }
   }
+  constexpr int64_t rows_ahead = 12, line = 64 / static_cast<int64_t>(sizeof(T));
   for (int64_t row = 0; row < map.rows && !in_place; ++row) {
+    if (map.order != nullptr && row + rows_ahead < map.rows)
+      for (int64_t c = 0; c < f.y_channels; c += line)
+        __builtin_prefetch(f.y + row_at(map, row + rows_ahead) * f.y_stride + c, 1);
     T* const y = f.y + row_at(map, row) * f.y_stride;
     for (int64_t c = 0; c < f.y_channels; ++c) y[c] = sums[row * stride + c];
   }

@@ -152,7 +152,7 @@ int64_t site_keys(const int32_t* indices, int64_t rows, int64_t ndim, int64_t ba
   return outside;
 }
 
-void sort_keys(const int64_t* keys, int64_t count, int64_t limit, int64_t* sorted, int64_t* order) {
+bool sort_keys(const int64_t* keys, int64_t count, int64_t limit, int64_t* sorted, int64_t* order) {
   constexpr int64_t digits = int64_t{1} << digit_bits;
   struct Item {
     int64_t key, place;
@@ -175,6 +175,7 @@ void sort_keys(const int64_t* keys, int64_t count, int64_t limit, int64_t* sorte
     sorted[i] = from[i].key;
     order[i] = from[i].place;
   }
+  return rising;
 }
 
 #define SPCONV_LITE_VOXELS(T)                                                                               \

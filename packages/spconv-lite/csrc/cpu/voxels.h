@@ -41,6 +41,7 @@ int64_t site_keys(const int32_t* indices, int64_t rows, int64_t ndim, int64_t ba
                   const int64_t* shape, int64_t* keys);
 
 // Sorts keys in [0, limit), and gives the place that each had: equal keys stay in their order.
-void sort_keys(const int64_t* keys, int64_t count, int64_t limit, int64_t* sorted, int64_t* order);
+// Returns whether they were in order before.
+bool sort_keys(const int64_t* keys, int64_t count, int64_t limit, int64_t* sorted, int64_t* order);
 
 }  // namespace spconv_lite

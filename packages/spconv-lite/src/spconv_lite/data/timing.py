@@ -34,7 +34,7 @@ def measure(sites: int, channels: int, repeats: int) -> dict[str, float]:
     features = torch.randn(sites, channels, requires_grad=True)
     x = SparseConvTensor(features, indices, SHAPE, 1)
     x.indice_dict = layer(x).indice_dict
-    pairs = len(x.indice_dict["a"].rulebook.pair_in)
+    pairs = len(x.indice_dict["a"].rulebook.pair_out)
     ones, threes = [1] * 3, [3] * 3
 
     @torch.no_grad()

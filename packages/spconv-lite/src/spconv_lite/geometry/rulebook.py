@@ -3,7 +3,9 @@
 compact   what the CPU kernels and the plain torch operators read. Pairs sorted by block of 256
           output rows, then by kernel offset: `pair_in` int32 (P,), `pair_out` uint8 (P,) the row
           in its block, `block_offset` int64 (blocks * K + 1,) where the pairs of a block and
-          offset begin.
+          offset begin. Where a submanifold's sites come in no order, blocks are made of the sites
+          in row-major order: `pair_in` is then (P + M,), the pairs followed by the row of each of
+          the sorted sites, and pairs name places among these in the place of rows.
 table     what the CUDA kernels read (csrc/cuda/rulebook.h): `pair_in` int32 (K, M), the input row
           that each output row reads through an offset, or -1; `pair_out` int32 (M,), the rows in
           the order of their sets of offsets; `block_offset` int32, the set of each tile of 64.
@@ -47,9 +49,11 @@ def pair_rows(book: Rulebook, volume: int) -> tuple[Tensor, Tensor]:
         return book.pair_in[offset, rows_out].long(), rows_out
     ends = book.block_offset[::volume]
     blocks = torch.arange(ends.shape[0] - 1, device=ends.device)
-    pairs = book.pair_in.shape[0]
+    pairs = book.pair_out.shape[0]
     block = torch.repeat_interleave(blocks, ends.diff(), output_size=pairs)
-    return book.pair_in.long(), block * BLOCK_ROWS + book.pair_out
+    places = block * BLOCK_ROWS + book.pair_out
+    rows_in, order = book.pair_in[:pairs].long(), book.pair_in[pairs:].long()
+    return (order[rows_in], order[places]) if len(order) else (rows_in, places)
 
 
 def pair_offsets(book: Rulebook, volume: int) -> Tensor:
@@ -58,7 +62,7 @@ def pair_offsets(book: Rulebook, volume: int) -> Tensor:
         return (book.pair_in.T >= 0).nonzero()[:, 1]
     counts = book.block_offset.diff()
     offsets = torch.arange(volume, device=counts.device).repeat(counts.shape[0] // volume)
-    return torch.repeat_interleave(offsets, counts, output_size=book.pair_in.shape[0])
+    return torch.repeat_interleave(offsets, counts, output_size=book.pair_out.shape[0])
 
 
 def compact(

@@ -16,22 +16,31 @@ from . import ops as ops  # registers them
 Shape = Sequence[int]
 
 
-def _flops(weight: Shape, pair_in: Shape) -> int:
-    return 2 * math.prod(pair_in) * weight[0] * weight[-1]
+def _flops(weight: Shape, pair_in: Shape, pair_out: Shape) -> int:
+    pairs = math.prod(pair_in) if len(pair_in) == 2 else pair_out[0]
+    return 2 * pairs * weight[0] * weight[-1]
 
 
 @register_flop_formula(torch.ops.spconv_lite.conv)
 def conv_flops(
-    features: Shape, weight: Shape, bias: Shape | None, pair_in: Shape, *_: Any, **__: Any
+    features: Shape,
+    weight: Shape,
+    bias: Shape | None,
+    pair_in: Shape,
+    pair_out: Shape,
+    *_: Any,
+    **__: Any,
 ) -> int:
     """Of the forward pass; the bias is not counted, as torch does not count it."""
-    return _flops(weight, pair_in)
+    return _flops(weight, pair_in, pair_out)
 
 
 @register_flop_formula(torch.ops.spconv_lite.conv_input_grad)
-def conv_input_grad_flops(grad: Shape, weight: Shape, pair_in: Shape, *_: Any, **__: Any) -> int:
+def conv_input_grad_flops(
+    grad: Shape, weight: Shape, pair_in: Shape, pair_out: Shape, *_: Any, **__: Any
+) -> int:
     """Of the gradient of the features."""
-    return _flops(weight, pair_in)
+    return _flops(weight, pair_in, pair_out)
 
 
 @register_flop_formula(torch.ops.spconv_lite.conv_weight_grad)
@@ -46,4 +55,4 @@ def conv_weight_grad_flops(
     **__: Any,
 ) -> int:
     """Of the gradient of the weight."""
-    return _flops(weight_shape, pair_in)
+    return _flops(weight_shape, pair_in, pair_out)

@@ -136,7 +136,11 @@ def _fake_book(like: Tensor, rows, volume: int, pairs=None):
 
 def _fake_subm_rulebook(indices, *geometry):
     g = _subm_geometry(indices, *geometry)
-    return _fake_book(indices, indices.shape[0], g.volume)
+    book = _fake_book(indices, indices.shape[0], g.volume)
+    if hasattr(kernels_for(indices), "mask_words"):
+        return book
+    with_order = torch.library.get_ctx().new_dynamic_size()  # or without, as the sites come
+    return indices.new_empty((with_order,), dtype=torch.int32), *book[1:]
 
 
 def _fake_rulebook(indices, *geometry):
@@ -147,7 +151,8 @@ def _fake_rulebook(indices, *geometry):
 
 
 def _fake_transpose_rulebook(pair_in, pair_out, block_offset, in_rows, out_rows, volume):
-    return _fake_book(pair_in, in_rows, volume, pair_in.shape[0])
+    book = _fake_book(pair_in, in_rows, volume, pair_out.shape[0])
+    return (torch.empty_like(pair_in), *book[1:]) if pair_in.ndim == 1 else book
 
 
 # ---------------------------------------------------------------------------------- convolution
