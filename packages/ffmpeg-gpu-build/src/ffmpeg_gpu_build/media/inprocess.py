@@ -146,6 +146,9 @@ class InProcess:
             except self._av.FFmpegError as error:
                 self._errors.append(f"[demuxer] [error] {error}")
                 return
+            except IndexError:  # PyAV knows only the streams that the file began with
+                self._errors.append("[demuxer] [error] a stream appeared in the middle of the file")
+                return
             if not packet.size and packet.dts is not None:
                 continue  # "the picture before once more" in Ogg: FFmpeg's program skips it too
             if packet.is_corrupt:
