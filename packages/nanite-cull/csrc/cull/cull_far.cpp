@@ -60,7 +60,24 @@ struct Roots {
 };
 
 constexpr int root_words = sizeof(RootCluster) / 4;
-static_assert(sizeof(RootCluster) == 4 * 14, "a root is read word by word");
+static_assert(sizeof(RootCluster) == 4 * 16, "a root is read word by word");
+
+// Words [word, word + 8) of the roots of eight assets, turned: out[i] holds word i of each.
+AVX2 inline void load_turned(const float* words, const uint32_t* assets, int word, __m256* out) {
+  __m256 row[8], pair[8], four[8];
+  for (int i = 0; i < 8; ++i) row[i] = _mm256_loadu_ps(words + size_t(assets[i]) * root_words + word);
+  for (int i = 0; i < 8; i += 2)
+    pair[i] = _mm256_unpacklo_ps(row[i], row[i + 1]), pair[i + 1] = _mm256_unpackhi_ps(row[i], row[i + 1]);
+  for (int i = 0; i < 8; i += 4)
+    for (int j = 0; j < 2; ++j) {
+      four[i + 2 * j] = _mm256_shuffle_ps(pair[i + j], pair[i + j + 2], 0x44);
+      four[i + 2 * j + 1] = _mm256_shuffle_ps(pair[i + j], pair[i + j + 2], 0xee);
+    }
+  for (int i = 0; i < 4; ++i) {
+    out[i] = _mm256_permute2f128_ps(four[i], four[i + 4], 0x20);
+    out[i + 4] = _mm256_permute2f128_ps(four[i], four[i + 4], 0x31);
+  }
+}
 
 AVX2 inline Roots load_roots(const Scene& scene, int64_t first) {
   const __m256i assets = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(&scene.lanes.asset[first]));
@@ -76,10 +93,11 @@ AVX2 inline Roots load_roots(const Scene& scene, int64_t first) {
     out.exist = root.cluster == none ? 0 : 255;
     return out;
   }
-  const __m256i at = _mm256_mullo_epi32(assets, _mm256_set1_epi32(root_words));
-  for (int i = 0; i < 12; ++i) *values[i] = _mm256_i32gather_ps(words + i, at, 4);
-  const __m256i cluster = _mm256_i32gather_epi32(reinterpret_cast<const int*>(words + 12), at, 4);
-  const __m256i absent = _mm256_cmpeq_epi32(cluster, _mm256_set1_epi32(int(none)));
+  __m256 turned[16];
+  load_turned(words, &scene.lanes.asset[first], 0, turned);
+  load_turned(words, &scene.lanes.asset[first], 8, turned + 8);
+  for (int i = 0; i < 12; ++i) *values[i] = turned[i];
+  const __m256i absent = _mm256_cmpeq_epi32(_mm256_castps_si256(turned[12]), _mm256_set1_epi32(int(none)));
   out.exist = ~_mm256_movemask_ps(_mm256_castsi256_ps(absent)) & 255;
   return out;
 }

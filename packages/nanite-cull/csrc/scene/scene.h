@@ -30,6 +30,7 @@ struct RootCluster {
   float longest_edge = 0;
   uint32_t cluster = none;
   uint32_t triangles = 0;
+  uint32_t unused[2] = {};  // sixteen words: eight roots are read as two squares of eight by eight
 };
 
 class Scene {
