@@ -9,11 +9,10 @@ process huge pages (THP_MEM_ALLOC_ENABLE=1).
 from __future__ import annotations
 
 import importlib.util
-import math
 import statistics
 import sys
 
-from engines import Engine, compare, interleaved, keep_other_cases
+from engines import Engine, built_alike, compare, interleaved, keep_other_cases
 from measure import Bench, Row
 
 HUGE = "--huge" in sys.argv and not sys.argv.remove("--huge")
@@ -57,14 +56,10 @@ def main() -> None:
         if not bench.wants(case):
             continue
         used = kinds(dtype, engines)
-        built = [
-            engines[kind].build(model, batch, 1, "float32" if dtype == "int8" else dtype)
-            for kind in used
-        ]
+        computed = "float32" if dtype == "int8" else dtype
         tolerance = 1e-3 if dtype == "float32" else 0.15
-        for kind, other in zip(used, built, strict=True):
-            for a, b in zip(built[0]["logits"], other["logits"], strict=True):
-                assert math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance), (case, kind, a, b)
+        asked = {"model": model, "batch": batch, "threads": 1, "dtype": computed}
+        built = built_alike(engines, used, case, tolerance, **asked)
         mine, *others = interleaved([engines[kind] for kind in used], bench.repeats)
         for kind, theirs in zip(used[1:], others, strict=True):
             bench.add(compare(f"{case}, {kind}", mine, theirs, built[0]["note"]))

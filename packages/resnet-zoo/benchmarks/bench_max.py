@@ -9,9 +9,8 @@ measures a part, and the other cases of the --json file are kept.
 from __future__ import annotations
 
 import importlib.util
-import math
 
-from engines import Engine, compare, facts, interleaved, keep_other_cases
+from engines import Engine, built_alike, compare, facts, interleaved, keep_other_cases
 from measure import Bench, Row
 
 DTYPES = ("float32", "bfloat16")
@@ -46,11 +45,9 @@ def main() -> None:
         if not bench.wants(case):
             continue
         used = [k for k in engines if dtype == "float32" or k != "onnxruntime"]
-        built = [engines[kind].build(model, batch, threads, dtype) for kind in used]
         tolerance = 1e-3 if dtype == "float32" else 0.1
-        for kind, other in zip(used, built, strict=True):
-            for a, b in zip(built[0]["logits"], other["logits"], strict=True):
-                assert math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance), (case, kind, a, b)
+        asked = {"model": model, "batch": batch, "threads": threads, "dtype": dtype}
+        built = built_alike(engines, used, case, tolerance, **asked)
         mine, *others = interleaved([engines[kind] for kind in used], bench.repeats)
         for kind, theirs in zip(used[1:], others, strict=True):
             bench.add(compare(f"{case}, {kind}", mine, theirs, built[0]["note"]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -56,6 +57,17 @@ class Engine:
     def close(self) -> None:
         self.process.stdin.close()
         self.process.wait(timeout=30)
+
+
+def built_alike(
+    engines: dict[str, Engine], used: list[str], case: str, tolerance: float, **message: object
+) -> list[dict]:
+    """What the engines in `used` say to `build`; all logits agree with those of the first."""
+    built = [engines[kind].build(**message) for kind in used]
+    for kind, other in zip(used, built, strict=True):
+        for a, b in zip(built[0]["logits"], other["logits"], strict=True):
+            assert math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance), (case, kind, a, b)
+    return built
 
 
 def summary(times: list[list[float]]) -> dict[str, float]:

@@ -168,7 +168,8 @@ class FusedResNet(nn.Module):
             self.fc = folded.fc.to(dtype)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        x = x.to(self.dtype, memory_format=_LAYOUT)
+        # One step after the other: torch's copy that does both at once takes twice as long.
+        x = x.to(self.dtype).contiguous(memory_format=_LAYOUT)
         for convolution in self.stem:
             x = convolution(x, "relu")
         maps = [x]

@@ -48,7 +48,7 @@ class Scale:
     def store(self, x: Tensor) -> Tensor:
         """Real numbers to uint8, channels last; those out of range become its ends."""
         stored = x.float().mul(1 / self.step).round_().add_(self.zero).clamp_(0, 255)
-        return stored.to(torch.uint8, memory_format=_LAYOUT)
+        return stored.to(torch.uint8).contiguous(memory_format=_LAYOUT)
 
     def read(self, stored: Tensor) -> Tensor:
         """Real numbers, float32, of stored ones."""
