@@ -1,5 +1,6 @@
 """Predictions over many files: order, errors, memory, decoding at a fraction of the size."""
 
+import sys
 import threading
 
 import numpy as np
@@ -89,10 +90,22 @@ def test_fast_decoding_keeps_the_picture_and_enough_of_its_pixels(tmp_path, orie
     assert small.size == whole.size
 
 
-def test_what_predict_does_not_know_is_named(photos, tmp_path):
+def test_webp_is_a_picture_like_any_other(tmp_path):
+    ramp = np.tile(np.linspace(0, 255, 40, dtype=np.uint8), (30, 1))
+    picture = Image.fromarray(np.stack([ramp, ramp[:, ::-1], ramp], -1))
+    for name in ("a.png", "b.webp", "c.WEBP"):
+        picture.save(tmp_path / name, lossless=True)
+    found = images_below(tmp_path)
+    assert [path.name for path in found] == ["a.png", "b.webp", "c.WEBP"]
+    rows = list(predict(Brightness(), found, transforms=TRANSFORM))
+    assert rows[0]["predictions"] == rows[1]["predictions"] == rows[2]["predictions"]
+
+
+def test_what_predict_does_not_know_is_named(photos, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="decode must be exact or fast"):
         next(predict(Brightness(), photos, transforms=TRANSFORM, decode="lazy"))
     (tmp_path / "x.heic").write_bytes(b"\x00\x00\x00\x18ftypheic")
     assert tmp_path / "x.heic" in images_below(tmp_path)
-    with pytest.raises(ValueError, match=r"x\.heic: "):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ValueError, match=r"x\.heic: not an image .* pip install pillow-heif"):
         open_image(tmp_path / "x.heic")
