@@ -1,5 +1,7 @@
 """Autocast, float32 sums of bfloat16 gradients, torch.compile, torch's tools on the optimizer."""
 
+import contextlib
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -211,3 +213,28 @@ def test_frozen_parameters_have_no_moments_and_a_closure_runs_first():
     assert not any(name.startswith("embedding") for name in optimizer.moments())
     norm = optimizer.step(lambda: model(IDS, IDS).sum().backward())
     assert norm > 0
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_activations_go_through_torchs_offload_hook_and_gradients_stay_as_they_are(recompute):
+    config = GPTConfig(vocab_size=17, hidden=16, layers=2, heads=4, max_positions=8,
+                       recompute=recompute)  # fmt: skip
+    ids = torch.arange(16).view(2, 8)
+    gradients = []
+    moved = []
+
+    class Offload(torch.autograd.graph.save_on_cpu):
+        def __init__(self):
+            super().__init__()
+            pack = self.pack_hook
+            self.pack_hook = lambda x: (moved.append(x.numel()), pack(x.clone()))[1]
+
+    for offload in (False, True):
+        model = GPTModel(config, context=ParallelContext(device="cpu"))
+        with Offload() if offload else contextlib.nullcontext():
+            loss = model(ids, ids).sum()
+        loss.backward()
+        gradients.append(model.gather_full(gradients=True))
+    assert len(moved) > (2 if recompute else 20)
+    for name, value in gradients[0].items():
+        assert torch.equal(gradients[1][name], value), name

@@ -131,3 +131,42 @@ def test_a_second_stream_of_one_seed_is_refused():
     rng.add("mine", 3)
     with pytest.raises(ValueError, match="seed 3 is that of stream 'mine', so 'other'"):
         rng.add("other", 3)
+
+
+def kept_gradients(tp, keep, dropout):
+    """Gradients with recomputation, and how often the attention ran."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Count(TorchDispatchMode):
+        runs = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            attention = "flash_attention_for_cpu.default" in str(function)
+            Count.runs += attention and "backward" not in str(function)
+            return function(*args, **(kwargs or {}))
+
+    context = ParallelContext(tp=tp, device="cpu")
+    config = GPTConfig(vocab_size=17, hidden=16, layers=3, heads=4, max_positions=8,
+                       dropout=dropout, recompute=True, recompute_keep=keep)  # fmt: skip
+    model = GPTModel(config, context=context)
+    ids = torch.arange(16).view(2, 8)
+    with Count():
+        model(ids, ids).sum().backward()
+    return Count.runs, model.gather_full(gradients=True)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_selective_recomputation_runs_the_attention_once_and_gives_the_same_gradients(
+    world, dropout
+):
+    results = [world(2, kept_gradients, tp=2, keep=keep, dropout=dropout)
+               for keep in ("nothing", "attention")]  # fmt: skip
+    for (twice, every), (once, kept) in zip(*results, strict=True):
+        assert (twice, once) == (6, 3)
+        assert all(torch.equal(every[name], value) for name, value in kept.items())
+
+
+def test_attention_that_draws_numbers_cannot_be_kept():
+    with pytest.raises(ValueError, match="recompute_keep 'attention' needs an attention without"):
+        GPTConfig(vocab_size=8, hidden=8, layers=1, heads=1, attention_dropout=0.1,
+                  recompute_keep="attention")  # fmt: skip

@@ -11,10 +11,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint as _torch_checkpoint
+from torch.utils.checkpoint import create_selective_checkpoint_contexts
 
 SHARED = "shared"  # equal over tp, differs over dp and pp: dropout outside tensor-parallel regions
 TENSOR = "tensor"  # differs over tp too: dropout on split activations
@@ -155,25 +157,58 @@ class _Replay(AbstractContextManager):
         self._open.pop().__exit__(*error)
 
 
-def recompute(function: Callable[..., Any], *args: Any, rng: RngTracker | None) -> Any:
+Keep = Callable[..., Any] | list[Any]  # a policy of torch's selective checkpoints, or operators
+
+
+def recompute(
+    function: Callable[..., Any], *args: Any, rng: RngTracker | None, keep: Keep | None = None
+) -> Any:
     """`function(*args)`, keeping only its inputs; the backward pass runs it again.
 
     Every stream of `rng` and torch's default generator draw the same numbers the second time, so
     gradients are bitwise equal to those without recomputation (Chen et al., 2016, arXiv
     1604.06174). `rng` None: `function` draws from no stream, and torch.compile may look into it.
+    `keep`: what is stored and not run again, as
+    `torch.utils.checkpoint.create_selective_checkpoint_contexts` takes it; nothing whose result is
+    changed in place afterwards (a sum over ranks), and nothing that draws numbers.
     """
     if not torch.is_grad_enabled():
         return function(*args)
     if rng is None:
-        return _torch_checkpoint(function, *args, use_reentrant=False)
-    return _recompute_with_streams(function, args, rng)
+        more = {} if keep is None else {"context_fn": partial(_selective, keep)}
+        return _torch_checkpoint(function, *args, use_reentrant=False, **more)
+    return _recompute_with_streams(function, args, rng, keep)
 
 
 @torch.compiler.disable
 def _recompute_with_streams(
-    function: Callable[..., Any], args: tuple[Any, ...], rng: RngTracker
+    function: Callable[..., Any], args: tuple[Any, ...], rng: RngTracker, keep: Keep | None
 ) -> Any:
     again = rng.replay()
-    return _torch_checkpoint(
-        function, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), again)
-    )
+
+    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+        if keep is None:
+            return nullcontext(), again
+        first, second = _selective(keep)
+        return first, _Both(again, second)
+
+    return _torch_checkpoint(function, *args, use_reentrant=False, context_fn=contexts)
+
+
+def _selective(keep: Keep) -> tuple[AbstractContextManager, AbstractContextManager]:
+    return create_selective_checkpoint_contexts(keep)
+
+
+class _Both(AbstractContextManager):
+    """Two contexts, the second inside the first; may be entered again if they may."""
+
+    def __init__(self, outer: AbstractContextManager, inner: AbstractContextManager) -> None:
+        self._outer, self._inner = outer, inner
+
+    def __enter__(self) -> None:
+        self._outer.__enter__()
+        self._inner.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._inner.__exit__(*error)
+        self._outer.__exit__(*error)

@@ -22,6 +22,14 @@ from .norm import RMSNorm
 from .rotary import rotate
 from .sharding import GroupShard, Shard, normal
 
+# what torch runs for scaled_dot_product_attention, by device and size
+ATTENTION_OPERATORS = [
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+]
+
 
 class ParallelSelfAttention(nn.Module):
     """Causal self-attention, [batch, sequence, hidden] to the same, as (output, bias) unadded.

@@ -45,7 +45,8 @@ class GPTConfig:
         dropout: after attention, MLP and embedding; embedding_dropout: after that; None: `dropout`.
         tie_embeddings: the input embedding is the output layer.
         sequence_parallel: activations between the split layers are cut over the sequence.
-        recompute: store only each layer's input and run the layer again in the backward pass.
+        recompute: store only each layer's input and run the layer again in the backward pass;
+            recompute_keep "attention": but for the attention itself, whose result is stored too.
 
     Raises ValueError for values that do not fit together.
     """
@@ -87,6 +88,7 @@ class GPTConfig:
     logit_softcap: float | None = None
     embedding_scale: float = 1.0
     embedding_dropout: float | None = None
+    recompute_keep: str = "nothing"
 
     def __post_init__(self) -> None:
         self._read_json()
@@ -94,7 +96,15 @@ class GPTConfig:
         _one_of("norm", self.norm, ("layernorm", "rmsnorm"))
         _one_of("activation", self.activation, tuple(ACTIVATIONS))
         _one_of("dtype", self.dtype, tuple(_DTYPES))
+        _one_of("recompute_keep", self.recompute_keep, ("nothing", "attention"))
         self._check_numbers()
+        if self.recompute_keep == "attention" and (
+            self.attention_dropout or self.attention_softcap is not None
+        ):
+            raise ValueError(
+                "GPTConfig: recompute_keep 'attention' needs an attention without dropout and "
+                f"softcap, got {self.attention_dropout} and {self.attention_softcap}"
+            )
         if self.head_size is None and self.hidden % self.heads:
             raise ValueError(
                 f"GPTConfig: hidden must be a multiple of heads, got {self.hidden} and "

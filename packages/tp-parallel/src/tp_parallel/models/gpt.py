@@ -11,6 +11,7 @@ from torch import nn
 from ..grid.context import ParallelContext
 from ..grid.mappings import gather_from_region
 from ..grid.rng import recompute
+from ..layers.attention import ATTENTION_OPERATORS
 from ..layers.cache import KeyValueCache
 from ..layers.config import GPTConfig
 from ..layers.embedding import VocabParallelEmbedding
@@ -158,6 +159,11 @@ class GPTModel(MegatronModule):
         tied_here = self.config.tie_embeddings and self.pre_process
         return self.embedding.word.weight if tied_here else self.head.weight
 
+    @property
+    def _kept(self) -> list | None:
+        """Operators whose results are stored although the layer is run again."""
+        return ATTENTION_OPERATORS if self.config.recompute_keep == "attention" else None
+
     def elsewhere(self, name: str) -> bool:
         part, _, rest = name.partition(".")
         if part == "layers":
@@ -196,7 +202,7 @@ class GPTModel(MegatronModule):
             if self.config.recompute and self.training and cache is None:
                 draws = self.config.dropout > 0 or self.config.attention_dropout > 0
                 rng = self.context.rng if draws else None
-                x = recompute(layer, x, rotary, None, documents, rng=rng)
+                x = recompute(layer, x, rotary, None, documents, rng=rng, keep=self._kept)
             else:
                 x = layer(x, rotary, cache, documents)
         if self.post_process:

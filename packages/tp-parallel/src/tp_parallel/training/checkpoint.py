@@ -31,7 +31,8 @@ from ..layers.layout import placed_parameters
 from .parts import part_of_whole
 
 FORMAT = 1
-_FREE = ("init_std", "recompute", "sequence_parallel")  # fields of a config that change no result
+# fields of a config that change no result
+_FREE = ("init_std", "recompute", "recompute_keep", "sequence_parallel")
 _MANIFEST = "manifest.json"
 ASIDE = "huggingface"  # folder of a checkpoint for config.json, tokenizer and the like
 _READ_BYTES = 1 << 20

@@ -289,8 +289,8 @@ def config_to_huggingface(config: GPTConfig) -> dict[str, Any]:
     raise ValueError("config_to_huggingface: no model_type of Hugging Face computes this model")
 
 
-_HERE_ALONE = ("dtype", "init_std", "sequence_parallel", "recompute", "head_size", "kv_heads",
-               "ffn", "embedding_dropout")  # fmt: skip
+_HERE_ALONE = ("dtype", "init_std", "sequence_parallel", "recompute", "recompute_keep",
+               "head_size", "kv_heads", "ffn", "embedding_dropout")  # fmt: skip
 
 
 def _same(one: GPTConfig, other: GPTConfig) -> bool:

@@ -66,6 +66,8 @@ class Settings:
     sequence_parallel: bool = _option(False, "cut activations between split layers too")
     zero: bool = _option(False, "share the optimizer's state out over the data ranks (ZeRO 1)")
     recompute: bool = _option(False, "store only each layer's input, compute it again")
+    recompute_keep: str = _option("nothing", "what --recompute stores besides",
+                                  choices=("nothing", "attention"))  # fmt: skip
     save: str | None = _option(None, "folder for checkpoints; resumes from the last one in it",
                                type=str)  # fmt: skip
     save_every: int = _option(100, "steps between checkpoints")
@@ -93,6 +95,7 @@ class Settings:
         """
         run = {"dropout": self.dropout, "attention_dropout": self.dropout,
                "embedding_dropout": None, "recompute": self.recompute,
+               "recompute_keep": self.recompute_keep,
                "sequence_parallel": self.sequence_parallel}  # fmt: skip
         if self.dtype is not None:
             run["dtype"] = self.dtype
