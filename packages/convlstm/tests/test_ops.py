@@ -111,7 +111,8 @@ def test_native_steps_of_any_size_equal_the_definition(
     want = run(tensors, spec, "loop")
     got = run(tensors, spec, "fused")
     terms = math.prod(spec.kernel_size) * (5 + filters)
-    bound = 1e-6 if terms < 300 else 3e-6  # terms are added one after another
+    # Terms are added one after another; the tiles of 5x5 kernels round more (csrc/cpu/tiles.h).
+    bound = 3e-6 if terms >= 300 or (tiles and kernel == 5) else 1e-6
     for a, b in zip(got, want, strict=True):
         assert difference(a.detach(), b.detach()) <= bound
     seeds = [torch.randn(o.shape) for o in want]
