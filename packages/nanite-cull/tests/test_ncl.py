@@ -193,6 +193,20 @@ def test_a_file_is_opened_by_its_header_and_read_page_by_page(name, request, tmp
     assert (np.diff(file.parts["cluster_begin"].astype(int)) < 0).all()  # the coarsest come first
 
 
+@pytest.mark.parametrize("scale", [1, 2**-20, 1e6])
+def test_the_smallest_meshes_end_where_their_bits_end(scale, tmp_path):
+    """One to seven triangles, fanned and apart: the last numbers of a page reach its last bits."""
+    for count in range(1, 8):
+        fan = [(0, i + 1, i + 2) for i in range(count)]
+        angle = np.arange(count + 2)
+        rim = np.stack([np.cos(angle), np.sin(angle), 0 * angle], 1) * scale
+        vertices = np.concatenate([np.zeros((1, 3)), rim[1:]])
+        for v, f in ((vertices, fan), (vertices[np.array(fan)].reshape(-1, 3) + 0.0, None)):
+            faces = np.array(f) if f is not None else np.arange(len(v)).reshape(-1, 3)
+            asset = nc.build(v, faces)
+            assert _equal(asset, nc.load(asset.save(tmp_path / "a.ncl")))
+
+
 def test_damage_in_one_page_is_met_there_alone(field_asset, tmp_path):
     path = field_asset.save(tmp_path / "a.ncl")
     sizes = ncl.open(path).page_bytes.astype(int)

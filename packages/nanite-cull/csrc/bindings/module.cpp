@@ -283,6 +283,20 @@ void bind_asset(nb::module_& m) {
              const auto* first = t.dependencies.data() + t.groups[group].dependency_begin;
              return std::vector<uint32_t>(first, first + t.groups[group].dependencies);
            })
+      // decodes pages [first, last) and tells how many bytes that gives: for measuring
+      .def(
+          "decode",
+          [](const NclFile& f, uint32_t first, uint32_t last) {
+            std::vector<DecodedPart> parts;
+            size_t bytes = 0;
+            for (; first < last; ++first) {
+              f.decode_page(first, parts);
+              for (const DecodedPart& part : parts)
+                bytes += part.vertices.size() * sizeof(int32_t) + part.triangles.size();
+            }
+            return bytes;
+          },
+          "first"_a, "last"_a, nb::call_guard<nb::gil_scoped_release>())
       // a page's parts, each an asset of vertices and triangles alone, cluster by cluster
       .def(
           "page",

@@ -17,7 +17,6 @@ constexpr uint32_t zeros = 63;              // in its place before the first val
 constexpr size_t padding = 8;               // zero bytes behind the bits
 constexpr int near_bits = 3, far_bits = 7;  // of the number of an edge: the seven newest, or any
 constexpr uint32_t far_edge = (1 << near_bits) - 1, no_edge = (1 << far_bits) - 1;
-constexpr int most_bits = near_bits + far_bits + 1 + 24;  // of a triangle
 
 // 0, -1, 1, -2, ... to 0, 1, 2, 3, ...
 uint32_t fold(uint32_t x) { return x << 1 ^ (x >> 31 ? 0xffffffffu : 0); }
@@ -33,8 +32,8 @@ struct Walk {
   };
   Edge edges[3 * max_cluster_triangles];
   int edge_count = 0;
-  uint32_t next = 0;  // vertices so far
-  uint8_t a[256], b[256], c[256];
+  uint32_t next = 0;               // vertices so far
+  uint8_t a[257], b[257], c[257];  // the last: of no vertex
 
   Walk() {
     for (int v = 0; v < 256; ++v) a[v] = b[v] = c[v] = static_cast<uint8_t>(v > 0 ? v - 1 : 0);
@@ -87,7 +86,7 @@ class BitReader {
   }
   uint64_t peek() const { return word(); }  // at least 57 bits
   void skip(int count) { at_ += count; }
-  // Whether so many bits are left; the last number may reach into the padding.
+  // Whether so many bits are left. Where any position is, a whole word may be read.
   bool has(size_t bits) const { return at_ + bits <= end_; }
 
  private:
@@ -133,7 +132,7 @@ void encode_triangle(const uint8_t* v, Walk& walk, BitWriter& out) {
 // Writes each triangle from its smallest corner; false for one that names a vertex from `vertices` on.
 bool decode_triangles(uint8_t* to, int count, uint32_t vertices, Walk& walk, BitReader& in) {
   for (int t = 0; t < count; ++t, to += 3) {
-    if (!in.has(most_bits)) return false;
+    if (!in.has(0)) return false;
     uint64_t word = in.peek();
     const bool is_far = (word & far_edge) == far_edge;
     const uint32_t number = static_cast<uint32_t>(is_far ? word >> near_bits & no_edge : word & far_edge);
@@ -153,14 +152,17 @@ bool decode_triangles(uint8_t* to, int count, uint32_t vertices, Walk& walk, Bit
       const uint32_t old = static_cast<uint32_t>(word & ((1u << bits) - 1));
       v[0] = edge.to, v[1] = edge.from, v[2] = is_new ? walk.next : old;
       if (!is_new) used += bits;
-      if (is_new) walk.reach(v[2] & 255, edge), ++walk.next;
+      walk.reach(is_new ? v[2] & 255 : 256, edge);
       walk.next = std::max(walk.next, v[2] + 1);
       walk.add(v[2], edge.to, edge.from), walk.add(edge.from, v[2], edge.to);
     }
     in.skip(used);
     if (walk.next > vertices) return false;
-    const int first = v[1] < v[0] && v[1] < v[2] ? 1 : v[2] < v[0] && v[2] < v[1] ? 2 : 0;
-    for (int i = 0; i < 3; ++i) to[i] = static_cast<uint8_t>(v[(first + i) % 3]);
+    // without a branch that nothing foretells
+    const uint32_t second = (v[1] < v[0]) & (v[1] < v[2]), third = (v[2] < v[0]) & (v[2] < v[1]);
+    const uint32_t turn = 8 * second + 16 * third, corners = v[0] | v[1] << 8 | v[2] << 16;
+    const uint32_t turned = corners >> turn | corners << (24 - turn);
+    for (int i = 0; i < 3; ++i) to[i] = static_cast<uint8_t>(turned >> (8 * i));
   }
   return true;
 }
@@ -254,7 +256,7 @@ bool decode_sharing(int32_t* vertices, size_t begin, int count, int width, std::
                     Sharing& sharing, BitReader& in) {
   for (int v = 0; v < count; ++v) {
     const int bits = first_at.empty() ? 0 : bit_length(static_cast<uint32_t>(first_at.size() - 1));
-    if (!in.has(1 + bits)) return false;
+    if (!in.has(0)) return false;
     const uint32_t word = in.take(1 + bits);
     if (word & 1) {
       in.skip(-bits);
