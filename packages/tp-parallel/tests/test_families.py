@@ -162,3 +162,42 @@ def test_random_configs_give_the_logits_of_transformers_and_their_tensors_back(k
     torch.testing.assert_close(got, model(IDS).detach(), rtol=1e-9, atol=1e-10)
     if seed == 0:
         compare(kind, fields, torch.float32, 1e-5)
+
+
+_SHAPE = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4,
+          "intermediate_size": 48, "max_position_embeddings": 256}  # fmt: skip
+_RMS = _SHAPE | {"num_key_value_heads": 2, "rms_norm_eps": 1e-6}
+_LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+           "original_max_position_embeddings": 64}  # fmt: skip
+OLDER = {
+    "llama": _RMS | {"rope_theta": 500000.0, "rope_scaling": _LLAMA3, "torch_dtype": "bfloat16",
+                     "pretraining_tp": 1, "eos_token_id": [1, 2], "hidden_act": "silu"},
+    "qwen2": _RMS | {"rope_theta": 1e6, "use_sliding_window": False, "sliding_window": 128,
+                     "max_window_layers": 2, "use_mrope": False, "tie_word_embeddings": True,
+                     "rope_scaling": {"type": "yarn", "factor": 4.0,
+                                      "original_max_position_embeddings": 64}},
+    "mistral": _RMS | {"rope_theta": 1e4, "sliding_window": 16, "head_dim": 8},
+    "gemma2": _RMS | {"head_dim": 8, "hidden_act": "gelu_pytorch_tanh", "cache_implementation":
+                      "hybrid", "hidden_activation": "gelu_pytorch_tanh", "sliding_window": 16,
+                      "query_pre_attn_scalar": 8, "sliding_window_size": 16, "rope_theta": 1e4},
+    "gemma3_text": _RMS | {"head_dim": 8, "rope_local_base_freq": 10000, "rope_theta": 1e6,
+                           "sliding_window_pattern": 3, "sliding_window": 16,
+                           "query_pre_attn_scalar": 8, "rope_scaling": None},
+    "gpt_neox": _SHAPE | {"layer_norm_eps": 1e-5, "rotary_pct": 0.25, "rotary_emb_base": 10000,
+                          "hidden_act": "gelu", "use_parallel_residual": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OLDER)
+def test_config_files_of_before_transformers_5_are_read_as_it_reads_them(kind):
+    sys.modules.setdefault("torchvision", None)
+    transformers = pytest.importorskip("transformers")
+    older = {"model_type": kind, **OLDER[kind]}
+    name = f"{CLASSES[kind]}{'Text' if kind == 'gemma3_text' else ''}Config"
+    newer = getattr(transformers, name)(**OLDER[kind]).to_dict()
+    got, want = config_from_huggingface(older), config_from_huggingface(newer)
+    assert got.head_dim == want.head_dim
+    for field, value in want.to_dict().items():
+        if field == "head_size":  # may be left to hidden / heads
+            continue
+        assert got.to_dict()[field] == pytest.approx(value), field

@@ -32,6 +32,7 @@ _NAMES = """
     num_beams num_beam_groups num_return_sequences length_penalty diversity_penalty typical_p
     no_repeat_ngram_size encoder_no_repeat_ngram_size exponential_decay_length_penalty
     bad_words_ids sep_token_id n_ctx sliding_window_pattern _sliding_window_pattern
+    sliding_window_size
 """
 NEUTRAL = frozenset(_NAMES.split())
 
