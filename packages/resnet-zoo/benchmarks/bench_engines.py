@@ -3,7 +3,7 @@
 torchvision eager, torch.compile with frozen weights, ONNX Runtime, OpenVINO, each in a process of
 its own; ResNet-18 and -50, batch 1 and 8, one thread, float32, bfloat16 and int8 (beside `fast` in
 float32). On a shared machine wall times say little: read the ratios by CPU time. `--huge` gives our
-process huge pages (THP_MEM_ALLOC_ENABLE=1).
+process huge pages (THP_MEM_ALLOC_ENABLE=1), `--no-compile` leaves out the one that takes minutes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from engines import Engine, built_alike, compare, interleaved, keep_other_cases
 from measure import Bench, Row
 
 HUGE = "--huge" in sys.argv and not sys.argv.remove("--huge")
-RIVALS = ("torchvision", "compile", "onnxruntime", "openvino")
+QUICKLY = "--no-compile" in sys.argv and not sys.argv.remove("--no-compile")
+RIVALS = ("torchvision", *([] if QUICKLY else ["compile"]), "onnxruntime", "openvino")
 CASES = [
     (model, dtype, batch)
     for dtype in ("float32", "bfloat16", "int8")

@@ -67,3 +67,17 @@ def test_what_it_has_not_is_named():
         get_model("resnetv2_50x1_bit", planes=48)
     with pytest.raises(TypeError, match="must be a ResNet or its features, got PreActResNet"):
         optimize(get_model("resnetv2_50x1_bit", planes=32).eval())
+
+
+def test_it_is_summarised_but_not_drawn(capsys):
+    from resnet_zoo.cli import main
+
+    name = "resnetv2_50x1_bit"
+    assert main(["summary", name, "--depth", "stage", "--size", "64"]) == 0
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert [row for row in rows if row.startswith("stages")] == [f"stages.{i}" for i in range(4)]
+    assert "total" in rows
+    assert main(["summary", name, "--depth", "block", "--size", "64"]) == 0
+    assert capsys.readouterr().out.count("PreActBottleneck") == 16
+    assert main(["draw", name]) == 2
+    assert "cure: resnet-zoo summary" in capsys.readouterr().err

@@ -144,6 +144,9 @@ def optimize(
         references = [(y, outputs_of(model(y))) for y in pictures or (x, other)]
         builders = _candidates(model, level, dtype, x, engine, pictures)
         trials, good = _tried(builders, references, tolerance)
+        if not pictures:  # of two made-up inputs the share says nothing
+            for trial in trials:
+                trial.agreement = None
         if not good:
             told = "; ".join(str(trial) for trial in trials)
             raise RuntimeError(f"optimize: nothing stayed within {tolerance:g} ({told})")
@@ -262,8 +265,8 @@ def _tried(
     begin, found = time.perf_counter(), {}
     for name in sorted(builders, key=lambda name: name in _PLAIN):
         found[name] = (Trial(name, note=f"not tried: the others took {PATIENCE:g} s"), None)
-        good = any(module is not None for _, module in found.values())
-        if name not in _PLAIN or not good or time.perf_counter() - begin < PATIENCE:
+        better = any(found[other][1] is not None for other in found if other != GIVEN)
+        if name not in _PLAIN or not better or time.perf_counter() - begin < PATIENCE:
             found[name] = attempt(name, builders[name], references, tolerance)
     good = {name: found[name][1] for name in builders if found[name][1] is not None}
     return [found[name][0] for name in builders], good

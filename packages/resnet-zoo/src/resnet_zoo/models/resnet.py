@@ -472,8 +472,8 @@ def input_channels(model: ResNet) -> int:
 
 
 def first_convolution(model: nn.Module) -> nn.Conv2d:
-    """The convolution that sees the image: `conv1`, or the first one in it."""
-    return next(module for module in model.conv1.modules() if isinstance(module, nn.Conv2d))
+    """The convolution that sees the image: the first one."""
+    return next(module for module in model.modules() if isinstance(module, nn.Conv2d))
 
 
 def feature_info(model: ResNet) -> list[dict[str, Any]]:

@@ -39,6 +39,10 @@ class _Column:
 
 
 def _columns(model: ResNet, input_shape: tuple[int, ...]) -> list[_Column]:
+    if not isinstance(model, ResNet):
+        raise ValueError(
+            f"draw: only a ResNet is drawn, got {type(model).__name__}; cure: resnet-zoo summary"
+        )
     layers = trace(model, input_shape)
     by_stage: dict[str, list[Layer]] = {}
     for layer in layers:

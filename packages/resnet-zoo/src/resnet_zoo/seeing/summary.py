@@ -40,9 +40,10 @@ def summarize(
 
 def _group(name: str, depth: str) -> str:
     parts = name.split(".")
-    if depth == "layer" or not parts[0].startswith("layer"):
+    if depth == "layer" or not parts[0].startswith(("layer", "stages")):
         return name
-    return ".".join(parts[: 1 if depth == "stage" else 2])
+    short, long = (1, 2) if parts[0].startswith("layer") else (2, 4)  # stages.0.blocks.0
+    return ".".join(parts[: short if depth == "stage" else long])
 
 
 def _kind(layer: Layer, key: str, modules: dict[str, nn.Module]) -> str:
