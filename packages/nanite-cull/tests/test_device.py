@@ -47,6 +47,49 @@ def test_core_has_neither_containers_nor_double_precision():
         assert not re.search(r"std::|<vector>|<string>|<algorithm>|\bdouble\b", code), name
 
 
+LAYOUTS = """
+#include "core/hzb_layout.h"
+#include "core/page_layout.h"
+#include "core/queue_layout.h"
+using namespace nanite_cull;
+
+constexpr bool covers(int width, int height) {  // one texel in the end
+  for (int level = 1; level < hzb_levels(width, height); ++level)
+    for (int x = 0; x < hzb_size(width, level - 1); ++x)
+      if (x / 2 >= hzb_size(width, level)) return false;
+  const int last = hzb_levels(width, height) - 1;
+  return hzb_size(width, last) == 1 && hzb_size(height, last) == 1 &&
+         hzb_offset(width, height, last + 1) == hzb_offset(width, height, last) + 1;
+}
+static_assert(covers(1920, 1080) && covers(1, 1) && covers(1279, 3) && covers(513, 512));
+constexpr bool fits(int x0, int x1) {
+  const int level = hzb_level(x0, 0, x1, 0), shift = level + 1;
+  return (x1 >> shift) - (x0 >> shift) < hzb_texels &&
+         (level == 0 || (x1 >> level) - (x0 >> level) >= hzb_texels);
+}
+static_assert(fits(0, 0) && fits(7, 8) && fits(0, 1919) && fits(1000, 1009) && fits(3, 66));
+
+constexpr bool returns(uint32_t view, uint32_t instance, uint32_t item) {
+  const Candidate c = unpack(pack({view, instance, item}));
+  return c.view == view && c.instance == instance && c.item == item &&
+         pack({view, instance, item}) != empty_slot;
+}
+static_assert(returns(0, 0, 0) && returns(most_views - 1, 0xffffffff, most_items - 1) &&
+              returns(3, 1u << 31, 77));
+static_assert(part_head_at(2) == sizeof(PageHead) + 2 * sizeof(PartHead));
+"""
+
+
+def test_layouts_of_queue_page_and_depth_hold_what_they_say(tmp_path):
+    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("needs a C++ compiler")
+    (tmp_path / "layouts.cpp").write_text(LAYOUTS)
+    command = [compiler, "-std=c++17", "-fsyntax-only", f"-I{CSRC}", str(tmp_path / "layouts.cpp")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture
 def nvcc(tmp_path):
     if NVCC is None:

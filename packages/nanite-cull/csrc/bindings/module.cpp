@@ -509,11 +509,13 @@ void bind_frame(nb::module_& m) {
       .def("visible",
            [](const Frame& f) {
              const size_t n = f.visible.small + f.visible.large;
-             auto* copy = new Visible[n];
-             for (size_t i = 0; i < n; ++i)
-               copy[i] = i < f.visible.small ? f.visible.buffer[i] : f.visible.large_at(i - f.visible.small);
-             nb::capsule owner(copy, [](void* p) noexcept { delete[] static_cast<Visible*>(p); });
-             return nb::ndarray<nb::numpy, uint32_t>(reinterpret_cast<uint32_t*>(copy), {n, 2}, owner);
+             auto* copy = new uint32_t[2 * n];
+             for (size_t i = 0; i < n; ++i) {
+               const Visible& v =
+                   i < f.visible.small ? f.visible.buffer[i] : f.visible.large_at(i - f.visible.small);
+               copy[2 * i] = v.instance, copy[2 * i + 1] = v.cluster;
+             }
+             return owned(copy, {n, 2});
            })
       .def_prop_ro("small", [](const Frame& f) { return f.visible.small; })
       .def_prop_ro("capacity", [](const Frame& f) { return f.visible.buffer.size(); })

@@ -14,6 +14,7 @@ namespace nanite_cull {
 
 namespace {
 
+constexpr uint32_t only_view = 0;         // a context culls one view
 constexpr int64_t batch_instances = 512;  // the unit of parallel work
 constexpr float always_inside = 1e30f;    // the offset of a plane without a normal: a far plane at infinity
 
@@ -136,7 +137,7 @@ bool CullContext::far_cull(const Scene& scene, int64_t first, Batch& batch) cons
       continue;
     }
     const RootCluster& root = scene.roots[scene.lanes.asset[instance]];
-    (large ? batch.large : batch.small).push_back({instance, root.cluster});
+    (large ? batch.large : batch.small).push_back({only_view, instance, root.cluster});
     ++batch.stats.visible_instances, ++batch.stats.far_instances, ++batch.stats.candidate_clusters;
     batch.stats.triangles += root.triangles;
   }
@@ -205,7 +206,7 @@ void CullContext::cluster_cull(const Asset& asset, const InstanceView& view, uin
   }
   std::sort(batch.clusters.begin(), batch.clusters.end());
   for (uint32_t c : batch.clusters) {
-    (large_cluster(asset, view.lod, c) ? batch.large : batch.small).push_back({instance, c});
+    (large_cluster(asset, view.lod, c) ? batch.large : batch.small).push_back({only_view, instance, c});
     batch.stats.triangles += asset.clusters[c].triangle_count;
   }
 }

@@ -9,13 +9,10 @@
 #pragma once
 
 #include "core/size_class.h"
+#include "core/visible.h"
 #include "scene/view.h"
 
 namespace nanite_cull {
-
-struct Visible {
-  uint32_t instance, cluster;
-};
 
 struct CullOptions {
   uint64_t max_candidate_nodes = 1u << 16;     // waiting in one instance's traversal

@@ -242,14 +242,13 @@ void NclFile::decode_page(uint32_t page, std::vector<DecodedPart>& out) const {
   if (options_.verify_hashes && hash_bytes(data, record.bytes, page) != record.hash)
     refuse(name + " is damaged (its hash differs)");
   PageHead head{};
-  if (record.bytes < sizeof(head) + record.parts * sizeof(PartHead))
-    refuse(name + " is shorter than its head");
+  if (record.bytes < part_head_at(record.parts)) refuse(name + " is shorter than its head");
   std::memcpy(&head, data, sizeof(head));
   if (head.parts != record.parts) refuse(name + " has another number of parts than its table says");
   out.resize(record.parts);
   for (uint32_t slot = 0; slot < record.parts; ++slot) {
     PartHead part;
-    std::memcpy(&part, data + sizeof(head) + slot * sizeof(part), sizeof(part));
+    std::memcpy(&part, data + part_head_at(slot), sizeof(part));
     const PartRecord& expected = tables_.parts[record.part_begin + slot];
     if (part.clusters != expected.clusters || part.offset > record.bytes ||
         part.bytes > record.bytes - part.offset)

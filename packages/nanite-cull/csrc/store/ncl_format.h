@@ -15,7 +15,7 @@
 // needs be asked for, before a triangle is read. Group g may be drawn once its parts and, closed under this
 // rule, those of its dependencies are there; where it is not, its dependencies' clusters stand for it.
 //
-// A page is complete in itself: PageHead, PartHead[parts], and the bytes of each part (part_codec.h).
+// A page is complete in itself: core/page_layout.h, and the bytes of each part: part_codec.h.
 //
 // Version 2 (ncl_version_2.h) is read, not written.
 #pragma once
@@ -24,6 +24,7 @@
 #include <cstring>
 #include <vector>
 
+#include "core/page_layout.h"
 #include "core/records.h"
 
 namespace nanite_cull {
@@ -31,11 +32,9 @@ namespace nanite_cull {
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "records are written as they lie in memory");
 
 constexpr uint32_t ncl_version = 3;
-constexpr size_t page_bytes = 128 * 1024;
 constexpr char ncl_magic[8] = {'\x89', 'N', 'C', 'L', '\r', '\n', '\x1a', '\n'};
 constexpr uint64_t most_clusters = uint64_t(1) << 25;  // 2^32 triangles
 constexpr uint32_t most_levels = 4096;
-constexpr uint32_t most_part_clusters = 128;  // their vertices have numbers of 16 bits
 
 // Flags: what a vertex has beside its place on the grid. Exact: its float is not on the grid.
 constexpr uint32_t has_normals = 1, has_uvs = 2, has_colors = 4, has_materials = 8, has_exact = 16;
@@ -83,16 +82,9 @@ struct PageRecord {
   uint32_t part_begin, parts;
   uint32_t unused;
 };
-struct PageHead {
-  uint32_t parts;
-};
-struct PartHead {
-  uint32_t offset, bytes;  // in the page
-  uint32_t clusters;
-};
 static_assert(sizeof(HeaderStart) == 80 && sizeof(Header) == 152 && sizeof(Node) == 416 &&
                   sizeof(GroupRecord) == 48 && sizeof(PartRecord) == 20 && sizeof(ClusterRecord) == 36 &&
-                  sizeof(SphereRecord) == 16 && sizeof(PageRecord) == 32 && sizeof(PartHead) == 12,
+                  sizeof(SphereRecord) == 16 && sizeof(PageRecord) == 32,
               "records have no padding");
 
 // Eight bytes at a time; finds damage, not forgery.

@@ -57,7 +57,7 @@ std::vector<uint8_t> page_of(const std::vector<Part>& parts, size_t first, size_
   };
   const uint32_t count = static_cast<uint32_t>(last - first);
   put(PageHead{count});
-  uint32_t offset = sizeof(PageHead) + count * sizeof(PartHead);
+  uint32_t offset = part_head_at(count);
   for (size_t p = first; p < last; ++p) {
     const uint32_t bytes = static_cast<uint32_t>(parts[p].bytes.size());
     put(PartHead{offset, bytes, parts[p].clusters});
@@ -113,7 +113,7 @@ std::vector<uint8_t> encode_ncl(const Asset& asset, int threads, size_t most_pag
   h.step = asset.step, h.uv_step = asset.uv_step, h.width = asset.width, h.levels = asset.levels;
   std::copy_n(asset.origin, 3, t.header.origin);
   const std::vector<Part> parts =
-      parts_of(asset, VertexLayout(h.flags), most_page_bytes - sizeof(PageHead) - sizeof(PartHead), threads);
+      parts_of(asset, VertexLayout(h.flags), most_page_bytes - part_head_at(1), threads);
   t.nodes = asset.nodes;
   fill_clusters(asset, t);
   fill_groups(asset, parts, t);
