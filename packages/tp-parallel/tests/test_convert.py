@@ -184,3 +184,19 @@ def test_the_command_converts_both_ways_and_an_unknown_command_is_named(tmp_path
     assert capsys.readouterr().out.splitlines()[-1] == out
     assert __main__.main(["trian"]) == 2
     assert "no command 'trian'" in capsys.readouterr().err
+
+
+def test_a_converted_model_writes_text_with_the_tokenizer_that_came_with_it(tmp_path, capsys):
+    tokenizers = pytest.importorskip("tokenizers")
+    folder_of("llama", tmp_path / "hf")
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(
+        {f"w{i}": i for i in range(37)}, unk_token="w0"))  # fmt: skip
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    words.save(str(tmp_path / "hf" / "tokenizer.json"))
+    assert __main__.main(["convert", str(tmp_path / "hf"), str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    assert __main__.main(["generate", "--checkpoint", str(tmp_path / "run"), "--prompt", "w3 w1",
+                          "--tokens", "4", "--temperature", "0"]) == 0  # fmt: skip
+    text = capsys.readouterr().out.split()
+    assert text[:2] == ["w3", "w1"]
+    assert len(text) == 6

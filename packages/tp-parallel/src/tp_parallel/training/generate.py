@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -88,6 +89,13 @@ def load_model(path: str, context: ParallelContext) -> tuple[GPTModel, dict]:
     return model, manifest
 
 
+def _tokenizer_of(path: Path, manifest: dict) -> str:
+    """What `make_tokenizer` takes: the run's, or the tokenizer.json that came with the model."""
+    name = manifest["extra"].get("settings", {}).get("tokenizer", "bytes")
+    came = path / checkpoint.ASIDE / "tokenizer.json"
+    return str(came) if name == "bytes" and came.is_file() else name
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tp_parallel.generate", description="Continue a prompt from a checkpoint."
@@ -105,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     with ParallelContext(tp=options.tp) as context:
         path = checkpoint.latest(options.checkpoint) or options.checkpoint
         model, manifest = load_model(path, context)
-        tokenizer = make_tokenizer(manifest["extra"]["settings"]["tokenizer"])
+        tokenizer = make_tokenizer(_tokenizer_of(Path(path), manifest))
         ids = torch.tensor([tokenizer.encode(options.prompt)], device=context.device)
         if ids.numel() == 0:
             parser.error("--prompt must hold at least one token")
