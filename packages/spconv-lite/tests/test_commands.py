@@ -53,6 +53,28 @@ def test_every_format_gives_the_same_picture_and_count(points, tmp_path, capsys)
     assert found[:2] == (500, len(np.unique(cells, axis=0)))
 
 
+@pytest.mark.parametrize("name", ["picture.jpg", "picture.JPEG"])
+def test_a_name_that_ends_in_jpg_gets_a_jpeg(name, points, tmp_path):
+    np.save(tmp_path / "scan.npy", points)
+    assert main(["voxelize", str(tmp_path / "scan.npy"), "-o", str(tmp_path / name)]) == 0
+    with PIL.open(tmp_path / name) as picture:
+        assert picture.format == "JPEG"
+        assert picture.size == (1000, 1000)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name, "scan.npy"]
+
+
+def test_a_picture_that_cannot_be_written_is_named_before_work_begins(
+    points, tmp_path, capsys, monkeypatch
+):
+    np.save(tmp_path / "scan.npy", points)
+    write_to = ["voxelize", str(tmp_path / "scan.npy"), "-o"]
+    assert main([*write_to, str(tmp_path / "x.gif")]) == 2
+    assert "must be a .png, .jpg or .jpeg, got 'x.gif'" in capsys.readouterr().err
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main([*write_to, str(tmp_path / "x.jpg")]) == 2
+    assert "a JPEG needs Pillow" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [

@@ -42,11 +42,12 @@ def _print(facts: dict[str, object], as_json: bool) -> None:
 
 def voxelize(options: argparse.Namespace) -> dict[str, object]:
     """Reads a scan, cuts it into voxels and draws them from above."""
+    pictures.check_name(options.output)
     points = torch.from_numpy(scans.read_points(options.scan, options.columns))
     make = PointToVoxel(options.voxel, options.range, points.shape[1], len(points) + 1, 1)
     _, indices, _ = make(points)
     picture = pictures.from_above(indices.numpy(), tuple(make.grid_size))
-    pictures.write_png(options.output, picture)
+    pictures.write(options.output, picture)
     return {
         "points": len(points),
         "voxels": len(indices),
@@ -81,7 +82,13 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: spconv-lite voxelize 000000.bin -o scan.png --voxel 0.1 0.1 0.2",
     )
     make.add_argument("scan", type=Path)
-    make.add_argument("-o", "--output", type=Path, required=True, help="the picture, a .png")
+    make.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        help="the picture, a .png or (with Pillow) a .jpg",
+    )
     make.add_argument(
         "--columns", type=int, metavar="N",
         help="floats a point of a .bin; default 5 for .pcd.bin (nuScenes), else 4 (KITTI)",

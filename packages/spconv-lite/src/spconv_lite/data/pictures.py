@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import struct
 import zlib
 from pathlib import Path
@@ -31,6 +32,36 @@ def from_above(cells: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
         channels = [np.interp(place, np.arange(len(_STOPS)), _STOPS[:, c]) for c in range(3)]
         picture[seen] = np.stack(channels, 1).astype(np.uint8)
     return picture[::-1]
+
+
+def check_name(path: Path) -> None:
+    """Raises ValueError for a name that `write` cannot give a picture."""
+    ending = path.suffix.lower()
+    if ending not in (".png", ".jpg", ".jpeg"):
+        raise ValueError(f"the picture must be a .png, .jpg or .jpeg, got {path.name!r}")
+    if ending != ".png" and importlib.util.find_spec("PIL") is None:
+        raise ValueError(
+            f"{path.name}: a JPEG needs Pillow; install it (pip install pillow) or write a .png"
+        )
+
+
+def write(path: Path, picture: np.ndarray) -> None:
+    """Writes uint8 (rows, columns, 3) in the format that the name says, aside and renamed.
+
+    Raises: ValueError for another ending than .png, .jpg and .jpeg, or a JPEG without Pillow.
+    """
+    check_name(path)
+    if path.suffix.lower() == ".png":
+        write_png(path, picture)
+        return
+    from PIL import Image
+
+    aside = path.with_name(path.name + ".part")
+    try:
+        Image.fromarray(np.ascontiguousarray(picture)).save(aside, format="JPEG", quality=92)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def write_png(path: Path, picture: np.ndarray) -> None:
