@@ -242,3 +242,13 @@ def test_predict_in_eight_bits_is_calibrated_on_the_pictures_given(tmp_path, cal
     unread = ["predict", files[-1], "--weights", str(weights), "--optimize", "fast"]
     assert main([*unread, "--dtype", "int8"]) == 2
     assert "none of 1 files can be read to calibrate on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "kept"), [(None, "1"), ("0", "0")])
+def test_the_commands_ask_for_huge_pages_unless_the_user_has_said(given, kept):
+    environment = {k: v for k, v in os.environ.items() if k != "THP_MEM_ALLOC_ENABLE"}
+    if given is not None:
+        environment["THP_MEM_ALLOC_ENABLE"] = given
+    code = "import os, resnet_zoo.__main__; print(os.environ['THP_MEM_ALLOC_ENABLE'])"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.stdout.decode().strip() == kept, done.stderr

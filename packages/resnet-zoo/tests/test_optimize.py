@@ -95,7 +95,8 @@ def test_other_norms_are_kept_by_folding_and_refused_by_the_fused_model():
 
 
 @pytest.mark.parametrize("level", ["fold", "fast"])
-def test_the_report_says_what_was_tried_and_what_was_kept(level, calibrate):
+def test_the_report_says_what_was_tried_and_what_was_kept(level, calibrate, monkeypatch):
+    monkeypatch.setattr("resnet_zoo.inference.optimization.PATIENCE", float("inf"))
     model = build("resnet18", calibrate)
     fast = optimize(model, level, example=(2, 3, 64, 64))
     report = fast.report
