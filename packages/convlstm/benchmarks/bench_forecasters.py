@@ -52,21 +52,27 @@ THRESHOLDS = {"csi 25 dBZ": 0.5, "csi 35 dBZ": 0.643}
 LOSS = {"digits": "mse", "radar-like": "balanced"}
 
 
-def trained(name: str, kind: str, seconds: float) -> tuple[nn.Module, dict]:
-    """The model after so many CPU seconds of training, and how it went."""
+def trained(name: str, kind: str, seconds: float, steps: int = 10**6) -> tuple[nn.Module, dict]:
+    """The model after so many CPU seconds (0: any) or updates of training, and how it went."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     build, given = MODELS[name]
     model, source = build(), SETS[kind]()
     given = {**given, "loss": LOSS[kind]}
     options = train.TrainOptions(
-        steps=10**6, seconds=seconds, decay=True, every=10**6, seed=0, **given
+        steps=steps, seconds=seconds, decay=True, every=10**6, seed=0, **given
     )
     trainer = train.Trainer(model, source, options, bar=False, clock=time.process_time)
     progress = trainer.run()
     facts = {"parameters": sum(p.numel() for p in model.parameters())}
     facts |= {"updates": progress.step, "cpu_seconds": round(progress.seconds, 1)}
     return model, facts
+
+
+def held_out(kind: str) -> tuple[Tensor, Tensor]:
+    """(given, truth) of sequences that nothing is trained on."""
+    x = torch.from_numpy(SETS[kind]().batch(1, 0, SEQUENCES, held_out=True))
+    return x[:, :GIVEN], x[:, GIVEN:]
 
 
 def scores(forecast: Tensor, truth: Tensor, rain: bool) -> dict[str, list[float]]:
@@ -85,9 +91,7 @@ def measure(
     kind: str, only: str, seconds: float, keep: Callable[[dict], None] = lambda rows: None
 ) -> dict[str, dict]:
     """All rows of a set; `keep` gets those that there are after each model."""
-    source = SETS[kind]()
-    x = torch.from_numpy(source.batch(1, 0, SEQUENCES, held_out=True))
-    given, truth = x[:, :GIVEN], x[:, GIVEN:]
+    given, truth = held_out(kind)
     rows: dict[str, dict] = {}
     for name in MODELS:
         if only and only not in name:
