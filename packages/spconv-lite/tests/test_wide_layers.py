@@ -19,7 +19,7 @@ def results(layer, features, indices, shape):
 # sites in a grid of 12^3: few pairs an offset, one stripe of blocks, more than one
 @pytest.mark.parametrize("sites", [1, 40, 700, 1500])
 @pytest.mark.parametrize(
-    "channels", [(64, 64, 1), (136, 72, 1), (80, 200, 1), (96, 160, 2), (33, 130, 1)]
+    "channels", [(64, 64, 1), (136, 72, 1), (80, 200, 1), (96, 160, 2), (33, 130, 1), (81, 81, 81)]
 )
 def test_wide_layers_equal_float64_with_the_same_bits_for_any_number_of_threads(
     sparse, sites, channels

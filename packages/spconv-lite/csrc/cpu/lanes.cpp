@@ -18,6 +18,18 @@ bool lanes_exist(const BlockMap& map, int64_t x_rows) {
   return begin == end || (in < x_rows && out < map.rows);
 }
 
+// y[out] += x[in] * w over the pairs of one offset, for `count` channels from `first` on.
+template <int count, class T>
+inline void add_products(const BlockMap& map, int64_t k, const Lanes<T>& f, const T* w, int64_t first) {
+  T weight[count];
+  for (int c = 0; c < count; ++c) weight[c] = w[first + c];
+  for (int64_t p = map.offset[k]; p < map.offset[k + 1]; ++p) {
+    const T* __restrict x = f.x + map.pair_in[p] * f.channels + first;
+    T* __restrict y = f.y + row_at(map, map.pair_out[p]) * f.channels + first;
+    for (int c = 0; c < count; ++c) y[c] += x[c] * weight[c];
+  }
+}
+
 template <class T>
 void fill_rows(const BlockMap& map, const Lanes<T>& f, T value) {
   for (int64_t row = 0; row < map.rows; ++row) {
@@ -37,12 +49,11 @@ bool depthwise_block(const BlockMap& map, const Lanes<T>& f, const T* weight, co
     for (int64_t c = 0; c < channels; ++c) y[c] = bias != nullptr ? bias[c] : T(0);
   }
   for (int64_t k = 0; k < map.volume; ++k) {
-    const T* __restrict w = weight + (mirror ? map.volume - 1 - k : k) * channels;
-    for (int64_t p = map.offset[k]; p < map.offset[k + 1]; ++p) {
-      const T* __restrict x = f.x + map.pair_in[p] * channels;
-      T* __restrict y = f.y + row_at(map, map.pair_out[p]) * channels;
-      for (int64_t c = 0; c < channels; ++c) y[c] += x[c] * w[c];
-    }
+    const T* const w = weight + (mirror ? map.volume - 1 - k : k) * channels;
+    int64_t c = 0;
+    for (; c + 64 <= channels; c += 64) add_products<64>(map, k, f, w, c);
+    for (; c + 16 <= channels; c += 16) add_products<16>(map, k, f, w, c);
+    for (; c < channels; ++c) add_products<1>(map, k, f, w, c);
   }
   return true;
 }
