@@ -152,8 +152,8 @@ def compare(kind, fields, dtype, tolerance):
     return model, config
 
 
-@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(i, marks=pytest.mark.slow)
-                                               for i in range(3, 20))])  # fmt: skip
+@pytest.mark.parametrize("seed", [*range(2), *(pytest.param(i, marks=pytest.mark.slow)
+                                               for i in range(2, 20))])  # fmt: skip
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_random_configs_give_the_logits_of_transformers_and_their_tensors_back(kind, seed):
     fields = drawn_config(kind, seed)

@@ -44,8 +44,7 @@ def test_the_messages_of_a_plan_are_those_of_a_run(world, name):
         assert dict(plan.stages[stage].bytes) == sizes
 
 
-@pytest.mark.parametrize("name", ["1f1b", "gpipe"])
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(("name", "recompute"), [("1f1b", False), ("gpipe", True)])
 def test_the_memory_of_a_plan_is_what_a_run_holds(name, recompute):
     config = GPTConfig(**SHAPE | {"hidden": 256, "max_positions": 128, "vocab_size": 1000},
                        recompute=recompute, dtype="bfloat16", tie_embeddings=False)  # fmt: skip

@@ -1,5 +1,7 @@
 """The commands of docs/seven-billion.md, run as they stand there on a small model and two ranks."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tp_parallel import ParallelContext
+from tp_parallel import ParallelContext, __main__
 from tp_parallel.models import safetensors
 from tp_parallel.models.huggingface import config_from_huggingface, shapes, table
 from tp_parallel.training import checkpoint
@@ -33,8 +35,7 @@ def commands():
         for flag, value in SMALL.items():
             if flag in words:
                 words[words.index(flag) + 1] = value
-        head = {"tp-parallel": ["tp_parallel"], "torchrun": ["torch.distributed.run"]}[words[0]]
-        yield [sys.executable, "-m", *head, *words[1:]]
+        yield words
 
 
 @pytest.fixture
@@ -57,14 +58,23 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_the_page_does_what_it_says(folder):
+def run(command, folder):
+    """Runs a command in `folder`, torchrun in a process of its own; returns what it printed."""
+    program, *words = command
+    if program == "tp-parallel":
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            assert __main__.main(words) == 0
+        return said.getvalue()
+    words = [sys.executable, "-m", "torch.distributed.run", *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    said = []
-    for command in commands():
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
-        said.append(done.stdout + done.stderr)
-    plan, _, train, _ = said
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_the_page_does_what_it_says(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    plan, _, train, _ = [run(command, folder) for command in commands()]
     assert "tp 2 x pp 1 x dp 1: 2 ranks" in plan
     assert "step      2/3  loss" in train
     last = checkpoint.latest(folder / "run" / "trained")
