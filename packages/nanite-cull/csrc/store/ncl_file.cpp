@@ -61,7 +61,7 @@ NclTables read_tables(const uint8_t* data, size_t size, bool verify) {
     constexpr size_t record = sizeof(table[0]);
     if (count > left / record) refuse("the header is damaged (impossible counts)");
     table.resize(count);
-    std::memcpy(table.data(), data + (size - left), count * record);
+    if (count > 0) std::memcpy(table.data(), data + (size - left), count * record);
     left -= count * record;
   };
   read(t.nodes, h.nodes), read(t.groups, h.start.groups), read(t.parts, h.parts);
