@@ -22,6 +22,7 @@ from tp_parallel import (
     gradient_norm,
     shard_over_data,
 )
+from tp_parallel.grid.context import planned_grid
 from tp_parallel.layers.layout import placed_parameters
 from tp_parallel.pipeline import build_stages, run_schedule
 from tp_parallel.pipeline.schedules import make_schedule
@@ -175,11 +176,11 @@ def test_torchs_own_layers_are_declared_as_copies_and_count_once(world):
     assert [norm for norm, _ in results] == pytest.approx([want.item()] * 2, rel=1e-5)
 
 
-def sharded(grid, root):
+def sharded(grid, root, dtype="float64"):
     """One step with FSDP2 over dp beside tp and pp: (first norm, weights after it)."""
     tp, pp, dp = grid
     context = ParallelContext(tp=tp, pp=pp, dp=dp, device="cpu")
-    config = GPTConfig(**SHAPE, dtype="float64", sequence_parallel=tp > 1)
+    config = GPTConfig(**SHAPE, dtype=dtype, sequence_parallel=tp > 1)
     models = build_stages(config, context)
     for model in models:
         shard_over_data(model, context)
@@ -226,9 +227,40 @@ def test_fsdp2_beside_tp_and_pp_equals_the_unsplit_model_in_norm_step_and_checkp
     assert float(optimizer.moments()["final_norm.weight"]["step"]) == 1.0
 
 
+def test_fsdp2_sums_float32_gradients_on_gloo_too(world, tmp_path):
+    (want,) = world(1, sharded, grid=(1, 1, 1), root=tmp_path / "one", dtype="float32")
+    for got in world(2, sharded, grid=(1, 1, 2), root=tmp_path / "two", dtype="float32"):
+        assert got[0] == pytest.approx(want[0], rel=1e-5)
+        for name, value in got[1].items():
+            torch.testing.assert_close(value, want[1][name], rtol=1e-4, atol=1e-6)
+
+
 def test_a_context_is_pickled_as_the_process_grid_it_is_part_of():
     context = ParallelContext(device="cpu")
     assert pickle.loads(pickle.dumps(context)) is context
     assert pickle.loads(pickle.dumps(context.tp)) is context.tp
     other = ParallelContext(device="cpu", seed=5)
     assert pickle.loads(pickle.dumps(other)) is other
+
+
+def shared_and_sharded():
+    context = ParallelContext(tp=2, dp=2, device="cpu")
+    config = GPTConfig(vocab_size=8, hidden=8, layers=1, heads=2, kv_heads=1, max_positions=4)
+    model = shard_over_data(GPTModel(config, context=context), context)
+    ids = torch.zeros(1, 4, dtype=torch.int64)
+    model.loss_sum(ids, ids).backward()
+    finish_gradients([model], context)
+
+
+def test_key_copies_that_fsdp_has_cut_are_refused_and_so_is_a_plan_inside_a_world(world):
+    for ok, message in world.outcomes(4, shared_and_sharded):
+        assert not ok
+        assert "FSDP2 has cut keys and values that several tp ranks hold; choose a tp of" in message
+    for ok, message in world.outcomes(2, planned_inside):
+        assert not ok
+        assert "planned_grid: a process group is there" in message
+
+
+def planned_inside():
+    with planned_grid(0, tp=2, pp=1, dp=1):
+        pass

@@ -37,4 +37,5 @@ def shard_over_data(model: nn.Module, context: ParallelContext, **options: Any) 
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo has no other for float32
     return model
