@@ -26,14 +26,20 @@ CASES = [
 ]
 
 
-def kinds(dtype: str, engines: dict[str, Engine]) -> list[str]:
+def named(model: str, dtype: str, batch: int) -> str:
+    """The name of a case."""
+    return f"{model}, {dtype}, batch {batch}"
+
+
+def kinds(dtype: str, there: list[str]) -> list[str]:
     """Ours first, then those that have the dtype."""
     if dtype == "int8":
         return ["int8", "fast"]
     return [
         kind
         for kind in ("fast", *RIVALS)
-        if kind in engines and (dtype == "float32" or kind not in ("onnxruntime", "torchvision"))
+        if kind in ("fast", *there)
+        and (dtype == "float32" or kind not in ("onnxruntime", "torchvision"))
     ]
 
 
@@ -47,16 +53,21 @@ def told(bench: Bench, label: str, rows: list[Row]) -> None:
 
 def main() -> None:
     environment = {"THP_MEM_ALLOC_ENABLE": "1"} if HUGE else {}
-    ours = {kind: Engine(kind, environment) for kind in ("fast", "int8")}
-    there = [kind for kind in RIVALS if kind == "compile" or importlib.util.find_spec(kind)]
-    engines = {**ours, **{kind: Engine(kind) for kind in there}}
+    there = [k for k in RIVALS if k == "compile" or importlib.util.find_spec(k)]
+    only = sys.argv[sys.argv.index("--only") + 1] if "--only" in sys.argv else ""
+    needed = {k for m, d, b in CASES if only in named(m, d, b) for k in kinds(d, there)}
+    engines = {
+        kind: Engine(kind, environment if kind in ("fast", "int8") else {})
+        for kind in ("fast", "int8", *there)
+        if kind in needed
+    }
     versions = {name: v for engine in engines.values() for name, v in engine.versions.items()}
     bench = Bench("resnet-zoo engines", "the engine named", versions=versions, repeats=8)
     for model, dtype, batch in CASES:
-        case = f"{model}, {dtype}, batch {batch}"
+        case = named(model, dtype, batch)
         if not bench.wants(case):
             continue
-        used = kinds(dtype, engines)
+        used = kinds(dtype, there)
         computed = "float32" if dtype == "int8" else dtype
         tolerance = 1e-3 if dtype == "float32" else 0.15
         asked = {"model": model, "batch": batch, "threads": 1, "dtype": computed}

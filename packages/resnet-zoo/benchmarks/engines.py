@@ -102,11 +102,13 @@ def compare(case: str, ours: dict[str, float], peer: dict[str, float], note: str
 
 
 def keep_other_cases(bench: Bench) -> None:
-    """Take over the rows of an earlier run from the --json file: a long run may be split."""
+    """Take over rows and versions of the --json file: a long run may be split."""
     path = bench.options.json
     if bench.options.only and path is not None and path.exists():
         measured = {row.case for row in bench.rows}
-        rows = [Row(**row) for row in json.loads(path.read_text())["rows"]]
+        earlier = json.loads(path.read_text())
+        bench.versions = {**earlier["versions"], **bench.versions}
+        rows = [Row(**row) for row in earlier["rows"]]
         bench.rows[:0] = [row for row in rows if row.case not in measured]
 
 
