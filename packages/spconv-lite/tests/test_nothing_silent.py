@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import spconv_lite as sp
+from spconv_lite.kernels import cpu
 from spconv_lite.scans import read_points
 
 pytestmark = pytest.mark.native
@@ -410,22 +411,35 @@ def test_sizes_that_are_no_integers_are_named():
     assert sp.SparseConv3d(2, 2, np.int64(3), stride=np.array([1, 2, 1])).stride == [1, 2, 1]
 
 
-def test_random_networks_have_the_same_bits_twice_and_on_other_threads(sparse):
-    for seed in range(12):
+@pytest.mark.parametrize(
+    "seeds", [range(12), pytest.param(range(12, 1012), marks=pytest.mark.slow)], ids=["12", "1000"]
+)
+def test_random_networks_have_the_same_bits_twice_and_on_other_threads(sparse, monkeypatch, seeds):
+    for seed in seeds:
+        monkeypatch.setattr(cpu, "SORTED_ROWS", (1, 10**9)[seed % 2])
         generator = torch.Generator().manual_seed(seed)
-        kinds = torch.randint(4, (4,), generator=generator).tolist()
+        kinds = torch.randint(6, (4,), generator=generator).tolist()
+        dtype = (torch.float32, torch.bfloat16)[seed // 2 % 2]
 
-        def make(kinds=kinds):
+        def make(kinds=kinds, dtype=dtype):
             layers = {
                 0: lambda i: sp.SubMConv3d(8, 8, 3, indice_key=f"k{i}"),
                 1: lambda i: sp.SubMConv3d(8, 8, 1),
                 2: lambda i: sp.SparseAvgPool3d(2, 1, subm=True),
                 3: lambda i: sp.SubMConv3d(8, 8, 3, groups=8),
+                4: lambda i: sp.SparseMaxPool3d(2, 1),
+                5: lambda i: sp.SparseSequential(
+                    sp.ConcatTable()
+                    .add(sp.SubMConv3d(8, 8, 3))
+                    .add(sp.SparseConv3d(8, 8, 3, 1, 1)),
+                    sp.AddTableMisaligned(),
+                ),
             }
-            return sp.SparseSequential(*(layers[kind](i) for i, kind in enumerate(kinds)))
+            chosen = (layers[kind](i) for i, kind in enumerate(kinds))
+            return sp.SparseSequential(*chosen).to(dtype)
 
         indices = sparse.random_sites(900, 2, [6, 16, 16], seed)
-        features = torch.randn(900, 8, generator=generator)
+        features = torch.randn(900, 8, generator=generator).to(dtype)
         first, *others = (results(make, features, indices, [6, 16, 16], n) for n in (1, 1, 2, 8))
         for other in others:
             assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
