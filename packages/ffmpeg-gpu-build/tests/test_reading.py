@@ -303,7 +303,12 @@ def embedded():
     return pytest.importorskip("imageio_ffmpeg").get_ffmpeg_exe()
 
 
-@pytest.mark.parametrize("name", CLIPS)
+QUICK = ("open.ts", "hevc.ts", "a.vob", "a.avi", "x264.avi", "a.mp4", "a.gif")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in CLIPS]
+)
 def test_the_engines_give_the_same_frames(make, embedded, name):
     for wish in ({"count": 60}, {"start": 7.3, "count": 9}):
         here = read_frames(make(name), engine="av", **wish)
