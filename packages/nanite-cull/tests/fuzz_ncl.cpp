@@ -33,7 +33,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   } catch (const std::invalid_argument&) {  // refused with a reason: what must happen
   }
   try {
-    nanite_cull::decode_ncl(data, size, options);
+    nanite_cull::read_ncl({data, size}, options);
   } catch (const std::invalid_argument&) {}
   return 0;
 }

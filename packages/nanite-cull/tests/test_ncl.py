@@ -226,6 +226,22 @@ def test_damage_in_one_page_is_met_there_alone(field_asset, tmp_path):
         file.dependencies(10**6)
 
 
+def test_a_file_cut_short_while_it_is_open_is_an_error_of_the_page(field_asset, tmp_path):
+    """Where a mapping would end the process (SIGBUS)."""
+    path = ncl.save(field_asset, tmp_path / "field.ncl")
+    file = ncl.open(path)
+    last = len(file.page_bytes) - 1
+    assert last > 0
+    os.truncate(path, path.stat().st_size - int(file.page_bytes[last]))
+    with pytest.raises(ValueError, match="cut short while it was open"):
+        file.page(last)
+    assert file.page(0)
+    os.truncate(path, 0)
+    with pytest.raises(ValueError, match="cut short while it was open"):
+        file.page(0)
+    assert len(file.clusters) == len(field_asset.clusters)
+
+
 def test_a_group_larger_than_a_page_is_split(field_asset, tmp_path):
     """Pages of at most 5,000 bytes: about half a group."""
     path = tmp_path / "a.ncl"

@@ -242,7 +242,7 @@ void bind_asset(nb::module_& m) {
         ReadOptions options;
         options.threads = threads, options.verify_hashes = verify_hashes;
         nb::gil_scoped_release released;
-        return std::make_shared<Asset>(read_ncl(path, options));
+        return std::make_shared<Asset>(read_ncl(NclBytes::of_file(path), options));
       },
       "path"_a, "threads"_a, "verify_hashes"_a = true);
 
@@ -253,7 +253,7 @@ void bind_asset(nb::module_& m) {
             ReadOptions options;
             options.verify_hashes = verify_hashes, options.threads = threads;
             nb::gil_scoped_release released;
-            new (self) NclFile(map_file(path), options);
+            new (self) NclFile(NclBytes::of_file(path), options);
           },
           "path"_a, "verify_hashes"_a, "threads"_a)
       .def("graph", [](const NclFile& f) { return std::make_shared<Asset>(f.graph()); })
@@ -313,7 +313,7 @@ void bind_asset(nb::module_& m) {
       "decode_ncl",
       [](nb::bytes data, std::vector<uint32_t> leaf_source) {
         auto asset = std::make_shared<Asset>(
-            decode_ncl(reinterpret_cast<const uint8_t*>(data.data()), data.size(), ReadOptions{}));
+            read_ncl({reinterpret_cast<const uint8_t*>(data.data()), data.size()}, ReadOptions{}));
         asset->leaf_source = std::move(leaf_source);
         return asset;
       },

@@ -1,10 +1,5 @@
 #include "store/ncl_file.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <cmath>
 
 #include "build/hierarchy.h"
@@ -24,12 +19,13 @@ constexpr uint32_t pages_at_once = 64;  // decoded before they are joined
 [[noreturn]] void refuse(const std::string& why) { throw native::ValueError("read_ncl: " + why); }
 
 // The start of the header, checked as far as it can be alone.
-HeaderStart read_start(const uint8_t* data, size_t size) {
+HeaderStart read_start(const NclBytes& bytes) {
   HeaderStart h;
+  const size_t size = bytes.size();
   if (size < sizeof(h))
     refuse("the file has " + std::to_string(size) +
            " bytes, less than a header; it is truncated or no .ncl file");
-  std::memcpy(&h, data, sizeof(h));
+  bytes.read(0, sizeof(h), &h);
   if (std::memcmp(h.magic, ncl_magic, sizeof(h.magic)) != 0)
     refuse("not an .ncl file (its first bytes differ)");
   if (h.version != ncl_version && h.version != 2)
@@ -48,25 +44,28 @@ HeaderStart read_start(const uint8_t* data, size_t size) {
   return h;
 }
 
-NclTables read_tables(const uint8_t* data, size_t size, bool verify) {
+NclTables read_tables(const NclBytes& bytes, bool verify) {
   NclTables t;
-  t.header.start = read_start(data, size);
+  t.header.start = read_start(bytes);
   if (t.header.start.version != ncl_version)
     refuse("a file of version 2 has no header to open it by; load it and save it again");
-  if (size < sizeof(Header)) refuse("the header is damaged (impossible counts)");
-  std::memcpy(&t.header, data, sizeof(Header));
-  const Header& h = t.header;
-  size_t left = size - sizeof(Header);
-  auto read = [&](auto& table, uint64_t count) {
-    constexpr size_t record = sizeof(table[0]);
-    if (count > left / record) refuse("the header is damaged (impossible counts)");
-    table.resize(count);
-    if (count > 0) std::memcpy(table.data(), data + (size - left), count * record);
-    left -= count * record;
+  uint64_t at = 0;
+  auto size_of = [&](uint64_t count, size_t record) {
+    if (count > (bytes.size() - at) / record) refuse("the header is damaged (impossible counts)");
+    return static_cast<size_t>(count) * record;
   };
-  read(t.nodes, h.nodes), read(t.groups, h.start.groups), read(t.parts, h.parts);
-  read(t.clusters, h.start.clusters), read(t.leaves, h.leaves), read(t.dependencies, h.dependencies);
-  read(t.pages, h.start.pages);
+  bytes.read(0, size_of(1, sizeof(Header)), &t.header);
+  at = sizeof(Header);
+  auto read_table = [&](auto& table, uint64_t count) {
+    const size_t size = size_of(count, sizeof(table[0]));
+    table.resize(count);
+    bytes.read(at, size, table.data());
+    at += size;
+  };
+  const Header& h = t.header;
+  read_table(t.nodes, h.nodes), read_table(t.groups, h.start.groups), read_table(t.parts, h.parts);
+  read_table(t.clusters, h.start.clusters), read_table(t.leaves, h.leaves);
+  read_table(t.dependencies, h.dependencies), read_table(t.pages, h.start.pages);
   if (verify && t.hash() != h.start.hash) refuse("the header or a table is damaged (its hash differs)");
   return t;
 }
@@ -200,30 +199,12 @@ std::vector<uint32_t> ncl_dependencies(const std::vector<ClusterRecord>& cluster
   return all;
 }
 
-NclBytes map_file(const std::string& path) {
-  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  struct stat info{};
-  if (file < 0 || fstat(file, &info) != 0) {
-    const std::string why = std::strerror(errno);
-    if (file >= 0) close(file);
-    throw native::MachineError("read_ncl: cannot open " + path + ": " + why);
-  }
-  const size_t size = static_cast<size_t>(info.st_size);
-  void* data = size > 0 ? mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0) : nullptr;
-  const std::string why = std::strerror(errno);
-  close(file);
-  if (size == 0) refuse(path + " is empty");
-  if (data == MAP_FAILED) throw native::MachineError("read_ncl: cannot map " + path + ": " + why);
-  return {static_cast<const uint8_t*>(data), size,
-          std::shared_ptr<const void>(data, [size](const void* p) { munmap(const_cast<void*>(p), size); })};
-}
-
 NclFile::NclFile(NclBytes bytes, const ReadOptions& options)
     : bytes_(std::move(bytes)),
       options_(options),
-      tables_(read_tables(bytes_.data, bytes_.size, options.verify_hashes)),
+      tables_(read_tables(bytes_, options.verify_hashes)),
       layout_(tables_.header.start.flags) {
-  check_pages(tables_, bytes_.size);
+  check_pages(tables_, bytes_.size());
   check_groups(tables_);
   graph_ = graph_of(tables_);
   const std::vector<std::string> problems = validate_graph(graph_, 1);
@@ -237,7 +218,8 @@ void NclFile::decode_page(uint32_t page, std::vector<DecodedPart>& out) const {
            std::to_string(page);
   });
   const PageRecord& record = tables_.pages[page];
-  const uint8_t* data = bytes_.data + record.offset;
+  thread_local std::vector<uint8_t> room;
+  const uint8_t* data = bytes_.at(record.offset, record.bytes, room);
   const std::string name = "page " + std::to_string(page);
   if (options_.verify_hashes && hash_bytes(data, record.bytes, page) != record.hash)
     refuse(name + " is damaged (its hash differs)");
@@ -292,17 +274,14 @@ Asset NclFile::load() const {
   return asset;
 }
 
-Asset decode_ncl(const uint8_t* data, size_t size, const ReadOptions& options) {
-  const HeaderStart start = read_start(data, size);
-  if (start.version == ncl_version) return NclFile({data, size, nullptr}, options).load();
-  Asset asset = decode_version_2(data, size, options.verify_hashes, options.threads);
+Asset read_ncl(const NclBytes& bytes, const ReadOptions& options) {
+  const HeaderStart start = read_start(bytes);
+  if (start.version == ncl_version) return NclFile(bytes, options).load();
+  std::vector<uint8_t> room;
+  const uint8_t* data = bytes.at(0, bytes.size(), room);
+  Asset asset = decode_version_2(data, bytes.size(), options.verify_hashes, options.threads);
   check_whole(asset, start.vertices);
   return asset;
-}
-
-Asset read_ncl(const std::string& path, const ReadOptions& options) {
-  const NclBytes bytes = map_file(path);
-  return decode_ncl(bytes.data, bytes.size, options);
 }
 
 }  // namespace nanite_cull

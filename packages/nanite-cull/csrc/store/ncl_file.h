@@ -1,10 +1,10 @@
 // .ncl files: opened by their header, read page by page or whole. The layout: ncl_format.h.
 #pragma once
 
-#include <memory>
 #include <string>
 
 #include "build/asset.h"
+#include "store/ncl_bytes.h"
 #include "store/ncl_format.h"
 #include "store/part_codec.h"
 
@@ -47,16 +47,6 @@ struct ReadOptions {
   int threads = 0;
 };
 
-// Bytes that somebody owns: a mapped file or memory.
-struct NclBytes {
-  const uint8_t* data = nullptr;
-  size_t size = 0;
-  std::shared_ptr<const void> owner;
-};
-
-// Maps a file. Throws native::ValueError for an empty one, native::MachineError when it cannot be read.
-NclBytes map_file(const std::string& path);
-
 // A file of version 3, opened: its header is read and checked, no page is touched. Never reads outside the
 // bytes; throws native::ValueError with the reason for anything that is not sound. May be read by many
 // threads.
@@ -85,8 +75,7 @@ class NclFile {
   Asset graph_;
 };
 
-// Reads a whole file of version 2 or 3 from memory, or by mapping it.
-Asset decode_ncl(const uint8_t* data, size_t size, const ReadOptions& options);
-Asset read_ncl(const std::string& path, const ReadOptions& options);
+// Reads a whole file of version 2 or 3.
+Asset read_ncl(const NclBytes& bytes, const ReadOptions& options);
 
 }  // namespace nanite_cull

@@ -21,7 +21,7 @@ def save(asset: Asset, path: str | Path, *, threads: int = 0) -> Path:
 
 
 def read(path: str | Path, *, threads: int = 0) -> Asset:
-    """Reads an .ncl file by mapping it; all but `leaf_source` is what was written, bit for bit.
+    """Reads an .ncl file; all but `leaf_source` is what was written, bit for bit.
 
     Raises ValueError with the reason for a file that is truncated, damaged or of another version,
     FileNotFoundError when there is none.
@@ -54,8 +54,9 @@ class File:
     """An .ncl file of version 3, opened: its header is read and checked, pages when asked for.
 
     `clusters`, `groups`, `nodes`, `origin` are those of the asset (see `Asset`), so a mesh can be
-    culled, and what it needs be asked for, before a triangle is read. The file stays mapped; do not
-    write into it meanwhile. May be used by many threads.
+    culled, and what it needs be asked for, before a triangle is read. The file stays open: renaming
+    another over it changes nothing here; what is cut off or written into it is a ValueError of the
+    page that it hits. May be used by many threads.
     """
 
     def __init__(self, path: str | Path, *, threads: int = 0) -> None:
