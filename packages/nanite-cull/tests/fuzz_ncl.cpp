@@ -24,7 +24,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   options.verify_hashes = false;
   options.threads = 1;
   try {  // page by page: a damaged one does not keep the others from being read
-    const nanite_cull::NclFile file({data, size, nullptr}, options);
+    const nanite_cull::NclFile file({data, size}, options);
     std::vector<nanite_cull::DecodedPart> parts;
     for (uint32_t page = 0; page < file.tables().pages.size(); ++page) try {
         file.decode_page(page, parts);
