@@ -1,8 +1,11 @@
 // nanite-cull's core from C++: the raster's rules, a scene that changes, and files that are damaged.
+#include <build/vertex_codes.h>
 #include <raster/raster.h>
 #include <store/ncl_file.h>
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <thread>
 
 #include "native/check.h"
@@ -94,11 +97,21 @@ TEST("what is no whole file is refused, whatever its bytes") {
   for (uint8_t& byte : bytes) byte = static_cast<uint8_t>((state = state * 1664525u + 1013904223u) >> 24);
   int refused = 0;
   for (size_t size : {size_t(0), size_t(7), size_t(64), bytes.size()}) try {
-      decode_ncl(bytes.data(), size, ReadOptions{});
+      read_ncl({bytes.data(), size}, ReadOptions{});
     } catch (const native::ValueError&) {
       ++refused;
     }
   EXPECT(refused == 4);
+}
+
+TEST("a texture coordinate goes there and back, and no code overflows") {
+  const float step = 1.0f / 4096;
+  for (const float value : {0.0f, 0.25f, -3.5f, 4095.0f, -5000.0f, 1e6f, 1e17f, -1e17f}) {
+    const float again = decode_uv(encode_uv(value, step), step);
+    EXPECT(std::fabs(again - value) <= std::max(step / 2, std::fabs(value) * 1e-6f));
+  }
+  const int32_t most = std::numeric_limits<int32_t>::max(), least = std::numeric_limits<int32_t>::min();
+  EXPECT(decode_uv(most, step) == INFINITY && decode_uv(least, step) == -INFINITY);
 }
 
 RUN_TESTS()

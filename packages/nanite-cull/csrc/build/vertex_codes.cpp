@@ -94,7 +94,8 @@ float decode_uv(int32_t code, float step) {
   const float end = float(linear_uvs) * step;
   int32_t bits;
   std::memcpy(&bits, &end, 4);
-  bits += (code < 0 ? -code : code) - linear_uvs;
+  const int64_t of_size = bits + std::abs(int64_t(code)) - linear_uvs;
+  bits = static_cast<int32_t>(std::min<int64_t>(of_size, 0x7f800000));  // infinity
   float size;
   std::memcpy(&size, &bits, 4);
   return code < 0 ? -size : size;

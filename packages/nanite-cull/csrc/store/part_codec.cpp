@@ -325,7 +325,10 @@ bool VertexLayout::append(const int32_t* values, Asset& asset) const {
     asset.normals.insert(asset.normals.end(), normal, normal + 3);
     values += 2;
   }
-  for (int a = 0; uvs_ && a < 2; ++a) asset.uvs.push_back(decode_uv(*values++, asset.uv_step));
+  for (int a = 0; uvs_ && a < 2; ++a) {
+    asset.uvs.push_back(decode_uv(*values++, asset.uv_step));
+    if (!std::isfinite(asset.uvs.back())) return false;
+  }
   for (int a = 0; colors_ && a < 4; ++a, ++values) {
     if (*values < 0 || *values > 255) return false;
     asset.colors.push_back(float(*values) / 255);
