@@ -29,7 +29,8 @@ def check(keras, folder, seed):
         convlstm.save_keras(ours, path)
         back = [y.numpy() for y in flat(keras.models.load_model(path)(x, training=False))]
     # Up to nine layers in float32. On torch Keras' group normalisation takes the variance as the
-    # small difference of large means (keras.ops.moments).
+    # small difference of large means (keras.ops.moments): of values around 30 it is 1.4e-4 from
+    # the layer in float64 and ours 4e-7, of values around 100 it is 1e-3 and ours 1.6e-6.
     kinds = {type(layer).__name__ for layer in theirs.layers}
     bound = 1e-4 if "GroupNormalization" in kinds else 5e-6
     for found in (got, back):

@@ -182,8 +182,18 @@ class GroupNorm(_Affine):
         self._make([channels])
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.group_norm(x.movedim(self.axis, 1), self.groups, self.weight, self.bias, self.epsilon)
-        return y.movedim(1, self.axis)
+        # torch's group_norm takes the variance as mean(x^2) - mean(x)^2, which loses most of its
+        # digits where the mean is large; var_mean does not (Welford 1962).
+        wide = x.movedim(self.axis, 1).to(torch.promote_types(x.dtype, torch.float32))
+        parts = wide.unflatten(1, (self.groups, -1))
+        var, mean = torch.var_mean(parts, tuple(range(2, parts.dim())), correction=0, keepdim=True)
+        y = ((parts - mean) * torch.rsqrt(var + self.epsilon)).flatten(1, 2)
+        shape = [-1, *[1] * (y.dim() - 2)]
+        if self.weight is not None:
+            y = y * self.weight.view(shape)
+        if self.bias is not None:
+            y = y + self.bias.view(shape)
+        return y.movedim(1, self.axis).to(x.dtype)
 
 
 class Normalization(KerasModule):
