@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import math
 import os
 import sys
 import time
@@ -44,10 +45,12 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], dict]] = {
         STEP_BY_STEP,
     ),
 }
-# 25 and 35 dBZ, as `MovingCells` scales them.
-THRESHOLDS = {"csi 25 dBZ": 0.5, "csi 35 dBZ": 0.643}
-
-
+# The rain rates of Shi et al. (2017, arXiv 1706.03458, section 4.2), by that paper's
+# Z = 58.53 R^1.56 and as `MovingCells` scales dBZ.
+THRESHOLDS = {
+    f"csi {rate:g} mm/h": (10 * math.log10(58.53 * rate**1.56) + 10) / 70
+    for rate in (0.5, 2, 5, 10, 30)
+}
 # Squared error alone blurs rain until it falls below every threshold.
 LOSS = {"digits": "mse", "radar-like": "balanced"}
 
@@ -101,6 +104,9 @@ def measure(
             forecast = forecasting.forecast(model, given, AHEAD)
         rows[name] = {**facts, **scores(forecast, truth, kind == "radar-like")}
         show(kind, name, rows[name])
+        if kind == "radar-like":
+            rows[f"{name}, matched"] = scores(forecasting.matched(forecast, given), truth, True)
+            show(kind, f"{name}, matched", rows[f"{name}, matched"])
         keep(rows)
     for name, function in {
         "last frame": forecasting.copy_last,
@@ -115,7 +121,7 @@ def measure(
 def show(kind: str, name: str, row: dict) -> None:
     """MSE, SSIM and CSI at t+1, t+4 and t+8."""
     told = {k: [round(v[n], 3) for n in (0, 3, 7)] for k, v in row.items() if isinstance(v, list)}
-    print(f"{kind:11} {name:22} {row.get('updates', 0):6} updates  {told}", flush=True)
+    print(f"{kind:11} {name:30} {row.get('updates', 0):6} updates  {told}", flush=True)
 
 
 def main() -> None:

@@ -69,10 +69,11 @@ def test_a_forecaster_is_trained_and_resumed_by_the_commands(tmp_path, capsys):
     assert (told["step"], told["sees_ahead"]) == (4, [])
     assert len(told["val_mse_by_lead"]) == 3
     ahead = ["--given", "4", "--steps", "3", "--count", "4", "--data", "cells", "--json"]
-    assert main(["predict", run, *ahead, "--members", "3", "--noise", "0.1"]) == 0
+    assert main(["predict", run, *ahead, "--members", "3", "--noise", "0.1", "--matched"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert set(found) == {
-        "model", "last frame copied", "last frame moved on", "optical flow", "ensemble",
+        "model", "model, matched", "last frame copied", "last frame moved on", "optical flow",
+        "ensemble",
     }  # fmt: skip
     assert all(len(v) == 3 and min(v) > 0 for v in found["ensemble"].values())
 
@@ -117,6 +118,33 @@ def test_spread_and_crps_of_known_ensembles():
     assert metrics.spread(members) == pytest.approx(1, abs=0.01)
     # of a standard normal forecast of a standard normal truth: 1 / sqrt(pi)
     assert metrics.crps(members, truth) == pytest.approx(0.5642 * (1 + 1 / 20), abs=0.02)
+
+
+def test_a_matched_forecast_has_the_values_seen_last_in_its_own_order():
+    forecast = torch.rand(2, 3, 6, 5, 2)
+    given = torch.rand(2, 4, 6, 5, 2) ** 3
+    found = forecasting.matched(forecast, given)
+    for a, b in zip(found.unbind(1), forecast.unbind(1), strict=True):
+        for c in range(2):
+            ours, theirs, last = (t[..., c].flatten(1) for t in (a, b, given[:, -1]))
+            assert torch.equal(ours.sort(1).values, last.sort(1).values)
+            assert torch.equal(ours.argsort(1), theirs.argsort(1))
+    assert torch.equal(forecasting.matched(given[:, -1:] / 2 - 1, given), given[:, -1:])
+    holed = given.clone()
+    holed[:, -1, 0] = float("nan")
+    assert torch.equal(
+        forecasting.matched(forecast, holed), forecasting.matched(forecast, filled(holed))
+    )
+    with pytest.raises(ValueError, match="differ in T alone"):
+        forecasting.matched(forecast, given[..., :1])
+
+
+def test_matching_brings_strong_rain_back_into_a_blurred_forecast():
+    x = torch.from_numpy(data.MovingCells(10, (24, 24)).batch(0, 0, 32))
+    given, truth = x[:, :8], x[:, 8:]
+    blurred = torch.nn.functional.avg_pool2d(truth[..., 0], 7, 1, 3)[..., None]
+    found = forecasting.matched(blurred, given)
+    assert metrics.csi(found, truth, 0.65) > 2 * metrics.csi(blurred, truth, 0.65)
 
 
 def drifting(steps: int, down: float, right: float) -> torch.Tensor:

@@ -4,6 +4,7 @@
 from .advection import advect_last
 from .ensembles import ensemble
 from .forecasters import forecaster
+from .matching import matched
 from .models import next_frame
 from .rollout import copy_last, forecast, shift_last
 from .streaming import Stream
@@ -19,6 +20,7 @@ __all__ = [
     "forecast",
     "forecaster",
     "load_checkpoint",
+    "matched",
     "next_frame",
     "shift_last",
 ]

@@ -19,6 +19,7 @@ from . import (
     ensembles,
     forecasters,
     losses,
+    matching,
     metrics,
     models,
     pictures,
@@ -259,6 +260,11 @@ def add_predict(commands) -> None:
         default=0.0,
         help="of the ensemble: Gaussian noise on the given frames, beside the model's dropout",
     )
+    p.add_argument(
+        "--matched",
+        action="store_true",
+        help="also the forecast with the last frame's values by rank: keeps strong rain",
+    )
     p.add_argument("--json", action="store_true", help="the metrics as JSON")
     p.set_defaults(run=run_predict)
 
@@ -304,6 +310,8 @@ def run_predict(a: argparse.Namespace) -> int:
         "last frame moved on": rollout.shift_last(given, a.steps),
         "optical flow": advection.advect_last(given, a.steps),
     }
+    if a.matched:
+        rows["model, matched"] = matching.matched(predicted, given)
     result: dict[str, dict] = {}
     for name, frames in rows.items():
         known = torch.where(truth.isnan(), frames, truth)  # a missing pixel counts as right
