@@ -225,6 +225,18 @@ def test_no_steps_are_none(tmp_path, capsys):
         train.TrainOptions(steps=-1)
 
 
+def test_the_end_of_a_run_is_told_in_lines_of_short_numbers(tmp_path, capsys):
+    assert trained(tmp_path, "--steps", "2") == 0
+    found = json.loads(capsys.readouterr().out)
+    plain = [word for word in ARGUMENTS if word != "--json"]
+    assert main(["train", "--out", str(tmp_path), "--overwrite", *plain, "--steps", "2"]) == 0
+    told = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    by_lead = told["val_mse_by_lead"].split()
+    assert [float(v) for v in by_lead] == pytest.approx(found["val_mse_by_lead"], rel=1e-5)
+    assert max(map(len, by_lead)) <= 8
+    assert told["sees_ahead"] == "none"
+
+
 def test_the_best_state_is_kept_beside_the_last(tmp_path):
     options = train.TrainOptions(steps=4, batch=2, every=1, validation=2, lr=0.5)
     trainer = train.Trainer(small(), data.MovingDigits(6, SIZE, digit=6), options, tmp_path)

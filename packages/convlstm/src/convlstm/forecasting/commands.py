@@ -411,6 +411,11 @@ def run_import(a: argparse.Namespace) -> int:
 
 
 def _lines(result: dict) -> str:
-    return "\n".join(
-        f"{k:14} {v:.6g}" if isinstance(v, float) else f"{k:14} {v}" for k, v in result.items()
-    )
+    return "\n".join(f"{k:14} {_shown(v)}" for k, v in result.items())
+
+
+def _shown(value: object) -> str:
+    """Numbers to six digits, a list's items one beside the other."""
+    if isinstance(value, list):
+        return " ".join(_shown(v) for v in value) or "none"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
