@@ -161,7 +161,7 @@ def test_plain_loops_and_vector_loops_draw_the_same(tmp_path):
         "    for large in (False, True):\n"
         "        r = nc.Renderer(333, 222, threshold=0.7, large_path_only=large)\n"
         "        frame = r.render(scene, nc.Camera.look_at(eye, (0, 0, 0.01)))\n"
-        "        h.update(frame.visibility.tobytes())\n"
+        "        h.update(frame.visibility.tobytes() + frame.picture().tobytes())\n"
         "print(_C.instruction_set(), h.hexdigest())\n"
     )
     out = [

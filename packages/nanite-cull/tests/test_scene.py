@@ -256,5 +256,9 @@ def test_a_picture_is_that_of_the_reference(kind):
             assert frame.coverage.sum() > 500
             assert np.abs(ours.astype(int) - reference_).max() <= 1
             assert (ours != reference_).mean() < 1e-3
+    frame = nc.Renderer(530, 140).render(scene, camera)  # several tiles, and squares across them
+    off = np.abs(frame.picture(kind).astype(int) - reference.picture(frame, kind))
+    assert off.max() <= 1
+    assert (off > 0).mean() < 1e-3
     one = nc.Renderer(151, 97, threads=1).render(scene, camera).picture(kind)
     assert np.array_equal(one, nc.Renderer(151, 97, threads=3).render(scene, camera).picture(kind))

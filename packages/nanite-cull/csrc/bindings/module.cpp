@@ -7,8 +7,6 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <mutex>
-
 #include "build/build.h"
 #include "build/meshopt_api.h"
 #include "build/validate.h"
@@ -17,6 +15,7 @@
 #include "native/dispatch.h"
 #include "native/parallel.h"
 #include "raster/raster.h"
+#include "resolve/resolve.h"
 #include "resolve/shade.h"
 #include "store/ncl_file.h"
 
@@ -87,8 +86,6 @@ struct Frame {
   VisibleClusters visible;
   Draws draws;
   VisibilityBuffer buffer;
-  ShadePlanes planes;
-  std::mutex shading;  // holds the planes
   CullStats cull_stats;
   RasterStats raster_stats;
 };
@@ -500,8 +497,7 @@ void bind_frame(nb::module_& m) {
             options.ramp = ramp.data(), options.ramp_size = static_cast<int>(ramp.shape(0));
             options.background = background.data();
             nb::gil_scoped_release released;
-            const std::lock_guard held(f.shading);
-            shade(f.draws, view, f.visible, f.buffer, lens, options, f.planes, out.data(), threads);
+            shade(f.draws, view, f.visible, f.buffer, lens, options, out.data(), threads);
           },
           "view"_a, "lens"_a, "base"_a, "light"_a.noconvert(), "relief"_a, "ramp"_a.noconvert(),
           "top_level"_a, "background"_a.noconvert(), "out"_a.noconvert(), "threads"_a)

@@ -3,94 +3,19 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 
 #include "native/parallel.h"
+#include "resolve/hollows.h"
+#include "resolve/interpolator.h"
 
 namespace nanite_cull {
 
 namespace {
 
-constexpr int strip = 64;  // columns that one thread sums at a time
+constexpr int tile_width = 256, tile_height = 64;  // what one thread shades at a time
+constexpr int ahead = 16;  // pixels from asking for a triangle's corners to using them
 constexpr float brightest = 1.2f;
-
-// Distance along the axis, camera units; zero where nothing was drawn.
-double along_axis(const Lens& lens, float depth) {
-  if (!(depth > 0)) return 0;
-  return lens.orthographic ? float(lens.far_distance - depth * (lens.far_distance - lens.near_distance))
-                           : float(lens.near_distance) / depth;
-}
-
-// Sums of a plane and counts of what was drawn over squares of 2 * radius + 1 pixels, cut off at the edges:
-// along rows first, then along columns.
-class BoxSums {
- public:
-  BoxSums(ShadePlanes& planes, int width, int height, int radius, int threads)
-      : planes_(planes), width_(width), height_(height), radius_(radius) {
-    native::parallel_for(height, 16, threads, [&](int64_t first, int64_t last) {
-      std::vector<float> padded(width + 2 * radius + 1, 0.0f);  // zeros where there is no pixel
-      const float *enter = padded.data() + 2 * radius + 1, *leave = padded.data();
-      for (int64_t y = first; y < last; ++y) {
-        std::copy_n(&planes.distance[size_t(y) * width], width, padded.data() + radius + 1);
-        float *sums = &planes.sum[size_t(y) * width], *counts = &planes.count[size_t(y) * width];
-        double sum = 0;
-        int count = 0;
-        for (int x = -2 * radius; x < 0; ++x) sum += enter[x], count += enter[x] > 0;
-        for (int x = 0; x < width; ++x) {
-          sum += double(enter[x]) - double(leave[x]);
-          count += (enter[x] > 0) - (leave[x] > 0);
-          sums[x] = static_cast<float>(sum), counts[x] = static_cast<float>(count);
-        }
-      }
-    });
-  }
-  // Calls body(pixel, sum, count) for columns [begin, end), row by row.
-  template <class Body>
-  void each(int begin, int end, Body&& body) const {
-    double sum[strip] = {};
-    float count[strip] = {};
-    auto add = [&](int y, float sign) {
-      const float *sums = &planes_.sum[size_t(y) * width_ + begin],
-                  *counts = &planes_.count[size_t(y) * width_ + begin];
-      for (int x = 0; x < end - begin; ++x) sum[x] += sign * sums[x], count[x] += sign * counts[x];
-    };
-    for (int y = 0; y < std::min(radius_, height_); ++y) add(y, 1);
-    for (int y = 0; y < height_; ++y) {
-      if (y + radius_ < height_) add(y + radius_, 1);
-      if (y > radius_) add(y - radius_ - 1, -1);
-      for (int x = begin; x < end; ++x) body(size_t(y) * width_ + x, sum[x - begin], count[x - begin]);
-    }
-  }
-
- private:
-  const ShadePlanes& planes_;
-  int width_, height_, radius_;
-};
-
-// How much lower each pixel lies than its surroundings, in pixels at its distance, by the radius.
-void find_hollows(const VisibilityBuffer& buffer, const Lens& lens, ShadePlanes& planes, int threads) {
-  const int width = buffer.width, height = buffer.height;
-  const size_t pixels = buffer.depth.size();
-  for (auto* plane : {&planes.distance, &planes.hollow, &planes.sum, &planes.count}) plane->resize(pixels);
-  native::parallel_for(pixels, 1 << 15, threads, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) {
-      planes.distance[i] =
-          static_cast<float>(along_axis(lens, buffer.depth[i])) / static_cast<float>(lens.scale);
-      planes.hollow[i] = 0;
-    }
-  });
-  for (int radius : {std::max(1, height / 180), std::max(2, height / 45)}) {
-    const BoxSums sums(planes, width, height, radius, threads);
-    native::parallel_for((width + strip - 1) / strip, 1, threads, [&](int64_t s, int64_t) {
-      const int begin = static_cast<int>(s) * strip;
-      sums.each(begin, std::min(width, begin + strip), [&](size_t at, double sum, float count) {
-        const double here = planes.distance[at];
-        if (!(here > 0)) return;
-        const double pixel = lens.orthographic ? lens.pixel : here * lens.scale * lens.pixel;
-        planes.hollow[at] += static_cast<float>((here - sum / count) / (pixel * radius));
-      });
-    });
-  }
-}
 
 // The same id has the same colour in every picture.
 void stable_color(uint32_t id, float* out) {
@@ -112,6 +37,7 @@ void ramp_color(const ShadeOptions& options, float value, float* out) {
 class Bytes {
  public:
   Bytes() {
+    least_[256] = std::numeric_limits<float>::infinity();
     for (int level = 1; level < 256; ++level) least_[level] = float(std::pow((level - 0.5) / 255, 1.1));
     for (int bin = 0, level = 0; bin <= bins; ++bin) {
       while (level < 255 && float(bin) / bins >= least_[level + 1]) ++level;
@@ -120,14 +46,13 @@ class Bytes {
   }
   uint8_t of(float x) const {
     x = std::clamp(x, 0.0f, 1.0f);
-    int level = start_[static_cast<int>(x * bins)];
-    while (level < 255 && x >= least_[level + 1]) ++level;
-    return static_cast<uint8_t>(level);
+    const int level = start_[static_cast<int>(x * bins)];  // a bin is narrower than any level
+    return static_cast<uint8_t>(level + (x >= least_[level + 1]));
   }
 
  private:
   static constexpr int bins = 1024;
-  float least_[256] = {};
+  float least_[257] = {};
   uint8_t start_[bins + 1];
 };
 
@@ -151,34 +76,86 @@ void towards_eye(const Lens& lens, int x, int y, float* out) {
   for (int i = 0; i < 3; ++i) out[i] = a * r[i] + b * r[3 + i] + c * r[6 + i];
 }
 
-// The planes that a base needs.
-ResolveTargets targets_of(Base base, size_t pixels, ShadePlanes& planes) {
-  ResolveTargets t;
-  auto take = [&](auto& plane, int width) {
-    plane.resize(width * pixels);
-    return plane.data();
-  };
-  t.normal = take(planes.normal, 3);
-  if (base == Base::color) t.color = take(planes.color, 4);
-  if (base == Base::cluster) t.cluster = take(planes.id, 1), t.instance = take(planes.instance, 1);
-  if (base == Base::triangle) t.triangle = take(planes.id, 1);
-  if (base == Base::instance) t.instance = take(planes.id, 1);
-  if (base == Base::level) t.level = take(planes.id, 1);
-  return t;
+// The colour of a pixel's triangle before light falls on it.
+void base_of(const Interpolator& tri, const Visible& visible, const float* weight,
+             const ShadeOptions& options, float* out) {
+  float color[4];
+  switch (options.base) {
+    case Base::plain: out[0] = 0.80f, out[1] = 0.76f, out[2] = 0.70f; return;
+    case Base::color: tri.color(weight, color), std::copy_n(color, 3, out); return;
+    case Base::cluster: return stable_color(tri.cluster ^ visible.instance << 20, out);
+    case Base::triangle: return stable_color(tri.triangle, out);
+    case Base::instance: return stable_color(visible.instance, out);
+    case Base::level:
+      return ramp_color(
+          options, float(tri.asset->clusters[tri.cluster].level) / float(std::max(1u, options.top_level)),
+          out);
+  }
 }
 
-void base_at(const ShadePlanes& planes, size_t pixel, const ShadeOptions& options, float* out) {
-  if (options.base == Base::plain)
-    out[0] = 0.80f, out[1] = 0.76f, out[2] = 0.70f;
-  else if (options.base == Base::color)
-    std::copy_n(&planes.color[4 * pixel], 3, out);
-  else if (options.base == Base::level)
-    ramp_color(options, float(planes.id[pixel]) / float(std::max(1u, options.top_level)), out);
-  else if (options.base == Base::cluster)
-    stable_color(planes.id[pixel] ^ planes.instance[pixel] << 20, out);
-  else
-    stable_color(planes.id[pixel], out);
-}
+struct Area {  // columns [x0, x1), rows [y0, y1)
+  int x0, y0, x1, y1;
+};
+
+// What a frame saw.
+struct Seen {
+  const Draws& draws;
+  const View& view;
+  const VisibleClusters& visible;
+  const VisibilityBuffer& buffer;
+};
+
+// Row by row: first what the triangles say, then the light on them. Apart, the many waits for memory of the
+// first overlap.
+class TileShader {
+ public:
+  void shade(const Seen& seen, const Lens& lens, const ShadeOptions& options, const Area& tile,
+             uint8_t* out) {
+    static const Bytes bytes;
+    hollows_.find(seen.buffer, lens, tile.x0, tile.y0, tile.x1, tile.y1);
+    triangles_.forget();
+    for (int y = tile.y0; y < tile.y1; ++y) {
+      const size_t row = size_t(y) * seen.buffer.width;
+      read_row(seen, options, tile, y);
+      uint8_t background[3];
+      for (int c = 0; c < 3; ++c) background[c] = bytes.of(options.background[3 * y + c]);
+      for (int x = tile.x0; x < tile.x1; ++x) {
+        uint8_t* to = out + 3 * (row + x);
+        if (!(seen.buffer.depth[row + x] > 0)) {
+          std::copy_n(background, 3, to);
+          continue;
+        }
+        const float *normal = normal_[x - tile.x0], *base = base_[x - tile.x0];
+        float eye[3];
+        towards_eye(lens, x, y, eye);
+        const float relief = 1 - std::clamp(options.relief * hollows_.at(x, y), -0.12f, 0.4f);
+        const float light = std::clamp(light_on(normal, eye, options.light) * relief, 0.0f, brightest);
+        for (int c = 0; c < 3; ++c) to[c] = bytes.of(base[c] * light);
+      }
+    }
+  }
+
+ private:
+  void read_row(const Seen& seen, const ShadeOptions& options, const Area& tile, int y) {
+    const Wants wants{true, false, options.base == Base::color};
+    for (int x = tile.x0; x < tile.x1; ++x) {
+      const size_t at = size_t(y) * seen.buffer.width + x;
+      if (x + ahead < tile.x1 && seen.buffer.depth[at + ahead] > 0)
+        triangles_.expect(seen.draws, seen.visible, seen.buffer.id[at + ahead]);
+      if (!(seen.buffer.depth[at] > 0)) continue;
+      const uint32_t id = seen.buffer.id[at];
+      const Interpolator& tri = triangles_.of(seen.draws, seen.visible, id, wants);
+      float weight[3] = {0, 0, 0};
+      if (tri.interpolates) tri.weights(seen.view, x, y, weight);
+      tri.normal(weight, normal_[x - tile.x0]);
+      base_of(tri, seen.visible.buffer[id >> triangle_bits], weight, options, base_[x - tile.x0]);
+    }
+  }
+
+  Hollows hollows_;
+  RecentTriangles triangles_;
+  float normal_[tile_width][3], base_[tile_width][3];
+};
 
 }  // namespace
 
@@ -203,31 +180,19 @@ void unproject(const VisibilityBuffer& buffer, const Lens& lens, const double* m
 }
 
 void shade(const Draws& draws, const View& view, const VisibleClusters& visible,
-           const VisibilityBuffer& buffer, const Lens& lens, const ShadeOptions& options, ShadePlanes& planes,
-           uint8_t* out, int threads) {
-  static const Bytes bytes;
-  resolve(draws, view, visible, buffer, targets_of(options.base, buffer.depth.size(), planes), threads);
-  find_hollows(buffer, lens, planes, threads);
-  native::parallel_for(buffer.height, 8, threads, [&](int64_t first, int64_t last) {
-    for (int64_t y = first; y < last; ++y) {
-      uint8_t background[3];
-      for (int c = 0; c < 3; ++c) background[c] = bytes.of(options.background[3 * y + c]);
-      for (int x = 0; x < buffer.width; ++x) {
-        const size_t at = size_t(y) * buffer.width + x;
-        uint8_t* to = out + 3 * at;
-        if (!(buffer.depth[at] > 0)) {
-          std::copy_n(background, 3, to);
-          continue;
-        }
-        float eye[3], base[3];
-        towards_eye(lens, x, static_cast<int>(y), eye);
-        base_at(planes, at, options, base);
-        const float relief = 1 - std::clamp(options.relief * planes.hollow[at], -0.12f, 0.4f);
-        const float light =
-            std::clamp(light_on(&planes.normal[3 * at], eye, options.light) * relief, 0.0f, brightest);
-        for (int c = 0; c < 3; ++c) to[c] = bytes.of(base[c] * light);
-      }
-    }
+           const VisibilityBuffer& buffer, const Lens& lens, const ShadeOptions& options, uint8_t* out,
+           int threads) {
+  const int columns = (buffer.width + tile_width - 1) / tile_width,
+            rows = (buffer.height + tile_height - 1) / tile_height;
+  const Seen seen{draws, view, visible, buffer};
+  native::parallel_for(int64_t(columns) * rows, 1, threads, [&](int64_t t, int64_t) {
+    // kept: fresh memory costs more than what is done with it
+    thread_local const auto shader = std::make_unique<TileShader>();
+    const int x0 = static_cast<int>(t % columns) * tile_width,
+              y0 = static_cast<int>(t / columns) * tile_height;
+    const Area tile{x0, y0, std::min(x0 + tile_width, buffer.width),
+                    std::min(y0 + tile_height, buffer.height)};
+    shader->shade(seen, lens, options, tile, out);
   });
 }
 

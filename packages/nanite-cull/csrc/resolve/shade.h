@@ -2,20 +2,11 @@
 // (Luft, Colditz and Deussen, "Image Enhancement by Unsharp Masking the Depth Buffer", 2006).
 #pragma once
 
-#include "resolve/resolve.h"
+#include "cull/cull.h"
+#include "raster/raster.h"
+#include "resolve/lens.h"
 
 namespace nanite_cull {
-
-// What a camera adds to its view. Rays are (ray_x[column], ray_y[row], -1) in the camera's space.
-struct Lens {
-  float rotation[9];  // world to camera, rows
-  const double* ray_x = nullptr;
-  const double* ray_y = nullptr;
-  bool orthographic = false;
-  double near_distance = 0, far_distance = 0;  // camera units
-  double scale = 1;                            // camera units in one of the world
-  double pixel = 1;  // world: of one pixel's height at distance one (perspective) or anywhere (orthographic)
-};
 
 enum class Base { plain, color, cluster, triangle, instance, level };
 
@@ -34,15 +25,9 @@ struct ShadeOptions {
 void unproject(const VisibilityBuffer& buffer, const Lens& lens, const double* to_world, const double* eye,
                float* out, int threads);
 
-// The planes in between, kept from picture to picture: fresh memory costs more than what is done with it.
-struct ShadePlanes {
-  std::vector<float> normal, color, distance, hollow, sum, count;
-  std::vector<uint32_t> id, instance;
-};
-
 // (height, width, 3) bytes.
 void shade(const Draws& draws, const View& view, const VisibleClusters& visible,
-           const VisibilityBuffer& buffer, const Lens& lens, const ShadeOptions& options, ShadePlanes& planes,
-           uint8_t* out, int threads);
+           const VisibilityBuffer& buffer, const Lens& lens, const ShadeOptions& options, uint8_t* out,
+           int threads);
 
 }  // namespace nanite_cull

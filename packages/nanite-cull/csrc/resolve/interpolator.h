@@ -1,0 +1,133 @@
+// One triangle of the visibility buffer and its attributes at a pixel.
+#pragma once
+
+#include <cmath>
+
+#include "core/interpolation.h"
+#include "cull/cull.h"
+
+namespace nanite_cull {
+
+// Which attributes are asked of it.
+struct Wants {
+  bool normal, uv, color;
+};
+
+// One triangle, ready to be interpolated at pixels.
+struct Interpolator {
+  uint32_t id = none;
+  bool valid = false;
+  const Asset* asset = nullptr;
+  const Draw* draw = nullptr;
+  uint32_t cluster = 0, triangle = 0;
+  uint32_t corner[3] = {};
+  ClipVertex clip[3] = {};
+  float face_normal[3] = {};
+
+  bool interpolates = false;  // some target needs weights
+
+  void prepare(const Draws& draws, const VisibleClusters& visible, uint32_t which, const Wants& wants) {
+    id = which, valid = true;
+    const uint32_t slot = which >> triangle_bits;
+    draw = &draws.draws[draws.of[slot]];
+    asset = draws.assets[draw->asset].get();
+    cluster = visible.buffer[slot].cluster;
+    const Cluster& c = asset->clusters[cluster];
+    triangle = c.triangle_begin + (which & ((1u << triangle_bits) - 1));
+    const float* p[3];
+    for (int k = 0; k < 3; ++k) {
+      corner[k] = asset->vertex_refs[c.vertex_begin + asset->triangles[3 * size_t(triangle) + k]];
+      p[k] = &asset->positions[3 * size_t(corner[k])];
+    }
+    interpolates = (wants.normal && !asset->normals.empty()) || (wants.uv && !asset->uvs.empty()) ||
+                   (wants.color && !asset->colors.empty());
+    for (int k = 0; k < 3 && interpolates; ++k) clip[k] = to_clip(draw->to_clip, p[k]);
+    if (!wants.normal || !asset->normals.empty()) return;
+    float u[3], w[3];
+    for (int a = 0; a < 3; ++a) u[a] = p[1][a] - p[0][a], w[a] = p[2][a] - p[0][a];
+    const float n[3] = {u[1] * w[2] - u[2] * w[1], u[2] * w[0] - u[0] * w[2], u[0] * w[1] - u[1] * w[0]};
+    const float size = most(most(magnitude(n[0]), magnitude(n[1])), magnitude(n[2]));
+    const float scaled[3] = {n[0] / size, n[1] / size, n[2] / size};  // squares of tiny ones would vanish
+    if (size > 0) to_world(scaled, face_normal);
+  }
+
+  // Normals go by the inverse transpose.
+  void to_world(const float* n, float* out) const {
+    const float* inverse = draw->inverse;
+    float world[3], size = 0, square = 0;
+    for (int a = 0; a < 3; ++a) {
+      world[a] = inverse[a] * n[0] + inverse[3 + a] * n[1] + inverse[6 + a] * n[2];
+      size = most(size, magnitude(world[a]));
+    }
+    for (int a = 0; a < 3 && size > 0; ++a) world[a] /= size, square += world[a] * world[a];
+    const float scale = square > 0 ? 1 / std::sqrt(square) : 0;
+    for (int a = 0; a < 3; ++a) out[a] = world[a] * scale;
+  }
+
+  void weights(const View& view, int px, int py, float* out) const {
+    const float x = (float(px) + 0.5f) / float(view.width) * 2 - 1,
+                y = 1 - (float(py) + 0.5f) / float(view.height) * 2;
+    perspective_weights(clip, x, y, out);
+  }
+
+  void normal(const float* weight, float* out) const {
+    if (asset->normals.empty()) {
+      for (int a = 0; a < 3; ++a) out[a] = face_normal[a];
+      return;
+    }
+    float value[3];
+    blend(asset->normals, 3, weight, value);
+    to_world(value, out);
+  }
+
+  void color(const float* weight, float* out) const {
+    if (asset->colors.empty())
+      out[0] = out[1] = out[2] = out[3] = 1;
+    else
+      blend(asset->colors, 4, weight, out);
+  }
+
+  void blend(const std::vector<float>& values, int width, const float* weight, float* out) const {
+    const float* v[3] = {&values[size_t(corner[0]) * width], &values[size_t(corner[1]) * width],
+                         &values[size_t(corner[2]) * width]};
+    for (int i = 0; i < width; ++i)  // exact where the corners are equal
+      out[i] = (v[0][i] + weight[1] * (v[1][i] - v[0][i])) + weight[2] * (v[2][i] - v[0][i]);
+  }
+};
+
+// The triangles of the last few hundred pixels, prepared: most are met again a row below.
+class RecentTriangles {
+ public:
+  void forget() {
+    for (Interpolator& triangle : recent_) triangle.valid = false;
+  }
+  // Asks the memory for a triangle's positions.
+  void expect(const Draws& draws, const VisibleClusters& visible, uint32_t id) {
+    if (id == expected_) return;
+    expected_ = id;
+    const Interpolator& triangle = slot(id);
+    if (triangle.valid && triangle.id == id) return;
+    const uint32_t which = id >> triangle_bits;
+    const Asset& asset = *draws.assets[draws.draws[draws.of[which]].asset];
+    const Cluster& c = asset.clusters[visible.buffer[which].cluster];
+    const uint8_t* local =
+        &asset.triangles[3 * size_t(c.triangle_begin + (id & ((1u << triangle_bits) - 1)))];
+    for (int k = 0; k < 3; ++k)
+      __builtin_prefetch(&asset.positions[3 * size_t(asset.vertex_refs[c.vertex_begin + local[k]])]);
+  }
+  const Interpolator& of(const Draws& draws, const VisibleClusters& visible, uint32_t id,
+                         const Wants& wants) {
+    Interpolator& triangle = slot(id);
+    if (!triangle.valid || triangle.id != id) triangle.prepare(draws, visible, id, wants);
+    return triangle;
+  }
+
+ private:
+  static constexpr int bits = 9;
+  Interpolator& slot(uint32_t id) { return recent_[(id * 0x9E3779B1u) >> (32 - bits)]; }
+
+  uint32_t expected_ = none;
+  Interpolator recent_[1 << bits];
+};
+
+}  // namespace nanite_cull
