@@ -192,7 +192,8 @@ class SparseConvTensor:
     `_features` is spconv's private name of `features`. What they say together is checked where it
     is used: by every layer, `dense`, `coalesce`.
 
-    Raises: TypeError or ValueError for a wrong dtype or shape.
+    Raises: TypeError or ValueError for a wrong dtype or shape; RuntimeError on a device without
+    kernels and under torch.jit.trace.
     """
 
     def __init__(
@@ -217,6 +218,12 @@ class SparseConvTensor:
         if self.batch_size < 1:
             raise ValueError(f"SparseConvTensor: batch_size must be at least 1, got {batch_size}")
         self._demand_form("SparseConvTensor")
+        ops.kernels_for(self._indices)
+        if torch.jit.is_tracing():
+            raise RuntimeError(
+                "SparseConvTensor: torch.jit.trace keeps the number of sites of its example, and "
+                "is wrong for any other; use torch.export.export"
+            )
         self.indice_dict: dict[str, IndiceData] = {} if indice_dict is None else indice_dict
         self.grid = grid
         self.voxel_num = voxel_num
