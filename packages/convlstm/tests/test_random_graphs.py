@@ -39,7 +39,8 @@ def check(keras, folder, seed):
             assert np.abs(f - w).max() <= bound * max(1, np.abs(w).max()), seed
 
 
-@pytest.mark.parametrize("seed", range(8))
+# In graph 638 a shared layer's third call is ready before its second.
+@pytest.mark.parametrize("seed", [*range(8), 638])
 def test_a_few_random_graphs_have_keras_numbers(keras, tmp_path, seed):
     check(keras, tmp_path, seed)
 

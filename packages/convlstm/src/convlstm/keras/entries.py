@@ -31,7 +31,9 @@ def model_entry(model: KerasModel, name: str) -> dict[str, Any]:
         c = {"batch_shape": list(shape), "dtype": "float32", "name": n}
         entries.append({**_entry("InputLayer", c), "name": n, "inbound_nodes": []})
     for module, n in zip(model.layers, model.names, strict=True):
-        nodes = [_node(model, c) for c in model.calls if c.layer == n]
+        # in the order of their numbers: model.calls are in that of what they need
+        mine = sorted((c for c in model.calls if c.layer == n), key=lambda c: c.node)
+        nodes = [_node(model, c) for c in mine]
         entries.append({**layer_entry(module, n), "name": n, "inbound_nodes": nodes})
     inner = {
         "name": name,
