@@ -31,10 +31,10 @@ inline float exponential(float x) {
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  int32_t bits;
+  uint32_t bits;
   std::memcpy(&bits, &shifted, sizeof bits);
-  bits = static_cast<int32_t>(static_cast<uint32_t>(bits) << 23);  // n in the exponent's place
-  int32_t value;
+  bits <<= 23;  // n in the exponent's place; of a very negative x it wraps, and is not used
+  uint32_t value;
   std::memcpy(&value, &p, sizeof value);
   value += bits;
   float result;
