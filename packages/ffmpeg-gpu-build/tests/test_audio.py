@@ -42,9 +42,13 @@ def test_the_samples_and_times_are_those_of_pyav(make, name):
             times.append(frame.pts * frame.time_base)
             known += [f.to_ndarray().T for f in resampler.resample(frame)]
     if name != "a.wav":  # how many samples of PCM are a frame is up to the version
-        assert [f.pts for f in frames] == times
-    assert sound.shape == np.concatenate(known).shape
-    assert np.abs(sound - np.concatenate(known)).max() < 1e-3
+        tick = Fraction(1, 1000) if name == "a.mkv" else 0  # FFmpeg 9 has Matroska's to the sample
+        assert len(frames) == len(times)
+        assert all(abs(f.pts - time) <= tick for f, time in zip(frames, times, strict=True))
+    heard = np.concatenate(known)
+    whole = 6 * 48000 if name == "a.mp4" else len(heard)  # FFmpeg 9 drops the last AAC frame's fill
+    assert len(sound) in (len(heard), whole)
+    assert np.abs(sound - heard[: len(sound)]).max() < 1e-3
     assert (frames[0].rate, sound.dtype, sound.shape[1]) == (48000, np.float32, 2)
     assert frames[3].time == pytest.approx(sum(map(len, frames[:3])) / 48000, abs=1e-4)
 
