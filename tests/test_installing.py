@@ -160,7 +160,7 @@ def test_the_native_module_works_under_other_interpreters_beside_numpy(minor, tm
         pytest.skip(f"no Python 3.{minor} on this machine")
     subprocess.run([python, "-m", "venv", tmp_path / "env"], check=True)
     inside = tmp_path / "env" / "bin" / "python"
-    subprocess.run([inside, "-m", "pip", "install", "-q", "numpy"], check=True)
+    subprocess.run([inside, "-m", "pip", "install", "-qU", "pip", "numpy"], check=True)
     wheel = [inside, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, SPCONV.folder]
     wheel.append(f"-Ccmake.define.{QUICK}")
     subprocess.run(wheel, check=True, env=os.environ | {"GPU": "OFF"}, capture_output=True)
