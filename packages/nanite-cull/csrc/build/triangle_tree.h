@@ -153,7 +153,7 @@ uint32_t TriangleTree::nearest(Vec p, uint32_t hint, float& square, Enough&& eno
         const uint32_t lane = __builtin_ctz(near);
         stack[size++] = {gaps[lane], at.level - 1, width * at.index + 4 * four + lane};
         // the nearest child is looked at first
-        if (stack[size - 1].square > stack[size - 2].square && size - 1 > first)
+        if (size - 1 > first && stack[size - 1].square > stack[size - 2].square)
           std::swap(stack[size - 1], stack[size - 2]);
       }
     }
