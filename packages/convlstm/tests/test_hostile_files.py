@@ -82,6 +82,14 @@ def objects(group, path):
     group.create_dataset("0", data=["text"], dtype=h5py.string_dtype())
 
 
+def wide_numbers(group, path):
+    group.create_dataset("0", data=np.zeros(4, np.longdouble))
+
+
+def complex_numbers(group, path):
+    group.create_dataset("0", data=np.zeros(4, np.complex64))
+
+
 def not_numbered(group, path):
     group["kernel"] = np.zeros(4, "f4")
 
@@ -92,7 +100,8 @@ def circle(group, path):
 
 HOSTILE = [
     external_storage, external_link, external_group, soft_link, virtual, never_written,
-    compressed_bomb, contiguous_but_absent, objects, not_numbered, circle,
+    compressed_bomb, contiguous_but_absent, objects, wide_numbers,
+    complex_numbers, not_numbered, circle,
 ]  # fmt: skip
 
 
@@ -107,6 +116,15 @@ def test_a_hostile_weights_file_is_refused_without_reading_or_allocating(tmp_pat
     message = rf"{path.name} is no Keras file, or damaged"
     with measured(), pytest.raises(ValueError, match=message):
         read_keras(path)
+
+
+def test_numbers_of_another_byte_order_are_read(tmp_path):
+    def fill(group, path):
+        group.create_dataset("0", data=np.arange(4, dtype=">f4"))
+
+    layer = read_keras(weights_file(tmp_path / "big.weights.h5", fill)).layers[0]
+    (found,) = (torch.as_tensor(array) for array in layer.weights)
+    assert found.tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("link", [h5py.ExternalLink("other.h5", "x"), h5py.SoftLink("/secret")])

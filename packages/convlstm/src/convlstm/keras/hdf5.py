@@ -91,9 +91,9 @@ class Reader:
             raise ValueError(f"{name} is stored outside the file ({dataset.external[0][0]!r})")
         if dataset.is_virtual:
             raise ValueError(f"{name} is a virtual dataset, made of other files")
-        kind = dataset.dtype.kind
-        if kind not in "fiub" and not _is_bfloat16(dataset.dtype):
-            raise ValueError(f"{name} must hold numbers, it holds {dataset.dtype}")
+        kind = dataset.dtype
+        if kind.kind not in "fiub" and not _is_bfloat16(kind) or kind.itemsize > 8:
+            raise ValueError(f"{name} must hold numbers of at most 64 bits, it holds {kind}")
         if dataset.shape is None:
             raise ValueError(f"{name} is empty of shape and value")
         stored = dataset.id.get_storage_size()
@@ -106,7 +106,7 @@ class Reader:
         self.bytes += wanted
         if self.bytes > MAX_RATIO * self.size:
             raise ValueError("the file asks for far more memory than it has bytes")
-        return np.asarray(dataset)
+        return np.asarray(dataset).astype(kind.newbyteorder("="), copy=False)
 
     def tree(self, group: Any, depth: int = 0) -> Tree:
         """All weights below a group."""
