@@ -92,7 +92,7 @@ class Reader:
         if dataset.is_virtual:
             raise ValueError(f"{name} is a virtual dataset, made of other files")
         kind = dataset.dtype
-        if kind.kind not in "fiub" and not _is_bfloat16(kind) or kind.itemsize > 8:
+        if (kind.kind not in "fiub" and not _is_bfloat16(kind)) or kind.itemsize > 8:
             raise ValueError(f"{name} must hold numbers of at most 64 bits, it holds {kind}")
         if dataset.shape is None:
             raise ValueError(f"{name} is empty of shape and value")
