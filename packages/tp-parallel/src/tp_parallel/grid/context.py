@@ -12,6 +12,7 @@ import datetime
 import itertools
 import os
 import sys
+import time
 import uuid
 import weakref
 from collections.abc import Iterator, Sequence
@@ -340,6 +341,9 @@ def _end_world() -> None:
         context.close()
     if dist.is_initialized():
         dist.destroy_process_group()
+    # gloo's threads free the last tensors after the call that waited for them has returned, and
+    # need the interpreter for it: one that finds it ending aborts the process.
+    time.sleep(0.1)
 
 
 def _store_of_this_attempt(timeout: datetime.timedelta) -> dist.Store | None:
