@@ -1,6 +1,7 @@
 // See narrow.h and tiles.h. Compiled once, for x86-64-v4 with AVX512-BF16; nothing of the standard library
 // here: see pairs.cpp. A vector holds 16 output channels, each with its products of two input channels.
 #include <cpu/narrow.h>
+#include <cpu/tile_parts.h>
 
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
@@ -14,11 +15,6 @@ namespace {
 
 constexpr int most_vectors = 4, width = 16;
 constexpr int rows_for(int vectors) { return vectors == 4 ? 6 : vectors == 2 ? 12 : 16; }
-
-template <int number>
-struct Count {
-  static constexpr int value = number;
-};
 
 inline __m512bh pair_of(const Bfloat16* at) {  // two values, in every lane
   uint32_t both;
@@ -93,25 +89,6 @@ inline void multiply_columns(const Features<Bfloat16>& f, const int32_t* in, con
   multiply_rest<rows - 1, vectors>(f, in + m, out + m, pairs - m, weight, stride, sums);
 }
 
-template <class Body>
-inline void by_columns(int64_t columns, Body&& body) {
-  int64_t n = 0;
-  for (; n + most_vectors * width <= columns; n += most_vectors * width) body(n, Count<most_vectors>{});
-  for (; n + 2 * width <= columns; n += 2 * width) body(n, Count<2>{});
-  for (; n + width <= columns; n += width) body(n, Count<1>{});
-}
-
-bool pairs_exist(const BlockMap& map, int64_t rows, int64_t begin, int64_t end, int64_t x_rows) {
-  uint32_t in = 0;
-  uint8_t out = 0;
-  for (int64_t p = begin; p < end; ++p) {
-    const uint32_t row = static_cast<uint32_t>(map.pair_in[p]);
-    in = row > in ? row : in;
-    out = map.pair_out[p] > out ? map.pair_out[p] : out;
-  }
-  return begin == end || (in < x_rows && out < rows);
-}
-
 int64_t rows_of(const BlockMap& map, int64_t block) {
   const int64_t left = map.rows - block * block_rows;
   return left < block_rows ? left : block_rows;
@@ -150,7 +127,7 @@ inline void correlate_tile(const Bfloat16* x, const Bfloat16* y, int64_t pairs, 
 
 void correlate_rows(const Bfloat16* x, const Bfloat16* y, int64_t pairs, int64_t x_channels, int64_t columns,
                     PairSums<float>* to) {
-  by_columns(columns, [&](int64_t n, auto vectors) {
+  by_columns<most_vectors, width>(columns, [&](int64_t n, auto vectors) {
     constexpr int v = decltype(vectors)::value;
     constexpr int most = rows_for(v);
     int64_t c = 0;
@@ -219,7 +196,7 @@ bool convolve_panel(const BlockMap& map, int64_t blocks, const Features<Bfloat16
         ready = true;
       }
       float* const to = sums + block * block_rows * stride;
-      by_columns(stride, [&](int64_t n, auto vectors) {
+      by_columns<most_vectors, width>(stride, [&](int64_t n, auto vectors) {
         multiply_columns<decltype(vectors)::value>(f, map.pair_in + begin, map.pair_out + begin, pairs,
                                                    from + 2 * n, stride, to + n);
       });

@@ -2,7 +2,7 @@
 // meets one kernel offset, a block of rows stays in the first-level cache while it meets all of them,
 // and no gathered copy is ever written (the output-stationary dataflow of Tang et al., TorchSparse++,
 // MICRO 2023, on a CPU). Nothing of the standard library here: see pairs.cpp.
-#include <cpu/tiles.h>
+#include <cpu/tile_parts.h>
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -23,11 +23,6 @@ constexpr int rows_for(int vectors) { return vectors == 2 ? 6 : 12; }
 constexpr int vector_bytes = 16, most_vectors = 2;
 constexpr int rows_for(int vectors) { return vectors == 2 ? 6 : 12; }
 #endif
-
-template <int number>
-struct Count {
-  static constexpr int value = number;
-};
 
 template <class T>
 struct VectorOf {
@@ -101,26 +96,6 @@ inline void multiply_columns(const Features<T>& f, const int32_t* in, const uint
 }
 
 // Calls body(first column, number of vectors as a type) over `columns`, a multiple of the width.
-template <class T, class Body>
-inline void by_columns(int64_t columns, Body&& body) {
-  constexpr int width = VectorOf<T>::width;
-  int64_t n = 0;
-  for (; n + most_vectors * width <= columns; n += most_vectors * width) body(n, Count<most_vectors>{});
-  for (; n + 2 * width <= columns; n += 2 * width) body(n, Count<2>{});
-  for (; n + width <= columns; n += width) body(n, Count<1>{});
-}
-
-bool pairs_exist(const BlockMap& map, int64_t begin, int64_t end, int64_t x_rows) {
-  uint32_t in = 0;
-  uint8_t out = 0;
-  for (int64_t p = begin; p < end; ++p) {
-    const uint32_t row = static_cast<uint32_t>(map.pair_in[p]);
-    in = row > in ? row : in;
-    out = map.pair_out[p] > out ? map.pair_out[p] : out;
-  }
-  return begin == end || (in < x_rows && out < map.rows);
-}
-
 template <class T>
 inline T total(typename VectorOf<T>::type v) {
   T sum = 0;
@@ -222,7 +197,7 @@ constexpr int64_t few_pairs = 24;
 template <class T>
 inline void multiply_pairs(const Features<T>& f, const int32_t* in, const uint8_t* out, int64_t pairs,
                            const T* weight, int64_t weight_stride, T* sums, int64_t stride) {
-  by_columns<T>(stride, [&](int64_t n, auto vectors) {
+  by_columns<most_vectors, VectorOf<T>::width>(stride, [&](int64_t n, auto vectors) {
     multiply_columns<T, decltype(vectors)::value>(f, in, out, pairs, weight + n, weight_stride, sums + n,
                                                   stride);
   });
@@ -236,7 +211,7 @@ bool convolve(const BlockMap& map, int64_t blocks, const Features<T>& f, const P
     BlockMap part = map;
     part.rows = map.rows - block * block_rows < block_rows ? map.rows - block * block_rows : block_rows;
     const int64_t* const offset = map.offset + block * map.volume;
-    if (!pairs_exist(part, offset[0], offset[map.volume], f.x_rows)) return false;
+    if (!pairs_exist(part, part.rows, offset[0], offset[map.volume], f.x_rows)) return false;
   }
   const bool in_place = stride == f.y_channels && stride == f.y_stride && map.order == nullptr;
   if (in_place) sums = f.y + map.first * stride;  // one panel of whole vectors
@@ -317,7 +292,7 @@ inline void correlate_tile(const T* const* x, const T* const* y, int64_t pairs, 
 template <class T>
 void correlate_rows(const T* const* x, const T* const* y, int64_t pairs, int64_t x_channels, int64_t columns,
                     PairSums<T>* to) {
-  by_columns<T>(columns, [&](int64_t n, auto vectors) {
+  by_columns<most_vectors, VectorOf<T>::width>(columns, [&](int64_t n, auto vectors) {
     constexpr int v = decltype(vectors)::value;
     constexpr int most = rows_for(v);
     int64_t c = 0;
@@ -340,7 +315,7 @@ bool correlate(const BlockMap& map, int64_t blocks, int64_t k, bool turned, cons
     const int64_t begin = map.offset[block * map.volume + k], end = map.offset[block * map.volume + k + 1];
     BlockMap part = map;
     part.rows = map.rows - block * block_rows < block_rows ? map.rows - block * block_rows : block_rows;
-    if (!pairs_exist(part, begin, end, f.x_rows)) return false;
+    if (!pairs_exist(part, part.rows, begin, end, f.x_rows)) return false;
     for (int64_t p = begin; p < end; ++p) {
       const int64_t in = map.pair_in[p], out = row_at(map, block * block_rows + map.pair_out[p]);
       x[held] = f.x + (turned ? out : in) * f.x_stride;

@@ -1,0 +1,37 @@
+// What the float and the bfloat16 tiles share. Compiled anew for each level of instruction sets, so nothing
+// here has a name outside its file.
+#pragma once
+
+#include <cpu/tiles.h>
+
+namespace spconv_lite {
+namespace {
+
+template <int number>
+struct Count {
+  static constexpr int value = number;
+};
+
+// Calls body(first column, Count of vectors) for vectors of `width` columns, as many at once as fit.
+template <int most_vectors, int width, class Body>
+inline void by_columns(int64_t columns, Body&& body) {
+  int64_t n = 0;
+  for (; n + most_vectors * width <= columns; n += most_vectors * width) body(n, Count<most_vectors>{});
+  for (; n + 2 * width <= columns; n += 2 * width) body(n, Count<2>{});
+  for (; n + width <= columns; n += width) body(n, Count<1>{});
+}
+
+// Whether pairs begin to end, of a block of `rows`, name rows that are there.
+inline bool pairs_exist(const BlockMap& map, int64_t rows, int64_t begin, int64_t end, int64_t x_rows) {
+  uint32_t in = 0;
+  uint8_t out = 0;
+  for (int64_t p = begin; p < end; ++p) {
+    const uint32_t row = static_cast<uint32_t>(map.pair_in[p]);
+    in = row > in ? row : in;
+    out = map.pair_out[p] > out ? map.pair_out[p] : out;
+  }
+  return begin == end || (in < x_rows && out < rows);
+}
+
+}  // namespace
+}  // namespace spconv_lite
