@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,18 @@ STUB = Path(__file__).parent / "stub_driver"
 def ffmpeg() -> Ffmpeg:
     """The ffmpeg of the machine, else the one in the wheel of imageio-ffmpeg (extra `test`)."""
     return Ffmpeg.at()
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system of 16 KiB; the test is skipped where none can be mounted."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(small)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only where a small file system can be mounted")
+    yield small
+    subprocess.run(["umount", str(small)], check=True)
 
 
 # Program -> the Debian packages that bring it, where they are not of its name.
