@@ -2,26 +2,90 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-SCRIPT = """
-import torch
-from tp_parallel import ColumnParallelLinear, ParallelContext
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/task").is_dir(), reason="threads are counted by Linux's /proc"
+)
 
-def work():
-    context = ParallelContext(tp=2)
-    return ColumnParallelLinear(64, 64, context=context)(torch.ones(2, 64))
+BEGIN = """
+import sys, time, torch, torch.distributed as dist
+from pathlib import Path
+from tp_parallel import AdamW, ColumnParallelLinear, GPTConfig, GPTModel, ParallelContext
+from tp_parallel import shard_over_data
 
-{start}
+torch.set_num_threads(1)
+
+def gloo_threads():
+    names = [(task / "comm").read_text() for task in Path("/proc/self/task").glob("*")]
+    return sum(name.startswith("pt_gloo") for name in names)
+
+"""
+CLOSED = """
+context = ParallelContext(tp=2)
+layer = ColumnParallelLinear(64, 64, context=context)
+layer(torch.ones(2, 64))
+context.tp.barrier(label="a thread names itself when it runs")
+assert gloo_threads() > 0
+context.close()
+assert gloo_threads() == 0, gloo_threads()  # though context and layer are still there
+try:
+    layer(torch.ones(2, 64, requires_grad=True)).sum().backward()
+except RuntimeError as error:
+    assert "ParallelContext is closed" in str(error), error
+else:
+    raise AssertionError("a closed axis did something")
+"""
+OTHERS_WORLD = """
+dist.init_process_group("gloo")
+for _ in range(4):
+    dist.barrier()  # each thread names itself when it begins to run
+before = gloo_threads()
+context = ParallelContext(tp=2)
+ColumnParallelLinear(64, 64, context=context)(torch.ones(2, 64))
+context.close()
+assert gloo_threads() == before and dist.is_initialized()
+dist.barrier()
+dist.destroy_process_group()
+"""
+# rank 0's thread frees a tensor last, and is given the interpreter only when that ends
+LATE = """
+context = ParallelContext(tp=2)
+rank = context.rank
+time.sleep(2 * rank)
+tensor = torch.ones(8)
+work = dist.all_reduce(tensor, group=context.tp.group, async_op=True)
+if rank == 1:
+    work.wait()
+    time.sleep(3)
+del tensor, work
+if rank == 0:
+    sys.setswitchinterval(1000)  # the main thread keeps the interpreter
+    until = time.monotonic() + 3
+    while time.monotonic() < until:
+        pass
+"""
+# FSDP2 and ZeRO hold groups of their own
+HELD = """
+context = ParallelContext(dp=2)
+config = GPTConfig(vocab_size=32, hidden=16, layers=1, heads=2, max_positions=8)
+ids = torch.arange(16).reshape(2, 8)
+model = shard_over_data(GPTModel(config, context=context), context)
+model(ids, ids).mean().backward()
+other = GPTModel(config, context=context)
+optimizer = AdamW([other], context, zero=True)
+other(ids, ids).mean().backward()
+optimizer.step()
 """
 
 
-@pytest.mark.parametrize("start", ["work()", "kept = ParallelContext(tp=2)"])
-def test_a_script_that_closes_nothing_ends_with_code_0(start, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(start=start))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", str(script)]
-    # without an orderly end about one run of three aborted
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
+@pytest.mark.parametrize("script", [CLOSED, OTHERS_WORLD, LATE, HELD],
+                         ids=["closed", "others_world", "late", "held"])  # fmt: skip
+def test_a_script_ends_with_code_0_and_leaves_no_thread_of_gloo(script, tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text(BEGIN + script)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr[-3000:]

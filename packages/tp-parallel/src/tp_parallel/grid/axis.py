@@ -128,6 +128,11 @@ class Axis:
     def __reduce__(self) -> tuple:
         return getattr, (self._owner, self.name)
 
+    def release(self) -> dist.ProcessGroup | None:
+        """Lets go of the group, which is returned; nothing can be said over the axis any more."""
+        group, self.group = self.group, None
+        return group
+
     # -- collectives --------------------------------------------------------------------------
 
     def all_reduce(
@@ -299,6 +304,10 @@ class Axis:
         return lambda run: self._run(what, run)
 
     def _run(self, what: str, run: Callable[[], object]):
+        if self.group is None:
+            raise RuntimeError(
+                f"{what}: the ParallelContext is closed; close it after its last use"
+            )
         self._owner.enter(what)
         try:
             return run()

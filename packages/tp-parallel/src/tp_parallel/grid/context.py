@@ -7,14 +7,11 @@ layers are handed one, no module keeps one, and a process may hold several.
 
 from __future__ import annotations
 
-import atexit
 import datetime
 import itertools
 import os
 import sys
-import time
 import uuid
-import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from .axis import Axis, Traffic
+from .ending import close_at_exit, living
 from .errors import CollectiveError, MismatchError
 from .faults import Monitor
 from .launcher import read_launcher
@@ -111,7 +109,9 @@ class ParallelContext:
         self.rng = RngTracker(seed, dp=self.dp.rank, pp=self.pp.rank, tp=self.tp.rank,
                               device=self.device)  # fmt: skip
         self._token = uuid.uuid4().hex
-        _living.add(self)
+        living.add(self)
+        if self.world_size > 1:
+            close_at_exit()
 
     def __deepcopy__(self, memo: dict) -> ParallelContext:
         return self  # a copied model lives in the same grid
@@ -202,16 +202,24 @@ class ParallelContext:
         )
 
     def close(self) -> None:
-        """Ends the process group if this context started it. The context is of no use
-        afterwards.
+        """Ends the groups that this context made, their threads with them, and the default group
+        if it started that. The context is of no use afterwards.
         """
         if self._monitor is not None:
             self._monitor.stop()
             self._monitor = None
-        _living.discard(self)
-        if self._owns_world and dist.is_initialized():
-            dist.destroy_process_group()
+        living.discard(self)
+        self._mesh = self._tp_mesh = None
+        groups = [axis.release() for axis in (self.tp, self.pp, self.dp, self.ends)]
+        world = self.world.release()
+        if not dist.is_initialized() or dist.group.WORLD is not world:
+            return  # ended by others, or begun anew
+        if self._owns_world:
             self._owns_world = False
+            dist.destroy_process_group()  # all groups there are
+            return
+        for group in filter(None, groups):
+            dist.destroy_process_group(group)
 
     def __enter__(self) -> ParallelContext:
         return self
@@ -307,13 +315,10 @@ def planned_grid(rank: int, tp: int, pp: int, dp: int, **options: Any) -> Iterat
         sys.excepthook = hook
 
 
-_living: weakref.WeakSet[ParallelContext] = weakref.WeakSet()
-
-
 def _same_context(token: str, wish: dict[str, Any]) -> ParallelContext:
     """For pickle: the very context if it lives here, else one made by the same arguments."""
     world = dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
-    alike = [c for c in _living if c._wish == wish and c.world.group is world]
+    alike = [c for c in living if c._wish == wish and c.world.group is world]
     for context in sorted(alike, key=lambda c: c._token != token):
         return context
     return ParallelContext(**wish)
@@ -331,19 +336,7 @@ def _start_world_if_launched(timeout: float) -> bool:
     else:
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
-    atexit.register(_end_world)
     return True
-
-
-def _end_world() -> None:
-    """Ends what a script left open: threads of gloo that outlive the interpreter abort it."""
-    for context in list(_living):
-        context.close()
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    # gloo's threads free the last tensors after the call that waited for them has returned, and
-    # need the interpreter for it: one that finds it ending aborts the process.
-    time.sleep(0.1)
 
 
 def _store_of_this_attempt(timeout: datetime.timedelta) -> dist.Store | None:
