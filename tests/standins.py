@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import workspace
-from shipping import forge
+from predicted import run_exports
 from shipping.artifacts import MARK
 from shipping.rattler_child import call
 from shipping.recipes import Build
@@ -313,7 +313,7 @@ def _python(found: dict, minor: str) -> StandIn:
     for path in sorted(Path(found["libdir"]).glob("libpython3*.so*")):
         package.links[f"lib/{path.name}"] = str(path)
     package.texts[f"{home}/site-packages/README.txt"] = "This directory exists so that it exists.\n"
-    package.exports = forge.run_exports("python", minor)
+    package.exports = run_exports("python", minor)
     package.more["python_site_packages_path"] = f"{home}/site-packages"
     return package
 
@@ -323,7 +323,7 @@ def _abi_markers() -> list[StandIn]:
     for minor in ("3.10", "3.11", "3.12", "3.13"):
         tag = minor.replace(".", "")
         only = f"python {minor}.*"
-        exports = forge.run_exports("python-abi3", minor)
+        exports = run_exports("python-abi3", minor)
         packages += [
             StandIn("python_abi", minor, f"{MARK}_cp{tag}", constrains=[f"{only} *_cpython"]),
             StandIn("cpython", f"{minor}.0", f"{MARK}_py{tag}_0", depends=[only]),
@@ -363,11 +363,11 @@ def _compilers(cache: Path | None) -> list[StandIn]:
     packages = []
     for version in COMPILERS:
         major = version.split(".")[0]
-        gxx = StandIn(f"gxx_{SUBDIR}", version, exports=forge.run_exports(f"gxx_{SUBDIR}", major))
+        gxx = StandIn(f"gxx_{SUBDIR}", version, exports=run_exports(f"gxx_{SUBDIR}", major))
         gxx.texts[script.format("gxx")] = ACTIVATE_CXX.format(cc=cc, cxx=cxx) + caching
         packages.append(gxx)
     for version in GLIBCS:
-        exports = forge.run_exports(f"sysroot_{SUBDIR}", version)
+        exports = run_exports(f"sysroot_{SUBDIR}", version)
         packages.append(StandIn(f"sysroot_{SUBDIR}", version, exports=exports))
     packages += _runtime_libraries(cxx)
     if nvcc:
@@ -406,7 +406,7 @@ def _cuda(nvcc: str, cxx: str, script: str) -> list[StandIn]:
     links = {f"lib/{path.name}": str(path) for path in runtime}
     depends = [f"cuda-version {version}.*"]
     packages.append(StandIn("cuda-cudart", version, depends=depends, links=links))
-    exports = forge.run_exports("cuda-cudart-dev", version)
+    exports = run_exports("cuda-cudart-dev", version)
     packages.append(
         StandIn("cuda-cudart-dev", version, depends=[*depends, "cuda-cudart"], exports=exports)
     )

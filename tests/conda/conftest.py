@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import standins
+from predicted import required
 from shipping import recipes
 from shipping.channel import Release
 from shipping.recipes import Build
@@ -22,7 +23,7 @@ class Proof:
     def __init__(
         self, folder: Path, builds: list[Build], pythons: list[Path], compiler_cache: Path | None
     ) -> None:
-        wanted = recipes.required(builds)
+        wanted = required(builds)
         standins.make_channel(folder / "standins", pythons, wanted, compiler_cache)
         self.release = Release(folder, [str(folder / "standins")], fresh_cache=True)
         self.folder = folder

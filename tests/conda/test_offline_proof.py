@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import workspace
+from predicted import metadata
 from shipping import artifacts, recipes
 
 NAME = "spconv-lite"
@@ -52,7 +53,7 @@ def prefix(proof, build, own_version, tmp_path_factory):
 
 
 def test_the_index_holds_what_was_predicted_from_the_recipe(build, artifact):
-    index, predicted = artifact.index, build.metadata()
+    index, predicted = artifact.index, metadata(build)
     for key in ("name", "version", "build", "build_number", "subdir"):
         assert index[key] == predicted[key]
     assert sorted(set(index["depends"])) == predicted["depends"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import standins
 import workspace
+from predicted import metadata, required
 from shipping import recipes
 
 pytestmark = pytest.mark.slow
@@ -31,7 +32,7 @@ def pythons(own_version):
         if version in found:
             continue
         try:
-            found[version] = standins.environment(version, recipes.required(CPU))
+            found[version] = standins.environment(version, required(CPU))
         except RuntimeError as error:
             print(error)
     return found
@@ -64,7 +65,7 @@ def test_it_is_built_solved_installed_and_run(build, proof, own_proof, pythons, 
     tested = build.python in pythons and standins.has_torch(pythons[build.python])
     artifact = proof.release.build(build, test=tested)
     proof.release.index()
-    assert sorted(set(artifact.index["depends"])) == build.metadata()["depends"]
+    assert sorted(set(artifact.index["depends"])) == metadata(build)["depends"]
     if build.name.endswith("-dev"):
         proof.installed(build, OWN_VERSION, tmp_path / "dev")
         return
@@ -107,8 +108,8 @@ def test_a_cuda_build_is_chosen_for_a_driver_and_runs_on_the_cpu_without_one(
         pytest.skip(f"the build needs Python {build.python} with torch")
     artifact = proof.release.build(build)
     proof.release.index()
-    assert sorted(set(artifact.index["depends"])) == build.metadata()["depends"]
-    assert sorted(artifact.index["constrains"]) == build.metadata()["constrains"]
+    assert sorted(set(artifact.index["depends"])) == metadata(build)["depends"]
+    assert sorted(artifact.index["constrains"]) == metadata(build)["constrains"]
     assert "__cuda" in artifact.index["depends"]
     prefix = proof.installed(build, own_version, tmp_path / "env")
     prefix.run_main_function()

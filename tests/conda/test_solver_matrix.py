@@ -10,6 +10,7 @@ import re
 import pytest
 import workspace
 from packaging.version import Version
+from predicted import metadata
 from shipping import recipes
 from shipping.rattler_child import call
 from shipping.subdirs import SUBDIR, VIRTUAL
@@ -70,7 +71,7 @@ def conda_forge() -> list[dict]:
 @pytest.fixture(scope="module")
 def channel(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("index")
-    ours = [build.metadata() for builds in ALL.values() for build in builds]
+    ours = [metadata(build) for builds in ALL.values() for build in builds]
     records = ours + conda_forge()
     known = {entry["name"] for entry in records}
     floors: dict[str, set[Version]] = {}

@@ -1,4 +1,4 @@
-"""The recipes rendered from the one pin file, and the metadata of what will be built from them."""
+"""The recipes, rendered from the one pin file, and the order in which they are built."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from rattler_build import (
     VariantConfig,
 )
 
-from shipping import forge
 from shipping.subdirs import SUBDIR
 
 FOLDER = workspace.ROOT / "recipes"
@@ -86,65 +85,6 @@ class Build:
             return [item for items in added for item in items]
         return self.recipe["requirements"].get(section, [])
 
-    def metadata(self) -> dict:
-        """The record that the channel's index will hold, as far as the recipe decides it."""
-        depends = [self._resolved(item) for item in self.requirements("run")]
-        ignored = self.recipe["requirements"].get("ignore_run_exports", {}).get("by_name", [])
-        for line in self._exported():
-            if line.split()[0] not in ignored and line not in depends:
-                depends.append(line)
-        record = {
-            "name": self.name,
-            "version": self.version,
-            "build": self.string,
-            "build_number": self.number,
-            "subdir": self.subdir,
-            "depends": sorted(depends),
-            "constrains": sorted(self.requirements("run_constraints")),
-        }
-        if self.noarch or self.abi3:  # both are linked into whichever Python is installed
-            record["noarch"] = "python"
-        return record
-
-    def _exported(self) -> list[str]:
-        """What the build and host requirements add to the run requirements."""
-        lines: list[str] = []
-        for section, kinds in (("build", ("strong",)), ("host", ("strong", "weak"))):
-            for item in self.requirements(section):
-                name, *rest = item.split()
-                exports = forge.run_exports(name, self._pinned(name, rest))
-                if self.noarch:
-                    lines += exports.get("noarch", [])
-                elif not (name == "python" and self.abi3):
-                    lines += [line for kind in kinds for line in exports.get(kind, [])]
-        return lines
-
-    def _pinned(self, name: str, rest: list[str]) -> str:
-        """The version that a requirement pins: `15` for `15.*`, from the variants for `python`."""
-        key = "python" if name == "python-abi3" else name  # it is there for each Python
-        text = rest[0] if rest else str(self.variant.get(key, ""))
-        return text.split()[0].removesuffix(".*") if text else ""
-
-    def _resolved(self, item: str | dict) -> str:
-        if isinstance(item, str):
-            return item
-        pin = item["pin_compatible"]
-        (host,) = (
-            self._pinned(name, rest)
-            for name, *rest in map(str.split, self.requirements("host"))
-            if name == pin["name"]
-        )
-        return f"{pin['name']} {pinned_range(host, pin)}"
-
-
-def pinned_range(version: str, pin: dict) -> str:
-    """`>=13.0,<14.0a0` for version 13.0 with lower bound x.x and upper bound x."""
-    parts = version.split(".")
-    low = ".".join(parts[: pin["lower_bound"].count("x")])
-    kept = pin["upper_bound"].count("x")
-    high = [*parts[: kept - 1], str(int(parts[kept - 1]) + 1), "0a0"]
-    return f">={low},<{'.'.join(high)}"
-
 
 def names() -> list[str]:
     """The recipes that exist, as folders below recipes/, the six packages first and in order."""
@@ -197,19 +137,6 @@ def _without_twins(builds: list[Build], cpu_row: dict[str, str]) -> list[Build]:
         if build.kind != "other"
         or all(build.variant.get(key, value) == value for key, value in cpu_row.items())
     ]
-
-
-def required(builds: list[Build]) -> set[str]:
-    """Names of the packages that a channel must hold to build, test and install `builds`."""
-    ours = {build.name for build in builds}
-    items = [
-        item
-        for build in builds
-        for section in ("build", "host", "run", "test")
-        for item in build.requirements(section)
-    ]
-    found = {item.split()[0] for item in items if isinstance(item, str)}
-    return {name for name in found - ours if not name.startswith("__")}
 
 
 def in_build_order(builds: list[Build]) -> list[Build]:
