@@ -44,6 +44,18 @@ def test_every_module_of_the_tree_imports_and_its_classes_are_ours(spconv):
     assert ConvAlgo.Native is sp.ConvAlgo.Native
 
 
+def test_what_its_modules_import_from_each_other_is_there(spconv):
+    shared = "SparseConvTensor SparseModule IndiceData ImplicitGemmIndiceData expand_nd ConvAlgo"
+    for part in ("conv", "pool", "functional", "modules", "tables"):
+        module = importlib.import_module(f"spconv.pytorch.{part}")
+        assert all(hasattr(module, name) for name in shared.split()), part
+    pool = importlib.import_module("spconv.pytorch.pool")
+    assert issubclass(pool.SparseGlobalMaxPool, pool.SparseGlobalMaxOrAvgPool)
+    branches = spconv.ConcatTable().add(spconv.AddTable())
+    assert branches.input_spatial_size([4, 4]) == [4, 4]
+    assert not importlib.import_module("spconv.pytorch.constants").is_amp_enabled()
+
+
 def test_an_installed_spconv_stays_with_a_warning_and_comes_back_after_a_shadow():
     pytest.importorskip("spconv")
     before = importlib.util.find_spec("spconv").origin

@@ -84,6 +84,142 @@ def test_a_site_twice_is_no_dense_tensor():
         sp.AddTableMisaligned()([x, x])
 
 
+TWICE = {name: use for name, use in USES.items() if name not in ("coalesce", "a sum", "a join")}
+TWICE["voxel_to_point"] = lambda x: sp.voxel_to_point(x, torch.ones(1, 2), torch.zeros(1).int())
+
+
+@pytest.mark.parametrize("use", TWICE)
+def test_a_site_twice_is_refused_wherever_it_is_used(use):
+    sites = torch.tensor([[0, 1, 1], [0, 2, 2], [0, 1, 1]]).int()
+    with pytest.raises(ValueError, match=r"indices rows 0 and 2 are both \(0, 1, 1\)"):
+        TWICE[use](tensor(torch.ones(3, 2), sites, [4, 5], 2))
+
+
+@pytest.mark.parametrize("use", [name for name in USES if name != "dense"])
+@pytest.mark.parametrize(("side", "batch_size"), [(2**31 - 1, 3), (2**40, 1)])
+def test_a_grid_whose_cells_int64_does_not_number_is_refused(use, side, batch_size):
+    x = tensor(torch.ones(2, 2), torch.tensor([[0, 1, 1], [0, 2, 2]]).int(), [side] * 2, batch_size)
+    with pytest.raises(ValueError, match=r"2\^63 - 1 cells|longer than 2\^31 - 1"):
+        USES[use](x)
+
+
+def test_sizes_that_are_not_whole_are_refused_and_kept_as_a_list():
+    x = tensor(torch.ones(1, 1), line(0), np.array([4.0]), torch.tensor(1))
+    assert (x.spatial_shape, x.batch_size) == ([4], 1)
+    y = x.shadow_copy()
+    y.spatial_shape = (4,)
+    assert torch.equal(sp.AddTable()([x, y]).features, 2 * x.features)
+    with pytest.raises(ValueError, match=r"spatial_shape must be whole, got 4\.7"):
+        tensor(torch.ones(1, 1), line(0), [4.7])
+    with pytest.raises(ValueError, match=r"batch_size must be whole, got 1\.5"):
+        tensor(torch.ones(1, 1), line(0), [4], 1.5)
+
+
+def test_one_channel_is_not_added_to_all_of_another_tensor():
+    x = tensor(torch.ones(2, 4), line(0, 2), [4])
+    one = x.replace_feature(x.features[:, :1])
+    layer = sp.SubMConv1d(4, 4, 3)
+    for add in (
+        lambda: x + one,
+        lambda: sp.AddTable()([x, one]),
+        lambda: sp.AddTableMisaligned()([x, one]),
+        lambda: layer(x, add_input=one),
+    ):
+        with pytest.raises(ValueError, match=r"must have as many channels, got \[1, 4\]"):
+            add()
+
+
+def test_tables_of_nothing_say_so():
+    for kind in (sp.AddTable, sp.JoinTable, sp.AddTableMisaligned, sp.JoinTableMisaligned):
+        with pytest.raises(ValueError, match=f"{kind.__name__}: there must be at least one tensor"):
+            kind()([])
+
+
+@pytest.mark.parametrize("reduce", ["sum", "mean", "max", "first"])
+def test_nothing_is_merged_into_nothing(reduce):
+    x = tensor(torch.zeros(0, 3), torch.zeros(0, 2).int(), [4])
+    assert sp.coalesce(x, reduce).features.shape == (0, 3)
+
+
+def test_pairs_of_a_transposed_layer_are_those_of_its_output_padding(sparse):
+    x = tensor(torch.randn(20, 4), sparse.random_sites(20, 1, [5] * 3, 0), [5] * 3)
+    layer = sp.SparseConvTranspose3d(4, 4, 3, 2, 1, output_padding=1, indice_key="up")
+    data = layer(x).indice_dict["up"]
+    assert int(data.indice_pair_num.sum()) == len(data.rulebook.pair_out)
+
+
+@pytest.mark.parametrize("half", HALF)
+def test_features_of_another_dtype_than_the_layer_are_refused(half, sparse):
+    indices = sparse.random_sites(20, 1, [5] * 3, 0)
+    for layer in (sp.SubMConv3d(4, 4, 3), sp.SubMConv3d(4, 4, 1), sp.SubMConv3d(4, 4, 3, groups=4)):
+        with pytest.raises(TypeError, match="must be of one floating dtype"):
+            layer(tensor(torch.randn(20, 4).to(half), indices, [5] * 3))
+
+
+# ---------------------------------------------------------------------------------- points
+
+
+def test_a_point_beside_the_only_site_has_its_features_however_small_the_weight():
+    x = tensor(torch.tensor([[7.0]]), torch.tensor([[0, 1, 1, 1]]).int(), [4] * 3)
+    for away in (1e-3, 1e-5, 1e-9):
+        point = torch.full((1, 3), 0.5 + away, dtype=torch.float64)
+        assert sp.voxel_to_point(x, point).item() == pytest.approx(7.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF])
+def test_a_point_without_a_site_gives_no_gradient_that_is_not_a_number(dtype):
+    features = torch.ones(1, 1, dtype=dtype, requires_grad=True)
+    x = tensor(features, torch.tensor([[0, 1, 1, 1]]).int(), [4] * 3)
+    y = sp.voxel_to_point(x, torch.tensor([[3.5] * 3, [1.5] * 3]))
+    y.sum().backward()
+    assert (y.flatten().tolist(), features.grad.item()) == ([0.0, 1.0], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "match"),
+    [
+        ([1], ValueError, r"batch must have shape \(2,\), got \(1,\)"),
+        ([0, 2], ValueError, r"batch\[1\] is 2, outside batch_size 2"),
+        ([-1, 0], ValueError, r"batch\[0\] is -1, outside batch_size 2"),
+        ([0.0, 1.0], TypeError, "batch must be int32 or int64"),
+    ],
+)
+def test_samples_of_points_are_checked(batch, error, match):
+    x = tensor(torch.ones(2, 1), torch.tensor([[0, 1], [1, 1]]).int(), [4], 2)
+    with pytest.raises(error, match=match):
+        sp.voxel_to_point(x, torch.ones(2, 1), torch.tensor(batch))
+
+
+def test_voxels_of_points_are_gathered_or_refused():
+    ids = torch.tensor([-1, -1])
+    assert sp.gather_features_by_pc_voxel_id(torch.zeros(0, 3), ids, 5).tolist() == [[5.0] * 3] * 2
+    with pytest.raises(ValueError, match="values below 2, got"):
+        sp.gather_features_by_pc_voxel_id(torch.zeros(2, 3), torch.tensor([0, 2]))
+
+
+@pytest.mark.parametrize("gather", ["voxel_to_point", "gather_features_by_pc_voxel_id"])
+def test_gradients_of_many_points_in_a_voxel_are_the_same_bits_in_every_run(gather, sparse):
+    generator = torch.Generator().manual_seed(0)
+    indices = sparse.random_sites(2000, 1, [16] * 3, 0)
+    features, noise = torch.randn(2000, 16, generator=generator), torch.randn(40000, 16)
+    points = torch.rand(40000, 3, generator=generator) * 16
+    ids = torch.randint(-1, 2000, (40000,), generator=generator)
+    before, seen = torch.get_num_threads(), set()
+    try:
+        for threads in (1, 2, 2, 2, 2, 8):
+            torch.set_num_threads(threads)
+            leaf = features.clone().requires_grad_()
+            if gather == "voxel_to_point":
+                out = sp.voxel_to_point(tensor(leaf, indices, [16] * 3), points)
+            else:
+                out = sp.gather_features_by_pc_voxel_id(leaf, ids)
+            out.backward(noise)
+            seen.add(leaf.grad.numpy().tobytes())
+    finally:
+        torch.set_num_threads(before)
+    assert len(seen) == 1
+
+
 # ---------------------------------------------------------------------------------- indice keys
 
 

@@ -3,6 +3,9 @@
 With two OpenMP threads its forward is sometimes wrong, so it is compared at one only.
 """
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -93,6 +96,59 @@ def test_point_to_voxel_gives_the_same_bits():
     for ours, theirs in zip(got, expected, strict=True):
         assert ours.dtype == theirs.dtype
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("size", "corners"),
+    [
+        ([0.4] * 3, [0, 0, 0, 1, 1, 1]),
+        ([2.0] * 3, [0, 0, 0, 5, 7, 9]),
+        ([0.1] * 3, [0, 0, 0, 0.25, 0.35, 0.45]),
+        ([0.05, 0.05, 0.1], [0, -40, -3, 70.4, 40, 1]),
+        ([0.3] * 3, [-1, -1, -1, 1, 1, 1]),
+        ([0.32, 0.32, 6], [-74.88, -74.88, -2, 74.88, 74.88, 4]),
+    ],
+)
+def test_a_range_has_as_many_cells(size, corners):
+    from spconv.pytorch.utils import PointToVoxel
+
+    settings = size, corners, 3, 10, 5
+    assert sp.PointToVoxel(*settings).grid_size == list(PointToVoxel(*settings).grid_size)
+
+
+PICKLER = """
+import sys, torch, spconv.pytorch as spconv
+from cumm.tensorview.gemm import Activation
+torch.manual_seed(0)
+layers = [
+    spconv.SubMConv3d(4, 8, 3, indice_key="a"), torch.nn.BatchNorm1d(8), torch.nn.ReLU(),
+    spconv.SparseConv3d(8, 8, 3, 2, 1, indice_key="d", record_voxel_count=True),
+    spconv.SubMConv3d(8, 8, 1), spconv.SparseInverseConv3d(8, 4, 3, indice_key="d"),
+    spconv.SparseMaxPool3d(2, 2), spconv.SparseConvTranspose3d(4, 4, 2, 2), spconv.ToDense(),
+]
+layers[0].act_type = Activation.ReLU
+net = spconv.SparseSequential(*layers)
+sites = torch.tensor([[0, 1, 1, 1], [0, 2, 3, 1], [0, 4, 4, 4]], dtype=torch.int32)
+torch.save((net, spconv.SparseConvTensor(torch.ones(3, 4), sites, [5] * 3, 1)), sys.argv[1])
+"""
+READER = """
+import sys, torch, warnings
+warnings.simplefilter("ignore")
+from spconv_lite import compat
+compat.install(shadow=True)
+import spconv_lite as sp
+net, x = torch.load(sys.argv[1], weights_only=False)
+assert isinstance(net[0], sp.SubMConv3d) and isinstance(x, sp.SparseConvTensor)
+assert net[0].act_type is sp.Activation.ReLU and net[3].act_type is sp.Activation.None_
+assert net.eval()(x).shape == (1, 4, 4, 4, 4)
+net.load_state_dict(net.state_dict())
+"""
+
+
+def test_whole_networks_and_tensors_that_it_pickled_are_read(tmp_path):
+    path = tmp_path / "whole.pth"
+    for code in (PICKLER, READER):
+        subprocess.run([sys.executable, "-c", code, path], check=True)
 
 
 def test_spconv_1_weights_load():

@@ -65,6 +65,15 @@ def get_indice_pairs(
     return ops.get_indice_pairs(indices, batch_size, spatial_shape, *sizes, subm, transpose)
 
 
+class PickledActivation:
+    """cumm's `Activation` as it stands in a pickle: a number that comes after the object."""
+
+    name = conv_module.Activation.None_.name
+
+    def __setstate__(self, value: int) -> None:
+        self.name = conv_module.Activation(value).name
+
+
 class RemoveDuplicate(layers.SparseModule):
     """Keeps the first row of each site."""
 
@@ -93,23 +102,33 @@ def _constants() -> Names:
 
 
 def _tensor() -> Names:
-    return {**public(tensor_module), "ImplicitGemmIndiceData": tensor_module.IndiceData}
+    names = public(tensor_module)
+    names["ImplicitGemmIndiceData"] = tensor_module.IndiceData
+    return {**names, "ConvAlgo": kernels.ConvAlgo}
+
+
+# what spconv's modules import from each other, and clients then from any of them
+def _everywhere() -> Names:
+    return {**_tensor(), "SparseModule": modules_module.SparseModule}
 
 
 def _conv() -> Names:
     names = {**public(conv_module), "SparseConvolutionBase": conv_module.SparseConvolution}
     names["_MAX_NUM_VOXELS_DURING_TRAINING"] = conv_module.VOXEL_COUNT
-    return {**names, "ConvAlgo": kernels.ConvAlgo}
+    return {**_everywhere(), **names}
 
 
 def _pool() -> Names:
     base = pool_module.SparsePool
-    return {**public(pool_module), "SparseMaxPool": base, "SparseAvgPool": base}
+    names = {**public(pool_module), "SparseMaxPool": base, "SparseAvgPool": base}
+    return {**_everywhere(), **names, "SparseGlobalMaxOrAvgPool": pool_module.SparseGlobalPool}
 
 
 def _functional() -> Names:
     return {
+        **_everywhere(),
         **public(functional),
+        "HashTable": hash_module.HashTable,
         "sparse_add_hash_based": functional.sparse_add,
         "indice_conv": ops.indice_conv,
         "indice_subm_conv": ops.indice_conv,
@@ -118,7 +137,7 @@ def _functional() -> Names:
 
 def _ops() -> Names:
     return {
-        "ConvAlgo": kernels.ConvAlgo,
+        **_core(),
         "get_conv_output_size": geometry.get_conv_output_size,
         "get_deconv_output_size": geometry.get_deconv_output_size,
         "get_indice_pairs": get_indice_pairs,
@@ -137,7 +156,7 @@ def _pytorch() -> Names:
     names: Names = {}
     for part in (_tensor(), _conv(), _pool(), public(modules_module), public(tables_module)):
         names.update(part)
-    return {**names, "ConvAlgo": kernels.ConvAlgo}
+    return names
 
 
 def _voxels() -> Names:
@@ -163,19 +182,22 @@ TREE: dict[str, Callable[[], Names]] = {
     "spconv.utils": _voxels,
     "spconv.pytorch": _pytorch,
     "spconv.pytorch.constants": lambda: {
-        "PYTORCH_VERSION": [int(part) for part in torch.__version__.split("+")[0].split(".")[:2]]
+        "PYTORCH_VERSION": [int(part) for part in torch.__version__.split("+")[0].split(".")[:2]],
+        "is_amp_enabled": torch.is_autocast_enabled,
     },
     "spconv.pytorch.conv": _conv,
     "spconv.pytorch.core": _tensor,
     "spconv.pytorch.functional": _functional,
     "spconv.pytorch.hash": lambda: {"HashTable": hash_module.HashTable},
     "spconv.pytorch.identity": lambda: {"Identity": modules_module.Identity},
-    "spconv.pytorch.modules": lambda: public(modules_module),
+    "spconv.pytorch.modules": lambda: {**_everywhere(), **public(modules_module)},
     "spconv.pytorch.ops": _ops,
     "spconv.pytorch.pool": _pool,
     "spconv.pytorch.spatial": lambda: {"RemoveDuplicate": RemoveDuplicate},
-    "spconv.pytorch.tables": lambda: public(tables_module),
+    "spconv.pytorch.tables": lambda: {**_everywhere(), **public(tables_module)},
     "spconv.pytorch.utils": _utils,
     "cumm": lambda: {"__version__": "0.7.11"},
     "cumm.tensorview": _tensorview,
+    "cumm.core_cc": dict,
+    "cumm.core_cc.tensorview_bind": lambda: {"Activation": PickledActivation},
 }

@@ -17,6 +17,12 @@ from ..kernels.table import cpu_kernels_run
 _Array = TypeVar("_Array", Tensor, np.ndarray)
 
 
+def _cells_between(low: float, high: float, size: float) -> int:
+    """The length of an axis as spconv has it: in float32, halves away from zero."""
+    low, high, size = map(np.float32, (low, high, size))
+    return math.floor(float((high - low) / size) + 0.5)
+
+
 class PointToVoxel:
     """Cuts a point cloud into voxels. Signature and results as in spconv.
 
@@ -64,7 +70,7 @@ class PointToVoxel:
         if not all(size > 0 for size in vsize_xyz):
             raise ValueError(f"PointToVoxel: vsize_xyz must be positive, got {list(vsize_xyz)}")
         low, high = coors_range_xyz[: self.ndim], coors_range_xyz[self.ndim :]
-        cells = [round((b - a) / v) for a, b, v in zip(low, high, vsize_xyz, strict=True)]
+        cells = [_cells_between(a, b, v) for a, b, v in zip(low, high, vsize_xyz, strict=True)]
         if min(cells) < 1 or math.prod(cells) > 2**63 - 1:
             raise ValueError(f"PointToVoxel: the range must hold 1 to 2^63 - 1 voxels, got {cells}")
         self.vsize, self.low, self.grid_size = list(vsize_xyz), list(low), cells[::-1]
@@ -200,9 +206,19 @@ def _fill_with_mean(voxels: Tensor, number: Tensor) -> Tensor:
 def gather_features_by_pc_voxel_id(
     seg_res_features: Tensor, pc_voxel_id: Tensor, invalid_value: float = 0
 ) -> Tensor:
-    """Features (N, ...) of the voxel of each point; invalid_value for points of no voxel."""
-    found = seg_res_features[pc_voxel_id.clamp(min=0)]
-    lost = (pc_voxel_id < 0).view(-1, *[1] * (found.ndim - 1))
+    """Features (N, ...) of the voxel of each point (N,); invalid_value for points of no voxel (a
+    negative id). Raises ValueError for an id beyond the features."""
+    rows, most = len(seg_res_features), int(pc_voxel_id.max()) if len(pc_voxel_id) else -1
+    if pc_voxel_id.ndim != 1 or most >= rows:
+        raise ValueError(
+            f"gather_features_by_pc_voxel_id: pc_voxel_id must have shape (N,) and values below "
+            f"{rows}, got {tuple(pc_voxel_id.shape)} and {most}"
+        )
+    lost = (pc_voxel_id < 0).view(-1, *[1] * (seg_res_features.ndim - 1))
+    if rows == 0:
+        found = seg_res_features.new_zeros((len(pc_voxel_id), *seg_res_features.shape[1:]))
+    else:  # not by [...], whose gradient differs from run to run with two threads
+        found = seg_res_features.index_select(0, pc_voxel_id.clamp(min=0))
     return found.masked_fill(lost, invalid_value)
 
 

@@ -21,8 +21,7 @@ from .settings import (
     make_geometry,
 )
 from .sites import (
-    check_inside,
-    check_unique,
+    check_sites,
     outside_grid,
     raise_duplicate,
     raise_outside,
@@ -30,6 +29,7 @@ from .sites import (
     site_key,
     sites_of,
     sort_keys,
+    sort_unique,
 )
 
 __all__ = [
@@ -41,8 +41,7 @@ __all__ = [
     "Geometry",
     "Rulebook",
     "block_offsets",
-    "check_inside",
-    "check_unique",
+    "check_sites",
     "compact",
     "get_conv_output_size",
     "get_deconv_output_size",
@@ -58,4 +57,5 @@ __all__ = [
     "site_key",
     "sites_of",
     "sort_keys",
+    "sort_unique",
 ]

@@ -13,13 +13,14 @@ table     what the CUDA kernels read (csrc/cuda/rulebook.h): `pair_in` int32 (K,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .sites import raise_duplicate, row_major, site_key
+from .sites import row_major, site_key, sort_unique
 
 BLOCK_ROWS = 256  # as block_rows in csrc/cpu/pairs.h
 
@@ -102,10 +103,9 @@ def restrict_outputs(
 
     Raises: ValueError in the name of the caller for coordinates outside the output's grid or twice.
     """
-    mine, order = site_key(name, coordinates, batch_size, shape).sort(stable=True)
-    again = (mine[1:] == mine[:-1]).nonzero()
-    if len(again):
-        raise_duplicate(name, coordinates, int(order[1:][again[0]]))
+    cells = batch_size * math.prod(shape)
+    key = site_key(name, coordinates, batch_size, shape)
+    mine, order = sort_unique(name, key, coordinates, cells)
     theirs = row_major(out_indices.unbind(1), [batch_size, *shape])
     if len(mine):
         place = torch.searchsorted(mine, theirs).clamp_(max=len(mine) - 1)

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .sites import MOST_CELLS
+
 MAX_AXES = 4
 
 SUBMANIFOLD, CONVOLUTION, TRANSPOSED = 0, 1, 2  # Kind in csrc/cpu/rulebook.h
@@ -136,7 +138,7 @@ def make_geometry(
             "the padding"
         )
     for name, shape in (("spatial_shape", in_shape), ("the output shape", out_shape)):
-        if batch_size * math.prod(shape) > 2**63 - 1:
+        if batch_size * math.prod(shape) > MOST_CELLS:
             raise ValueError(
                 f"get_indice_pairs: batch_size {batch_size} and {name} {shape} have more than "
                 "2^63 - 1 "

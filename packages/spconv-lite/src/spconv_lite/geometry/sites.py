@@ -6,6 +6,7 @@ outside the grid would be the key of another cell, or of another sample: `site_k
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 from .. import _C
+
+MOST_CELLS = 2**63 - 1  # of a batch: a key is an int64
 
 
 def row_major(columns: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
@@ -59,8 +62,14 @@ def sort_keys(key: Tensor, limit: int) -> tuple[Tensor, Tensor]:
 def site_key(name: str, indices: Tensor, batch_size: int, shape: Sequence[int]) -> Tensor:
     """The key (N,) int64 of each row of indices (N, 1 + ndim). Waits for the device.
 
-    Raises: ValueError in the name of the caller for a row outside the grid.
+    Raises: ValueError in the name of the caller for a row outside the grid, or a grid whose cells
+    int64 does not number.
     """
+    if batch_size * math.prod(shape) > MOST_CELLS:
+        raise ValueError(
+            f"{name}: batch_size {batch_size} and spatial_shape {tuple(shape)} have more than "
+            "2^63 - 1 cells; use larger voxels"
+        )
     if _kernels_take(indices) and indices.dtype is torch.int32:
         key = indices.new_empty((indices.shape[0],), dtype=torch.int64)
         row = _C.site_keys(indices.contiguous(), batch_size, list(shape), key)
@@ -73,25 +82,23 @@ def site_key(name: str, indices: Tensor, batch_size: int, shape: Sequence[int]) 
     return row_major(indices.unbind(1), [batch_size, *shape])
 
 
-def check_inside(name: str, indices: Tensor, batch_size: int, shape: Sequence[int]) -> None:
-    """Raises ValueError in the name of the caller for a row outside the grid. Waits for the device;
-    not in a graph that is traced, where only rulebooks check their sites."""
+def check_sites(name: str, indices: Tensor, batch_size: int, shape: Sequence[int]) -> None:
+    """Raises ValueError in the name of the caller for a row outside the grid, or the second row of
+    a site. Waits for the device; not in a graph that is traced, where only rulebooks check their
+    sites."""
     if not torch.compiler.is_compiling():
-        site_key(name, indices, batch_size, shape)
+        key = site_key(name, indices, batch_size, shape)
+        sort_unique(name, key, indices, batch_size * math.prod(shape))
 
 
-def check_unique(name: str, key: Tensor, indices: Tensor, cells: int) -> None:
-    """Raises ValueError in the name of the caller if two rows have one key; keys are below `cells`,
-    and as many int32 are allocated, but not read. Not in a graph that is traced."""
-    if torch.compiler.is_compiling():
-        return
-    rows = torch.arange(key.shape[0], device=key.device, dtype=torch.int32)
-    owner = torch.empty((cells,), device=key.device, dtype=torch.int32)
-    owner[key] = rows
-    lost = owner[key] != rows
-    if bool(lost.any()):
-        again = (key == key[int(lost.nonzero()[0])]).nonzero()
-        raise_duplicate(name, indices, int(again[1]))
+def sort_unique(name: str, key: Tensor, indices: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+    """`sort_keys` of the keys of indices; raises ValueError in the name of the caller if two rows
+    have one key."""
+    ordered, rows = sort_keys(key, limit)
+    again = (ordered[1:] == ordered[:-1]).nonzero()
+    if len(again):
+        raise_duplicate(name, indices, int(rows[1:][again[:, 0]].min()))
+    return ordered, rows
 
 
 def raise_outside(

@@ -115,9 +115,11 @@ def conv(
     groups: int,
 ) -> Tensor:
     dtype = features.dtype
-    if dtype is not torch.float32 and dtype in _NARROW:  # sums in float32, one rounding at the end
+    if weight.dtype is not dtype:
+        explain("conv", "features", features, "weight", weight, groups)
+    if dtype in _NARROW:  # sums in float32, one rounding at the end
         if not _multiplies(features, weight, weight.shape, groups):
-            features, weight = features.float(), weight.float() if weight.dtype is dtype else weight
+            features, weight = features.float(), weight.float()
         bias = None if bias is None else bias.float()
     out = features.new_empty((out_rows, weight.shape[0]))
     try:

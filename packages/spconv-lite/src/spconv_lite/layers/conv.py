@@ -19,7 +19,7 @@ from ..geometry import Rulebook, identity_book, restrict_outputs
 from ..kernels import ConvAlgo, ops
 from ..kernels.table import cpu_kernels_run
 from .modules import SparseModule
-from .tensor import IndiceData, Size, SparseConvTensor, expand_nd, same_sites
+from .tensor import IndiceData, Size, SparseConvTensor, demand_channels, expand_nd, same_sites
 
 VOXEL_COUNT = "max_num_voxels_during_training"  # spconv's name of the buffer
 
@@ -146,6 +146,14 @@ class SparseConvolution(SparseModule):
             state_dict.setdefault(prefix + VOXEL_COUNT, torch.zeros(1, dtype=torch.int32))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Also of a layer that spconv pickled whole."""
+        super().__setstate__(state)
+        self.act_type = _activation(self.act_type)
+
+    def _load_weight_different_layout(self, *_: Any) -> None:
+        """A hook that layers pickled by spconv have; its weights have the layout of ours."""
+
     # ------------------------------------------------------------------------------ forward
 
     def forward(
@@ -178,6 +186,7 @@ class SparseConvolution(SparseModule):
                 raise ValueError(
                     f"{name}: add_input must have the sites of the output, in their order"
                 )
+            demand_channels(f"{name}: add_input and output", (add_input, out))
             out._features = out._features + add_input.features
         out._features = self._activate(out._features)
         return out
@@ -383,14 +392,19 @@ def build_indice_data(
         subm,
         transposed,
         batch,
+        output_padding,
     )
 
 
 def onto_coordinates(name: str, data: IndiceData, coordinates: Tensor) -> IndiceData:
     """The same layer with these output sites, in their order; those that nothing reaches get the
     bias alone."""
-    if coordinates.dtype != torch.int32:
-        raise TypeError(f"{name}: coordinates must be int32, got {coordinates.dtype}")
+    columns = data.out_indices.shape[1]
+    if coordinates.dtype != torch.int32 or coordinates.shape[1:] != (columns,):
+        raise TypeError(
+            f"{name}: coordinates must be int32 of shape (M, {columns}), got {coordinates.dtype} "
+            f"{tuple(coordinates.shape)}"
+        )
     book = restrict_outputs(
         name,
         data.rulebook,

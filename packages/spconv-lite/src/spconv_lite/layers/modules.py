@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -150,6 +151,20 @@ class PrintTensorMeta(nn.Module):
     def forward(self, x: SparseConvTensor | Tensor) -> SparseConvTensor | Tensor:
         features = x.features if isinstance(x, SparseConvTensor) else x
         print(features.min(), features.max(), features.mean())
+        return x
+
+
+class PrintCurrentTime(nn.Module):
+    """Prints the seconds since it was made or reset, and passes its input on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first_time = time.time()
+
+    def forward(self, x: Any, msg: str = "", reset: bool = False) -> Any:
+        if reset:
+            self.first_time = time.time()
+        print(msg, time.time() - self.first_time)
         return x
 
 

@@ -10,10 +10,16 @@ from torch import Tensor, nn
 
 from ..geometry import site_key, sort_keys
 from .modules import SparseModule
-from .tensor import SparseConvTensor, same_sites
+from .tensor import SparseConvTensor, demand_channels, same_sites
+
+
+def _demand_some(name: str, tensors: Sequence[SparseConvTensor]) -> None:
+    if len(tensors) == 0:
+        raise ValueError(f"{name}: there must be at least one tensor, got none")
 
 
 def _demand_same_sites(name: str, tensors: Sequence[SparseConvTensor]) -> None:
+    _demand_some(name, tensors)
     for other in tensors[1:]:
         if not same_sites(other, tensors[0]):
             raise ValueError(
@@ -23,6 +29,7 @@ def _demand_same_sites(name: str, tensors: Sequence[SparseConvTensor]) -> None:
 
 
 def _demand_one_grid(name: str, tensors: Sequence[SparseConvTensor]) -> None:
+    _demand_some(name, tensors)
     first = tensors[0]
     for other in tensors[1:]:
         if other.spatial_shape != first.spatial_shape or other.batch_size != first.batch_size:
@@ -86,15 +93,15 @@ def add_misaligned(
 ) -> SparseConvTensor:
     """The sum of tensors of one grid and different sites; see `union_of_sites` for its sites.
     float16 and bfloat16 are summed in float32. Differentiable, and the same bits in every run."""
-    channels = {x.features.shape[1] for x in tensors}
-    if len(channels) > 1:
-        raise ValueError(f"{name}: the tensors must have as many channels, got {sorted(channels)}")
+    demand_channels(name, tensors)
     total, rows = union_of_sites(name, tensors)
     dtype = tensors[0].features.dtype
     for x in tensors[1:]:
         dtype = torch.promote_types(dtype, x.features.dtype)
     wide = _wide(tensors[0].features.new_zeros((), dtype=dtype)).dtype
-    sums = tensors[0].features.new_zeros((total.indices.shape[0], *channels), dtype=wide)
+    sums = tensors[0].features.new_zeros(
+        (total.indices.shape[0], tensors[0].features.shape[1]), dtype=wide
+    )
     for x, mine in zip(tensors, rows, strict=True):
         sums.index_add_(0, mine, x.features.to(wide))
     return total.replace_feature(sums.to(dtype))
@@ -132,6 +139,7 @@ class AddTable(SparseModule):
 
     def forward(self, input: Sequence[SparseConvTensor]) -> SparseConvTensor:
         _demand_same_sites("AddTable", input)
+        demand_channels("AddTable", input)
         total = input[0].features
         for other in input[1:]:
             total = total + other.features
@@ -165,6 +173,10 @@ class ConcatTable(SparseModule):
 
     def forward(self, input: SparseConvTensor) -> list[Any]:
         return [module(input) for module in self._modules.values() if module is not None]
+
+    def input_spatial_size(self, out_size: Any) -> Any:
+        """spconv's: that of the first branch."""
+        return self._modules["0"].input_spatial_size(out_size)  # type: ignore[union-attr,operator]
 
 
 class SparsePruning(SparseModule):

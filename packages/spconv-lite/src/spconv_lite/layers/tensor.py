@@ -14,11 +14,11 @@ from torch import Tensor
 
 from ..geometry import (
     Rulebook,
-    check_inside,
-    check_unique,
+    check_sites,
     row_major,
     site_key,
     sort_keys,
+    sort_unique,
 )
 from ..kernels import ops
 from ..kernels.ops import is_symmetric, transpose_rulebook
@@ -108,6 +108,7 @@ class IndiceData:
     is_subm: bool
     transposed: bool = False
     batch_size: int = 0
+    out_padding: list[int] | None = None
     algo: object = None
     voxel_num: Tensor | None = None
     _turned: Rulebook | None = None
@@ -140,8 +141,8 @@ class IndiceData:
         return self._padded()[2]
 
     def _padded(self) -> tuple[Tensor, Tensor, Tensor]:
-        zero = [0] * len(self.ksize)
-        sizes = self.ksize, self.stride, self.padding, self.dilation, zero
+        more = self.out_padding or [0] * len(self.ksize)
+        sizes = self.ksize, self.stride, self.padding, self.dilation, more
         indices = self.in_indices if self._in_stamp is None else self._in_stamp.copy
         batch = max(self.batch_size, 1)
         return ops.get_indice_pairs(
@@ -213,8 +214,8 @@ class SparseConvTensor:
         _demand_features("SparseConvTensor", features)
         self._features = features
         self.indices = indices
-        self.spatial_shape = [int(n) for n in spatial_shape]
-        self.batch_size = int(batch_size)
+        self.spatial_shape = spatial_shape
+        self.batch_size = _whole("batch_size", batch_size)
         if self.batch_size < 1:
             raise ValueError(f"SparseConvTensor: batch_size must be at least 1, got {batch_size}")
         self._demand_form("SparseConvTensor")
@@ -263,6 +264,15 @@ class SparseConvTensor:
             raise TypeError(f"SparseConvTensor: indices must be int32 or int64, got {value.dtype}")
         self._indices = _narrow(value)
         self._checked: tuple[object, ...] | None = None
+
+    @property
+    def spatial_shape(self) -> list[int]:
+        """The length of each axis, in the order of the indices' columns."""
+        return self._spatial_shape
+
+    @spatial_shape.setter
+    def spatial_shape(self, value: Sequence[int]) -> None:
+        self._spatial_shape = [_whole("spatial_shape", n) for n in value]
 
     @property
     def ndim(self) -> int:
@@ -316,16 +326,17 @@ class SparseConvTensor:
         return None if version is None else (version, self.batch_size, *self.spatial_shape)
 
     def mark_checked(self) -> None:
-        """Remembers that the sites are inside the grid, since a rulebook was built for them."""
+        """Remembers that the sites are distinct and inside the grid, since a rulebook was built for
+        them."""
         self._checked = self._stamp()
 
     def check_sites(self, name: str) -> None:
-        """Raises ValueError in the name of a layer unless every site lies inside the grid. Waits
-        for the device, unless the same sites were checked before."""
+        """Raises ValueError in the name of a layer unless every site lies inside the grid and
+        occurs once. Waits for the device, unless the same sites were checked before."""
         self._demand_form(name)
         stamp = self._stamp()
         if stamp is None or self._checked != stamp:
-            check_inside(name, self._indices, self.batch_size, self.spatial_shape)
+            check_sites(name, self._indices, self.batch_size, self.spatial_shape)
             self._checked = stamp
 
     # ------------------------------------------------------------------------------ other tensors
@@ -343,6 +354,13 @@ class SparseConvTensor:
         new = SparseConvTensor.__new__(type(self))
         new.__dict__.update(self.__dict__)
         return new
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Also of a tensor that spconv pickled, without its rulebooks."""
+        for name, value in state.items():
+            setattr(self, name, value)
+        books = self.indice_dict.items()
+        self.indice_dict = {key: data for key, data in books if "rulebook" in vars(data)}
 
     def with_sites(
         self, features: Tensor, indices: Tensor, spatial_shape: list[int], known: bool = False
@@ -393,11 +411,9 @@ class SparseConvTensor:
         """The dense tensor with zeros at inactive cells: (batch, C, ...) or, with
         channels_first=False, (batch, ..., C). Differentiable. Raises ValueError for a site outside
         the grid or one that occurs twice."""
-        name = "SparseConvTensor.dense"
-        self.check_sites(name)
+        self.check_sites("SparseConvTensor.dense")
         shape = [self.batch_size, *self.spatial_shape]
         cell = row_major(self.indices.unbind(1), shape)
-        check_unique(name, cell, self.indices, math.prod(shape))
         flat = self.features.new_zeros((math.prod(shape), self.features.shape[1]))
         full = flat.index_put((cell,), self.features).view(*shape, self.features.shape[1])
         if not channels_first:
@@ -411,6 +427,12 @@ class SparseConvTensor:
         indices = (x.detach() != 0).any(-1).nonzero()
         features = x[tuple(indices.unbind(1))]
         return cls(features, indices.int(), list(x.shape[1:-1]), x.shape[0])
+
+
+def _whole(name: str, number: Any) -> int:
+    if int(number) != number:
+        raise ValueError(f"SparseConvTensor: {name} must be whole, got {number!r}")
+    return int(number)
 
 
 def _demand_features(name: str, features: Tensor) -> None:
@@ -432,7 +454,7 @@ def scatter_nd(indices: Tensor, updates: Tensor, shape: Sequence[int]) -> Tensor
             f"scatter_nd: indices row {row} is {tuple(flat[row].tolist())}, outside {tuple(shape)}"
         )
     key = row_major(flat.unbind(1), lead)
-    check_unique("scatter_nd", key, flat, math.prod(lead))
+    sort_unique("scatter_nd", key, flat, math.prod(lead))
     rest = list(shape[flat.shape[1] :])
     zeros = updates.new_zeros((math.prod(lead), *rest))
     return zeros.index_put((key,), updates.reshape(-1, *rest)).view(*shape)
@@ -445,6 +467,13 @@ def same_sites(a: SparseConvTensor, b: SparseConvTensor) -> bool:
     return a.indices is b.indices or torch.equal(a.indices, b.indices)
 
 
+def demand_channels(name: str, tensors: Sequence[SparseConvTensor]) -> None:
+    """Raises ValueError in the name of a caller that would add one channel to all of another."""
+    channels = sorted({x.features.shape[1] for x in tensors})
+    if len(channels) > 1:
+        raise ValueError(f"{name}: the tensors must have as many channels, got {channels}")
+
+
 def _features_of(other: SparseConvTensor | Tensor, like: SparseConvTensor) -> Tensor:
     if not isinstance(other, SparseConvTensor):
         return other
@@ -453,6 +482,7 @@ def _features_of(other: SparseConvTensor | Tensor, like: SparseConvTensor) -> Te
             "SparseConvTensor: + needs tensors with the same sites in the same order; use "
             "AddTableMisaligned"
         )
+    demand_channels("SparseConvTensor: +", (like, other))
     return other.features
 
 
@@ -485,7 +515,7 @@ def coalesce(x: SparseConvTensor, reduce: str = "sum") -> SparseConvTensor:
     fresh[1:] = keys[1:] != keys[:-1]
     start = fresh.nonzero().squeeze(1)
     count = start.diff(append=start.new_full((1,), len(keys)))
-    if reduce == "first":
+    if reduce == "first" or len(start) == len(keys):
         features = x.features[order[start]]
     elif x.features.is_cpu and reduce != "max":  # there the rows are added one after the other
         site = torch.empty_like(order)
