@@ -14,7 +14,7 @@
 #include "native/check.h"
 #include "native/dispatch.h"
 #include "native/parallel.h"
-#include "raster/raster.h"
+#include "raster/two_pass.h"
 #include "resolve/resolve.h"
 #include "resolve/shade.h"
 #include "store/ncl_file.h"
@@ -395,9 +395,18 @@ nb::dict cull_stats(const CullStats& s) {
   d["far_instances"] = s.far_instances, d["nodes"] = s.nodes;
   d["candidate_clusters"] = s.candidate_clusters, d["visible_small"] = s.visible_small,
   d["visible_large"] = s.visible_large;
+  d["occluded_instances"] = s.occluded_instances, d["occluded_nodes"] = s.occluded_nodes;
+  d["occluded_clusters"] = s.occluded_clusters, d["post_clusters"] = s.post_clusters;
   d["triangles"] = s.triangles, d["dropped_candidate_nodes"] = s.dropped_nodes;
   d["dropped_candidate_clusters"] = s.dropped_candidate_clusters,
   d["dropped_visible_clusters"] = s.dropped_visible_clusters;
+  return d;
+}
+
+nb::dict raster_stats(const RasterStats& s) {
+  nb::dict d;
+  d["clusters"] = s.clusters, d["drawn_triangles"] = s.drawn_triangles;
+  d["clipped_triangles"] = s.clipped_triangles;
   return d;
 }
 
@@ -440,6 +449,24 @@ void bind_shading(nb::module_& m) {
 void bind_frame(nb::module_& m) {
   using Ids = std::optional<nb::ndarray<uint32_t, nb::c_contig, nb::device::cpu>>;
   using Values = std::optional<nb::ndarray<float, nb::c_contig, nb::device::cpu>>;
+  nb::class_<History>(m, "History")
+      .def(nb::init<>())
+      // a history made up of any depths (height, width) and of any view: for tests
+      .def(
+          "set",
+          [](History& h, const Scene& scene, const View& view, Array<float, nb::shape<-1, -1>> depth) {
+            h.pyramid.build(depth.data(), static_cast<int>(depth.shape(1)), static_cast<int>(depth.shape(0)),
+                            0);
+            h.view = view, h.scene = &scene, h.epoch = scene.epoch();
+          },
+          "scene"_a, "view"_a, "depth"_a.noconvert())
+      // all levels one behind the other, sizes as core/hzb_layout.h has them
+      .def_prop_ro("texels", [](nb::handle_t<History> s) {
+        auto& h = nb::cast<History&>(s);
+        return nb::ndarray<nb::numpy, float, nb::ndim<1>>(h.pyramid.texels.data(), {h.pyramid.texels.size()},
+                                                          s);
+      });
+
   nb::class_<Frame>(m, "Frame")
       .def(nb::init<>())
       .def("cull",
@@ -457,9 +484,19 @@ void bind_frame(nb::module_& m) {
                nb::gil_scoped_release released;
                raster(f.draws, view, f.visible, options, f.buffer, f.raster_stats);
              }
-             nb::dict d;
-             d["clusters"] = f.raster_stats.clusters, d["drawn_triangles"] = f.raster_stats.drawn_triangles;
-             d["clipped_triangles"] = f.raster_stats.clipped_triangles;
+             return raster_stats(f.raster_stats);
+           })
+      .def("draw_two_pass",
+           [](Frame& f, const Scene& scene, const View& view, const CullOptions& culling,
+              const RasterOptions& options, History& history) {
+             {
+               nb::gil_scoped_release released;
+               f.context.init_context(view, culling);
+               draw_two_pass(f.context, scene, view, options, history, f.visible, f.draws, f.buffer,
+                             f.cull_stats, f.raster_stats);
+             }
+             nb::dict d = cull_stats(f.cull_stats);
+             d.update(raster_stats(f.raster_stats));
              return d;
            })
       .def(

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <mutex>
 #include <string>
+#include <tuple>
 
 #include "cull/cull_far.h"
 #include "cull/cull_simd.h"
@@ -14,9 +15,10 @@ namespace nanite_cull {
 
 namespace {
 
-constexpr uint32_t only_view = 0;         // a context culls one view
-constexpr int64_t batch_instances = 512;  // the unit of parallel work
-constexpr float always_inside = 1e30f;    // the offset of a plane without a normal: a far plane at infinity
+constexpr uint32_t only_view = 0;          // a context culls one view
+constexpr int64_t batch_instances = 512;   // the unit of parallel work
+constexpr uint32_t missed_bit = leaf_bit;  // nodes and groups have 31 bits
+constexpr float always_inside = 1e30f;     // the offset of a plane without a normal: a far plane at infinity
 
 void require_capacity(uint64_t capacity, const char* name) {
   native::demand(capacity >= 1 && capacity < (uint64_t(1) << 31), [&] {
@@ -24,10 +26,48 @@ void require_capacity(uint64_t capacity, const char* name) {
   });
 }
 
+Box box_of(const Asset& asset, uint32_t cluster) {
+  Box box;
+  for (int a = 0; a < 3; ++a)
+    box.lo[a] = asset.bounds.lo[a][cluster], box.hi[a] = asset.bounds.hi[a][cluster];
+  return box;
+}
+
 bool large_cluster(const Asset& asset, const LodView& lod, uint32_t cluster) {
-  float lo[3], hi[3];
-  for (int a = 0; a < 3; ++a) lo[a] = asset.bounds.lo[a][cluster], hi[a] = asset.bounds.hi[a][cluster];
-  return is_large(lod, lo, hi, asset.clusters[cluster].longest_edge);
+  const Box box = box_of(asset, cluster);
+  return is_large(lod, box.lo, box.hi, asset.clusters[cluster].longest_edge);
+}
+
+// What a pass adds to a frame's numbers.
+void add_work(const CullStats& pass, CullStats& stats) {
+  stats.nodes += pass.nodes, stats.candidate_clusters += pass.candidate_clusters;
+  stats.triangles += pass.triangles;
+  stats.dropped_nodes += pass.dropped_nodes;
+  stats.dropped_candidate_clusters += pass.dropped_candidate_clusters;
+}
+
+bool comes_before(const Visible& a, const Visible& b) {
+  return std::tie(a.view, a.instance, a.cluster) < std::tie(b.view, b.instance, b.cluster);
+}
+
+// Merges sorted clusters into the `count` sorted ones that lie from slot `end` inwards; from behind, so that
+// it is done in place. `moved`: where each of those is now.
+void merge_into(std::vector<Visible>& buffer, uint32_t end, int step, uint64_t count,
+                const std::vector<Visible>& found, std::vector<uint32_t>& moved,
+                std::vector<uint32_t>& added) {
+  auto slot = [&](uint64_t i) { return static_cast<uint32_t>(end + step * static_cast<int64_t>(i)); };
+  moved.resize(count);
+  uint64_t old = count, fresh = found.size();
+  while (old + fresh > 0) {
+    const uint32_t to = slot(old + fresh - 1);
+    if (fresh == 0 || (old > 0 && comes_before(found[fresh - 1], buffer[slot(old - 1)]))) {
+      buffer[to] = buffer[slot(--old)];
+      moved[old] = to;
+    } else {
+      buffer[to] = found[--fresh];
+      added.push_back(to);
+    }
+  }
 }
 
 }  // namespace
@@ -65,25 +105,22 @@ void CullContext::init_context(const View& view, const CullOptions& options) {
 
 void CullContext::cull(const Scene& scene, VisibleClusters& out, CullStats& stats, Draws* draws) {
   const std::shared_lock held(scene.lock);
-  const int64_t count = scene.size();
-  batches_.resize((count + batch_instances - 1) / batch_instances);
-  native::parallel_for(count, batch_instances, options_.threads, [&](int64_t first, int64_t last) {
-    Batch& batch = batches_[first / batch_instances];
-    batch.small.clear(), batch.large.clear();
-    batch.stats = {};
-    instance_cull(scene, first, last, batch);
-  });
+  main_pass(scene, nullptr, out, stats);
+  if (draws) collect_draws(scene, out, *draws);
+}
 
+void CullContext::main_pass(const Scene& scene, const Occluders* occluders, VisibleClusters& out,
+                            CullStats& stats) {
+  run(scene, occluders);
   out.buffer.resize(options_.max_visible_clusters);
   out.small = out.large = 0;
   stats = {};
-  stats.instances = count;
+  stats.instances = scene.size();
   const uint64_t capacity = out.buffer.size();
   for (const Batch& batch : batches_) {
-    const CullStats& s = batch.stats;
-    stats.visible_instances += s.visible_instances, stats.far_instances += s.far_instances;
-    stats.nodes += s.nodes, stats.candidate_clusters += s.candidate_clusters, stats.triangles += s.triangles;
-    stats.dropped_nodes += s.dropped_nodes, stats.dropped_candidate_clusters += s.dropped_candidate_clusters;
+    add_work(batch.stats, stats);
+    stats.visible_instances += batch.stats.visible_instances,
+        stats.far_instances += batch.stats.far_instances;
     const uint64_t small = std::min<uint64_t>(batch.small.size(), capacity - out.small - out.large);
     std::copy_n(batch.small.begin(), small, out.buffer.begin() + out.small);
     out.small += small;
@@ -93,7 +130,46 @@ void CullContext::cull(const Scene& scene, VisibleClusters& out, CullStats& stat
     stats.dropped_visible_clusters += batch.small.size() - small + batch.large.size() - large;
   }
   stats.visible_small = out.small, stats.visible_large = out.large;
-  if (draws) collect_draws(scene, out, *draws);
+}
+
+void CullContext::post_pass(const Scene& scene, const Occluders& occluders, VisibleClusters& out,
+                            CullStats& stats, Merge& merge) {
+  run(scene, &occluders);
+  std::vector<Visible> small, large;
+  uint64_t room = out.buffer.size() - out.small - out.large;
+  auto take = [&](const std::vector<Visible>& found, std::vector<Visible>& to) {
+    const uint64_t count = std::min<uint64_t>(found.size(), room);
+    to.insert(to.end(), found.begin(), found.begin() + count);
+    room -= count;
+    stats.dropped_visible_clusters += found.size() - count;
+  };
+  for (const Batch& batch : batches_) {
+    const CullStats& s = batch.stats;
+    add_work(s, stats);
+    stats.occluded_instances += s.occluded_instances, stats.occluded_nodes += s.occluded_nodes;
+    stats.occluded_clusters += s.occluded_clusters;
+    take(batch.small, small), take(batch.large, large);
+  }
+  stats.post_clusters = small.size() + large.size();
+  merge.added.clear();
+  merge_into(out.buffer, 0, 1, out.small, small, merge.small, merge.added);
+  merge_into(out.buffer, static_cast<uint32_t>(out.buffer.size() - 1), -1, out.large, large, merge.large,
+             merge.added);
+  out.small += small.size(), out.large += large.size();
+  stats.visible_small = out.small, stats.visible_large = out.large;
+}
+
+// All instances, in batches that run side by side and are joined in their order.
+void CullContext::run(const Scene& scene, const Occluders* occluders) {
+  occluders_ = occluders;
+  const int64_t count = scene.size();
+  batches_.resize((count + batch_instances - 1) / batch_instances);
+  native::parallel_for(count, batch_instances, options_.threads, [&](int64_t first, int64_t last) {
+    Batch& batch = batches_[first / batch_instances];
+    batch.small.clear(), batch.large.clear();
+    batch.stats = {};
+    instance_cull(scene, first, last, batch);
+  });
 }
 
 // One draw for each run of clusters of one instance, at both ends of the buffer.
@@ -137,8 +213,13 @@ bool CullContext::far_cull(const Scene& scene, int64_t first, Batch& batch) cons
       continue;
     }
     const RootCluster& root = scene.roots[scene.lanes.asset[instance]];
-    (large ? batch.large : batch.small).push_back({only_view, instance, root.cluster});
     ++batch.stats.visible_instances, ++batch.stats.far_instances, ++batch.stats.candidate_clusters;
+    const InstanceOcclusion occlusion =
+        occlusion_of(scene, *scene.assets[scene.lanes.asset[instance]], instance);
+    const Sight sight = occlusion.test(root.box.lo, root.box.hi, cluster_widening, false);
+    if (sight == Sight::hidden) ++batch.stats.occluded_instances;
+    if (sight != occlusion.wanted()) continue;
+    (large ? batch.large : batch.small).push_back({only_view, instance, root.cluster});
     batch.stats.triangles += root.triangles;
   }
   return true;
@@ -151,16 +232,27 @@ void CullContext::near_cull(const Scene& scene, int64_t i, Batch& batch) const {
     if (sphere_misses(world_planes_[p], s.x[i], s.y[i], s.z[i], s.r[i])) return;
   ++batch.stats.visible_instances;
   const Asset& asset = *scene.assets[scene.lanes.asset[i]];
+  const InstanceOcclusion occlusion = occlusion_of(scene, asset, i);
+  const Sight sight = occlusion.test(asset.box.lo, asset.box.hi, node_widening, false);
+  if (sight == Sight::hidden) {
+    ++batch.stats.occluded_instances;
+    return;
+  }
   InstanceView view = make_instance_view(view_, scene, i);
   if (!options_.frustum) view.plane_count = 0;
-  node_cull(asset, view, batch);
-  cluster_cull(asset, view, static_cast<uint32_t>(i), batch);
+  node_cull(asset, view, occlusion, sight == Sight::missed, batch);
+  cluster_cull(asset, view, occlusion, static_cast<uint32_t>(i), batch);
 }
 
-void CullContext::node_cull(const Asset& asset, const InstanceView& view, Batch& batch) const {
+InstanceOcclusion CullContext::occlusion_of(const Scene& scene, const Asset& asset, int64_t instance) const {
+  return occluders_ ? InstanceOcclusion(*occluders_, view_, scene, asset, instance) : InstanceOcclusion();
+}
+
+void CullContext::node_cull(const Asset& asset, const InstanceView& view, const InstanceOcclusion& occlusion,
+                            bool missed, Batch& batch) const {
   batch.groups.clear();
   uint64_t candidates = 0;
-  auto add_group = [&](uint32_t g) {
+  auto add_group = [&](uint32_t g, uint32_t missed_mark) {
     if (!too_coarse(view.lod, asset.groups[g].bounds)) return;
     const uint32_t count = asset.groups[g].cluster_count;
     if (candidates + count > options_.max_candidate_clusters) {
@@ -168,22 +260,32 @@ void CullContext::node_cull(const Asset& asset, const InstanceView& view, Batch&
       return;
     }
     candidates += count;
-    batch.groups.push_back(g);
+    batch.groups.push_back(g | missed_mark);
   };
+  const uint32_t root_mark = missed ? missed_bit : 0;
   if (!options_.hierarchy) {
-    for (uint32_t g = 0; g < asset.groups.size(); ++g) add_group(g);
+    for (uint32_t g = 0; g < asset.groups.size(); ++g) add_group(g, root_mark);
   } else {
-    batch.nodes.assign(1, 0);
+    batch.nodes.assign(1, root_mark);
     while (!batch.nodes.empty()) {
-      const uint32_t n = batch.nodes.back();
+      const uint32_t waiting = batch.nodes.back();
       batch.nodes.pop_back();
       ++batch.stats.nodes;
-      for (uint32_t mask = visible_children(asset.nodes[n], view); mask; mask &= mask - 1) {
-        const uint32_t child = asset.nodes[n].child[__builtin_ctz(mask)];
+      const Node& node = asset.nodes[waiting & ~missed_bit];
+      for (uint32_t mask = visible_children(node, view); mask; mask &= mask - 1) {
+        const int lane = __builtin_ctz(mask);
+        const float lo[3] = {node.lo[0][lane], node.lo[1][lane], node.lo[2][lane]},
+                    hi[3] = {node.hi[0][lane], node.hi[1][lane], node.hi[2][lane]};
+        const Sight sight = occlusion.test(lo, hi, node_widening, waiting & missed_bit);
+        if (sight == Sight::hidden) {
+          ++batch.stats.occluded_nodes;
+          continue;
+        }
+        const uint32_t child = node.child[lane], mark = sight == Sight::missed ? missed_bit : 0;
         if (child & leaf_bit)
-          add_group(child & ~leaf_bit);
+          add_group(child & ~leaf_bit, mark);
         else if (batch.nodes.size() < options_.max_candidate_nodes)
-          batch.nodes.push_back(child);
+          batch.nodes.push_back(child | mark);
         else
           ++batch.stats.dropped_nodes;
       }
@@ -192,16 +294,20 @@ void CullContext::node_cull(const Asset& asset, const InstanceView& view, Batch&
   batch.stats.candidate_clusters += candidates;
 }
 
-void CullContext::cluster_cull(const Asset& asset, const InstanceView& view, uint32_t instance,
-                               Batch& batch) const {
+void CullContext::cluster_cull(const Asset& asset, const InstanceView& view,
+                               const InstanceOcclusion& occlusion, uint32_t instance, Batch& batch) const {
   batch.clusters.clear();
   for (uint32_t g : batch.groups) {
-    const Group& group = asset.groups[g];
+    const Group& group = asset.groups[g & ~missed_bit];
     for (uint32_t c = 0; c < group.cluster_count; c += 8) {
-      const uint32_t lanes = std::min(8u, group.cluster_count - c);
-      for (uint32_t mask = visible_clusters(asset.bounds, group.cluster_begin + c, lanes, view); mask;
-           mask &= mask - 1)
-        batch.clusters.push_back(group.cluster_begin + c + __builtin_ctz(mask));
+      const uint32_t lanes = std::min(8u, group.cluster_count - c), first = group.cluster_begin + c;
+      for (uint32_t mask = visible_clusters(asset.bounds, first, lanes, view); mask; mask &= mask - 1) {
+        const uint32_t cluster = first + __builtin_ctz(mask);
+        const Box box = box_of(asset, cluster);
+        const Sight sight = occlusion.test(box.lo, box.hi, cluster_widening, g & missed_bit);
+        if (sight == occlusion.wanted()) batch.clusters.push_back(cluster);
+        if (sight == Sight::hidden) ++batch.stats.occluded_clusters;
+      }
     }
   }
   std::sort(batch.clusters.begin(), batch.clusters.end());

@@ -5,12 +5,18 @@
 //   node_cull          the hierarchy of each: nodes in the frustum that may hold the cut
 //   cluster_cull       the cut itself: parent too coarse, own error fine, box in the frustum
 //
+// With occlusion that is done twice. The main pass leaves out what lay behind the last frame's depth, at the
+// place where it lay then. Once its clusters are drawn, the post pass goes over the scene again, against the
+// new depth, and finds what the main pass should not have left out: what main drew it knows by evaluating
+// main's tests again, so nothing is recorded and no list can overflow. Whatever the last frame's depth was,
+// the two passes together find all that can be seen (raster/two_pass.h draws them).
+//
 // The order of the result is fixed (instance, then cluster), whatever the number of threads.
 #pragma once
 
 #include "core/size_class.h"
 #include "core/visible.h"
-#include "scene/view.h"
+#include "cull/occlusion.h"
 
 namespace nanite_cull {
 
@@ -29,6 +35,8 @@ struct CullStats {
   uint64_t nodes = 0;          // nodes whose children were tested
   uint64_t candidate_clusters = 0;
   uint64_t visible_small = 0, visible_large = 0, triangles = 0;
+  // with occlusion: what both passes left out because it is hidden, and what the post pass brought
+  uint64_t occluded_instances = 0, occluded_nodes = 0, occluded_clusters = 0, post_clusters = 0;
   // what did not fit, and so is missing in the result
   uint64_t dropped_nodes = 0, dropped_candidate_clusters = 0, dropped_visible_clusters = 0;
 };
@@ -55,25 +63,41 @@ class CullContext {
   // `draws` may be null. The scene may change from the moment this returns.
   void cull(const Scene& scene, VisibleClusters& out, CullStats& stats, Draws* draws);
 
+  // The two passes of a frame with occlusion; the caller holds the scene's lock over both. The post pass
+  // merges what it finds into the main pass's clusters, so that their order is that of a single pass.
+  // Returns where the main pass's slots are now (`moved`) and which slots are new.
+  struct Merge {
+    std::vector<uint32_t> small, large;  // i-th cluster of that end before -> after
+    std::vector<uint32_t> added;         // slots
+  };
+  void main_pass(const Scene& scene, const Occluders* occluders, VisibleClusters& out, CullStats& stats);
+  void post_pass(const Scene& scene, const Occluders& occluders, VisibleClusters& out, CullStats& stats,
+                 Merge& merge);
+  void collect_draws(const Scene& scene, const VisibleClusters& visible, Draws& out) const;
+
  private:
   // What one batch of instances found; batches are joined in their order.
   struct Batch {
-    std::vector<uint32_t> nodes;   // waiting
-    std::vector<uint32_t> groups;  // whose parents are too coarse: their clusters are candidates
+    std::vector<uint32_t> nodes;   // waiting; with missed_bit where the main pass did not come
+    std::vector<uint32_t> groups;  // whose parents are too coarse: their clusters are candidates; the same
     std::vector<uint32_t> clusters;
     std::vector<Visible> small, large;
     CullStats stats;
   };
 
+  void run(const Scene& scene, const Occluders* occluders);
   void instance_cull(const Scene& scene, int64_t first, int64_t last, Batch& batch) const;
   bool far_cull(const Scene& scene, int64_t first, Batch& batch) const;
+  InstanceOcclusion occlusion_of(const Scene& scene, const Asset& asset, int64_t instance) const;
   void near_cull(const Scene& scene, int64_t index, Batch& batch) const;
-  void node_cull(const Asset& asset, const InstanceView& view, Batch& batch) const;
-  void cluster_cull(const Asset& asset, const InstanceView& view, uint32_t instance, Batch& batch) const;
-  void collect_draws(const Scene& scene, const VisibleClusters& visible, Draws& out) const;
+  void node_cull(const Asset& asset, const InstanceView& view, const InstanceOcclusion& occlusion,
+                 bool missed, Batch& batch) const;
+  void cluster_cull(const Asset& asset, const InstanceView& view, const InstanceOcclusion& occlusion,
+                    uint32_t instance, Batch& batch) const;
 
   View view_;
   CullOptions options_;
+  const Occluders* occluders_ = nullptr;  // of the pass that runs
   float world_planes_[6][4];
   std::vector<Batch> batches_;  // kept: their memory serves the next frame
 };

@@ -155,19 +155,12 @@ struct Bins {
   }
 };
 
-}  // namespace
-
-void raster(const Draws& draws, const View& view, const VisibleClusters& visible,
-            const RasterOptions& options, VisibilityBuffer& out, RasterStats& stats) {
-  native::demand(visible.buffer.size() <= max_slots, [&] {
-    return "raster: max_visible_clusters must be at most 2^25 (the ids of a visibility buffer), got " +
-           std::to_string(visible.buffer.size());
-  });
-  clear(out, view.width, view.height, options);
-  stats = {};
-  const Screen screen(view.width, view.height);
-  const TileGrid grid(view.width, view.height);
-  const uint64_t total = visible.small + visible.large;
+// Draws the clusters of the slots slot_of(0) to slot_of(total - 1).
+template <class SlotOf>
+void draw_slots(const Draws& draws, const VisibleClusters& visible, uint64_t total, SlotOf&& slot_of,
+                const RasterOptions& options, VisibilityBuffer& out, RasterStats& stats) {
+  const Screen screen(out.width, out.height);
+  const TileGrid grid(out.width, out.height);
   std::vector<Projected> clusters;
   std::vector<FixedVertex> vertices;
   Bins bins;
@@ -178,8 +171,7 @@ void raster(const Draws& draws, const View& view, const VisibleClusters& visible
     uint32_t vertex = 0;
     for (size_t i = 0; i < count; ++i) {
       Projected& p = clusters[i];
-      p.slot = static_cast<uint32_t>(
-          first + i < visible.small ? first + i : visible.buffer.size() - 1 - (first + i - visible.small));
+      p.slot = slot_of(first + i);
       const Visible& v = visible.buffer[p.slot];
       p.draw = &draws.draws[draws.of[p.slot]];
       p.asset = draws.assets[p.draw->asset].get();
@@ -201,7 +193,28 @@ void raster(const Draws& draws, const View& view, const VisibleClusters& visible
     });
     stats.clusters += count;
   }
-  stats.drawn_triangles = drawn, stats.clipped_triangles = clipped;
+  stats.drawn_triangles += drawn, stats.clipped_triangles += clipped;
+}
+
+}  // namespace
+
+void raster(const Draws& draws, const View& view, const VisibleClusters& visible,
+            const RasterOptions& options, VisibilityBuffer& out, RasterStats& stats) {
+  native::demand(visible.buffer.size() <= max_slots, [&] {
+    return "raster: max_visible_clusters must be at most 2^25 (the ids of a visibility buffer), got " +
+           std::to_string(visible.buffer.size());
+  });
+  clear(out, view.width, view.height, options);
+  stats = {};
+  auto slot_of = [&](uint64_t i) {
+    return static_cast<uint32_t>(i < visible.small ? i : visible.buffer.size() - 1 - (i - visible.small));
+  };
+  draw_slots(draws, visible, visible.small + visible.large, slot_of, options, out, stats);
+}
+
+void raster_added(const Draws& draws, const VisibleClusters& visible, const std::vector<uint32_t>& slots,
+                  const RasterOptions& options, VisibilityBuffer& out, RasterStats& stats) {
+  draw_slots(draws, visible, slots.size(), [&](uint64_t i) { return slots[i]; }, options, out, stats);
 }
 
 void raster_triangles(const float* positions, int64_t vertex_count, const uint32_t* faces, int64_t count,

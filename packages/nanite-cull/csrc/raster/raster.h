@@ -36,6 +36,10 @@ struct RasterStats {
 void raster(const Draws& draws, const View& view, const VisibleClusters& visible,
             const RasterOptions& options, VisibilityBuffer& out, RasterStats& stats);
 
+// Draws the clusters of some slots over what `out` holds; adds to `stats`.
+void raster_added(const Draws& draws, const VisibleClusters& visible, const std::vector<uint32_t>& slots,
+                  const RasterOptions& options, VisibilityBuffer& out, RasterStats& stats);
+
 // Brute force: triangle i of (count, 3) faces over positions, drawn as id i. No clusters, no culling.
 void raster_triangles(const float* positions, int64_t vertex_count, const uint32_t* faces, int64_t count,
                       const float* object_to_clip, const RasterOptions& options, int width, int height,

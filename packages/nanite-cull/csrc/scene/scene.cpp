@@ -106,6 +106,7 @@ uint32_t Scene::add(uint32_t asset, const double* transforms, int64_t count, int
     for (int64_t i = begin; i < end; ++i) check_transform(transforms + 12 * i, first + i);
   });
   resize(first + count);
+  std::fill(changed_.begin() + first, changed_.end(), 2 * epoch() + 1);
   std::fill(lanes.asset.begin() + first, lanes.asset.end(), asset);
   native::parallel_for(count, 4096, threads, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) set(first + i, transforms + 12 * i);
@@ -126,9 +127,27 @@ void Scene::update(int64_t first, const double* transforms, int64_t count, int t
   native::parallel_for(count, 4096, threads, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) check_transform(transforms + 12 * i, first + i);
   });
+  if (epoch() > 0) previous_.resize(12 * size());
   native::parallel_for(count, 4096, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) set(first + i, transforms + 12 * i);
+    for (int64_t i = begin; i < end; ++i) keep_previous(first + i), set(first + i, transforms + 12 * i);
   });
+}
+
+void Scene::keep_previous(int64_t index) {
+  if (previous_.empty() || changed_[index] / 2 == epoch()) return;
+  changed_[index] = 2 * epoch();
+  double* kept = &previous_[12 * index];
+  std::copy_n(linear(index), 9, kept);
+  for (int i = 0; i < 3; ++i) kept[9 + i] = lanes.translation[i][index];
+}
+
+bool Scene::previous(int64_t index, uint64_t epoch, Placement& out) const {
+  if (changed_[index] == 2 * epoch + 1) return false;
+  out = placement(index);
+  if (changed_[index] != 2 * epoch) return true;
+  const double* kept = &previous_[12 * index];
+  out = {kept, {kept[9], kept[10], kept[11]}};
+  return true;
 }
 
 void Scene::hide(int64_t first, int64_t count, bool hidden) {
@@ -144,12 +163,14 @@ void Scene::remove(int64_t first, int64_t count) {
     column.erase(column.begin() + first * width, column.begin() + (first + count) * width);
   };
   each_column(spheres, lanes, erase);
-  erase(linear_, 9), erase(hidden_, 1);
+  erase(linear_, 9), erase(hidden_, 1), erase(changed_, 1);
+  if (!previous_.empty()) erase(previous_, 12);
 }
 
 void Scene::resize(int64_t count) {
   each_column(spheres, lanes, [&](auto& column, int width) { column.resize(count * width); });
-  linear_.resize(9 * count), hidden_.resize(count, 0);
+  linear_.resize(9 * count), hidden_.resize(count, 0), changed_.resize(count);
+  if (!previous_.empty()) previous_.resize(12 * count);
 }
 
 bool Scene::mirrored(int64_t index) const {

@@ -2,6 +2,7 @@
 // readers hold `lock` shared, every change holds it alone.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <shared_mutex>
 
@@ -21,6 +22,12 @@ struct InstanceLanes {
   std::vector<double> translation[3];    // of the asset's grid origin, world
   std::vector<float> largest, smallest;  // singular values of the linear part
   std::vector<uint32_t> asset;
+};
+
+// From the asset's grid to the world: rows of the linear part, and where the grid's origin lies.
+struct Placement {
+  const double* linear;
+  double translation[3];
 };
 
 // The one cluster that nothing coarser replaces; `cluster` is none where an asset has several.
@@ -58,6 +65,19 @@ class Scene {
   void transform(int64_t index, double* out) const;
   bool hidden(int64_t index) const { return hidden_[index] != 0; }
   const double* linear(int64_t index) const { return &linear_[9 * index]; }
+  Placement placement(int64_t index) const {
+    return {linear(index),
+            {lanes.translation[0][index], lanes.translation[1][index], lanes.translation[2][index]}};
+  }
+
+  // Frames that are kept as history divide time. `epoch` is the present one; whoever draws such a frame
+  // begins the next.
+  uint64_t epoch() const { return epoch_.load(std::memory_order_relaxed); }
+  uint64_t begin_epoch() const { return epoch_.fetch_add(1, std::memory_order_relaxed) + 1; }
+
+  // Where an instance was when `epoch` began; false where it was not there yet.
+  bool previous(int64_t index, uint64_t epoch, Placement& out) const;
+
   bool mirrored(int64_t index) const;
 
   std::vector<std::shared_ptr<const Asset>> assets;
@@ -70,10 +90,16 @@ class Scene {
   void check_slice(const char* function, int64_t first, int64_t count) const;
   void resize(int64_t count);
   void set(int64_t index, const double* transform);
+  void keep_previous(int64_t index);
   void set_sphere(int64_t index);
 
   std::vector<double> linear_;  // (n, 9)
   std::vector<uint8_t> hidden_;
+
+  mutable std::atomic<uint64_t> epoch_{0};
+  std::vector<uint64_t> changed_;  // twice the epoch of the last change, one more where the instance is new
+  std::vector<double> previous_;   // (n, 12), linear part and translation before that epoch's first change;
+                                   // empty until something moves after a frame that is kept
 };
 
 }  // namespace nanite_cull

@@ -11,10 +11,10 @@ namespace {
 constexpr double plane_slack = 4e-6;
 
 // Object to clip, in double: relative to the eye, so that nothing is lost far from the world's origin.
-void object_to_clip(const View& view, const Scene& scene, int64_t instance, double out[4][4]) {
-  const double* m = scene.linear(instance);
+void object_to_clip(const View& view, const Placement& place, double out[4][4]) {
+  const double* m = place.linear;
   double offset[3];
-  for (int i = 0; i < 3; ++i) offset[i] = scene.lanes.translation[i][instance] - view.eye[i];
+  for (int i = 0; i < 3; ++i) offset[i] = place.translation[i] - view.eye[i];
   for (int i = 0; i < 4; ++i) {
     const double* row = view.relative_to_clip + 4 * i;
     for (int j = 0; j < 3; ++j) out[i][j] = row[0] * m[j] + row[1] * m[3 + j] + row[2] * m[6 + j];
@@ -28,11 +28,26 @@ Draw make_draw(const View& view, const Scene& scene, uint32_t instance) {
   Draw draw;
   draw.instance = instance, draw.asset = scene.lanes.asset[instance];
   double m[4][4];
-  object_to_clip(view, scene, instance, m);
+  object_to_clip(view, scene.placement(instance), m);
   for (int i = 0; i < 16; ++i) draw.to_clip[i] = static_cast<float>(m[i / 4][i % 4]);
   for (int i = 0; i < 9; ++i) draw.inverse[i] = scene.lanes.inverse[i][instance];
   draw.mirrored = scene.mirrored(instance);
   return draw;
+}
+
+OcclusionView make_occlusion_view(const View& view, const Asset& asset, const Placement& place) {
+  OcclusionView out;
+  double m[4][4];
+  object_to_clip(view, place, m);
+  for (int i = 0; i < 4; ++i) {
+    double size = std::fabs(m[i][3]);
+    for (int j = 0; j < 3; ++j)
+      size += std::fabs(m[i][j]) * std::max(std::fabs(asset.box.lo[j]), std::fabs(asset.box.hi[j]));
+    out.slack[i] = static_cast<float>(clip_slack * size);
+    for (int j = 0; j < 4; ++j) out.to_clip[4 * i + j] = static_cast<float>(m[i][j]);
+  }
+  out.half_x = view.width * 0.5f, out.half_y = view.height * 0.5f;
+  return out;
 }
 
 InstanceView make_instance_view(const View& view, const Scene& scene, int64_t instance) {
@@ -54,7 +69,7 @@ InstanceView make_instance_view(const View& view, const Scene& scene, int64_t in
   out.lod.orthographic = view.orthographic ? 1.0f : 0.0f;
 
   double m[4][4];
-  object_to_clip(view, scene, instance, m);
+  object_to_clip(view, scene.placement(instance), m);
   const int rows[6] = {0, 0, 1, 1, 2, 2};
   out.plane_count = 6;
   for (int p = 0; p < 6; ++p) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/frustum.h"
+#include "core/occlusion.h"
 #include "scene/scene.h"
 
 namespace nanite_cull {
@@ -27,6 +28,9 @@ struct Draw {
 };
 
 InstanceView make_instance_view(const View& view, const Scene& scene, int64_t instance);
+
+// An instance that lies where `place` says, in a view whose depth pyramid is known.
+OcclusionView make_occlusion_view(const View& view, const Asset& asset, const Placement& place);
 
 Draw make_draw(const View& view, const Scene& scene, uint32_t instance);
 

@@ -217,6 +217,12 @@ class Renderer:
     for looking at the cost. max_candidate_nodes, max_candidate_clusters, max_visible_clusters:
     capacities; what does not fit is counted in Frame.stats and on_overflow says whether that raises
     (RuntimeError) or warns. threads: 0 means all; the result is the same for any number.
+
+    occlusion: leave out what is hidden, by the depth of this Renderer's last frame and then of this
+    one (two passes); the picture is the one without it, bit for bit, only `Frame.visibility` names
+    other slots. Pays where much is hidden and successive frames resemble each other; `forget` says
+    that the next one does not. Frame.stats then counts what was hidden (`occluded_instances`,
+    `occluded_nodes`, `occluded_clusters`) and what the second pass brought (`post_clusters`).
     """
 
     def __init__(
@@ -229,6 +235,7 @@ class Renderer:
         overdraw: bool = False,
         frustum: bool = True,
         hierarchy: bool = True,
+        occlusion: bool = False,
         large_path_only: bool = False,
         max_candidate_nodes: int = 1 << 16,
         max_candidate_clusters: int = 1 << 22,
@@ -246,7 +253,7 @@ class Renderer:
             )
         self._options = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.width, self.height, self.threshold, self.threads = width, height, threshold, threads
-        self.on_overflow = on_overflow
+        self.on_overflow, self.occlusion = on_overflow, occlusion
         self._cull, self._raster = _C.CullOptions(), _C.RasterOptions()
         self._cull.frustum, self._cull.hierarchy, self._cull.threads = frustum, hierarchy, threads
         self._cull.max_candidate_nodes = max_candidate_nodes
@@ -278,29 +285,39 @@ class Renderer:
             return _C.Frame()
         return core
 
-    def _cull_into(
-        self, core: _C.Frame, scene: Scene, camera: Camera, draws: bool
-    ) -> tuple[_C.View, dict[str, Any]]:
+    def _view(self, scene: Scene, camera: Camera) -> _C.View:
         if not isinstance(scene, Scene):
             raise TypeError(f"Renderer: scene must be a Scene, got {type(scene).__name__}")
-        view = camera._core(self.width, self.height, self.threshold)
-        stats = core.cull(scene._core, view, self._cull, draws)
-        self._check_overflow(stats)
-        return view, stats
+        return camera._core(self.width, self.height, self.threshold)
+
+    def forget(self) -> None:
+        """The next frame takes nothing from the last one: after a cut. Only speed depends on it."""
+        self.__dict__.pop("_history", None)
 
     def cull(self, scene: Scene, camera: Camera) -> tuple[np.ndarray, dict[str, Any]]:
-        """Visible clusters, (n, 2) uint32 (instance, cluster), and statistics; draws nothing."""
-        core = self._take_core()
-        _, stats = self._cull_into(core, scene, camera, False)
+        """Visible clusters, (n, 2) uint32 (instance, cluster), and statistics; draws nothing.
+
+        Nothing is left out for being hidden: that needs a picture.
+        """
+        view, core = self._view(scene, camera), self._take_core()
+        stats = core.cull(scene._core, view, self._cull, False)
+        self._check_overflow(stats)
         visible = core.visible()
         self._core = core
         return visible, stats
 
     def render(self, scene: Scene, camera: Camera) -> Frame:
         """Culls and draws one frame."""
-        core = self._take_core()
-        view, stats = self._cull_into(core, scene, camera, True)
-        stats |= core.raster(view, self._raster)
+        view, core = self._view(scene, camera), self._take_core()
+        if self.occlusion:
+            history = self.__dict__.pop("_history", None) or _C.History()
+            stats = core.draw_two_pass(scene._core, view, self._cull, self._raster, history)
+            self._check_overflow(stats)
+            self._history = history
+        else:
+            stats = core.cull(scene._core, view, self._cull, True)
+            self._check_overflow(stats)
+            stats |= core.raster(view, self._raster)
         self._core = core
         return Frame(core, scene.assets, camera, view, self.threads, stats)
 

@@ -1,0 +1,41 @@
+// What the main pass and the post pass of a frame leave out because it is hidden (core/occlusion.h).
+#pragma once
+
+#include "scene/view.h"
+
+namespace nanite_cull {
+
+// What hides: the last frame's pyramid, the view it was made with and the scene's epoch since; in the post
+// pass also the pyramid of what the main pass drew.
+struct Occluders {
+  Hzb before, now;
+  const View* view_before = nullptr;
+  uint64_t epoch = 0;
+  bool post = false;
+};
+
+// What of the two passes remains for a box: see InstanceOcclusion::test().
+enum class Sight { hidden, seen, missed };
+
+// One instance in a pass. Without occluders everything is seen.
+class InstanceOcclusion {
+ public:
+  InstanceOcclusion() = default;
+  InstanceOcclusion(const Occluders& occluders, const View& view, const Scene& scene, const Asset& asset,
+                    int64_t instance);
+
+  // Main pass: `seen` where the last frame does not hide the box. Post pass: `hidden` where the new depth
+  // hides it; else `seen` where the main pass went on with it, `missed` where it did not. `missed`: it did
+  // not come as far as this box.
+  Sight test(const float* lo, const float* hi, float widening, bool missed) const;
+
+  // What this pass draws.
+  Sight wanted() const { return occluders_ && occluders_->post ? Sight::missed : Sight::seen; }
+
+ private:
+  const Occluders* occluders_ = nullptr;
+  bool was_there_ = false;
+  OcclusionView before_, now_;
+};
+
+}  // namespace nanite_cull

@@ -1,0 +1,32 @@
+// Culling and drawing with two-pass occlusion (Greene, Kass and Miller 1993, in the form of Haar and
+// Aaltonen, "GPU-Driven Rendering Pipelines", SIGGRAPH 2015, and of Karis et al. 2021).
+//
+// What the last frame saw is drawn first; its depth then tells what else can be seen. The picture is the one
+// without occlusion, bit for bit, whatever the history holds: the post pass leaves out only what is certainly
+// behind what was drawn, and equal depths are decided by (view, instance, cluster, triangle), in which order
+// the clusters of both passes are merged before the second is drawn.
+#pragma once
+
+#include "raster/depth_pyramid.h"
+#include "raster/raster.h"
+
+namespace nanite_cull {
+
+// What one frame leaves to the next. Empty before the first and after a cut: then everything is drawn at
+// once.
+struct History {
+  DepthPyramid pyramid;
+  View view;
+  const Scene* scene = nullptr;  // never followed
+  uint64_t epoch = 0;            // of the scene, since that frame
+
+  void forget() { pyramid.clear(), scene = nullptr; }
+};
+
+// Draws the scene, leaving out what is hidden, and makes this frame the history. `context` knows view and
+// options. Holds the scene's lock all the while.
+void draw_two_pass(CullContext& context, const Scene& scene, const View& view, const RasterOptions& options,
+                   History& history, VisibleClusters& visible, Draws& draws, VisibilityBuffer& out,
+                   CullStats& cull_stats, RasterStats& raster_stats);
+
+}  // namespace nanite_cull
