@@ -151,7 +151,10 @@ def test_a_flight_through_a_scene_that_changes(assets):
 def test_the_clusters_are_the_same_for_any_number_of_threads_with_and_without_the_tree(assets):
     def flight(**options):
         random = np.random.default_rng(8)
-        scene, renderer = _town(assets, random, 100), nc.Renderer(200, 113, occlusion=True, **options)
+        scene, renderer = (
+            _town(assets, random, 100),
+            nc.Renderer(200, 113, occlusion=True, **options),
+        )
         found, later = [], 0
         for step in range(12):
             scene.update(step * 10, _placements(random, 10))
@@ -288,7 +291,9 @@ def test_what_does_not_fit_is_an_error_in_either_pass(assets):
     loud = nc.Renderer(320, 240, occlusion=True, max_visible_clusters=8, on_overflow="warn")
     loud._history = _C.History()
     view = camera._core(320, 240, 1.0)
-    loud._history.set(scene._core, view, np.full((240, 320), np.inf, np.float32))  # all to the second
+    loud._history.set(
+        scene._core, view, np.full((240, 320), np.inf, np.float32)
+    )  # all to the second
     with pytest.warns(RuntimeWarning, match="visible_clusters dropped"):
         assert len(loud.render(scene, camera).visible_clusters) == 8
 
