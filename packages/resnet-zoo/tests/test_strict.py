@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from torch import nn
 
 from resnet_zoo import fold_batchnorm, get_model, optimize
 from resnet_zoo.inference import EQUAL, engines
+from resnet_zoo.inference.export import export_onnx
 from resnet_zoo.inference.fused import FusedResNet, unavailable
+from resnet_zoo.inference.known import unknown_part
 
 SIDE = 48
 X = (2, 3, SIDE, SIDE)
@@ -91,16 +94,47 @@ def with_patched_forward():
     return model
 
 
+def with_hooked_stem():
+    model = small("resnet26t")
+    model.conv1.register_forward_hook(lambda m, x, y: y * 2)
+    return model
+
+
+class Branch(nn.Sequential):
+    def forward(self, x):
+        return self[1](torch.relu(self[0](x)))
+
+
+def with_own_shortcut():
+    model = small()
+    model.layer2[0].downsample = Branch(*model.layer2[0].downsample).eval()
+    return model
+
+
+def with_one_convolution_for_two_norms():
+    model = small()
+    model.layer1[1].conv2 = model.layer1[0].conv2
+    return model
+
+
+def with_something_else_in_a_stage():
+    model = small()
+    model.layer1.append(nn.Identity())
+    return model
+
+
 REFUSED = [
     with_subclassed_norm, with_a_part_in_train_mode, with_one_norm_in_train_mode, with_hook,
     with_old_weight_norm, with_parametrization, with_own_block, with_patched_forward,
+    with_hooked_stem, with_own_shortcut, with_one_convolution_for_two_norms,
+    with_something_else_in_a_stage,
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("make", REFUSED, ids=lambda make: make.__name__)
 def test_what_folding_would_change_is_refused_by_name(make):
     model = make()
-    with pytest.raises(ValueError, match=r"fold_batchnorm: (bn1|layer\d)"):
+    with pytest.raises(ValueError, match=r"fold_batchnorm: (bn1|conv1|layer\d)"):
         fold_batchnorm(model)
     if unavailable() is None:
         with pytest.raises(ValueError, match="fold_batchnorm"):
@@ -145,6 +179,65 @@ def test_relu6_in_place_of_relu_is_seen():
         FusedResNet(model)
     x = torch.randn(X)
     assert relative(optimize(model, "fast", example=X)(x), model(x)) < 1e-5
+
+
+def put(place, part):
+    def change(model):
+        owner, _, name = place.rpartition(".")
+        setattr(model.get_submodule(owner), name, part())
+
+    return change
+
+
+def adapted(model):
+    model.conv1 = nn.Sequential(nn.Conv2d(3, 3, 1), model.conv1)
+
+
+ELSEWHERE = {
+    "no ReLU": put("layer1.0.relu", nn.Identity),
+    "another activation": put("layer2.0.relu", nn.Sigmoid),
+    "no ReLU after the stem": put("relu", nn.Identity),
+    "grid of means": put("avgpool", lambda: nn.AdaptiveAvgPool2d((2, 2))),
+    "pool that rounds up": put("maxpool", lambda: nn.MaxPool2d(3, 2, ceil_mode=True)),
+    "average with a divisor": put("maxpool", lambda: nn.AvgPool2d(3, 2, 1, divisor_override=4)),
+    "adapter in front": adapted,
+    "padding by name": put("conv1", lambda: nn.Conv2d(3, 16, 7, padding="same", bias=False)),
+    "another act": put("layer1.0.se.act", nn.SiLU),
+    "another gate": put("layer1.0.se.gate", nn.Hardsigmoid),
+    "plain convolution as shortcut": put("layer2.0.downsample", lambda: nn.Conv2d(16, 32, 1, 2)),
+    "stem of other parts": put(
+        "conv1", lambda: nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 16, 3))
+    ),
+}
+
+
+@fused
+@pytest.mark.parametrize("kind", ELSEWHERE)
+@torch.no_grad()
+def test_a_known_module_in_another_place_is_seen(kind):
+    model = small("seresnet18").reset_classifier(0)
+    ELSEWHERE[kind](model)
+    model = calibrated(model)
+    folded = fold_batchnorm(model)
+    assert unknown_part(folded) is not None
+    with pytest.raises(RuntimeError, match="FusedResNet: "):
+        FusedResNet(model)
+    x = torch.randn(X)
+    assert relative(folded(x), model(x)) < 1e-5
+
+
+@fused
+@torch.no_grad()
+def test_heads_of_dropout_and_hidden_layers_are_known(tmp_path):
+    model = small()
+    model.fc = nn.Sequential(nn.Dropout(0.2), nn.Linear(128, 8), nn.ReLU(), nn.Linear(8, 3))
+    model = calibrated(model)
+    x = torch.randn(X)
+    assert relative(FusedResNet(model)(x), model(x)) < 1e-5
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(str(export_onnx(model, tmp_path / "m.onnx", size=SIDE)))
+    assert session.get_outputs()[0].shape == ["batch", 3]
+    assert relative(torch.from_numpy(session.run(None, {"images": x.numpy()})[0]), model(x)) < 1e-5
 
 
 VARIANTS = ("resnet26t", "resnet50d", "seresnet18", "ecaresnet26t", "resnext50_32x4d")
@@ -237,6 +330,30 @@ def test_outputs_are_ordinary_tensors(fast):
         inside = fast(torch.randn(X))
     assert not inside.is_inference()
     assert not fast(x.requires_grad_()).requires_grad
+
+
+def test_autocast_around_it_changes_nothing(fast):
+    x = torch.randn(X)
+    expected = fast(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(fast(x), expected)
+
+
+@pytest.mark.parametrize("fault", [float("nan"), float("inf")])
+def test_a_picture_that_is_not_finite_gives_nan_and_the_others_their_numbers(fast, fault):
+    x = torch.randn(X)
+    expected = fast(x)[1]
+    x[0, 1, 20, 30] = fault
+    found = fast(x)
+    assert found[0].isnan().all()
+    assert relative(found[1], expected) < 1e-6
+
+
+def test_threads_that_share_a_fresh_copy_agree(fast):
+    x = torch.randn(X)
+    expected, twin = fast(x), pickle.loads(pickle.dumps(fast))
+    with ThreadPoolExecutor(4) as pool:
+        assert all(relative(y, expected) < 1e-6 for y in pool.map(twin, [x] * 8))
 
 
 def test_copies_and_pickles_give_the_same_and_parents_train(fast):

@@ -14,7 +14,7 @@ from ..files import replacing
 from ..models.features import ResNetFeatures
 from ..models.fold import fold_batchnorm
 from ..models.resnet import ResNet, input_channels
-from .fused import unknown_part
+from .known import unknown_part
 from .onnx_graph import onnx_graph
 
 INPUT, OUTPUT = "images", "logits"

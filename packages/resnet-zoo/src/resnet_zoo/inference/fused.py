@@ -3,8 +3,7 @@
 torch carries these operators for its compiler (`torch.ops.mkldnn._convolution_pointwise`); called
 directly they need no compilation. Weights are reordered once, for the input size given. The
 operators are not public API: `unavailable` says why they cannot be used, and `optimize` checks the
-outputs before it relies on them. Only networks made of exactly the modules that are known here are
-taken.
+outputs before it relies on them. Only networks with every part in its place are taken (known.py).
 """
 
 from __future__ import annotations
@@ -14,24 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.blocks import (
-    BasicBlock,
-    Bottleneck,
-    EfficientChannelAttention,
-    PadRightAndBottom,
-    SqueezeExcite,
-)
+from ..models.blocks import BasicBlock, Bottleneck
 from ..models.features import ResNetFeatures
-from ..models.fold import fold_batchnorm, norm_pairs, runs_as_written
+from ..models.fold import fold_batchnorm
 from ..models.resnet import ResNet
+from .known import unknown_part
 
 _LAYOUT = torch.channels_last
 _NEEDED = ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight")
-_KNOWN = {
-    nn.Conv2d, nn.Conv1d, nn.Linear, nn.ReLU, nn.Identity, nn.MaxPool2d, nn.AvgPool2d, nn.Sigmoid,
-    nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Sequential, BasicBlock, Bottleneck,
-    SqueezeExcite, EfficientChannelAttention, PadRightAndBottom,
-}  # fmt: skip
 
 
 def unavailable(dtype: torch.dtype = torch.float32) -> str | None:
@@ -48,64 +37,41 @@ def unavailable(dtype: torch.dtype = torch.float32) -> str | None:
     return None
 
 
-def unknown_part(folded: ResNet | ResNetFeatures) -> str | None:
-    """Why a folded network is not one of those that are run here, or None."""
-    for owner, _, name in norm_pairs(folded):
-        norm = owner.get_submodule(name)
-        if not isinstance(norm, nn.Identity):
-            return f"{norm} is not a batch norm and cannot be folded"
-    for name, module in folded.named_modules():
-        if module is folded:
-            continue
-        if type(module) not in _KNOWN:
-            return f"{name} is a {type(module).__name__}, which is not known here"
-        if not runs_as_written(module):
-            return f"{name} has hooks or a forward of its own"
-        if isinstance(module, Bottleneck) and module.pool is not None:
-            return f"{name} averages inside its branch, which is not known here"
-        if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
-            return f"{name} pads by {module.padding_mode}"
-    return None
-
-
 class _Convolution:
     """One folded convolution with a fused tail; weights are packed at the first call."""
 
     def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
-        self.weight = conv.weight.detach().to(dtype).contiguous(memory_format=_LAYOUT)
+        weight = conv.weight.detach().to(dtype).contiguous(memory_format=_LAYOUT)
+        self.kept = weight, False  # in one attribute: several threads may make the first call
         self.bias = None if conv.bias is None else conv.bias.detach().to(dtype)
         self.geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
-        self.packed = False
 
-    def _pack(self, x: Tensor) -> None:
-        if not self.packed:
-            self.weight = torch.ops.mkldnn._reorder_convolution_weight(
-                self.weight, *self.geometry, list(x.shape)
+    def _packed(self, x: Tensor) -> Tensor:
+        weight, packed = self.kept
+        if not packed:
+            weight = torch.ops.mkldnn._reorder_convolution_weight(
+                weight, *self.geometry, list(x.shape)
             )
-            self.packed = True
+            self.kept = weight, True
+        return weight
 
     def __call__(self, x: Tensor, tail: str) -> Tensor:
         """tail(conv(x)); `tail` is "relu" or "none"."""
-        self._pack(x)
         return torch.ops.mkldnn._convolution_pointwise(
-            x, self.weight, self.bias, *self.geometry, tail, [], ""
+            x, self._packed(x), self.bias, *self.geometry, tail, [], ""
         )
 
     def add_relu_(self, x: Tensor, residual: Tensor) -> Tensor:
         """relu(conv(x) + residual), written into `residual`."""
-        self._pack(x)
         return torch.ops.mkldnn._convolution_pointwise_.binary(
-            residual, x, self.weight, self.bias, *self.geometry, "add", 1.0, "relu", [], ""
+            residual, x, self._packed(x), self.bias, *self.geometry, "add", 1.0, "relu", [], ""
         )
 
     def __getstate__(self) -> dict[str, Any]:
         """Packed weights have no storage to copy: a copy packs its own at its first call."""
-        weight = self.weight.to_dense() if self.packed else self.weight
-        return {
-            **self.__dict__,
-            "weight": weight.contiguous(memory_format=_LAYOUT),
-            "packed": False,
-        }
+        weight, packed = self.kept
+        plain = (weight.to_dense() if packed else weight).contiguous(memory_format=_LAYOUT)
+        return {**self.__dict__, "kept": (plain, False)}
 
 
 class _Block:

@@ -22,7 +22,7 @@ from ..models.blocks import BasicBlock, Bottleneck
 from ..models.features import ResNetFeatures
 from ..models.fold import fold_batchnorm
 from ..models.resnet import ResNet, first_convolution
-from .fused import unknown_part
+from .known import unknown_part
 
 _LAYOUT = torch.channels_last
 _NEEDED = ("qconv2d_pointwise", "qconv_prepack")

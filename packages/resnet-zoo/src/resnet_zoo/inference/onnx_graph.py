@@ -1,7 +1,7 @@
 """A folded network as an ONNX graph, node by node: in milliseconds, with any batch and size.
 
-Only networks of exactly the modules that are known here are written (`fused.unknown_part` says
-which); others go through torch's exporter, see export.py. Operators are those of opset 17.
+Only networks of exactly the modules that are known here are written (`known.unknown_part`
+says which); others go through torch's exporter, see export.py. Operators are those of opset 17.
 """
 
 from __future__ import annotations
@@ -123,6 +123,7 @@ def _block(graph: _Graph, block: BasicBlock | Bottleneck, x: str) -> str:
 
 _WRITERS: dict[type[nn.Module], Any] = {
     nn.Identity: lambda graph, module, x: x,
+    nn.Dropout: lambda graph, module, x: x,
     nn.Conv1d: _convolution,
     nn.Conv2d: _convolution,
     nn.ReLU: lambda graph, module, x: graph.node("Relu", x),
@@ -172,7 +173,8 @@ def onnx_graph(
         shapes = [[batch, info, None, None] for info in folded.channels]
     else:
         x = graph.run(folded.avgpool, x)
-        shape: list[Any] = [batch, folded.num_classes or folded.num_features]
+        widths = [part.out_features for part in folded.fc.modules() if isinstance(part, nn.Linear)]
+        shape: list[Any] = [batch, [folded.num_features, *widths][-1]]
         if folded.global_pool != "":
             x = graph.node("Flatten", x)
         else:

@@ -71,8 +71,10 @@ class Optimized(nn.Module):
     """Inference only: input as the model's, outputs in float32. `report` says how.
 
     Refuses inputs that the model refuses (RuntimeError). Outputs are ordinary tensors without
-    gradients. It can be copied and pickled, and stays in evaluation mode inside another module;
-    other devices and dtypes are refused: optimise the original model there.
+    gradients; those of a picture with a NaN or infinite number are NaN. autocast does not change
+    the arithmetic, which is the one that was measured. It can be copied and pickled, and stays in
+    evaluation mode inside another module; other devices and dtypes are refused: optimise the
+    original model there.
     """
 
     def __init__(self, run: nn.Module, report: Report, inputs: _Inputs) -> None:
@@ -85,8 +87,14 @@ class Optimized(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.inputs.check(x)
         # The same modes at each call: what was compiled or captured under them stays valid.
-        with torch.inference_mode(False), torch.no_grad():
-            return self.run(x)
+        plain = torch.autocast(x.device.type, enabled=False)
+        with torch.inference_mode(False), torch.no_grad(), plain:
+            found = self.run(x)
+            # 0 for each picture, or NaN, which the ReLU of the engines would turn into 0.
+            fault = x.sum((1, 2, 3), dtype=torch.float32).mul_(0)
+            for tensor in found if isinstance(found, list) else [found]:
+                tensor.add_(fault.view(-1, *[1] * (tensor.ndim - 1)))
+            return found
 
     def train(self, mode: bool = True) -> Optimized:
         """Stays in evaluation mode: a parent's `train()` trains the parent's own parts."""

@@ -8,6 +8,7 @@ exactly such a norm is folded; what looks like one and is not is refused.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -44,9 +45,8 @@ def folded_weights(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
 def norm_pairs(model: ResNet | ResNetFeatures) -> Iterator[tuple[nn.Module, str, str]]:
     """(owner, name of a convolution, name of the norm right after it) through the whole model."""
     if isinstance(model.conv1, nn.Sequential):
-        yield model.conv1, "0", "1"
-        yield model.conv1, "3", "4"
-        yield model, "conv1.6", "bn1"
+        yield from _in_sequence(model.conv1)
+        yield model, f"conv1.{len(model.conv1) - 1}", "bn1"
     else:
         yield model, "conv1", "bn1"
     for stage in model.stages:
@@ -54,9 +54,15 @@ def norm_pairs(model: ResNet | ResNetFeatures) -> Iterator[tuple[nn.Module, str,
             for number in (1, 2, 3):
                 if hasattr(block, f"conv{number}"):
                     yield block, f"conv{number}", f"bn{number}"
-            if block.downsample is not None:
-                last = len(block.downsample) - 1
-                yield block.downsample, str(last - 1), str(last)
+            if isinstance(block.downsample, nn.Sequential):
+                yield from _in_sequence(block.downsample)
+
+
+def _in_sequence(parts: nn.Sequential) -> Iterator[tuple[nn.Module, str, str]]:
+    for index, (part, after) in enumerate(itertools.pairwise(parts)):
+        plain = isinstance(part, nn.Conv2d) and not isinstance(after, nn.Conv2d)
+        if plain or is_batch_norm(after) or isinstance(after, _BatchNorm):
+            yield parts, str(index), str(index + 1)
 
 
 def fold_batchnorm(model: Trunk) -> Trunk:
@@ -105,13 +111,18 @@ def runs_as_written(module: nn.Module) -> bool:
 def _not_foldable(model: ResNet | ResNetFeatures) -> str | None:
     """Why folding would change what the model computes, or None."""
     names = {id(module): name for name, module in model.named_modules()}
-    for module in (model, *(block for stage in model.stages for block in stage)):
+    blocks = [block for stage in model.stages for block in stage]
+    sequences = [model.conv1, *(getattr(block, "downsample", None) for block in blocks)]
+    for module in (model, *blocks, *(s for s in sequences if isinstance(s, nn.Sequential))):
         if not keeps_the_forward(module):
             name = names[id(module)] or "the model"
-            return f"{name} ({type(module).__name__}) has a forward of its own"
+            return f"{name} ({type(module).__name__}) has hooks or a forward of its own"
+    norms_of: dict[int, int] = {}
     for owner, conv_name, norm_name in norm_pairs(model):
         conv, norm = owner.get_submodule(conv_name), owner.get_submodule(norm_name)
         name = names.get(id(norm), norm_name)
+        if norms_of.setdefault(id(conv), id(norm)) != id(norm):
+            return f"{names.get(id(conv))} is one convolution in front of several norms"
         if not is_batch_norm(norm):
             if isinstance(norm, _BatchNorm):
                 return f"{name} is a {type(norm).__name__}, which may do more than a batch norm"
@@ -132,10 +143,12 @@ def _not_foldable(model: ResNet | ResNetFeatures) -> str | None:
 
 
 def keeps_the_forward(module: nn.Module) -> bool:
-    """Whether a network or block computes what our classes compute, subclassed or not."""
+    """Whether a network, block or sequence computes what its class does, subclassed or not."""
     if not runs_as_written(module):
         return False
     kind = type(module)
+    if isinstance(module, nn.Sequential):
+        return kind.forward is nn.Sequential.forward
     if isinstance(module, ResNetFeatures):
         return kind.forward is ResNetFeatures.forward
     if isinstance(module, ResNet):
