@@ -1,10 +1,13 @@
 """Weight files: what is accepted, what is refused and how it is said; names for `weights=`."""
 
 import copy
+import gzip
+import io
 import json
 import os
 import pickle
 import struct
+import zipfile
 
 import pytest
 import torch
@@ -92,6 +95,13 @@ def test_a_file_that_carries_code_is_refused_and_the_code_does_not_run(model, tm
     assert not marker.exists()
 
 
+def zipped(name):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(name, b"numbers")
+    return file.getvalue()
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize(
     ("content", "said"),
@@ -100,6 +110,10 @@ def test_a_file_that_carries_code_is_refused_and_the_code_does_not_run(model, tm
         (b"<!DOCTYPE html><html>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS pointer"),
         (b"PK\x03\x04 and then nothing", "zip archive"),
+        (gzip.compress(b"weights"), "compressed by gzip"),
+        (b"\x89HDF\r\n", "HDF5 file"),
+        (pickle.dumps({"a": 1}), "torch.save did not write"),
+        (zipped("w.npy"), "a zip archive with w.npy"),
         (b"\x80\x02 nonsense" * 9, "bytes that begin with 80 02"),
     ],
 )

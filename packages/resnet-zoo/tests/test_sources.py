@@ -96,6 +96,23 @@ def test_config_json_beside_a_file_is_read_as_on_the_hub(tmp_path, way):
     assert source.categories() == list(imagenet_categories())
 
 
+def test_metadata_without_preprocessing_does_not_hide_config_json(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_weights(resnet18(num_classes=1000, **TINY), path, {"note": "mine", "categories": ["a"]})
+    (tmp_path / "config.json").write_text(json.dumps(TIMM))
+    source = resolve(path)
+    assert source.transforms().interpolation == "bicubic"
+    assert source.categories() == ["a"]
+
+
+def test_the_config_of_another_model_is_told(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_weights(resnet18(num_classes=1000, **TINY), path)
+    (tmp_path / "config.json").write_text(json.dumps(TIMM))
+    with pytest.warns(UserWarning, match=r"config\.json is of resnet50, not of resnet18"):
+        resolve(path, "resnet18").transforms()
+
+
 def test_the_config_of_another_tool_is_no_card(tmp_path):
     save_weights(resnet18(num_classes=4, **TINY), tmp_path / "w.safetensors")
     for text in ('{"learning_rate": 1}', "[1]", "no json"):

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import json
 import pathlib
 import pickle
 import re
 import struct
 import tarfile
+import types
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,7 +45,19 @@ PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt", ".pkl")
 SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 _METADATA_KEY = "resnet_zoo"
 # Inert classes that training scripts store beside the tensors.
-_HARMLESS = (argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath)
+_HARMLESS = (
+    argparse.Namespace, types.SimpleNamespace, pathlib.PosixPath, pathlib.PurePosixPath,
+    datetime.datetime, datetime.date, datetime.timedelta, datetime.timezone,
+)  # fmt: skip
+_AGAIN = "fetch it again"
+# What a file may be that is no weight file: how it begins, what that is, the cure.
+_OTHERS = (
+    (b"<!doctype", "a web page", _AGAIN),
+    (b"<html", "a web page", _AGAIN),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "git lfs pull"),
+    (b"\x1f\x8b", "compressed by gzip", "unpack it, and name the file inside"),
+    (b"\x89hdf", "an HDF5 file, as Keras writes it", "take the repository's file for PyTorch"),
+)
 
 
 def read_state_dict(path: str | Path) -> StateDict:
@@ -112,8 +127,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
+        what, _ = _looks_like(path)
         raise WeightsError(
-            f"read_state_dict: {path} is not a sound safetensors file ({_looks_like(path)}): "
+            f"read_state_dict: {path} is not a sound safetensors file ({what}): "
             f"{error}. Cure: fetch it again, or check that the whole file was copied"
         ) from error
 
@@ -122,28 +138,19 @@ def _read_pickle(path: Path) -> Any:
     try:
         if is_legacy_tar(path):
             return read_legacy_tar(path)
-        with torch.serialization.safe_globals([*_HARMLESS, *_numpy_scalars()]):
+        with torch.serialization.safe_globals([*_HARMLESS, *_numpys()]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if _looks_like(path) == "a web page":
-            detail = "it is a web page, not a weight file. Cure: fetch it again"
-        elif re.search("unsupported (global|class)|TorchScript", str(error), re.IGNORECASE):
-            detail = _carries_code(path)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError,
+            TypeError, struct.error, tarfile.TarError) as error:  # fmt: skip
+        if re.search("unsupported (global|class)|TorchScript", str(error), re.IGNORECASE):
+            told = f"was refused: {_carries_code(path)}"
         else:
-            detail = (
-                f"it is damaged or not a weight file ({_looks_like(path)}). Cure: fetch it again"
-            )
-        raise WeightsError(f"read_state_dict: {path} was refused: {detail}") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, struct.error,
-            tarfile.TarError) as error:  # fmt: skip
-        if "TorchScript" in str(error):
-            detail = _carries_code(path)
-            raise WeightsError(f"read_state_dict: {path} was refused: {detail}") from error
-        raise WeightsError(
-            f"read_state_dict: {path} is damaged or not a weight file ({_looks_like(path)}): "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}. "
-            "Cure: fetch it again"
-        ) from error
+            what, cure = _looks_like(path)
+            lines = str(error).splitlines() or [type(error).__name__]
+            # the unpickler's sentences are about its own settings
+            reason = "" if isinstance(error, pickle.UnpicklingError) else f": {lines[0]}"
+            told = f"is damaged or not a weight file ({what}){reason}. Cure: {cure}"
+        raise WeightsError(f"read_state_dict: {path} {told}") from error
 
 
 def _carries_code(path: Path) -> str:
@@ -167,30 +174,37 @@ def _is_torchscript(path: Path) -> bool:
         return False
 
 
-def _numpy_scalars() -> list[Any]:
-    """What numpy's numbers are pickled with: accuracies and losses beside the tensors."""
+def _numpys() -> list[Any]:
+    """What numpy's numbers and arrays are pickled with: accuracies, losses, random states."""
     try:
         import numpy as np
     except ImportError:  # tensors alone are read without it
         return []
-    kinds: list[Any] = [np.dtype, *{type(np.dtype(c)) for c in "?bhilBHILefd"}]
+    kinds: list[Any] = [np.ndarray, np.dtype, *{type(np.dtype(c)) for c in "?bhilBHILefdUSO"}]
     with contextlib.suppress(ImportError, AttributeError):
-        scalar = np.float64(0).__reduce__()[0]
-        kinds += [scalar, (scalar, "numpy.core.multiarray.scalar")]
+        for name, made in (("scalar", np.float64(0)), ("_reconstruct", np.zeros(1))):
+            function = made.__reduce__()[0]
+            kinds += [function, (function, f"numpy.core.multiarray.{name}")]
     return kinds
 
 
-def _looks_like(path: Path) -> str:
+def _looks_like(path: Path) -> tuple[str, str]:
+    """What a file that is no weight file seems to be, and the cure."""
     with open(path, "rb") as file:
         start = file.read(512)
     if not start:
-        return "an empty file"
-    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        return "a web page"
-    if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the file itself"
+        return "an empty file", _AGAIN
+    for begin, what, cure in _OTHERS:
+        if start.lstrip().lower().startswith(begin):
+            return what, cure
+    if zipfile.is_zipfile(path):
+        names = zipfile.ZipFile(path).namelist()
+        if not any(name.endswith("data.pkl") for name in names):
+            return f"a zip archive with {', '.join(names[:3])}", "name the weight file inside"
     if start.startswith(b"PK\x03\x04"):
-        return "a zip archive as torch.save writes it"
+        return "a zip archive as torch.save writes it", _AGAIN
+    if start[:2] in (b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        return "a pickle that torch.save did not write", "torch.save(tensors, FILE)"
     if start[257:262] == b"ustar":
-        return "a tar archive; torch.save wrote such files until 2017"
-    return f"{path.stat().st_size:,} bytes that begin with {start[:4].hex(' ')}"
+        return "a tar archive; torch.save wrote such files until 2017", _AGAIN
+    return f"{path.stat().st_size:,} bytes that begin with {start[:4].hex(' ')}", _AGAIN

@@ -35,7 +35,7 @@ _SHELLS = re.compile(
 # A key that every network has; what stands before it is the network's prefix.
 _MARK = re.compile(
     r"((?:.*\.)?)(?:layer1\.0\.conv1\.weight|stages\.0\.blocks\.0\.conv1\.weight"
-    r"|stages\.0\.0\.conv1_1x1\.conv\.weight"
+    r"|stages\.0\.0\.conv1_1x1\.conv\.weight|4\.0\.conv1\.weight"
     r"|encoder\.stages\.0\.layers\.0\.layer\.0\.convolution\.weight)\Z"
 )
 # Of several networks in one file, the one whose prefix has the earliest of these names.
@@ -51,6 +51,9 @@ _PROJECTING = {
 # Classifiers under other names, beside the network or in it.
 _HEADS = ("head.fc.", "classifier.1.", "classifier.", "last_linear.", "fc.")
 _OURS = ("fc.", "head.fc.", "avgpool.c_proj.")  # what the models here call theirs
+# Sequential(*model.children()), as lightly and others keep their trunks.
+_CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4",
+             "9": "fc"}  # fmt: skip
 _STEM = {"conv1": "conv1.0", "bn1": "conv1.1", "conv2": "conv1.3", "bn2": "conv1.4",
          "conv3": "conv1.6", "bn3": "bn1"}  # fmt: skip
 _ATTENTION = {"pos_embed": "positional_embedding", "q": "q_proj", "k": "k_proj", "v": "v_proj",
@@ -146,11 +149,12 @@ def unwrap(loaded: Any, label: str) -> StateDict:
             f"read_state_dict: {label} is not a state dict: {wrong[0]!r} is "
             f"{type(mapping[wrong[0]]).__name__}, not a tensor"
         )
-    tensors = {_SHELLS.sub("", str(key)): value for key, value in mapping.items()}
+    tensors = {_SHELLS.sub("", _text(key)): value for key, value in mapping.items()}
     prefix = _prefix(tensors, label)
     inside = {key[len(prefix) :]: v for key, v in tensors.items() if key.startswith(prefix)}
     beside = {key: value for key, value in tensors.items() if not key.startswith(prefix)}
-    names = {key: _translated(key) for key in inside}
+    numbered = "4.0.conv1.weight" in inside
+    names = {key: _of_children(key) if numbered else _translated(key) for key in inside}
     found = StateDict(_of_clip({names[key]: value for key, value in inside.items()}))
     if _PROJECTING & set(prefix.split(".")):
         projection = [key for key in found if key.startswith("fc.")]
@@ -164,9 +168,10 @@ def unwrap(loaded: Any, label: str) -> StateDict:
 
 
 def _descend(loaded: Any) -> Any:
-    """Out of the wrappers, as long as one of them holds tensors."""
+    """Out of the wrappers, as long as one of them holds a network, or tensors at least."""
     while isinstance(loaded, Mapping):
-        inner = [loaded[n] for n in _WRAPPERS if n in loaded and _holds_tensors(loaded[n])]
+        named = [loaded[name] for name in _WRAPPERS if name in loaded]
+        inner = list(filter(_holds_network, named)) or list(filter(_holds_tensors, named))
         if not inner and not any(isinstance(value, Tensor) for value in loaded.values()):
             inner = [value for value in loaded.values() if _holds_tensors(value)]
             inner = inner if len(inner) == 1 else []
@@ -180,6 +185,18 @@ def _holds_tensors(value: Any) -> bool:
     return isinstance(value, Mapping) and any(
         isinstance(item, Tensor) or _holds_tensors(item) for item in value.values()
     )
+
+
+def _holds_network(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(
+        _MARK.match(_SHELLS.sub("", _text(key))) or _holds_network(item)
+        for key, item in value.items()
+    )
+
+
+def _text(key: Any) -> str:
+    """A key as text; Python 2 wrote bytes."""
+    return key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key)
 
 
 def _prefix(tensors: Mapping[str, Tensor], label: str) -> str:
@@ -203,6 +220,11 @@ def _translated(key: str) -> str:
         if match := re.match(pattern, key):
             return name(match) + key[match.end() :]
     return key
+
+
+def _of_children(key: str) -> str:
+    first, dot, rest = key.partition(".")
+    return _CHILDREN.get(first, first) + dot + rest
 
 
 def _of_clip(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -249,13 +271,18 @@ def load_into(
     - A first convolution for RGB enters a model of other channels: summed over the colours for one
       channel, which gives what the RGB model would say to a grey picture; else repeated and scaled
       (timm's rule).
-    - Batch counters may be missing, and are dropped where the norm has none (frozen norms).
+    - Batch counters may be missing, and are dropped where the norm has none (frozen norms). What a
+      cast to half precision made of them is rounded; one that it made infinite starts at zero.
 
     All that did not go in is listed in the report. Raises WeightsError for everything else.
     """
     own = model.state_dict()
     report = LoadReport(source, left_out=list(getattr(tensors, "left_out", ())))
-    tensors = {key: value for key, value in tensors.items() if not _is_spare_counter(key, own)}
+    tensors = {
+        key: _counter(value) if key.endswith(COUNTER) else value
+        for key, value in tensors.items()
+        if not _is_spare_counter(key, own)
+    }
     headless = not any(key.startswith(_OURS) for key in own)
     if new_head or headless:
         trunk = {key.split(".")[0] for key in own} - {"fc"}
@@ -287,6 +314,13 @@ def _is_spare_counter(key: str, own: Mapping[str, Tensor]) -> bool:
         and key not in own
         and key.removesuffix(COUNTER) + ".running_var" in own
     )
+
+
+def _counter(given: Tensor) -> Tensor:
+    """A batch counter as the norms have it, out of one that was cast with the weights."""
+    if given.dtype not in _FLOATS or given.numel() != 1:
+        return given
+    return given.reshape(()).double().nan_to_num(0.0, 0.0, 0.0).round().long()
 
 
 def _adapt_input(own: Mapping[str, Tensor], tensors: dict[str, Tensor], report: LoadReport) -> None:

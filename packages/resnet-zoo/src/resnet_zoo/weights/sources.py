@@ -53,7 +53,12 @@ class Source:
 
     def _describe(self) -> dict[str, Any]:
         path = self.path()
-        return read_metadata(path) or _published_card(path, self.label)
+        own = read_metadata(path)
+        return own if own.get("transforms") else {**self._beside(path), **own}
+
+    def _beside(self, path: Path) -> dict[str, Any]:
+        """What is known of a file that does not say itself how its pictures were prepared."""
+        return _published_card(path, self.label)
 
     def categories(self) -> list[str] | None:
         """Class names in the order of the outputs, or None if the source does not say."""
@@ -80,8 +85,10 @@ class FileSource(Source):
     """A file on this machine, named by `label`.
 
     What it is comes from its own metadata, from its name and hash if it is a published file, or
-    from the config.json beside it.
+    from the config.json beside it; a warning says if that is of another model than `model`.
     """
+
+    model: str | None = None
 
     def remote(self) -> None:
         return None
@@ -91,9 +98,8 @@ class FileSource(Source):
 
     path = location
 
-    def _describe(self) -> dict[str, Any]:
-        path = self.path()
-        return read_metadata(path) or _published_card(path, self.label) or _card_beside(path)
+    def _beside(self, path: Path) -> dict[str, Any]:
+        return _published_card(path, self.label) or _card_beside(path, self.model)
 
 
 @dataclass
@@ -172,9 +178,9 @@ def resolve(
     if isinstance(weights, (str, os.PathLike)):
         text = os.fspath(weights)
         if Path(text).is_file():
-            return FileSource(text, offline, progress)
+            return FileSource(text, offline, progress, model=model)
         if Path(text).is_dir():
-            return FileSource(str(_file_in(Path(text))), offline, progress)
+            return FileSource(str(_file_in(Path(text))), offline, progress, model=model)
         if text.startswith(("https://", "http://")):
             return Source(text, offline, progress)
         if text.endswith(SUFFIXES):
@@ -250,8 +256,8 @@ def _published_card(path: Path, label: str) -> dict[str, Any]:
     return _card_of_entry(entry)
 
 
-def _card_beside(path: Path) -> dict[str, Any]:
-    """What config.json in the same folder says, if it is one that goes with weights."""
+def _card_beside(path: Path, model: str | None) -> dict[str, Any]:
+    """What config.json in the same folder says, if it is one that goes with these weights."""
     config, preprocessor = path.with_name(CONFIG), path.with_name(PREPROCESSOR)
     if not config.is_file():
         return {}
@@ -260,4 +266,8 @@ def _card_beside(path: Path) -> dict[str, Any]:
     except WeightsError as error:
         warnings.warn(f"resnet-zoo: {error}; it is not used", stacklevel=4)
         return {}
-    return card_from(content, read_json(preprocessor) if preprocessor.is_file() else None)
+    card = card_from(content, read_json(preprocessor) if preprocessor.is_file() else None)
+    if model is not None and card.get("model") in set(WEIGHTS) - {model}:
+        told = f"{config} is of {card['model']}, not of {model}; its preprocessing is assumed"
+        warnings.warn(f"resnet-zoo: {told}", stacklevel=4)
+    return card
