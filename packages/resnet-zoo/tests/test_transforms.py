@@ -176,3 +176,31 @@ def test_the_crop_modes_equal_timm_to_the_last_bit(timm, mode, size, fraction, i
     for sides in ((333, 500), (100, 70), (1025, 257)):
         image = picture(*sides)
         assert torch.equal(ours(image), theirs(image)), sides
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I"])
+def test_sixteen_bits_are_scaled_and_not_cut_off(mode):
+    deep = np.arange(300 * 280, dtype=np.uint32).reshape(300, 280) % 65536
+    image = Image.fromarray(deep.astype(np.uint16 if mode == "I;16" else np.int32))
+    expected = Image.fromarray((deep / 257).astype(np.uint8)).convert("RGB")
+    transform = ImageClassification(crop_size=224)
+    assert (transform(image) - transform(expected)).abs().max() < 2 / 255 / 0.224
+    with pytest.raises(ValueError, match="no known white"):
+        transform(Image.fromarray(deep.astype(np.float32)))
+
+
+@pytest.mark.parametrize("shape", [(4, 30, 30), (30, 30, 3), (2, 6, 30, 30), (3, 0, 30)])
+def test_tensors_of_other_channels_or_without_pixels_are_named(shape):
+    transform = ImageClassification(crop_size=8, resize_size=8)
+    with pytest.raises(ValueError, match=r"must be \(\.\.\., 3, H, W\), or"):
+        transform(torch.zeros(shape))
+    with pytest.raises(torch.jit.Error, match=r"must be \(\.\.\., 3, H, W\), or"):
+        torch.jit.script(transform)(torch.zeros(shape))
+
+
+def test_a_grey_tensor_is_what_a_grey_picture_is():
+    image = picture(300, 260).convert("L")
+    transform = ImageClassification(crop_size=224)
+    grey = pil_to_tensor(image)
+    assert torch.equal(transform(grey), transform(grey.expand(3, -1, -1)))
+    assert (transform(grey) - transform(image)).abs().max() <= 2 / 255 / 0.224

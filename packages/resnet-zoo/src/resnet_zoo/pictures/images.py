@@ -55,13 +55,25 @@ def open_image(path: str | Path, short: int | None = None) -> Image.Image:
         raise ValueError(f"{path}: not an image{cure}") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: {str(error) or type(error).__name__}") from error
+    try:
+        return in_8_bits(image)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def in_8_bits(image: Image.Image) -> Image.Image:
+    """A picture of 16 bits a channel scaled to 8; others as they are.
+
+    Raises ValueError for numbers whose white is not known (32 bits, floating point): Pillow's own
+    conversion would cut them off.
+    """
     if image.mode in _DEEP:
         image = image.convert("I")
         if image.getextrema()[1] > 65535:  # type: ignore[operator]
-            raise ValueError(f"{path}: 32-bit numbers have no known white; scale it to 8 bits")
+            raise ValueError("32-bit numbers have no known white; scale it to 8 bits")
         return image.point(lambda value: value * (1 / 257)).convert("L")
     if image.mode == "F":
-        raise ValueError(f"{path}: floating-point numbers have no known white; scale it to 8 bits")
+        raise ValueError("floating-point numbers have no known white; scale it to 8 bits")
     return image
 
 

@@ -16,6 +16,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .images import in_8_bits
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CROP_MODES = ("center", "squash", "border")
@@ -144,13 +146,25 @@ def _crop_tensor(image: Tensor, height: int, width: int, fill: List[float]) -> T
     return image[..., top : top + height, left : left + width]
 
 
+def _check_shape(image: Tensor, channels: int) -> None:
+    given = image.shape[-3]
+    if (given != 1 and given != channels) or image.shape[-2] == 0 or image.shape[-1] == 0:
+        raise ValueError(
+            "ImageClassification: an image tensor must be (..., "
+            + str(channels)
+            + ", H, W), or (..., 1, H, W), with pixels, got "
+            + str(image.shape)
+            + "; convert it to RGB first (channels before height and width)"
+        )
+
+
 class ImageClassification(nn.Module):
     """Preprocessing as a module: PIL image or tensor to normalised float32.
 
     A PIL image gives (C, crop, crop); a tensor (..., C, H, W), uint8 or float in [0, 1], gives
-    (..., C, crop, crop). The result is float32 whatever torch's default dtype is. A PIL image that
-    is not RGB is converted when three channels are expected. `torch.jit.script` takes it, for
-    tensors.
+    (..., C, crop, crop), where one channel serves as three. The result is float32 whatever torch's
+    default dtype is. A PIL image that is not RGB is converted when three channels are expected, one
+    of 16 bits is scaled to 8. `torch.jit.script` takes it, for tensors.
 
     Args:
         crop_size: what the model sees: the side of a square, or (height, width).
@@ -160,7 +174,8 @@ class ImageClassification(nn.Module):
         crop_mode: timm's: "center" scales the image over `resize_size`; "squash" to exactly that
             size, whatever its ratio; "border" into that size, with a border of the mean colour.
 
-    Raises ValueError for arguments that make no sense; the call TypeError for what is no image.
+    Raises ValueError for arguments that make no sense; the call TypeError for what is no image,
+    ValueError for one of other channels, without pixels, or of numbers whose white is not known.
     """
 
     def __init__(
@@ -212,6 +227,7 @@ class ImageClassification(nn.Module):
                 + str(image.shape)
             )
         else:
+            _check_shape(image, len(self._mean))
             size = _size_after(image.shape[-2], image.shape[-1], self._resize, self.crop_mode)
             image = _resize_tensor(image, size, self.interpolation)
             image = _crop_tensor(image, self._crop[0], self._crop[1], self._fill(image))
@@ -237,6 +253,7 @@ class ImageClassification(nn.Module):
                 f"got {getattr(image, 'shape', type(image).__name__)}"
             )
         mode = "L" if len(self.mean) == 1 else "RGB"
+        image = in_8_bits(image)
         image = image if image.mode == mode else image.convert(mode)
         size = _size_after(image.height, image.width, self._resize, self.crop_mode)
         image = _resize_pil(image, size, self.interpolation)
