@@ -165,6 +165,30 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path, member):
         read_keras(path)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["bzip2", "lzma"])
+def test_a_zip_bomb_that_lies_about_its_size_is_refused(tmp_path, method):
+    """zipfile unpacks a block of these as a whole, whatever the member says that it unpacks to."""
+    members = {"config.json": b" " * (200 << 20), "metadata.json": b"{}"}
+    path = archive_of(tmp_path / "bomb.keras", members, method)
+    data = path.read_bytes().replace((200 << 20).to_bytes(4, "little"), (64).to_bytes(4, "little"))
+    path.write_bytes(data)
+    with measured(), pytest.raises(ValueError, match="a way that Keras does not write"):
+        read_keras(path)
+
+
+def test_a_member_that_claims_more_than_the_archive_has_is_refused(tmp_path):
+    """The bound follows from the archive, not from the size that a member says it is packed to."""
+    weights = b" " * (100 << 20)
+    members = {"config.json": b"{}", "metadata.json": b"{}", "model.weights.h5": weights}
+    path = archive_of(tmp_path / "bomb.keras", members, zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(path) as archive:
+        packed = archive.getinfo("model.weights.h5").compress_size
+    data = path.read_bytes().replace(packed.to_bytes(4, "little"), (1 << 30).to_bytes(4, "little"))
+    path.write_bytes(data)
+    with measured(), pytest.raises(ValueError, match="unpacks to more than"):
+        read_keras(path)
+
+
 def test_members_are_never_unpacked_to_files(tmp_path):
     members = {
         "../escaped": b"x", "config.json": b"{}", "metadata.json": b"{}",

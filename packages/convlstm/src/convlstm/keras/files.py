@@ -1,4 +1,5 @@
-"""Keras' model and weight files, read and written with h5py alone: no Keras, no TensorFlow.
+"""Keras' model and weight files, read from their bytes and written with h5py: no Keras, no
+TensorFlow.
 
 Read: `.keras` (Keras 3, and TensorFlow from 2.12 on), `.weights.h5`, and legacy `.h5` of Keras 2
 and 3, with or without a model in it. Written: the same three, as Keras 3 writes them. A file may
@@ -22,7 +23,7 @@ import numpy as np
 from torch import nn
 
 from .._files import replacing
-from .hdf5 import MAX_RATIO, MAX_TEXT_BYTES, Reader, Tree, h5py
+from .h5 import MAX_RATIO, MAX_TEXT_BYTES, Reader, Tree, h5py
 
 # The Keras whose files these functions write like.
 KERAS_VERSION = "3.15.1"
@@ -145,13 +146,11 @@ def read_keras(path: str | os.PathLike[str]) -> KerasFile:
         raise ValueError(_folder(path))
     if not path.is_file():
         raise FileNotFoundError(f"read_keras: there is no file {path}")
-    module = h5py()
-    size = path.stat().st_size
     try:
         if zipfile.is_zipfile(path):
             return _read_archive(path)
-        with module.File(path, "r") as file:
-            return _read_hdf5(Reader(file, size))
+        with open(path, "rb") as file:
+            return _read_hdf5(Reader(file))
     except (
         OSError, KeyError, zipfile.BadZipFile, json.JSONDecodeError, TypeError, ValueError,
         RuntimeError, NotImplementedError, RecursionError, AttributeError, OverflowError,
@@ -172,40 +171,43 @@ def _folder(path: Path) -> str:
 
 def _read_archive(path: Path) -> KerasFile:
     """A zip of metadata.json, config.json and model.weights.h5."""
+    size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
-        config = json.loads(_member(archive, "config.json", MAX_TEXT_BYTES))
-        metadata = json.loads(_member(archive, "metadata.json", 1 << 20))
-        data = _member(archive, "model.weights.h5", None)
+        config = json.loads(_member(archive, "config.json", size, MAX_TEXT_BYTES))
+        metadata = json.loads(_member(archive, "metadata.json", size, 1 << 20))
+        data = _member(archive, "model.weights.h5", size, None)
     if not isinstance(config, dict) or not isinstance(metadata, dict):
         raise ValueError("config.json and metadata.json must be objects")
-    with h5py().File(io.BytesIO(data), "r") as file:
-        tree = Reader(file, len(data)).tree(file)
+    reader = Reader(io.BytesIO(data))
+    tree = reader.tree(reader.root)
     return KerasFile(str(metadata.get("keras_version", "3")), config, tree)
 
 
-def _member(archive: zipfile.ZipFile, name: str, most: int | None) -> bytes:
-    """The bytes of an archive's member. Raises ValueError where it unpacks to too many, before it
-    is unpacked where it says so itself."""
+def _member(archive: zipfile.ZipFile, name: str, size: int, most: int | None) -> bytes:
+    """The bytes of a member of an archive of `size` bytes. Raises ValueError where it unpacks to
+    too many, before it is unpacked where it says so itself."""
     about = archive.getinfo(name)
-    bound = MAX_RATIO * about.compress_size
+    # zipfile bounds what it unpacks at a time for these two alone; Keras stores without compression
+    if about.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} is compressed in a way that Keras does not write")
+    packed = min(about.compress_size, size)
+    bound = MAX_RATIO * packed
     bound = bound if most is None else min(most, bound)
     data = b""
     if about.file_size <= bound:
         with archive.open(about) as member:
             data = member.read(bound + 1)
     if about.file_size > bound or len(data) > bound:
-        raise ValueError(
-            f"{name} unpacks to more than {bound:,} bytes from {about.compress_size:,}"
-        )
+        raise ValueError(f"{name} unpacks to more than {bound:,} bytes from {packed:,}")
     return data
 
 
 def _read_hdf5(reader: Reader) -> KerasFile:
-    file = reader.file
-    legacy = "model_weights" in file or "layer_names" in file.attrs or "layer_names0" in file.attrs
-    if legacy:
+    root = reader.root
+    names = {"layer_names", "layer_names0"} & set(root.attributes)
+    if names or "model_weights" in root.members:
         return _read_legacy(reader)
-    tree = reader.tree(file)
+    tree = reader.tree(root)
     if not _groups(tree):
         raise ValueError("the HDF5 file has neither layers nor layer_names")
     return KerasFile("3", None, tree)
@@ -213,8 +215,8 @@ def _read_hdf5(reader: Reader) -> KerasFile:
 
 def _read_legacy(reader: Reader) -> KerasFile:
     """Groups named after layers, each with `weight_names`: the paths of its arrays, in order."""
-    file = reader.file
-    root = reader.item(file, "model_weights") if "model_weights" in file else file
+    file = reader.root
+    root = file.member("model_weights") if "model_weights" in file.members else file
     version = reader.text(root, "keras_version") or reader.text(file, "keras_version") or "2"
     config_text = reader.text(file, "model_config")
     config = None if config_text is None else json.loads(config_text)

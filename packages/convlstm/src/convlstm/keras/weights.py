@@ -18,7 +18,7 @@ from torch import nn
 from ..layers.cell import ConvLSTMBase
 from ..layers.stack import Bidirectional
 from .base import Slot, slots
-from .hdf5 import Tree
+from .h5 import Tree
 from .recurrent import TimeDistributed
 from .registry import class_of
 
