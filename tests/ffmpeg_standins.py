@@ -14,7 +14,7 @@ import subprocess
 from pathlib import Path
 
 import standins
-from shipping.rattler_child import call
+from shipping.rattler_child import call, index
 from shipping.subdirs import SUBDIR
 from standins import StandIn
 
@@ -42,7 +42,7 @@ def write(folder: Path, headers: Path, clang: str, glslang: str, cache: Path) ->
     """
     for package in [*_compilers(cache), *_programs(clang, glslang), *_libraries(headers)]:
         package.write(folder / SUBDIR)
-    call("index", folder=str(folder))
+    call(index, folder=str(folder))
 
 
 def _program(name: str) -> str:

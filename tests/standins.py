@@ -23,7 +23,7 @@ from pathlib import Path
 import workspace
 from predicted import run_exports
 from shipping.artifacts import MARK
-from shipping.rattler_child import call
+from shipping.rattler_child import call, index
 from shipping.recipes import Build
 from shipping.subdirs import SUBDIR
 
@@ -236,7 +236,7 @@ def make_channel(
     (folder / "noarch").mkdir()
     for package in packages:
         package.write(subdir)
-    call("index", folder=str(folder))
+    call(index, folder=str(folder))
     return packages
 
 

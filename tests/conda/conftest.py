@@ -11,7 +11,9 @@ import standins
 from predicted import required
 from shipping import recipes
 from shipping.channel import Release
+from shipping.rattler_child import call
 from shipping.recipes import Build
+from solving import VIRTUAL, install
 
 OWN_PYTHON = Path(sys.executable)
 OWN_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -32,9 +34,24 @@ class Proof:
         """`build` in a fresh prefix with that Python, chosen by its build string."""
         cuda = build.variant.get("cuda_compiler_version") if build.kind.startswith("cuda") else None
         specs = [f"{build.name} =={build.version} {build.string}", f"python {python}.*"]
-        records = self.release.install(specs, prefix, cuda)
+        records = self.install(specs, prefix, cuda)
         assert records[build.name]["build"] == build.string
         return Prefix(prefix, build)
+
+    def install(self, specs: list[str], prefix: Path, cuda: str | None = None) -> dict[str, dict]:
+        """Solve and install into a fresh prefix; returns the records. Raises with the reason."""
+        answer = call(
+            install,
+            environment=self.release.cache,
+            channels=self.release.channels(),
+            specs=specs,
+            virtual=VIRTUAL | ({"__cuda": cuda} if cuda else {}),
+            prefix=str(prefix),
+            cache=str(self.folder / "cache"),
+        )
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer["records"]
 
 
 class Prefix:

@@ -114,7 +114,7 @@ def test_a_cuda_build_is_chosen_for_a_driver_and_runs_on_the_cpu_without_one(
     prefix = proof.installed(build, own_version, tmp_path / "env")
     prefix.run_main_function()
     with pytest.raises(RuntimeError, match="__cuda"):
-        proof.release.install([f"spconv-lite * {build.string}"], tmp_path / "none")
+        proof.install([f"spconv-lite * {build.string}"], tmp_path / "none")
 
 
 @pytest.mark.parametrize("name", ["resnet-zoo", "spconv-lite"])

@@ -13,7 +13,8 @@ from packaging.version import Version
 from predicted import metadata
 from shipping import recipes
 from shipping.rattler_child import call
-from shipping.subdirs import SUBDIR, VIRTUAL
+from shipping.subdirs import SUBDIR
+from solving import VIRTUAL, solve
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 DRIVERS = {
@@ -112,7 +113,7 @@ def matrix(channel) -> dict[tuple, dict]:
         for string in (None, "cpu*")
         if string is None or name in NATIVE
     }
-    answers = call("solve", channels=[channel], problems=list(asked.values()))
+    answers = call(solve, channels=[channel], problems=list(asked.values()))
     return dict(zip(asked, answers, strict=True))
 
 
@@ -178,13 +179,13 @@ def refused(channel) -> dict[tuple[str, str], dict]:
     asked |= {
         (name, "Python 3.9"): problem(name, "python 3.9.*") for name in ALL if name not in WITH_CUDA
     }
-    answers = call("solve", channels=[channel], problems=list(asked.values()))
+    answers = call(solve, channels=[channel], problems=list(asked.values()))
     return dict(zip(asked, answers, strict=True))
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_python_that_is_too_old_is_refused_though_the_channel_has_it(name, channel, refused):
-    (alone,) = call("solve", channels=[channel], problems=[problem("python 3.9.*")])
+    (alone,) = call(solve, channels=[channel], problems=[problem("python 3.9.*")])
     assert alone["records"]["python"]["version"] == "3.9.9"
     said = refused[name, "Python 3.9"]["error"]
     assert re.search(rf"{name} [\s\S]* python (>=3\.10|3\.9)", said), said
@@ -202,5 +203,5 @@ def test_what_cannot_work_is_refused_with_a_reason_that_names_it(name, what, ref
 
 def test_all_packages_solve_together_on_cpu_and_gpu(channel):
     asked = [problem(*ALL, "python 3.12.*", driver=driver) for driver in DRIVERS]
-    for answer in call("solve", channels=[channel], problems=asked):
+    for answer in call(solve, channels=[channel], problems=asked):
         assert set(ALL) <= set(answer["records"])

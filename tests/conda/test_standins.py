@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import standins
-from shipping.rattler_child import call
+from shipping.rattler_child import call, index
 from shipping.subdirs import SUBDIR
+from solving import solve
 from standins import StandIn
 
 
@@ -18,9 +19,9 @@ def test_a_python_without_torch_is_taken_only_where_it_is_asked_for(tmp_path):
     (tmp_path / SUBDIR).mkdir()
     for package in (newer, StandIn("python", "3.10.0", f"{standins.MARK}_0_cpython")):
         package.write(tmp_path / SUBDIR)
-    call("index", folder=str(tmp_path))
+    call(index, folder=str(tmp_path))
     problems = [{"specs": [spec], "virtual": {}} for spec in ("python >=3.10", "python 3.99.*")]
-    any_will_do, that_one = call("solve", channels=[str(tmp_path)], problems=problems)
+    any_will_do, that_one = call(solve, channels=[str(tmp_path)], problems=problems)
     assert any_will_do["records"]["python"]["version"] == "3.10.0"
     assert that_one["records"]["python"]["version"] == "3.99.0"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import workspace
 import yaml
 
-from shipping.rattler_child import call
+from shipping.rattler_child import call, extract
 
 MARK = "standin"  # in the build string of what tests/standins.py makes
 SIZE_LIMIT = 5_000_000
@@ -36,7 +36,7 @@ class Artifact:
     @classmethod
     def unpack(cls, path: Path, folder: Path) -> Artifact:
         """Unpack `path` into the new folder `folder`."""
-        call("extract", package=str(path), folder=str(folder))
+        call(extract, package=str(path), folder=str(folder))
         return cls(path, folder)
 
     @property

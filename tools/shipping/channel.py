@@ -18,11 +18,10 @@ from pathlib import Path
 
 import workspace
 
-from shipping import address, artifacts
+from shipping import address, artifacts, rattler_child
 from shipping.artifacts import Artifact
-from shipping.rattler_child import call
 from shipping.recipes import VARIANTS, Build
-from shipping.subdirs import SUBDIR, VIRTUAL
+from shipping.subdirs import SUBDIR
 
 WORK = Path(tempfile.gettempdir(), "conda-release")
 PACKED = (
@@ -58,8 +57,8 @@ class Release:
         """
         stem = build.file_name.removesuffix(".conda")
         with _work_folder(stem) as work:
-            answer = call(
-                "build",
+            answer = rattler_child.call(
+                rattler_child.build,
                 log=self.folder / "logs" / f"{stem}.log",
                 environment=self.cache | driver(build),
                 recipe=str(build.path),
@@ -89,22 +88,7 @@ class Release:
 
     def index(self) -> None:
         """Write the channel's repodata."""
-        call("index", folder=str(self.channel))
-
-    def install(self, specs: list[str], prefix: Path, cuda: str | None = None) -> dict[str, dict]:
-        """Solve and install into a fresh prefix; returns the records. Raises with the reason."""
-        answer = call(
-            "install",
-            environment=self.cache,
-            channels=self.channels(),
-            specs=specs,
-            virtual=VIRTUAL | ({"__cuda": cuda} if cuda else {}),
-            prefix=str(prefix),
-            cache=str(self.folder / "cache"),
-        )
-        if "error" in answer:
-            raise RuntimeError(answer["error"])
-        return answer["records"]
+        rattler_child.call(rattler_child.index, folder=str(self.channel))
 
     def write_manifest(
         self, extra_files: list[Path], *, tested: bool, failed: Sequence[str] = ()

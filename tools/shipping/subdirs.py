@@ -11,9 +11,3 @@ NAMES = {
 }
 RELEASED = tuple(NAMES.values())
 SUBDIR = NAMES.get((platform.system(), platform.machine()), "unsupported")
-# what every such machine has, as far as a solver asks for it
-VIRTUAL = (
-    {"__osx": "14.0", "__unix": "0", "__archspec": "1"}
-    if SUBDIR.startswith("osx")
-    else {"__linux": "6.1", "__glibc": "2.36", "__unix": "0", "__archspec": "1"}
-)
