@@ -1,4 +1,5 @@
-// .ncl files: opened by their header, read page by page or whole. The layout: ncl_format.h.
+// .ncl files: opened by their header, read page by page or whole. The layout: ncl_format.h. A page is decoded
+// into memory of its reader's, who frees it; none is mapped or kept here.
 #pragma once
 
 #include <string>

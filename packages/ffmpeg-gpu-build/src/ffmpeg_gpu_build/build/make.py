@@ -1,4 +1,7 @@
-"""FFmpeg's configure and make, watched: progress, a full log, and what really was enabled."""
+"""FFmpeg's configure and make, watched: progress, a full log, and what really was enabled.
+
+The arguments that configure is given: `Plan.configure_line` in description.py.
+"""
 
 from __future__ import annotations
 
