@@ -1,6 +1,5 @@
 """gpu_check loses nothing: a rehearsal with a hanging and a crashing phase."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -8,23 +7,13 @@ import sys
 import time
 from collections import Counter
 
+import gpu_check
+import measure
 import pytest
 import workspace
+from gpu import report
 
 ROOT = workspace.ROOT
-
-
-def load(name: str):
-    spec = importlib.util.spec_from_file_location(
-        f"{name}_under_test", ROOT / "tools" / f"{name}.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-gpu_check = load("gpu_check")
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +21,9 @@ def rehearsed(tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, ROOT / "tools" / "gpu_check.py", "--rehearse", "--package", "tp-parallel"],
+        [sys.executable, ROOT / "tests" / "gpu_rehearsal.py", out, "tp-parallel"],
         capture_output=True,
         text=True,
-        env=os.environ | {"OUT": str(out)},
     )
     assert time.monotonic() - started < 480
     lines = [json.loads(line) for line in (out / "gpu-check.jsonl").read_text().splitlines()]
@@ -130,8 +118,6 @@ def test_the_plan_has_a_process_for_each_file_and_choice_of_kernels():
 
 
 def test_the_report_makes_result_files_and_tables_of_the_lines(tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    report = load("gpu_check_report")
     monkeypatch.setattr(report, "ROOT", tmp_path)
     row = {"case": "lidar", "ours": {"median_ms": 2.0}, "peer": {"median_ms": 5.0}, "ratio": 2.5}
     lines = [
@@ -142,7 +128,7 @@ def test_the_report_makes_result_files_and_tables_of_the_lines(tmp_path, monkeyp
         | row,
         {"kind": "test", "run": "tests a", "id": "t", "outcome": "started"},
         {"kind": "test", "run": "tests a", "id": "t", "outcome": "passed"},
-        {"kind": "phase", "name": "big cases", "verdict": "hung"},
+        {"kind": "phase", "name": "kernels", "verdict": "hung"},
     ]
     path = tmp_path / "gpu-check.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -154,13 +140,12 @@ def test_the_report_makes_result_files_and_tables_of_the_lines(tmp_path, monkeyp
     said = capsys.readouterr().out
     assert "| lidar | 2 | 5 | 2.50x |" in said
     assert "tests a: 1 passed" in said
-    assert "big cases: 1 phase hung" in said
+    assert "kernels: 1 phase hung" in said
 
 
 def test_a_row_is_kept_at_once_whatever_becomes_of_the_script(tmp_path, monkeypatch):
     monkeypatch.setenv("GPU_CHECK_RESULTS", str(tmp_path / "r.jsonl"))
     monkeypatch.setattr(sys, "argv", ["bench"])
-    measure = load("measure")
     bench = measure.Bench("b", "a peer")
     bench.compare("first", ours=lambda: None, repeats=2)
     (line,) = gpu_check.read_lines(tmp_path / "r.jsonl")
@@ -179,7 +164,7 @@ def test_the_times_of_single_kernels_are_written_line_by_line(tmp_path):
     """With the CPU kernels, so that the first run on a GPU finds none of the script's faults."""
     results = tmp_path / "r.jsonl"
     done = subprocess.run(
-        [sys.executable, ROOT / "tools" / "gpu_check_kernels.py", "--device", "cpu", "--small"],
+        [sys.executable, ROOT / "tools" / "gpu" / "kernels.py", "--device", "cpu", "--small"],
         capture_output=True,
         text=True,
         env=os.environ | {"GPU_CHECK_RESULTS": str(results)},

@@ -4,15 +4,15 @@
     python tools/gpu_check.py --prepare             here: builds what travels, into build/gpu/carry
     python tools/gpu_check.py [--package X]         there: offline, with the python3 that has torch
     python tools/gpu_check.py --report FILES        here: results into benchmarks/results and tables
-    python tools/gpu_check.py --rehearse            here: the whole run without a GPU, with a phase
-                                                   that hangs and one that crashes
+
+A rehearsal without a GPU, with phases and tests that hang and crash: tests/gpu_rehearsal.py.
 
 The run is a list of phases, each in a process group of its own with a cap: ceilings of the device,
 one native build of all packages, the simulator's programs as device binaries (plain, then under
 compute-sanitizer), GPU tests (a pytest process per file and choice of kernels, restarted without
-the culprit after a hang or a sticky CUDA error), big cases, benchmarks. After every test, row and
-phase a line of JSON is appended to OUT/gpu-check.jsonl; OUT is --out, else $OUT, else build/gpu.
-What the phases said stands in OUT/gpu-check.log.
+the culprit after a hang or a sticky CUDA error), times of single kernels, benchmarks. After every
+test, row and phase a line of JSON is appended to OUT/gpu-check.jsonl; OUT is --out, else $OUT, else
+build/gpu. What the phases said stands in OUT/gpu-check.log.
 
 Exit codes: 0 everything passed, 1 something failed, hung or crashed, 2 nothing failed but something
 was skipped or not reached, 3 this machine has no usable GPU.
@@ -182,15 +182,12 @@ def run_phase(phase: Phase, results: Results, deadline: float) -> str:
 # ---------------------------------------------------------------------------------- the plan
 
 
-def script(name: str, *arguments: str) -> list[str]:
-    return [sys.executable, str(TOOLS / f"gpu_check_{name}.py"), *arguments]
-
-
 def device_programs(architecture: str) -> list[Phase]:
     """The simulator's programs as --prepare built them, plain and under compute-sanitizer."""
     programs = sorted((CARRY / "programs").glob(f"*-sm_{architecture}"))
     if not programs:
-        return [Phase("programs", script("nothing"), 5)]
+        reason = "--prepare has made no programs for this device"
+        return [Phase("programs", ["sh", "-c", f"echo {reason}; exit {SKIPPED}"], 5)]
     phases = [Phase(f"program {p.name}", [str(p), "--all", "--seeds", "3"], 20) for p in programs]
     sanitizer = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     for tool in ("memcheck", "racecheck", "initcheck", "synccheck"):
@@ -241,7 +238,7 @@ def test_phases(packages: Sequence[workspace.Package]) -> list[Phase]:
                 continue
             kernels = KERNELS.get(package.name, ()) if "choices(" in text else ()
             for choice in kernels or ("",):
-                command = [sys.executable, "-m", "pytest", "-q", "-p", "gpu_check_pytest"]
+                command = [sys.executable, "-m", "pytest", "-q", "-p", "gpu.pytest_plugin"]
                 command += ["-p", "no:cacheprovider", "--full", "-m", "gpu", str(path)]
                 command += ["-k", choice] if choice else []
                 name = f"tests {package.name} {path.stem} {choice}".strip()
@@ -262,42 +259,12 @@ def plan(gpu: dict[str, object], packages: Sequence[workspace.Package]) -> list[
     architecture = str(gpu["architecture"])
     everything = python_path(workspace.packages(None))
     return [
-        Phase("ceilings", script("ceilings"), 30),
+        Phase("ceilings", [sys.executable, str(TOOLS / "gpu" / "ceilings.py")], 30),
         *build_phases(architecture, packages),
         *device_programs(architecture),
         *test_phases(packages),
-        Phase("kernels", script("kernels"), 60, everything),
-        Phase("big cases", script("big"), 45, everything),
+        Phase("kernels", [sys.executable, str(TOOLS / "gpu" / "kernels.py")], 60, everything),
         *benchmark_phases(packages),
-    ]
-
-
-def rehearsal(packages: Sequence[workspace.Package]) -> list[Phase]:
-    """The plan's shape without a GPU: beside phases and tests that pass, a phase that hangs, one
-    that crashes, a test that hangs and one that ends its process."""
-    rehearse = script("rehearse")
-    environment = {"PYTHONPATH": str(TOOLS), "GPU_CHECK_TEST_LIMIT": "3"}
-    tests = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "gpu_check_pytest",
-        "-p",
-        "no:cacheprovider",
-    ]
-    tests += ["-c", os.devnull, "--rootdir", str(ROOT / "build" / "gpu")]
-    written = ROOT / "build" / "gpu" / "rehearsal" / "test_rehearsal.py"
-    return [
-        Phase("ceilings", [*rehearse, "row"], 20),
-        Phase("a phase that hangs", [*rehearse, "hang"], 3),
-        Phase("a phase that crashes", [*rehearse, "crash"], 20),
-        Phase("rehearsed tests: write", [*rehearse, "tests", str(written)], 20),
-        Phase("rehearsed tests", [*tests, str(written)], 60, environment, tests=True),
-        *(test_phases(packages)[:1]),
-        Phase("a script that lacks something", script("nothing"), 20),
-        Phase("benchmark", [*rehearse, "row"], 20),
     ]
 
 
@@ -375,21 +342,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--prepare", action="store_true", help="build what travels to the machine")
     parser.add_argument("--ffmpeg", type=Path, help="with --prepare: a static ffmpeg to take along")
     parser.add_argument("--architecture", default="90", help="with --prepare: of the device (90)")
-    parser.add_argument("--rehearse", action="store_true", help="the whole run without a GPU")
     parser.add_argument("--report", nargs="+", type=Path, help="results files to turn into tables")
     options = parser.parse_args(argv)
     packages = workspace.packages(options.package)
     if options.report:
-        import gpu_check_report
+        from gpu.report import report
 
-        return gpu_check_report.report(options.report)
+        return report(options.report)
     if options.prepare:
-        import gpu_check_prepare
+        from gpu.prepare import prepare
 
-        return gpu_check_prepare.prepare(CARRY, options.architecture, options.ffmpeg)
+        return prepare(CARRY, options.architecture, options.ffmpeg)
     out = options.out or Path(os.environ.get("OUT") or ROOT / "build" / "gpu")
-    if options.rehearse:
-        return run_all({"gpu": "none: a rehearsal", "architecture": "90"}, rehearsal(packages), out)
     gpu = find_gpu()
     print(f"{gpu['gpu']}, sm_{gpu['architecture']}, torch {gpu['torch']}, CUDA {gpu['cuda']}")
     return run_all(gpu, plan(gpu, packages), out)
