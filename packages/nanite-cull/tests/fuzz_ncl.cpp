@@ -25,10 +25,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   options.threads = 1;
   try {  // page by page: a damaged one does not keep the others from being read
     const nanite_cull::NclFile file({data, size}, options);
-    std::vector<nanite_cull::DecodedPart> parts;
     for (uint32_t page = 0; page < file.tables().pages.size(); ++page) try {
-        file.decode_page(page, parts);
-        for (const auto& part : parts) file.geometry(part);
+        file.read_page(page);
       } catch (const std::invalid_argument&) {}
   } catch (const std::invalid_argument&) {  // refused with a reason: what must happen
   }

@@ -7,6 +7,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include "bindings/streaming.h"
 #include "build/build.h"
 #include "build/meshopt_api.h"
 #include "build/validate.h"
@@ -129,29 +130,48 @@ void bind_asset(nb::module_& m) {
       .def_rw("keep_source", &BuildOptions::keep_source)
       .def_rw("threads", &BuildOptions::threads);
 
-  auto floats = [](std::vector<float> Asset::* member, size_t width) {
-    return [member, width](nb::handle_t<Asset> self) {
-      const Asset& a = nb::cast<const Asset&>(self);
-      return view_of(a.*member, {(a.*member).size() / width, width}, self);
+  auto floats = [](std::vector<float> Vertices::* member, size_t width) {
+    return [member, width](nb::handle_t<Vertices> self) {
+      const Vertices& v = nb::cast<const Vertices&>(self);
+      return view_of(v.*member, {(v.*member).size() / width, width}, self);
     };
   };
-  nb::class_<Asset>(m, "Asset")
+  nb::class_<Vertices>(m, "Vertices")
+      .def_prop_ro("positions", floats(&Vertices::positions, 3))
+      .def_prop_ro("normals", floats(&Vertices::normals, 3))
+      .def_prop_ro("uvs", floats(&Vertices::uvs, 2))
+      .def_prop_ro("colors", floats(&Vertices::colors, 4))
+      .def_prop_ro("materials", [](nb::handle_t<Vertices> s) {
+        auto& v = nb::cast<const Vertices&>(s);
+        return view_of(v.materials, {v.materials.size()}, s);
+      });
+  nb::class_<Page, Vertices>(m, "Page").def_prop_ro("triangles", [](nb::handle_t<Page> s) {
+    auto& p = nb::cast<const Page&>(s);
+    return view_of(p.triangles, {p.triangles.size() / 3, 3}, s);
+  });
+  nb::class_<Asset, Vertices>(m, "Asset")
       .def_ro("step", &Asset::step)
       .def_prop_ro("origin",
                    [](const Asset& a) { return nb::make_tuple(a.origin[0], a.origin[1], a.origin[2]); })
+      .def_prop_ro("has_colors",
+                   [](const Asset& a) {
+                     return a.file ? (a.file->tables().header.start.flags & has_colors) != 0
+                                   : !a.colors.empty();
+                   })
+      .def_prop_ro("vertex_count",
+                   [](const Asset& a) {
+                     return a.file ? size_t(a.file->tables().header.start.vertices) : a.vertex_count();
+                   })
+      .def("whole",
+           [](std::shared_ptr<Asset> a) {
+             if (!a->file) return a;
+             nb::gil_scoped_release released;
+             return std::make_shared<Asset>(a->file->load());
+           })
       .def_ro("width", &Asset::width)
       .def_ro("depth", &Asset::depth)
       .def_ro("levels", &Asset::levels)
       .def_ro("report", &Asset::report)
-      .def_prop_ro("positions", floats(&Asset::positions, 3))
-      .def_prop_ro("normals", floats(&Asset::normals, 3))
-      .def_prop_ro("uvs", floats(&Asset::uvs, 2))
-      .def_prop_ro("colors", floats(&Asset::colors, 4))
-      .def_prop_ro("materials",
-                   [](nb::handle_t<Asset> s) {
-                     auto& a = nb::cast<const Asset&>(s);
-                     return view_of(a.materials, {a.materials.size()}, s);
-                   })
       .def_prop_ro("vertex_refs",
                    [](nb::handle_t<Asset> s) {
                      auto& a = nb::cast<const Asset&>(s);
@@ -294,16 +314,9 @@ void bind_asset(nb::module_& m) {
             return bytes;
           },
           "first"_a, "last"_a, nb::call_guard<nb::gil_scoped_release>())
-      // a page's parts, each an asset of vertices and triangles alone, cluster by cluster
       .def(
           "page",
-          [](const NclFile& f, uint32_t page) {
-            std::vector<DecodedPart> parts;
-            f.decode_page(page, parts);
-            std::vector<std::shared_ptr<Asset>> out;
-            for (const DecodedPart& part : parts) out.push_back(std::make_shared<Asset>(f.geometry(part)));
-            return out;
-          },
+          [](const NclFile& f, uint32_t page) { return std::const_pointer_cast<Page>(f.read_page(page)); },
           "page"_a, nb::call_guard<nb::gil_scoped_release>());
 
   m.def(
@@ -470,11 +483,12 @@ void bind_frame(nb::module_& m) {
   nb::class_<Frame>(m, "Frame")
       .def(nb::init<>())
       .def("cull",
-           [](Frame& f, const Scene& scene, const View& view, const CullOptions& options, bool draws) {
+           [](Frame& f, const Scene& scene, const View& view, const CullOptions& options, bool draws,
+              const Streamer& streamer) {
              {
                nb::gil_scoped_release released;
                f.context.init_context(view, options);
-               f.context.cull(scene, f.visible, f.cull_stats, draws ? &f.draws : nullptr);
+               f.context.cull(scene, f.visible, f.cull_stats, draws ? &f.draws : nullptr, &streamer);
              }
              return cull_stats(f.cull_stats);
            })
@@ -488,12 +502,12 @@ void bind_frame(nb::module_& m) {
            })
       .def("draw_two_pass",
            [](Frame& f, const Scene& scene, const View& view, const CullOptions& culling,
-              const RasterOptions& options, History& history) {
+              const RasterOptions& options, History& history, const Streamer& streamer) {
              {
                nb::gil_scoped_release released;
                f.context.init_context(view, culling);
                draw_two_pass(f.context, scene, view, options, history, f.visible, f.draws, f.buffer,
-                             f.cull_stats, f.raster_stats);
+                             f.cull_stats, f.raster_stats, &streamer);
              }
              nb::dict d = cull_stats(f.cull_stats);
              d.update(raster_stats(f.raster_stats));
@@ -598,6 +612,7 @@ NB_MODULE(_C, m) {
   m.def("max_threads", [] { return native::max_threads(); });
   bind_asset(m);
   bind_view(m);
+  bind_streaming(m);
   bind_shading(m);
   bind_frame(m);
 }

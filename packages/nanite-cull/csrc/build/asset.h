@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -37,15 +38,38 @@ struct BuildReport {
   double seconds_weld = 0, seconds_leaves = 0, seconds_levels = 0, seconds_hierarchy = 0;
 };
 
-struct Asset {
-  // vertices, from `origin`: integers times `step`, exact in float; on open borders the source's floats
-  double origin[3] = {0, 0, 0};
+// Vertices from an asset's origin: integers times `step`, exact in float; on open borders the source's
+// floats.
+struct Vertices {
   float step = 1, uv_step = 1;
   std::vector<float> positions;     // (V, 3)
   std::vector<float> normals;       // (V, 3) or empty
   std::vector<float> uvs;           // (V, 2) or empty
   std::vector<float> colors;        // (V, 4) or empty
   std::vector<uint32_t> materials;  // (V) or empty; a triangle's material is its first vertex's
+
+  size_t vertex_count() const { return positions.size() / 3; }
+};
+
+// Where the vertices and triangles of one cluster lie.
+struct ClusterGeometry {
+  const Vertices* vertices;
+  uint32_t base;  // local vertex i is base + refs[i] of the vertices
+  const uint32_t* refs;
+  const uint8_t* triangles;  // three local indices each
+
+  uint32_t vertex(int local) const { return base + refs[local]; }
+  const float* position(int local) const { return &vertices->positions[3 * size_t(vertex(local))]; }
+};
+
+class NclFile;
+struct Requests;
+
+struct Asset : Vertices {
+  double origin[3] = {0, 0, 0};
+  // The open file whose pages hold the vertices and triangles, which then are not here; null: they are.
+  std::shared_ptr<const NclFile> file;
+  Requests* requests = nullptr;  // of a file's asset while it is culled: where a traversal leaves its wishes
 
   // clusters: ordered by pass, inside a pass by group
   std::vector<uint32_t> vertex_refs;
@@ -64,8 +88,10 @@ struct Asset {
   uint32_t levels = 0;
   BuildReport report;
 
-  size_t vertex_count() const { return positions.size() / 3; }
   size_t triangle_count() const { return triangles.size() / 3; }
+  ClusterGeometry geometry(const Cluster& c) const {
+    return {this, 0, &vertex_refs[c.vertex_begin], &triangles[3 * size_t(c.triangle_begin)]};
+  }
 };
 
 }  // namespace nanite_cull

@@ -6,10 +6,12 @@
 #include <string>
 #include <tuple>
 
+#include "core/requests.h"
 #include "cull/cull_far.h"
 #include "cull/cull_simd.h"
 #include "native/check.h"
 #include "native/parallel.h"
+#include "store/ncl_file.h"
 
 namespace nanite_cull {
 
@@ -103,10 +105,37 @@ void CullContext::init_context(const View& view, const CullOptions& options) {
   }
 }
 
-void CullContext::cull(const Scene& scene, VisibleClusters& out, CullStats& stats, Draws* draws) {
+void CullContext::find_assets(const Scene& scene, const Streamer::Hold& streamed) {
+  streamed_.clear(), assets_.clear();
+  roots_ = scene.roots;
+  for (uint32_t i = 0; i < scene.assets.size(); ++i) {
+    const Asset* asset = scene.assets[i].get();
+    streamed_.push_back(asset->file ? streamed.find(*asset) : nullptr);
+    if (asset->file) {
+      native::demand(streamed_[i] != nullptr, [&] {
+        return "cull: asset " + std::to_string(i) +
+               " is streamed from a file; give a Streamer that has begun a frame of it";
+      });
+      asset = &streamed_[i]->asset();
+      roots_[i] = root_of(*asset);
+    }
+    assets_.push_back(asset);
+  }
+}
+
+void CullContext::cull(const Scene& scene, VisibleClusters& out, CullStats& stats, Draws* draws,
+                       const Streamer* streamer) {
   const std::shared_lock held(scene.lock);
+  const Streamer::Hold streamed(streamer);
+  find_assets(scene, streamed);
   main_pass(scene, nullptr, out, stats);
   if (draws) collect_draws(scene, out, *draws);
+}
+
+ClusterGeometry Draws::geometry(uint32_t asset, uint32_t cluster) const {
+  const Asset& a = *assets[asset];
+  const Cluster& c = a.clusters[cluster];
+  return a.file ? pages[asset][a.file->page_of(cluster)]->geometry(c) : a.geometry(c);
 }
 
 void CullContext::main_pass(const Scene& scene, const Occluders* occluders, VisibleClusters& out,
@@ -189,6 +218,24 @@ void CullContext::collect_draws(const Scene& scene, const VisibleClusters& visib
   native::parallel_for(out.draws.size(), 1024, options_.threads, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) out.draws[i] = make_draw(view_, scene, instances[i]);
   });
+  collect_pages(visible, out);
+}
+
+// What the visible clusters need of files, so that the frame keeps it.
+void CullContext::collect_pages(const VisibleClusters& visible, Draws& out) const {
+  out.pages.assign(streamed_.size(), {});
+  bool any = false;
+  for (uint32_t i = 0; i < streamed_.size(); ++i)
+    if (streamed_[i]) out.pages[i].resize(streamed_[i]->pages().size()), any = true;
+  if (!any) return;
+  auto take = [&](size_t slot) {
+    const uint32_t asset = out.draws[out.of[slot]].asset;
+    if (!streamed_[asset]) return;
+    const uint32_t page = out.assets[asset]->file->page_of(visible.buffer[slot].cluster);
+    if (!out.pages[asset][page]) out.pages[asset][page] = streamed_[asset]->pages()[page];
+  };
+  for (uint64_t i = 0; i < visible.small; ++i) take(i);
+  for (uint64_t i = 0; i < visible.large; ++i) take(visible.buffer.size() - 1 - i);
 }
 
 void CullContext::instance_cull(const Scene& scene, int64_t first, int64_t last, Batch& batch) const {
@@ -203,7 +250,7 @@ void CullContext::instance_cull(const Scene& scene, int64_t first, int64_t last,
 // Eight instances at once; false where this processor has no form of that.
 bool CullContext::far_cull(const Scene& scene, int64_t first, Batch& batch) const {
   FarMasks masks;
-  if (!test_far(scene, first, view_, world_planes_, options_.frustum, masks)) return false;
+  if (!test_far(scene, roots_, first, view_, world_planes_, options_.frustum, masks)) return false;
   for (uint32_t left = ~masks.outside & 255; left; left &= left - 1) {
     const int lane = __builtin_ctz(left);
     const uint32_t instance = static_cast<uint32_t>(first + lane);
@@ -212,7 +259,7 @@ bool CullContext::far_cull(const Scene& scene, int64_t first, Batch& batch) cons
       near_cull(scene, instance, batch);
       continue;
     }
-    const RootCluster& root = scene.roots[scene.lanes.asset[instance]];
+    const RootCluster& root = roots_[scene.lanes.asset[instance]];
     ++batch.stats.visible_instances, ++batch.stats.far_instances, ++batch.stats.candidate_clusters;
     const InstanceOcclusion occlusion =
         occlusion_of(scene, *scene.assets[scene.lanes.asset[instance]], instance);
@@ -231,7 +278,7 @@ void CullContext::near_cull(const Scene& scene, int64_t i, Batch& batch) const {
   for (int p = 0; options_.frustum && p < 6; ++p)
     if (sphere_misses(world_planes_[p], s.x[i], s.y[i], s.z[i], s.r[i])) return;
   ++batch.stats.visible_instances;
-  const Asset& asset = *scene.assets[scene.lanes.asset[i]];
+  const Asset& asset = *assets_[scene.lanes.asset[i]];
   const InstanceOcclusion occlusion = occlusion_of(scene, asset, i);
   const Sight sight = occlusion.test(asset.box.lo, asset.box.hi, node_widening, false);
   if (sight == Sight::hidden) {
@@ -253,6 +300,9 @@ void CullContext::node_cull(const Asset& asset, const InstanceView& view, const 
   batch.groups.clear();
   uint64_t candidates = 0;
   auto add_group = [&](uint32_t g, uint32_t missed_mark) {
+    if (asset.requests)
+      if (const float pixels = pixels_without(view.lod, asset.groups[g].bounds); pixels > 0)
+        asset.requests->ask(g, pixels);
     if (!too_coarse(view.lod, asset.groups[g].bounds)) return;
     const uint32_t count = asset.groups[g].cluster_count;
     if (candidates + count > options_.max_candidate_clusters) {

@@ -17,6 +17,7 @@
 #include "core/size_class.h"
 #include "core/visible.h"
 #include "cull/occlusion.h"
+#include "store/streamer.h"
 
 namespace nanite_cull {
 
@@ -52,16 +53,21 @@ struct VisibleClusters {
 // The instances behind visible clusters: draws[of[i]] for slot i of the buffer.
 struct Draws {
   std::vector<std::shared_ptr<const Asset>> assets;  // of the scene
+  std::vector<PageTable> pages;                      // of each asset with a file: those that are seen
   std::vector<Draw> draws;
   std::vector<uint32_t> of;
+
+  ClusterGeometry geometry(uint32_t asset, uint32_t cluster) const;
 };
 
 class CullContext {
  public:
   // Throws native::ValueError for a view or a capacity that makes no sense.
   void init_context(const View& view, const CullOptions& options);
-  // `draws` may be null. The scene may change from the moment this returns.
-  void cull(const Scene& scene, VisibleClusters& out, CullStats& stats, Draws* draws);
+  // `draws` may be null. The scene may change from the moment this returns. `streamer`: has begun a frame of
+  // the scene's assets; null where all of them are in memory.
+  void cull(const Scene& scene, VisibleClusters& out, CullStats& stats, Draws* draws,
+            const Streamer* streamer = nullptr);
 
   // The two passes of a frame with occlusion; the caller holds the scene's lock over both. The post pass
   // merges what it finds into the main pass's clusters, so that their order is that of a single pass.
@@ -70,6 +76,9 @@ class CullContext {
     std::vector<uint32_t> small, large;  // i-th cluster of that end before -> after
     std::vector<uint32_t> added;         // slots
   };
+  // Before any pass: what is there of the scene's assets. `streamed` is held until draws are collected.
+  // Throws native::ValueError for an asset of a file that no frame of the streamer began with.
+  void find_assets(const Scene& scene, const Streamer::Hold& streamed);
   void main_pass(const Scene& scene, const Occluders* occluders, VisibleClusters& out, CullStats& stats);
   void post_pass(const Scene& scene, const Occluders& occluders, VisibleClusters& out, CullStats& stats,
                  Merge& merge);
@@ -94,7 +103,11 @@ class CullContext {
                  bool missed, Batch& batch) const;
   void cluster_cull(const Asset& asset, const InstanceView& view, const InstanceOcclusion& occlusion,
                     uint32_t instance, Batch& batch) const;
+  void collect_pages(const VisibleClusters& visible, Draws& out) const;
 
+  std::vector<const Residency*> streamed_;  // of the scene's assets; null for those in memory
+  std::vector<const Asset*> assets_;        // as far as they are there
+  std::vector<RootCluster> roots_;          // and theirs
   View view_;
   CullOptions options_;
   const Occluders* occluders_ = nullptr;  // of the pass that runs

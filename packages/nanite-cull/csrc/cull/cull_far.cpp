@@ -79,15 +79,15 @@ AVX2 inline void load_turned(const float* words, const uint32_t* assets, int wor
   }
 }
 
-AVX2 inline Roots load_roots(const Scene& scene, int64_t first) {
+AVX2 inline Roots load_roots(const Scene& scene, const std::vector<RootCluster>& roots, int64_t first) {
   const __m256i assets = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(&scene.lanes.asset[first]));
   const __m256i same = _mm256_cmpeq_epi32(assets, _mm256_set1_epi32(int(scene.lanes.asset[first])));
-  const auto* words = reinterpret_cast<const float*>(scene.roots.data());
+  const auto* words = reinterpret_cast<const float*>(roots.data());
   Roots out;
   __m256* const values[12] = {&out.x,     &out.y,     &out.z,     &out.r,     &out.error, &out.lo[0],
                               &out.lo[1], &out.lo[2], &out.hi[0], &out.hi[1], &out.hi[2], &out.longest_edge};
   if (_mm256_movemask_epi8(same) == -1) {
-    const RootCluster& root = scene.roots[scene.lanes.asset[first]];
+    const RootCluster& root = roots[scene.lanes.asset[first]];
     const float* word = words + size_t(scene.lanes.asset[first]) * root_words;
     for (int i = 0; i < 12; ++i) *values[i] = set(word[i]);
     out.exist = root.cluster == none ? 0 : 255;
@@ -148,8 +148,8 @@ AVX2 void test_roots(const Scene& scene, int64_t first, const Roots& root, const
   large = (~_mm256_movemask_ps(clear) | _mm256_movemask_ps(long_edge)) & 255;
 }
 
-AVX2 FarMasks far_masks(const Scene& scene, int64_t first, const View& view, const float (*planes)[4],
-                        bool frustum) {
+AVX2 FarMasks far_masks(const Scene& scene, const std::vector<RootCluster>& all_roots, int64_t first,
+                        const View& view, const float (*planes)[4], bool frustum) {
   uint32_t inside = 255;
   FarMasks out;
   if (frustum)
@@ -157,7 +157,7 @@ AVX2 FarMasks far_masks(const Scene& scene, int64_t first, const View& view, con
   else
     out.outside = hidden(scene.spheres, first), inside = ~out.outside & 255;
   if (inside == 0) return out;
-  const Roots roots = load_roots(scene, first);
+  const Roots roots = load_roots(scene, all_roots, first);
   inside &= roots.exist;
   if (inside == 0) return out;
   uint32_t fine, large;
@@ -169,16 +169,19 @@ AVX2 FarMasks far_masks(const Scene& scene, int64_t first, const View& view, con
 
 }  // namespace
 
-bool test_far(const Scene& scene, int64_t first, const View& view, const float (*planes)[4], bool frustum,
-              FarMasks& out) {
+bool test_far(const Scene& scene, const std::vector<RootCluster>& roots, int64_t first, const View& view,
+              const float (*planes)[4], bool frustum, FarMasks& out) {
   if (native::isa() == native::Isa::baseline) return false;
-  out = far_masks(scene, first, view, planes, frustum);
+  out = far_masks(scene, roots, first, view, planes, frustum);
   return true;
 }
 
 #else
 
-bool test_far(const Scene&, int64_t, const View&, const float (*)[4], bool, FarMasks&) { return false; }
+bool test_far(const Scene&, const std::vector<RootCluster>&, int64_t, const View&, const float (*)[4], bool,
+              FarMasks&) {
+  return false;
+}
 
 #endif
 

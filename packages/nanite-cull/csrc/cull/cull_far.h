@@ -14,10 +14,10 @@ struct FarMasks {
   uint32_t root_large = 0;  // the same, of large ones
 };
 
-// Tests instances [first, first + 8), of whatever assets; an asset without a single root has none. `planes`
-// are the frustum's in the world, of unit normals. Same arithmetic as the way through the hierarchy, lane by
-// lane. False when this processor has no form of it.
-bool test_far(const Scene& scene, int64_t first, const View& view, const float (*planes)[4], bool frustum,
-              FarMasks& out);
+// Tests instances [first, first + 8), of whatever assets; an asset without a single root has none. `roots`:
+// one for each of the scene's assets. `planes` are the frustum's in the world, of unit normals. Same
+// arithmetic as the way through the hierarchy, lane by lane. False when this processor has no form of it.
+bool test_far(const Scene& scene, const std::vector<RootCluster>& roots, int64_t first, const View& view,
+              const float (*planes)[4], bool frustum, FarMasks& out);
 
 }  // namespace nanite_cull

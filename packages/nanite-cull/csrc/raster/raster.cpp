@@ -52,8 +52,8 @@ class TileRaster {
 // A cluster of the current chunk, transformed.
 struct Projected {
   const Draw* draw;
-  const Asset* asset;
   const Cluster* cluster;
+  ClusterGeometry geometry;
   uint32_t slot;
   uint32_t first_vertex;  // into the chunk's vertices
   bool needs_clip;
@@ -61,12 +61,10 @@ struct Projected {
 };
 
 void project_cluster(const Screen& screen, Projected& out, FixedVertex* vertices) {
-  const Asset& asset = *out.asset;
-  const uint32_t* refs = &asset.vertex_refs[out.cluster->vertex_begin];
   int32_t lo_x = INT32_MAX, hi_x = INT32_MIN, lo_y = INT32_MAX, hi_y = INT32_MIN;
   out.needs_clip = false;
   for (int v = 0; v < out.cluster->vertex_count; ++v) {
-    if (!screen.project(to_clip(out.draw->to_clip, &asset.positions[3 * size_t(refs[v])]), vertices[v])) {
+    if (!screen.project(to_clip(out.draw->to_clip, out.geometry.position(v)), vertices[v])) {
       out.needs_clip = true;
       continue;
     }
@@ -85,14 +83,13 @@ void project_cluster(const Screen& screen, Projected& out, FixedVertex* vertices
 
 void draw_cluster(TileRaster& tile, const Projected& p, const FixedVertex* vertices) {
   const Cluster& cluster = *p.cluster;
-  const uint8_t* corner = &p.asset->triangles[3 * size_t(cluster.triangle_begin)];
+  const uint8_t* corner = p.geometry.triangles;
   tile.cull_side(p.draw->mirrored);
   for (uint32_t t = 0; t < cluster.triangle_count; ++t, corner += 3) {
     const FixedVertex &a = vertices[corner[0]], &b = vertices[corner[1]], &c = vertices[corner[2]];
     const uint32_t id = p.slot << triangle_bits | t;
     if (p.needs_clip && (a.x == unprojectable || b.x == unprojectable || c.x == unprojectable)) {
-      const uint32_t* refs = &p.asset->vertex_refs[cluster.vertex_begin];
-      auto position = [&](int i) { return &p.asset->positions[3 * size_t(refs[corner[i]])]; };
+      auto position = [&](int i) { return p.geometry.position(corner[i]); };
       tile.clipped_triangle(p.draw->to_clip, position(0), position(1), position(2), id);
     } else {
       tile.triangle(a, b, c, id);
@@ -174,8 +171,8 @@ void draw_slots(const Draws& draws, const VisibleClusters& visible, uint64_t tot
       p.slot = slot_of(first + i);
       const Visible& v = visible.buffer[p.slot];
       p.draw = &draws.draws[draws.of[p.slot]];
-      p.asset = draws.assets[p.draw->asset].get();
-      p.cluster = &p.asset->clusters[v.cluster];
+      p.cluster = &draws.assets[p.draw->asset]->clusters[v.cluster];
+      p.geometry = draws.geometry(p.draw->asset, v.cluster);
       p.first_vertex = vertex;
       vertex += p.cluster->vertex_count;
     }

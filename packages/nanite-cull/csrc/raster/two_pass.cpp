@@ -25,8 +25,10 @@ void rename(const CullContext::Merge& merge, size_t slots, int threads, Visibili
 
 void draw_two_pass(CullContext& context, const Scene& scene, const View& view, const RasterOptions& options,
                    History& history, VisibleClusters& visible, Draws& draws, VisibilityBuffer& out,
-                   CullStats& cull_stats, RasterStats& raster_stats) {
+                   CullStats& cull_stats, RasterStats& raster_stats, const Streamer* streamer) {
   const std::shared_lock held(scene.lock);
+  const Streamer::Hold streamed(streamer);
+  context.find_assets(scene, streamed);
   const bool known = history.scene == &scene && history.pyramid.width() > 0;
   Occluders occluders;
   if (known)

@@ -24,9 +24,9 @@ struct History {
 };
 
 // Draws the scene, leaving out what is hidden, and makes this frame the history. `context` knows view and
-// options. Holds the scene's lock all the while.
+// options. Holds the scene's lock all the while. `streamer`: as for CullContext::cull.
 void draw_two_pass(CullContext& context, const Scene& scene, const View& view, const RasterOptions& options,
                    History& history, VisibleClusters& visible, Draws& draws, VisibilityBuffer& out,
-                   CullStats& cull_stats, RasterStats& raster_stats);
+                   CullStats& cull_stats, RasterStats& raster_stats, const Streamer* streamer = nullptr);
 
 }  // namespace nanite_cull

@@ -18,9 +18,10 @@ struct Interpolator {
   uint32_t id = none;
   bool valid = false;
   const Asset* asset = nullptr;
+  const Vertices* vertices = nullptr;
   const Draw* draw = nullptr;
   uint32_t cluster = 0, triangle = 0;
-  uint32_t corner[3] = {};
+  uint32_t corner[3] = {};  // of the vertices
   ClipVertex clip[3] = {};
   float face_normal[3] = {};
 
@@ -33,16 +34,19 @@ struct Interpolator {
     asset = draws.assets[draw->asset].get();
     cluster = visible.buffer[slot].cluster;
     const Cluster& c = asset->clusters[cluster];
-    triangle = c.triangle_begin + (which & ((1u << triangle_bits) - 1));
+    const ClusterGeometry geometry = draws.geometry(draw->asset, cluster);
+    vertices = geometry.vertices;
+    const uint32_t local = which & ((1u << triangle_bits) - 1);
+    triangle = c.triangle_begin + local;
     const float* p[3];
     for (int k = 0; k < 3; ++k) {
-      corner[k] = asset->vertex_refs[c.vertex_begin + asset->triangles[3 * size_t(triangle) + k]];
-      p[k] = &asset->positions[3 * size_t(corner[k])];
+      corner[k] = geometry.vertex(geometry.triangles[3 * local + k]);
+      p[k] = &vertices->positions[3 * size_t(corner[k])];
     }
-    interpolates = (wants.normal && !asset->normals.empty()) || (wants.uv && !asset->uvs.empty()) ||
-                   (wants.color && !asset->colors.empty());
+    interpolates = (wants.normal && !vertices->normals.empty()) || (wants.uv && !vertices->uvs.empty()) ||
+                   (wants.color && !vertices->colors.empty());
     for (int k = 0; k < 3 && interpolates; ++k) clip[k] = to_clip(draw->to_clip, p[k]);
-    if (!wants.normal || !asset->normals.empty()) return;
+    if (!wants.normal || !vertices->normals.empty()) return;
     float u[3], w[3];
     for (int a = 0; a < 3; ++a) u[a] = p[1][a] - p[0][a], w[a] = p[2][a] - p[0][a];
     const float n[3] = {u[1] * w[2] - u[2] * w[1], u[2] * w[0] - u[0] * w[2], u[0] * w[1] - u[1] * w[0]};
@@ -71,20 +75,20 @@ struct Interpolator {
   }
 
   void normal(const float* weight, float* out) const {
-    if (asset->normals.empty()) {
+    if (vertices->normals.empty()) {
       for (int a = 0; a < 3; ++a) out[a] = face_normal[a];
       return;
     }
     float value[3];
-    blend(asset->normals, 3, weight, value);
+    blend(vertices->normals, 3, weight, value);
     to_world(value, out);
   }
 
   void color(const float* weight, float* out) const {
-    if (asset->colors.empty())
+    if (vertices->colors.empty())
       out[0] = out[1] = out[2] = out[3] = 1;
     else
-      blend(asset->colors, 4, weight, out);
+      blend(vertices->colors, 4, weight, out);
   }
 
   void blend(const std::vector<float>& values, int width, const float* weight, float* out) const {
@@ -108,12 +112,10 @@ class RecentTriangles {
     const Interpolator& triangle = slot(id);
     if (triangle.valid && triangle.id == id) return;
     const uint32_t which = id >> triangle_bits;
-    const Asset& asset = *draws.assets[draws.draws[draws.of[which]].asset];
-    const Cluster& c = asset.clusters[visible.buffer[which].cluster];
-    const uint8_t* local =
-        &asset.triangles[3 * size_t(c.triangle_begin + (id & ((1u << triangle_bits) - 1)))];
-    for (int k = 0; k < 3; ++k)
-      __builtin_prefetch(&asset.positions[3 * size_t(asset.vertex_refs[c.vertex_begin + local[k]])]);
+    const ClusterGeometry geometry =
+        draws.geometry(draws.draws[draws.of[which]].asset, visible.buffer[which].cluster);
+    const uint8_t* local = geometry.triangles + 3 * (id & ((1u << triangle_bits) - 1));
+    for (int k = 0; k < 3; ++k) __builtin_prefetch(geometry.position(local[k]));
   }
   const Interpolator& of(const Draws& draws, const VisibleClusters& visible, uint32_t id,
                          const Wants& wants) {

@@ -23,7 +23,7 @@ void resolve(const Draws& draws, const View& view, const VisibleClusters& visibl
         if (t.level) t.level[at] = drawn ? tri.asset->clusters[tri.cluster].level : none;
         if (t.material)
           t.material[at] =
-              drawn && !tri.asset->materials.empty() ? tri.asset->materials[tri.corner[0]] : none;
+              drawn && !tri.vertices->materials.empty() ? tri.vertices->materials[tri.corner[0]] : none;
         float weight[3] = {0, 0, 0}, value[4] = {0, 0, 0, 0};
         if (drawn && tri.interpolates) tri.weights(view, x, static_cast<int>(y), weight);
         if (t.normal) {
@@ -35,8 +35,8 @@ void resolve(const Draws& draws, const View& view, const VisibleClusters& visibl
           }
         }
         if (t.uv) {
-          if (drawn && !tri.asset->uvs.empty())
-            tri.blend(tri.asset->uvs, 2, weight, value);
+          if (drawn && !tri.vertices->uvs.empty())
+            tri.blend(tri.vertices->uvs, 2, weight, value);
           else
             value[0] = value[1] = 0;
           for (int a = 0; a < 2; ++a) t.uv[2 * at + a] = value[a];

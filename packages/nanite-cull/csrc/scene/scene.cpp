@@ -66,6 +66,8 @@ double check_transform(const double* t, int64_t index) {
   return determinant;
 }
 
+}  // namespace
+
 RootCluster root_of(const Asset& asset) {
   RootCluster root;
   uint32_t found = 0;
@@ -83,8 +85,6 @@ RootCluster root_of(const Asset& asset) {
   root.triangles = asset.clusters[c].triangle_count;
   return root;
 }
-
-}  // namespace
 
 uint32_t Scene::add_asset(std::shared_ptr<const Asset> asset) {
   const std::unique_lock held(lock);

@@ -40,6 +40,8 @@ struct RootCluster {
   uint32_t unused[2] = {};  // sixteen words: eight roots are read as two squares of eight by eight
 };
 
+RootCluster root_of(const Asset& asset);
+
 class Scene {
  public:
   // Returns the asset's number. The scene keeps it alive.

@@ -206,10 +206,33 @@ NclFile::NclFile(NclBytes bytes, const ReadOptions& options)
       layout_(tables_.header.start.flags) {
   check_pages(tables_, bytes_.size());
   check_groups(tables_);
-  graph_ = graph_of(tables_);
-  const std::vector<std::string> problems = validate_graph(graph_, 1);
+  const std::vector<std::string> problems = validate_graph(graph_of(tables_), 1);
   if (!problems.empty()) refuse("the content is unsound: " + problems[0]);
-  finish_hierarchy(graph_);
+  find_ranges();
+}
+
+Asset NclFile::graph() const {
+  Asset graph = graph_of(tables_);
+  finish_hierarchy(graph);
+  return graph;
+}
+
+// Pages come from the last cluster down.
+void NclFile::find_ranges() {
+  const HeaderStart& h = tables_.header.start;
+  ranges_.resize(h.pages), page_of_.resize(h.clusters);
+  uint32_t vertex = 0, triangle = 0, cluster = 0;
+  for (uint32_t p = static_cast<uint32_t>(h.pages); p-- > 0;) {
+    const PartRecord& last = tables_.parts[tables_.pages[p].part_begin];
+    const uint32_t end = last.cluster_begin + last.clusters;
+    ranges_[p] = {vertex, triangle, 0, 0};
+    for (; cluster < end; ++cluster) {
+      page_of_[cluster] = p;
+      vertex += tables_.clusters[cluster].vertices, triangle += tables_.clusters[cluster].triangles;
+    }
+    ranges_[p].vertices = vertex - ranges_[p].vertex_begin;
+    ranges_[p].triangles = triangle - ranges_[p].triangle_begin;
+  }
 }
 
 void NclFile::decode_page(uint32_t page, std::vector<DecodedPart>& out) const {
@@ -246,17 +269,30 @@ void NclFile::decode_page(uint32_t page, std::vector<DecodedPart>& out) const {
   }
 }
 
-Asset NclFile::geometry(const DecodedPart& part) const {
-  Asset out;
-  out.step = graph_.step, out.uv_step = graph_.uv_step;
-  for (size_t at = 0; at < part.vertices.size(); at += layout_.width())
-    if (!layout_.append(&part.vertices[at], out)) refuse("a page has a vertex out of range");
-  out.triangles = part.triangles;
+std::shared_ptr<const Page> NclFile::read_page(uint32_t page) const {
+  thread_local std::vector<DecodedPart> parts;
+  decode_page(page, parts);
+  const PageRange& range = ranges_[page];
+  auto out = std::make_shared<Page>();
+  out->step = tables_.header.start.step, out->uv_step = tables_.header.start.uv_step;
+  out->vertex_begin = range.vertex_begin, out->triangle_begin = range.triangle_begin;
+  layout_.reserve(range.vertices, *out);
+  out->triangles.reserve(3 * size_t(range.triangles));
+  for (uint32_t slot = tables_.pages[page].parts; slot-- > 0;) {  // the first clusters come last
+    const DecodedPart& part = parts[slot];
+    if (!layout_.append_all(part.vertices, *out))
+      refuse("page " + std::to_string(page) + " has a vertex out of range");
+    out->triangles.insert(out->triangles.end(), part.triangles.begin(), part.triangles.end());
+  }
   return out;
 }
 
+uint64_t NclFile::memory(uint32_t page) const {
+  return sizeof(Page) + ranges_[page].vertices * layout_.memory() + 3 * uint64_t(ranges_[page].triangles);
+}
+
 Asset NclFile::load() const {
-  Asset asset = graph_;
+  Asset asset = graph();
   PartJoin join(asset, layout_, tables_.header.start.vertices);
   std::vector<std::vector<DecodedPart>> pages(std::min<size_t>(pages_at_once, tables_.pages.size()));
   for (size_t end = tables_.pages.size(); end > 0;) {  // the leaves' pages are the last
@@ -271,6 +307,12 @@ Asset NclFile::load() const {
     end -= count;
   }
   check_whole(asset, tables_.header.start.vertices);
+  return asset;
+}
+
+std::shared_ptr<Asset> streamed_asset(std::shared_ptr<const NclFile> file) {
+  auto asset = std::make_shared<Asset>(file->graph());
+  asset->file = std::move(file);
   return asset;
 }
 

@@ -7,6 +7,7 @@
 #include "build/asset.h"
 #include "store/ncl_bytes.h"
 #include "store/ncl_format.h"
+#include "store/page.h"
 #include "store/part_codec.h"
 
 namespace nanite_cull {
@@ -57,24 +58,37 @@ class NclFile {
 
   const NclTables& tables() const { return tables_; }
   // Groups, clusters, their bounds and the hierarchy, without vertices and triangles.
-  const Asset& graph() const { return graph_; }
+  Asset graph() const;
+  uint32_t page_of(uint32_t cluster) const { return page_of_[cluster]; }
+
+  // A page's vertices and triangles.
+  std::shared_ptr<const Page> read_page(uint32_t page) const;
+  // What they take in memory, known before they are read.
+  uint64_t memory(uint32_t page) const;
 
   // The parts of a page, in their slots. `out` may hold those of an earlier page: its memory is used again.
   void decode_page(uint32_t page, std::vector<DecodedPart>& out) const;
-
-  // A part's vertices and triangles, not shared between its clusters.
-  Asset geometry(const DecodedPart& part) const;
 
   // All pages joined: what was written, bit for bit, but for the source map, which is not stored.
   Asset load() const;
 
  private:
+  // What a page holds, in the order of the asset.
+  struct PageRange {
+    uint32_t vertex_begin, triangle_begin, vertices, triangles;
+  };
+  void find_ranges();
+
   NclBytes bytes_;
   ReadOptions options_;
   NclTables tables_;
   VertexLayout layout_;
-  Asset graph_;
+  std::vector<PageRange> ranges_;
+  std::vector<uint32_t> page_of_;  // of each cluster
 };
+
+// An asset that is drawn from the file's pages as they are asked for (store/streamer.h).
+std::shared_ptr<Asset> streamed_asset(std::shared_ptr<const NclFile> file);
 
 // Reads a whole file of version 2 or 3.
 Asset read_ncl(const NclBytes& bytes, const ReadOptions& options);

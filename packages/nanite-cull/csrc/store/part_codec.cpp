@@ -304,17 +304,17 @@ void VertexLayout::read(const Asset& asset, uint32_t vertex, int32_t* out) const
   if (materials_) *out++ = static_cast<int32_t>(asset.materials[vertex]);
 }
 
-bool VertexLayout::append(const int32_t* values, Asset& asset) const {
+bool VertexLayout::append(const int32_t* values, Vertices& out) const {
   for (int a = 0; a < 3; ++a, ++values) {
     if (*values < -(1 << 24) || *values > 1 << 24) return false;
-    const float grid = float(*values) * asset.step;
+    const float grid = float(*values) * out.step;
     float kept = grid;
     if (exact_) {
       const uint32_t bits = float_bits(grid) + static_cast<uint32_t>(values[3]);
       std::memcpy(&kept, &bits, 4);
-      if (!(std::fabs(kept - grid) <= asset.step)) return false;
+      if (!(std::fabs(kept - grid) <= out.step)) return false;
     }
-    asset.positions.push_back(kept);
+    out.positions.push_back(kept);
   }
   if (exact_) values += 3;
   if (normals_) {
@@ -322,27 +322,33 @@ bool VertexLayout::append(const int32_t* values, Asset& asset) const {
     if (values[0] < 0 || values[0] > largest || values[1] < 0 || values[1] > largest) return false;
     float normal[3];
     decode_normal(uint32_t(values[0]) | uint32_t(values[1]) << normal_bits, normal);
-    asset.normals.insert(asset.normals.end(), normal, normal + 3);
+    out.normals.insert(out.normals.end(), normal, normal + 3);
     values += 2;
   }
   for (int a = 0; uvs_ && a < 2; ++a) {
-    asset.uvs.push_back(decode_uv(*values++, asset.uv_step));
-    if (!std::isfinite(asset.uvs.back())) return false;
+    out.uvs.push_back(decode_uv(*values++, out.uv_step));
+    if (!std::isfinite(out.uvs.back())) return false;
   }
   for (int a = 0; colors_ && a < 4; ++a, ++values) {
     if (*values < 0 || *values > 255) return false;
-    asset.colors.push_back(float(*values) / 255);
+    out.colors.push_back(float(*values) / 255);
   }
-  if (materials_) asset.materials.push_back(static_cast<uint32_t>(*values));
+  if (materials_) out.materials.push_back(static_cast<uint32_t>(*values));
   return true;
 }
 
-void VertexLayout::reserve(size_t vertices, Asset& asset) const {
-  asset.positions.reserve(3 * vertices);
-  if (normals_) asset.normals.reserve(3 * vertices);
-  if (uvs_) asset.uvs.reserve(2 * vertices);
-  if (colors_) asset.colors.reserve(4 * vertices);
-  if (materials_) asset.materials.reserve(vertices);
+bool VertexLayout::append_all(const std::vector<int32_t>& values, Vertices& out) const {
+  for (size_t at = 0; at < values.size(); at += width())
+    if (!append(&values[at], out)) return false;
+  return true;
+}
+
+void VertexLayout::reserve(size_t vertices, Vertices& out) const {
+  out.positions.reserve(3 * vertices);
+  if (normals_) out.normals.reserve(3 * vertices);
+  if (uvs_) out.uvs.reserve(2 * vertices);
+  if (colors_) out.colors.reserve(4 * vertices);
+  if (materials_) out.materials.reserve(vertices);
 }
 
 bool has_exact_floats(const Asset& asset) {

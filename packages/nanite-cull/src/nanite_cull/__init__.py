@@ -8,7 +8,7 @@ frame.save("picture.png")
 from importlib.metadata import version
 
 from nanite_cull import meshes
-from nanite_cull.asset import Asset, Material, build
+from nanite_cull.asset import Asset, Material, build, open
 from nanite_cull.camera import Camera
 from nanite_cull.mesh_io import load
 from nanite_cull.render import Frame, Renderer
@@ -28,4 +28,5 @@ __all__ = [
     "load",
     "load_scene",
     "meshes",
+    "open",
 ]

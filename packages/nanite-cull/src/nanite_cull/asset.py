@@ -78,16 +78,42 @@ def _restored(data: bytes, leaf_source: list[int], materials: tuple[Material, ..
 
 
 class Asset:
-    """A mesh as a graph of clusters with a hierarchy over it. Immutable; made by `build` or
-    `load`. Can be pickled and copied; a shallow or a deep copy is the asset itself."""
+    """A mesh as a graph of clusters with a hierarchy over it. Immutable; made by `build`, `load` or
+    `open`. Can be pickled and copied; a shallow or a deep copy is the asset itself.
 
-    def __init__(self, core: _C.Asset, material_table: tuple[Material, ...] = ()) -> None:
+    One that `open` made is streamed: graph and hierarchy are in memory, vertices and triangles are
+    read as frames need them, and the properties that would hold them all raise RuntimeError.
+    """
+
+    def __init__(
+        self,
+        core: _C.Asset,
+        material_table: tuple[Material, ...] = (),
+        path: Path | None = None,
+    ) -> None:
         self._core = core
+        self._path = path
         self.material_table = material_table
         """What the mesh file says of materials, by material id; empty for meshes from arrays and
         from .ncl files, which do not store it."""
 
+    @property
+    def streamed(self) -> bool:
+        """Vertices and triangles are read from a file as frames need them."""
+        return self._path is not None
+
+    def _whole(self, what: str) -> _C.Asset:
+        """The core of an asset that is all in memory."""
+        if self.streamed:
+            raise RuntimeError(
+                f"Asset.{what}: the asset is streamed from {self._path} and never whole in memory; "
+                "nanite_cull.load reads all of it"
+            )
+        return self._core
+
     def __reduce__(self) -> tuple[Any, ...]:
+        if self.streamed:
+            return open, (self._path,)
         open_meshoptimizer()
         data = _C.encode_ncl(self._core, 0)
         return _restored, (data, self.leaf_source.tolist(), self.material_table)
@@ -110,42 +136,42 @@ class Asset:
         Vertices on open borders keep the very floats of the source where the origin is zero, so
         that assets which share a border meet exactly.
         """
-        return self._core.positions
+        return self._whole("positions").positions
 
     @property
     def normals(self) -> np.ndarray:
         """(V, 3) float32, or (0, 3) when the mesh came without, or with each triangle's own."""
-        return self._core.normals
+        return self._whole("normals").normals
 
     @property
     def uvs(self) -> np.ndarray:
         """(V, 2) float32, or (0, 2)."""
-        return self._core.uvs
+        return self._whole("uvs").uvs
 
     @property
     def colors(self) -> np.ndarray:
         """(V, 4) float32, or (0, 4)."""
-        return self._core.colors
+        return self._whole("colors").colors
 
     @property
     def materials(self) -> np.ndarray:
         """(V,) uint32, or empty. A triangle's material is that of its first corner."""
-        return self._core.materials
+        return self._whole("materials").materials
 
     @property
     def vertex_refs(self) -> np.ndarray:
         """(R,) uint32: the vertices of each cluster, one cluster after the other."""
-        return self._core.vertex_refs
+        return self._whole("vertex_refs").vertex_refs
 
     @property
     def local_triangles(self) -> np.ndarray:
         """(T, 3) uint8: corners as positions in the cluster's part of `vertex_refs`."""
-        return self._core.triangles
+        return self._whole("local_triangles").triangles
 
     @property
     def leaf_source(self) -> np.ndarray:
         """(<= T,) uint32: the input face behind each leaf triangle; 2**32 - 1 behind others."""
-        return self._core.leaf_source
+        return self._whole("leaf_source").leaf_source
 
     @cached_property
     def clusters(self) -> np.ndarray:
@@ -190,13 +216,24 @@ class Asset:
         lo, hi = self._core.box
         return np.array(lo) + self.origin, np.array(hi) + self.origin
 
+    @property
+    def has_colors(self) -> bool:
+        """Vertices have colours."""
+        return self._core.has_colors
+
     @cached_property
     def radius(self) -> float:
-        """Of the sphere around the middle of the box that holds every vertex."""
+        """Of the sphere around the middle of the box that holds every vertex; of a streamed asset
+        one that holds the spheres of the leaf clusters: a little larger."""
         lo, hi = (np.array(corner) for corner in self._core.box)
         unit = float((hi - lo).max()) or 1.0  # squares of tiny meshes would vanish in float32
-        offset = (self.positions - ((lo + hi) / 2).astype(np.float32)) / np.float32(unit)
-        return float(np.sqrt(np.einsum("va,va->v", offset, offset).max())) * unit
+        leaves = self.clusters[self.clusters["source_group"] == NONE] if self.streamed else None
+        points = self.positions if leaves is None else leaves["centre"]
+        offset = (points - ((lo + hi) / 2).astype(np.float32)) / np.float32(unit)
+        distance = np.sqrt(np.einsum("va,va->v", offset, offset))
+        if leaves is not None:
+            distance += leaves["radius"] / np.float32(unit)
+        return float(distance.max()) * unit
 
     @property
     def sphere(self) -> tuple[np.ndarray, float]:
@@ -228,7 +265,7 @@ class Asset:
         return {
             "source_triangles": int(count[leaf].sum()),
             "triangles": int(count.sum()),
-            "vertices": len(self.positions),
+            "vertices": self._core.vertex_count,
             "clusters": len(count),
             "fill": float(count.mean()),
             "groups": len(self.groups),
@@ -252,8 +289,9 @@ class Asset:
         """Checks every structural promise: ranges, levels, errors, spheres, boxes, the hierarchy.
 
         Returns at most `limit` sentences that name what is broken; an empty list when all holds.
+        Of a streamed asset every page is read, and damage is a ValueError.
         """
-        return self._core.validate(limit)
+        return self._core.whole().validate(limit)
 
     def save(self, path: str | Path, *, threads: int = 0) -> Path:
         """Stores the asset as an .ncl file, aside and then renamed; `load` reads it.
@@ -261,12 +299,26 @@ class Asset:
         The source map (`leaf_source`) is not stored. Raises OSError where it cannot be written.
         """
         open_meshoptimizer()
-        return write_file(path, _C.encode_ncl(self._core, threads))
+        return write_file(path, _C.encode_ncl(self._core.whole(), threads))
 
     def __repr__(self) -> str:
         s = self.statistics()
         counts = f"{s['source_triangles']:,} triangles, {s['clusters']:,} clusters"
         return f"Asset({counts}, {s['levels']} levels)"
+
+
+def open(path: str | Path) -> Asset:
+    """An .ncl file as an asset whose pages come as frames ask for them: the header is read now,
+    the rest when it is seen, under the `budget` of the Renderer that draws it.
+
+    The file stays open: renaming another over it changes nothing here, what is cut off or written
+    into it is a ValueError of the frame that needs it. Raises ValueError for a file that is
+    damaged or of version 2 (`load` reads that one), FileNotFoundError when there is none.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"open: {path} does not exist")
+    return Asset(_C.open_asset(str(path)), path=path.absolute())
 
 
 def _lock_mask(lock: Any, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray | None:

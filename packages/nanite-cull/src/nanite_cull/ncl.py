@@ -103,13 +103,27 @@ class File:
 
     def page(self, page: int) -> list[Part]:
         """Reads, checks and decodes one page. Raises ValueError where it is damaged."""
-        geometry = self._core.page(page)
+        held = self._core.page(page)
         records = self.parts[self.parts["page"] == page]
-        return [
-            Part(*(int(r[n]) for n in ("group", "cluster_begin", "cluster_count")),
-                 g.positions, g.normals, g.uvs, g.colors, g.materials, g.triangles)
-            for r, g in zip(records, geometry, strict=True)
-        ]  # fmt: skip
+        clusters, first = self.clusters, int(records["cluster_begin"].min())
+
+        def part(record: np.void) -> Part:
+            begin, count = int(record["cluster_begin"]), int(record["cluster_count"])
+            last = clusters[begin + count - 1]
+
+            def rows(what: str) -> slice:  # of the page
+                base, name = int(clusters[first][what + "_begin"]), what + "_begin"
+                end = int(last[name]) + int(last[what + "_count"])
+                return slice(int(clusters[begin][name]) - base, end - base)
+
+            vertices, triangles = rows("vertex"), rows("triangle")
+            return Part(
+                int(record["group"]), begin, count, held.positions[vertices],
+                held.normals[vertices], held.uvs[vertices], held.colors[vertices],
+                held.materials[vertices], held.triangles[triangles],
+            )  # fmt: skip
+
+        return [part(record) for record in records]
 
     def load(self) -> Asset:
         """The whole asset, as `load` gives it."""

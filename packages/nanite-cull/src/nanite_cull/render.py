@@ -1,7 +1,10 @@
 """From a scene and a camera to pixels."""
 
 import sys
+import threading
 import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -125,7 +128,7 @@ class Frame:
     @property
     def has_colors(self) -> bool:
         """Whether any asset of the scene has vertex colours."""
-        return any(len(asset.colors) for asset in self._assets)
+        return any(asset.has_colors for asset in self._assets)
 
     @property
     def top_level(self) -> int:
@@ -223,6 +226,15 @@ class Renderer:
     other slots. Pays where much is hidden and successive frames resemble each other; `forget` says
     that the next one does not. Frame.stats then counts what was hidden (`occluded_instances`,
     `occluded_nodes`, `occluded_clusters`) and what the second pass brought (`post_clusters`).
+
+    Streamed assets (`nanite_cull.open`): `budget` is the memory for their pages, in bytes, all
+    assets of this Renderer together; nothing else sets it. A frame draws what is there, coarser
+    where pages are missing and never with a hole, and what it would rather have shown is read for
+    the next ones: by `decode_threads` threads, at most `max_installs` pages from frame to frame.
+    What was not wanted for longest goes first; where a view wants more than 85 % of the budget the
+    threshold rises, below 70 % it falls back (`Frame.stats["threshold"]`). With `wait_resident` a
+    frame waits for its pages and is the picture that the whole mesh in memory gives; a view that
+    does not fit the budget then is an overflow (see on_overflow).
     """
 
     def __init__(
@@ -242,6 +254,10 @@ class Renderer:
         max_visible_clusters: int = 1 << 20,
         on_overflow: str = "raise",
         threads: int = 0,
+        budget: int = 512 << 20,
+        wait_resident: bool = False,
+        decode_threads: int = 1,
+        max_installs: int = 128,
     ) -> None:
         if on_overflow not in ON_OVERFLOW:
             raise ValueError(
@@ -254,6 +270,16 @@ class Renderer:
         self._options = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.width, self.height, self.threshold, self.threads = width, height, threshold, threads
         self.on_overflow, self.occlusion = on_overflow, occlusion
+        self.budget, self.wait_resident = budget, wait_resident
+        for name, value in (
+            ("budget", budget),
+            ("decode_threads", decode_threads),
+            ("max_installs", max_installs),
+        ):
+            if not 1 <= value < 2**63:
+                raise ValueError(f"Renderer: {name} must be at least 1, got {value}")
+        self._streamer = _C.Streamer(int(budget), max_installs, decode_threads, wait_resident)
+        self._waiting = threading.Lock() if wait_resident else nullcontext()
         self._cull, self._raster = _C.CullOptions(), _C.RasterOptions()
         self._cull.frustum, self._cull.hierarchy, self._cull.threads = frustum, hierarchy, threads
         self._cull.max_candidate_nodes = max_candidate_nodes
@@ -275,7 +301,7 @@ class Renderer:
         )
         if self.on_overflow == "raise":
             raise RuntimeError(text + "; raise them in Renderer(...)")
-        warnings.warn(text, RuntimeWarning, stacklevel=3)
+        warnings.warn(text, RuntimeWarning, stacklevel=4)
 
     def _take_core(self) -> _C.Frame:
         """The last frame's buffers if nobody holds it or one of its arrays, else new ones; nobody
@@ -285,38 +311,79 @@ class Renderer:
             return _C.Frame()
         return core
 
-    def _view(self, scene: Scene, camera: Camera) -> _C.View:
-        if not isinstance(scene, Scene):
-            raise TypeError(f"Renderer: scene must be a Scene, got {type(scene).__name__}")
-        return camera._core(self.width, self.height, self.threshold)
-
     def forget(self) -> None:
         """The next frame takes nothing from the last one: after a cut. Only speed depends on it."""
         self.__dict__.pop("_history", None)
+
+    def _cull_until_resident(
+        self, scene: Scene, camera: Camera, cull: Callable[[_C.View], dict[str, Any]]
+    ) -> tuple[_C.View, dict[str, Any]]:
+        """Begins a frame of the streamer and culls, with wait_resident until no page is missing."""
+        if not isinstance(scene, Scene):
+            raise TypeError(f"Renderer: scene must be a Scene, got {type(scene).__name__}")
+        with self._waiting:  # one frame's pages may be another's victims
+            while True:
+                self._streamer.begin_frame(scene._core)
+                threshold = self.threshold * self._streamer.threshold_scale
+                view = camera._core(self.width, self.height, threshold)
+                stats = cull(view)
+                if not self.wait_resident or not self._load_wanted():
+                    break
+        self._check_overflow(stats)
+        if any(asset.streamed for asset in scene.assets):
+            stats |= self._streamer.stats() | {"threshold": view.threshold}
+        return view, stats
+
+    def _load_wanted(self) -> bool:
+        """Waits for the pages that the last frame wanted; whether there were any. What the budget
+        has no room for raises, or warns when all others are there."""
+        loaded = self._streamer.load_wanted() > 0
+        wanted = self._streamer.stats()["wanted_bytes"]
+        if wanted > self.budget:
+            text = (
+                f"Renderer: what this view shows takes {wanted} bytes of pages, more than the "
+                f"budget of {self.budget}; raise budget= or threshold="
+            )
+            if self.on_overflow == "raise":
+                raise RuntimeError(text)
+            if not loaded:
+                warnings.warn(text, RuntimeWarning, stacklevel=4)
+        return loaded
 
     def cull(self, scene: Scene, camera: Camera) -> tuple[np.ndarray, dict[str, Any]]:
         """Visible clusters, (n, 2) uint32 (instance, cluster), and statistics; draws nothing.
 
         Nothing is left out for being hidden: that needs a picture.
         """
-        view, core = self._view(scene, camera), self._take_core()
-        stats = core.cull(scene._core, view, self._cull, False)
-        self._check_overflow(stats)
+        core = self._take_core()
+
+        def cull(view: _C.View) -> dict[str, Any]:
+            return core.cull(scene._core, view, self._cull, False, self._streamer)
+
+        _, stats = self._cull_until_resident(scene, camera, cull)
         visible = core.visible()
         self._core = core
         return visible, stats
 
     def render(self, scene: Scene, camera: Camera) -> Frame:
         """Culls and draws one frame."""
-        view, core = self._view(scene, camera), self._take_core()
+        core = self._take_core()
         if self.occlusion:
             history = self.__dict__.pop("_history", None) or _C.History()
-            stats = core.draw_two_pass(scene._core, view, self._cull, self._raster, history)
-            self._check_overflow(stats)
+
+            def draw(view: _C.View) -> dict[str, Any]:
+                return core.draw_two_pass(
+                    scene._core, view, self._cull, self._raster, history, self._streamer
+                )
+
+            view, stats = self._cull_until_resident(scene, camera, draw)
             self._history = history
         else:
-            stats = core.cull(scene._core, view, self._cull, True)
-            self._check_overflow(stats)
+
+            def cull(view: _C.View) -> dict[str, Any]:
+                return core.cull(scene._core, view, self._cull, True, self._streamer)
+
+            view, stats = self._cull_until_resident(scene, camera, cull)
             stats |= core.raster(view, self._raster)
         self._core = core
         return Frame(core, scene.assets, camera, view, self.threads, stats)
