@@ -96,14 +96,14 @@ def turn(book: Rulebook, in_rows: int, out_rows: int, volume: int) -> Rulebook:
     return turned
 
 
-def _multiplies(x: Tensor, w: Tensor, weight_shape: Sequence[int], groups: int) -> bool:
-    """Whether the kernels take these as they are: float32 and float64, and bfloat16 where the
-    processor multiplies it (by pairs of channels)."""
-    if x.dtype is not torch.bfloat16:
-        return x.dtype is not torch.float16
+def widens(dtype: torch.dtype, weight_shape: Sequence[int], groups: int) -> bool:
+    """Whether a layer of this dtype is computed in float32: float16, and bfloat16 where the
+    processor does not multiply it (by pairs of channels)."""
+    if dtype is not torch.bfloat16:
+        return dtype is torch.float16
     channels = weight_shape[-1], weight_shape[0] // max(groups, 1)
     even = all(n % 2 == 0 for n in channels)  # a depthwise layer has one
-    return even and w.dtype is torch.bfloat16 and _C.multiplies_bfloat16()
+    return not (even and _C.multiplies_bfloat16())
 
 
 def conv(
@@ -118,7 +118,7 @@ def conv(
     if weight.dtype is not dtype:
         explain("conv", "features", features, "weight", weight, groups)
     if dtype in _NARROW:  # sums in float32, one rounding at the end
-        if not _multiplies(features, weight, weight.shape, groups):
+        if widens(dtype, weight.shape, groups):
             features, weight = features.float(), weight.float()
         bias = None if bias is None else bias.float()
     out = features.new_empty((out_rows, weight.shape[0]))
@@ -142,8 +142,8 @@ def conv_input_grad(
     grad: Tensor, weight: Tensor, book: Rulebook, in_rows: int, groups: int, symmetric: bool
 ) -> Tensor:
     dtype = grad.dtype
-    if not _multiplies(grad, weight, weight.shape, groups):
-        grad, weight = grad.float(), weight.float() if weight.dtype is dtype else weight
+    if widens(dtype, weight.shape, groups):
+        grad, weight = grad.float(), weight.float()
     weight = weight.contiguous()
     if not symmetric:
         book = turn(book, in_rows, grad.shape[0], math.prod(weight.shape[1:-1]))
@@ -162,8 +162,8 @@ def conv_weight_grad(
     features: Tensor, grad: Tensor, book: Rulebook, weight_shape: Sequence[int], groups: int
 ) -> Tensor:
     dtype = features.dtype
-    if not _multiplies(features, grad, weight_shape, groups):
-        features, grad = features.float(), grad.float() if grad.dtype is dtype else grad
+    if widens(dtype, weight_shape, groups):
+        features, grad = features.float(), grad.float()
     out = features.new_empty(weight_shape)
     try:
         _C.correlate(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..geometry import Rulebook, identity_book, restrict_outputs
 from ..kernels import ConvAlgo, ops
+from ..kernels.cpu import widens
 from ..kernels.table import cpu_kernels_run
 from .modules import SparseModule
 from .tensor import IndiceData, Size, SparseConvTensor, demand_channels, expand_nd, same_sites
@@ -208,14 +209,14 @@ class SparseConvolution(SparseModule):
     def _product(self, features: Tensor) -> Tensor:
         """A layer of kernel 1 as a matrix product. By the CPU's kernels where they run: the same
         bits for any number of threads, which a gradient of torch's product does not have."""
-        features, weight, bias = self._cast(features)
+        features, weight, bias, dtype = self._cast(features)
         matrix = weight.reshape(self.in_channels, self.out_channels)
         if not cpu_kernels_run(features.device.type):
             product = features @ matrix
             return product if bias is None else product + bias
         book = identity_book(features.shape[0], features.device)
         weight = matrix.t().reshape(self.out_channels, 1, self.in_channels)
-        return ops.conv(features, weight, bias, *book, features.shape[0], 1, True)
+        return ops.conv(features, weight, bias, *book, features.shape[0], 1, True).to(dtype)
 
     def _convolve(self, input: SparseConvTensor, coordinates: Tensor | None) -> SparseConvTensor:
         indice_dict = dict(input.indice_dict)
@@ -225,20 +226,26 @@ class SparseConvolution(SparseModule):
         else:
             book, indices, shape = data.rulebook, data.out_indices, data.out_spatial_shape
         symmetric = data.symmetric and not self.inverse
-        features, weight, bias = self._cast(input.features)
-        features = ops.conv(features, weight, bias, *book, indices.shape[0], self.groups, symmetric)
-        out = input.with_sites(features, indices, shape, known=True)
+        features, weight, bias, dtype = self._cast(input.features)
+        sums = ops.conv(features, weight, bias, *book, indices.shape[0], self.groups, symmetric)
+        out = input.with_sites(sums.to(dtype), indices, shape, known=True)
         out.indice_dict = indice_dict
         return out
 
-    def _cast(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _cast(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor | None, torch.dtype]:
+        """What is computed with, and the dtype of the result: autocast's, where it is on. float32
+        features that the kernels would only widen again stay what they are."""
         weight: Tensor = self.weight
         bias: Tensor | None = self.bias
-        if torch.is_autocast_enabled(features.device.type) and features.dtype != torch.float64:
-            dtype = torch.get_autocast_dtype(features.device.type)
+        dtype, device = features.dtype, features.device.type
+        if not torch.is_autocast_enabled(device) or dtype == torch.float64:
+            return features, weight, bias, dtype
+        dtype = torch.get_autocast_dtype(device)
+        stays = features.dtype == weight.dtype == torch.float32 and cpu_kernels_run(device)
+        if not (stays and widens(dtype, self.weight_shape, self.groups)):
             features, weight = features.to(dtype), weight.to(dtype)
             bias = None if bias is None else bias.to(dtype)
-        return features, weight, bias
+        return features, weight, bias, dtype
 
     def _activate(self, features: Tensor) -> Tensor:
         if self.act_type is Activation.ReLU:
