@@ -244,6 +244,19 @@ def test_predict_in_eight_bits_is_calibrated_on_the_pictures_given(tmp_path, cal
     assert "none of 1 files can be read to calibrate on" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        (["--engine", "auto"], "--engine auto goes with --optimize"),
+        (["--dtype", "bfloat16"], "--dtype bfloat16 goes with --optimize"),
+        (["-o", "."], "--out must be a file to write, . is a folder"),
+    ],
+)
+def test_choices_that_would_do_nothing_are_refused(choice, said, capsys):
+    assert main(["predict", "x.png", *choice]) == 2
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("given", "kept"), [(None, "1"), ("0", "0")])
 def test_the_commands_ask_for_huge_pages_unless_the_user_has_said(given, kept):
     environment = {k: v for k, v in os.environ.items() if k != "THP_MEM_ALLOC_ENABLE"}

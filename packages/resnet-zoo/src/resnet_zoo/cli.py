@@ -168,8 +168,11 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
 def _predict(options: Any) -> int:
     from .inference.predict import find_images, first_pictures, open_model, predict, write_shared
 
-    if options.dtype != "float32" and not options.optimize:
-        raise ValueError(f"--dtype {options.dtype} goes with --optimize fast (or max)")
+    for name, usual in (("dtype", "float32"), ("engine", "torch")):
+        if (value := getattr(options, name)) != usual and not options.optimize:
+            raise ValueError(f"--{name} {value} goes with --optimize fast (or max)")
+    if options.out is not None and options.out.is_dir():
+        raise ValueError(f"--out must be a file to write, {options.out} is a folder")
 
     files = find_images(options.images)
     with world(options.device) as here:

@@ -77,9 +77,10 @@ def train(
         progress: a bar on stderr, if that is a terminal.
         stop_after: leave after so many optimizer steps in total, saving first (to test resuming).
 
-    Raises ValueError for fewer than two classes, an image that cannot be decoded, and a recipe
-    that differs from the checkpoint's; RuntimeError if the device is not there, or if the loss or a
-    weight is no finite number any more: `last.ckpt` then is the last good state.
+    Raises ValueError for fewer than two classes, an image that cannot be decoded, a checkpoint that
+    is damaged or of another recipe, other classes or another number of pictures; RuntimeError if
+    the device is not there, or if the loss or a weight is no finite number any more: `last.ckpt`
+    then is the last good state.
     """
     with world(device) as here:
         return _Run(source, valid, recipe, Path(out), here, progress).run(resume, stop_after)
@@ -106,6 +107,7 @@ class _Run:
             "categories": source.categories,
             "transforms": source.transforms(recipe).to_dict(),
         }
+        self.data = {"classes": source.categories, "pictures": len(source)}
         if recipe.freeze >= 0:
             self.model.freeze(recipe.freeze)
         self.layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
@@ -129,7 +131,7 @@ class _Run:
         position, last = Position(), self.out / "last.ckpt"
         if resume and last.is_file():
             position = load_checkpoint(
-                last, self.model, self.average, self.optimizer, self.scaler, self.recipe
+                last, self.model, self.average, self.optimizer, self.scaler, self.recipe, self.data
             )
         if self.here.first:
             self._keep_metrics(position.epoch)
@@ -283,6 +285,7 @@ class _Run:
                 self.optimizer,
                 self.scaler,
                 self.recipe,
+                self.data,
                 position,
             )
         self.here.wait()

@@ -6,6 +6,8 @@ Randomness needs no state: every draw depends on (seed, epoch, step) alone.
 from __future__ import annotations
 
 import math
+import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,9 +99,13 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     recipe: Recipe,
+    data: Mapping[str, Any],
     position: Position,
 ) -> None:
-    """Write aside, flush to disk, rename: a killed run leaves the previous checkpoint whole."""
+    """Write aside, flush to disk, rename: a killed run leaves the previous checkpoint whole.
+
+    `data` says which pictures the run learns from: plain values, compared when it goes on.
+    """
     state = {
         "model": model.state_dict(),
         "average": average.tensors if average else None,
@@ -107,6 +113,7 @@ def save_checkpoint(
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
         "recipe": recipe.to_dict(),
+        "data": dict(data),
         "position": {"epoch": position.epoch, "step": position.step, "best": position.best},
     }
     with replacing(path) as aside:
@@ -120,18 +127,30 @@ def load_checkpoint(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     recipe: Recipe,
+    data: Mapping[str, Any],
 ) -> Position:
-    """Put a saved state into all parts. Raises ValueError if the recipe differs."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    """Put a saved state into all parts.
+
+    Raises ValueError if the recipe or the data differ, or the file is damaged.
+    """
+    cure = (
+        "cure: the same settings and pictures, another output folder, or --restart (resume=False)"
+    )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"train: {path} is damaged ({told}); {cure}") from error
     machinery = {"workers", "checkpoint_steps", "tensorboard"}
-    own, saved = recipe.to_dict(), state["recipe"]
-    differing = sorted(k for k in own if k not in machinery and own[k] != saved.get(k))
-    if differing:
-        told = "; ".join(f"{k}: {saved.get(k)!r} then, {own[k]!r} now" for k in differing)
-        raise ValueError(
-            f"train: {path} belongs to another recipe ({told}); cure: the same settings, another "
-            "output folder, or --restart (resume=False)"
-        )
+    own = {k: v for k, v in recipe.to_dict().items() if k not in machinery}
+    for kind, now, then in (
+        ("another recipe", own, state["recipe"]),
+        ("other data", data, state.get("data", data)),  # earlier versions did not note it
+    ):
+        differing = sorted(k for k in now if now[k] != then.get(k))
+        if differing:
+            told = "; ".join(f"{k}: {then.get(k)!r} then, {now[k]!r} now" for k in differing)
+            raise ValueError(f"train: {path} belongs to {kind} ({told}); {cure}")
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     scaler.load_state_dict(state["scaler"])
