@@ -304,3 +304,15 @@ def test_unfreezing_lets_norms_learn_again():
     part = nn.BatchNorm2d(3)
     hold_in_evaluation(part)
     assert not part.train().training
+
+
+@pytest.mark.parametrize("trunk", [False, True])
+@pytest.mark.parametrize("wrap", [lambda m: m, nn.Sequential])
+def test_frozen_norms_that_were_synchronised_later_stay_frozen(trunk, wrap):
+    model = resnet18(planes=8, features_only=trunk).freeze(1)
+    wrap(nn.SyncBatchNorm.convert_sync_batchnorm(wrap(model))).train()
+    norms = {n: m for n, m in model.named_modules() if isinstance(m, nn.SyncBatchNorm)}
+    assert {n for n, m in norms.items() if not m.training} == {
+        "bn1",
+        *(f"layer1.{block}.bn{number}" for block in (0, 1) for number in (1, 2)),
+    }

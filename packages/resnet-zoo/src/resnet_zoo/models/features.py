@@ -144,9 +144,20 @@ class ResNetFeatures(nn.Module):
         self.frozen_stages = stages
         self.requires_grad_(True)
         frozen.release(self)
-        if stages >= 0:
-            frozen.freeze([self.conv1, self.bn1, *self.stages[:stages]])
+        frozen.freeze(self._frozen_parts())
         return self.train(self.training)
+
+    def _frozen_parts(self) -> list[nn.Module]:
+        if self.frozen_stages < 0:
+            return []
+        return [self.conv1, self.bn1, *self.stages[: self.frozen_stages]]
+
+    def train(self, mode: bool = True) -> "ResNetFeatures":
+        """As ResNet.train."""
+        super().train(mode)
+        for part in self._frozen_parts():
+            part.eval()
+        return self
 
 
 def _ascending(out_indices: int | Sequence[int]) -> tuple[int, ...]:

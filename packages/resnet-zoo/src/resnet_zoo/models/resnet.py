@@ -404,7 +404,8 @@ class ResNet(nn.Module):
         """Stop training of the stem (0), and of the stages up to `stages` (1 to 4); -1 unfreezes.
 
         Their parameters stop requiring gradients and their norms stay in evaluation mode, also
-        after `train()`, and also inside another module that takes them over.
+        after `train()`, and also inside another module that takes them over (a scripted copy alone
+        forgets it: TorchScript keeps no `train` of a module's own).
         """
         if not -1 <= stages <= 4:
             raise ValueError(
