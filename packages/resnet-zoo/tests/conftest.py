@@ -1,8 +1,8 @@
 """Oracles: torchvision and timm beside a CPU build of torch.
 
 Their wheels are installed without dependencies. The torchvision wheel's extension belongs to a CUDA
-build, so the two operators that its import asks for are declared first; models, transforms and
-weight metadata then work.
+build: beside a torch for the CPU the two operators that its import asks for are declared first;
+models, transforms and weight metadata then work.
 """
 
 import hashlib
@@ -21,10 +21,11 @@ import torch
 
 @pytest.fixture(scope="session")
 def torchvision():
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    sys.modules.setdefault("_resnet_zoo_test_oracle_library", library)  # keep it alive
+    if torch.version.cuda is None:
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        sys.modules.setdefault("_resnet_zoo_test_oracle_library", library)  # keep it alive
     module = pytest.importorskip("torchvision", reason="the torchvision oracle is not installed")
     assert hasattr(module.models, "resnet50")
     return module
