@@ -1,6 +1,7 @@
 """The commands themselves: they teach, they refuse typos, and they choose what to test."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 import types
@@ -156,6 +157,14 @@ def test_a_stage_whose_tests_are_all_skipped_names_what_brings_them(capsys, monk
     printed = capsys.readouterr().out
     assert "3  no ffmpeg" in printed
     assert "apt-get install ffmpeg" in printed
+
+
+def test_the_tools_are_no_longer_than_contributing_says():
+    text = (ROOT / "CONTRIBUTING.md").read_text().split("## The size of tools/")[1]
+    total, *parts = (int(n.replace(",", "")) for n in re.findall(r"(?m)^(?:\| )?([\d,]+) ", text))
+    lines = sum(len(path.read_text().splitlines()) for path in (ROOT / "tools").rglob("*.py"))
+    assert total == sum(parts)
+    assert lines <= total
 
 
 def test_a_module_that_is_new_or_moved_is_installed_anew(tmp_path, monkeypatch):
