@@ -16,6 +16,7 @@
 #include "native/dispatch.h"
 #include "native/parallel.h"
 #include "raster/two_pass.h"
+#include "resolve/cut_mesh.h"
 #include "resolve/resolve.h"
 #include "resolve/shade.h"
 #include "store/ncl_file.h"
@@ -484,10 +485,10 @@ void bind_frame(nb::module_& m) {
       .def(nb::init<>())
       .def("cull",
            [](Frame& f, const Scene& scene, const View& view, const CullOptions& options, bool draws,
-              const Streamer& streamer) {
+              const Streamer& streamer, const View& drawn) {
              {
                nb::gil_scoped_release released;
-               f.context.init_context(view, options);
+               f.context.init_context(view, options, &drawn);
                f.context.cull(scene, f.visible, f.cull_stats, draws ? &f.draws : nullptr, &streamer);
              }
              return cull_stats(f.cull_stats);
@@ -552,6 +553,25 @@ void bind_frame(nb::module_& m) {
           },
           "view"_a, "lens"_a, "base"_a, "light"_a.noconvert(), "relief"_a, "ramp"_a.noconvert(),
           "top_level"_a, "background"_a.noconvert(), "out"_a.noconvert(), "threads"_a)
+      // the triangles of the cut: vertices (n, 3), faces (m, 3), of each face the instance and the cluster
+      .def(
+          "cut_mesh",
+          [](const Frame& f, int threads) {
+            auto* mesh = new CutMesh;
+            nb::capsule owner(mesh, [](void* p) noexcept { delete static_cast<CutMesh*>(p); });
+            {
+              nb::gil_scoped_release released;
+              *mesh = cut_mesh(f.draws, f.visible, threads);
+            }
+            auto rows = [&](auto& values, std::initializer_list<size_t> shape) {
+              return nb::ndarray<nb::numpy, std::decay_t<decltype(values[0])>>(values.data(), shape, owner);
+            };
+            const size_t faces = mesh->instance.size();
+            return nb::make_tuple(rows(mesh->vertices, {mesh->vertices.size() / 3, 3}),
+                                  rows(mesh->faces, {faces, 3}), rows(mesh->instance, {faces}),
+                                  rows(mesh->cluster, {faces}));
+          },
+          "threads"_a)
       // the visible clusters as (n, 2): instance, cluster; small ones first
       .def("visible",
            [](const Frame& f) {

@@ -74,7 +74,7 @@ void merge_into(std::vector<Visible>& buffer, uint32_t end, int step, uint64_t c
 
 }  // namespace
 
-void CullContext::init_context(const View& view, const CullOptions& options) {
+void CullContext::init_context(const View& view, const CullOptions& options, const View* drawn) {
   native::demand(view.width >= 1 && view.height >= 1 && view.width <= 16384 && view.height <= 16384, [&] {
     return "cull: the image must be 1 to 16384 pixels wide and high, got " + std::to_string(view.width) +
            " x " + std::to_string(view.height);
@@ -89,7 +89,7 @@ void CullContext::init_context(const View& view, const CullOptions& options) {
   require_capacity(options.max_candidate_nodes, "max_candidate_nodes");
   require_capacity(options.max_candidate_clusters, "max_candidate_clusters");
   require_capacity(options.max_visible_clusters, "max_visible_clusters");
-  view_ = view;
+  view_ = view, drawn_ = drawn ? *drawn : view;
   options_ = options;
   const int rows[6] = {0, 0, 1, 1, 2, 2};
   for (int p = 0; p < 6; ++p) {
@@ -216,7 +216,7 @@ void CullContext::collect_draws(const Scene& scene, const VisibleClusters& visib
   for (uint64_t i = 0; i < visible.large; ++i) take(visible.buffer.size() - 1 - i);
   out.draws.resize(instances.size());
   native::parallel_for(out.draws.size(), 1024, options_.threads, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) out.draws[i] = make_draw(view_, scene, instances[i]);
+    for (int64_t i = first; i < last; ++i) out.draws[i] = make_draw(drawn_, scene, instances[i]);
   });
   collect_pages(visible, out);
 }

@@ -63,7 +63,8 @@ struct Draws {
 class CullContext {
  public:
   // Throws native::ValueError for a view or a capacity that makes no sense.
-  void init_context(const View& view, const CullOptions& options);
+  // `drawn`: the view that the result is drawn in, null for the one that is culled.
+  void init_context(const View& view, const CullOptions& options, const View* drawn = nullptr);
   // `draws` may be null. The scene may change from the moment this returns. `streamer`: has begun a frame of
   // the scene's assets; null where all of them are in memory.
   void cull(const Scene& scene, VisibleClusters& out, CullStats& stats, Draws* draws,
@@ -108,7 +109,7 @@ class CullContext {
   std::vector<const Residency*> streamed_;  // of the scene's assets; null for those in memory
   std::vector<const Asset*> assets_;        // as far as they are there
   std::vector<RootCluster> roots_;          // and theirs
-  View view_;
+  View view_, drawn_;
   CullOptions options_;
   const Occluders* occluders_ = nullptr;  // of the pass that runs
   float world_planes_[6][4];

@@ -32,6 +32,8 @@ Draw make_draw(const View& view, const Scene& scene, uint32_t instance) {
   for (int i = 0; i < 16; ++i) draw.to_clip[i] = static_cast<float>(m[i / 4][i % 4]);
   for (int i = 0; i < 9; ++i) draw.inverse[i] = scene.lanes.inverse[i][instance];
   draw.mirrored = scene.mirrored(instance);
+  const Placement place = scene.placement(instance);
+  std::copy_n(place.linear, 9, draw.linear), std::copy_n(place.translation, 3, draw.translation);
   return draw;
 }
 

@@ -22,8 +22,9 @@ struct View {
 // happens to the scene afterwards does not touch it.
 struct Draw {
   uint32_t instance, asset;
-  float to_clip[16];  // rows; object to clip
-  float inverse[9];   // of the linear part: normals go by its transpose
+  float to_clip[16];                 // rows; object to clip
+  float inverse[9];                  // of the linear part: normals go by its transpose
+  double linear[9], translation[3];  // object to world, from the asset's origin
   bool mirrored;
 };
 

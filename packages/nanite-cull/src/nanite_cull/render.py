@@ -3,11 +3,13 @@
 import sys
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from time import perf_counter
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -17,6 +19,23 @@ from nanite_cull.camera import Camera
 from nanite_cull.scene import Scene
 
 ON_OVERFLOW = ("raise", "warn")
+
+
+class CutMesh(NamedTuple):
+    """The triangles of a cut, in the world: as they are for trimesh, Embree, OptiX.
+
+    Every cluster has vertices of its own; those at one place have the same bits, so merging equal
+    ones (trimesh does) closes the surface. Faces are counter-clockwise seen from outside.
+    """
+
+    vertices: np.ndarray
+    """(V, 3) float64, world."""
+    faces: np.ndarray
+    """(T, 3) uint32."""
+    instance: np.ndarray
+    """(T,) uint32: the instance of each triangle."""
+    cluster: np.ndarray
+    """(T,) uint32: its cluster, of the instance's asset."""
 
 
 class Frame:
@@ -58,6 +77,13 @@ class Frame:
     def visible_clusters(self) -> np.ndarray:
         """(n, 2) uint32: instance and cluster of every cluster that was drawn."""
         return self._core.visible()
+
+    def cut_mesh(self) -> CutMesh:
+        """What was drawn, as triangles: every visible cluster of every visible instance.
+
+        Raises ValueError for a cut of more than 2**32 - 2 vertices.
+        """
+        return CutMesh(*self._core.cut_mesh(self._threads))
 
     @property
     def overdraw(self) -> np.ndarray:
@@ -280,6 +306,7 @@ class Renderer:
                 raise ValueError(f"Renderer: {name} must be at least 1, got {value}")
         self._streamer = _C.Streamer(int(budget), max_installs, decode_threads, wait_resident)
         self._waiting = threading.Lock() if wait_resident else nullcontext()
+        self._stats: dict[str, Any] = {}
         self._cull, self._raster = _C.CullOptions(), _C.RasterOptions()
         self._cull.frustum, self._cull.hierarchy, self._cull.threads = frustum, hierarchy, threads
         self._cull.max_candidate_nodes = max_candidate_nodes
@@ -315,19 +342,65 @@ class Renderer:
         """The next frame takes nothing from the last one: after a cut. Only speed depends on it."""
         self.__dict__.pop("_history", None)
 
+    @property
+    def stats(self) -> dict[str, Any]:
+        """What the last frame took, by stage; empty before the first.
+
+        instances, candidates (clusters handed to the cut's test), visited (nodes), visible
+        (clusters), triangles; culled: by "frustum" (instances outside or hidden by `Scene.hide`),
+        "occlusion" (instances, nodes and clusters behind others), "detail" (candidates that are
+        too coarse or outside); overflow: what did not fit, by capacity; resident_pages and what
+        else streaming says, where an asset is streamed; ms: wall milliseconds of "stream", "cull"
+        and "raster" (with occlusion, both in "cull").
+        """
+        return dict(self._stats)
+
+    def _note(self, stats: dict[str, Any], seconds: dict[str, float]) -> None:
+        visible = stats["visible_small"] + stats["visible_large"]
+        hidden = {w: stats[f"occluded_{w}"] for w in ("instances", "nodes", "clusters")}
+        detail = stats["candidate_clusters"] - visible - hidden["clusters"]
+        self._stats = {
+            "instances": stats["instances"],
+            "candidates": stats["candidate_clusters"],
+            "visited": stats["nodes"],
+            "visible": visible,
+            "triangles": stats["triangles"],
+            "culled": {
+                "frustum": stats["instances"] - stats["visible_instances"],
+                "occlusion": sum(hidden.values()),
+                "detail": max(detail, 0),
+            },
+            "overflow": {
+                k.removeprefix("dropped_"): v for k, v in stats.items() if k.startswith("dropped_")
+            },
+            **{k: v for k, v in stats.items() if k.endswith(("_pages", "_bytes", "threshold"))},
+            "ms": {stage: 1e3 * s for stage, s in seconds.items()},
+        }
+
     def _cull_until_resident(
-        self, scene: Scene, camera: Camera, cull: Callable[[_C.View], dict[str, Any]]
+        self,
+        scene: Scene,
+        camera: Camera,
+        seconds: dict[str, float],
+        cull: Callable[[_C.View], dict[str, Any]],
     ) -> tuple[_C.View, dict[str, Any]]:
-        """Begins a frame of the streamer and culls, with wait_resident until no page is missing."""
+        """Begins a frame of the streamer and culls, with wait_resident until no page is missing.
+        Adds to `seconds` what each stage took."""
         if not isinstance(scene, Scene):
             raise TypeError(f"Renderer: scene must be a Scene, got {type(scene).__name__}")
         with self._waiting:  # one frame's pages may be another's victims
             while True:
+                start = perf_counter()
                 self._streamer.begin_frame(scene._core)
+                begun = perf_counter()
                 threshold = self.threshold * self._streamer.threshold_scale
                 view = camera._core(self.width, self.height, threshold)
                 stats = cull(view)
-                if not self.wait_resident or not self._load_wanted():
+                culled = perf_counter()
+                complete = not self.wait_resident or not self._load_wanted()
+                seconds["stream"] += begun - start + perf_counter() - culled
+                seconds["cull"] += culled - begun
+                if complete:
                     break
         self._check_overflow(stats)
         if any(asset.streamed for asset in scene.assets):
@@ -355,20 +428,25 @@ class Renderer:
 
         Nothing is left out for being hidden: that needs a picture.
         """
-        core = self._take_core()
+        core, seconds = self._take_core(), Counter[str]()
 
         def cull(view: _C.View) -> dict[str, Any]:
-            return core.cull(scene._core, view, self._cull, False, self._streamer)
+            return core.cull(scene._core, view, self._cull, False, self._streamer, view)
 
-        _, stats = self._cull_until_resident(scene, camera, cull)
+        _, stats = self._cull_until_resident(scene, camera, seconds, cull)
+        self._note(stats, seconds)
         visible = core.visible()
         self._core = core
         return visible, stats
 
-    def render(self, scene: Scene, camera: Camera) -> Frame:
-        """Culls and draws one frame."""
-        core = self._take_core()
-        if self.occlusion:
+    def render(self, scene: Scene, camera: Camera, *, cull_camera: Camera | None = None) -> Frame:
+        """Culls and draws one frame.
+
+        cull_camera: freezes culling: what this camera sees, in the detail that it sees it in, is
+        drawn as `camera` sees it (without occlusion), to look at a cut from elsewhere.
+        """
+        core, seconds = self._take_core(), Counter[str]()
+        if self.occlusion and cull_camera is None:
             history = self.__dict__.pop("_history", None) or _C.History()
 
             def draw(view: _C.View) -> dict[str, Any]:
@@ -376,15 +454,19 @@ class Renderer:
                     scene._core, view, self._cull, self._raster, history, self._streamer
                 )
 
-            view, stats = self._cull_until_resident(scene, camera, draw)
+            view, stats = self._cull_until_resident(scene, camera, seconds, draw)
             self._history = history
         else:
+            view = camera._core(self.width, self.height, self.threshold)
 
-            def cull(view: _C.View) -> dict[str, Any]:
-                return core.cull(scene._core, view, self._cull, True, self._streamer)
+            def cull(culled: _C.View) -> dict[str, Any]:
+                return core.cull(scene._core, culled, self._cull, True, self._streamer, view)
 
-            view, stats = self._cull_until_resident(scene, camera, cull)
+            _, stats = self._cull_until_resident(scene, cull_camera or camera, seconds, cull)
+            start = perf_counter()
             stats |= core.raster(view, self._raster)
+            seconds["raster"] = perf_counter() - start
+        self._note(stats, seconds)
         self._core = core
         return Frame(core, scene.assets, camera, view, self.threads, stats)
 
