@@ -1,15 +1,17 @@
 """The command line: files in, files and figures out, and exit codes that mean something."""
 
 import json
+import shutil
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import nanite_cull as nc
-from nanite_cull import meshes
+from nanite_cull import flight, meshes
 from nanite_cull.__main__ import EXAMPLES, main
 
 
@@ -74,6 +76,58 @@ def test_orbit_is_an_animation(tmp_path):
         assert image.size == (64, 48)
 
 
+def test_a_flight_is_frames_in_a_folder_or_an_animation(tmp_path, capsys):
+    stored = tmp_path / "planet.ncl"
+    nc.build(*meshes.planet(4)).save(stored)
+    options = ["--size", "64x48", "--frames", "5", "--budget", "1"]
+    assert main(["fly", str(stored), "-o", str(tmp_path / "frames"), *options]) == 0
+    names = sorted(p.name for p in (tmp_path / "frames").iterdir())
+    assert names == [f"frame_{i:05}.png" for i in range(5)]
+    pictures = [np.asarray(Image.open(tmp_path / "frames" / name)) for name in names]
+    assert all(p.shape == (48, 64, 3) and p.std() > 5 for p in pictures)
+    assert all((a != b).any() for a, b in pairwise(pictures))
+    # streamed, and the same as with all in memory
+    mesh = ["fly", "planet:4", "-o", str(tmp_path / "again"), *options]
+    assert main(mesh) == 0
+    camera = next(flight.cameras(flight.around(nc.load(stored)), 5, nc.load(stored)))
+    whole = nc.Renderer(64, 48).render(nc.Scene(nc.load(stored)), camera).picture()
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "again" / names[0])), whole)
+    path = tmp_path / "path.json"
+    path.write_text(
+        json.dumps(
+            [{"eye": [0, 0, 3], "target": [0, 0, 0]}, {"eye": [0, 0, 1.2], "target": [0, 1, 0]}]
+        )
+    )
+    animation = tmp_path / "a.gif"
+    flown = ["fly", str(stored), "-o", str(animation), "--path", str(path), "--live", "--json"]
+    capsys.readouterr()
+    assert main([*flown, *options]) == 0
+    assert json.loads(capsys.readouterr().out) == {"flight": str(animation), "frames": 5, "fps": 25}
+    assert Image.open(animation).n_frames == 5
+    places = flight.read_path(path)
+    eyes = [camera.eye for camera in flight.cameras(places, 9, nc.load(stored))]
+    assert np.allclose(eyes[0], [0, 0, 3])
+    assert np.allclose(eyes[-1], [0, 0, 1.2])
+    assert np.allclose(eyes[4], [0, 0, 2.1])
+
+
+@pytest.mark.slow
+def test_a_flight_is_a_video_where_the_command_is_installed(tmp_path):
+    tried = [sys.executable, "-m", "ffmpeg_gpu_build", "--version"]
+    if subprocess.run(tried, capture_output=True).returncode or not shutil.which("ffmpeg"):
+        pytest.skip("needs ffmpeg-gpu-build and ffmpeg")
+    video = tmp_path / "a.mp4"
+    assert main(["fly", "planet:3", "-o", str(video), "--size", "64x48", "--frames", "6"]) == 0
+    assert video.read_bytes()[4:8] == b"ftyp"
+    decoded = ["ffmpeg", "-v", "error", "-i", video, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    frames = subprocess.run(decoded, capture_output=True, check=True).stdout
+    pixels = np.frombuffer(frames, np.uint8).reshape(6, 48, 64, 3)
+    asset = nc.build(*meshes.planet(3))
+    for camera, seen in zip(flight.cameras(flight.around(asset), 6, asset), pixels, strict=True):
+        drawn = nc.Renderer(64, 48).render(nc.Scene(asset), camera).picture()
+        assert np.abs(drawn.astype(int) - seen).mean() < 12
+
+
 def test_bench_measures(capsys):
     assert main(["bench", "heightfield:40", "--size", "64x64", "--frames", "2", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
@@ -96,6 +150,9 @@ def test_without_a_command_it_says_what_it_is():
         (["info", "gyroid:0"], "gyroid: cells must be at least 2, got 0"),
         (["render", "icosphere:2", "-o", "no/such/folder/a.png"], "No such file"),
         (["render", "icosphere:2", "-o", "a.png", "--threshold", "-1"], "threshold must be 0"),
+        (["fly", "icosphere:2", "-o", "a.tiff"], "must be a folder, a .gif or a video"),
+        (["fly", "icosphere:2", "-o", "a", "--path", "no.json"], "No such file"),
+        (["fly", "nothing.ncl", "-o", "a"], "nothing.ncl does not exist"),
     ],
 )
 def test_wrong_input_is_exit_code_two_with_the_reason(

@@ -6,11 +6,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import nanite_cull as nc
-from nanite_cull import _C, meshes, ncl, orbit, pictures  # type: ignore[attr-defined]
+from nanite_cull import _C, flight, meshes, ncl, orbit, pictures  # type: ignore[attr-defined]
 from nanite_cull._core import open_meshoptimizer
 
 PROCEDURAL: dict[str, Callable[[int], tuple[np.ndarray, np.ndarray]]] = {
@@ -28,6 +29,11 @@ KIND_HELP = (
     "source, red is coarse; normal: xyz as rgb; depth: light is near; overdraw: light was drawn "
     "over often (default shaded)"
 )
+OUTPUT_HELP = {
+    "render": "picture to write",
+    "orbit": "GIF to write",
+    "fly": "a folder for frames, a .gif, or a video (.mp4, .mkv, .mov, .webm: ffmpeg-gpu-build)",
+}
 EXAMPLES = {
     "version": "nanite-cull version --json",
     "build": "nanite-cull build dragon.ply -o dragon.ncl\n"
@@ -39,6 +45,8 @@ EXAMPLES = {
     "  nanite-cull render dragon.ncl -o exact.png --threshold 0   # the source, to the pixel",
     "orbit": "nanite-cull orbit planet:8 -o orbit.gif --size 640x360\n"
     "  nanite-cull orbit dragon.ncl -o clusters.gif --kind cluster --frames 24",
+    "fly": "nanite-cull fly city.ncl -o flight.mp4 --budget 256\n"
+    "  nanite-cull fly planet:8 -o frames --kind cluster --path path.json",
     "bench": "nanite-cull bench heightfield:1000 --size 1920x1080",
 }
 
@@ -65,9 +73,17 @@ def _asset(args: argparse.Namespace) -> nc.Asset:
     return nc.load(args.mesh, threads=args.threads)
 
 
-def _renderer(args: argparse.Namespace) -> nc.Renderer:
+def _streamed(args: argparse.Namespace) -> nc.Asset:
+    """As `_asset`, but an .ncl file is streamed where its version can be."""
+    if Path(args.mesh).suffix.lower() == ".ncl" and ncl.version(args.mesh) >= 3:
+        return nc.open(args.mesh)
+    return _asset(args)
+
+
+def _renderer(args: argparse.Namespace, **options: Any) -> nc.Renderer:
     return nc.Renderer(
         *args.size,
+        **options,
         threshold=args.threshold,
         threads=args.threads,
         cull_back=args.cull_back,
@@ -164,6 +180,22 @@ def _orbit(args: argparse.Namespace) -> int:
     return 0
 
 
+def _fly(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    asset = _streamed(args)
+    places = flight.read_path(args.path) if args.path else flight.around(asset)
+    renderer = _renderer(args, budget=args.budget << 20, wait_resident=not args.live)
+    scene, count = nc.Scene(asset), args.frames
+    images = (
+        renderer.render(scene, camera).picture(args.kind)
+        for camera in tqdm(flight.cameras(places, count, asset), "fly", count, disable=None)
+    )
+    flight.write(images, args.output, args.fps)
+    _print(args, {"flight": str(args.output), "frames": count, "fps": args.fps})
+    return 0
+
+
 def _bench(args: argparse.Namespace) -> int:
     start = time.perf_counter(), time.process_time()
     asset = _asset(args)
@@ -190,6 +222,12 @@ def _bench(args: argparse.Namespace) -> int:
         },
     )
     return 0
+
+
+def _add_budget(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--budget", type=_positive, default=512, metavar="MIB", help="for pages (default 512)"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -268,7 +306,7 @@ def _parser() -> argparse.ArgumentParser:
                 metavar="KIND",
                 help=KIND_HELP,
             )
-            p.add_argument("-o", "--output", type=Path, required=True, help="picture to write")
+            p.add_argument("-o", "--output", type=Path, required=True, help=OUTPUT_HELP[name])
         return p
 
     command("version", _version, "what this build is and where meshoptimizer was found")
@@ -280,6 +318,20 @@ def _parser() -> argparse.ArgumentParser:
     p = command("orbit", _orbit, "draw a turn around the mesh as a GIF", "mesh", "view", "picture")
     p.add_argument(
         "--frames", type=_positive, default=48, metavar="N", help="of a turn (default 48)"
+    )
+    p = command("fly", _fly, "draw a flight past the mesh", "mesh", "view", "picture")
+    p.add_argument(
+        "--frames", type=_positive, default=120, metavar="N", help="of the flight (default 120)"
+    )
+    p.add_argument(
+        "--fps", type=_positive, default=25, metavar="N", help="frames a second (default 25)"
+    )
+    p.add_argument(
+        "--path", type=Path, metavar="FILE", help='JSON: [{"eye": [x, y, z], "target": [...]}, ...]'
+    )
+    _add_budget(p)
+    p.add_argument(
+        "--live", action="store_true", help="do not wait for pages: pictures as a viewer has them"
     )
     p = command("bench", _bench, "time the build and frames", "mesh", "view")
     p.add_argument("--frames", type=_positive, default=10, metavar="N", help="timed (default 10)")

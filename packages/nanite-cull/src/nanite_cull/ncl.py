@@ -138,6 +138,13 @@ def open(path: str | Path, *, threads: int = 0) -> File:
     return File(path, threads=threads)
 
 
+def version(path: str | Path) -> int:
+    """The version of an .ncl file: from 3 on it can be opened and streamed. 0 for another file."""
+    with _existing(path).open("rb") as file:
+        head = file.read(12)
+    return int.from_bytes(head[8:12], "little") if head[1:4] == b"NCL" else 0
+
+
 def _existing(path: str | Path) -> Path:
     if not Path(path).is_file():
         raise FileNotFoundError(f"load: {path} does not exist")
