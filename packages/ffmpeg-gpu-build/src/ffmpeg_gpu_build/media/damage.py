@@ -28,7 +28,8 @@ ELSEWHERE = re.compile(
     r"|co located POCs unavailable|mmco: unref short failure|number of reference frames"
     r"|Last message repeated|\[error\]\s*$|Cannot load lib|Could not dynamically load"
     r"|invalid TIFF header in EXIF data|Error parsing (Opus packet header|OBU)"
-    r"|Failed to (open|load) font"
+    r"|Failed to (open|load) font|non monotonically increasing dts to muxer"
+    r"|first frame is no keyframe"
 )
 LEVEL = re.compile(r"\[(error|fatal|panic|warning)\]")
 
@@ -142,6 +143,13 @@ def _boxes(path: Path, size: int) -> str | None:
     return None
 
 
+def _dv(head: bytes, tail: bytes, size: int) -> str | None:
+    """Raw DV is made of frames of one size, by the number of lines (SMPTE 314M)."""
+    frame = 144_000 if head[3] & 0x80 else 120_000
+    rest = size % frame
+    return f"a DV file that ends within a frame ({rest} bytes)" if rest else None
+
+
 def _grid(head: bytes, tail: bytes, size: int) -> str | None:
     """A transport stream is made of packets of 188 bytes (192 in M2TS, ISO/IEC 13818-1)."""
     for step, first in ((188, 0), (192, 4)):
@@ -170,6 +178,7 @@ def unfinished(path: Path) -> str | None:
     for mark, look in (
         (b"RIFF", _riff), (b"GIF8", _gif), (b"\x89PNG", _png), (b"OggS", _ogg), (b"FLV", _flv),
         (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", _asf), (b"\x1a\x45\xdf\xa3", _matroska),
+        (b"\x1f\x07\0", _dv),
     ):  # fmt: skip
         if head.startswith(mark):
             return look(head, tail, size)

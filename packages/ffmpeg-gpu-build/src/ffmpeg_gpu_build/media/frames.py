@@ -22,7 +22,8 @@ from .formats import no_reader
 from .index import index as index_of
 from .inprocess import InProcess, Step, av_demuxers, first_of_av, require_av
 from .on_gpu import choose, device_of_frames, frames_on_gpu
-from .pipe import FIRST, LAST, Pipe, Shown, first_shown, no_frames
+from .overheard import log_of_program
+from .pipe import EXACT, FIRST, LAST, First, Pipe, Shown, first_shown, no_frames
 from .pipeline import (
     KINDS,
     NAMES_IN_PATHS,
@@ -167,7 +168,7 @@ class _Wish:
         """The same for the program: `down` from a device, the exact cut, the steps."""
         parts = [down.rstrip(",")] if down else []
         if begin is not None:
-            parts += [FIRST, f"trim=start_pts={begin}"]
+            parts += [FIRST, rf"select=gte(pts\,{begin})+gt(selected_n\,0)"]
         return ",".join([*parts, *("=".join(step) for step in self.steps()), LAST])
 
 
@@ -288,12 +289,10 @@ def _run(
     """
     if wish.engine == "av":
         seek = None if coarse is None else origin + coarse
-        return InProcess(
-            source, wish.stream, wish.steps(), begin=begin, seek=seek, strict=wish.strict
-        )
+        return InProcess(source, wish.stream, wish.steps(), begin=begin, seek=seek)
     seek = [] if coarse is None else ["-noaccurate_seek", "-ss", f"{float(coarse):.6f}"]
     command = [
-        *before, "-copyts", *seek, *source.protocols, "-i", source.argument,
+        *before, "-copyts", *seek, *EXACT, *source.protocols, "-i", source.argument,
         "-map", f"0:V:{wish.stream}", "-vf", wish.chain(down, begin),
         *(["-frames:v", str(wish.count)] if wish.count else []),
         *program.every_frame, "-f", "rawvideo", "-pix_fmt", PIXELS[wish.pixels][0], "pipe:1",
@@ -324,18 +323,19 @@ def _begun(
         )
     given = [*source.protocols, "-i", source.argument]
     if wish.engine == "av":
-        first, log = first_of_av(source, wish.stream)
+        found = first_of_av(source, wish.stream)
     else:
-        first, log = _first(program, source, tuple(given), f"0:V:{wish.stream}")
+        found = _first(program, source, tuple(given), f"0:V:{wish.stream}")
+    first = found.shown
     if first is None:
-        raise no_frames("read_frames", source.name, log)
+        raise no_frames("read_frames", source.name, found.log)
     if first.ticks is None:
         raise FfmpegError(
             f"read_frames: start cannot be found in {source.name!r}, whose frames have no times",
             "no-times",
         )
     begin = round((first.pts + wish.start) / first.base)
-    for margin in (*MARGINS, None):
+    for margin in (None,) if found.bare else (*MARGINS, None):
         coarse = None if margin is None or margin >= wish.start else wish.start - margin
         pipe = _run(program, source, wish, before, down, begin, coarse, first.pts)
         try:
@@ -358,7 +358,7 @@ def _begun(
 _FIRST: dict[Any, Any] = {}
 
 
-def _first(program: Ffmpeg, source: Source, given: tuple[str, ...], stream: str) -> Any:
+def _first(program: Ffmpeg, source: Source, given: tuple[str, ...], stream: str) -> First:
     """`first_shown`, kept for a file that has not changed."""
     key = (program.path, source.stamp, stream) if source.stamp else None
     if key is None or key not in _FIRST:
@@ -414,6 +414,8 @@ def _frames(
             pipe.close()
         if wish.count is None or index < wish.count:
             log = pipe.log_since_first if wish.start else pipe.log
+            if isinstance(pipe, InProcess) and pipe.suspicious and source.again:
+                log = log_of_program(program, source, wish.stream) or log
             notes += judge("read_frames", source, index, log, wish.strict)
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from ..ffmpeg import Ffmpeg
 from .inprocess import NO_TIME, InProcess, first_of_av
-from .pipe import LAST, Pipe, Shown, first_shown, no_frames
+from .pipe import EXACT, LAST, First, Pipe, first_shown, no_frames
 from .sources import Source
 
 # AV_PKT_FLAG_KEY and AV_PKT_FLAG_DISCARD of libavcodec/packet.h
@@ -25,13 +27,23 @@ _PACKET = re.compile(
 
 @dataclass(frozen=True)
 class Index:
-    """The presentation times of all frames in order, in seconds, and the numbers of the key frames.
-    `exact` is false where packets were counted and no frame was looked at.
+    """The presentation times of all frames in order, in seconds, None where there is none, and the
+    numbers of the key frames. `exact` is false where packets were counted and no frame was looked
+    at.
     """
 
-    pts: tuple[Fraction, ...]
+    pts: tuple[Fraction | None, ...]
     keys: frozenset[int]
     exact: bool
+
+    @cached_property
+    def rising(self) -> tuple[Fraction, ...]:
+        """The times, if each frame has one and it is after that of the frame before, so that a time
+        names a frame; else nothing (joined recordings, two frames at one time).
+        """
+        known = [pts for pts in self.pts if pts is not None]
+        rises = all(a < b for a, b in pairwise(known))
+        return tuple(known) if rises and len(known) == len(self.pts) else ()
 
 
 def of_packets(program: Ffmpeg, source: Source, stream: int) -> Index | None:
@@ -46,27 +58,29 @@ def of_packets(program: Ffmpeg, source: Source, stream: int) -> Index | None:
         return None
     tick = Fraction(int(base[1]), int(base[2]))
     rows = [(int(m[1]), int(m[2], 16) if m[2] else KEY) for m in _PACKET.finditer(done.out)]
-    first, _ = first_shown(program, [*source.protocols, "-i", source.argument], f"0:V:{stream}")
+    first = first_shown(program, [*source.protocols, "-i", source.argument], f"0:V:{stream}")
     return _of_rows(rows, tick, first)
 
 
 def of_packets_av(source: Source, stream: int) -> Index | None:
     """The same by PyAV."""
-    run = InProcess(source, stream, [("null", "")], strict=False)
+    run = InProcess(source, stream, [("null", "")])
     try:
         rows, tick = run.packets()
     finally:
         run.close()
-    return _of_rows(rows, tick, first_of_av(source, stream)[0])
+    return _of_rows(rows, tick, first_of_av(source, stream))
 
 
-def _of_rows(rows: list[tuple[int, int]], tick: Fraction, first: Shown | None) -> Index | None:
+def _of_rows(rows: list[tuple[int, int]], tick: Fraction, first: First) -> Index | None:
     """The index of packets, (pts, flags) each; None where they do not tell."""
+    if first.bare:
+        return None
     rows = sorted(row for row in rows if not row[1] & DISCARD)
     ticks = [pts for pts, _ in rows]
     if not ticks or ticks[0] == NO_TIME or len(set(ticks)) != len(ticks):
         return None
-    if first is None or first.pts != ticks[0] * tick:
+    if first.shown is None or first.shown.pts != ticks[0] * tick:
         return None
     keys = frozenset(i for i, (_, flags) in enumerate(rows) if flags & KEY)
     return Index(tuple(t * tick for t in ticks), keys, False)
@@ -75,19 +89,18 @@ def _of_rows(rows: list[tuple[int, int]], tick: Fraction, first: Shown | None) -
 def of_frames(program: Ffmpeg, source: Source, stream: int, engine: str = "pipe") -> Index:
     """The index by decoding everything. Raises FfmpegError where nothing is decoded."""
     arguments = [
-        "-copyts", *source.protocols, "-i", source.argument, "-map", f"0:V:{stream}",
+        "-copyts", *EXACT, *source.protocols, "-i", source.argument, "-map", f"0:V:{stream}",
         "-vf", LAST, *program.every_frame, "-f", "null", "-",
     ]  # fmt: skip
     run: Pipe | InProcess
     if engine == "av":
-        run = InProcess(source, stream, [("null", "")], strict=False)
+        run = InProcess(source, stream, [("null", "")])
     else:
         run = Pipe(program, arguments, descriptors=source.descriptors)
-    found: list[tuple[Fraction, bool]] = []
+    found: list[tuple[Fraction | None, bool]] = []
     try:
         while (shown := run.next()) is not None:
-            if shown.pts is not None:
-                found.append((shown.pts, shown.key))
+            found.append((shown.pts, shown.key))
         code = run.end()
     finally:
         run.close()

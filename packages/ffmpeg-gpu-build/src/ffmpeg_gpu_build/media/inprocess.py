@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..ffmpeg import FfmpegError
-from .pipe import Shown
+from .overheard import EAR
+from .pipe import BARE, EXACT, First, Shown
 from .sources import Source
 
 NO_TIME = -(1 << 63)  # AV_NOPTS_VALUE
@@ -71,7 +72,8 @@ def _degrees(a: int, b: int, c: int, d: int) -> float:
 class InProcess:
     """One reading of a stream by PyAV; see `pipe.Pipe` for what is said of it.
 
-    A packet that does not decode is noted in the log, and so is a frame that is marked corrupt.
+    A packet that does not decode is noted in the log, and so is a frame that is marked corrupt, and
+    what was overheard, once it is closed.
     """
 
     codec: str | None
@@ -85,7 +87,6 @@ class InProcess:
         *,
         begin: int | None = None,
         seek: Fraction | None = None,
-        strict: bool = True,
     ) -> None:
         av = require_av("read_frames")
         self._av, self._steps, self._begin = av, list(steps), begin
@@ -93,14 +94,19 @@ class InProcess:
         self._errors: list[str] = []
         self._graph: Any = None
         self._form: tuple[Any, ...] = ()
-        self._first_size: tuple[int, int] | None = None
         self._frame: Any = None
+        self._stream: Any = None
+        self._frames: Iterator[Any] = iter(())
         self._last: int | None = None
         self._own = False
+        self._fed = self._came = 0  # packets that hold a picture, and pictures
+        EAR.open(av)
+        self._heard: int | None = EAR.listen()
         whitelist = {source.protocols[0][1:]: source.protocols[1]}
         try:
             self._file = av.open(source.argument, options=whitelist, metadata_errors="ignore")
         except (av.FFmpegError, OSError) as error:
+            EAR.close(av)
             raise FfmpegError(
                 f"read_frames: {source.name!r} is damaged or of an unknown format ({error})",
                 "bad-input", str(error),
@@ -109,24 +115,25 @@ class InProcess:
             s for s in self._file.streams.video if "attached_pic" not in str(s.disposition).lower()
         ]
         if stream >= len(moving):
-            self._file.close()
+            self.close()
             raise FfmpegError(f"read_frames: {source.name!r} has no such video stream", "bad-input")
         self._stream = moving[stream]
         context = self._stream.codec_context
         self.codec = context.codec.canonical_name if context else None
         if context is None:
-            self._file.close()
+            self.close()
             raise FfmpegError(
                 f"read_frames: this PyAV has no decoder of {source.name!r}", "not-built-in"
             )
-        # AVI has no presentation times; FFmpeg's program takes the order of decoding
-        self._by_dts = self._file.format.name == "avi"
+        self.container: str = self._file.format.name
         self._stream.thread_type = "AUTO"
-        if strict:  # concealed pictures are errors, not pictures
-            context.options = {"err_detect": "explode"}
-        if seek is not None:
-            self._file.seek(int(seek / self._stream.time_base), stream=self._stream)
+        context.options = {EXACT[0].lstrip("-"): EXACT[1]}
         self._frames = self._filtered()
+        if seek is not None:
+            try:
+                self._file.seek(int(seek / self._stream.time_base), stream=self._stream)
+            except (av.FFmpegError, OSError):  # a demuxer that knows no seek: nothing has landed
+                self._frames = iter(())
 
     @property
     def log(self) -> str:
@@ -135,8 +142,15 @@ class InProcess:
 
     log_since_first = log
 
-    def _decoded(self) -> Iterator[Any]:
-        """The frames of the decoder; what it refuses is noted and passed over."""
+    @property
+    def suspicious(self) -> bool:
+        """Whether something may be wrong that the log of the ffmpeg program tells: see `overheard`.
+        Pictures may be fewer than packets for good reasons too.
+        """
+        return bool(self._errors) or self._fed > self._came
+
+    def _packets(self) -> Iterator[Any]:
+        """The packets of the demuxer; what ends it early is noted."""
         packets = self._file.demux(self._stream)
         while True:
             try:
@@ -146,11 +160,17 @@ class InProcess:
             except self._av.FFmpegError as error:
                 self._errors.append(f"[demuxer] [error] {error}")
                 return
-            except IndexError:  # PyAV knows only the streams that the file began with
+            except IndexError:  # older PyAV know only the streams that the file began with
                 self._errors.append("[demuxer] [error] a stream appeared in the middle of the file")
                 return
+            yield packet
+
+    def _decoded(self) -> Iterator[Any]:
+        """The frames of the decoder; what it refuses is noted and passed over."""
+        for packet in self._packets():
             if not packet.size and packet.dts is not None:
                 continue  # "the picture before once more" in Ogg: FFmpeg's program skips it too
+            self._fed += bool(packet.size) and not packet.is_discard
             if packet.is_corrupt:
                 self._errors.append("[demuxer] [warning] Packet corrupt")
             try:
@@ -159,29 +179,36 @@ class InProcess:
                 self._errors.append(f"[{self.codec}] [error] {error}")
                 continue
             for frame in frames:
-                if self._by_dts:
-                    self._timed(frame)
+                self._timed(frame, self._came)
+                self._came += 1
                 if frame.is_corrupt:
                     self._errors.append(f"[{self.codec}] [warning] corrupt decoded frame")
                 yield frame
 
-    def _timed(self, frame: Any) -> None:
-        """Give a frame of an AVI the time of its packet, the last ones that of its turn."""
-        if frame.dts is not None:
+    def _timed(self, frame: Any, number: int) -> None:
+        """Give a frame the time that FFmpeg's program gives it where its container has none: in an
+        AVI that of its packet, the last ones that of their turn; in a bare stream of its number.
+        """
+        if self.container in BARE:
+            rate = self._stream.guessed_rate or self._stream.average_rate or Fraction(25)
+            frame.pts = round(number / rate / self._stream.time_base)
+        elif self.container == "avi" and frame.dts is not None:
             frame.pts = frame.dts
-        elif self._last is not None:
+        elif self.container == "avi" and self._last is not None:
             frame.pts = self._last + 1
         self._last = frame.pts
 
     def _wanted(self) -> Iterator[Any]:
         """From `begin` on; `landed` as in `Pipe`."""
+        begun = False
         for frame in self._decoded():
             if self._begin is not None:
                 self.latest = self._said(frame)
                 if frame.key_frame and frame.pts is not None:
                     self.landed |= frame.pts <= self._begin
-                if frame.pts is None or frame.pts < self._begin:
+                if not begun and (frame.pts is None or frame.pts < self._begin):
                     continue
+                begun = True
             yield frame
 
     def _filtered(self) -> Iterator[Any]:
@@ -249,13 +276,15 @@ class InProcess:
 
     def packets(self) -> tuple[list[tuple[int, int]], Fraction]:
         """All packets as (pts, flags of libavcodec/packet.h), and the time base of the pts."""
-        rows = []
-        try:
-            for packet in self._file.demux(self._stream):
-                if packet.size:
-                    flags = int(packet.is_keyframe) | int(packet.is_discard) << 2
-                    rows.append((NO_TIME if packet.pts is None else packet.pts, flags))
-        except self._av.FFmpegError:
+        rows = [
+            (
+                NO_TIME if packet.pts is None else packet.pts,
+                int(packet.is_keyframe) | int(packet.is_discard) << 2,
+            )
+            for packet in self._packets()
+            if packet.size
+        ]
+        if self._errors:
             rows = []  # what cannot be read to its end is counted by decoding
         return rows, self._stream.time_base
 
@@ -265,16 +294,26 @@ class InProcess:
 
     def close(self) -> None:
         """Free the decoder; memory that was given away stays."""
-        self._frames.close()
+        if self._heard is None:
+            return
+        self._frames = iter(())
         self._frame = self._graph = None
+        if self._stream is not None and self._stream.codec_context is not None:
+            # its threads end what they do while they may speak: freed by one that holds the
+            # interpreter, they would wait for it, and it for them
+            self._stream.codec_context.flush_buffers()
+        if EAR.listen() != self._heard:
+            self._errors.append(EAR.latest)
+        self._heard = None
+        EAR.close(self._av)
         self._file.close()
 
 
-def first_of_av(source: Source, stream: int) -> tuple[Shown | None, str]:
-    """What PyAV says of the first frame of a stream, and the log."""
-    run = InProcess(source, stream, [("null", "")], strict=False)
+def first_of_av(source: Source, stream: int) -> First:
+    """What PyAV says of the first frame of a stream."""
+    run = InProcess(source, stream, [("null", "")])
     try:
-        return run.next(), run.log
+        return First(run.next(), run.log, run.container)
     finally:
         run.close()
 

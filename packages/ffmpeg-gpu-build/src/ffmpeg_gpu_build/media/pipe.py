@@ -28,13 +28,19 @@ FIRST = "showinfo@first=checksum=0"
 # Behind it the frames are numbered: no muxer, not even that of raw frames, takes times that run
 # backwards, as they do in joined recordings.
 LAST = "showinfo@last=checksum=0,setpts=N/TB"
+# libavcodec crops columns at its leisure, to keep rows aligned, unless it is told that it need not
+EXACT = ("-flags", "unaligned")
 QUIET = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "repeat+level+verbose")
-_BASE = re.compile(rb"\[showinfo@(\w+) @ [^\]]*\] (?:\[info\] )?config in time_base: (\d+)/(\d+)")
+# (FFmpeg's request for a sample of a strange file takes the head of the line that follows it.)
+_BASE = re.compile(
+    rb"(?:\[showinfo@(\w+) @ [^\]]*\] (?:\[info\] )?)?config in time_base: (\d+)/(\d+)"
+)
 _FRAME = re.compile(
     rb"\[showinfo@(\w+) @ [^\]]*\] (?:\[info\] )?n: *\d+ pts: *(-?\d+|NOPTS) .*?"
     rb" sar:(\d+)/(\d+) s:(\d+)x(\d+) i:(.) iskey:(\d)"
 )
 _CODEC = re.compile(rb"Stream #\d+:\d+.*?: Video: (\w+)")
+_CONTAINER = re.compile(r"Input #0, (\S+), from")
 LOG_LIMIT = 4 << 20
 
 
@@ -78,7 +84,7 @@ class Pipe:
         self._log: list[bytes] = []
         self._size = 0
         self._shown: queue.SimpleQueue[Shown | None] = queue.SimpleQueue()
-        self._bases: dict[bytes, Fraction] = {}
+        self._bases: dict[bytes | None, Fraction] = {}  # None: of a filter whose name was lost
         self.process = start(
             self.command,
             stdin=subprocess.DEVNULL,
@@ -98,6 +104,12 @@ class Pipe:
         return b"".join(self._log).decode("utf-8", "replace")
 
     @property
+    def container(self) -> str:
+        """FFmpeg's name of the demuxer ("matroska,webm"); "" where nothing was opened."""
+        found = _CONTAINER.search(self.log)
+        return found[1] if found else ""
+
+    @property
     def log_since_first(self) -> str:
         """The log from the first shown frame on: after a seek, what was before is not asked for."""
         return b"".join(self._log[self._begun or 0 :]).decode("utf-8", "replace")
@@ -106,7 +118,7 @@ class Pipe:
         assert self.process.stderr is not None
         try:
             for line in self.process.stderr:
-                if b"showinfo@" in line:
+                if b"showinfo@" in line or b"config in time_base" in line:
                     self._note(line)
                 elif self._size < LOG_LIMIT:
                     self._log.append(line)
@@ -126,7 +138,7 @@ class Pipe:
             return
         shown = Shown(
             None if found[2] == b"NOPTS" else int(found[2]),
-            self._bases.get(found[1], Fraction(1)),
+            self._bases.get(found[1]) or self._bases.get(None, Fraction(1)),
             (int(found[5]), int(found[6])),
             found[8] == b"1",
             found[7] in (b"T", b"B"),
@@ -189,12 +201,36 @@ def _widen(stream: Any) -> None:
         fcntl.fcntl(stream.fileno(), fcntl.F_SETPIPE_SZ, 1 << 20)
 
 
+# Demuxers of streams without a container: they have no times to seek by, and FFmpeg gives those of
+# what comes after a seek anew.
+BARE = {
+    *("h264", "hevc", "vvc", "evc", "mpegvideo", "m4v", "h261", "h263", "dirac", "vc1", "obu"),
+    *("mjpeg", "mjpeg_2000", "cavsvideo", "avs2", "avs3", "rawvideo", "jpeg_pipe", "dnxhd"),
+}
+
+
+@dataclass(frozen=True)
+class First:
+    """What is said of the first frame of a stream, None where there is none; the log and the
+    demuxer.
+    """
+
+    shown: Shown | None
+    log: str
+    container: str
+
+    @property
+    def bare(self) -> bool:
+        """Whether there is no container, and so no seek."""
+        return self.container in BARE
+
+
 def first_shown(
     program: Ffmpeg, source: Sequence[str], stream: str, descriptors: Sequence[int] = ()
-) -> tuple[Shown | None, str]:
-    """What is said of the first frame of a stream, and the log."""
+) -> First:
+    """What is said of the first frame of a stream."""
     arguments = [
-        "-copyts", *source, "-map", stream, "-vf", LAST, "-frames:v", "1",
+        "-copyts", *EXACT, *source, "-map", stream, "-vf", LAST, "-frames:v", "1",
         *program.every_frame, "-f", "null", "-",
     ]  # fmt: skip
     pipe = Pipe(program, arguments, descriptors=descriptors)
@@ -204,7 +240,7 @@ def first_shown(
             pipe.end()
     finally:
         pipe.close()
-    return shown, pipe.log
+    return First(shown, pipe.log, pipe.container)
 
 
 def no_frames(where: str, name: str, log: str, code: int = 1) -> FfmpegError:

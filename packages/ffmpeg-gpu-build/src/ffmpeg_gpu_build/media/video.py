@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,8 @@ class Video(Sequence[Any]):
     looked at, and `video.count_exactly()` does it (it decodes everything). A frame that is not
     where the index says makes it so by itself; a wrong frame is never returned. `times` are seconds
     after the first frame. The arguments are those of `read_frames`; with `engine="av"` a seek
-    starts no program.
+    starts no program. Where times do not rise from frame to frame (joined recordings, frames
+    without times) frames are counted from the beginning, and `at` and `between` are errors.
 
         with Video("clip.mp4", size=(320, 180)) as video:
             last, shown = video[-1], video.at(12.5)
@@ -81,8 +83,12 @@ class Video(Sequence[Any]):
 
     @property
     def times(self) -> list[float]:
-        """When each frame begins, in seconds after the first."""
-        return [float(pts - self._index.pts[0]) for pts in self._index.pts]
+        """When each frame begins, in seconds after the first; not a number where it has no time."""
+        return [self._time(number) for number in range(len(self))]
+
+    def _time(self, number: int) -> float:
+        pts = self._index.pts[number]
+        return math.nan if pts is None else float(pts - (self._index.pts[0] or 0))
 
     @property
     def keys(self) -> list[int]:
@@ -107,7 +113,7 @@ class Video(Sequence[Any]):
         wanted = self._index.pts[number]
         if frame is not None and frame.pts == wanted:
             frame.index = number
-            frame.time = float(wanted - self._index.pts[0])
+            frame.time = self._time(number)
             return frame
         self.close()
         if again and not self.exact:
@@ -116,38 +122,56 @@ class Video(Sequence[Any]):
                 return self._frame(number, again=False)
             raise IndexError(f"Video: {self._src!r} has {len(self)} frames, got {number}")
         raise FfmpegError(
-            f"Video: frame {number} of {self._src!r} at {float(wanted):g} s was not found again",
+            f"Video: frame {number} of {self._src!r} was not found at {self._time(number):g} s",
             "wrong-frame",
         )
 
     def _read(self, number: int) -> Any:
-        """What the reader gives at this number; None past its end."""
-        if self._reader is None or not self._next <= number < self._next + AHEAD:
+        """What the reader gives at this number; None past its end. Where times do not name frames
+        they are counted from the beginning.
+        """
+        rising = self._index.rising
+        near = self._next + AHEAD if rising else len(self)
+        if self._reader is None or not self._next <= number < near:
             self.close()
-            start = self._index.pts[number] - self._index.pts[0]
+            start = rising[number] - rising[0] if rising else 0
             self._reader = read_frames(self._src, start=start, strict=False, **self._wish)
-            self._next = number
+            self._next = number if rising else 0
         frame = None
         while self._next <= number:
-            frame = next(self._reader, None)
+            try:
+                frame = next(self._reader, None)
+            except ValueError:  # a start beyond the end
+                frame = None
             self._next += 1
             if frame is None:
                 break
         return frame
 
+    def _rising(self, where: str) -> tuple[Fraction, ...]:
+        if not self._index.rising:
+            raise FfmpegError(
+                f"{where}: the times of {self._src!r} do not rise from frame to frame (a joined "
+                "recording, or frames without times): take frames by number",
+                "no-times",
+            )
+        return self._index.rising
+
     def at(self, time: float | Fraction) -> Any:
         """The frame that is shown at a time, in seconds after the first frame: the last that has
         begun. Raises ValueError before the start; after the end it is the last frame.
         """
-        moment = self._index.pts[0] + check.seconds("Video.at", "time", time)
-        return self[bisect_right(self._index.pts, moment + Fraction(1, 10**6)) - 1]
+        times = self._rising("Video.at")
+        moment = times[0] + check.seconds("Video.at", "time", time)
+        return self[bisect_right(times, moment + Fraction(1, 10**6)) - 1]
 
     def between(self, begin: float | Fraction, end: float | Fraction) -> Iterator[Any]:
         """The frames that begin at or after `begin` and before `end`, in seconds."""
-        first, small = self._index.pts[0], Fraction(1, 10**6)
+        times = self._rising("Video.between")
+        first, small = times[0], Fraction(1, 10**6)
         low = first + check.seconds("Video.between", "begin", begin) - small
         high = first + check.seconds("Video.between", "end", end) - small
-        numbers = range(bisect_left(self._index.pts, low), bisect_left(self._index.pts, high))
+        numbers = range(bisect_left(times, low), bisect_left(times, high))
         return (self[number] for number in numbers)
 
     def close(self) -> None:
