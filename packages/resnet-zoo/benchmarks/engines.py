@@ -7,6 +7,7 @@ engine's threads, allocator and caches never touch another's.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import math
 import os
@@ -146,9 +147,11 @@ def torchvision_models():
     """torchvision beside a CPU build of torch: the operators its import asks for are declared."""
     import torch
 
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library = None
+    if torch.version.cuda is None:
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import torchvision
 
     torchvision.library_kept_alive = library
@@ -217,15 +220,16 @@ def _openvino(model, x, threads: int, dtype: str):
     return lambda: torch.from_numpy(compiled([x.numpy()])[0])
 
 
-def _versions(kind: str) -> dict[str, str]:
+def versions(*packages: str) -> dict[str, str]:
+    """Those of the packages that are installed."""
     from importlib.metadata import version
 
-    names = {
-        "torchvision": ["torchvision"],
-        "onnxruntime": ["onnxruntime"],
-        "openvino": ["openvino"],
-    }
-    return {name: version(name) for name in ["torch", *names.get(kind, [])]}
+    return {name: version(name) for name in packages if importlib.util.find_spec(name)}
+
+
+# What each engine is made of, beside torch.
+MADE_OF = {"torchvision": "torchvision", "compile": "torchvision", "onnxruntime": "onnxruntime",
+           "openvino": "openvino"}  # fmt: skip
 
 
 def worker(kind: str) -> None:
@@ -241,7 +245,7 @@ def worker(kind: str) -> None:
 
     import torch
 
-    say(_versions(kind))
+    say(versions("torch", *([MADE_OF[kind]] if kind in MADE_OF else [])))
     call = None
     with torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
         for line in sys.stdin:
