@@ -142,7 +142,7 @@ def test_a_report_names_block_thread_file_line_and_seed():
     )
     assert outcome.code == simulate.SIMULATOR_ERROR
     assert "block (0,0,0) thread (" in outcome.output
-    assert "bugs.cpp:" in outcome.output
+    assert "bugs/operations.cuh:" in outcome.output
     assert "seed 7, 4 resident blocks" in outcome.output
 
 
