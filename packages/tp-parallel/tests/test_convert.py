@@ -140,7 +140,12 @@ def test_a_model_trained_here_is_exported_and_one_that_nobody_computes_is_refuse
         convert.config_to_huggingface(odd)
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gpt_neox", "mistral"])
+GEMMA = {"activation": "geglu_tanh", "post_norms": True, "zero_centred_norm": True,
+         "embedding_scale": 4.0, "head_size": 8}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gpt_neox", "mistral", "gemma2",
+                                  "gemma3_text", "gpt2"])  # fmt: skip
 def test_the_config_of_a_trained_model_names_the_family_that_computes_it(kind):
     shape = {"vocab_size": 9, "hidden": 16, "layers": 2, "heads": 4, "kv_heads": 2, "bias": False,
              "norm": "rmsnorm", "position": "rotary", "activation": "swiglu"}  # fmt: skip
@@ -150,6 +155,11 @@ def test_the_config_of_a_trained_model_names_the_family_that_computes_it(kind):
         "qwen3": {"qk_norm": True, "head_size": 8,
                   "rotary_scaling": RotaryScaling("llama3", 8.0, 16)},
         "mistral": {"windows": (4, 4), "rotary_scaling": RotaryScaling("yarn", 2.0, 8, fast=16.0)},
+        "gemma2": GEMMA | {"attention_softcap": 50.0, "windows": (4, 0), "attention_scale": 0.125},
+        "gemma3_text": GEMMA | {"qk_norm": True, "windows": (4, 0), "rotary_base": 1e6,
+                                "rotary_base_windowed": 1e4},
+        "gpt2": {"norm": "layernorm", "bias": True, "activation": "gelu_tanh", "kv_heads": None,
+                 "position": "learned", "attention_scale": 1.0},
         "gpt_neox": {"norm": "layernorm", "bias": True, "activation": "gelu", "kv_heads": 4},
     }[kind])  # fmt: skip
     assert convert.config_to_huggingface(config)["model_type"] == kind

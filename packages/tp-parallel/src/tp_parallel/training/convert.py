@@ -290,18 +290,31 @@ def config_to_huggingface(config: GPTConfig) -> dict[str, Any]:
 
 
 _HERE_ALONE = ("dtype", "init_std", "sequence_parallel", "recompute", "recompute_keep",
-               "head_size", "kv_heads", "ffn", "embedding_dropout")  # fmt: skip
+               "head_size", "kv_heads", "ffn", "embedding_dropout", "attention_scale",
+               "rotary_base_windowed")  # fmt: skip
 
 
 def _same(one: GPTConfig, other: GPTConfig) -> bool:
     def plain(config: GPTConfig) -> tuple[Any, ...]:
-        resolved = (config.head_dim, config.groups, config.inner)
+        resolved = (config.head_dim, config.groups, config.inner, _scale(config), _local(config))
         drop = config.dropout if config.embedding_dropout is None else config.embedding_dropout
         kept = {k: v for k, v in config.to_dict().items() if k not in _HERE_ALONE}
         kept |= {f"{p}_bias": config.has_bias(p) for p in ("qkv", "out", "mlp")}
         return kept, resolved, drop
 
     return plain(one) == plain(other)
+
+
+def _scale(config: GPTConfig) -> float:
+    """Factor of the scores."""
+    return config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
+
+
+def _local(config: GPTConfig) -> float | None:
+    """Rotary base of the layers with a window, where it is not that of the others."""
+    other = config.windows is not None and any(config.windows)
+    base = config.rotary_base_windowed if other else None
+    return None if base == config.rotary_base and config.rotary_scaling is None else base
 
 
 def _described(kind: str, config: GPTConfig) -> dict[str, Any]:
@@ -312,6 +325,7 @@ def _described(kind: str, config: GPTConfig) -> dict[str, Any]:
     for theirs, ours in family.renamed.items():
         hf[theirs] = resolved.get(ours, getattr(config, ours))
     if kind == "gpt2":
+        hf["scale_attn_weights"] = config.attention_scale is None
         hf["embd_pdrop"] = (
             config.dropout if config.embedding_dropout is None else config.embedding_dropout
         )
@@ -331,11 +345,31 @@ def _described(kind: str, config: GPTConfig) -> dict[str, Any]:
             types = ["sliding_attention" if w else "full_attention" for w in config.windows]
             hf |= {"sliding_window": max(config.windows), "use_sliding_window": True,
                    "layer_types": types}  # fmt: skip
+        if kind.startswith("gemma"):
+            hf |= _described_gemma(kind, config, hf["rope_parameters"])
         hf["attention_bias"] = config.has_bias("out")
         hf["use_parallel_residual"] = config.parallel_residual
         hf["mlp_bias"] = config.has_bias("mlp")
     known = {*family.reads, *family.renamed, family.act, "model_type", "rope_parameters"}
     return {name: value for name, value in hf.items() if name in known}
+
+
+def _described_gemma(kind: str, config: GPTConfig, rope: dict[str, Any]) -> dict[str, Any]:
+    """What Gemma's families say in their own way."""
+    scalar = _scale(config) ** -2
+    windows = config.windows or (0,) * config.layers
+    own = {
+        "query_pre_attn_scalar": round(scalar) if abs(scalar - round(scalar)) < 1e-9 else scalar,
+        "layer_types": ["sliding_attention" if w else "full_attention" for w in windows],
+        "sliding_window": max(windows) or config.max_positions,
+    }
+    if kind == "gemma3_text":
+        base = config.rotary_base if config.rotary_base_windowed is None else (
+            config.rotary_base_windowed
+        )  # fmt: skip
+        local = {"rope_type": "default", "rope_theta": base}
+        own["rope_parameters"] = {"full_attention": rope, "sliding_attention": local}
+    return own
 
 
 def _copy_text(source: Path, target: Path) -> None:
