@@ -405,8 +405,8 @@ void bind_view(nb::module_& m) {
 
 nb::dict cull_stats(const CullStats& s) {
   nb::dict d;
-  d["instances"] = s.instances, d["visible_instances"] = s.visible_instances,
-  d["far_instances"] = s.far_instances, d["nodes"] = s.nodes;
+  d["instances"] = s.instances, d["tested_instances"] = s.tested_instances;
+  d["visible_instances"] = s.visible_instances, d["far_instances"] = s.far_instances, d["nodes"] = s.nodes;
   d["candidate_clusters"] = s.candidate_clusters, d["visible_small"] = s.visible_small,
   d["visible_large"] = s.visible_large;
   d["occluded_instances"] = s.occluded_instances, d["occluded_nodes"] = s.occluded_nodes;

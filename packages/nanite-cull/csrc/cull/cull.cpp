@@ -148,6 +148,7 @@ void CullContext::main_pass(const Scene& scene, const Occluders* occluders, Visi
   const uint64_t capacity = out.buffer.size();
   for (const Batch& batch : batches_) {
     add_work(batch.stats, stats);
+    stats.tested_instances += batch.stats.tested_instances;
     stats.visible_instances += batch.stats.visible_instances,
         stats.far_instances += batch.stats.far_instances;
     const uint64_t small = std::min<uint64_t>(batch.small.size(), capacity - out.small - out.large);
@@ -192,6 +193,8 @@ void CullContext::post_pass(const Scene& scene, const Occluders& occluders, Visi
 void CullContext::run(const Scene& scene, const Occluders* occluders) {
   occluders_ = occluders;
   const int64_t count = scene.size();
+  picked_ =
+      options_.hierarchy && options_.frustum && scene.find_blocks(world_planes_, options_.threads, blocks_);
   batches_.resize((count + batch_instances - 1) / batch_instances);
   native::parallel_for(count, batch_instances, options_.threads, [&](int64_t first, int64_t last) {
     Batch& batch = batches_[first / batch_instances];
@@ -239,11 +242,12 @@ void CullContext::collect_pages(const VisibleClusters& visible, Draws& out) cons
 }
 
 void CullContext::instance_cull(const Scene& scene, int64_t first, int64_t last, Batch& batch) const {
-  for (int64_t i = first; i < last;) {
-    if (options_.hierarchy && i + 8 <= last && far_cull(scene, i, batch))
-      i += 8;
-    else
-      near_cull(scene, i++, batch);
+  for (uint64_t left = picked_ ? blocks_[first / batch_instances] : ~uint64_t(0); left; left &= left - 1) {
+    const int64_t begin = first + 8 * __builtin_ctzll(left), end = std::min(begin + 8, last);
+    if (begin >= last) break;
+    batch.stats.tested_instances += end - begin;
+    if (options_.hierarchy && end == begin + 8 && far_cull(scene, begin, batch)) continue;
+    for (int64_t i = begin; i < end; ++i) near_cull(scene, i, batch);
   }
 }
 

@@ -32,8 +32,9 @@ struct CullOptions {
 
 struct CullStats {
   uint64_t instances = 0, visible_instances = 0;
-  uint64_t far_instances = 0;  // drawn as their one root cluster, without a look at the hierarchy
-  uint64_t nodes = 0;          // nodes whose children were tested
+  uint64_t tested_instances = 0;  // those that the tree over instances did not rule out
+  uint64_t far_instances = 0;     // drawn as their one root cluster, without a look at the hierarchy
+  uint64_t nodes = 0;             // nodes whose children were tested
   uint64_t candidate_clusters = 0;
   uint64_t visible_small = 0, visible_large = 0, triangles = 0;
   // with occlusion: what both passes left out because it is hidden, and what the post pass brought
@@ -113,7 +114,9 @@ class CullContext {
   CullOptions options_;
   const Occluders* occluders_ = nullptr;  // of the pass that runs
   float world_planes_[6][4];
-  std::vector<Batch> batches_;  // kept: their memory serves the next frame
+  bool picked_ = false;           // only the blocks of eight instances whose bit is set are looked at
+  std::vector<uint64_t> blocks_;  // a word for each batch
+  std::vector<Batch> batches_;    // kept: their memory serves the next frame
 };
 
 }  // namespace nanite_cull

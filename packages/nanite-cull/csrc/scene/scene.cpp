@@ -7,38 +7,14 @@
 
 #include "native/check.h"
 #include "native/parallel.h"
+#include "scene/derive.h"
 
 namespace nanite_cull {
 
 namespace {
 
-constexpr double bound_slack = 1e-5;  // relative: covers the rounding of everything that follows in float
-
-// Singular values (largest, smallest) of a 3x3 matrix: Jacobi rotations of its Gram matrix.
-void singular_values(const double m[3][3], double& largest, double& smallest) {
-  double g[3][3];
-  for (int i = 0; i < 3; ++i)
-    for (int j = 0; j < 3; ++j) g[i][j] = m[0][i] * m[0][j] + m[1][i] * m[1][j] + m[2][i] * m[2][j];
-  for (int sweep = 0; sweep < 12; ++sweep)
-    for (int p = 0; p < 2; ++p)
-      for (int q = p + 1; q < 3; ++q) {
-        if (std::fabs(g[p][q]) <= 1e-14 * (g[p][p] + g[q][q])) continue;
-        const double theta = (g[q][q] - g[p][p]) / (2 * g[p][q]);
-        const double t = (theta < 0 ? -1 : 1) / (std::fabs(theta) + std::sqrt(theta * theta + 1));
-        const double c = 1 / std::sqrt(t * t + 1), s = t * c;
-        for (int k = 0; k < 3; ++k) {
-          const double a = g[k][p], b = g[k][q];
-          g[k][p] = c * a - s * b, g[k][q] = s * a + c * b;
-        }
-        for (int k = 0; k < 3; ++k) {
-          const double a = g[p][k], b = g[q][k];
-          g[p][k] = c * a - s * b, g[q][k] = s * a + c * b;
-        }
-      }
-  largest = std::sqrt(std::max({g[0][0], g[1][1], g[2][2]}));
-  smallest = std::sqrt(std::max(0.0, std::min({g[0][0], g[1][1], g[2][2]})));
-}
-
+constexpr int64_t chunk = 4096;         // instances of one piece of work
+constexpr float rounded_up = 1.00001f;  // what a drift can lose by rounding
 // Calls body for every vector that has one entry (or nine) for each instance.
 template <class Body>
 void each_column(InstanceSpheres& spheres, InstanceLanes& lanes, Body&& body) {
@@ -49,21 +25,26 @@ void each_column(InstanceSpheres& spheres, InstanceLanes& lanes, Body&& body) {
   body(lanes.asset, 1);
 }
 
-// Throws for a transform that is singular or not finite; returns the determinant of its linear part.
-double check_transform(const double* t, int64_t index) {
-  double size = 0;
-  bool finite = true;
-  for (int i = 0; i < 12; ++i) {
-    finite = finite && std::isfinite(t[i]);
-    if (i % 4 != 3) size = std::max(size, std::fabs(t[i]));
-  }
-  const double determinant = t[0] * (t[5] * t[10] - t[6] * t[9]) - t[1] * (t[4] * t[10] - t[6] * t[8]) +
-                             t[2] * (t[4] * t[9] - t[5] * t[8]);
-  native::demand(finite && std::fabs(determinant) > 1e-12 * size * size * size, [&] {
-    return "Scene: transforms must be finite and invertible, instance " + std::to_string(index) +
-           " has determinant " + std::to_string(determinant) + "; leave an instance out to hide it";
+// Throws for a transform that is singular or not finite.
+void check_transforms(const double* t, int64_t count, int64_t first, int threads) {
+  native::parallel_for(count, chunk, threads, [&](int64_t begin, int64_t end) {
+    if (all_invertible(t + 12 * begin, end - begin)) return;
+    int64_t bad = begin;
+    while (all_invertible(t + 12 * bad, 1)) ++bad;
+    native::demand(false, [&] {
+      return "Scene: transforms must be finite and invertible, instance " + std::to_string(first + bad) +
+             " has determinant " + std::to_string(determinant(t + 12 * bad)) +
+             "; leave an instance out to hide it";
+    });
   });
-  return determinant;
+}
+
+inline void load_lane(const double* rows, const Sphere& sphere, const double* origin, int lane,
+                      Transforms& in) {
+  for (int k = 0; k < 12; ++k) in.m[k][lane] = rows[k];
+  for (int a = 0; a < 3; ++a) in.origin[a][lane] = origin[a];
+  in.sphere[0][lane] = sphere.x, in.sphere[1][lane] = sphere.y, in.sphere[2][lane] = sphere.z;
+  in.sphere[3][lane] = sphere.r;
 }
 
 }  // namespace
@@ -102,14 +83,13 @@ uint32_t Scene::add(uint32_t asset, const double* transforms, int64_t count, int
   native::demand(size() + count < int64_t(none),
                  [] { return std::string("Scene.add: at most 2^32 - 2 instances"); });
   const int64_t first = size();
-  native::parallel_for(count, 4096, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) check_transform(transforms + 12 * i, first + i);
-  });
+  check_transforms(transforms, count, first, threads);
   resize(first + count);
   std::fill(changed_.begin() + first, changed_.end(), 2 * epoch() + 1);
   std::fill(lanes.asset.begin() + first, lanes.asset.end(), asset);
-  native::parallel_for(count, 4096, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) set(first + i, transforms + 12 * i);
+  native::parallel_for(count, chunk, threads, [&](int64_t begin, int64_t end) {
+    InstanceTree::Moves unknown;  // those behind the tree are looked at anyway
+    set(first + begin, transforms + 12 * begin, end - begin, unknown);
   });
   return static_cast<uint32_t>(first);
 }
@@ -124,13 +104,28 @@ void Scene::check_slice(const char* function, int64_t first, int64_t count) cons
 void Scene::update(int64_t first, const double* transforms, int64_t count, int threads) {
   const std::unique_lock held(lock);
   check_slice("update", first, count);
-  native::parallel_for(count, 4096, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) check_transform(transforms + 12 * i, first + i);
-  });
+  check_transforms(transforms, count, first, threads);
   if (epoch() > 0) previous_.resize(12 * size());
-  native::parallel_for(count, 4096, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) keep_previous(first + i), set(first + i, transforms + 12 * i);
+  std::vector<InstanceTree::Moves> moves((count + chunk - 1) / chunk);
+  native::parallel_for(count, chunk, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) keep_previous(first + i);
+    set(first + begin, transforms + 12 * begin, end - begin, moves[begin / chunk]);
   });
+  for (size_t i = 1; i < moves.size(); ++i) {
+    moves[0].drift = std::max(moves[0].drift, moves[i].drift);
+    moves[0].strays.insert(moves[0].strays.end(), moves[i].strays.begin(), moves[i].strays.end());
+  }
+  if (!moves.empty()) tree_.moved(moves[0]);
+}
+
+bool Scene::find_blocks(const float (*planes)[4], int threads, std::vector<uint64_t>& blocks) const {
+  if (size() < InstanceTree::fewest) return false;
+  {
+    const std::lock_guard alone(tree_lock_);
+    if (!tree_.current(size())) tree_.build(spheres, threads);
+  }
+  tree_.find(planes, size(), blocks);  // nobody makes it anew before the scene changes
+  return true;
 }
 
 void Scene::keep_previous(int64_t index) {
@@ -153,7 +148,25 @@ bool Scene::previous(int64_t index, uint64_t epoch, Placement& out) const {
 void Scene::hide(int64_t first, int64_t count, bool hidden) {
   const std::unique_lock held(lock);
   check_slice("hide", first, count);
-  for (int64_t i = first; i < first + count; ++i) hidden_[i] = hidden, set_sphere(i);
+  InstanceTree::Moves moves;
+  for (int64_t i = first; i < first + count; ++i) {
+    hidden_[i] = hidden;
+    if (hidden) {
+      spheres.r[i] = -infinite_error;
+      continue;
+    }
+    const Placement at = placement(i);
+    double rows[12];
+    for (int k = 0; k < 9; ++k) rows[k / 3 * 4 + k % 3] = at.linear[k];
+    for (int a = 0; a < 3; ++a) rows[4 * a + 3] = at.translation[a];
+    const double here[3] = {0, 0, 0};  // the translation is that of the grid's origin already
+    Transforms in;
+    Derived out;
+    for (int l = 0; l < derived_lanes; ++l) load_lane(rows, assets[lanes.asset[i]]->sphere, here, l, in);
+    derive(in, out);
+    place(i, out, 1, moves);
+  }
+  tree_.moved(moves);
 }
 
 void Scene::remove(int64_t first, int64_t count) {
@@ -165,6 +178,7 @@ void Scene::remove(int64_t first, int64_t count) {
   each_column(spheres, lanes, erase);
   erase(linear_, 9), erase(hidden_, 1), erase(changed_, 1);
   if (!previous_.empty()) erase(previous_, 12);
+  if (count > 0) tree_.forget();
 }
 
 void Scene::resize(int64_t count) {
@@ -190,45 +204,56 @@ void Scene::transform(int64_t index, double* out) const {
   }
 }
 
-void Scene::set(int64_t index, const double* t) {
-  double m[3][3];
-  for (int i = 0; i < 3; ++i)
-    for (int j = 0; j < 3; ++j) linear_[9 * index + 3 * i + j] = m[i][j] = t[4 * i + j];
-  auto cofactor = [&](int i, int j) {
-    const int a = (i + 1) % 3, b = (i + 2) % 3, c = (j + 1) % 3, d = (j + 2) % 3;
-    return m[a][c] * m[b][d] - m[a][d] * m[b][c];
-  };
-  const double determinant = m[0][0] * cofactor(0, 0) + m[0][1] * cofactor(0, 1) + m[0][2] * cofactor(0, 2);
-  double largest, smallest;
-  singular_values(m, largest, smallest);
-  for (int i = 0; i < 3; ++i)
-    for (int j = 0; j < 3; ++j)
-      lanes.inverse[3 * i + j][index] = static_cast<float>(cofactor(j, i) / determinant);
-  lanes.largest[index] = static_cast<float>(largest * (1 + bound_slack));
-  lanes.smallest[index] = static_cast<float>(smallest * (1 - bound_slack));
-  const double* origin = assets[lanes.asset[index]]->origin;
-  for (int i = 0; i < 3; ++i)
-    lanes.translation[i][index] =
-        t[4 * i + 3] + (m[i][0] * origin[0] + m[i][1] * origin[1] + m[i][2] * origin[2]);
-  set_sphere(index);
+// Instances [first, first + count), eight at a time; the last few lanes repeat the last instance.
+void Scene::set(int64_t first, const double* transforms, int64_t count, InstanceTree::Moves& moves) {
+  Transforms in;
+  Derived out;
+  for (int64_t at = 0; at < count; at += derived_lanes) {
+    const int used = static_cast<int>(std::min<int64_t>(derived_lanes, count - at));
+    for (int l = 0; l < derived_lanes; ++l) {
+      const int64_t i = at + std::min(l, used - 1);
+      const double* t = transforms + 12 * i;
+      const Asset& asset = *assets[lanes.asset[first + i]];
+      load_lane(t, asset.sphere, asset.origin, l, in);
+      double* linear = &linear_[9 * (first + i)];
+      for (int row = 0; row < 3; ++row)
+        for (int k = 0; k < 3; ++k) linear[3 * row + k] = t[4 * row + k];
+    }
+    derive(in, out);
+    if (used == derived_lanes)
+      store(first + at, out, derived_lanes, moves);  // known to the compiler
+    else
+      store(first + at, out, used, moves);
+  }
 }
 
-void Scene::set_sphere(int64_t index) {
-  if (hidden_[index]) {
-    spheres.r[index] = -infinite_error;
-    return;
+inline void Scene::store(int64_t to, const Derived& from, int count, InstanceTree::Moves& moves) {
+  for (int k = 0; k < 9; ++k) std::copy_n(from.inverse[k], count, &lanes.inverse[k][to]);
+  for (int a = 0; a < 3; ++a) std::copy_n(from.translation[a], count, &lanes.translation[a][to]);
+  std::copy_n(from.largest, count, &lanes.largest[to]);
+  std::copy_n(from.smallest, count, &lanes.smallest[to]);
+  place(to, from, count, moves);
+}
+
+// Gives instances their spheres, and the tree to know how far those went.
+inline void Scene::place(int64_t to, const Derived& from, int count, InstanceTree::Moves& moves) {
+  float *x = &spheres.x[to], *y = &spheres.y[to], *z = &spheres.z[to], *r = &spheres.r[to],
+        drift[derived_lanes];
+  for (int l = 0; l < count; ++l) {
+    const float across = std::max(std::fabs(from.centre[0][l] - x[l]), std::fabs(from.centre[1][l] - y[l]));
+    const float away = std::max(across, std::fabs(from.centre[2][l] - z[l]));
+    drift[l] = (away + std::max(from.radius[l] - r[l], 0.0f)) * rounded_up;  // a hidden one's is infinite
   }
-  const Sphere& s = assets[lanes.asset[index]]->sphere;
-  const double* m = linear(index);
-  double centre[3];
-  for (int i = 0; i < 3; ++i)
-    centre[i] = m[3 * i] * s.x + m[3 * i + 1] * s.y + m[3 * i + 2] * s.z + lanes.translation[i][index];
-  spheres.x[index] = static_cast<float>(centre[0]);
-  spheres.y[index] = static_cast<float>(centre[1]);
-  spheres.z[index] = static_cast<float>(centre[2]);
-  const double reach = std::fabs(centre[0]) + std::fabs(centre[1]) + std::fabs(centre[2]);
-  spheres.r[index] =
-      static_cast<float>((s.r * double(lanes.largest[index])) * (1 + bound_slack) + reach * 1e-6);
+  std::copy_n(from.centre[0], count, x), std::copy_n(from.centre[1], count, y);
+  std::copy_n(from.centre[2], count, z), std::copy_n(from.radius, count, r);
+  for (int l = 0; l < count; ++l) {
+    if (hidden_[to + l])
+      r[l] = -infinite_error;
+    else if (drift[l] <= tree_.reach())
+      moves.drift = std::max(moves.drift, drift[l]);
+    else
+      moves.strays.push_back(static_cast<uint32_t>(to + l));
+  }
 }
 
 }  // namespace nanite_cull

@@ -4,17 +4,14 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <shared_mutex>
 
 #include "build/asset.h"
+#include "scene/derive.h"
+#include "scene/instance_tree.h"
 
 namespace nanite_cull {
-
-// World spheres of instances side by side: the first test reads nothing else. A hidden one has a radius of
-// minus infinity.
-struct InstanceSpheres {
-  std::vector<float> x, y, z, r;
-};
 
 // What a view needs of the instances, component by component, for tests of eight at a time.
 struct InstanceLanes {
@@ -80,6 +77,9 @@ class Scene {
   // Where an instance was when `epoch` began; false where it was not there yet.
   bool previous(int64_t index, uint64_t epoch, Placement& out) const;
 
+  // Where instances in view may be: see InstanceTree::find(). False where there are too few for a tree.
+  bool find_blocks(const float (*planes)[4], int threads, std::vector<uint64_t>& blocks) const;
+
   bool mirrored(int64_t index) const;
 
   std::vector<std::shared_ptr<const Asset>> assets;
@@ -91,12 +91,16 @@ class Scene {
  private:
   void check_slice(const char* function, int64_t first, int64_t count) const;
   void resize(int64_t count);
-  void set(int64_t index, const double* transform);
+  void set(int64_t first, const double* transforms, int64_t count, InstanceTree::Moves& moves);
   void keep_previous(int64_t index);
-  void set_sphere(int64_t index);
+  void store(int64_t to, const Derived& from, int count, InstanceTree::Moves& moves);
+  void place(int64_t to, const Derived& from, int count, InstanceTree::Moves& moves);
 
   std::vector<double> linear_;  // (n, 9)
   std::vector<uint8_t> hidden_;
+
+  mutable std::mutex tree_lock_;  // of making it: readers do, when they first need it
+  mutable InstanceTree tree_;
 
   mutable std::atomic<uint64_t> epoch_{0};
   std::vector<uint64_t> changed_;  // twice the epoch of the last change, one more where the instance is new
