@@ -1,6 +1,8 @@
 """Frames as people have them: arrays, natural order, 16 bits, floats, several recordings."""
 
+import struct
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -283,3 +285,113 @@ def test_netcdf_without_xarray_names_the_cure(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "xarray", None)
     with pytest.raises(RuntimeError, match="pip install xarray h5netcdf zarr"):
         data.open_recordings(tmp_path / "a.nc")
+
+
+def coordinates(path, minutes, unit="mm/h"):
+    """Frames of 8x8 at these times, each with its number as its value."""
+    xarray = pytest.importorskip("xarray", reason="xarray reads NetCDF")
+    pytest.importorskip("h5netcdf")
+    times = np.datetime64("2024-01-01", "ns") + np.array(minutes) * np.timedelta64(1, "m")
+    rain = np.arange(len(minutes), dtype="f4")[:, None, None, None] * np.ones((1, 1, 8, 8), "f4")
+    rain = xarray.DataArray(rain, dims=("time", "level", "y", "x"), attrs={"units": unit})
+    xarray.Dataset({"rain": rain}, {"time": times}).to_netcdf(path, engine="h5netcdf")
+    return path
+
+
+def test_frames_of_a_netcdf_come_in_the_order_of_their_times(tmp_path):
+    path = coordinates(tmp_path / "a.nc", [0, 15, 5, 10, 20])
+    (recording,), _ = data.open_recordings(path)
+    assert recording.values.read(0, 5)[:, 0, 0, 0].tolist() == [0, 2, 3, 1, 4]
+
+
+def test_a_gap_in_the_times_begins_a_new_recording(tmp_path):
+    path = coordinates(tmp_path / "a.nc", [0, 5, 10, 60, 65, 70, 75])
+    first, second = data.open_recordings(path)[0]
+    assert first.values.read(1, 3)[:, 0, 0, 0].tolist() == [1, 2]
+    assert second.values.read(0, 4)[:, 0, 0, 0].tolist() == [3, 4, 5, 6]
+
+
+def test_two_frames_of_one_time_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="two frames of one time"):
+        data.open_recordings(coordinates(tmp_path / "a.nc", [0, 5, 5, 10]))
+
+
+def test_values_of_another_unit_than_the_checkpoints_are_refused(tmp_path):
+    scale = data.SCALES["mm/h"]
+    with pytest.raises(ValueError, match="are dBZ, those of the checkpoint mm/h"):
+        data.open_recordings(coordinates(tmp_path / "a.nc", [0, 5, 10], "dBZ"), scale=scale)
+    data.open_recordings(coordinates(tmp_path / "b.nc", [0, 5, 10], "mm h-1"), scale=scale)
+
+
+@pytest.mark.parametrize(
+    ("frames", "scale", "message"),
+    [
+        (np.full((9, 8, 8), 6000, "u2"), Scale(0, 255, "of 255"), "of 65535.*checkpoint of 255"),
+        (np.full((9, 8, 8), 0.5, "f4"), Scale(0, 255, "of 255"), "from 0 to 1.*checkpoint of 255"),
+        (np.full((9, 8, 8), 9, "u1"), Scale(0, 1), "of 255.*checkpoint from 0 to 1"),
+        (np.full((9, 8, 8), 9, "u1"), data.SCALES["dBZ"], "of 255.*checkpoint dBZ"),
+    ],
+)
+def test_values_of_another_depth_than_the_checkpoints_are_refused(tmp_path, frames, scale, message):
+    np.save(tmp_path / "a.npy", frames)
+    with pytest.raises(ValueError, match=message):
+        data.open_recordings(tmp_path / "a.npy", scale=scale)
+    np.save(tmp_path / "b.npy", frames.astype("f4") * 100)
+    data.open_recordings(tmp_path / "b.npy", scale=scale)
+
+
+@pytest.mark.parametrize("shape", [(5, 20), (20, 5), (20, 20), (1, 20)], ids=str)
+@pytest.mark.parametrize("time_first", [False, True])
+def test_sequences_are_told_from_their_frames_by_what_changes_less(tmp_path, shape, time_first):
+    count, steps = shape
+    rng = np.random.default_rng(0)
+    starts = rng.random((count, 1, 8, 8))
+    whole = (starts + 0.01 * rng.random((count, steps, 8, 8)).cumsum(1)).astype("f4")
+    np.save(tmp_path / "a.npy", whole.swapaxes(0, 1) if time_first else whole)
+    found, _ = load_recordings(tmp_path / "a.npy")
+    assert len(found) == count
+    assert all(len(recording) == steps for recording in found)
+
+
+def test_gdals_missing_value_is_missing_and_no_part_of_the_scale(tmp_path):
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    tags = ImageFileDirectory_v2()
+    tags[42113] = "-9999"
+    rain = np.linspace(0, 40, 64, dtype="f4").reshape(8, 8)
+    rain[0, :3] = -9999
+    (tmp_path / "f").mkdir()
+    for k in range(3):
+        Image.fromarray(rain).save(tmp_path / "f" / f"{k}.tif", tiffinfo=tags)
+    for path in (tmp_path / "f", tmp_path / "f" / "0.tif"):
+        (frames,), scale = load_recordings(path, missing="keep")
+        assert (scale.low, scale.high) == (0, 40)
+        assert np.isnan(frames[0, 0, :4, 0]).tolist() == [True] * 3 + [False]
+    Image.fromarray(rain).save(tmp_path / "f" / "1.tif")
+    with pytest.raises(ValueError, match="one NODATA"):
+        load_recordings(tmp_path / "f", missing="keep")
+
+
+def test_an_animation_in_a_folder_of_pictures_is_refused(tmp_path):
+    pages = [Image.fromarray(np.full((8, 8), 10 * k, "u1")) for k in range(4)]
+    (tmp_path / "f").mkdir()
+    pages[0].save(tmp_path / "f" / "a.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(ValueError, match=r"a\.tif holds 4 frames"):
+        load_frames(tmp_path / "f")
+    assert load_frames(tmp_path / "f" / "a.tif").shape[0] == 4
+
+
+def test_sixteen_bits_in_colour_are_refused_not_cut(tmp_path):
+    def chunk(kind, body):
+        whole = kind + body
+        return struct.pack(">I", len(body)) + whole + struct.pack(">I", zlib.crc32(whole))
+
+    rows = b"".join(b"\0" + np.full((8, 3), 1000 * k, ">u2").tobytes() for k in range(8))
+    head = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
+    parts = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    (tmp_path / "f").mkdir()
+    data_of = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+    (tmp_path / "f" / "a.png").write_bytes(data_of)
+    for path in (tmp_path / "f", tmp_path / "f" / "a.png"):
+        with pytest.raises(ValueError, match="16 bits for each of several channels"):
+            load_frames(path, channels=3)

@@ -246,15 +246,46 @@ def test_the_best_state_is_kept_beside_the_last(tmp_path):
     assert train.read_checkpoint(tmp_path / "best.pt")["progress"]["step"] == best["step"]
 
 
-def test_two_trainings_in_one_folder_are_refused(tmp_path):
-    def trainer():
-        options = train.TrainOptions(steps=1, batch=1, every=1, validation=1)
-        return train.Trainer(small(), data.MovingDigits(4, SIZE, digit=6), options, tmp_path)
+def short_trainer(folder, **options):
+    wanted = train.TrainOptions(steps=1, batch=1, every=1, validation=1)
+    return train.Trainer(small(), data.MovingDigits(4, SIZE, digit=6), wanted, folder, **options)
 
-    first = trainer()
+
+def test_two_trainings_in_one_folder_are_refused(tmp_path):
+    first = short_trainer(tmp_path)
     with first._locked(), pytest.raises(RuntimeError, match="another training is at work"):
-        trainer().run()
-    trainer().run()
+        short_trainer(tmp_path).run()
+    short_trainer(tmp_path).run()
+
+
+@pytest.mark.parametrize("what", ["run", "save"])
+def test_overwriting_leaves_the_files_of_a_training_at_work_alone(tmp_path, what):
+    first = short_trainer(tmp_path)
+    first.run()
+    kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with first._locked():
+        with pytest.raises(RuntimeError, match="another training is at work"):
+            getattr(short_trainer(tmp_path, overwrite=True), what)()
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == kept
+    getattr(short_trainer(tmp_path, overwrite=True), what)()
+
+
+def test_who_waits_for_a_folder_locks_the_file_that_others_see(tmp_path):
+    """A lock on a file that its holder removed would keep nobody out."""
+    with short_trainer(tmp_path)._locked():
+        seen = (tmp_path / ".lock").stat().st_ino
+    with short_trainer(tmp_path)._locked():
+        assert (tmp_path / ".lock").stat().st_ino == seen
+
+
+def test_options_that_would_do_nothing_are_refused(tmp_path):
+    for options in ({"preset": "small"}, {"preset": "seed", "colour": True}):
+        with pytest.raises(ValueError, match="keras_example is of the presets seed and moving"):
+            models.next_frame(size=SIZE, filters=2, keras_example=True, **options)
+    model = convlstm.forecasting.forecaster((8, 8), given=2, ahead=2, filters=2, width=4, blocks=1)
+    options = train.TrainOptions(steps=1, batch=1, validation=1, rollout=2)
+    with pytest.raises(ValueError, match="rollout is of models that give one frame at a time"):
+        train.Trainer(model, data.MovingDigits(4, (8, 8), digit=6), options).run()
 
 
 def test_a_stream_is_offered_by_the_wing():

@@ -302,6 +302,10 @@ def forecast_held_out(model: models.KerasModel, a: argparse.Namespace, count: in
 
 
 def run_predict(a: argparse.Namespace) -> int:
+    if a.noise and not a.members:
+        raise ValueError("--noise is of an ensemble: give --members too")
+    if a.count < 1:
+        raise ValueError(f"--count must be at least 1, got {a.count}")
     model = load_model(a.model)
     given, truth, predicted = forecast_held_out(model, a, a.count, 1)
     rows = {

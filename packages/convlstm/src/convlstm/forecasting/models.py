@@ -85,6 +85,11 @@ def next_frame(
     if preset not in PRESETS:
         raise ValueError(f"next_frame: preset must be one of {', '.join(PRESETS)}; got {preset!r}")
     plan = PRESETS[preset]
+    if keras_example and (colour or plan["head"] == (1, 3, 3)):
+        raise ValueError(
+            "next_frame: keras_example is of the presets seed and moving-mnist without colour; "
+            f"the head of {preset}{' in colour' if colour else ''} sees no frame ahead"
+        )
     channels = 3 if colour else channels
     h, w = plan["size"] if size is None else size
     layers: list[nn.Module] = []

@@ -27,17 +27,27 @@ CHUNK = 1 << 24
 @dataclass(frozen=True)
 class Values:
     """The values of a recording's frames as the file has them, (count, *shape) with shape
-    (H, W, C); read(start, stop) gives some of them."""
+    (H, W, C); read(start, stop) gives some of them. missing: the value that stands for none."""
 
     read: Callable[[int, int], np.ndarray]
     count: int
     shape: tuple[int, int, int]
     dtype: np.dtype
     unit: str = ""
+    missing: float | None = None
 
     @classmethod
-    def of(cls, array: np.ndarray) -> Values:
-        return cls(lambda a, b: array[a:b], len(array), array.shape[1:], array.dtype)
+    def of(cls, array: np.ndarray, missing: float | None = None) -> Values:
+        read = lambda a, b: array[a:b]  # noqa: E731
+        return cls(read, len(array), array.shape[1:], array.dtype, missing=missing)
+
+    def part(self, start: int, stop: int) -> Values:
+        """Some of the frames as a recording of their own."""
+        return replace(self, read=lambda a, b: self.read(start + a, start + b), count=stop - start)
+
+    def absent(self, values: np.ndarray) -> np.ndarray | None:
+        """Where values stand for none; None where no value does."""
+        return None if self.missing is None else values == np.asarray(self.missing, self.dtype)
 
     def pieces(self) -> Iterator[np.ndarray]:
         """All of them, a part of memory at a time."""
@@ -54,7 +64,9 @@ class Values:
             return Scale.of(np.empty(0, self.dtype))
         low, high = np.inf, -np.inf
         for piece in self.pieces():
-            finite = piece[np.isfinite(piece)]
+            absent = self.absent(piece)
+            known = np.isfinite(piece) if absent is None else np.isfinite(piece) & ~absent
+            finite = piece[known]
             if finite.size:
                 low, high = min(low, float(finite.min())), max(high, float(finite.max()))
         if low > high:
@@ -90,7 +102,11 @@ class Recording:
                 "Recording: there are infinite values; a missing value must be NaN (or the file's "
                 "_FillValue)"
             )
-        return _resized(self.scale.apply(values), self.size)
+        frames = self.scale.apply(values)
+        absent = self.values.absent(values)
+        if absent is not None:
+            frames[absent] = np.nan
+        return _resized(frames, self.size)
 
 
 def open_recordings(
@@ -110,8 +126,10 @@ def open_recordings(
     a recording in each.
     size: (H, W) to scale to. channels: 1 or 3. limit: at most so many frames of each. scale: in
     place of the one that follows from the values' unit or type, such as that of a checkpoint.
-    Missing values (NaN, _FillValue) stay NaN. Raises FileNotFoundError, ValueError for what holds
-    no frames and for frames of several sizes, RuntimeError where a package is missing.
+    Missing values (NaN, _FillValue, GDAL's NODATA) are NaN. Where a file's times have gaps, a new
+    recording begins. Raises FileNotFoundError, ValueError for what holds no frames, for frames of
+    several sizes and for values that are known to be of another unit than the scale, RuntimeError
+    where a package is missing.
     """
     found = _values(Path(path), channels, limit)
     if scale is None:
@@ -121,7 +139,28 @@ def open_recordings(
         else:
             unit = next((s.unit for s in scales if s.unit), "")
             scale = Scale(min(s.low for s in scales), max(s.high for s in scales), unit)
+    else:
+        for values in found:
+            _refuse_another_quantity(values, scale, path)
     return [Recording(values, scale, size) for values in found], scale
+
+
+def _refuse_another_quantity(values: Values, scale: Scale, path: str | os.PathLike[str]) -> None:
+    """Raises ValueError where values are known to be of another quantity than a scale."""
+    if values.dtype.kind == "u":
+        own: Scale | None = Scale.of(np.empty(0, values.dtype))
+    else:
+        own = scale_of_unit(values.unit)
+    name = own.unit if own is not None else ""
+    if own is None and scale.unit.startswith("of ") and values.count:
+        first = next(values.pieces())
+        if not (first > 1).any():
+            name = "from 0 to 1"
+    if name and (scale.unit or scale == Scale(0, 1)) and name != scale.unit:
+        raise ValueError(
+            f"load_frames: the values of {path} are {name}, those of the checkpoint "
+            f"{scale.unit or 'from 0 to 1'}; convert them, or train on this kind"
+        )
 
 
 def load_recordings(
@@ -169,7 +208,7 @@ def _values(path: Path, channels: int, limit: int | None) -> list[Values]:
     if not Path(file).exists():
         raise FileNotFoundError(f"load_frames: there is no {file}")
     if suffix in GRIDDED_ENDINGS:
-        return [_gridded(Path(file), variable, channels, limit)]
+        return _gridded(Path(file), variable, channels, limit)
     if path.is_dir():
         files = natural_order(p for p in path.iterdir() if p.suffix.lower() in IMAGE_ENDINGS)
         if files:
@@ -181,8 +220,9 @@ def _values(path: Path, channels: int, limit: int | None) -> list[Values]:
         return found
     if suffix in (".npy", ".npz"):
         return _array_recordings(path, channels, limit)
-    pictures = _video(path) if suffix in VIDEO_ENDINGS else _animation(path)
-    return [Values.of(_stacked(pictures, channels, limit))]
+    if suffix in VIDEO_ENDINGS:
+        return [Values.of(_stacked(_video(path), channels, limit))]
+    return [Values.of(_stacked(_animation(path), channels, limit), _nodata(_open(path)))]
 
 
 def natural_order(paths: Iterable[Path]) -> list[Path]:
@@ -195,25 +235,28 @@ def natural_order(paths: Iterable[Path]) -> list[Path]:
     return sorted(paths, key=key)
 
 
-def _gridded(path: Path, variable: str, channels: int, limit: int | None) -> Values:
-    array, unit = gridded_array(path, variable)
+def _gridded(path: Path, variable: str, channels: int, limit: int | None) -> list[Values]:
+    array, unit, starts = gridded_array(path, variable)
 
     def read(start: int, stop: int) -> np.ndarray:
         return np.repeat(np.asarray(array[start:stop].values)[..., None], channels, -1)
 
-    count = len(array) if limit is None else min(limit, len(array))
-    return Values(read, count, (*array.shape[1:], channels), array.dtype, unit)
+    whole = Values(read, len(array), (*array.shape[1:], channels), array.dtype, unit)
+    parts = zip(starts, [*starts[1:], len(array)], strict=True)
+    return [whole.part(a, b if limit is None else min(b, a + limit)) for a, b in parts]
 
 
 def _folder(files: Sequence[Path], channels: int) -> Values:
-    first = _as_array(_open(files[0]), channels)
+    opened = _one(files[0])
+    missing = _nodata(opened)
+    first = _as_array(opened, channels)
 
     def read(start: int, stop: int) -> np.ndarray:
         if stop <= start:
             return first[None][:0]
-        return _stacked((_open(p) for p in files[start:stop]), channels, None, first)
+        return _stacked((_one(p, missing) for p in files[start:stop]), channels, None, first)
 
-    return Values(read, len(files), first.shape, first.dtype)
+    return Values(read, len(files), first.shape, first.dtype, missing=missing)
 
 
 def _stacked(
@@ -253,9 +296,7 @@ def _array_recordings(path: Path, channels: int, limit: int | None) -> list[Valu
     elif loaded.ndim == 4 and shape[-1] in (1, 3):
         recordings = [loaded]
     elif loaded.ndim == 4:
-        # Moving MNIST's file is (time, sequence, H, W): the sequences outnumber their frames.
-        whole = loaded.swapaxes(0, 1) if shape[0] < shape[1] else loaded
-        recordings = [r[..., None] for r in whole]
+        recordings = [r[..., None] for r in _sequences_first(loaded)]
     elif loaded.ndim == 5 and shape[-1] in (1, 3):
         recordings = list(loaded)
     else:
@@ -264,6 +305,18 @@ def _array_recordings(path: Path, channels: int, limit: int | None) -> list[Valu
             f"(N, T, H, W, C) with 1 or 3 channels, got {shape}"
         )
     return [_with_channels(r[:limit], channels, path) for r in recordings]
+
+
+def _sequences_first(frames: np.ndarray) -> np.ndarray:
+    """(T, N, H, W), as Moving MNIST's file is, or (N, T, H, W), as (N, T, H, W): time is the axis
+    along which neighbours differ clearly less, or else the shorter one."""
+    if 1 in frames.shape[:2]:
+        return frames if frames.shape[0] == 1 else frames.swapaxes(0, 1)
+    some = frames[:16, :16].astype(np.float64)
+    along = [np.abs(np.diff(some, axis=k)).mean() for k in (0, 1)]
+    clear = min(along) < 0.9 * max(along)
+    time_first = along[0] < along[1] if clear else len(frames) < frames.shape[1]
+    return frames.swapaxes(0, 1) if time_first else frames
 
 
 def _with_channels(frames: np.ndarray, channels: int, path: Path) -> Values:
@@ -289,11 +342,56 @@ def _open(path: Path):
     return _pillow().open(path)
 
 
+def _one(path: Path, *missing: float | None):
+    """The picture of a file in a folder, with the value for what is missing that others have."""
+    picture = _open(path)
+    pages = getattr(picture, "n_frames", 1)
+    if pages > 1:
+        raise ValueError(
+            f"load_frames: {path} holds {pages} frames, its folder one a file; give the file "
+            "itself, or a folder of such for each"
+        )
+    if missing and _nodata(picture) not in missing:
+        raise ValueError(
+            f"load_frames: all frames must have one NODATA, {path} has {_nodata(picture)}, the "
+            f"first {missing[0]}"
+        )
+    _refuse_cut_depth(picture, path)
+    return picture
+
+
 def _animation(path: Path):
     picture = _open(path)
     for k in range(getattr(picture, "n_frames", 1)):
         picture.seek(k)
+        _refuse_cut_depth(picture, path)
         yield picture.copy()
+
+
+def _refuse_cut_depth(picture, path: Path) -> None:
+    """Raises ValueError for more than 8 bits of several channels: Pillow keeps 8 of them."""
+    modes = [str(tile[3]) for tile in getattr(picture, "tile", ())]
+    if picture.mode not in _DEEP and any(";16" in mode for mode in modes):
+        raise ValueError(
+            f"load_frames: {path} has 16 bits for each of several channels, of which Pillow keeps "
+            "8; save it with one channel, or the frames as an array (.npy)"
+        )
+
+
+# GDAL's tag of a TIFF for the value of what is missing, as text.
+_GDAL_NODATA = 42113
+
+
+def _nodata(picture) -> float | None:
+    """The value that a GeoTIFF has where it has none."""
+    text = getattr(picture, "tag_v2", {}).get(_GDAL_NODATA)
+    if text is None:
+        return None
+    try:
+        value = float(str(text).strip("\0 "))
+    except ValueError:
+        return None
+    return None if np.isnan(value) else value
 
 
 def _video(path: Path):

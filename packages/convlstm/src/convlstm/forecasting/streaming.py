@@ -16,7 +16,7 @@ CONVLSTM = (ConvLSTM1d, ConvLSTM2d, ConvLSTM3d)
 # Layers that treat each position of the time axis alike, in eval mode, whatever their options.
 _POINTWISE = (
     L.Activation, L.AlphaDropout, L.Dropout, L.ELU, L.GaussianDropout, L.GaussianNoise,
-    L.LeakyReLU, L.ReLU, L.Rescaling, L.TimeDistributed, L.Dense,
+    L.Identity, L.LeakyReLU, L.ReLU, L.Rescaling, L.TimeDistributed, L.Dense,
 )  # fmt: skip
 
 

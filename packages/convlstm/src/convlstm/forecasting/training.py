@@ -190,12 +190,12 @@ class Trainer:
     def run(self) -> Progress:
         """Trains to the end of the options' steps (or seconds, or patience)."""
         o, p = self.options, self.progress
-        self._claim()
         started = self.clock() - p.seconds
         if p.step == 0:
             torch.manual_seed(o.seed)
         total, count = 0.0, 0
         with self._locked():
+            self._claim()
             while p.step < o.steps and not p.stopped and not (o.seconds and p.seconds >= o.seconds):
                 self.model.train()
                 self._set_rate(p.seconds)
@@ -253,6 +253,11 @@ class Trainer:
         model forecasts them from its own output; of a model of many outputs, of those."""
         inputs = filled(x)
         ahead = horizon(self.model)
+        if ahead and self.options.rollout:
+            raise ValueError(
+                "train: rollout is of models that give one frame at a time; this one gives "
+                f"{ahead} at once"
+            )
         if ahead:
             given = x.shape[1] - ahead
             return where_known(self.loss, self.model(inputs[:, :given]), x[:, given:])
@@ -354,16 +359,15 @@ class Trainer:
                     f"train: another training is at work in {self.folder}; wait for it, or take "
                     "another folder"
                 ) from None
-            try:
-                yield
-            finally:
-                (self.folder / ".lock").unlink(missing_ok=True)
+            yield  # the file stays: who waits for it elsewhere must not lock one that is gone
 
     def save(self) -> None:
         """Writes the checkpoint (beside the old one, then in its place)."""
         if self.folder is None:
             return
-        self._claim()
+        if not self._owns_folder:
+            with self._locked():
+                self._claim()
         self._write(self.folder / CHECKPOINT)
 
     def _write(self, path: Path) -> None:
