@@ -325,3 +325,99 @@ def test_a_saved_model_folder_is_refused_with_the_way_out(tmp_path):
     (tmp_path / "old" / "saved_model.pb").write_bytes(b"\x08\x01")
     with pytest.raises(ValueError, match=r"SavedModel of TensorFlow.*save\('model.keras'\)"):
         convlstm.load_keras(tmp_path / "old")
+
+
+@pytest.mark.parametrize("states", [False, True])
+@pytest.mark.parametrize("merge", ["concat", "sum", None])
+def test_both_directions_with_channels_first_are_joined_as_keras_does(
+    keras, tmp_path, merge, states
+):
+    """Keras joins the last axis, which is the width then."""
+    inner = keras.layers.ConvLSTM2D(
+        3, 3, data_format="channels_first", return_state=states, return_sequences=not states
+    )
+    both = keras.layers.Bidirectional(inner, merge_mode=merge)
+    theirs = keras.Sequential([keras.Input((4, 2, 7, 6)), both])
+    if states or merge is None:
+        x = keras.Input((4, 2, 7, 6))
+        theirs = keras.Model(x, both(x))
+    path = tmp_path / "m.keras"
+    theirs.save(path)
+    ours = convlstm.load_keras(path)
+    convlstm.save_keras(ours, path)
+    x = torch.randn(2, 4, 2, 7, 6)
+    with torch.no_grad():
+        want = list(flat(theirs(x)))
+        for found in (ours(x), keras.models.load_model(path)(x)):
+            for a, b in zip(flat(found), want, strict=True):
+                torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
+def test_our_own_join_of_channels_that_come_first_is_not_passed_off_as_keras(tmp_path):
+    layer = convlstm.Bidirectional(2, 2, 3, 3, padding="same")
+    model = convlstm.SequenceModel([layer], ["both"], (None, 4, 2, 7, 6))
+    assert model(torch.randn(2, 4, 2, 7, 6)).shape == (2, 6, 7, 6)
+    with pytest.raises(ValueError, match="Keras' Bidirectional joins the last axis"):
+        convlstm.save_keras(model, tmp_path / "m.keras")
+
+
+@pytest.mark.parametrize("layer", ["Cropping1D", "ZeroPadding1D", "UpSampling1D"])
+def test_layers_of_one_dimension_go_back_to_keras(keras, tmp_path, layer):
+    theirs = keras.Sequential([keras.Input((7, 3)), getattr(keras.layers, layer)(2)])
+    path = tmp_path / "m.keras"
+    theirs.save(path)
+    convlstm.save_keras(convlstm.load_keras(path), path)
+    x = torch.randn(2, 7, 3)
+    torch.testing.assert_close(keras.models.load_model(path)(x), theirs(x))
+
+
+def both_ways(keras, tmp_path, theirs, *xs):
+    """Loads a model of random weights from both formats, sends it back, compares all three."""
+    rng = np.random.default_rng(0)
+    theirs.set_weights([np.abs(rng.normal(0, 0.4, w.shape)) + 0.3 for w in theirs.weights])
+    given = xs[0] if len(xs) == 1 else list(xs)
+    for ending in (".keras", ".h5"):
+        path = tmp_path / f"m{ending}"
+        theirs.save(path)
+        ours = convlstm.load_keras(path)
+        convlstm.save_keras(ours, path)
+        with torch.no_grad():
+            want = list(flat(theirs(given)))
+            for found in (ours(given), keras.models.load_model(path)(given)):
+                for a, b in zip(flat(found), want, strict=True):
+                    torch.testing.assert_close(a, b, atol=2e-6, rtol=2e-6)
+
+
+@pytest.mark.parametrize("axis", [-1, (1, 3), (3, 1), None], ids=str)
+def test_a_normalization_with_weights_goes_both_ways(keras, tmp_path, axis):
+    layers = [keras.Input((5, 4, 3)), keras.layers.Normalization(axis=axis)]
+    both_ways(keras, tmp_path, keras.Sequential(layers), torch.randn(2, 5, 4, 3))
+
+
+def test_weights_without_axes_keep_their_shape(keras, tmp_path):
+    q, v = keras.Input((5, 4)), keras.Input((6, 4))
+    model = keras.Model([q, v], keras.layers.Attention(use_scale=True)([q, v]))
+    both_ways(keras, tmp_path, model, torch.randn(2, 5, 4), torch.randn(2, 6, 4))
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 3), (4, 4, 4)], ids=str)
+def test_a_layer_normalization_takes_its_axes_in_the_order_of_the_file(keras, tmp_path, shape):
+    layers = [keras.Input(shape), keras.layers.LayerNormalization(axis=(-1, 1))]
+    both_ways(keras, tmp_path, keras.Sequential(layers), torch.randn(2, *shape))
+
+
+def test_models_that_take_and_give_dicts_have_keras_order(keras, tmp_path):
+    """Keras numbers a dict's tensors by key; its JSON has them in the order of the code."""
+    q, p = keras.Input((6, 4), name="second"), keras.Input((6, 3), name="first")
+    outs = {"z": keras.layers.Dense(2)(q), "a": keras.layers.Dense(5)(p)}
+    inner = keras.Model({"q": q, "p": p}, outs)
+    x, y = keras.Input((6, 3)), keras.Input((6, 4))
+    got = inner({"p": x, "q": y})
+    model = keras.Model([x, y], [keras.layers.Dense(3)(got["z"]), got["a"]])
+    both_ways(keras, tmp_path, model, torch.randn(2, 6, 3), torch.randn(2, 6, 4))
+    both_ways(keras, tmp_path, inner, {"q": torch.randn(2, 6, 4), "p": torch.randn(2, 6, 3)})
+
+
+def test_a_layer_that_does_nothing_is_read(keras, tmp_path):
+    layers = [keras.Input((5, 4)), keras.layers.Identity(), keras.layers.Dense(2)]
+    both_ways(keras, tmp_path, keras.Sequential(layers), torch.randn(2, 5, 4))

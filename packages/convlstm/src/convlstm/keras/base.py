@@ -60,7 +60,7 @@ class Slot:
         """A copy in Keras' layout."""
         tensor = self.tensor.detach()
         tensor = tensor if self.axes is None else tensor.permute(self.axes)
-        return np.ascontiguousarray(tensor.cpu().numpy()).copy()
+        return np.array(tensor.cpu().numpy(), order="C")  # ascontiguousarray gives a scalar an axis
 
     @torch.no_grad()
     def write(self, array: np.ndarray | Tensor) -> None:

@@ -38,7 +38,7 @@ def model_entry(model: KerasModel, name: str) -> dict[str, Any]:
     inner = {
         "name": name,
         "layers": entries,
-        "input_layers": [[n, 0, 0] for n, _ in model.inputs],
+        "input_layers": _inputs(model),
         "output_layers": _listed(model, model.outputs),
     }
     return _whole("keras.src.models.functional", "Functional", {**model.carried, **inner})
@@ -46,6 +46,11 @@ def model_entry(model: KerasModel, name: str) -> dict[str, Any]:
 
 def _is_graph(module: nn.Module) -> bool:
     return getattr(module, "keras_class", None) == "Functional"
+
+
+def _inputs(model: GraphModel) -> Any:
+    each = [[n, 0, 0] for n, _ in model.inputs]
+    return dict(zip(model.input_keys, each, strict=True)) if model.input_keys else each
 
 
 def _listed(model: GraphModel, outputs: Any) -> Any:

@@ -38,9 +38,14 @@ def filled(part: Any, values: Mapping[Ref, Tensor]) -> Any:
     return part
 
 
+def _by_key(part: Mapping[str, Any]) -> list[Any]:
+    """The values of a dict in Keras' order, by which a call's tensors are numbered."""
+    return [part[key] for key in sorted(part)]
+
+
 def flat(out: Any) -> Iterator[Tensor]:
     if isinstance(out, Mapping):
-        out = list(out.values())
+        out = _by_key(out)
     if isinstance(out, list | tuple):
         for part in out:
             yield from flat(part)
@@ -52,7 +57,7 @@ def refs(part: Any) -> Iterator[Ref]:
     if isinstance(part, Ref):
         yield part
     elif isinstance(part, Mapping):
-        for value in part.values():
+        for value in _by_key(part):
             yield from refs(value)
     elif isinstance(part, list | tuple):
         for value in part:

@@ -1,4 +1,4 @@
-"""Keras' layers of several inputs: sums, products, means, extremes, concatenation, dot products."""
+"""Keras' layers of several inputs: sums, products, means, extremes, concatenation."""
 
 from __future__ import annotations
 

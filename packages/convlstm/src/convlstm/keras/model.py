@@ -120,6 +120,8 @@ class GraphModel(KerasModel):
         self.calls, self.inputs, self.outputs = list(calls), list(inputs), outputs
         self.shapes = dict(shapes)
         self.input_shape = self.inputs[0][1]
+        # Of a model that takes a dict: its keys, in the order of the inputs.
+        self.input_keys: list[str] = []
         self.carried = {}
 
     def forward(self, *given: Any) -> Any:
@@ -136,7 +138,8 @@ class GraphModel(KerasModel):
     def _bound(self, given: Sequence[Any]) -> list[Tensor]:
         names = [name for name, _ in self.inputs]
         if len(given) == 1 and isinstance(given[0], Mapping):
-            tensors = [given[0].get(name) for name in names]
+            keys = self.input_keys or names
+            tensors = [given[0].get(k, given[0].get(n)) for k, n in zip(keys, names, strict=True)]
         elif len(given) == 1 and isinstance(given[0], list | tuple):
             tensors = list(given[0])
         else:
@@ -268,7 +271,10 @@ def _graph(entries, inner, version: str, inputs) -> GraphModel:
     if isinstance(outputs, list) and len(outputs) == 1:
         outputs = outputs[0]
     named = [(name, shapes[Ref(name, 0, 0)]) for name in order]
-    return GraphModel(ordered, calls, named, outputs, shapes)
+    model = GraphModel(ordered, calls, named, outputs, shapes)
+    if isinstance(inner["input_layers"], Mapping):
+        model.input_keys = sorted(inner["input_layers"])
+    return model
 
 
 def _counted_from_0(outputs: Any, entries: Mapping[str, Any]) -> Any:
@@ -363,8 +369,10 @@ def _arguments(inbound: Any) -> tuple[tuple, dict[str, Any]]:
 
 
 def _says_nothing(value: Any) -> bool:
-    """Whether an argument of a call is its default: None, False, or a list of those."""
-    if isinstance(value, list) and not isinstance(value, Ref):
+    """Whether an argument of a call is its default: None, False, or a list or dict of those."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
         return all(_says_nothing(v) for v in value)
     return value is None or value is False
 

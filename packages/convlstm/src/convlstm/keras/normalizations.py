@@ -149,7 +149,7 @@ class LayerNorm(_Affine):
             raise ValueError("LayerNormalization: rms_scaling is not read; it changed in Keras 3.9")
         rank = len(shapes[0])
         axes = (self.axis,) if isinstance(self.axis, int) else self.axis
-        self.axes = tuple(sorted(a % rank for a in axes))
+        self.axes = tuple(a % rank for a in axes)  # Keras' weights have the axes in this order
         self._make([known_length(shapes[0], a, self.keras_class) for a in self.axes])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -209,8 +209,8 @@ class Normalization(KerasModule):
         self.axes = tuple(sorted(a % rank for a in axes))
         if self.mean is None:
             kept = [known_length(shapes[0], a, self.keras_class) for a in self.axes]
-            self.register_buffer("adapt_mean", torch.zeros(*kept))
-            self.register_buffer("adapt_variance", torch.ones(*kept))
+            self.register_buffer("adapt_mean", torch.zeros(kept))
+            self.register_buffer("adapt_variance", torch.ones(kept))
             self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
     def _shaped(self, value: Any, x: Tensor) -> Tensor:

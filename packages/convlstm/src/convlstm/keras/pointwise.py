@@ -25,6 +25,13 @@ class Activation(KerasModule):
         return KERAS_ACTIVATIONS[self.activation](x)
 
 
+class Identity(KerasModule):
+    keras_class = "Identity"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
 class ReLU(KerasModule):
     """max_value from there on, x from `threshold` on, negative_slope (x - threshold) below."""
 
@@ -217,6 +224,6 @@ class ActivityRegularization(KerasModule):
 
 CLASSES = [
     Activation, ActivityRegularization, AlphaDropout, Dropout, ELU, GaussianDropout, GaussianNoise,
-    LeakyReLU, PReLU, ReLU, Rescaling, Softmax, SpatialDropout1D, SpatialDropout2D,
+    Identity, LeakyReLU, PReLU, ReLU, Rescaling, Softmax, SpatialDropout1D, SpatialDropout2D,
     SpatialDropout3D, ThresholdedReLU,
 ]  # fmt: skip

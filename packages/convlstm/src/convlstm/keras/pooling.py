@@ -81,7 +81,8 @@ class MaxPooling(_Pooling):
 
 
 class AveragePooling(_Pooling):
-    """The mean of the positions inside the input: padding does not count."""
+    """The mean of the positions inside the input: padding does not count, as on TensorFlow and JAX.
+    (Keras on torch repeats the border instead where padding is uneven.)"""
 
     def forward(self, x: Tensor) -> Tensor:
         x = self._first(x)

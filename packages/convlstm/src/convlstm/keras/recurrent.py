@@ -127,6 +127,7 @@ def build_bidirectional(
     if options.pop("go_backwards", False):
         raise ValueError("load_keras: Bidirectional's layer must not go backwards itself")
     layer = Bidirectional(rank, *args, merge=config.get("merge_mode", "concat"), **options)
+    layer.concat_axis = -1
     for one in (layer.forward_layer, layer.backward_layer):
         one.carried = carried
     return layer
@@ -139,6 +140,11 @@ def _(module: Bidirectional) -> list[Slot]:
 
 @own_config.register
 def _(module: Bidirectional, name: str) -> dict[str, Any]:
+    if module.merge == "concat" and module.concat_axis != -1:
+        raise ValueError(
+            f"save_keras: {name!r} joins the channels of both directions, which come first; Keras' "
+            "Bidirectional joins the last axis: use channels last, or merge=None"
+        )
     entries = {}
     for key, layer in (("layer", module.forward_layer), ("backward_layer", module.backward_layer)):
         prefix = "forward" if key == "layer" else "backward"
@@ -155,9 +161,9 @@ def _(module: Bidirectional, *shapes: Shape) -> Any:
     if module.merge is None:
         outs = [out, out]
     elif module.merge == "concat":
-        axis = -1 if module.forward_layer.channels_last else -1 - module.rank
         wide = list(out)
-        wide[axis] = 2 * wide[axis]
+        length = wide[module.concat_axis]
+        wide[module.concat_axis] = None if length is None else 2 * length
         outs = [tuple(wide)]
     else:
         outs = [out]

@@ -149,6 +149,12 @@ class Cropping(_Spatial):
         axes = zip(size, self.pairs, strict=True)
         return self._joined(shapes[0], [None if n is None else n - a - b for n, (a, b) in axes])
 
+    def keras_options(self) -> dict:
+        options = super().keras_options()
+        if self.rank == 1:  # Keras' has no format
+            del options["data_format"]
+        return options
+
 
 CLASSES = [
     Flatten,

@@ -49,6 +49,8 @@ class Bidirectional(nn.Module):
         self.merge, self.return_state = merge, return_state
         self.return_sequences = return_sequences
         self.rank = rank
+        # Of "concat": the channels'. Keras' own joins the last axis, whatever the format.
+        self.concat_axis = -1 if self.forward_layer.channels_last else -1 - rank
 
     def reset_state(self, batch: int | None = None) -> None:
         """Forgets the states that stateful layers keep; see `ConvLSTM2d.reset_state`."""
@@ -79,8 +81,7 @@ class Bidirectional(nn.Module):
         if self.merge is None:
             return a, b
         if self.merge == "concat":
-            axis = -1 if self.forward_layer.channels_last else -1 - self.rank
-            return torch.cat([a, b], axis)
+            return torch.cat([a, b], self.concat_axis)
         if self.merge == "sum":
             return a + b
         return a * b if self.merge == "mul" else (a + b) / 2
