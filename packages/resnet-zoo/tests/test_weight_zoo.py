@@ -123,6 +123,13 @@ def test_safetensors_of_any_name_and_prefix_are_read_alike(model, tmp_path, kind
     assert same(resnet18(weights=tmp_path / name, **TINY), model.state_dict(), "half" not in kind)
 
 
+def test_arrays_of_objects_beside_the_tensors_are_refused(model, tmp_path):
+    made = {"state_dict": model.state_dict(), "names": np.array(["cat", None], dtype=object)}
+    torch.save(made, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"w\.pth was refused"):
+        resnet18(weights=tmp_path / "w.pth", **TINY)
+
+
 def test_a_counter_that_half_precision_made_infinite_starts_at_zero(model, tmp_path):
     state = model.state_dict()
     state["bn1.num_batches_tracked"] = torch.tensor(100_000)

@@ -142,7 +142,7 @@ def _read_pickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError,
             TypeError, struct.error, tarfile.TarError) as error:  # fmt: skip
-        if re.search("unsupported (global|class)|TorchScript", str(error), re.IGNORECASE):
+        if re.search("unsupported (global|class)|can only |TorchScript", str(error), re.IGNORECASE):
             told = f"was refused: {_carries_code(path)}"
         else:
             what, cure = _looks_like(path)
@@ -175,12 +175,15 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _numpys() -> list[Any]:
-    """What numpy's numbers and arrays are pickled with: accuracies, losses, random states."""
+    """What numpy's numbers and arrays are pickled with: accuracies, losses, random states.
+
+    Arrays of objects are not among them: a forged one holds addresses.
+    """
     try:
         import numpy as np
     except ImportError:  # tensors alone are read without it
         return []
-    kinds: list[Any] = [np.ndarray, np.dtype, *{type(np.dtype(c)) for c in "?bhilBHILefdUSO"}]
+    kinds: list[Any] = [np.ndarray, np.dtype, *{type(np.dtype(c)) for c in "?bhilBHILefdUS"}]
     with contextlib.suppress(ImportError, AttributeError):
         for name, made in (("scalar", np.float64(0)), ("_reconstruct", np.zeros(1))):
             function = made.__reduce__()[0]
