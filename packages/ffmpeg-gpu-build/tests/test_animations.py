@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ffmpeg_gpu_build import FfmpegError, probe, read_frames, transcode, write_frames
+from ffmpeg_gpu_build import FfmpegError, Video, probe, read_frames, transcode, write_frames
 from ffmpeg_gpu_build.ffmpeg import Ffmpeg
 
 
@@ -116,3 +116,33 @@ def test_hdr_becomes_sdr_on_request_and_is_noted_otherwise(pq, program, tmp_path
     assert gap(tmp_path / "a.mkv") < 25 < gap(tmp_path / "b.mkv")
     with pytest.raises(ValueError, match="hdr must be keep or sdr"):
         transcode(film, tmp_path / "c.mkv", hdr="yes", ffmpeg=program)
+
+
+def test_frames_of_hdr_are_toned_down_on_request(pq, program):
+    sdr, film = pq
+    for pixels, top in (("rgb", 255), ("rgb16", 65535)):
+        wish = {"pixels": pixels, "ffmpeg": program}
+
+        def gap(pixels=pixels, top=top, wish=wish, **more):
+            pairs = zip(read_frames(film, **wish, **more), read_frames(sdr, **wish), strict=True)
+            return np.mean([np.abs(a.astype(float) - b).mean() for a, b in pairs]) * 255 / top
+
+        assert gap(hdr="sdr") < 25 < gap()
+    assert np.array_equal(
+        next(read_frames(sdr, hdr="sdr", ffmpeg=program)), next(read_frames(sdr, ffmpeg=program))
+    )
+    whole = list(read_frames(film, hdr="sdr", ffmpeg=program))
+    with Video(film, hdr="sdr", ffmpeg=program) as video:
+        assert np.array_equal(video[7], whole[7])
+    with pytest.raises(ValueError, match="read_frames: hdr must be keep or sdr"):
+        read_frames(film, hdr="yes", ffmpeg=program)
+
+
+def test_pyav_without_the_filters_of_hdr_says_so(pq, program, monkeypatch):
+    pytest.importorskip("av")
+    from ffmpeg_gpu_build.media import frames
+
+    monkeypatch.setattr(frames, "av_filters", lambda: {"tonemap"})
+    with pytest.raises(FfmpegError, match="PyAV's has no zscale") as caught:
+        next(read_frames(pq[1], hdr="sdr", engine="av", ffmpeg=program))
+    assert caught.value.code == "not-built-in"

@@ -40,25 +40,21 @@ def dockerfile(plan: Plan, base: str, profile: str, choices: list[str]) -> str:
     """The text of a Dockerfile for one of `BASES`; its context is the root of this repository.
 
     `profile` and `choices` are the arguments that chose the plan ("small", ["--without", "x264"]).
-    The second stage holds the build and the libraries that it links, nothing of the compilers.
+    The second stage holds the build and, by `--bundle`, the libraries that it loads, nothing of the
+    compilers.
     Raises ValueError for another base, and for a component that the base has too old.
     """
     if base not in BASES:
         raise ValueError(f"docker: base must be one of {', '.join(BASES)}, got {base!r}")
     _refuse_what_is_too_old(plan, base)
-    packages = " \\\n        ".join(["ca-certificates", "python3-venv", *apt_packages(plan)])
+    vulkan = "vulkan" in plan.components
+    loader = ["libvulkan1"] if vulkan else []  # opened at run time: what is here is carried
+    names = ["ca-certificates", "python3-venv", *loader, *apt_packages(plan)]
+    packages = " \\\n        ".join(names)
     sources = "packages/ffmpeg-gpu-build"
     chosen, bring = _profile(profile)
     arguments = shlex.join(["--profile", chosen, *choices])
-    vulkan = "vulkan" in plan.components
     capabilities = "compute,utility,video" + (",graphics" if vulkan else "")
-    loader = (
-        """RUN apt-get update && apt-get install -y --no-install-recommends libvulkan1 \\
-        && rm -rf /var/lib/apt/lists/*
-"""
-        if vulkan
-        else ""
-    )
     return f"""\
 # FFmpeg {plan.version}, profile {plan.profile}. {plan.licence_sentence}.
 # docker build -f Dockerfile -t ffmpeg-gpu .    (in the root of the repository)
@@ -70,15 +66,10 @@ COPY VERSION LICENSE /tool/
 COPY {sources} /tool/{sources}
 RUN python3 -m venv /venv && /venv/bin/pip install /tool/{sources}
 {bring}RUN /venv/bin/ffmpeg-gpu-build build {arguments} --release {plan.version} \\
-        --cuda {plan.cuda} --prefix /opt/ffmpeg --work /build
-RUN ldd /opt/ffmpeg/lib/*.so | awk '$3 ~ "^/(usr/)?lib" {{ print $3 }}' | sort -u \\
-        | grep -vE '/(libc|libm|libpthread|libdl|ld-linux[^/]*)\\.so' \\
-        | xargs -I% cp -L % /opt/ffmpeg/lib/
+        --cuda {plan.cuda} --bundle --prefix /opt/ffmpeg --work /build
 
 FROM {base}
-{loader}COPY --from=build /opt/ffmpeg /opt/ffmpeg
-# the libraries copied above find one another: they have no RUNPATH of their own
-RUN echo /opt/ffmpeg/lib > /etc/ld.so.conf.d/ffmpeg.conf && ldconfig
+COPY --from=build /opt/ffmpeg /opt/ffmpeg
 ENV PATH=/opt/ffmpeg/bin:$PATH NVIDIA_DRIVER_CAPABILITIES={capabilities}
 ENTRYPOINT ["ffmpeg"]
 """

@@ -19,8 +19,9 @@ from . import arguments as check
 from .animations import animation_of
 from .damage import judge
 from .formats import no_reader
+from .hdr import Step, checked, tone_map, transfer_of
 from .index import index as index_of
-from .inprocess import InProcess, Step, av_demuxers, first_of_av, require_av
+from .inprocess import InProcess, av_demuxers, av_filters, first_of_av, require_av
 from .on_gpu import choose, device_of_frames, frames_on_gpu
 from .overheard import log_of_program
 from .pipe import EXACT, FIRST, LAST, First, Pipe, Shown, first_shown, no_frames
@@ -152,10 +153,12 @@ class _Wish:
     torch: bool
     engine: str = "pipe"
     place: str = ""  # of torch's tensors
+    hdr: str = "keep"
+    tone: tuple[Step, ...] = ()  # what `hdr` means for this stream
 
     def steps(self) -> list[Step]:
-        """The filters, with their arguments: rate, shape, pixels."""
-        found = []
+        """The filters, with their arguments: tones, rate, shape, pixels."""
+        found = list(self.tone)
         if self.rate:
             found.append(("fps", str(self.rate)))
         if self.size:
@@ -188,6 +191,7 @@ def read_frames(
     hw: str = "cpu",
     device: str = "",
     torch: bool = False,
+    hdr: str = "keep",
     ffmpeg: str | os.PathLike[str] | Ffmpeg | None = None,
 ) -> Frames:
     """Yield the frames of a video one by one, each a `Frame`: (H, W, 3), gray (H, W), rgba (H, W,
@@ -209,6 +213,8 @@ def read_frames(
              torchcodec or PyNvVideoCodec where they are installed and the first frame is right,
              through the pipe otherwise; `engine` of what is returned and its `notes` say it
     torch    tensors on the CPU with the same attributes; each owns its memory
+    hdr      "sdr" tone-maps PQ and HLG to BT.709 (FFmpeg's zscale and tonemap); "keep": the values
+             as they are
 
     Leaving the loop early ends ffmpeg. Raises FileNotFoundError, TypeError and ValueError for an
     argument (also for a start beyond the end, when the first frame is asked for), FfmpegError.
@@ -222,7 +228,7 @@ def read_frames(
         check.seconds("read_frames", "start", start),
         None if count is None else check.whole("read_frames", "count", count, 1),
         check.whole("read_frames", "stream", stream, 0),
-        square, strict, torch, engine,
+        square, strict, torch, engine, hdr=checked("read_frames", hdr),
     )  # fmt: skip
     if engine not in ("pipe", "av"):
         raise ValueError(f"read_frames: engine must be pipe or av, got {engine!r}")
@@ -262,7 +268,8 @@ def _on_gpu(
     """A reading by an engine that decodes on the GPU and leaves the frames there; None where the
     wish is not one of those that it grants, or no engine does.
     """
-    plain = wish.pixels == "rgb" and not (wish.size or wish.rate or wish.square or wish.stream)
+    asked = wish.size or wish.rate or wish.square or wish.stream or wish.hdr != "keep"
+    plain = wish.pixels == "rgb" and not asked
     if not plain or hw not in ("cpu", "auto", "cuda") or source.file is None or not source.again:
         return None
     known = index_of(program, source, 0)
@@ -371,12 +378,28 @@ def _first(program: Ffmpeg, source: Source, given: tuple[str, ...], stream: str)
     return _FIRST[key]
 
 
+def _tone(program: Ffmpeg, source: Source, wish: _Wish) -> tuple[Step, ...]:
+    """The filters of hdr="sdr" for a stream, at whose first frame the program looks."""
+    if not source.again:
+        raise ValueError(
+            f"read_frames: hdr must be 'keep' for {source.name!r}, which can be read only once"
+        )
+    given = (*source.protocols, "-i", source.argument)
+    found = _first(program, source, given, f"0:V:{wish.stream}")
+    filters = av_filters() if wish.engine == "av" else program.filters
+    deep = PIXELS[wish.pixels][1].itemsize > 1
+    pixels = "yuv420p10le" if deep else "yuv420p"
+    return tone_map("read_frames", transfer_of(found.log), filters, pixels)
+
+
 def _frames(
     program: Ffmpeg, source: Source, wish: _Wish, before: list[str], down: str,
     notes: list[str], held: contextlib.ExitStack,
 ) -> Iterator[Any]:  # fmt: skip
     _, dtype, channels = PIXELS[wish.pixels]
     with held:
+        if wish.hdr == "sdr":
+            wish = replace(wish, tone=_tone(program, source, wish))
         pipe, shown, origin = _begun(program, source, wish, before, down)
         index = 0
         try:

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 
 from ..ffmpeg import FfmpegError
+from .hdr import Step
 from .overheard import EAR
 from .pipe import BARE, EXACT, First, Shown
 from .sources import Source
 
 NO_TIME = -(1 << 63)  # AV_NOPTS_VALUE
-# A filter and its arguments
-Step = tuple[str, str]
 
 
 def require_av(where: str) -> Any:
@@ -321,3 +320,8 @@ def first_of_av(source: Source, stream: int) -> First:
 def av_demuxers() -> set[str]:
     """The containers that PyAV's FFmpeg reads, by its names."""
     return set(require_av("read_frames").formats_available)
+
+
+def av_filters() -> set[str]:
+    """The filters that PyAV's FFmpeg has."""
+    return set(require_av("read_frames").filter.filters_available)

@@ -236,8 +236,7 @@ def first_shown(
     pipe = Pipe(program, arguments, descriptors=descriptors)
     try:
         shown = pipe.next()
-        if shown is None:
-            pipe.end()
+        pipe.end()
     finally:
         pipe.close()
     return First(shown, pipe.log, pipe.container)

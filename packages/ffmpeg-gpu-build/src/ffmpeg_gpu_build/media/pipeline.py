@@ -31,6 +31,7 @@ from ..verification.checks import (
 from ..verification.filter_checks import device_of
 from ..verification.judge import ask_nvidia
 from ..verification.verdict import NOT_TRIED, PROVEN, Verdict
+from .hdr import HDR
 from .probing import PROTOCOLS, VideoStream
 
 SOFTWARE = {codec: encoder for encoder, codec in CODEC_OF.items()}
@@ -196,9 +197,6 @@ def quality_arguments(encoder: str, quality: int) -> list[str]:
     if encoder == "libvpx-vp9":
         return ["-crf", str(quality), "-b:v", "0"]
     return ["-crf", str(quality)]
-
-
-HDR = {"smpte2084": "PQ", "arib-std-b67": "HLG"}  # FFmpeg's names of the transfer -> the usual
 
 
 def _lost(video: VideoStream) -> list[str]:

@@ -14,8 +14,8 @@ from pathlib import Path
 from ..ffmpeg import Ffmpeg, FfmpegError, file_argument
 from .animations import ANIMATIONS, animation_of
 from .damage import complaints, sentence, unfinished
+from .hdr import HDR, checked, tone_map
 from .pipeline import (
-    HDR,
     SOFTWARE,
     Pipeline,
     plan_pipeline,
@@ -335,31 +335,18 @@ def _damaged(source: Path, lost: list[str], done: Run | None = None) -> FfmpegEr
     )
 
 
-# Luminance of 100 cd/m2 is white, and what is brighter is bent below it (FFmpeg's filter tonemap).
-TONE_MAP = (
-    "zscale=transfer=linear:npl=100,format=gbrpf32le,zscale=primaries=bt709,tonemap=mobius:desat=0,"
-    "zscale=transfer=bt709:matrix=bt709:range=tv,format=yuv420p"
-)
-
-
 def _tone_mapped(
     program: Ffmpeg, video: VideoStream, hdr: str, filters: str, hw: str
 ) -> tuple[VideoStream, str, list[str]]:
     """The stream and the filters after `hdr`, and the note. Raises ValueError, FfmpegError."""
-    if hdr not in ("keep", "sdr"):
-        raise ValueError(f"transcode: hdr must be keep or sdr, got {hdr!r}")
+    hdr = checked("transcode", hdr)
     if hdr == "keep" or video.transfer not in HDR:
         return video, filters, []
     if hw == "opencl":
         raise ValueError("transcode: hdr='sdr' is done on the CPU, not with hw='opencl'")
-    if not {"zscale", "tonemap"} <= program.filters:
-        raise FfmpegError(
-            "transcode: hdr='sdr' needs the filters zscale and tonemap, which this FFmpeg does not "
-            "have: take the distribution's, or hdr='keep'",
-            "not-built-in",
-        )
+    steps = tone_map("transcode", video.transfer, program.filters, "yuv420p")
     note = f"HDR ({HDR[video.transfer]}) is tone-mapped to BT.709"
-    chain = ",".join(f for f in (TONE_MAP, filters) if f)
+    chain = ",".join([*("=".join(step) for step in steps), *([filters] if filters else [])])
     return replace(video, transfer="bt709"), chain, [note]
 
 

@@ -47,13 +47,14 @@ class Video(Sequence[Any]):
         square: bool = False,
         torch: bool = False,
         engine: str = "pipe",
+        hdr: str = "keep",
         ffmpeg: str | os.PathLike[str] | Ffmpeg | None = None,
     ) -> None:
         self._src, self._program = os.fspath(src), Ffmpeg.at(ffmpeg)
         self._stream = check.whole("Video", "stream", stream, 0)
         self._wish: dict[str, Any] = {
             "size": size, "pixels": pixels, "stream": stream, "square": square, "torch": torch,
-            "engine": engine, "ffmpeg": self._program,
+            "engine": engine, "hdr": hdr, "ffmpeg": self._program,
         }  # fmt: skip
         self.engine = engine
         if engine == "av":
