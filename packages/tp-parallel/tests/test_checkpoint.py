@@ -4,6 +4,7 @@ incomplete.
 
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -264,6 +265,18 @@ def test_the_newest_are_kept_and_an_older_whole_one_is_tried_when_the_last_is_da
     with pytest.raises(ValueError, match="keep must be at least 1"):
         checkpoint.save(tmp_path, 5, models, None, context=context, keep=0)
     assert checkpoint.resume(tmp_path / "none", models, context=context) is None
+
+
+def test_only_what_a_save_has_named_is_resumed_from_or_removed(tmp_path):
+    context, models = single(tmp_path)
+    first = checkpoint.save(tmp_path, 99_999_999, models, None, context=context)
+    for name in ("step_best", "step_00000001_before", "step_00000002.copy"):
+        shutil.copytree(first, tmp_path / name)
+    second = checkpoint.save(tmp_path, 100_000_000, models, None, context=context)
+    assert checkpoint.committed(tmp_path) == [second, first]
+    third = checkpoint.save(tmp_path, 100_000_001, models, None, context=context, keep=1)
+    left = {"step_best", "step_00000001_before", "step_00000002.copy", third.name}
+    assert {p.name for p in tmp_path.iterdir()} == left
 
 
 @pytest.mark.parametrize("place", ["write", "first rename", "second rename"])

@@ -99,8 +99,10 @@ def test_what_a_cache_cannot_do_is_refused(world):
         (prompt()[0], {}, r"must be \[batch, length\]"),
         (prompt(), {"top_k": 0}, "top_k at least 1 or None, got 1.0 and 0"),
         (prompt(), {"temperature": -1.0}, "temperature must be at least 0"),
+        (prompt(), {"temperature": float("nan")}, "temperature must be at least 0"),
+        (prompt(), {"tokens": -1}, "tokens must be at least 0, got -1"),
     ],
 )
 def test_what_cannot_be_continued_is_refused(ids, options, message):
     with pytest.raises(ValueError, match=message):
-        generate(build("gpt2", 1), ids, 2, **options)
+        generate(build("gpt2", 1), ids, **{"tokens": 2, **options})

@@ -4,10 +4,12 @@ import json
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
 
 from tp_parallel import GPTConfig, ParallelContext, __main__
+from tp_parallel.layers.rotary import RotaryScaling
 from tp_parallel.pipeline import build_stages
 from tp_parallel.training import checkpoint, generate, pretrain
 
@@ -177,10 +179,70 @@ def test_a_setting_that_no_run_can_have_is_named(setting, message):
         pretrain.pretrain(pretrain.Settings(data="none.txt", **setting))
 
 
-@pytest.mark.parametrize("field", [{"kv_heads": 0}, {"ffn": -4}, {"dropout": 1.0}])
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [({"lr": float("inf")}, "lr must be at least 0, got inf"),
+     ({"seed": 1.5}, "seed must be a whole number, got 1.5"),
+     ({"batch": True}, "batch must be a whole number, got True"),
+     ({"hidden": "16"}, "hidden must be a whole number, got '16'"),
+     ({"zero": 1}, "zero must be True or False"),
+     ({"init": "Local"}, "init must be one of whole, local, got 'Local'"),
+     ({"schedule": "2f2b"}, "schedule must be one of gpipe"),
+     ({"held_out": 0.0}, "eval_every needs a held_out above 0"),
+     ({"recompute_keep": "attention"}, "recompute_keep has no effect without recompute"),
+     ({"world": 8}, "world has no effect without dry_run"),
+     ({"chunks": 2}, "only 'interleaved' takes chunks, got '1f1b', 2"),
+     ({"end_token": 3}, "end_token needs a .npy"),
+     ({"load": "run", "hidden": 64}, "hidden comes from what load names"),
+     ({"load": "run", "init": "local"}, "init comes from what load names"),
+     ({"architecture": "config.json", "untie": True}, "untie comes from what architecture names"),
+     ({"data": "tokens.NPZ"}, "data must be a text file or tokens"),
+     ({"data": "text.txt.gz"}, "data must be a text file or tokens")],
+)  # fmt: skip
+def test_a_setting_of_another_kind_or_without_effect_is_named(setting, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        pretrain.check_settings(pretrain.Settings(**{"data": "none.txt", **setting}))
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"kv_heads": 0}, {"ffn": -4}, {"dropout": 1.0}, {"init_std": float("inf")},
+     {"norm_eps": float("nan")}, {"max_positions": 8.0}, {"kv_heads": True}, {"ffn": 2.5},
+     {"bias": "no"}, {"windows": (3.5,)}, {"rotary_base": "1e4"}, {"rotary_scaling": "linear"}],
+)  # fmt: skip
 def test_a_config_names_the_field_that_is_wrong(field):
-    with pytest.raises(ValueError, match=f"GPTConfig: {next(iter(field))} must be"):
+    with pytest.raises((ValueError, TypeError), match=f"GPTConfig: {next(iter(field))} must be"):
         GPTConfig(vocab_size=8, hidden=8, layers=1, heads=2, **field)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"rotary_scaling": RotaryScaling("linear", 2.0)}, {"rotary_base_windowed": 1e4},
+     {"zero_centred_norm": True}],
+)  # fmt: skip
+def test_a_field_that_another_leaves_without_effect_is_refused(field):
+    with pytest.raises(ValueError, match=f"GPTConfig: {next(iter(field))} needs"):
+        GPTConfig(vocab_size=8, hidden=8, layers=1, heads=2, **field)
+
+
+def test_numpys_numbers_become_pythons_and_go_into_json():
+    config = GPTConfig(vocab_size=np.int64(8), hidden=8, layers=1, heads=2, windows=[np.int32(3)])
+    assert json.loads(json.dumps(config.to_dict()))["windows"] == [3]
+
+
+@pytest.mark.parametrize("change", [{"seed": 99}, {"data": "other"}, {"eval_every": 2}])
+def test_a_run_goes_on_with_the_text_it_began_with_or_is_told_otherwise(tmp_path, change):
+    for name, words in (("text", "the quick brown fox. "), ("other", "the quick brown fix. ")):
+        (tmp_path / name).write_text(words * 60)
+    base = {"data": str(tmp_path / "text"), "layers": 1, "hidden": 16, "heads": 2, "seq": 16,
+            "batch": 4, "eval_every": 0, "save": str(tmp_path / "run")}  # fmt: skip
+    pretrain.pretrain(pretrain.Settings(**base, steps=1))
+    if "data" in change:
+        change = {"data": str(tmp_path / change["data"])}
+    with pytest.raises(ValueError, match=r"resume from is of other data: (seed|content|held_out) "):
+        pretrain.pretrain(pretrain.Settings(**{**base, **change}, steps=2))
+    report = pretrain.pretrain(pretrain.Settings(**{**base, **change}, steps=2, allow="data"))
+    assert report.first_step == 1
 
 
 def poisoned(settings, step):

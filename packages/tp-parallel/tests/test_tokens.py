@@ -2,6 +2,7 @@
 
 import json
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from tp_parallel import ParallelContext, __main__
 from tp_parallel.training import checkpoint, pretrain
+from tp_parallel.training.data import TextData, make_tokenizer, shared_tokens
 from tp_parallel.training.tokens import TokenData, open_tokens, shuffled, write_tokens
 
 DOCUMENTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [14, 15]]
@@ -150,6 +152,32 @@ def test_a_text_file_is_mapped_and_not_copied(tmp_path):
     assert data.batch(0, 2)[0].dtype == torch.int64
 
 
+def shared(path, tokenizer, length):
+    context = ParallelContext(dp=2, device="cpu")
+    tokens = shared_tokens(path, make_tokenizer(tokenizer), context)
+    data = TextData(path, make_tokenizer(tokenizer), length, context=context)
+    left = Path(tokens.filename).exists()
+    return isinstance(tokens, np.memmap), left, tokens.tolist(), data.batch(0, 2)[0].tolist()
+
+
+def test_a_text_is_encoded_once_a_host_and_mapped_by_all_its_ranks(world, tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"?": 0, "no": 1, "copy": 2}, "?"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    words.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "t.txt").write_text("no copy of a copy " * 50)
+    arguments = {"path": tmp_path / "t.txt", "tokenizer": str(tmp_path / "tokenizer.json")}
+    one = TextData(tmp_path / "t.txt", make_tokenizer(arguments["tokenizer"]), 8)
+    want = one.batch(0, 2)[0].tolist()
+    for mapped, left, tokens, batch in world(2, shared, length=8, **arguments):
+        assert mapped
+        assert not left
+        assert tokens == [1, 2, 0, 0, 2] * 50
+        assert batch == want
+    with pytest.raises(FileNotFoundError, match=r"the path of a tokenizer.json, got 'no.json'"):
+        make_tokenizer("no.json")
+
+
 def test_a_dry_run_prints_the_plan_and_says_what_does_not_fit(tmp_path, capsys):
     options = ["pretrain", "--dry-run", "--world", "16", "--tp", "2", "--pp", "2", "--layers", "4"]
     assert __main__.main(options) == 0
@@ -177,8 +205,9 @@ def test_local_initialisation_and_an_architecture_come_from_the_command_line(wor
           "num_attention_heads": 4, "num_key_value_heads": 1, "intermediate_size": 48,
           "max_position_embeddings": 64, "rms_norm_eps": 1e-6}  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(hf))
-    settings = {"data": corpus(tmp_path / "c"), "steps": 2, "init": "local", "tp": 2,
-                "architecture": str(tmp_path / "config.json")}  # fmt: skip
+    plain = {"layers": 4, "hidden": 128, "heads": 4}  # as by default: the file says the shape
+    settings = plain | {"data": corpus(tmp_path / "c"), "steps": 2, "init": "local", "tp": 2,
+                        "architecture": str(tmp_path / "config.json")}  # fmt: skip
     one, two = world(2, run_split, settings=settings)
     assert one == two
     assert one[0] == pytest.approx(np.log(300), abs=0.1)

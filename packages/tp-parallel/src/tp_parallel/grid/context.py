@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import math
 import os
 import sys
 import uuid
@@ -37,6 +38,9 @@ class ParallelContext:
     Args:
         tp, pp: tensor and pipeline sizes.
         dp: data size; None takes what remains of the world.
+        cp: context size: each `cp` consecutive ranks of the data axis hold parts of the same
+            sequences (`layers.context_parallel`). Parameters are copies on them as on all data
+            ranks, and gradients are summed over the data axis as before.
         order: axes from fastest to slowest changing rank, e.g. "tp-dp-pp" (Megatron's).
         ranks: instead of `order`, the world ranks themselves as nested lists [dp][pp][tp].
         device: where parameters and activations live; None takes CUDA device LOCAL_RANK if CUDA
@@ -63,6 +67,7 @@ class ParallelContext:
         pp: int = 1,
         dp: int | None = None,
         *,
+        cp: int = 1,
         order: str = "tp-dp-pp",
         ranks: Sequence[Sequence[Sequence[int]]] | None = None,
         device: torch.device | str | None = None,
@@ -72,6 +77,11 @@ class ParallelContext:
         monitor: bool | None = None,
     ) -> None:
         self.timeout = float(timeout)
+        if not 0 < self.timeout < math.inf or isinstance(seed, bool) or not isinstance(seed, int):
+            raise ValueError(
+                "ParallelContext: timeout must be above 0 and finite, seed a whole number, got "
+                f"{timeout!r} and {seed!r}"
+            )
         self._owns_world = _start_world_if_launched(self.timeout)
         self._distributed = dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank() if self._distributed else 0
@@ -87,8 +97,8 @@ class ParallelContext:
         self._mesh: dist.device_mesh.DeviceMesh | None = None
         self._tp_mesh: dist.device_mesh.DeviceMesh | None = None
 
-        wish = {"tp": tp, "pp": pp, "dp": dp, "order": order, "ranks": ranks, "seed": seed,
-                "check_shapes": self.check_shapes}  # fmt: skip
+        wish = {"tp": tp, "pp": pp, "dp": dp, "cp": cp, "order": order, "ranks": ranks,
+                "seed": seed, "check_shapes": self.check_shapes}  # fmt: skip
         self.check_equal("ParallelContext", wish)
         self._wish = {**wish, "device": self.device.type, "timeout": self.timeout}
         grid = _grid(tp, pp, dp, order, ranks, self.world_size)
@@ -98,6 +108,7 @@ class ParallelContext:
         self.dp = self._axis("dp", grid, 0)
         self.pp = self._axis("pp", grid, 1)
         self.tp = self._axis("tp", grid, 2)
+        self.cp = self._context_axis(grid, cp)
         self.ends = self._ends_axis(grid)
         self.world = Axis("world", tuple(range(self.world_size)), self.rank,
                           dist.group.WORLD if self._distributed else None, self)  # fmt: skip
@@ -210,7 +221,7 @@ class ParallelContext:
             self._monitor = None
         living.discard(self)
         self._mesh = self._tp_mesh = None
-        groups = [axis.release() for axis in (self.tp, self.pp, self.dp, self.ends)]
+        groups = [axis.release() for axis in (self.tp, self.pp, self.dp, self.cp, self.ends)]
         world = self.world.release()
         if not dist.is_initialized() or dist.group.WORLD is not world:
             return  # ended by others, or begun anew
@@ -274,6 +285,19 @@ class ParallelContext:
     def _axis(self, name: str, grid: torch.Tensor, dim: int) -> Axis:
         lines = grid.movedim(dim, -1).reshape(-1, grid.shape[dim]).tolist()
         return self._group_of(name, lines)
+
+    def _context_axis(self, grid: torch.Tensor, size: int) -> Axis:
+        """The `size` neighbours on the data axis that hold parts of the same sequences."""
+        data = grid.shape[0]
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1 or data % size:
+            raise ValueError(
+                f"ParallelContext: cp must divide the data size {data}, got {size!r}; it is how "
+                "many ranks of the data axis share a sequence"
+            )
+        if size == 1:
+            return Axis("cp", (self.rank,), 0, None, self)
+        lines = grid.movedim(0, -1).reshape(-1, size)
+        return self._group_of("cp", lines.tolist())
 
     def _ends_axis(self, grid: torch.Tensor) -> Axis:
         """First and last pipeline stage: they hold the two copies of a tied embedding."""
@@ -374,7 +398,7 @@ def _grid(
 ) -> torch.Tensor:
     """World ranks as an int64 tensor [dp, pp, tp]. Raises ValueError if they are no such grid."""
     for name, value in (("tp", tp), ("pp", pp), ("dp", 1 if dp is None else dp)):
-        if not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"ParallelContext: {name} must be a positive integer, got {value!r}")
     if dp is None:
         dp = max(world // (tp * pp), 1)

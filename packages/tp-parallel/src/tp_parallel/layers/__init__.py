@@ -3,6 +3,7 @@
 from .attention import ParallelSelfAttention
 from .cache import KeyValueCache
 from .config import GPTConfig
+from .context_parallel import cut_sequence
 from .embedding import VocabParallelEmbedding
 from .layout import Layout, declare, declare_replicated, placed_parameters
 from .linear import ColumnParallelLinear, RowParallelLinear
@@ -26,6 +27,7 @@ __all__ = [
     "RowParallelLinear",
     "Shard",
     "VocabParallelEmbedding",
+    "cut_sequence",
     "declare",
     "declare_replicated",
     "parallel_lm_logits",

@@ -9,6 +9,8 @@ a group share its queries out and each holds its key and value (`sharding.GroupS
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -17,6 +19,7 @@ from ..grid.context import ParallelContext
 from ..grid.rng import TENSOR
 from .cache import KeyValueCache
 from .config import GPTConfig
+from .context_parallel import attend_over_sequence
 from .linear import ColumnParallelLinear, RowParallelLinear
 from .norm import RMSNorm
 from .rotary import rotate
@@ -75,7 +78,7 @@ class ParallelSelfAttention(nn.Module):
         documents: torch.Tensor | None = None,
     ):
         """`rotary`: a `rotary_table`, or None; `cache`: what was seen before `x`; `documents`:
-        int64 [batch, sequence], tokens see only those of their own document.
+        int64 [batch, whole sequence], tokens see only those of their own document.
         """
         q, k, v = self._split_heads(self.qkv(x))
         if self.config.qk_norm:
@@ -84,11 +87,12 @@ class ParallelSelfAttention(nn.Module):
             q, k = rotate(q, rotary), rotate(k, rotary)
         if cache is not None:
             k, v = cache.extend(self, k, v)
-        y = attend(
-            q, k, v, self.config.attention_dropout, self.training, self.context,
-            scale=self.config.attention_scale, window=self.window, documents=documents,
+        run = partial(
+            attend, dropout=self.config.attention_dropout, training=self.training,
+            context=self.context, scale=self.config.attention_scale, window=self.window,
             softcap=self.config.attention_softcap,
         )  # fmt: skip
+        y = attend_over_sequence(run, q, k, v, self.context.cp, documents)
         return self.out(y.transpose(1, 2).flatten(2))
 
     def _split_heads(self, qkv: torch.Tensor):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -48,7 +50,7 @@ class GPTConfig:
         recompute: store only each layer's input and run the layer again in the backward pass;
             recompute_keep "attention": but for the attention itself, whose result is stored too.
 
-    Raises ValueError for values that do not fit together.
+    Raises ValueError for values that do not fit together, TypeError for one of another kind.
     """
 
     vocab_size: int
@@ -92,6 +94,7 @@ class GPTConfig:
 
     def __post_init__(self) -> None:
         self._read_json()
+        self._check_kinds()
         _one_of("position", self.position, ("learned", "rotary"))
         _one_of("norm", self.norm, ("layernorm", "rmsnorm"))
         _one_of("activation", self.activation, tuple(ACTIVATIONS))
@@ -120,6 +123,7 @@ class GPTConfig:
                 f"GPTConfig: rotary needs an even head size, got {self.rotary_dim} of "
                 f"{self.head_dim} that turn"
             )
+        self._check_effects()
         if self.windows is not None and (
             len(self.windows) != self.layers or any(window < 0 for window in self.windows)
         ):
@@ -135,6 +139,43 @@ class GPTConfig:
         if isinstance(self.rotary_scaling, dict):
             object.__setattr__(self, "rotary_scaling", RotaryScaling(**self.rotary_scaling))
 
+    def _check_kinds(self) -> None:
+        """Raises TypeError for a value of another kind than its field's; numbers like NumPy's
+        become Python's.
+        """
+        for each in fields(self):
+            value, kind = getattr(self, each.name), each.type
+            if (value is None and "None" in kind) or kind.startswith("str"):
+                continue  # names are compared with those there are
+            if kind.startswith("tuple"):
+                whole = tuple(_whole(each.name, window) for window in value)
+                object.__setattr__(self, each.name, whole)
+            elif kind.startswith("int"):
+                object.__setattr__(self, each.name, _whole(each.name, value))
+            elif kind.startswith("bool") and not isinstance(value, bool):
+                raise TypeError(f"GPTConfig: {each.name} must be True or False, got {value!r}")
+            elif kind.startswith("float") and (
+                isinstance(value, bool) or not isinstance(value, Real)
+            ):
+                raise TypeError(f"GPTConfig: {each.name} must be a number, got {value!r}")
+        if not isinstance(self.rotary_scaling, RotaryScaling | None):
+            raise TypeError(
+                "GPTConfig: rotary_scaling must be a RotaryScaling or None, got "
+                f"{self.rotary_scaling!r}"
+            )
+
+    def _check_effects(self) -> None:
+        """Raises ValueError for what another field would leave without effect."""
+        for name, other, wanted in (
+            ("rotary_scaling", "position", "rotary"),
+            ("rotary_base_windowed", "position", "rotary"),
+            ("zero_centred_norm", "norm", "rmsnorm"),
+        ):
+            if getattr(self, name) and getattr(self, other) != wanted:
+                raise ValueError(
+                    f"GPTConfig: {name} needs {other} {wanted!r}, got {getattr(self, other)!r}"
+                )
+
     def _check_numbers(self) -> None:
         for name in _POSITIVE:
             if getattr(self, name) < 1:
@@ -149,8 +190,8 @@ class GPTConfig:
                 raise ValueError(f"GPTConfig: {name} must be in [0, 1), got {value}")
         for name in _ABOVE_ZERO + _ABOVE_ZERO_OR_NONE:
             value = getattr(self, name)
-            if not (value is None and name in _ABOVE_ZERO_OR_NONE) and not value > 0.0:
-                raise ValueError(f"GPTConfig: {name} must be above 0, got {value}")
+            if not (value is None and name in _ABOVE_ZERO_OR_NONE) and not 0.0 < value < math.inf:
+                raise ValueError(f"GPTConfig: {name} must be above 0 and finite, got {value}")
         if not 0.0 < self.rotary_fraction <= 1.0:
             raise ValueError(
                 f"GPTConfig: rotary_fraction must be in (0, 1], got {self.rotary_fraction}"
@@ -195,6 +236,12 @@ class GPTConfig:
         if self.windows is not None:
             fields["windows"] = list(self.windows)
         return fields
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"GPTConfig: {name} must be a whole number, got {value!r}")
+    return int(value)
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

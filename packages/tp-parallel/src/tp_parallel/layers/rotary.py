@@ -42,7 +42,7 @@ class RotaryScaling:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"RotaryScaling: kind must be one of {KINDS}, got {self.kind!r}")
-        if not self.factor >= 1.0:
+        if not 1.0 <= self.factor < math.inf:
             raise ValueError(f"RotaryScaling: factor must be at least 1, got {self.factor}")
         if self.kind != "linear" and (self.original is None or self.original < 1):
             raise ValueError(

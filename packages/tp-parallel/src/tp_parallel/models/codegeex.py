@@ -41,6 +41,10 @@ class TopQueryLayer(nn.Module):
         odd = [name for name in _NOT_HERE if getattr(config, name) not in (None, False)]
         if odd:
             raise ValueError(f"TopQueryLayer: is not computed with {', '.join(odd)}")
+        if context.cp.size > 1:
+            raise ValueError(
+                f"TopQueryLayer: is not computed with cp above 1, got {context.cp.size}"
+            )
         self.config, self.context = config, context
         build = {"context": context, "initialize": initialize, "device": device,
                  "dtype": config.torch_dtype}  # fmt: skip

@@ -11,9 +11,11 @@ from torch import nn
 from ..grid.context import ParallelContext
 from ..grid.mappings import gather_from_region
 from ..grid.rng import recompute
+from ..grid.values import can_read
 from ..layers.attention import ATTENTION_OPERATORS
 from ..layers.cache import KeyValueCache
 from ..layers.config import GPTConfig
+from ..layers.context_parallel import places, whole_sequence
 from ..layers.embedding import VocabParallelEmbedding
 from ..layers.layout import Layout, change_layout, set_layout
 from ..layers.linear import SEQUENCE_DIM
@@ -30,9 +32,8 @@ from ..loss.linear_cross_entropy import vocab_parallel_linear_cross_entropy
 class Embedding(nn.Module):
     """Word and, where positions are learned, position embedding, then dropout.
 
-    Input int64 [batch, sequence] and the position of its first token; output [batch, sequence,
-    hidden], with sequence parallelism cut over the sequence. Raises ValueError for a sequence
-    beyond max_positions.
+    Input int64 [batch, sequence] and the positions, int64 [sequence] or [batch, sequence]; output
+    [batch, sequence, hidden], with sequence parallelism cut over the sequence.
     """
 
     def __init__(
@@ -57,23 +58,13 @@ class Embedding(nn.Module):
         else:
             self.register_parameter("position", None)
 
-    def forward(
-        self, ids: torch.Tensor, start: int = 0, positions: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        length = start + ids.shape[1]
-        if length > self.config.max_positions:
-            raise ValueError(
-                "Embedding: the sequence may have at most max_positions "
-                f"{self.config.max_positions} "
-                f"tokens, got {length}"
-            )
+    def forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         x = self.word(ids)
         if self.config.embedding_scale != 1.0:  # rounded as Gemma's: in the dtype of the weights
             x = x * torch.tensor(self.config.embedding_scale, dtype=x.dtype, device=x.device)
         if self.position is not None:
-            at = slice(start, length) if positions is None else positions
-            position = self.position[at]
-            position = position.unsqueeze(0) if positions is None else position
+            position = self.position[positions]
+            position = position.unsqueeze(0) if positions.dim() == 1 else position
             if self.word.sequence_parallel:
                 position = position.chunk(self.context.tp.size, SEQUENCE_DIM)[self.context.tp.rank]
             x = x + position
@@ -115,6 +106,10 @@ class GPTModel(MegatronModule):
         context.check_equal("GPTModel config", config.to_dict())
         self.pre_process, self.post_process = pre_process, post_process
         indices = list(range(config.layers)) if layers is None else list(layers)
+        if len({*indices}) < len(indices) or not {*indices} <= {*range(config.layers)}:
+            raise ValueError(
+                f"GPTModel: layers must be different indices below {config.layers}, got {indices}"
+            )
         options: dict[str, Any] = {"context": context, "initialize": False, "device": device}
         if pre_process:
             self.embedding = Embedding(config, **options)
@@ -190,13 +185,31 @@ class GPTModel(MegatronModule):
                 "GPTModel: a cache needs whole sequences; build the model with "
                 "sequence_parallel=False (its parameters are the same)"
             )
-        if cache is not None and positions is not None:
-            raise ValueError("GPTModel: give a cache or positions, not both")
+        if cache is not None and (positions is not None or self.context.cp.size > 1):
+            raise ValueError(
+                "GPTModel: a cache needs a context of cp 1, and goes without positions"
+            )
+        tokens = self._tokens(x)
+        length = start + tokens * self.context.cp.size
+        if length > self.config.max_positions:
+            raise ValueError(
+                "GPTModel: the sequence may have at most max_positions "
+                f"{self.config.max_positions} tokens, got {length}"
+            )
+        documents = None
+        if positions is not None:
+            self._check_positions(x.shape[0], tokens, positions)
+            whole = positions
+            if self.context.cp.size > 1:
+                whole = whole_sequence(positions, self.context.cp, 1)
+            documents = (whole == 0).cumsum(-1)
+        elif self.context.cp.size > 1:
+            positions = places(length, self.context.cp, x.device)
+        else:
+            positions = torch.arange(start, length, device=x.device)
         if self.pre_process:
-            x = self.embedding(x, start, positions)
-        length = x.shape[1]
-        tables = self._rotary(x, start, positions)
-        documents = None if positions is None else (positions == 0).cumsum(-1)
+            x = self.embedding(x, positions)
+        tables = self._rotary(x.dtype, positions, length)
         for layer in self.layers.values():
             rotary = tables[layer.attention.window > 0]
             if self.config.recompute and self.training and cache is None:
@@ -208,8 +221,28 @@ class GPTModel(MegatronModule):
         if self.post_process:
             x = self.final_norm(self.top(x, tables[False], cache, documents))
         if cache is not None:
-            cache.length += length
+            cache.length += tokens
         return x
+
+    def _tokens(self, x: torch.Tensor) -> int:
+        """How many tokens of each sequence the tensor-parallel ranks hold together."""
+        cut = self.config.sequence_parallel and not self.pre_process
+        return x.shape[1] * (self.context.tp.size if cut else 1)
+
+    def _check_positions(self, rows: int, tokens: int, positions: torch.Tensor) -> None:
+        if positions.shape != (rows, tokens) or positions.dtype != torch.int64:
+            raise ValueError(
+                f"GPTModel: positions must be int64 {(rows, tokens)}, as the tokens, got "
+                f"{positions.dtype} "
+                f"{tuple(positions.shape)}"
+            )
+        if positions.numel() and can_read(positions):
+            low, high = int(positions.min()), int(positions.max())
+            if low < 0 or high >= self.config.max_positions:
+                raise ValueError(
+                    "GPTModel: positions must lie in [0, max_positions "
+                    f"{self.config.max_positions}), got {low} to {high}"
+                )
 
     def forward(
         self,
@@ -231,9 +264,16 @@ class GPTModel(MegatronModule):
         last_only: logits of the last token alone.
         reduction: "none", or "sum" for the sum of the token losses without ever holding the logits
             (which a `logit_softcap` needs).
+        With a context of cp above 1 each rank gives its own tokens (`cut_sequence`), their labels
+        and positions, and gets what belongs to them.
         Returns activations; on a post_process stage logits [batch, sequence, ceil(vocab_size / tp)]
         or, with int64 labels [batch, sequence], the loss of each token, [batch, sequence].
         """
+        if reduction not in ("none", "sum") or (reduction == "sum" and labels is None):
+            raise ValueError(
+                "GPTModel: reduction must be 'none', or 'sum' with labels, got "
+                f"{reduction!r} {'without' if labels is None else 'with'} labels"
+            )
         x = self.hidden_states(x, cache, positions)
         if not self.post_process:
             return x
@@ -274,19 +314,15 @@ class GPTModel(MegatronModule):
         )  # fmt: skip
 
     def _rotary(
-        self, x: torch.Tensor, start: int, positions: torch.Tensor | None
+        self, dtype: torch.dtype, positions: torch.Tensor, length: int
     ) -> dict[bool, torch.Tensor | None]:
         """The tables of the layers without (False) and with a window (True)."""
         config = self.config
         if config.position != "rotary":
             return {False: None, True: None}
-        split = config.sequence_parallel and self.context.tp.size > 1
-        length = start + x.shape[1] * (self.context.tp.size if split else 1)
-        if positions is None:
-            positions = torch.arange(start, length, device=x.device)
 
         def table(base: float, scaling: RotaryScaling | None) -> torch.Tensor:
-            return rotary_table(positions, config.rotary_dim, base, x.dtype, scaling, length)
+            return rotary_table(positions, config.rotary_dim, base, dtype, scaling, length)
 
         whole = table(config.rotary_base, config.rotary_scaling)
         local = config.rotary_base_windowed

@@ -187,6 +187,11 @@ def run_schedule(
     stage, elsewhere an empty list. Raises ValueError if the schedule does not fit, is not complete
     or would deadlock, naming the circle; CollectiveError if a neighbour fails.
     """
+    if not torch.is_grad_enabled():
+        raise RuntimeError(
+            "run_schedule: gradients are switched off; leave torch.no_grad, or call "
+            "evaluate_schedule for the losses alone"
+        )
     schedule = _checked(schedule, models, batches, context)
     for model in models:
         parameters = list(model.parameters())

@@ -223,9 +223,13 @@ def committed(root: str | os.PathLike[str]) -> list[Path]:
     Where a second save of a step was broken off between its two renames, the first is still there
     as `step_XXXXXXXX.old`.
     """
-    found = {p.stem: p for p in Path(root).glob("step_*") if p.suffix == ".old" and _whole(p)}
-    found |= {p.name: p for p in Path(root).glob("step_*") if not p.suffix and _whole(p)}
-    return [found[name] for name in sorted(found, reverse=True)]
+    found: dict[int, Path] = {}
+    for suffix in (".old", ""):
+        for path in Path(root).glob(f"step_*{suffix}"):
+            number = path.name.removeprefix("step_").removesuffix(suffix)
+            if number.isdecimal() and _whole(path):  # step_best is a copy that somebody keeps
+                found[int(number)] = path
+    return [found[step] for step in sorted(found, reverse=True)]
 
 
 def _whole(path: Path) -> bool:

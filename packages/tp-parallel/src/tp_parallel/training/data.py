@@ -7,13 +7,23 @@ seen, on any grid, with no position to save.
 from __future__ import annotations
 
 import os
+import socket
+import tempfile
+import threading
+import time
+import uuid
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
+from ..grid.context import ParallelContext
 from ..grid.rng import derive_seed
-from .tokens import Batch
+from .tokens import Batch, fingerprint
+
+_NPY_HEADER = 128  # bytes of a .npy file without a token
 
 
 class ByteTokenizer:
@@ -48,6 +58,10 @@ class FileTokenizer:
                 "FileTokenizer: needs the package tokenizers; pip install tokenizers, or use "
                 "'bytes'"
             ) from error
+        if not Path(path).is_file():
+            raise FileNotFoundError(
+                f"tokenizer must be 'bytes' or the path of a tokenizer.json, got {str(path)!r}"
+            )
         self._tokenizer = Tokenizer.from_file(os.fspath(path))
         self.vocab_size = self._tokenizer.get_vocab_size()
 
@@ -68,6 +82,36 @@ def make_tokenizer(name: str) -> ByteTokenizer | FileTokenizer:
     return ByteTokenizer() if name == "bytes" else FileTokenizer(name)
 
 
+def shared_tokens(
+    path: str | os.PathLike[str], tokenizer: ByteTokenizer | FileTokenizer, context: ParallelContext
+) -> np.ndarray:
+    """The tokens of a text file, mapped: encoded by one rank of each host into a file that all of
+    it map and that has no name any more when this returns. Synchronises all ranks.
+    """
+    if isinstance(tokenizer, ByteTokenizer) or context.world_size == 1:
+        return tokenizer.encode_file(path)
+    mine = (socket.gethostname(), os.path.join(tempfile.gettempdir(), f"{uuid.uuid4().hex}.npy"))
+    every: list[Any] = [None] * context.world_size
+    dist.all_gather_object(every, mine)
+    name = next(name for host, name in every if host == mine[0])  # of the host's first rank
+    encode = threading.Thread(target=lambda: np.save(name, tokenizer.encode_file(path)))
+    if name == mine[1]:
+        encode.start()
+    working = torch.ones(1, dtype=torch.int32, device=context.device)
+    while working:  # encoding may last longer than a collective may wait
+        working.fill_(encode.is_alive())
+        context.world.all_reduce(working, "max", label="text is encoded", kind="control")
+        time.sleep(0.1 * bool(working))
+    there = os.path.isfile(name)  # not on another host of the same name, or for a broken text
+    if there:
+        empty = os.path.getsize(name) <= _NPY_HEADER
+        tokens = np.load(name, mmap_mode=None if empty else "c")
+    context.world.barrier(label="tokens are mapped")
+    if there and name == mine[1]:
+        os.unlink(name)
+    return tokens if there else tokenizer.encode_file(path)
+
+
 class TextData:
     """A text cut into random windows.
 
@@ -77,17 +121,22 @@ class TextData:
         length: tokens of a window.
         seed: root of the choice of windows.
         held_out: share at the end of the text kept for evaluation.
+        context: of several processes that all make it; they share the tokens (`shared_tokens`).
 
     Raises ValueError if the text is shorter than a window in either part.
     """
 
     def __init__(
         self, path: str | os.PathLike[str], tokenizer, length: int, *, seed: int = 1234,
-        held_out: float = 0.05,
+        held_out: float = 0.05, context: ParallelContext | None = None,
     ) -> None:  # fmt: skip
         if not 0.0 <= held_out < 1.0:
             raise ValueError(f"TextData: held_out must be in [0, 1), got {held_out}")
-        tokens = torch.from_numpy(tokenizer.encode_file(path))
+        tokens = torch.from_numpy(
+            tokenizer.encode_file(path)
+            if context is None
+            else shared_tokens(path, tokenizer, context)
+        )
         cut = len(tokens) - int(len(tokens) * held_out)
         self.train, self.test = tokens[:cut], tokens[cut:]
         self.length, self.seed = length, seed
@@ -120,8 +169,10 @@ class TextData:
         return Batch(*(x.chunk(places)[place] for x in self.evaluation(index, rows)), None)
 
     def facts(self) -> dict[str, int]:
-        """What a checkpoint notes of it: nothing, a step has its own windows."""
-        return {}
+        """By what a checkpoint knows that it goes on with the same windows."""
+        return {"tokens": len(self.train) + len(self.test), "length": self.length,
+                "seed": self.seed, "held_out": len(self.test),
+                "content": fingerprint(self.train.numpy())}  # fmt: skip
 
 
 def _windows(

@@ -38,7 +38,7 @@ def generate(
     kept, so that a token is run once, until max_positions tokens are there; from then on each new
     token reads the last max_positions anew. Every tp rank returns the same. For a whole model (pp =
     1) without sequence parallelism, as `load_model` gives it; it is left in evaluation mode. Raises
-    ValueError for ids without a token, a negative temperature or a top_k below 1.
+    ValueError for ids without a token or a number that is out of range.
     """
     config, axis = model.config, model.context.tp
     if not (model.pre_process and model.post_process):
@@ -47,7 +47,9 @@ def generate(
         raise ValueError(
             f"generate: ids must be [batch, length] with a token at least, got {tuple(ids.shape)}"
         )
-    if temperature < 0 or (top_k is not None and top_k < 1):
+    if tokens < 0:
+        raise ValueError(f"generate: tokens must be at least 0, got {tokens}")
+    if not temperature >= 0 or (top_k is not None and top_k < 1):
         raise ValueError(
             "generate: temperature must be at least 0 and top_k at least 1 or None, got "
             f"{temperature} and {top_k}"

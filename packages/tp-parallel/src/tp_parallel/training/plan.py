@@ -121,6 +121,7 @@ def plan_run(
     tp: int,
     pp: int,
     dp: int,
+    cp: int = 1,
     schedule: Schedule,
     rows: int,
     length: int,
@@ -129,11 +130,11 @@ def plan_run(
 ) -> Plan:
     """What a training step of `config` on a (tp, pp, dp) grid would need.
 
-    schedule: for `pp` stages. rows, length: sequences and tokens of a micro-batch. zero: the
-    optimizer's state is shared out over dp. Raises ValueError for what does not fit together, as
-    the run would. Starts no process and takes no memory for tensors.
+    schedule: for `pp` stages. rows, length: sequences and tokens of a micro-batch on a rank.
+    zero: the optimizer's state is shared out over dp. Raises ValueError for what does not fit
+    together, as the run would. Starts no process and takes no memory for tensors.
     """
-    grid = {"tp": tp, "pp": pp, "dp": dp}
+    grid = {"tp": tp, "pp": pp, "dp": dp} | ({"cp": cp} if cp > 1 else {})
     held = _every_view(config, grid, schedule.chunks, model)
     flying = in_flight(schedule)
     share = 1.0 / schedule.chunks

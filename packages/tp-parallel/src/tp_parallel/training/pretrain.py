@@ -23,6 +23,7 @@ from ..data_parallel.gradients import GradientBuckets, finish_gradients
 from ..data_parallel.optimizer import AdamW, learning_rate
 from ..grid.context import ParallelContext
 from ..layers.config import GPTConfig
+from ..layers.context_parallel import cut_sequence
 from ..models.gpt import GPTModel
 from ..pipeline.run import evaluate_schedule, run_schedule
 from ..pipeline.schedules import make_schedule
@@ -84,8 +85,8 @@ def pretrain(
     own = context is None
     if context is None:
         context = ParallelContext(
-            settings.tp, settings.pp, settings.dp, order=settings.order, seed=settings.seed,
-            timeout=settings.timeout,
+            settings.tp, settings.pp, settings.dp, cp=settings.cp, order=settings.order,
+            seed=settings.seed, timeout=settings.timeout,
         )  # fmt: skip
     try:
         return _Trainer(settings, context, model_provider, callbacks).run()
@@ -107,7 +108,7 @@ class _Trainer:
         tokenizer = make_tokenizer(settings.tokenizer)
         self.config = settings.model(tokenizer.vocab_size)
         self.rows, self.micro = cut_batch(settings, context.dp.size, context.pp.size)
-        self.data = _data(settings, tokenizer)
+        self.data = _data(settings, tokenizer, context)
         self.models = (provider or self._build)(self.config, context, settings.chunks)
         self.origin: dict[str, Any] | None = None  # config.json of the model before
         self.aside: Path | None = None
@@ -177,9 +178,7 @@ class _Trainer:
 
     def _step(self, step: int) -> tuple[float, float, float]:
         settings, context = self.settings, self.context
-        batch = self._mine(
-            self.data.part(step, self.samples, settings.batch, context.dp.rank, context.dp.size)
-        )
+        batch = self._mine(self.data.part(step, self.samples, settings.batch, *self._place()))
         self.samples += settings.batch
         tokens = context.dp.all_reduce((batch.labels != -100).sum().to(torch.float64).reshape(1),
                                        label="tokens", kind="control")  # fmt: skip
@@ -191,7 +190,7 @@ class _Trainer:
             self.schedule, self.models, list(inputs),
             lambda model, x, n: _loss_sum(model, x, targets, positions, n)
             / tokens.to(torch.float32)[0],
-            context=context, shape=(self.micro, settings.seq), buckets=self.buckets,
+            context=context, shape=self._shape(), buckets=self.buckets,
             positions=positions,
         )  # fmt: skip
         finish_gradients(self.models, context, self.buckets)
@@ -209,9 +208,19 @@ class _Trainer:
                       f"{settings.skip_steps}: {error}", file=sys.stderr, flush=True)  # fmt: skip
         return self._mean(losses), norm, rate
 
+    def _place(self) -> tuple[int, int]:
+        """Which of how many shares of the batch this rank sees; ranks of a cp axis see the same."""
+        dp, cp = self.context.dp, self.context.cp
+        return dp.rank // cp.size, dp.size // cp.size
+
     def _mine(self, batch: Batch) -> Batch:
-        """This data rank's rows, on the device."""
-        return Batch(*(x if x is None else x.to(self.context.device) for x in batch))
+        """This rank's tokens of its share, on the device."""
+        device, cp = self.context.device, self.context.cp
+        return Batch(*(x if x is None else cut_sequence(x, cp).to(device) for x in batch))
+
+    def _shape(self) -> tuple[int, int]:
+        """Rows and tokens of a micro-batch on this rank."""
+        return self.micro, self.settings.seq // self.context.cp.size
 
     def _micro_batches(self, batch: Batch):
         """ids, labels and positions (or None), a list of micro-batches each."""
@@ -234,14 +243,13 @@ class _Trainer:
         losses = []
         valid = torch.zeros(1, dtype=torch.float64, device=context.device)
         for index in range(settings.eval_batches):
-            batch = self._mine(self.data.evaluation_part(
-                index, settings.batch, context.dp.rank, context.dp.size))  # fmt: skip
+            batch = self._mine(self.data.evaluation_part(index, settings.batch, *self._place()))
             valid += (batch.labels != -100).sum()
             inputs, targets, positions = self._micro_batches(batch)
             losses += evaluate_schedule(
                 self.schedule, self.models, inputs,
                 lambda model, x, n, t=targets, p=positions: _loss_sum(model, x, t, p, n),
-                context=context, shape=(self.micro, settings.seq), positions=positions,
+                context=context, shape=self._shape(), positions=positions,
             )  # fmt: skip
         context.dp.all_reduce(valid, label="tokens", kind="control")
         return self._mean(losses) / float(valid)
@@ -282,11 +290,13 @@ class _Trainer:
     def _check_data(self, saved: dict[str, int]) -> None:
         """Raises ValueError if the windows to go on with are not those of the checkpoint."""
         mine = self.data.facts()
-        other = [f"{name} {saved.get(name)} there, {value} here" for name, value in mine.items()
-                 if saved.get(name) != value]  # fmt: skip
+        other = [f"{name} {saved[name]} there, {value} here" for name, value in mine.items()
+                 if saved.get(name, value) != value]  # fmt: skip
+        if len(other) > 1:  # the content differs with any of the others
+            other = [text for text in other if not text.startswith("content")]
         if other and "data" not in self.settings.allow.split(","):
             raise ValueError(
-                f"pretrain: the checkpoint was at sample {self.samples} of other data: "
+                "pretrain: the checkpoint to resume from is of other data: "
                 f"{'; '.join(other)}; resume with the data of before, or allow it (--allow data)"
             )
 
@@ -299,14 +309,15 @@ class _Trainer:
         return bool(self.context.world.all_reduce(flag, "max", label="stop", kind="control"))
 
 
-def _data(settings: Settings, tokenizer: Any) -> TextData | TokenData:
+def _data(settings: Settings, tokenizer: Any, context: ParallelContext) -> TextData | TokenData:
     held_out = settings.held_out if settings.eval_every else 0.0
     if Path(settings.data).suffix in (".npy", ".bin", ".idx"):
         return TokenData(settings.data, settings.seq, seed=settings.seed, held_out=held_out,
                          end=settings.end_token, documents=settings.documents)  # fmt: skip
     if settings.documents:
         raise ValueError("pretrain: documents needs a token file (.npy, .bin/.idx) as data")
-    return TextData(settings.data, tokenizer, settings.seq, seed=settings.seed, held_out=held_out)
+    return TextData(settings.data, tokenizer, settings.seq, seed=settings.seed, held_out=held_out,
+                    context=context)  # fmt: skip
 
 
 def _loss_sum(
@@ -335,8 +346,8 @@ def dry_run(settings: Settings) -> Plan:
     rows, micro = cut_batch(settings, dp, pp)
     schedule = make_schedule(settings.schedule, pp, rows // micro, settings.chunks)
     config = settings.model(make_tokenizer(settings.tokenizer).vocab_size)
-    return plan_run(config, tp=tp, pp=pp, dp=dp, schedule=schedule, rows=micro,
-                    length=settings.seq, zero=settings.zero)  # fmt: skip
+    return plan_run(config, tp=tp, pp=pp, dp=dp, cp=settings.cp, schedule=schedule, rows=micro,
+                    length=settings.seq // settings.cp, zero=settings.zero)  # fmt: skip
 
 
 def _print_plan(settings: Settings) -> int:

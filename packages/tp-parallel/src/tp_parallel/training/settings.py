@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,7 @@ class Settings:
     tp: int = _option(1, "tensor-parallel size")
     pp: int = _option(1, "pipeline stages")
     dp: int | None = _option(None, "data-parallel size; default: the rest of the world", type=int)
+    cp: int = _option(1, "context-parallel size: so many of the data ranks share each sequence")
     order: str = _option("tp-dp-pp", "axes from fastest to slowest changing rank")
     schedule: str = _option("1f1b", "pipeline schedule", choices=tuple(SCHEDULES))
     chunks: int = _option(1, "model chunks a rank, for 'interleaved'")
@@ -114,16 +117,28 @@ class Settings:
 _AT_LEAST = {
     0: ("steps", "warmup", "eval_every", "skip_steps", "weight_decay", "lr"),
     1: ("layers", "hidden", "heads", "kv_heads", "ffn", "seq", "batch", "micro_batch", "tp", "pp",
-        "dp", "world", "chunks", "save_every", "keep", "eval_batches", "log_every"),
+        "dp", "cp", "world", "chunks", "save_every", "keep", "eval_batches", "log_every"),
 }  # fmt: skip
 
 
+# a setting that has an effect only with another one
+_NEEDS = {"recompute_keep": "recompute", "world": "dry_run", "device_gib": "dry_run"}
+# what --load and --architecture say themselves
+_SHAPE = ("layers", "hidden", "heads", "kv_heads", "ffn", "position", "norm", "activation", "untie")
+# files whose bytes are no text
+_CONTAINERS = (".npz", ".pt", ".pth", ".pkl", ".pickle", ".safetensors", ".parquet", ".arrow",
+               ".h5", ".gz", ".zip", ".bz2", ".xz", ".zst", ".tar")  # fmt: skip
+
+
 def check_settings(settings: Settings) -> None:
-    """Raises ValueError, naming the setting, for a value that no run can have."""
+    """Raises ValueError, naming the setting, for a value that no run can have or that would have
+    no effect in this one; TypeError for one of another kind.
+    """
+    _check_kinds(settings)
     for least, names in _AT_LEAST.items():
         for name in names:
             value = getattr(settings, name)
-            if value is not None and not value >= least:
+            if value is not None and not least <= value < math.inf:
                 raise ValueError(f"pretrain: {name} must be at least {least}, got {value}")
     for name in ("clip_grad", "timeout", "peak_tflops", "device_gib"):
         value = getattr(settings, name)
@@ -132,24 +147,84 @@ def check_settings(settings: Settings) -> None:
     for name in ("dropout", "held_out"):
         if not 0.0 <= getattr(settings, name) < 1.0:
             raise ValueError(f"pretrain: {name} must be in [0, 1), got {getattr(settings, name)}")
-    if settings.load and settings.architecture:
-        raise ValueError("pretrain: give load or architecture, not both")
+    if settings.eval_every and not settings.held_out:
+        raise ValueError(
+            "pretrain: eval_every needs a held_out above 0, got 0; set eval_every to 0 to learn "
+            "from the whole text"
+        )
     if not (settings.data or settings.dry_run):
         raise ValueError("pretrain: data must name a text or token file (--data)")
     known = {"data", *(f.name for f in fields(GPTConfig))}
     for name in filter(None, settings.allow.split(",")):
         if name not in known:
             raise ValueError(f"pretrain: allow must name fields of the model, got {name!r}")
+    _check_effects(settings)
+
+
+def _check_kinds(settings: Settings) -> None:
+    kinds = {"bool": (bool, "True or False"), "int": (Integral, "a whole number"),
+             "float": (Real, "a number"), "str": (str, "text")}  # fmt: skip
+    for option in fields(Settings):
+        value = getattr(settings, option.name)
+        kind, words = kinds[str(option.type).removesuffix(" | None")]
+        if value is None and str(option.type).endswith("None"):
+            continue
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise TypeError(f"pretrain: {option.name} must be {words}, got {value!r}")
+        choices = option.metadata.get("choices")
+        if choices and value not in choices:
+            raise ValueError(
+                f"pretrain: {option.name} must be one of {', '.join(choices)}, got {value!r}"
+            )
+
+
+def _check_effects(settings: Settings) -> None:
+    given = {f.name for f in fields(Settings) if getattr(settings, f.name) != f.default}
+    for name, other in _NEEDS.items():
+        if name in given and not getattr(settings, other):
+            raise ValueError(f"pretrain: {name} has no effect without {other}; give both or none")
+    if settings.chunks > 1 and settings.schedule != "interleaved":
+        raise ValueError(
+            f"pretrain: only 'interleaved' takes chunks, got {settings.schedule!r}, "
+            f"{settings.chunks}"
+        )
+    if settings.load and settings.architecture:
+        raise ValueError("pretrain: give load or architecture, not both")
+    if settings.load or settings.architecture:
+        source = "load" if settings.load else "architecture"
+        more = ("init",) if settings.load else ()
+        for name in given.intersection((*_SHAPE, *more)):
+            raise ValueError(
+                f"pretrain: {name} comes from what {source} names; leave {name} out, got "
+                f"{getattr(settings, name)!r}"
+            )
+    suffix = Path(settings.data).suffix.lower()
+    if settings.end_token is not None and suffix != ".npy":
+        raise ValueError(
+            f"pretrain: end_token needs a .npy as data, got {settings.data!r}; .bin/.idx know "
+            "where their documents end"
+        )
+    if suffix in _CONTAINERS:
+        raise ValueError(
+            f"pretrain: data must be a text file or tokens (.npy, .bin/.idx), got {settings.data!r}"
+        )
 
 
 def cut_batch(settings: Settings, dp: int, pp: int) -> tuple[int, int]:
     """(rows of this data rank, rows of a micro-batch)."""
-    if settings.batch % dp:
+    cp = settings.cp
+    if dp % cp or settings.seq % (2 * cp if cp > 1 else 1):
         raise ValueError(
-            f"pretrain: --batch must be a multiple of the data-parallel size {dp}, got "
+            f"pretrain: --cp must divide the data-parallel size {dp}, and --seq must be a multiple "
+            f"of 2 cp, got cp {cp} and seq {settings.seq}"
+        )
+    copies = dp // cp  # data ranks that see other sequences
+    if settings.batch % copies:
+        raise ValueError(
+            f"pretrain: --batch must be a multiple of the data-parallel size {copies}, got "
             f"{settings.batch}"
         )
-    rows = settings.batch // dp
+    rows = settings.batch // copies
     micro = settings.micro_batch
     if micro is None:
         wanted = 2 * pp if pp > 1 else 1
