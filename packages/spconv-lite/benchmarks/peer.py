@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 import spconv.pytorch as spconv
+import street
 from spconv.core import ConvAlgo
 from spconv.pytorch import functional as spconv_functional
 from spconv.pytorch import ops as spconv_ops
-
-from spconv_lite import street
 
 SHAPE = [41, 1440, 1440]
 NAME = "spconv 2.3.8 CPU"

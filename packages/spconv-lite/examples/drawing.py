@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 from matplotlib import colors, figure
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from spconv_lite import street
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import street
 
 PALETTE = ["#6f7885", "#c98f5a", "#3f8efc", "#4caf6d", "#f2c14e", "#e4572e"]
 INK, PAPER = "#e8edf2", "#0f141a"

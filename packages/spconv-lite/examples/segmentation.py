@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 
 import spconv_lite as sp
-from spconv_lite import street
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import street
 
 VOXEL = (0.2, 0.2, 0.2)
 RANGE = (-40.0, -40.0, -2.4, 40.0, 40.0, 8.0)
@@ -154,7 +156,7 @@ def main() -> None:
     print(f"\nloss {losses[0]:.2f} to {losses[-1]:.2f}; an unseen street, intersection over union:")
     for name, value in zip(street.LABELS, intersection_over_union(got, unseen.labels), strict=True):
         print(f"  {name:10} {value:.2f}")
-    from drawing import draw_segmentation  # the folder of this script; needs matplotlib
+    from drawing import draw_segmentation  # needs matplotlib
 
     draw_segmentation(options.output, unseen.scan, point_labels(got, unseen))
     print(f"written to {options.output}")

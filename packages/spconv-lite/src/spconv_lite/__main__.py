@@ -57,7 +57,7 @@ def voxelize(options: argparse.Namespace) -> dict[str, object]:
 
 
 def bench(options: argparse.Namespace) -> dict[str, object]:
-    """Times one 3x3x3 layer on a ray-cast street."""
+    """Times one 3x3x3 layer on voxels of a street."""
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     facts = timing.measure(options.sites, options.channels, options.repeats)
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         "--range", type=float, nargs=6, default=[-50.0, -50.0, -4.0, 50.0, 50.0, 4.0],
         metavar=("X0", "Y0", "Z0", "X1", "Y1", "Z1"), help="default -50 -50 -4 50 50 4",
     )  # fmt: skip
-    time = commands.add_parser("bench", help="rulebooks and convolutions on a ray-cast street")
+    time = commands.add_parser("bench", help="rulebooks and convolutions on voxels of a street")
     for name, default, meaning in (
         ("sites", 120_000, "voxels"),
         ("channels", 32, "input and output channels"),

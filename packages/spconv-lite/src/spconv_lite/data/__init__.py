@@ -1,4 +1,4 @@
-"""Points from files or from a ray-cast street, as voxels; and how fast this build is on them."""
+"""Points from files as voxels; and how fast this build is on them."""
 
 from .voxels import (
     Point2VoxelCPU,

@@ -1,4 +1,4 @@
-"""How fast this build is on this machine: rulebooks and convolutions on a ray-cast street."""
+"""How fast this build is on this machine: rulebooks and convolutions on a street."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import torch
 from ..kernels import ops
 from ..layers import SparseConvTensor, SubMConv3d
 from . import street
-
-SHAPE = [41, 1440, 1440]  # z, y, x of street.voxel_sites
 
 
 def median_ms(call: Callable[[], object], repeats: int) -> float:
@@ -32,7 +30,7 @@ def measure(sites: int, channels: int, repeats: int) -> dict[str, float]:
     indices = torch.from_numpy(street.voxel_sites(sites))
     layer = SubMConv3d(channels, channels, 3, bias=False, indice_key="a")
     features = torch.randn(sites, channels, requires_grad=True)
-    x = SparseConvTensor(features, indices, SHAPE, 1)
+    x = SparseConvTensor(features, indices, street.SHAPE, 1)
     x.indice_dict = layer(x).indice_dict
     pairs = len(x.indice_dict["a"].rulebook.pair_out)
     ones, threes = [1] * 3, [3] * 3
@@ -45,10 +43,10 @@ def measure(sites: int, channels: int, repeats: int) -> dict[str, float]:
         layer(x).features.sum().backward()
 
     def subm() -> None:
-        ops.subm_rulebook(indices, 1, SHAPE, threes, ones)
+        ops.subm_rulebook(indices, 1, street.SHAPE, threes, ones)
 
     def strided() -> None:
-        ops.rulebook(indices, 1, SHAPE, threes, [2] * 3, ones, ones, [0] * 3, False)
+        ops.rulebook(indices, 1, street.SHAPE, threes, [2] * 3, ones, ones, [0] * 3, False)
 
     forward_ms = median_ms(forward, repeats)
     return {
