@@ -1,6 +1,8 @@
 """Messages are planned so that no order of events deadlocks, and the check agrees with reality."""
 
+import json
 import random
+import time
 from dataclasses import replace
 
 import pytest
@@ -98,11 +100,13 @@ def play(schedules):
             names = {t: n for n, t in enumerate(sorted({
                 t for r in range(schedule.stages) for g in groups_of(schedule, r)
                 for t in g.transfers}))}  # fmt: skip
+            waits = [f"{number} waits {r}" for r in range(schedule.stages)]
             for group in groups_of(schedule, rank):
-                for transfer in group.transfers:  # both ends say that they are there, then wait
-                    store.add(f"{number} {names[transfer]}", 1)
                 keys = [f"{number} {names[t]}" for t in group.transfers]
-                if not both_there(store, keys):
+                for key in keys:  # both ends say that they are there, then wait
+                    store.add(key, 1)
+                store.set(waits[rank], json.dumps(keys))
+                if not both_there(store, keys, waits):
                     done = False
                     break
                 works = []
@@ -116,22 +120,26 @@ def play(schedules):
                                                 tag=names[transfer]))  # fmt: skip
                 for work in works:
                     work.wait()
+            if done:
+                store.set(waits[rank], "null")
         every = [None] * dist.get_world_size()
         dist.all_gather_object(every, done)
         ended.append(all(every))
     return ended
 
 
-def both_there(store, keys, patience=0.6):
-    import time
-
-    until = time.monotonic() + patience
-    while True:
-        if all(store.add(key, 0) == 2 for key in keys):
-            return True
-        if time.monotonic() > until:
-            return False
+def both_there(store, keys, waits):
+    """Whether both ends of all `keys` came; False once no rank can move any more, however slow the
+    machine: each has ended or waits for a message whose other end is not there.
+    """
+    while not all(store.add(key, 0) == 2 for key in keys):
+        if store.check(waits):
+            groups = [json.loads(store.get(name)) for name in waits]
+            stuck = (g is None or any(store.add(key, 0) < 2 for key in g) for g in groups)
+            if all(stuck):
+                return False
         time.sleep(0.002)
+    return True
 
 
 def verdict(schedule):

@@ -146,7 +146,7 @@ def refusals():
         lambda: ParallelContext(dp=2, cp=3, device="cpu"),
         lambda: cut_sequence(torch.zeros(1, 6), context.cp),
         lambda: model(ids),
-        lambda: model(ids.expand(-1, 10)),
+        lambda: model(ids.repeat(1, 2)),
         lambda: model(ids[:, :4], cache=KeyValueCache(8)),
         lambda: CodeGeeXModel(config, context=context),
     ):
