@@ -17,7 +17,7 @@ import spconv_lite as sp
 
 SITES = (50, 200, 1_000, 5_000, 20_000, 120_000)
 CHANNELS = (16, 32, 64, 128, 256, 512)
-MOST_WORK = 3e8  # sites x channels^2: beyond it bench_conv.py has what matters, and minutes pass
+MOST_WORK = 3e8  # sites x channels^2: beyond it bench_grid_largest.py goes on, for minutes
 
 
 def dense_block(count: int) -> torch.Tensor:
@@ -26,6 +26,10 @@ def dense_block(count: int) -> torch.Tensor:
     cells = np.sort(np.random.default_rng(0).choice(side**3, count, replace=False))
     rows = np.stack([np.zeros_like(cells), *np.unravel_index(cells, [side] * 3)], 1)
     return torch.from_numpy(rows.astype(np.int32))
+
+
+def cloud(sites: int) -> torch.Tensor:
+    return dense_block(sites) if sites <= 5_000 else peer.lidar(sites)
 
 
 def row_major(indices: torch.Tensor) -> torch.Tensor:
@@ -79,17 +83,23 @@ def repeats_for(sites: int, channels: int) -> int:
     return 9 if sites * channels**2 < 2e7 else 5
 
 
+def compare_subm(
+    bench: Bench, name: str, indices: torch.Tensor, channels: int, repeats: int
+) -> None:
+    ours, theirs = (subm_calls(lib, indices, channels) for lib in (sp, peer.spconv))
+    bench.compare(f"SubM forward, {name}", ours[0], theirs[0], repeats=repeats)
+    bench.compare(f"SubM forward + backward, {name}", ours[1], theirs[1], repeats=repeats)
+
+
 def against_peer(bench: Bench, threads: int) -> None:
     for sites in SITES:
-        indices = dense_block(sites) if sites <= 5_000 else peer.lidar(sites)
+        indices = cloud(sites)
         for channels in CHANNELS:
             if sites * channels**2 > MOST_WORK:
                 continue
             repeats = repeats_for(sites, channels)
-            ours, theirs = (subm_calls(lib, indices, channels) for lib in (sp, peer.spconv))
             name = f"{sites} sites, C{channels}, {threads} threads"
-            bench.compare(f"SubM forward, {name}", ours[0], theirs[0], repeats=repeats)
-            bench.compare(f"SubM forward + backward, {name}", ours[1], theirs[1], repeats=repeats)
+            compare_subm(bench, name, indices, channels, repeats)
             if channels in (16, 64):
                 ours, theirs = (other_calls(lib, indices, channels) for lib in (sp, peer.spconv))
                 for what, call in ours.items():
