@@ -1,11 +1,11 @@
-"""A run on four gloo ranks (tp 2, pp 2) that is shot at for minutes; its curve must be the undisturbed one's.
+"""A run on four gloo ranks (tp 2, pp 2) that is shot at for minutes: its curve is the whole one's.
 
     python packages/tp-parallel/benchmarks/soak.py --minutes 20 --json FILE
 
-At random times, half of them while a checkpoint is being written, a random rank gets SIGKILL or SIGSTOP or the launcher
-SIGTERM. torchrun restarts the ranks; a launcher that has ended is started again. When the time is up the run goes on
-undisturbed for as many steps as a part of it, and is then repeated without any signal. Losses in float64 must be equal
-to the last bit; the exit status says so.
+At random times, half of them while a checkpoint is being written, a random rank gets SIGKILL or
+SIGSTOP or the launcher SIGTERM. torchrun restarts the ranks; a launcher that has ended is started
+again. When the time is up the run goes on undisturbed for some steps, and another one runs as far
+without any signal. Losses in float64 must be equal to the last bit; the exit status says so.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ from pathlib import Path
 RANKS, TIMEOUT = 4, 15.0
 KINDS = ("KILL", "STOP", "TERM")
 SHAPE = ["--layers", "2", "--hidden", "16", "--heads", "2", "--seq", "16", "--batch", "8",
-         "--warmup", "2", "--eval-every", "0", "--log-every", "100000", "--dtype", "float64"]  # fmt: skip
+         "--warmup", "2", "--eval-every", "0", "--log-every", "100000", "--steps",
+         "1000000", "--dtype", "float64"]  # fmt: skip
 
 
-def command(folder: Path, run: str, steps: int) -> list[str]:
+def command(folder: Path, run: str) -> list[str]:
     launcher = ["--standalone", "--nproc-per-node", str(RANKS), "--max-restarts", "100000"]
     return [sys.executable, "-m", "torch.distributed.run", *launcher, "-m",
             "tp_parallel.pretrain", "--data", str(folder / "text.txt"), *SHAPE, "--tp", "2",
-            "--pp", "2", "--steps", str(steps), "--save", str(folder / run), "--save-every", "3",
+            "--pp", "2", "--save", str(folder / run), "--save-every", "3",
             "--keep", "3", "--timeout", str(TIMEOUT), "--metrics",
             str(folder / f"{run}.jsonl")]  # fmt: skip
 
 
-def start(folder: Path, run: str, steps: int) -> subprocess.Popen:
+def start(folder: Path, run: str) -> subprocess.Popen:
     log = (folder / f"{run}.log").open("ab")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command(folder, run, steps), stdout=log, stderr=log, env=environment)
+    return subprocess.Popen(command(folder, run), stdout=log, stderr=log, env=environment)
 
 
 def ranks_of(launcher: subprocess.Popen) -> list[int]:
@@ -70,12 +71,12 @@ def losses(folder: Path, run: str) -> dict[int, float]:
 def shoot(folder: Path, minutes: float, draw: random.Random) -> tuple[Counter, subprocess.Popen]:
     """Signals for so long; how many of each kind came, and how many of them in a save."""
     shots: Counter = Counter()
-    launcher, end = start(folder, "shot", 10**9), time.monotonic() + 60 * minutes
+    launcher, end = start(folder, "shot"), time.monotonic() + 60 * minutes
     seen = -1
     while time.monotonic() < end:
         if launcher.poll() is not None:
             shots["starts again"] += 1
-            launcher = start(folder, "shot", 10**9)
+            launcher = start(folder, "shot")
         now = max(losses(folder, "shot"), default=-1)
         if now == seen:  # it must come on between two shots, or it would be a test of start-up
             time.sleep(0.5)
@@ -101,11 +102,14 @@ def shoot(folder: Path, minutes: float, draw: random.Random) -> tuple[Counter, s
 
 
 def finish(folder: Path, run: str, steps: int) -> None:
-    """Lets `run` go on undisturbed to `steps`."""
-    for _ in range(3):  # the ports and stopped processes of before may still be there
-        if start(folder, run, steps).wait() == 0:
-            return
-    raise SystemExit(f"soak: {run} does not end; see {folder / run}.log")
+    """Lets `run` go on undisturbed until it has made `steps`, then ends it by SIGTERM."""
+    launcher = start(folder, run)
+    while max(losses(folder, run), default=0) < steps:
+        if launcher.poll() is not None:
+            raise SystemExit(f"soak: {run} has ended; see {folder / run}.log")
+        time.sleep(0.5)
+    launcher.send_signal(signal.SIGTERM)
+    launcher.wait()
 
 
 def main() -> int:
