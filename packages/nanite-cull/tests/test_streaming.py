@@ -195,14 +195,14 @@ def check_traces(asset, path, count, seed, random_camera):
         options.frustum = False
         threshold = float(random.choice([0, 0.3, 1, 5, 50]))
         view = random_camera(random)._core(320, 240, threshold)
-        core.cull(scene._core, view, options, False, streamer)
+        core.cull(scene._core, view, options, False, streamer, view)
         visible = core.visible()[:, 1]
         assert there["pages"][page_of[visible]].all()
         fewest, most = reference.selected_on_paths(asset, visible)
         assert fewest.min() == most.max() == 1
         assert there["groups"][group[visible]].all()
         view = INSIDE._core(64, 48, threshold)
-        core.cull(scene._core, view, _C.CullOptions(), True, streamer)
+        core.cull(scene._core, view, _C.CullOptions(), True, streamer, view)
         core.raster(view, _C.RasterOptions())
         assert (core.depth > 0).all()
     assert partial > count / 3

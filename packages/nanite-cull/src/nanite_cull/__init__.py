@@ -11,7 +11,7 @@ from nanite_cull import meshes
 from nanite_cull.asset import Asset, Material, build, open
 from nanite_cull.camera import Camera
 from nanite_cull.mesh_io import load
-from nanite_cull.render import Frame, Renderer
+from nanite_cull.render import CutMesh, Frame, Renderer
 from nanite_cull.scene import Scene, load_scene
 
 __version__ = version("nanite-cull")
@@ -19,6 +19,7 @@ __version__ = version("nanite-cull")
 __all__ = [
     "Asset",
     "Camera",
+    "CutMesh",
     "Frame",
     "Material",
     "Renderer",

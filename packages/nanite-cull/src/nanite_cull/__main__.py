@@ -47,6 +47,7 @@ EXAMPLES = {
     "  nanite-cull orbit dragon.ncl -o clusters.gif --kind cluster --frames 24",
     "fly": "nanite-cull fly city.ncl -o flight.mp4 --budget 256\n"
     "  nanite-cull fly planet:8 -o frames --kind cluster --path path.json",
+    "view": "nanite-cull view city.ncl\n  nanite-cull view dragon.glb --port 8000",
     "bench": "nanite-cull bench heightfield:1000 --size 1920x1080",
 }
 
@@ -196,6 +197,21 @@ def _fly(args: argparse.Namespace) -> int:
     return 0
 
 
+def _view(args: argparse.Namespace) -> int:
+    from nanite_cull.viewer import Viewer
+
+    kind, _, size = args.mesh.partition(":")
+    procedural = kind in PROCEDURAL and size.isdigit()
+    built = procedural or Path(args.mesh).suffix.lower() == ".ncl"
+    scene = nc.Scene(_streamed(args)) if built else nc.Scene.from_file(args.mesh)
+    with Viewer(scene, Path(args.mesh).name, port=args.port, threads=args.threads) as viewer:
+        _print(args, {"address": viewer.address})
+        if not args.json:
+            print("for a browser on this machine; Ctrl-C ends it", flush=True)
+        viewer.serve_forever()
+    return 0
+
+
 def _bench(args: argparse.Namespace) -> int:
     start = time.perf_counter(), time.process_time()
     asset = _asset(args)
@@ -333,6 +349,8 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--live", action="store_true", help="do not wait for pages: pictures as a viewer has them"
     )
+    p = command("view", _view, "look at the mesh in a browser on this machine", "mesh")
+    p.add_argument("--port", type=int, default=0, metavar="N", help="default: a free one")
     p = command("bench", _bench, "time the build and frames", "mesh", "view")
     p.add_argument("--frames", type=_positive, default=10, metavar="N", help="timed (default 10)")
     return parser

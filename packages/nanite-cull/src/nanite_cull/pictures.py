@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -38,7 +38,7 @@ class Frame(Protocol):
     normal: np.ndarray
     overdraw: np.ndarray
 
-    def _shade(self, kind: str) -> np.ndarray: ...
+    def _shade(self, kind: str, light: np.ndarray) -> np.ndarray: ...
 
 
 def ramp(values: np.ndarray, stops: np.ndarray = RAMP) -> np.ndarray:
@@ -57,8 +57,12 @@ def background(height: int) -> np.ndarray:
     )
 
 
-def picture(frame: Frame, kind: str) -> np.ndarray:
-    """(height, width, 3) uint8 picture of a frame. Raises ValueError for an unknown kind."""
+def picture(frame: Frame, kind: str, light: Any = LIGHT) -> np.ndarray:
+    """(height, width, 3) uint8 picture of a frame. light: (3,), towards the lamp. Raises ValueError
+    for an unknown kind, and for a light without direction."""
+    towards = np.asarray(light, float)
+    if towards.shape != (3,) or not 0 < np.linalg.norm(towards) < np.inf:
+        raise ValueError(f"picture: light must be a direction (x, y, z), got {light}")
     if kind not in KINDS:
         raise ValueError(f"picture: kind must be one of {', '.join(KINDS)}, got {kind!r}")
     if kind == "normal":
@@ -73,7 +77,7 @@ def picture(frame: Frame, kind: str) -> np.ndarray:
         )
         color = ramp(0.08 + 0.92 * (frame.depth - far) / max(near - far, 1e-30))
     else:
-        return frame._shade(kind)
+        return frame._shade(kind, towards / np.linalg.norm(towards))
     color = np.where(frame.coverage[..., None], color, background(frame.height)[:, None])
     return (np.clip(color, 0, 1) ** (1 / 1.1) * 255 + 0.5).astype(np.uint8)
 

@@ -1,5 +1,7 @@
 """The definitions in plain numpy, slow and obvious: what the core must equal, bit for bit."""
 
+from typing import Any
+
 import numpy as np
 
 from nanite_cull.asset import NONE, Asset
@@ -181,7 +183,7 @@ def stable_color(ids: np.ndarray) -> np.ndarray:
     return 0.25 + 0.75 * np.stack(channels, -1)
 
 
-def _light(frame: Frame) -> np.ndarray:
+def _light(frame: Frame, light: Any) -> np.ndarray:
     """(height, width, 1): a lamp, the sky and a rim; both sides of a surface are lit."""
     normal, camera = frame.normal, frame.camera
     rotation = camera.view[:3, :3].astype(np.float32)
@@ -193,7 +195,7 @@ def _light(frame: Frame) -> np.ndarray:
         ray = np.stack([-x, -y, np.ones_like(x)], -1) / np.sqrt(x * x + y * y + 1)[..., None]
         towards = np.einsum("hwc,hwc->hw", normal, ray @ (rotation / np.float32(camera.scale)))
     normal = np.where(towards[..., None] < 0, -normal, normal)
-    lamp = np.maximum(normal @ LIGHT.astype(np.float32), 0)
+    lamp = np.maximum(normal @ (light / np.linalg.norm(light)).astype(np.float32), 0)
     sky = 0.5 + 0.5 * normal[..., 1]
     rim = (1 - np.abs(towards)) ** 3
     return (0.72 * lamp + 0.26 * sky + 0.10 * rim)[..., None]
@@ -245,8 +247,8 @@ def _base(frame: Frame, kind: str) -> np.ndarray:
     return np.full((frame.height, frame.width, 3), (0.80, 0.76, 0.70), np.float32)
 
 
-def picture(frame: Frame, kind: str) -> np.ndarray:
+def picture(frame: Frame, kind: str, light: Any = LIGHT) -> np.ndarray:
     """(height, width, 3) uint8: a lit picture; the core's differs by one step of 255 at most."""
-    color = _base(frame, kind) * np.clip(_light(frame) * _relief(frame), 0, 1.2)
+    color = _base(frame, kind) * np.clip(_light(frame, light) * _relief(frame), 0, 1.2)
     color = np.where(frame.coverage[..., None], color, background(frame.height)[:, None])
     return (np.clip(color, 0, 1) ** (1 / 1.1) * 255 + 0.5).astype(np.uint8)

@@ -217,24 +217,25 @@ class Frame:
         lens.pixel = 2 / (camera._window(self.width, self.height)[1] * self.height * camera.scale)
         return lens
 
-    def _shade(self, kind: str) -> np.ndarray:
+    def _shade(self, kind: str, light: np.ndarray) -> np.ndarray:
         """(height, width, 3) uint8: the lit picture of a kind, `reference.picture`."""
         base = kind if kind != "shaded" else "color" if self.has_colors else "plain"
         out = np.empty((self.height, self.width, 3), np.uint8)
         self._core.shade(
-            self._view, self._lens(), getattr(_C.Base, base), pictures.LIGHT.astype(np.float32),
+            self._view, self._lens(), getattr(_C.Base, base), light.astype(np.float32),
             pictures.RELIEF, pictures.LEVEL_RAMP, self.top_level,
             pictures.background(self.height), out, self._threads,
         )  # fmt: skip
         return out
 
-    def picture(self, kind: str = "shaded") -> np.ndarray:
-        """(height, width, 3) uint8. kind: one of nanite_cull.pictures.KINDS."""
-        return pictures.picture(cast(pictures.Frame, self), kind)
+    def picture(self, kind: str = "shaded", *, light: Any = pictures.LIGHT) -> np.ndarray:
+        """(height, width, 3) uint8. kind: one of nanite_cull.pictures.KINDS. light: (3,), world,
+        towards the lamp. Raises ValueError for another kind, and for a light without direction."""
+        return pictures.picture(cast(pictures.Frame, self), kind, light)
 
-    def save(self, path: str | Path, kind: str = "shaded") -> Path:
+    def save(self, path: str | Path, kind: str = "shaded", *, light: Any = pictures.LIGHT) -> Path:
         """Writes a picture (PNG or what the suffix says), aside and then renamed."""
-        return pictures.save(self.picture(kind), path)
+        return pictures.save(self.picture(kind, light=light), path)
 
 
 class Renderer:
