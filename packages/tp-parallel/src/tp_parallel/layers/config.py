@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import torch
 
 from .activation import ACTIVATIONS
+from .kinds import check_kinds
 from .rotary import RotaryScaling
 
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -140,24 +141,19 @@ class GPTConfig:
             object.__setattr__(self, "rotary_scaling", RotaryScaling(**self.rotary_scaling))
 
     def _check_kinds(self) -> None:
-        """Raises TypeError for a value of another kind than its field's; numbers like NumPy's
-        become Python's.
+        """Raises TypeError for a value of another kind than its field's; whole numbers like NumPy's
+        become Python's, which JSON can keep.
         """
+        check_kinds("GPTConfig", self)
         for each in fields(self):
-            value, kind = getattr(self, each.name), each.type
-            if (value is None and "None" in kind) or kind.startswith("str"):
-                continue  # names are compared with those there are
-            if kind.startswith("tuple"):
-                whole = tuple(_whole(each.name, window) for window in value)
-                object.__setattr__(self, each.name, whole)
-            elif kind.startswith("int"):
-                object.__setattr__(self, each.name, _whole(each.name, value))
-            elif kind.startswith("bool") and not isinstance(value, bool):
-                raise TypeError(f"GPTConfig: {each.name} must be True or False, got {value!r}")
-            elif kind.startswith("float") and (
-                isinstance(value, bool) or not isinstance(value, Real)
-            ):
-                raise TypeError(f"GPTConfig: {each.name} must be a number, got {value!r}")
+            value = getattr(self, each.name)
+            if isinstance(value, Integral) and not isinstance(value, bool):
+                object.__setattr__(self, each.name, int(value))
+        if self.windows is not None:
+            odd = [w for w in self.windows if isinstance(w, bool) or not isinstance(w, Integral)]
+            if odd:
+                raise TypeError(f"GPTConfig: windows must be whole numbers, got {self.windows}")
+            object.__setattr__(self, "windows", tuple(map(int, self.windows)))
         if not isinstance(self.rotary_scaling, RotaryScaling | None):
             raise TypeError(
                 "GPTConfig: rotary_scaling must be a RotaryScaling or None, got "
@@ -236,12 +232,6 @@ class GPTConfig:
         if self.windows is not None:
             fields["windows"] = list(self.windows)
         return fields
-
-
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"GPTConfig: {name} must be a whole number, got {value!r}")
-    return int(value)
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

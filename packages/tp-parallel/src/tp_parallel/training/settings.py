@@ -6,13 +6,13 @@ import argparse
 import json
 import math
 from dataclasses import dataclass, field, fields
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 from ..grid.context import DEFAULT_TIMEOUT
 from ..layers.activation import ACTIVATIONS
 from ..layers.config import GPTConfig
+from ..layers.kinds import check_kinds
 from ..models.huggingface import config_from_huggingface
 from ..pipeline.schedules import SCHEDULES
 from .checkpoint import latest, read_manifest
@@ -134,7 +134,8 @@ def check_settings(settings: Settings) -> None:
     """Raises ValueError, naming the setting, for a value that no run can have or that would have
     no effect in this one; TypeError for one of another kind.
     """
-    _check_kinds(settings)
+    check_kinds("pretrain", settings)
+    _check_choices(settings)
     for least, names in _AT_LEAST.items():
         for name in names:
             value = getattr(settings, name)
@@ -161,18 +162,10 @@ def check_settings(settings: Settings) -> None:
     _check_effects(settings)
 
 
-def _check_kinds(settings: Settings) -> None:
-    kinds = {"bool": (bool, "True or False"), "int": (Integral, "a whole number"),
-             "float": (Real, "a number"), "str": (str, "text")}  # fmt: skip
+def _check_choices(settings: Settings) -> None:
     for option in fields(Settings):
-        value = getattr(settings, option.name)
-        kind, words = kinds[str(option.type).removesuffix(" | None")]
-        if value is None and str(option.type).endswith("None"):
-            continue
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise TypeError(f"pretrain: {option.name} must be {words}, got {value!r}")
-        choices = option.metadata.get("choices")
-        if choices and value not in choices:
+        value, choices = getattr(settings, option.name), option.metadata.get("choices")
+        if choices and value is not None and value not in choices:
             raise ValueError(
                 f"pretrain: {option.name} must be one of {', '.join(choices)}, got {value!r}"
             )
