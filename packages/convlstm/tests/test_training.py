@@ -75,7 +75,7 @@ def test_a_half_written_checkpoint_is_refused_and_never_takes_the_place_of_a_who
     t.save()
     file = tmp_path / train.CHECKPOINT
     whole = file.read_bytes()
-    assert [p.name for p in tmp_path.iterdir()] == [train.CHECKPOINT]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", train.CHECKPOINT]
     file.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="no checkpoint, or damaged"):
         train.load_checkpoint(tmp_path)
