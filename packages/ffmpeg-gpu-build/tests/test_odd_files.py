@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from ffmpeg_gpu_build import DamageWarning, FfmpegError, Video, read_frames
+from ffmpeg_gpu_build import DamageWarning, FfmpegError, Video, probe, read_frames, transcode
 from ffmpeg_gpu_build.ffmpeg import Ffmpeg
 from ffmpeg_gpu_build.media.damage import complaints, unfinished
 
@@ -15,7 +15,7 @@ X264 = ["-c:v", "libx264", "-preset", "veryfast", "-g", "12"]
 SOURCES = {
     "slow.mp4": ["testsrc2=s=160x96:r=1/2:d=40", *X264],
     "slow.gif": ["testsrc2=s=160x96:r=1/2:d=12"],
-    "twice.mkv": ["testsrc2=s=160x96:d=2,setpts=floor(N/2)*2/25/TB", "-vsync", "0", "-c:v", "ffv1"],
+    "twice.mkv": ["testsrc2=s=160x96:d=3,setpts=floor(N/2)*2/25/TB", "-vsync", "0", "-c:v", "ffv1"],
     "a.h264": ["testsrc2=s=160x96:d=3", *X264, "-bf", "2"],
     "a.m2v": ["testsrc2=s=160x96:d=3", "-c:v", "mpeg2video", "-bf", "2"],
     "a.h263": ["testsrc2=s=176x144:d=3", "-c:v", "h263"],
@@ -159,3 +159,41 @@ def test_a_dv_file_that_ends_within_a_frame(make, tmp_path):
 )
 def test_what_says_nothing_of_the_picture_is_no_complaint(line):
     assert complaints(line) == []
+
+
+@pytest.mark.parametrize(("codec", "name"), [("libvpx", "vp8"), ("libvpx-vp9", "vp9")])
+def test_the_transparency_of_a_webm_is_read_or_noted(ffmpeg, tmp_path, codec, name):
+    clip = tmp_path / "a.webm"
+    film = "color=red:s=64x48:d=0.4,format=yuva420p,geq=lum='lum(X,Y)':a='if(gt(X,32),255,0)'"
+    if not {codec} <= ffmpeg.encoders & ffmpeg.decoders:
+        pytest.skip(f"this ffmpeg has no {codec}")
+    done = ffmpeg.run(
+        "-f", "lavfi", "-i", film, "-c:v", codec, "-auto-alt-ref", "0", "-pix_fmt", "yuva420p",
+        str(clip),
+    )  # fmt: skip
+    assert done.ok, done.err
+    frame = next(read_frames(clip, pixels="rgba"))
+    assert (frame[:, :30, 3].max(), frame[:, 36:, 3].min()) == (0, 255)
+    here = read_frames(clip, pixels="rgba", engine="av")
+    assert next(here)[..., 3].min() == 255
+    assert any("transparency is left out" in note for note in here.notes)
+    made = transcode(clip, tmp_path / "a.mp4", hw="cpu")
+    assert f"the transparency of {name} is left out" in made.notes
+
+
+def test_a_transcode_notes_what_does_not_fit_the_target(ffmpeg, make, tmp_path):
+    facts, source = tmp_path / "a.txt", tmp_path / "a.mkv"
+    facts.write_text(";FFMETADATA1\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=900\ntitle=One\n")
+    done = ffmpeg.run(
+        "-f", "lavfi", "-i", "testsrc2=s=64x48:d=1", "-f", "lavfi", "-i",
+        "anoisesrc=d=1,aformat=channel_layouts=2.1", "-i", str(facts), "-map_chapters", "2",
+        "-c:v", "libx264", "-c:a", "flac", str(source),
+    )  # fmt: skip
+    assert done.ok, done.err
+    assert probe(source).chapters == 1
+    notes = transcode(source, tmp_path / "a.ts", hw="cpu").notes
+    assert "1 chapter(s) do not go into mpegts: left out" in notes
+    assert "audio stream 0: 2.1 is mixed to 3.0" in notes
+    double = transcode(make("twice.mkv"), tmp_path / "b.mp4", hw="cpu")
+    assert any("75 frames were decoded" in note for note in double.notes)
+    assert transcode(make("slow.mp4"), tmp_path / "c.mp4", hw="cpu").notes == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -392,6 +393,24 @@ def _tone(program: Ffmpeg, source: Source, wish: _Wish) -> tuple[Step, ...]:
     return tone_map("read_frames", transfer_of(found.log), filters, pixels)
 
 
+def _with_alpha(program: Ffmpeg, source: Source, wish: _Wish, notes: list[str]) -> list[str]:
+    """Arguments for the decoder that knows the transparency of a WebM, a stream of its own that
+    FFmpeg's decoders of VP8 and VP9 pass over.
+    """
+    found = _first(
+        program, source, (*source.protocols, "-i", source.argument), f"0:V:{wish.stream}"
+    )
+    head = found.log.partition("Output #0")[0]
+    stream = re.search(r"Video: (vp8|vp9)\b.*?\balpha_mode +: 1", head, re.S)
+    if stream is None:
+        return []
+    decoder = {"vp8": "libvpx", "vp9": "libvpx-vp9"}[stream[1]]
+    if wish.engine == "pipe" and decoder in program.decoders:
+        return ["-c:v", decoder]
+    notes.append(f"the transparency is left out: engine='pipe' and {decoder} would read it")
+    return []
+
+
 def _frames(
     program: Ffmpeg, source: Source, wish: _Wish, before: list[str], down: str,
     notes: list[str], held: contextlib.ExitStack,
@@ -400,11 +419,13 @@ def _frames(
     with held:
         if wish.hdr == "sdr":
             wish = replace(wish, tone=_tone(program, source, wish))
+        if wish.pixels == "rgba" and source.again and not before:
+            before = _with_alpha(program, source, wish, notes)
         pipe, shown, origin = _begun(program, source, wish, before, down)
         index = 0
         try:
             by_program = wish.engine == "pipe"
-            alone = by_program and not before
+            alone = by_program and not down
             if alone and pipe.codec == "av1" and not program.decodes_on_cpu("av1"):
                 raise no_cpu_decoder()
             width, height = shown.size if shown else (0, 0)

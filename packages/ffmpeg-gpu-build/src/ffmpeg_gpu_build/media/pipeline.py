@@ -204,6 +204,8 @@ def _lost(video: VideoStream) -> list[str]:
     lost = [f"{video.depth} bits are written as 8"] if video.depth > 8 else []
     if re.match(r"yuva|ya\d|ayuv|gbrap|(rgb|bgr)a|a(rgb|bgr)", video.pixels):
         lost.append(f"the transparency of {video.pixels} is left out")
+    elif video.alpha:
+        lost.append(f"the transparency of {video.codec} is left out")
     if video.transfer in HDR:
         name = HDR[video.transfer]
         lost.append(

@@ -30,7 +30,8 @@ class VideoStream:
     """A video stream. `size` is (width, height) as shown, after rotation; `depth` in bits; `turned`
     if the picture is stored turned or mirrored, which FFmpeg puts right on the CPU alone;
     `transfer` is FFmpeg's name of the transfer characteristic ("bt709", "smpte2084"); `fields`
-    "progressive" or the order of two fields ("tt", "bb", "tb", "bt").
+    "progressive" or the order of two fields ("tt", "bb", "tb", "bt"); `alpha` if a WebM says that
+    its transparency is in a stream of its own.
     """
 
     index: int
@@ -44,6 +45,7 @@ class VideoStream:
     transfer: str = "unknown"
     profile: str = "unknown"
     fields: str = "progressive"
+    alpha: bool = False
 
     @property
     def interlaced(self) -> bool:
@@ -56,16 +58,19 @@ Video = VideoStream  # its name before there was `media.video.Video`
 
 @dataclass(frozen=True)
 class Audio:
-    """An audio stream: codec ("unknown" where FFmpeg has no name for it), channels."""
+    """An audio stream: codec ("unknown" where FFmpeg has no name for it), channels, FFmpeg's name
+    of their layout ("" where it is not known).
+    """
 
     codec: str
     channels: int = 0
+    layout: str = ""
 
 
 @dataclass(frozen=True)
 class Media:
     """A file: its container, seconds, first video stream, codecs of its audio and subtitles, number
-    of further video streams and of attachments (fonts of subtitles).
+    of further video streams, of attachments (fonts of subtitles) and of chapters.
     """
 
     path: Path
@@ -77,6 +82,7 @@ class Media:
     more_videos: int = 0
     attachments: int = 0
     tracks: tuple[Audio, ...] = ()
+    chapters: int = 0
 
     @property
     def subtitles(self) -> int:
@@ -136,6 +142,7 @@ def _video(stream: dict[str, Any]) -> VideoStream:
         rate=_rate(stream),
         frames=int(frames) if frames.isdigit() else None,
         turned=_turned(stream),
+        alpha={k.lower(): v for k, v in stream.get("tags", {}).items()}.get("alpha_mode") == "1",
         transfer=stream.get("color_transfer", "unknown"),
         profile=str(stream.get("profile") or "unknown"),
         fields=stream.get("field_order", "progressive"),
@@ -177,13 +184,14 @@ def probe(
         more_videos=max(0, len(moving) - 1),
         attachments=len(_codecs(streams, "attachment")),
         tracks=tuple(
-            Audio(codec, int(s.get("channels") or 0))
+            Audio(codec, int(s.get("channels") or 0), str(s.get("channel_layout") or ""))
             for codec, s in zip(
                 _codecs(streams, "audio"),
                 (s for s in streams if s.get("codec_type") == "audio"),
                 strict=True,
             )
         ),
+        chapters=len(answer.get("chapters", ())),
     )
 
 
@@ -193,6 +201,7 @@ def _ask_ffprobe(path: Path, program: Ffmpeg) -> dict[str, Any]:
         raise RuntimeError(f"{program}: no ffprobe stands beside it, which reads {path}")
     done = proc.run(
         [program.probe_path, "-v", "error", "-of", "json", "-show_format", "-show_streams",
+         "-show_chapters",
          *PROTOCOLS, "-i", file_argument(path)],
         env=program.env,
     )  # fmt: skip
@@ -225,13 +234,14 @@ def _ask_av(path: Path) -> dict[str, Any]:
                 turned = -frame.rotation if frame else 0
                 matrix = {"displaymatrix": _matrix(frame), "rotation": turned}
                 streams[video.index]["side_data_list"] = [matrix]
+            chapters = file.chapters() if hasattr(file, "chapters") else []
             form = {"format_name": file.format.name}
             if file.duration is not None:
                 form["duration"] = str(file.duration / av.time_base)
     except (av.FFmpegError, OSError) as error:
         text = f"the input is damaged or of an unknown format ({error})"
         raise FfmpegError(f"probe: {os.fspath(path)!r}: {text}", "bad-input", str(error)) from None
-    return {"streams": streams, "format": form}
+    return {"streams": streams, "format": form, "chapters": chapters}
 
 
 def _stream_of_av(stream: Any) -> dict[str, Any]:
@@ -242,6 +252,7 @@ def _stream_of_av(stream: Any) -> dict[str, Any]:
         "codec_type": stream.type,
         "codec_name": context.codec.canonical_name if context else "unknown",
         "disposition": {"attached_pic": int("attached_pic" in str(stream.disposition))},
+        "tags": dict(stream.metadata),
     }
     if stream.type == "video" and context:
         said |= {
@@ -257,6 +268,7 @@ def _stream_of_av(stream: Any) -> dict[str, Any]:
         }
     if stream.type == "audio" and context:
         said["channels"] = context.layout.nb_channels
+        said["channel_layout"] = context.layout.name
     return said
 
 

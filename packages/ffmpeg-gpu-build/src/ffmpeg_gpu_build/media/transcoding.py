@@ -15,6 +15,7 @@ from ..ffmpeg import Ffmpeg, FfmpegError, file_argument
 from .animations import ANIMATIONS, animation_of
 from .damage import complaints, sentence, unfinished
 from .hdr import HDR, checked, tone_map
+from .pipe import EXACT
 from .pipeline import (
     SOFTWARE,
     Pipeline,
@@ -142,6 +143,8 @@ def _audio(media: Media, muxer: str, wanted: str, program: Ffmpeg) -> tuple[list
             encoded.append(track.codec)
             arguments += [encoder, f"-b:a:{kept}", _bitrate(track.channels)]
             layout = LAYOUTS.get(track.channels)
+            if layout and track.layout and layout != re.sub(r"\((side|back)\)", "", track.layout):
+                notes.append(f"audio stream {index}: {track.layout} is mixed to {layout}")
             if layout:
                 arguments += [f"-filter:a:{kept}", f"aformat=channel_layouts={layout}"]
         kept += 1
@@ -177,6 +180,8 @@ def _subtitles(media: Media, muxer: str, program: Ffmpeg) -> tuple[list[str], li
 def _rest(media: Media, muxer: str) -> tuple[list[str], list[str]]:
     """Arguments for what is no picture, sound or text, and what to tell about streams left out."""
     notes = []
+    if media.chapters and muxer in ("mpegts", "avi"):
+        notes.append(f"{media.chapters} chapter(s) do not go into {muxer}: left out")
     if media.more_videos:
         notes.append(f"{media.more_videos} further video stream(s) left out: the first is taken")
     if media.attachments and muxer == "matroska":
@@ -287,7 +292,7 @@ def transcode(
             else:
                 rate = quality_arguments(pipeline.encoder, quality)
             arguments = [
-                *pipeline.before, *PROTOCOLS, "-i", file_argument(source),
+                *pipeline.before, *EXACT, *PROTOCOLS, "-i", file_argument(source),
                 "-map", f"0:{media.video.index}",
                 *(["-vf", pipeline.filters] if pipeline.filters else []),
                 "-c:v", pipeline.encoder, *rate, *_vary(muxer, program), *sound, *words, *rest,
@@ -318,6 +323,12 @@ def transcode(
             raise _damaged(source, lost, done)
     if lost:
         notes.append(f"the source is damaged or not whole: {sentence(lost)}")
+    decoded = re.search(r"\(video\): .*?; (\d+) frames decoded", done.log)
+    if not (filters or animated) and decoded and int(decoded[1]) != done.frames:
+        notes.append(
+            f"{decoded[1]} frames were decoded and {done.frames} written: times of the source are "
+            "equal, run backwards or have gaps"
+        )
     seconds = time.monotonic() - started
     everything = (*pipeline.notes, *notes)
     command = (str(program.path), *arguments)
