@@ -274,6 +274,8 @@ def _on_gpu(
     if not plain or hw not in ("cpu", "auto", "cuda") or source.file is None or not source.again:
         return None
     known = index_of(program, source, 0)
+    if not known.rising:
+        return None
     with read_frames(source.file, count=1, strict=False, ffmpeg=program) as frames:
         first = next(frames)
     found = choose(source.file, wish.place, known, np.asarray(first), notes)
