@@ -268,7 +268,8 @@ def _stream_of_av(stream: Any) -> dict[str, Any]:
         }
     if stream.type == "audio" and context:
         said["channels"] = context.layout.nb_channels
-        said["channel_layout"] = context.layout.name
+        name = context.layout.name
+        said["channel_layout"] = "" if name.endswith("channels") else name  # an order not told
     return said
 
 
