@@ -33,6 +33,8 @@ class Residency {
   // The asset with the errors of what is there. Its geometry is in pages().
   const Asset& asset() const { return resident_; }
   const std::shared_ptr<const Asset>& source() const { return source_; }
+  // Another owner of the same asset, which may outlive the first.
+  void own(std::shared_ptr<const Asset> same) { source_ = std::move(same); }
   const PageTable& pages() const { return pages_; }
 
   // Bytes of a page in memory, known before it is read.

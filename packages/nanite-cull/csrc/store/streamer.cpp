@@ -142,6 +142,9 @@ void Streamer::begin_frame(const std::vector<std::shared_ptr<const Asset>>& asse
   if (std::none_of(assets.begin(), assets.end(), [](const auto& asset) { return asset->file != nullptr; }))
     return;
   const std::unique_lock held(lock_);
+  for (const auto& asset : assets)
+    if (const auto known = entries_.find(asset.get()); known != entries_.end())
+      known->second->residency.own(asset);
   forget_unused();
   for (const auto& asset : assets)
     if (asset->file) entry_of(asset);
