@@ -501,6 +501,32 @@ void bind_frame(nb::module_& m) {
              }
              return raster_stats(f.raster_stats);
            })
+      // depths (views, height, width) of views of one size, culled together
+      .def(
+          "draw_views",
+          [](Frame& f, const Scene& scene, const std::vector<View>& views, const CullOptions& culling,
+             const RasterOptions& options, const Streamer& streamer,
+             nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu> out) {
+            RasterStats all;
+            {
+              nb::gil_scoped_release released;
+              f.context.init_context(views, culling);
+              f.context.cull(scene, f.visible, f.cull_stats, &f.draws, &streamer);
+              for (size_t i = 0; i < views.size(); ++i) {
+                raster(f.draws, views[i], f.visible, options, f.buffer, f.raster_stats,
+                       static_cast<uint32_t>(i));
+                std::copy(f.buffer.depth.begin(), f.buffer.depth.end(),
+                          out.data() + i * f.buffer.depth.size());
+                all.clusters += f.raster_stats.clusters,
+                    all.drawn_triangles += f.raster_stats.drawn_triangles;
+                all.clipped_triangles += f.raster_stats.clipped_triangles;
+              }
+            }
+            nb::dict d = cull_stats(f.cull_stats);
+            d.update(raster_stats(all));
+            return d;
+          },
+          "scene"_a, "views"_a, "culling"_a, "options"_a, "streamer"_a, "out"_a.noconvert())
       .def("draw_two_pass",
            [](Frame& f, const Scene& scene, const View& view, const CullOptions& culling,
               const RasterOptions& options, History& history, const Streamer& streamer) {

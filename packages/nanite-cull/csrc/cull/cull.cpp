@@ -6,6 +6,7 @@
 #include <string>
 #include <tuple>
 
+#include "core/queue_layout.h"
 #include "core/requests.h"
 #include "cull/cull_far.h"
 #include "cull/cull_simd.h"
@@ -17,7 +18,6 @@ namespace nanite_cull {
 
 namespace {
 
-constexpr uint32_t only_view = 0;          // a context culls one view
 constexpr int64_t batch_instances = 512;   // the unit of parallel work
 constexpr uint32_t missed_bit = leaf_bit;  // nodes and groups have 31 bits
 constexpr float always_inside = 1e30f;     // the offset of a plane without a normal: a far plane at infinity
@@ -72,9 +72,7 @@ void merge_into(std::vector<Visible>& buffer, uint32_t end, int step, uint64_t c
   }
 }
 
-}  // namespace
-
-void CullContext::init_context(const View& view, const CullOptions& options, const View* drawn) {
+void check_view(const View& view) {
   native::demand(view.width >= 1 && view.height >= 1 && view.width <= 16384 && view.height <= 16384, [&] {
     return "cull: the image must be 1 to 16384 pixels wide and high, got " + std::to_string(view.width) +
            " x " + std::to_string(view.height);
@@ -86,11 +84,9 @@ void CullContext::init_context(const View& view, const CullOptions& options, con
     return "cull: the near distance and the scale of the view must be positive, got " +
            std::to_string(view.near_distance) + " and " + std::to_string(view.pixels_per_unit);
   });
-  require_capacity(options.max_candidate_nodes, "max_candidate_nodes");
-  require_capacity(options.max_candidate_clusters, "max_candidate_clusters");
-  require_capacity(options.max_visible_clusters, "max_visible_clusters");
-  view_ = view, drawn_ = drawn ? *drawn : view;
-  options_ = options;
+}
+
+void world_planes(const View& view, float (*planes)[4]) {
   const int rows[6] = {0, 0, 1, 1, 2, 2};
   for (int p = 0; p < 6; ++p) {
     double plane[4], length = 0;
@@ -101,7 +97,30 @@ void CullContext::init_context(const View& view, const CullOptions& options, con
     for (int j = 0; j < 3; ++j) length += plane[j] * plane[j];
     length = std::sqrt(length);
     for (int j = 0; j < 4; ++j)
-      world_planes_[p][j] = length > 0 ? static_cast<float>(plane[j] / length) : j == 3 ? always_inside : 0;
+      planes[p][j] = length > 0 ? static_cast<float>(plane[j] / length) : j == 3 ? always_inside : 0;
+  }
+}
+
+}  // namespace
+
+void CullContext::init_context(const View& view, const CullOptions& options, const View* drawn) {
+  init_context(std::vector<View>{view}, options);
+  if (drawn) scopes_[0].drawn = *drawn;
+}
+
+void CullContext::init_context(const std::vector<View>& views, const CullOptions& options) {
+  native::demand(!views.empty() && views.size() <= most_views, [&] {
+    return "cull: 1 to " + std::to_string(most_views) + " views at once, got " + std::to_string(views.size());
+  });
+  require_capacity(options.max_candidate_nodes, "max_candidate_nodes");
+  require_capacity(options.max_candidate_clusters, "max_candidate_clusters");
+  require_capacity(options.max_visible_clusters, "max_visible_clusters");
+  for (const View& view : views) check_view(view);
+  options_ = options;
+  scopes_.resize(views.size());
+  for (size_t i = 0; i < views.size(); ++i) {
+    scopes_[i].view = scopes_[i].drawn = views[i];
+    world_planes(views[i], scopes_[i].planes);
   }
 }
 
@@ -143,8 +162,9 @@ void CullContext::main_pass(const Scene& scene, const Occluders* occluders, Visi
   run(scene, occluders);
   out.buffer.resize(options_.max_visible_clusters);
   out.small = out.large = 0;
+  out.small_end.assign(scopes_.size(), 0), out.large_end.assign(scopes_.size(), 0);
   stats = {};
-  stats.instances = scene.size();
+  stats.instances = scene.size() * scopes_.size();
   const uint64_t capacity = out.buffer.size();
   for (const Batch& batch : batches_) {
     add_work(batch.stats, stats);
@@ -158,6 +178,7 @@ void CullContext::main_pass(const Scene& scene, const Occluders* occluders, Visi
     std::reverse_copy(batch.large.begin(), batch.large.begin() + large, out.buffer.end() - out.large - large);
     out.large += large;
     stats.dropped_visible_clusters += batch.small.size() - small + batch.large.size() - large;
+    out.small_end[batch.view] = out.small, out.large_end[batch.view] = out.large;
   }
   stats.visible_small = out.small, stats.visible_large = out.large;
 }
@@ -186,40 +207,46 @@ void CullContext::post_pass(const Scene& scene, const Occluders& occluders, Visi
   merge_into(out.buffer, static_cast<uint32_t>(out.buffer.size() - 1), -1, out.large, large, merge.large,
              merge.added);
   out.small += small.size(), out.large += large.size();
+  out.small_end = {out.small}, out.large_end = {out.large};
   stats.visible_small = out.small, stats.visible_large = out.large;
 }
 
-// All instances, in batches that run side by side and are joined in their order.
+// All instances in all views, in batches that run side by side and are joined in their order.
 void CullContext::run(const Scene& scene, const Occluders* occluders) {
   occluders_ = occluders;
-  const int64_t count = scene.size();
-  picked_ =
-      options_.hierarchy && options_.frustum && scene.find_blocks(world_planes_, options_.threads, blocks_);
-  batches_.resize((count + batch_instances - 1) / batch_instances);
-  native::parallel_for(count, batch_instances, options_.threads, [&](int64_t first, int64_t last) {
-    Batch& batch = batches_[first / batch_instances];
+  const int64_t count = scene.size(), each = (count + batch_instances - 1) / batch_instances;
+  for (Scope& scope : scopes_)
+    scope.picked = options_.hierarchy && options_.frustum &&
+                   scene.find_blocks(scope.planes, options_.threads, scope.blocks);
+  batches_.resize(each * scopes_.size());
+  native::parallel_for(static_cast<int64_t>(batches_.size()), 1, options_.threads, [&](int64_t b, int64_t) {
+    Batch& batch = batches_[b];
+    batch.view = static_cast<uint32_t>(b / each), batch.scope = &scopes_[batch.view];
     batch.small.clear(), batch.large.clear();
     batch.stats = {};
-    instance_cull(scene, first, last, batch);
+    const int64_t first = b % each * batch_instances;
+    instance_cull(scene, first, std::min(first + batch_instances, count), batch);
   });
 }
 
-// One draw for each run of clusters of one instance, at both ends of the buffer.
+// One draw for each run of clusters of one instance in one view, at both ends of the buffer.
 void CullContext::collect_draws(const Scene& scene, const VisibleClusters& visible, Draws& out) const {
   out.assets = scene.assets;
   out.draws.clear();
   out.of.resize(visible.buffer.size());
-  std::vector<uint32_t> instances;
+  std::vector<Visible> instances;
   auto take = [&](size_t slot) {
-    const uint32_t instance = visible.buffer[slot].instance;
-    if (instances.empty() || instances.back() != instance) instances.push_back(instance);
+    const Visible& v = visible.buffer[slot];
+    if (instances.empty() || instances.back().instance != v.instance || instances.back().view != v.view)
+      instances.push_back(v);
     out.of[slot] = static_cast<uint32_t>(instances.size() - 1);
   };
   for (uint64_t i = 0; i < visible.small; ++i) take(i);
   for (uint64_t i = 0; i < visible.large; ++i) take(visible.buffer.size() - 1 - i);
   out.draws.resize(instances.size());
   native::parallel_for(out.draws.size(), 1024, options_.threads, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) out.draws[i] = make_draw(drawn_, scene, instances[i]);
+    for (int64_t i = first; i < last; ++i)
+      out.draws[i] = make_draw(scopes_[instances[i].view].drawn, scene, instances[i].instance);
   });
   collect_pages(visible, out);
 }
@@ -242,7 +269,8 @@ void CullContext::collect_pages(const VisibleClusters& visible, Draws& out) cons
 }
 
 void CullContext::instance_cull(const Scene& scene, int64_t first, int64_t last, Batch& batch) const {
-  for (uint64_t left = picked_ ? blocks_[first / batch_instances] : ~uint64_t(0); left; left &= left - 1) {
+  for (uint64_t left = batch.scope->picked ? batch.scope->blocks[first / batch_instances] : ~uint64_t(0);
+       left; left &= left - 1) {
     const int64_t begin = first + 8 * __builtin_ctzll(left), end = std::min(begin + 8, last);
     if (begin >= last) break;
     batch.stats.tested_instances += end - begin;
@@ -254,7 +282,8 @@ void CullContext::instance_cull(const Scene& scene, int64_t first, int64_t last,
 // Eight instances at once; false where this processor has no form of that.
 bool CullContext::far_cull(const Scene& scene, int64_t first, Batch& batch) const {
   FarMasks masks;
-  if (!test_far(scene, roots_, first, view_, world_planes_, options_.frustum, masks)) return false;
+  if (!test_far(scene, roots_, first, batch.scope->view, batch.scope->planes, options_.frustum, masks))
+    return false;
   for (uint32_t left = ~masks.outside & 255; left; left &= left - 1) {
     const int lane = __builtin_ctz(left);
     const uint32_t instance = static_cast<uint32_t>(first + lane);
@@ -266,11 +295,11 @@ bool CullContext::far_cull(const Scene& scene, int64_t first, Batch& batch) cons
     const RootCluster& root = roots_[scene.lanes.asset[instance]];
     ++batch.stats.visible_instances, ++batch.stats.far_instances, ++batch.stats.candidate_clusters;
     const InstanceOcclusion occlusion =
-        occlusion_of(scene, *scene.assets[scene.lanes.asset[instance]], instance);
+        occlusion_of(scene, *scene.assets[scene.lanes.asset[instance]], instance, batch);
     const Sight sight = occlusion.test(root.box.lo, root.box.hi, cluster_widening, false);
     if (sight == Sight::hidden) ++batch.stats.occluded_instances;
     if (sight != occlusion.wanted()) continue;
-    (large ? batch.large : batch.small).push_back({only_view, instance, root.cluster});
+    (large ? batch.large : batch.small).push_back({batch.view, instance, root.cluster});
     batch.stats.triangles += root.triangles;
   }
   return true;
@@ -280,23 +309,25 @@ void CullContext::near_cull(const Scene& scene, int64_t i, Batch& batch) const {
   const InstanceSpheres& s = scene.spheres;
   if (s.r[i] < 0) return;  // hidden
   for (int p = 0; options_.frustum && p < 6; ++p)
-    if (sphere_misses(world_planes_[p], s.x[i], s.y[i], s.z[i], s.r[i])) return;
+    if (sphere_misses(batch.scope->planes[p], s.x[i], s.y[i], s.z[i], s.r[i])) return;
   ++batch.stats.visible_instances;
   const Asset& asset = *assets_[scene.lanes.asset[i]];
-  const InstanceOcclusion occlusion = occlusion_of(scene, asset, i);
+  const InstanceOcclusion occlusion = occlusion_of(scene, asset, i, batch);
   const Sight sight = occlusion.test(asset.box.lo, asset.box.hi, node_widening, false);
   if (sight == Sight::hidden) {
     ++batch.stats.occluded_instances;
     return;
   }
-  InstanceView view = make_instance_view(view_, scene, i);
+  InstanceView view = make_instance_view(batch.scope->view, scene, i);
   if (!options_.frustum) view.plane_count = 0;
   node_cull(asset, view, occlusion, sight == Sight::missed, batch);
   cluster_cull(asset, view, occlusion, static_cast<uint32_t>(i), batch);
 }
 
-InstanceOcclusion CullContext::occlusion_of(const Scene& scene, const Asset& asset, int64_t instance) const {
-  return occluders_ ? InstanceOcclusion(*occluders_, view_, scene, asset, instance) : InstanceOcclusion();
+InstanceOcclusion CullContext::occlusion_of(const Scene& scene, const Asset& asset, int64_t instance,
+                                            const Batch& batch) const {
+  return occluders_ ? InstanceOcclusion(*occluders_, batch.scope->view, scene, asset, instance)
+                    : InstanceOcclusion();
 }
 
 void CullContext::node_cull(const Asset& asset, const InstanceView& view, const InstanceOcclusion& occlusion,
@@ -366,7 +397,7 @@ void CullContext::cluster_cull(const Asset& asset, const InstanceView& view,
   }
   std::sort(batch.clusters.begin(), batch.clusters.end());
   for (uint32_t c : batch.clusters) {
-    (large_cluster(asset, view.lod, c) ? batch.large : batch.small).push_back({only_view, instance, c});
+    (large_cluster(asset, view.lod, c) ? batch.large : batch.small).push_back({batch.view, instance, c});
     batch.stats.triangles += asset.clusters[c].triangle_count;
   }
 }

@@ -11,7 +11,7 @@
 // main's tests again, so nothing is recorded and no list can overflow. Whatever the last frame's depth was,
 // the two passes together find all that can be seen (raster/two_pass.h draws them).
 //
-// The order of the result is fixed (instance, then cluster), whatever the number of threads.
+// The order of the result is fixed (view, then instance, then cluster), whatever the number of threads.
 #pragma once
 
 #include "core/size_class.h"
@@ -48,6 +48,7 @@ struct CullStats {
 struct VisibleClusters {
   std::vector<Visible> buffer;
   uint64_t small = 0, large = 0;
+  std::vector<uint64_t> small_end, large_end;  // of each view; they lie one behind the other
   const Visible& large_at(uint64_t i) const { return buffer[buffer.size() - 1 - i]; }
 };
 
@@ -66,6 +67,8 @@ class CullContext {
   // Throws native::ValueError for a view or a capacity that makes no sense.
   // `drawn`: the view that the result is drawn in, null for the one that is culled.
   void init_context(const View& view, const CullOptions& options, const View* drawn = nullptr);
+  // Several views at once: lights, cascades, cameras of a rig.
+  void init_context(const std::vector<View>& views, const CullOptions& options);
   // `draws` may be null. The scene may change from the moment this returns. `streamer`: has begun a frame of
   // the scene's assets; null where all of them are in memory.
   void cull(const Scene& scene, VisibleClusters& out, CullStats& stats, Draws* draws,
@@ -87,8 +90,18 @@ class CullContext {
   void collect_draws(const Scene& scene, const VisibleClusters& visible, Draws& out) const;
 
  private:
-  // What one batch of instances found; batches are joined in their order.
+  // A view, and where in the scene to look for it.
+  struct Scope {
+    View view, drawn;
+    float planes[6][4];            // of the frustum in the world, of unit normals
+    bool picked = false;           // only the blocks of eight instances whose bit is set are looked at
+    std::vector<uint64_t> blocks;  // a word for each batch of the view
+  };
+
+  // What one batch of instances found in one view; batches are joined in their order.
   struct Batch {
+    uint32_t view;
+    const Scope* scope;
     std::vector<uint32_t> nodes;   // waiting; with missed_bit where the main pass did not come
     std::vector<uint32_t> groups;  // whose parents are too coarse: their clusters are candidates; the same
     std::vector<uint32_t> clusters;
@@ -99,7 +112,8 @@ class CullContext {
   void run(const Scene& scene, const Occluders* occluders);
   void instance_cull(const Scene& scene, int64_t first, int64_t last, Batch& batch) const;
   bool far_cull(const Scene& scene, int64_t first, Batch& batch) const;
-  InstanceOcclusion occlusion_of(const Scene& scene, const Asset& asset, int64_t instance) const;
+  InstanceOcclusion occlusion_of(const Scene& scene, const Asset& asset, int64_t instance,
+                                 const Batch& batch) const;
   void near_cull(const Scene& scene, int64_t index, Batch& batch) const;
   void node_cull(const Asset& asset, const InstanceView& view, const InstanceOcclusion& occlusion,
                  bool missed, Batch& batch) const;
@@ -110,13 +124,10 @@ class CullContext {
   std::vector<const Residency*> streamed_;  // of the scene's assets; null for those in memory
   std::vector<const Asset*> assets_;        // as far as they are there
   std::vector<RootCluster> roots_;          // and theirs
-  View view_, drawn_;
+  std::vector<Scope> scopes_;
   CullOptions options_;
   const Occluders* occluders_ = nullptr;  // of the pass that runs
-  float world_planes_[6][4];
-  bool picked_ = false;           // only the blocks of eight instances whose bit is set are looked at
-  std::vector<uint64_t> blocks_;  // a word for each batch
-  std::vector<Batch> batches_;    // kept: their memory serves the next frame
+  std::vector<Batch> batches_;            // by view; kept: their memory serves the next frame
 };
 
 }  // namespace nanite_cull

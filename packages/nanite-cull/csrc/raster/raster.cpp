@@ -196,17 +196,22 @@ void draw_slots(const Draws& draws, const VisibleClusters& visible, uint64_t tot
 }  // namespace
 
 void raster(const Draws& draws, const View& view, const VisibleClusters& visible,
-            const RasterOptions& options, VisibilityBuffer& out, RasterStats& stats) {
+            const RasterOptions& options, VisibilityBuffer& out, RasterStats& stats, uint32_t number) {
   native::demand(visible.buffer.size() <= max_slots, [&] {
     return "raster: max_visible_clusters must be at most 2^25 (the ids of a visibility buffer), got " +
            std::to_string(visible.buffer.size());
   });
   clear(out, view.width, view.height, options);
   stats = {};
+  const uint64_t small_begin = number > 0 ? visible.small_end[number - 1] : 0,
+                 large_begin = number > 0 ? visible.large_end[number - 1] : 0,
+                 small = visible.small_end[number] - small_begin,
+                 large = visible.large_end[number] - large_begin;
   auto slot_of = [&](uint64_t i) {
-    return static_cast<uint32_t>(i < visible.small ? i : visible.buffer.size() - 1 - (i - visible.small));
+    return static_cast<uint32_t>(i < small ? small_begin + i
+                                           : visible.buffer.size() - 1 - (large_begin + (i - small)));
   };
-  draw_slots(draws, visible, visible.small + visible.large, slot_of, options, out, stats);
+  draw_slots(draws, visible, small + large, slot_of, options, out, stats);
 }
 
 void raster_added(const Draws& draws, const VisibleClusters& visible, const std::vector<uint32_t>& slots,

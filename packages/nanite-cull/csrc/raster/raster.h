@@ -32,9 +32,10 @@ struct RasterStats {
   uint64_t clusters = 0, clipped_triangles = 0, drawn_triangles = 0;
 };
 
-// Draws every visible cluster. Throws native::ValueError when the buffer has more slots than ids can name.
+// Draws every visible cluster of one of the views that were culled. Throws native::ValueError when the buffer
+// has more slots than ids can name.
 void raster(const Draws& draws, const View& view, const VisibleClusters& visible,
-            const RasterOptions& options, VisibilityBuffer& out, RasterStats& stats);
+            const RasterOptions& options, VisibilityBuffer& out, RasterStats& stats, uint32_t number = 0);
 
 // Draws the clusters of some slots over what `out` holds; adds to `stats`.
 void raster_added(const Draws& draws, const VisibleClusters& visible, const std::vector<uint32_t>& slots,

@@ -4,7 +4,7 @@ import sys
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -470,6 +470,30 @@ class Renderer:
         self._note(stats, seconds)
         self._core = core
         return Frame(core, scene.assets, camera, view, self.threads, stats)
+
+    def render_depths(self, scene: Scene, cameras: Sequence[Camera]) -> np.ndarray:
+        """Depth alone, of 1 to 255 cameras in one call: lamps, cascades of a sun, a camera rig.
+
+        Returns (cameras, height, width) float32, each as `Frame.depth`. Faster than as many frames
+        where views are small: all are culled side by side, and no ids are kept. `stats` counts all
+        views together; max_visible_clusters holds for all together.
+        """
+        cameras, core, seconds = list(cameras), self._take_core(), Counter[str]()
+        if not 1 <= len(cameras) <= 255:
+            raise ValueError(f"Renderer.render_depths: needs 1 to 255 cameras, got {len(cameras)}")
+        out = np.empty((len(cameras), self.height, self.width), np.float32)
+
+        def draw(first: _C.View) -> dict[str, Any]:
+            sizes = (self.width, self.height, first.threshold)
+            views = [camera._core(*sizes) for camera in cameras]
+            return core.draw_views(
+                scene._core, views, self._cull, self._raster, self._streamer, out
+            )
+
+        _, stats = self._cull_until_resident(scene, cameras[0], seconds, draw)
+        self._note(stats, seconds)
+        self._core = core
+        return out
 
     def __getstate__(self) -> dict[str, Any]:
         return dict(self._options)
