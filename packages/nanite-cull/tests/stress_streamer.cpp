@@ -104,7 +104,7 @@ int main(int argc, char** argv) {
     for (int i = 0; i < frames; ++i) {
       for (uint8_t& page : there) page = random() % 2;
       streamer.set_pages(asset, there.data());
-      expect(streamer.stats().pages <= pages, "pages are counted");
+      expect(streamer.stats().pages <= 4 * pages, "pages are counted");  // of visitors too
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
     }
   });
