@@ -245,6 +245,24 @@ def test_what_moves_is_looked_for_where_it_was(assets):
     assert frame.stats["post_clusters"] <= 3
 
 
+def test_equal_depths_are_decided_as_in_one_pass(assets):
+    """A hidden ball moves onto a visible one: the passes draw one each, at the same depths."""
+    ball, scene = assets[0], nc.Scene()
+    hidden, wall, seen = np.eye(4), np.diag([8.0, 8, 0.2, 1]), np.eye(4)
+    hidden[2, 3], seen[2, 3] = -4, 2.5
+    camera = nc.Camera.look_at((0, 0, 6), fov_y=70)
+    for order in ([hidden, wall, seen], [seen, wall, hidden]):
+        scene = nc.Scene()
+        scene.add(ball, np.stack(order))
+        renderer, plain = nc.Renderer(300, 200, occlusion=True), nc.Renderer(300, 200)
+        for _ in range(2):
+            renderer.render(scene, camera)
+        scene.update(0, np.stack([seen, wall, seen]))
+        frame = renderer.render(scene, camera)
+        assert frame.stats["post_clusters"] > 0
+        _expect_same(frame, plain.render(scene, camera))
+
+
 @pytest.mark.parametrize("size", [*SIZES, (1279, 3), (999, 721)])
 def test_a_texel_of_the_pyramid_is_the_farthest_of_the_pixels_below_it(size):
     width, height = size
