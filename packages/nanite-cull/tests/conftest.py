@@ -1,12 +1,16 @@
 """Small assets, random cameras, and helpers that several test files use."""
 
 import hashlib
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import nanite_cull as nc
 from nanite_cull import meshes
+
+sys.path.insert(0, str(Path(__file__).parent))  # promises.py, for the files that judge by it
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import trimesh
-from scipy.ndimage import distance_transform_edt
+from promises import extents_of_parts, pixels_beyond_threshold, sampled
 from scipy.spatial import cKDTree
 
 import nanite_cull as nc
@@ -90,15 +90,6 @@ def case(request):
     return request.param, np.asarray(vertices, float), faces, nc.build(vertices, faces)
 
 
-def _sampled(corners, count, random):
-    area = np.linalg.norm(
-        np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1
-    )
-    which = random.choice(len(corners), count, p=area / area.sum())
-    weights = random.dirichlet((1, 1, 1), count)
-    return np.einsum("nc,nca->na", weights, corners[which]), which
-
-
 def _distance(points, corners):
     """To the nearest of the triangles whose centres are near: exact for the ones looked at."""
     if len(points) * len(corners) <= 3_000_000:  # all of them
@@ -117,21 +108,6 @@ def _distance(points, corners):
     return nearest, sure | (k == len(corners))
 
 
-def _dropped_extent(faces, vertices):
-    """Of every triangle: the diagonal of its connected part."""
-    _, ids = np.unique(vertices, axis=0, return_inverse=True)
-    corners = ids.ravel()[faces]
-    part = trimesh.graph.connected_component_labels(
-        np.concatenate([corners[:, [0, 1]], corners[:, [1, 2]]]), node_count=corners.max() + 1
-    )[corners[:, 0]]
-    lo = np.full((part.max() + 1, 3), np.inf)
-    hi = -lo
-    for c in range(3):
-        np.minimum.at(lo, part, vertices[faces[:, c]])
-        np.maximum.at(hi, part, vertices[faces[:, c]])
-    return np.linalg.norm(hi - lo, axis=1)[part]
-
-
 def test_no_point_lies_farther_than_the_error_says(case):
     """Cuts at many errors: random points of the source against the cut and the other way round."""
     name, vertices, faces, asset = case
@@ -139,17 +115,17 @@ def test_no_point_lies_farther_than_the_error_says(case):
     table, groups = asset.clusters, asset.groups
     parent = groups["error"][table["group"]]
     source = vertices[faces]
-    extent = _dropped_extent(np.asarray(faces, int), vertices)
+    extent = extents_of_parts(np.asarray(faces, int), vertices)
     count, coarse, checked = 100 if name == "needles" else 1000, 0, 0  # long triangles: all pairs
     for error in np.unique(np.quantile(table["error"][table["error"] > 0], [0, 0.3, 0.6, 0.9, 1])):
         cut = np.flatnonzero((table["error"] <= error) & (parent > error))
         drawn = np.concatenate([asset.faces(int(c)) for c in cut])
         corners = asset.positions[drawn].astype(float) + asset.origin
         coarse += len(drawn) < len(faces)
-        points, which = _sampled(source, count, random)
+        points, which = sampled(source, count, random)
         lost, sure = _distance(points, corners)
         lost = np.where(extent[which] <= error, 0, lost)  # a part that small may be gone
-        points, _ = _sampled(corners, count, random)
+        points, _ = sampled(corners, count, random)
         grown, sure_too = _distance(points, source)
         allowed = error * (1 + 1e-5) + 1e-6
         assert lost[sure].max(initial=0) <= allowed, f"{name}: lost at {error}"
@@ -162,25 +138,14 @@ def test_no_point_lies_farther_than_the_error_says(case):
 @pytest.mark.parametrize("threshold", [1, 4])
 def test_every_pixel_is_within_the_threshold_of_the_other_picture(case, threshold):
     name, vertices, faces, asset = case
-    scene = nc.Scene(asset)
-    extent = _dropped_extent(np.asarray(faces, int), vertices)
     drawn = 0
-    for distance in (1, 3, 8):  # four times as fine, so that what is thin covers a pixel's centre
-        camera = nc.Camera.around(asset, 30, 40, distance)
-        full, cut = (
-            nc.Renderer(4 * 320, 4 * 240, threshold=4 * t).render(scene, camera)
-            for t in (0, threshold)
+    for distance in (1, 3, 8):
+        lost, grown, pixels = pixels_beyond_threshold(
+            vertices, np.asarray(faces, int), asset, threshold, distance
         )
-        a, b = full.coverage, cut.coverage
-        pixels = 120 / np.tan(np.radians(camera.fov_y / 2)) / np.where(a, full.distance, 1)
-        small = np.zeros_like(a)
-        small[a] = extent[full.source_triangle[a]] * pixels[a] <= threshold
-        assert b.any() or not (a & ~small).any()
-        lost = np.where(a & ~small, distance_transform_edt(~b) / 4 if b.any() else 0, 0)
-        grown = np.where(b, distance_transform_edt(~a) / 4, 0)
-        assert lost.max() <= threshold + 1, f"{name} at {distance}"
-        assert grown.max() <= threshold + 1, f"{name} at {distance}"
-        drawn += a.sum()
+        assert lost <= threshold + 1, f"{name} at {distance}"
+        assert grown <= threshold + 1, f"{name} at {distance}"
+        drawn += pixels
     assert drawn > 100
 
 

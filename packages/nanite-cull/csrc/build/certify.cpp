@@ -11,7 +11,11 @@ namespace nanite_cull {
 namespace {
 
 constexpr float rounding = 2e-6f;        // of a distance inside a patch, in relation to its diagonal
-constexpr float between_samples = 1.5f;  // the peak of a roof over an edge, by what its middle says at least
+constexpr float between_samples = 1.5f;  // the peak between measured points, by what they say at least
+
+// Where a coarser triangle is measured: its middle, and that of the side opposite to each corner.
+constexpr float samples[][3] = {
+    {1 / 3.0f, 1 / 3.0f, 1 / 3.0f}, {0, 0.5f, 0.5f}, {0.5f, 0, 0.5f}, {0.5f, 0.5f, 0}};
 
 // One corner of a finer triangle: where it is, the coarser triangle nearest to it, and how near.
 struct Point {
@@ -232,24 +236,25 @@ float certify(const std::vector<float>& where, const PatchSurface& before, const
   // coarser to finer, where the coarser patch has a triangle that the finer one has not
   std::vector<uint32_t> around(vertices, 0);
   for (size_t i = 0; i < before.indices.size(); ++i) around[before.indices[i]] = static_cast<uint32_t>(i / 3);
+  auto owed = [&](uint32_t hit, float square) {
+    return debt_of(before.debt, hit) + between_samples * std::sqrt(square);
+  };
   for (size_t t = 0; t < debt.size(); ++t) {
     const uint32_t* v = &after[3 * t];
-    if (!edges.has(v[0], v[1]) || !edges.has(v[1], v[2]) || !edges.has(v[2], v[0])) {
-      const Vec middle = (1.0f / 3) * (fine.vertex(v[0]) + fine.vertex(v[1]) + fine.vertex(v[2]));
-      auto owed = [&](uint32_t hit, float square) { return debt_of(before.debt, hit) + std::sqrt(square); };
-      float square = infinite_error;
-      uint32_t start = 0;
-      for (int c = 0; c < 3; ++c) {
-        const float found = fine.to_triangle(middle, around[v[c]]);
-        if (found < square) square = found, start = around[v[c]];
-      }
-      const uint32_t hit = fine.nearest(middle, start, square, [&](uint32_t triangle, float found) {
-        return owed(triangle, found) <= debt[t];
-      });
-      debt[t] = std::max(debt[t], owed(hit, square));
+    const bool bends[3] = {!edges.has(v[1], v[2]), !edges.has(v[2], v[0]), !edges.has(v[0], v[1])};
+    if (!bends[0] && !bends[1] && !bends[2]) continue;
+    const Vec corner[3] = {fine.vertex(v[0]), fine.vertex(v[1]), fine.vertex(v[2])};
+    uint32_t near = around[v[0]];
+    for (int i = 0; i < 4; ++i) {
+      if (i > 0 && !bends[i - 1]) continue;
+      const Vec at = samples[i][0] * corner[0] + samples[i][1] * corner[1] + samples[i][2] * corner[2];
+      float square;
+      near = fine.nearest(at, near, square,
+                          [&](uint32_t triangle, float found) { return owed(triangle, found) <= debt[t]; });
+      debt[t] = std::max(debt[t], owed(near, square));
     }
-    largest = std::max(largest, debt[t]);
   }
+  for (float owing : debt) largest = std::max(largest, owing);
   return largest + slack;
 }
 

@@ -8,9 +8,9 @@
 // Finer to coarser: every corner is measured, and every edge that bends over more than one coarser triangle
 // at its peak: the distance to one triangle is convex, so between two that share an edge it is largest where
 // the edge crosses from one to the other; where they share none, at its middle, times the most that a roof of
-// two slopes can rise beside it. Coarser to finer: the middles of the triangles that the finer patch does not
-// have; what lies between is no farther than finer to coarser says, since the border of a patch does not move
-// and the nearest points of the finer patch leave no part of the coarser one out.
+// two slopes can rise beside it. Coarser to finer: the corners are the finer patch's own; measured are the
+// middle of each triangle that it does not have, and of each such side, times the same for what lies between.
+// On 100 real meshes no point of 100,000, either way, is farther than that by Embree (tests/test_corpus.py).
 #pragma once
 
 #include <cstdint>
