@@ -1,6 +1,7 @@
 // Python's door to the core: check, unwrap, call.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
 #include <nanobind/stl/function.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
@@ -17,6 +18,7 @@
 #include "native/parallel.h"
 #include "raster/two_pass.h"
 #include "resolve/cut_mesh.h"
+#include "resolve/light.h"
 #include "resolve/resolve.h"
 #include "resolve/shade.h"
 #include "store/ncl_file.h"
@@ -88,6 +90,7 @@ struct Frame {
   VisibleClusters visible;
   Draws draws;
   VisibilityBuffer buffer;
+  Motion motion;
   CullStats cull_stats;
   RasterStats raster_stats;
 };
@@ -388,6 +391,14 @@ void bind_view(nb::module_& m) {
           "first"_a, "transforms"_a.noconvert(), "threads"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("hide", &Scene::hide, "first"_a, "count"_a, "hidden"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("remove", &Scene::remove, "first"_a, "count"_a, nb::call_guard<nb::gil_scoped_release>())
+      // lowest and highest corner of all that is not hidden
+      .def("box",
+           [](const Scene& s) {
+             const std::shared_lock held(s.lock);
+             const Box b = s.box();
+             return nb::make_tuple(nb::make_tuple(b.lo[0], b.lo[1], b.lo[2]),
+                                   nb::make_tuple(b.hi[0], b.hi[1], b.hi[2]));
+           })
       // transforms (n, 12), numbers of the assets (n), hidden (n): a copy of all instances
       .def("instances", [](const Scene& s) {
         const std::shared_lock held(s.lock);
@@ -458,20 +469,36 @@ void bind_shading(nb::module_& m) {
             l.ray_x = l.x.data(), l.ray_y = l.y.data();
           },
           "rotation"_a.noconvert(), "ray_x"_a.noconvert(), "ray_y"_a.noconvert());
+
+  nb::class_<Light>(m, "Light")
+      .def(
+          "__init__",
+          [](Light* self, bool sun, std::array<double, 3> at, float strength, float bias, uint32_t first_map,
+             uint32_t maps) {
+            new (self) Light{sun, {at[0], at[1], at[2]}, strength, bias, first_map, maps};
+          },
+          "sun"_a, "at"_a, "strength"_a, "bias"_a, "first_map"_a, "maps"_a);
 }
 
 void bind_frame(nb::module_& m) {
   using Ids = std::optional<nb::ndarray<uint32_t, nb::c_contig, nb::device::cpu>>;
   using Values = std::optional<nb::ndarray<float, nb::c_contig, nb::device::cpu>>;
   nb::class_<History>(m, "History")
-      .def(nb::init<>())
+      .def(
+          "__init__",
+          [](History* self, bool occlusion) {
+            new (self) History;
+            self->occlusion = occlusion;
+          },
+          "occlusion"_a = true)
+      .def("begin_frame", &History::begin_frame)
       // a history made up of any depths (height, width) and of any view: for tests
       .def(
           "set",
           [](History& h, const Scene& scene, const View& view, Array<float, nb::shape<-1, -1>> depth) {
             h.pyramid.build(depth.data(), static_cast<int>(depth.shape(1)), static_cast<int>(depth.shape(0)),
                             0);
-            h.view = view, h.scene = &scene, h.epoch = scene.epoch();
+            h.last = {view, &scene, scene.epoch()};
           },
           "scene"_a, "view"_a, "depth"_a.noconvert())
       // all levels one behind the other, sizes as core/hzb_layout.h has them
@@ -490,6 +517,7 @@ void bind_frame(nb::module_& m) {
                nb::gil_scoped_release released;
                f.context.init_context(view, options, &drawn);
                f.context.cull(scene, f.visible, f.cull_stats, draws ? &f.draws : nullptr, &streamer);
+               f.motion.to_clip.clear();
              }
              return cull_stats(f.cull_stats);
            })
@@ -534,7 +562,7 @@ void bind_frame(nb::module_& m) {
                nb::gil_scoped_release released;
                f.context.init_context(view, culling);
                draw_two_pass(f.context, scene, view, options, history, f.visible, f.draws, f.buffer,
-                             f.cull_stats, f.raster_stats, &streamer);
+                             f.cull_stats, f.raster_stats, &streamer, &f.motion);
              }
              nb::dict d = cull_stats(f.cull_stats);
              d.update(raster_stats(f.raster_stats));
@@ -543,17 +571,18 @@ void bind_frame(nb::module_& m) {
       .def(
           "resolve",
           [](const Frame& f, const View& view, Ids instance, Ids cluster, Ids triangle, Ids level,
-             Ids material, Values normal, Values uv, Values color, int threads) {
+             Ids material, Values normal, Values uv, Values color, Values velocity, int threads) {
             ResolveTargets t;
             t.instance = writable(instance), t.cluster = writable(cluster), t.triangle = writable(triangle),
             t.level = writable(level);
             t.material = writable(material), t.normal = writable(normal), t.uv = writable(uv),
-            t.color = writable(color);
+            t.color = writable(color), t.velocity = writable(velocity);
             nb::gil_scoped_release released;
-            resolve(f.draws, view, f.visible, f.buffer, t, threads);
+            resolve(f.draws, view, f.visible, f.buffer, f.motion, t, threads);
           },
           "view"_a, "instance"_a.none(), "cluster"_a.none(), "triangle"_a.none(), "level"_a.none(),
-          "material"_a.none(), "normal"_a.none(), "uv"_a.none(), "color"_a.none(), "threads"_a)
+          "material"_a.none(), "normal"_a.none(), "uv"_a.none(), "color"_a.none(), "velocity"_a.none(),
+          "threads"_a)
       .def(
           "unproject",
           [](const Frame& f, const OwningLens& lens, Array<double, nb::shape<3, 3>> to_world,
@@ -563,22 +592,36 @@ void bind_frame(nb::module_& m) {
             unproject(f.buffer, lens, to_world.data(), eye.data(), out.data(), threads);
           },
           "lens"_a, "to_world"_a.noconvert(), "eye"_a.noconvert(), "out"_a.noconvert(), "threads"_a)
+      // `depth`: (maps, size, size) of `maps`; `share` (lights, height, width) and `direct` (height, width)
+      .def(
+          "find_light",
+          [](const Frame& f, const View& view, const OwningLens& lens,
+             Array<double, nb::shape<3, 3>> to_world, Array<double, nb::shape<3>> eye,
+             const std::vector<Light>& lights, const std::vector<View>& maps,
+             Array<float, nb::shape<-1, -1, -1>> depth, Values share, Values direct, int threads) {
+            nb::gil_scoped_release released;
+            find_light(f.draws, view, f.visible, f.buffer, {lens, to_world.data(), eye.data()}, lights,
+                       {maps, depth.data(), static_cast<int>(depth.shape(1))}, writable(share),
+                       writable(direct), threads);
+          },
+          "view"_a, "lens"_a, "to_world"_a.noconvert(), "eye"_a.noconvert(), "lights"_a, "maps"_a,
+          "depth"_a.noconvert(), "share"_a.none(), "direct"_a.none(), "threads"_a)
       .def(
           "shade",
           [](Frame& f, const View& view, const OwningLens& lens, Base base, Array<float, nb::shape<3>> light,
-             float relief, Array<float, nb::shape<-1, 3>> ramp, uint32_t top_level,
+             Values direct, float relief, Array<float, nb::shape<-1, 3>> ramp, uint32_t top_level,
              Array<float, nb::shape<-1, 3>> background,
              nb::ndarray<uint8_t, nb::c_contig, nb::device::cpu> out, int threads) {
             ShadeOptions options;
             options.base = base, options.relief = relief, options.top_level = top_level;
-            std::copy_n(light.data(), 3, options.light);
+            std::copy_n(light.data(), 3, options.light), options.direct = writable(direct);
             options.ramp = ramp.data(), options.ramp_size = static_cast<int>(ramp.shape(0));
             options.background = background.data();
             nb::gil_scoped_release released;
             shade(f.draws, view, f.visible, f.buffer, lens, options, out.data(), threads);
           },
-          "view"_a, "lens"_a, "base"_a, "light"_a.noconvert(), "relief"_a, "ramp"_a.noconvert(),
-          "top_level"_a, "background"_a.noconvert(), "out"_a.noconvert(), "threads"_a)
+          "view"_a, "lens"_a, "base"_a, "light"_a.noconvert(), "direct"_a.none(), "relief"_a,
+          "ramp"_a.noconvert(), "top_level"_a, "background"_a.noconvert(), "out"_a.noconvert(), "threads"_a)
       // the triangles of the cut: vertices (n, 3), faces (m, 3), of each face the instance and the cluster
       .def(
           "cut_mesh",

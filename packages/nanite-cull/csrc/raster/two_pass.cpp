@@ -25,20 +25,23 @@ void rename(const CullContext::Merge& merge, size_t slots, int threads, Visibili
 
 void draw_two_pass(CullContext& context, const Scene& scene, const View& view, const RasterOptions& options,
                    History& history, VisibleClusters& visible, Draws& draws, VisibilityBuffer& out,
-                   CullStats& cull_stats, RasterStats& raster_stats, const Streamer* streamer) {
+                   CullStats& cull_stats, RasterStats& raster_stats, const Streamer* streamer,
+                   Motion* motion) {
   const std::shared_lock held(scene.lock);
   const Streamer::Hold streamed(streamer);
   context.find_assets(scene, streamed);
-  const bool known = history.scene == &scene && history.pyramid.width() > 0;
+  const bool known = history.last.scene == &scene && history.pyramid.width() > 0;
   Occluders occluders;
   if (known)
-    occluders.before = history.pyramid.hzb(), occluders.view_before = &history.view,
-    occluders.epoch = history.epoch;
+    occluders.before = history.pyramid.hzb(), occluders.view_before = &history.last.view,
+    occluders.epoch = history.last.epoch;
 
   context.main_pass(scene, known ? &occluders : nullptr, visible, cull_stats);
   context.collect_draws(scene, visible, draws);
   raster(draws, view, visible, options, out, raster_stats);
-  if (!known) {
+  if (!history.occlusion) {
+    history.pyramid.clear();
+  } else if (!known) {
     history.pyramid.build(out.depth.data(), out.width, out.height, options.threads);
   } else {
     DepthPyramid drawn;
@@ -54,7 +57,10 @@ void draw_two_pass(CullContext& context, const Scene& scene, const View& view, c
       history.pyramid.build(out.depth.data(), out.width, out.height, options.threads);
     }
   }
-  history.view = view, history.scene = &scene, history.epoch = scene.begin_epoch();
+  if (motion) motion->to_clip.clear();
+  if (motion && history.before.scene == &scene)
+    find_motion(scene, draws, history.before.view, history.before.epoch, options.threads, *motion);
+  history.last = {view, &scene, scene.begin_epoch()};
 }
 
 }  // namespace nanite_cull

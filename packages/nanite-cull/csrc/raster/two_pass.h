@@ -8,6 +8,7 @@
 #pragma once
 
 #include "raster/depth_pyramid.h"
+#include "raster/motion.h"
 #include "raster/raster.h"
 
 namespace nanite_cull {
@@ -15,18 +16,26 @@ namespace nanite_cull {
 // What one frame leaves to the next. Empty before the first and after a cut: then everything is drawn at
 // once.
 struct History {
+  bool occlusion = true;  // false: for velocities alone, nothing is hidden by it
   DepthPyramid pyramid;
-  View view;
-  const Scene* scene = nullptr;  // never followed
-  uint64_t epoch = 0;            // of the scene, since that frame
+  struct Seen {
+    View view;
+    const Scene* scene = nullptr;  // never followed
+    uint64_t epoch = 0;            // of the scene, since that frame
+  };
+  Seen last;    // what the pyramid is of
+  Seen before;  // the last frame as a whole: one that waits for pages is drawn more than once
 
-  void forget() { pyramid.clear(), scene = nullptr; }
+  void begin_frame() { before = last; }
+  void forget() { pyramid.clear(), last.scene = before.scene = nullptr; }
 };
 
 // Draws the scene, leaving out what is hidden, and makes this frame the history. `context` knows view and
-// options. Holds the scene's lock all the while. `streamer`: as for CullContext::cull.
+// options. Holds the scene's lock all the while. `streamer`: as for CullContext::cull. `motion`: where what
+// was drawn lay in the last frame; may be null.
 void draw_two_pass(CullContext& context, const Scene& scene, const View& view, const RasterOptions& options,
                    History& history, VisibleClusters& visible, Draws& draws, VisibilityBuffer& out,
-                   CullStats& cull_stats, RasterStats& raster_stats, const Streamer* streamer = nullptr);
+                   CullStats& cull_stats, RasterStats& raster_stats, const Streamer* streamer = nullptr,
+                   Motion* motion = nullptr);
 
 }  // namespace nanite_cull

@@ -10,7 +10,7 @@ namespace nanite_cull {
 
 // Which attributes are asked of it.
 struct Wants {
-  bool normal, uv, color;
+  bool normal, uv, color, position;
 };
 
 // One triangle, ready to be interpolated at pixels.
@@ -44,7 +44,7 @@ struct Interpolator {
       p[k] = &vertices->positions[3 * size_t(corner[k])];
     }
     interpolates = (wants.normal && !vertices->normals.empty()) || (wants.uv && !vertices->uvs.empty()) ||
-                   (wants.color && !vertices->colors.empty());
+                   (wants.color && !vertices->colors.empty()) || wants.position;
     for (int k = 0; k < 3 && interpolates; ++k) clip[k] = to_clip(draw->to_clip, p[k]);
     if (!wants.normal || !vertices->normals.empty()) return;
     float u[3], w[3];

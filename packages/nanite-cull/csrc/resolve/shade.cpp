@@ -15,7 +15,7 @@ namespace {
 
 constexpr int tile_width = 256, tile_height = 64;  // what one thread shades at a time
 constexpr int ahead = 16;  // pixels from asking for a triangle's corners to using them
-constexpr float brightest = 1.2f;
+constexpr float lamp_strength = 0.72f, brightest = 1.2f;
 
 // The same id has the same colour in every picture.
 void stable_color(uint32_t id, float* out) {
@@ -56,24 +56,19 @@ class Bytes {
   uint8_t start_[bins + 1];
 };
 
-// Lamp, sky and rim; both sides of a surface are lit.
-float light_on(const float* n, const float* towards_eye, const float* lamp) {
-  float towards = n[0] * towards_eye[0] + n[1] * towards_eye[1] + n[2] * towards_eye[2];
+// A lamp without shadows; both sides of a surface are lit.
+float lamp_on(const float* n, const float* towards_eye, const float* lamp) {
+  const float towards = n[0] * towards_eye[0] + n[1] * towards_eye[1] + n[2] * towards_eye[2];
   const float side = towards < 0 ? -1.0f : 1.0f;
-  const float lit = std::max(side * (n[0] * lamp[0] + n[1] * lamp[1] + n[2] * lamp[2]), 0.0f);
-  const float sky = 0.5f + 0.5f * side * n[1], rim = 1 - std::fabs(towards);
-  return (0.72f * lit + 0.26f * sky) + 0.10f * (rim * rim * rim);
+  return lamp_strength * std::max(side * (n[0] * lamp[0] + n[1] * lamp[1] + n[2] * lamp[2]), 0.0f);
 }
 
-void towards_eye(const Lens& lens, int x, int y, float* out) {
-  const float* r = lens.rotation;
-  float a = 0, b = 0, c = 1;
-  if (!lens.orthographic) {
-    a = -float(lens.ray_x[x]), b = -float(lens.ray_y[y]);
-    c = 1 / std::sqrt(a * a + b * b + 1);
-    a *= c, b *= c;
-  }
-  for (int i = 0; i < 3; ++i) out[i] = a * r[i] + b * r[3 + i] + c * r[6 + i];
+// What falls on a surface directly, the sky and the rim.
+float light_on(const float* n, const float* towards_eye, float direct) {
+  const float towards = n[0] * towards_eye[0] + n[1] * towards_eye[1] + n[2] * towards_eye[2];
+  const float side = towards < 0 ? -1.0f : 1.0f;
+  const float sky = 0.5f + 0.5f * side * n[1], rim = 1 - std::fabs(towards);
+  return (direct + 0.26f * sky) + 0.10f * (rim * rim * rim);
 }
 
 // The colour of a pixel's triangle before light falls on it.
@@ -129,7 +124,8 @@ class TileShader {
         float eye[3];
         towards_eye(lens, x, y, eye);
         const float relief = 1 - std::clamp(options.relief * hollows_.at(x, y), -0.12f, 0.4f);
-        const float light = std::clamp(light_on(normal, eye, options.light) * relief, 0.0f, brightest);
+        const float direct = options.direct ? options.direct[row + x] : lamp_on(normal, eye, options.light);
+        const float light = std::clamp(light_on(normal, eye, direct) * relief, 0.0f, brightest);
         for (int c = 0; c < 3; ++c) to[c] = bytes.of(base[c] * light);
       }
     }
@@ -137,7 +133,7 @@ class TileShader {
 
  private:
   void read_row(const Seen& seen, const ShadeOptions& options, const Area& tile, int y) {
-    const Wants wants{true, false, options.base == Base::color};
+    const Wants wants{true, false, options.base == Base::color, false};
     for (int x = tile.x0; x < tile.x1; ++x) {
       const size_t at = size_t(y) * seen.buffer.width + x;
       if (x + ahead < tile.x1 && seen.buffer.depth[at + ahead] > 0)
@@ -159,7 +155,7 @@ class TileShader {
 
 }  // namespace
 
-void unproject(const VisibilityBuffer& buffer, const Lens& lens, const double* m, const double* eye,
+void unproject(const VisibilityBuffer& buffer, const Lens& lens, const double* to_world, const double* eye,
                float* out, int threads) {
   native::parallel_for(buffer.height, 8, threads, [&](int64_t first, int64_t last) {
     for (int64_t y = first; y < last; ++y)
@@ -170,11 +166,9 @@ void unproject(const VisibilityBuffer& buffer, const Lens& lens, const double* m
           p[0] = p[1] = p[2] = std::numeric_limits<float>::quiet_NaN();
           continue;
         }
-        const double along = along_axis(lens, buffer.depth[at]), across = lens.orthographic ? 1 : along;
-        const double ray[3] = {across * lens.ray_x[x], across * lens.ray_y[y], -along};
-        for (int i = 0; i < 3; ++i)
-          p[i] = static_cast<float>(((ray[0] * m[3 * i] + ray[1] * m[3 * i + 1]) + ray[2] * m[3 * i + 2]) +
-                                    eye[i]);
+        double place[3];
+        unproject_pixel(lens, to_world, eye, x, static_cast<int>(y), buffer.depth[at], place);
+        for (int i = 0; i < 3; ++i) p[i] = static_cast<float>(place[i]);
       }
   });
 }

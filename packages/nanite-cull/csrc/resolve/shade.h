@@ -1,5 +1,5 @@
-// From the visibility buffer to a picture: one lamp, the sky, a rim, and hollows darker than ridges
-// (Luft, Colditz and Deussen, "Image Enhancement by Unsharp Masking the Depth Buffer", 2006).
+// From the visibility buffer to a picture: a lamp or the scene's lights, the sky, a rim, and hollows darker
+// than ridges (Luft, Colditz and Deussen, "Image Enhancement by Unsharp Masking the Depth Buffer", 2006).
 #pragma once
 
 #include "cull/cull.h"
@@ -12,9 +12,10 @@ enum class Base { plain, color, cluster, triangle, instance, level };
 
 struct ShadeOptions {
   Base base = Base::plain;
-  float light[3];               // towards the lamp, world, unit
-  float relief = 0;             // how strongly hollows darken
-  const float* ramp = nullptr;  // (ramp_size, 3): colours of levels, of 0 to 1
+  float light[3];                 // towards the lamp, world, unit
+  const float* direct = nullptr;  // (height, width): of find_light(), in place of the lamp's light
+  float relief = 0;               // how strongly hollows darken
+  const float* ramp = nullptr;    // (ramp_size, 3): colours of levels, of 0 to 1
   int ramp_size = 0;
   uint32_t top_level = 0;
   const float* background = nullptr;  // (height, 3)

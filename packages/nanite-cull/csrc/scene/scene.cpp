@@ -187,6 +187,20 @@ void Scene::resize(int64_t count) {
   if (!previous_.empty()) previous_.resize(12 * count);
 }
 
+Box Scene::box() const {
+  Box out;
+  const std::vector<float>* centre[3] = {&spheres.x, &spheres.y, &spheres.z};
+  for (int a = 0; a < 3; ++a) {
+    float lo = infinite_error, hi = -infinite_error;
+    for (int64_t i = 0; i < size(); ++i) {  // a hidden one's radius is minus infinity
+      lo = std::min(lo, (*centre[a])[i] - spheres.r[i]);
+      hi = std::max(hi, (*centre[a])[i] + spheres.r[i]);
+    }
+    out.lo[a] = lo, out.hi[a] = hi;
+  }
+  return out;
+}
+
 bool Scene::mirrored(int64_t index) const {
   const double* m = linear(index);
   return m[0] * (m[4] * m[8] - m[5] * m[7]) - m[1] * (m[3] * m[8] - m[5] * m[6]) +

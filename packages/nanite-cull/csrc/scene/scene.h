@@ -69,6 +69,9 @@ class Scene {
             {lanes.translation[0][index], lanes.translation[1][index], lanes.translation[2][index]}};
   }
 
+  // A box around the spheres of what is not hidden; lo above hi where there is nothing.
+  Box box() const;
+
   // Frames that are kept as history divide time. `epoch` is the present one; whoever draws such a frame
   // begins the next.
   uint64_t epoch() const { return epoch_.load(std::memory_order_relaxed); }

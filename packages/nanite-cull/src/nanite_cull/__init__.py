@@ -10,6 +10,7 @@ from importlib.metadata import version
 from nanite_cull import meshes
 from nanite_cull.asset import Asset, Material, build, open
 from nanite_cull.camera import Camera
+from nanite_cull.lights import Lamp, Sun
 from nanite_cull.mesh_io import load
 from nanite_cull.render import CutMesh, Frame, Renderer
 from nanite_cull.scene import Scene, load_scene
@@ -21,9 +22,11 @@ __all__ = [
     "Camera",
     "CutMesh",
     "Frame",
+    "Lamp",
     "Material",
     "Renderer",
     "Scene",
+    "Sun",
     "__version__",
     "build",
     "load",

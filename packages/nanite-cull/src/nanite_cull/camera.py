@@ -140,6 +140,19 @@ class Camera:
         """A copy with some fields replaced."""
         return replace(self, **changes)
 
+    def shifted(self, x: float, y: float, width: int, height: int) -> "Camera":
+        """The camera whose image of (width, height) pixels has every pixel's centre moved by x to
+        the right and y down."""
+        if self.orthographic:
+            pixel = self.height / height
+            view = np.array(self.view, float)
+            view[:2, 3] += -x * pixel, y * pixel
+            return replace(self, view=view)
+        scale_x, scale_y, shift_x, shift_y = self._window(width, height)
+        centre = (1 + shift_x) * width / 2 - x, (1 - shift_y) * height / 2 - y
+        lens = (scale_x * width / 2, scale_y * height / 2, *centre, float(width), float(height))
+        return replace(self, lens=lens)
+
     def _window(self, width: int, height: int) -> tuple[float, float, float, float]:
         """What one unit at distance one spans and where the axis meets the image: scale x and y,
         shift x and y, in halves of the image (y up)."""
@@ -170,6 +183,16 @@ class Camera:
         x = (np.arange(width) + 0.5) * 2 / width - 1
         y = 1 - (np.arange(height) + 0.5) * 2 / height
         return (x - shift_x) / scale_x, (y - shift_y) / scale_y
+
+    def distances(self, depth: np.ndarray) -> np.ndarray:
+        """float32: world units along the axis of a frame's depths; infinite where depth is 0."""
+        if self.orthographic:
+            inside = self.far - depth * (self.far - self.near)
+        else:
+            with np.errstate(divide="ignore"):
+                inside = np.float32(self.near) / depth
+        inside = np.where(depth > 0, inside, np.inf).astype(np.float32)
+        return inside / np.float32(self.scale)
 
     def _check(self) -> np.ndarray:
         """The view in double precision. Raises ValueError for what is no camera."""

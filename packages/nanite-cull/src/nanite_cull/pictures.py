@@ -38,7 +38,7 @@ class Frame(Protocol):
     normal: np.ndarray
     overdraw: np.ndarray
 
-    def _shade(self, kind: str, light: np.ndarray) -> np.ndarray: ...
+    def _shade(self, kind: str, light: np.ndarray | None) -> np.ndarray: ...
 
 
 def ramp(values: np.ndarray, stops: np.ndarray = RAMP) -> np.ndarray:
@@ -57,10 +57,11 @@ def background(height: int) -> np.ndarray:
     )
 
 
-def picture(frame: Frame, kind: str, light: Any = LIGHT) -> np.ndarray:
-    """(height, width, 3) uint8 picture of a frame. light: (3,), towards the lamp. Raises ValueError
-    for an unknown kind, and for a light without direction."""
-    towards = np.asarray(light, float)
+def picture(frame: Frame, kind: str, light: Any = None) -> np.ndarray:
+    """(height, width, 3) uint8 picture of a frame. light: (3,), towards a lamp without shadows;
+    None: the frame's lights, LIGHT where it has none. Raises ValueError for an unknown kind, and
+    for a light without direction."""
+    towards = np.asarray(LIGHT if light is None else light, float)
     if towards.shape != (3,) or not 0 < np.linalg.norm(towards) < np.inf:
         raise ValueError(f"picture: light must be a direction (x, y, z), got {light}")
     if kind not in KINDS:
@@ -77,7 +78,7 @@ def picture(frame: Frame, kind: str, light: Any = LIGHT) -> np.ndarray:
         )
         color = ramp(0.08 + 0.92 * (frame.depth - far) / max(near - far, 1e-30))
     else:
-        return frame._shade(kind, towards / np.linalg.norm(towards))
+        return frame._shade(kind, None if light is None else towards / np.linalg.norm(towards))
     color = np.where(frame.coverage[..., None], color, background(frame.height)[:, None])
     return (np.clip(color, 0, 1) ** (1 / 1.1) * 255 + 0.5).astype(np.uint8)
 

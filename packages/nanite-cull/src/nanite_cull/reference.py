@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from nanite_cull.asset import NONE, Asset
+from nanite_cull.lights import Sun
 from nanite_cull.pictures import LEVEL_RAMP, LIGHT, RELIEF, background, ramp
 from nanite_cull.render import Frame
 
@@ -183,22 +184,40 @@ def stable_color(ids: np.ndarray) -> np.ndarray:
     return 0.25 + 0.75 * np.stack(channels, -1)
 
 
+def _lights(frame: Frame, normal: np.ndarray) -> np.ndarray:
+    """(height, width): what a frame's lights add on surfaces with these normals, shadows in it."""
+    out = np.zeros(normal.shape[:2])
+    for light, lit in zip(frame.lights, frame.lit, strict=True):
+        if isinstance(light, Sun):
+            way = np.broadcast_to(np.asarray(light.direction, float), normal.shape)
+        else:
+            way = np.asarray(light.position, float) - np.nan_to_num(frame.position)
+        way = way / np.maximum(np.linalg.norm(way, axis=-1, keepdims=True), 1e-300)
+        out += light.strength * lit * np.maximum((way * normal).sum(-1), 0)
+    return out
+
+
 def _light(frame: Frame, light: Any) -> np.ndarray:
     """(height, width, 1): a lamp, the sky and a rim; both sides of a surface are lit."""
     normal, camera = frame.normal, frame.camera
     rotation = camera.view[:3, :3].astype(np.float32)
     if camera.orthographic:
-        towards = normal @ (rotation[2] / np.float32(camera.scale))
+        facing = normal @ (rotation[2] / np.float32(camera.scale))
     else:
         x, y = (axis.astype(np.float32) for axis in camera.rays(frame.width, frame.height))
         x, y = np.meshgrid(x, y)
         ray = np.stack([-x, -y, np.ones_like(x)], -1) / np.sqrt(x * x + y * y + 1)[..., None]
-        towards = np.einsum("hwc,hwc->hw", normal, ray @ (rotation / np.float32(camera.scale)))
-    normal = np.where(towards[..., None] < 0, -normal, normal)
-    lamp = np.maximum(normal @ (light / np.linalg.norm(light)).astype(np.float32), 0)
+        facing = np.einsum("hwc,hwc->hw", normal, ray @ (rotation / np.float32(camera.scale)))
+    normal = np.where(facing[..., None] < 0, -normal, normal)
+    if light is None and frame.lights:
+        direct = _lights(frame, normal)
+    else:
+        towards = np.asarray(LIGHT if light is None else light, float)
+        lamp = (towards / np.linalg.norm(towards)).astype(np.float32)
+        direct = 0.72 * np.maximum(normal @ lamp, 0)
     sky = 0.5 + 0.5 * normal[..., 1]
-    rim = (1 - np.abs(towards)) ** 3
-    return (0.72 * lamp + 0.26 * sky + 0.10 * rim)[..., None]
+    rim = (1 - np.abs(facing)) ** 3
+    return (direct + 0.26 * sky + 0.10 * rim)[..., None]
 
 
 def _box_mean(values: np.ndarray, weights: np.ndarray, radius: int) -> np.ndarray:
@@ -247,7 +266,7 @@ def _base(frame: Frame, kind: str) -> np.ndarray:
     return np.full((frame.height, frame.width, 3), (0.80, 0.76, 0.70), np.float32)
 
 
-def picture(frame: Frame, kind: str, light: Any = LIGHT) -> np.ndarray:
+def picture(frame: Frame, kind: str, light: Any = None) -> np.ndarray:
     """(height, width, 3) uint8: a lit picture; the core's differs by one step of 255 at most."""
     color = _base(frame, kind) * np.clip(_light(frame, light) * _relief(frame), 0, 1.2)
     color = np.where(frame.coverage[..., None], color, background(frame.height)[:, None])

@@ -16,9 +16,11 @@ import numpy as np
 from nanite_cull import _C, pictures  # type: ignore[attr-defined]
 from nanite_cull.asset import NONE, Asset
 from nanite_cull.camera import Camera
+from nanite_cull.lights import Lamp, Sun, shadow_cameras
 from nanite_cull.scene import Scene
 
 ON_OVERFLOW = ("raise", "warn")
+MAX_VIEWS = 255  # of one call
 
 
 class CutMesh(NamedTuple):
@@ -38,6 +40,15 @@ class CutMesh(NamedTuple):
     """(T,) uint32: its cluster, of the instance's asset."""
 
 
+class Shadows(NamedTuple):
+    """What a frame's lights see."""
+
+    lights: list[_C.Light]
+    views: list[_C.View]
+    depths: np.ndarray
+    """(views, size, size) float32, as `Frame.depth`."""
+
+
 class Frame:
     """One rendered frame. Arrays have shape (height, width) and are computed when first asked for.
 
@@ -53,10 +64,15 @@ class Frame:
         view: _C.View,
         threads: int,
         stats: dict[str, Any],
+        lights: tuple[Sun | Lamp, ...] = (),
+        shadows: Shadows | None = None,
+        has_velocity: bool = False,
     ) -> None:
         self._core, self._assets, self._view, self._threads = core, assets, view, threads
+        self.lights, self._shadows, self._has_velocity = lights, shadows, has_velocity
         self.camera, self.stats = camera, stats
         self.width, self.height = view.width, view.height
+        self._samples: list[Frame] = []
 
     @property
     def depth(self) -> np.ndarray:
@@ -93,7 +109,8 @@ class Frame:
         return self._core.overdraw
 
     def _resolve(self, **targets: np.ndarray) -> None:
-        names = ("instance", "cluster", "triangle", "level", "material", "normal", "uv", "color")
+        names = ("instance", "cluster", "triangle", "level", "material", "normal", "uv", "color",
+                 "velocity")  # fmt: skip
         self._core.resolve(self._view, *(targets.get(name) for name in names), self._threads)
 
     @cached_property
@@ -151,6 +168,21 @@ class Frame:
         """(height, width, 4) float32 vertex colours; white where an asset has none."""
         return self._plane("color", 4)
 
+    @cached_property
+    def velocity(self) -> np.ndarray:
+        """(height, width, 2) float32: pixels to the right and down that what is seen has moved by
+        since the frame before, by its own motion and the camera's.
+
+        Zero in a first frame (and after `Renderer.forget`, of another scene, with a cull_camera),
+        where nothing was drawn, and for what lay behind the eye then; what was added since counts
+        as standing still. Needs Renderer(velocity=True).
+        """
+        if not self._has_velocity:
+            raise RuntimeError(
+                "Frame.velocity: was not kept track of; use Renderer(..., velocity=True)"
+            )
+        return self._plane("velocity", 2)
+
     @property
     def has_colors(self) -> bool:
         """Whether any asset of the scene has vertex colours."""
@@ -177,20 +209,34 @@ class Frame:
         out[out == NONE] = -1
         return out
 
+    @cached_property
+    def lit(self) -> np.ndarray:
+        """(lights, height, width) float32: the share of each of the Renderer's lights that reaches
+        a pixel, 0 to 1; 0 where the surface turns away from it and where nothing was drawn."""
+        out = np.zeros((len(self.lights), self.height, self.width), np.float32)
+        self._find_light(share=out)
+        return out
+
+    @cached_property
+    def _direct(self) -> np.ndarray:
+        """(height, width) float32: what all lights add."""
+        out = np.zeros((self.height, self.width), np.float32)
+        self._find_light(direct=out)
+        return out
+
+    def _find_light(
+        self, share: np.ndarray | None = None, direct: np.ndarray | None = None
+    ) -> None:
+        if self._shadows is not None:
+            self._core.find_light(
+                self._view, self._lens(), *self._to_world(), *self._shadows, share, direct,
+                self._threads,
+            )  # fmt: skip
+
     @property
     def distance(self) -> np.ndarray:
         """float32: world units along the view axis; infinite where nothing was drawn."""
-        return self._camera_distance / np.float32(self.camera.scale)
-
-    @property
-    def _camera_distance(self) -> np.ndarray:
-        camera, depth = self.camera, self.depth
-        if camera.orthographic:
-            inside = camera.far - depth * (camera.far - camera.near)
-        else:
-            with np.errstate(divide="ignore"):
-                inside = np.float32(camera.near) / depth
-        return np.where(depth > 0, inside, np.inf).astype(np.float32)
+        return self.camera.distances(self.depth)
 
     @cached_property
     def position(self) -> np.ndarray:
@@ -201,10 +247,13 @@ class Frame:
         for an orthographic camera) for the depth's rounding.
         """
         out = np.empty((self.height, self.width, 3), np.float32)
-        to_world = np.ascontiguousarray(np.linalg.inv(np.asarray(self.camera.view, float)[:3, :3]))
-        eye = np.ascontiguousarray(self.camera.eye, float)
-        self._core.unproject(self._lens(), to_world, eye, out, self._threads)
+        self._core.unproject(self._lens(), *self._to_world(), out, self._threads)
         return out
+
+    def _to_world(self) -> tuple[np.ndarray, np.ndarray]:
+        """From the camera's space: linear part (3, 3) and eye (3,)."""
+        linear = np.linalg.inv(np.asarray(self.camera.view, float)[:3, :3])
+        return np.ascontiguousarray(linear), np.ascontiguousarray(self.camera.eye, float)
 
     def _lens(self) -> _C.Lens:
         camera, lens = self.camera, _C.Lens()
@@ -217,25 +266,67 @@ class Frame:
         lens.pixel = 2 / (camera._window(self.width, self.height)[1] * self.height * camera.scale)
         return lens
 
-    def _shade(self, kind: str, light: np.ndarray) -> np.ndarray:
+    def _shade(self, kind: str, light: np.ndarray | None) -> np.ndarray:
         """(height, width, 3) uint8: the lit picture of a kind, `reference.picture`."""
+        direct = self._direct if light is None and self.lights else None
+        lamp = (pictures.LIGHT if light is None else light).astype(np.float32)
         base = kind if kind != "shaded" else "color" if self.has_colors else "plain"
         out = np.empty((self.height, self.width, 3), np.uint8)
         self._core.shade(
-            self._view, self._lens(), getattr(_C.Base, base), light.astype(np.float32),
+            self._view, self._lens(), getattr(_C.Base, base), lamp, direct,
             pictures.RELIEF, pictures.LEVEL_RAMP, self.top_level,
             pictures.background(self.height), out, self._threads,
         )  # fmt: skip
         return out
 
-    def picture(self, kind: str = "shaded", *, light: Any = pictures.LIGHT) -> np.ndarray:
+    def picture(self, kind: str = "shaded", *, light: Any = None) -> np.ndarray:
         """(height, width, 3) uint8. kind: one of nanite_cull.pictures.KINDS. light: (3,), world,
-        towards the lamp. Raises ValueError for another kind, and for a light without direction."""
-        return pictures.picture(cast(pictures.Frame, self), kind, light)
+        towards a lamp without shadows; None: the Renderer's lights, or one like that. Raises
+        ValueError for another kind, and for a light without direction."""
+        picture = pictures.picture(cast(pictures.Frame, self), kind, light)
+        if not self._samples:
+            return picture
+        total = picture.astype(np.uint32)
+        for sample in self._samples:
+            total += sample.picture(kind, light=light)
+        count = 1 + len(self._samples)
+        return ((total + count // 2) // count).astype(np.uint8)
 
-    def save(self, path: str | Path, kind: str = "shaded", *, light: Any = pictures.LIGHT) -> Path:
+    def save(self, path: str | Path, kind: str = "shaded", *, light: Any = None) -> Path:
         """Writes a picture (PNG or what the suffix says), aside and then renamed."""
         return pictures.save(self.picture(kind, light=light), path)
+
+
+def _sample_offsets(count: int) -> np.ndarray:
+    """(count, 2): parts of a pixel, -0.5 to 0.5, the first none: the sequence of Halton, "On the
+    Efficiency of Certain Quasi-Random Sequences of Points", 1960, in bases 2 and 3."""
+    out = np.zeros((count, 2))
+    for axis, base in enumerate((2, 3)):
+        rest, part = np.arange(count), 1.0
+        while rest.any():
+            part /= base
+            out[:, axis] += part * (rest % base)
+            rest = rest // base
+    return (out + 0.5) % 1 - 0.5
+
+
+def _check_lights(lights: Sequence[Sun | Lamp], size: int) -> tuple[Sun | Lamp, ...]:
+    lights = tuple(lights)
+    for light in lights:
+        if not isinstance(light, Sun | Lamp):
+            raise TypeError(
+                f"Renderer: lights must be Sun or Lamp, got {type(light).__name__}; "
+                "a direction becomes one by Sun(direction)"
+            )
+    maps = sum(light._maps for light in lights)
+    if maps > MAX_VIEWS:
+        raise ValueError(
+            f"Renderer: lights may have {MAX_VIEWS} shadow maps together, got {maps}; a Sun has "
+            "one for each cascade, a Lamp 6"
+        )
+    if not 16 <= size <= 8192:
+        raise ValueError(f"Renderer: shadow_size must be 16 to 8192, got {size}")
+    return lights
 
 
 class Renderer:
@@ -253,6 +344,17 @@ class Renderer:
     other slots. Pays where much is hidden and successive frames resemble each other; `forget` says
     that the next one does not. Frame.stats then counts what was hidden (`occluded_instances`,
     `occluded_nodes`, `occluded_clusters`) and what the second pass brought (`post_clusters`).
+
+    samples: pictures are the mean of so many (1 to 256), each with its rays moved by parts of a
+    pixel, which takes away stairs and flicker; all planes are those of the first, whose rays go
+    through the pixels' centres. Each sample costs a frame.
+
+    velocity: keep what `Frame.velocity` needs: this Renderer's last frame and where instances were
+    then. A scene remembers that for one Renderer at a time that has velocity or occlusion.
+
+    lights: suns and lamps (`Sun`, `Lamp`) for lit pictures and `Frame.lit`; each frame then draws
+    their shadow maps of shadow_size x shadow_size pixels too, a sun's cascades fitted to what the
+    frame shows, in the detail that `threshold` asks of the map's pixels.
 
     Streamed assets (`nanite_cull.open`): `budget` is the memory for their pages, in bytes, all
     assets of this Renderer together; nothing else sets it. A frame draws what is there, coarser
@@ -275,12 +377,16 @@ class Renderer:
         frustum: bool = True,
         hierarchy: bool = True,
         occlusion: bool = False,
+        velocity: bool = False,
         large_path_only: bool = False,
         max_candidate_nodes: int = 1 << 16,
         max_candidate_clusters: int = 1 << 22,
         max_visible_clusters: int = 1 << 20,
         on_overflow: str = "raise",
         threads: int = 0,
+        samples: int = 1,
+        lights: Sequence[Sun | Lamp] = (),
+        shadow_size: int = 1024,
         budget: int = 512 << 20,
         wait_resident: bool = False,
         decode_threads: int = 1,
@@ -294,9 +400,13 @@ class Renderer:
             raise ValueError(
                 f"Renderer: width and height must be 1 to 16384, got {width} x {height}"
             )
+        if not 1 <= samples <= 256:
+            raise ValueError(f"Renderer: samples must be 1 to 256, got {samples}")
+        self.samples = samples
+        self.lights, self.shadow_size = _check_lights(lights, shadow_size), shadow_size
         self._options = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.width, self.height, self.threshold, self.threads = width, height, threshold, threads
-        self.on_overflow, self.occlusion = on_overflow, occlusion
+        self.on_overflow, self.occlusion, self.velocity = on_overflow, occlusion, velocity
         self.budget, self.wait_resident = budget, wait_resident
         for name, value in (
             ("budget", budget),
@@ -340,7 +450,8 @@ class Renderer:
         return core
 
     def forget(self) -> None:
-        """The next frame takes nothing from the last one: after a cut. Only speed depends on it."""
+        """The next frame takes nothing from the last one: after a cut. Only speed and velocities
+        depend on it."""
         self.__dict__.pop("_history", None)
 
     @property
@@ -352,7 +463,7 @@ class Renderer:
         "occlusion" (instances, nodes and clusters behind others), "detail" (candidates that are
         too coarse or outside); overflow: what did not fit, by capacity; resident_pages and what
         else streaming says, where an asset is streamed; ms: wall milliseconds of "stream", "cull"
-        and "raster" (with occlusion, both in "cull").
+        and "raster" (with occlusion or velocity, both in "cull"), of "shadows" and "samples".
         """
         return dict(self._stats)
 
@@ -447,8 +558,10 @@ class Renderer:
         drawn as `camera` sees it (without occlusion), to look at a cut from elsewhere.
         """
         core, seconds = self._take_core(), Counter[str]()
-        if self.occlusion and cull_camera is None:
-            history = self.__dict__.pop("_history", None) or _C.History()
+        if (self.occlusion or self.velocity) and cull_camera is None:
+            history = self.__dict__.pop("_history", None) or _C.History(self.occlusion)
+            if self.velocity:
+                history.begin_frame()
 
             def draw(view: _C.View) -> dict[str, Any]:
                 return core.draw_two_pass(
@@ -458,18 +571,62 @@ class Renderer:
             view, stats = self._cull_until_resident(scene, camera, seconds, draw)
             self._history = history
         else:
-            view = camera._core(self.width, self.height, self.threshold)
-
-            def cull(culled: _C.View) -> dict[str, Any]:
-                return core.cull(scene._core, culled, self._cull, True, self._streamer, view)
-
-            _, stats = self._cull_until_resident(scene, cull_camera or camera, seconds, cull)
-            start = perf_counter()
-            stats |= core.raster(view, self._raster)
-            seconds["raster"] = perf_counter() - start
+            view, stats = self._draw(scene, camera, cull_camera or camera, core, seconds)
+        shadows = self._draw_shadows(scene, camera, core.depth, seconds) if self.lights else None
+        shared = {"lights": self.lights, "shadows": shadows, "has_velocity": self.velocity}
+        frame = Frame(core, scene.assets, camera, view, self.threads, stats, **shared)
+        start = perf_counter()
+        for x, y in _sample_offsets(self.samples)[1:]:
+            sample, shifted = _C.Frame(), camera.shifted(x, y, self.width, self.height)
+            its_view, its_stats = self._draw(
+                scene, shifted, cull_camera or shifted, sample, Counter[str]()
+            )
+            frame._samples.append(
+                Frame(sample, scene.assets, shifted, its_view, self.threads, its_stats, **shared)
+            )
+        if self.samples > 1:
+            seconds["samples"] = perf_counter() - start
         self._note(stats, seconds)
         self._core = core
-        return Frame(core, scene.assets, camera, view, self.threads, stats)
+        return frame
+
+    def _draw(
+        self,
+        scene: Scene,
+        camera: Camera,
+        cull_camera: Camera,
+        core: _C.Frame,
+        seconds: Counter[str],
+    ) -> tuple[_C.View, dict[str, Any]]:
+        """Culls and draws without a history."""
+        view = camera._core(self.width, self.height, self.threshold)
+
+        def cull(culled: _C.View) -> dict[str, Any]:
+            return core.cull(scene._core, culled, self._cull, True, self._streamer, view)
+
+        _, stats = self._cull_until_resident(scene, cull_camera, seconds, cull)
+        start = perf_counter()
+        stats |= core.raster(view, self._raster)
+        seconds["raster"] = perf_counter() - start
+        return view, stats
+
+    def _draw_shadows(
+        self, scene: Scene, camera: Camera, depth: np.ndarray, seconds: Counter[str]
+    ) -> Shadows | None:
+        """The shadow maps of a frame that drew `depth`; None for one that shows nothing."""
+        start, size = perf_counter(), self.shadow_size
+        if not depth.any():
+            return None
+        ends = np.array([depth.max(), depth.min(where=depth > 0, initial=1)])
+        near, far = (float(d) for d in camera.distances(ends))
+        box = np.array(scene._core.box(), float)
+        image = (self.width, self.height)
+        cameras, lights = shadow_cameras(self.lights, camera, (near, far), box, image, size)
+        core = self.__dict__.pop("_shadow_core", None) or _C.Frame()
+        views, depths, _ = self._draw_views(scene, cameras, (size, size), core, Counter[str]())
+        self._shadow_core = core
+        seconds["shadows"] = perf_counter() - start
+        return Shadows(lights, views, depths)
 
     def render_depths(self, scene: Scene, cameras: Sequence[Camera]) -> np.ndarray:
         """Depth alone, of 1 to 255 cameras in one call: lamps, cascades of a sun, a camera rig.
@@ -479,21 +636,35 @@ class Renderer:
         views together; max_visible_clusters holds for all together.
         """
         cameras, core, seconds = list(cameras), self._take_core(), Counter[str]()
-        if not 1 <= len(cameras) <= 255:
-            raise ValueError(f"Renderer.render_depths: needs 1 to 255 cameras, got {len(cameras)}")
-        out = np.empty((len(cameras), self.height, self.width), np.float32)
+        if not 1 <= len(cameras) <= MAX_VIEWS:
+            raise ValueError(
+                f"Renderer.render_depths: needs 1 to {MAX_VIEWS} cameras, got {len(cameras)}"
+            )
+        _, out, stats = self._draw_views(scene, cameras, (self.width, self.height), core, seconds)
+        self._note(stats, seconds)
+        self._core = core
+        return out
+
+    def _draw_views(
+        self,
+        scene: Scene,
+        cameras: list[Camera],
+        image: tuple[int, int],
+        core: _C.Frame,
+        seconds: Counter[str],
+    ) -> tuple[list[_C.View], np.ndarray, dict[str, Any]]:
+        """Views of (width, height) `image`, their depths and what they took together."""
+        out = np.empty((len(cameras), *image[::-1]), np.float32)
+        views: list[_C.View] = []
 
         def draw(first: _C.View) -> dict[str, Any]:
-            sizes = (self.width, self.height, first.threshold)
-            views = [camera._core(*sizes) for camera in cameras]
+            views[:] = [camera._core(*image, first.threshold) for camera in cameras]
             return core.draw_views(
                 scene._core, views, self._cull, self._raster, self._streamer, out
             )
 
         _, stats = self._cull_until_resident(scene, cameras[0], seconds, draw)
-        self._note(stats, seconds)
-        self._core = core
-        return out
+        return views, out, stats
 
     def __getstate__(self) -> dict[str, Any]:
         return dict(self._options)

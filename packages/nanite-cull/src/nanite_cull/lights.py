@@ -1,0 +1,195 @@
+"""A sun and lamps, and the cameras of their shadow maps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from nanite_cull import _C  # type: ignore[attr-defined]
+from nanite_cull.camera import Camera
+
+MARGIN = 4  # texels around what a map must hold: the filter's, and a point's lift off its surface
+UNIFORM = 0.25  # share of equal slices in the cascades' split; the rest is logarithmic
+
+
+def _vector(value: Any, what: str) -> np.ndarray:
+    array = np.asarray(value, float)
+    if array.shape != (3,) or not np.isfinite(array).all():
+        raise ValueError(f"{what} must be three finite numbers (x, y, z), got {value!r}")
+    return array
+
+
+def _check(light: "Sun | Lamp") -> None:
+    name = type(light).__name__
+    for field in ("strength", "bias"):
+        if not 0 <= getattr(light, field) < np.inf:
+            raise ValueError(
+                f"{name}: {field} must be zero or positive, got {getattr(light, field)}"
+            )
+
+
+@dataclass(frozen=True)
+class Sun:
+    """Light from one direction, with shadows.
+
+    direction: (3,), world, towards the sun. strength: what it adds where it falls straight onto a
+    surface. cascades: shadow maps, 1 to 8, one behind the other along the view, nearer ones finer.
+    bias: how far a point is lifted off its surface before its shadow is looked up, in texels of
+    the map (or pixels of the image, where those are larger): 3 is what the filter reaches, so that
+    no plane shades itself; less brings shadows closer to what casts them. Raises ValueError for
+    other values.
+    """
+
+    direction: Any = (0.45, 0.75, 0.5)
+    strength: float = 0.72
+    cascades: int = 4
+    bias: float = 3.0
+
+    def __post_init__(self) -> None:
+        _check(self)
+        if not _vector(self.direction, "Sun: direction").any():
+            raise ValueError(f"Sun: direction must not be zero, got {self.direction!r}")
+        if not 1 <= self.cascades <= 8:
+            raise ValueError(f"Sun: cascades must be 1 to 8, got {self.cascades}")
+
+    @property
+    def _maps(self) -> int:
+        return self.cascades
+
+    def _core(self, first: int, maps: int) -> _C.Light:
+        towards = np.asarray(self.direction, float)
+        towards = towards / np.linalg.norm(towards)
+        return _C.Light(True, towards.tolist(), self.strength, self.bias, first, maps)
+
+    def _cameras(
+        self, camera: Camera, seen: tuple[float, float], box: np.ndarray, image: tuple[int, int],
+        size: int,
+    ) -> list[Camera]:  # fmt: skip
+        """Orthographic cameras around slices of what `camera` sees at distances `seen`."""
+        towards = np.asarray(self.direction, float)
+        towards = towards / np.linalg.norm(towards)
+        frame = _frame(towards, np.asarray(camera.view, float)[2, :3])
+        scene = _box_corners(box) @ frame.T
+        ends = _split(*seen, self.cascades, even=camera.orthographic)
+        out = []
+        for near, far in pairwise(ends):
+            corners = _frustum_corners(camera, near, far, *image) @ frame.T
+            lo = np.maximum(corners.min(0), scene.min(0))
+            hi = np.minimum(corners.max(0), scene.max(0))
+            side = max((hi - lo)[:2].max(), 1e-6 * np.ptp(scene, axis=0).max(), 1e-30)
+            side *= size / (size - 2 * MARGIN)
+            # along the light the whole scene: what lies between sun and slice casts a shadow
+            length = np.ptp(scene[:, 2]) + side
+            eye = np.array([*((lo + hi) / 2)[:2], scene[:, 2].max() + side])
+            view = np.eye(4)
+            view[:3, :3], view[:3, 3] = frame, -eye
+            out.append(Camera(view, None, height=side, near=side / 2, far=float(length + side)))
+        return out
+
+
+@dataclass(frozen=True)
+class Lamp:
+    """Light from one place in all directions, with shadows; it does not fade with distance.
+
+    position: (3,), world. strength, bias: as a Sun's. near: what is nearer to the lamp casts no
+    shadow; None: a thousandth of the way to the scene's farthest corner. Raises ValueError for
+    other values.
+    """
+
+    position: Any
+    strength: float = 0.72
+    bias: float = 3.0
+    near: float | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+        _vector(self.position, "Lamp: position")
+        if self.near is not None and not 0 < self.near < np.inf:
+            raise ValueError(f"Lamp: near must be positive, got {self.near}")
+
+    @property
+    def _maps(self) -> int:
+        return 6
+
+    def _core(self, first: int, maps: int) -> _C.Light:
+        at = np.asarray(self.position, float)
+        return _C.Light(False, at.tolist(), self.strength, self.bias, first, maps)
+
+    def _cameras(
+        self, camera: Camera, seen: tuple[float, float], box: np.ndarray, image: tuple[int, int],
+        size: int,
+    ) -> list[Camera]:  # fmt: skip
+        """One camera for each side of a cube, a few texels wider than a right angle."""
+        at = np.asarray(self.position, float)
+        reach = np.linalg.norm(_box_corners(box) - at, axis=1).max()
+        near = self.near or max(1e-3 * float(reach), 1e-30)
+        fov = float(np.degrees(2 * np.arctan(size / (size - 2 * MARGIN))))
+        return [
+            Camera.look_at(at, at + side * reach, up, fov_y=fov, near=near)
+            for axis, up in zip(np.eye(3), np.roll(np.eye(3), 1, 0), strict=True)
+            for side in (axis, -axis)
+        ]
+
+
+def _frame(towards: np.ndarray, axis: np.ndarray) -> np.ndarray:
+    """Rows right, up, towards of a sun's maps; turned so that the view runs along them."""
+    up = axis - (axis @ towards) * towards
+    if np.linalg.norm(up) < 1e-3 * np.linalg.norm(axis):
+        up = np.eye(3)[np.abs(towards).argmin()]
+        up = up - (up @ towards) * towards
+    up = up / np.linalg.norm(up)
+    return np.stack([np.cross(up, towards), up, towards])
+
+
+def _box_corners(box: np.ndarray) -> np.ndarray:
+    """(8, 3) of a box (2, 3)."""
+    return np.stack(np.meshgrid(*box.T), -1).reshape(8, 3)
+
+
+def _frustum_corners(
+    camera: Camera, near: float, far: float, width: int, height: int
+) -> np.ndarray:
+    """(8, 3) world: the corners of what a camera sees between two distances in world units."""
+    scale_x, scale_y, shift_x, shift_y = camera._window(width, height)
+    x, y, along = np.meshgrid(
+        (np.array([-1, 1]) - shift_x) / scale_x,
+        (np.array([-1, 1]) - shift_y) / scale_y,
+        np.array([near, far]) * camera.scale,
+    )
+    across = 1 if camera.orthographic else along
+    points = np.stack([x * across, y * across, -along], -1).reshape(8, 3)
+    view = np.asarray(camera.view, float)
+    return np.linalg.solve(view[:3, :3], (points - view[:3, 3]).T).T
+
+
+def _split(near: float, far: float, count: int, *, even: bool) -> np.ndarray:
+    """(count + 1,) distances: the practical split of Zhang, Sun, Xu and Lun, "Parallel-Split Shadow
+    Maps for Large-Scale Virtual Environments", 2006."""
+    near, far = near * (1 - 1e-5), far * (1 + 1e-5)
+    part = np.linspace(0, 1, count + 1)
+    equal = near + (far - near) * part
+    return equal if even else UNIFORM * equal + (1 - UNIFORM) * near * (far / near) ** part
+
+
+def shadow_cameras(
+    lights: Sequence[Sun | Lamp],
+    camera: Camera,
+    seen: tuple[float, float],
+    box: np.ndarray,
+    image: tuple[int, int],
+    size: int,
+) -> tuple[list[Camera], list[_C.Light]]:
+    """The cameras of all shadow maps, and the lights that know which are theirs.
+
+    seen: the nearest and the farthest distance that `camera` drew in an image of (width, height)
+    `image`. box: (2, 3), around the scene. size: pixels of a map, in width and height.
+    """
+    cameras: list[Camera] = []
+    of: list[_C.Light] = []
+    for light in lights:
+        added = light._cameras(camera, seen, box, image, size)
+        of.append(light._core(len(cameras), len(added)))
+        cameras += added
+    return cameras, of
