@@ -403,7 +403,8 @@ class Renderer:
         if not 1 <= samples <= 256:
             raise ValueError(f"Renderer: samples must be 1 to 256, got {samples}")
         self.samples = samples
-        self.lights, self.shadow_size = _check_lights(lights, shadow_size), shadow_size
+        self.lights = lights = _check_lights(lights, shadow_size)
+        self.shadow_size = shadow_size
         self._options = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.width, self.height, self.threshold, self.threads = width, height, threshold, threads
         self.on_overflow, self.occlusion, self.velocity = on_overflow, occlusion, velocity
