@@ -156,7 +156,9 @@ def test_without_waiting_it_converges_as_fast_as_pages_may_come(
     installed = np.diff([f.stats["installed_pages"] for f in frames])
     assert installed.max() <= installs
     triangles = [f.stats["triangles"] for f in frames]
-    assert triangles == sorted(triangles)
+    # finer on the whole: a finer group shows fewer where some of its clusters lie outside the view
+    assert np.diff(triangles).min() > -0.05 * triangles[-1]
+    assert triangles[-1] > 2 * triangles[0]
 
 
 def traces(asset, file, count, seed):
