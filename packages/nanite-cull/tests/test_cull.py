@@ -309,3 +309,19 @@ def test_instances_of_many_assets_are_found_alike_in_any_order(
             mixed, camera
         )
         assert set(map(tuple, found.tolist())) == set(map(tuple, exhaustive.tolist()))
+
+
+@pytest.mark.parametrize("distance", [1e12, 1e18, 3e19, 1e20, 1e30])
+def test_what_is_farther_than_squares_reach_is_found_alike(planet_asset, distance):
+    """Beyond 1.8e19 a distance's square is infinite: near and far path, tree and none agree."""
+    random, scene = np.random.default_rng(13), nc.Scene()
+    places = np.array(_grid(64), float)
+    places[::2, :3, :3] *= distance / 1000  # the others are specks: in their units it is far
+    places[:, :3, 3] = (random.normal(size=(64, 3)) * [0.2, 0.1, 0.2] + [0, 0, -2]) * distance
+    scene.add(planet_asset, places)
+    for threshold in (0.0, 1.0, 30.0):
+        camera, options = nc.Camera.look_at((0, 0, 0), (0, 0, -1)), {"threshold": threshold}
+        tree, stats = nc.Renderer(320, 200, **options).cull(scene, camera)
+        flat, _ = nc.Renderer(320, 200, hierarchy=False, **options).cull(scene, camera)
+        assert np.array_equal(tree, flat)
+        assert len(np.unique(tree[:, 0])) == stats["visible_instances"] > 50  # none is a hole

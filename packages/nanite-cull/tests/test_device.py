@@ -70,9 +70,14 @@ constexpr bool fits(int x0, int x1) {
 static_assert(fits(0, 0) && fits(7, 8) && fits(0, 1919) && fits(1000, 1009) && fits(3, 66));
 
 constexpr bool returns(uint32_t view, uint32_t instance, uint32_t item) {
-  const Candidate c = unpack(pack({view, instance, item}));
-  return c.view == view && c.instance == instance && c.item == item &&
-         pack({view, instance, item}) != empty_slot;
+  for (const bool missed : {false, true}) {
+    const uint64_t word = pack({view, instance, item, missed});
+    const Candidate c = unpack(word);
+    if (c.view != view || c.instance != instance || c.item != item || c.missed != missed ||
+        word == empty_slot)
+      return false;
+  }
+  return true;
 }
 static_assert(returns(0, 0, 0) && returns(most_views - 1, 0xffffffff, most_items - 1) &&
               returns(3, 1u << 31, 77));

@@ -356,8 +356,13 @@ void bind_view(nb::module_& m) {
           },
           "relative_to_clip"_a.noconvert(), "eye"_a.noconvert());
 
+  nb::enum_<Traversal>(m, "Traversal")
+      .value("instances", Traversal::instances)
+      .value("levels", Traversal::levels)
+      .value("persistent", Traversal::persistent);
   nb::class_<CullOptions>(m, "CullOptions")
       .def(nb::init<>())
+      .def_rw("traversal", &CullOptions::traversal)
       .def_rw("max_candidate_nodes", &CullOptions::max_candidate_nodes)
       .def_rw("max_candidate_clusters", &CullOptions::max_candidate_clusters)
       .def_rw("max_visible_clusters", &CullOptions::max_visible_clusters)

@@ -17,6 +17,10 @@ namespace nanite_cull {
 
 constexpr float lod_margin = 1.0f / 65536;
 
+// The root of the largest float. What lies beyond is seen from here, for its square is infinite: an infinite
+// distance would make even the infinite error of a root's parent fine.
+constexpr float farthest = 0x1.fffffep63f;
+
 // One view of one instance, in the instance's object space.
 struct LodView {
   float eye[3];
@@ -26,10 +30,14 @@ struct LodView {
   float orthographic;     // 1: distance does not count; 0: perspective
 };
 
+HD inline float distance_to(const LodView& view, float x, float y, float z) {
+  const float dx = x - view.eye[0], dy = y - view.eye[1], dz = z - view.eye[2];
+  return least(sqrtf((dx * dx + dy * dy) + dz * dz), farthest);
+}
+
 // True where `error`, seen from the nearest point of the sphere, exceeds the threshold.
 HD inline bool too_coarse(const LodView& view, float x, float y, float z, float r, float error) {
-  const float dx = x - view.eye[0], dy = y - view.eye[1], dz = z - view.eye[2];
-  float distance = sqrtf((dx * dx + dy * dy) + dz * dz) - r;
+  float distance = distance_to(view, x, y, z) - r;
   if (view.orthographic != 0)
     distance = 1;
   else if (!(distance > view.near_distance))
@@ -45,8 +53,7 @@ HD inline bool too_coarse(const LodView& view, const LodBounds& bounds) {
 // False only where every error of at least `error` inside the sphere exceeds the threshold, whatever
 // point of the sphere it is seen from: then nothing below a node can be fine enough.
 HD inline bool may_be_fine(const LodView& view, float x, float y, float z, float r, float error) {
-  const float dx = x - view.eye[0], dy = y - view.eye[1], dz = z - view.eye[2];
-  float distance = (sqrtf((dx * dx + dy * dy) + dz * dz) + r) * (1 + lod_margin);
+  float distance = (distance_to(view, x, y, z) + r) * (1 + lod_margin);
   if (view.orthographic != 0) distance = 1;
   if (!(distance > view.near_distance)) distance = view.near_distance;
   return !(error * view.error_to_pixels > view.threshold * distance);

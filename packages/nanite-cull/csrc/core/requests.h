@@ -18,8 +18,7 @@ HD inline float pixels_without(const LodView& view, const LodBounds& bounds) {
   const Sphere& s = bounds.sphere;
   const float error = magnitude(bounds.error);
   if (!too_coarse(view, s.x, s.y, s.z, s.r, error)) return 0;
-  const float dx = s.x - view.eye[0], dy = s.y - view.eye[1], dz = s.z - view.eye[2];
-  float distance = sqrtf((dx * dx + dy * dy) + dz * dz) - s.r;
+  float distance = distance_to(view, s.x, s.y, s.z) - s.r;
   if (view.orthographic != 0) distance = 1;
   return error * view.error_to_pixels / most(distance, view.near_distance);
 }

@@ -10,6 +10,8 @@
 #include "core/requests.h"
 #include "cull/cull_far.h"
 #include "cull/cull_simd.h"
+#include "cull/levels.h"
+#include "cull/persistent.h"
 #include "native/check.h"
 #include "native/parallel.h"
 #include "store/ncl_file.h"
@@ -20,12 +22,25 @@ namespace {
 
 constexpr int64_t batch_instances = 512;   // the unit of parallel work
 constexpr uint32_t missed_bit = leaf_bit;  // nodes and groups have 31 bits
-constexpr float always_inside = 1e30f;     // the offset of a plane without a normal: a far plane at infinity
+constexpr uint32_t queue_batch = 16;       // groups that a worker takes at once
+constexpr uint64_t most_queued = 1u << 28;
+constexpr float always_inside = 1e30f;  // the offset of a plane without a normal: a far plane at infinity
 
 void require_capacity(uint64_t capacity, const char* name) {
   native::demand(capacity >= 1 && capacity < (uint64_t(1) << 31), [&] {
     return std::string("cull: ") + name + " must be 1 to 2^31 - 1, got " + std::to_string(capacity);
   });
+}
+
+// All totals of a queue stay below 2^32: a node leads to eight more at most.
+std::unique_ptr<AtomicQueue> make_queue(uint64_t nodes, uint64_t groups) {
+  native::demand(nodes <= most_queued && groups <= most_queued, [&] {
+    return "cull: the persistent traversal keeps at most 2^28 candidates; max_candidate_nodes and "
+           "max_candidate_clusters are " +
+           std::to_string(nodes) + " and " + std::to_string(groups);
+  });
+  return std::make_unique<AtomicQueue>(static_cast<uint32_t>(nodes), static_cast<uint32_t>(groups),
+                                       queue_batch);
 }
 
 Box box_of(const Asset& asset, uint32_t cluster) {
@@ -38,6 +53,61 @@ Box box_of(const Asset& asset, uint32_t cluster) {
 bool large_cluster(const Asset& asset, const LodView& lod, uint32_t cluster) {
   const Box box = box_of(asset, cluster);
   return is_large(lod, box.lo, box.hi, asset.clusters[cluster].longest_edge);
+}
+
+// Whether the clusters of a group are candidates: their parents are too coarse.
+bool expands(const Asset& asset, const LodView& lod, uint32_t g) {
+  const LodBounds& bounds = asset.groups[g].bounds;
+  if (asset.requests)
+    if (const float pixels = pixels_without(lod, bounds); pixels > 0) asset.requests->ask(g, pixels);
+  return too_coarse(lod, bounds);
+}
+
+// One node: the nodes and groups to go on with. `waiting` and they carry missed_bit.
+void visit_node(const Asset& asset, const InstanceView& view, const InstanceOcclusion& occlusion,
+                uint32_t waiting, Children& out, CullStats& stats) {
+  out.nodes = out.groups = 0;
+  ++stats.nodes;
+  const Node& node = asset.nodes[waiting & ~missed_bit];
+  for (uint32_t mask = visible_children(node, view); mask; mask &= mask - 1) {
+    const int lane = __builtin_ctz(mask);
+    const float lo[3] = {node.lo[0][lane], node.lo[1][lane], node.lo[2][lane]},
+                hi[3] = {node.hi[0][lane], node.hi[1][lane], node.hi[2][lane]};
+    const Sight sight = occlusion.test(lo, hi, node_widening, waiting & missed_bit);
+    if (sight == Sight::hidden) {
+      ++stats.occluded_nodes;
+      continue;
+    }
+    const uint32_t child = node.child[lane], mark = sight == Sight::missed ? missed_bit : 0;
+    if (!(child & leaf_bit))
+      out.node[out.nodes++] = child | mark;
+    else if (const uint32_t g = child & ~leaf_bit; expands(asset, view.lod, g))
+      out.group[out.groups++] = g | mark;
+  }
+}
+
+// One group, with missed_bit: appends those of its clusters that this pass draws.
+void visit_group(const Asset& asset, const InstanceView& view, const InstanceOcclusion& occlusion, uint32_t g,
+                 std::vector<uint32_t>& out, CullStats& stats) {
+  const Group& group = asset.groups[g & ~missed_bit];
+  for (uint32_t c = 0; c < group.cluster_count; c += 8) {
+    const uint32_t lanes = std::min(8u, group.cluster_count - c), first = group.cluster_begin + c;
+    for (uint32_t mask = visible_clusters(asset.bounds, first, lanes, view); mask; mask &= mask - 1) {
+      const uint32_t cluster = first + __builtin_ctz(mask);
+      const Box box = box_of(asset, cluster);
+      const Sight sight = occlusion.test(box.lo, box.hi, cluster_widening, g & missed_bit);
+      if (sight == occlusion.wanted()) out.push_back(cluster);
+      if (sight == Sight::hidden) ++stats.occluded_clusters;
+    }
+  }
+}
+
+void take_clusters(const Asset& asset, const LodView& lod, uint32_t view, uint32_t instance,
+                   const std::vector<uint32_t>& clusters, Found& out) {
+  for (uint32_t c : clusters) {
+    (large_cluster(asset, lod, c) ? out.large : out.small).push_back({view, instance, c});
+    out.stats.triangles += asset.clusters[c].triangle_count;
+  }
 }
 
 // What a pass adds to a frame's numbers.
@@ -115,7 +185,18 @@ void CullContext::init_context(const std::vector<View>& views, const CullOptions
   require_capacity(options.max_candidate_nodes, "max_candidate_nodes");
   require_capacity(options.max_candidate_clusters, "max_candidate_clusters");
   require_capacity(options.max_visible_clusters, "max_visible_clusters");
+  native::demand(options.hierarchy || options.traversal == Traversal::instances, [] {
+    return std::string(
+        "cull: without a hierarchy there is no order of levels or of a queue; traversal must be instances "
+        "where hierarchy is false");
+  });
   for (const View& view : views) check_view(view);
+  if (options.traversal != Traversal::persistent) {
+    queue_.reset();
+  } else if (const uint64_t nodes = options.max_candidate_nodes, groups = options.max_candidate_clusters;
+             !queue_ || nodes != options_.max_candidate_nodes || groups != options_.max_candidate_clusters) {
+    queue_ = make_queue(nodes, groups);
+  }
   options_ = options;
   scopes_.resize(views.size());
   for (size_t i = 0; i < views.size(); ++i) {
@@ -138,6 +219,12 @@ void CullContext::find_assets(const Scene& scene, const Streamer::Hold& streamed
       asset = &streamed_[i]->asset();
       roots_[i] = root_of(*asset);
     }
+    native::demand(options_.traversal == Traversal::instances ||
+                       std::max(asset->nodes.size(), asset->groups.size()) <= most_items,
+                   [&] {
+                     return "cull: asset " + std::to_string(i) + " has more than " +
+                            std::to_string(most_items) + " nodes or groups; traversal must be instances";
+                   });
     assets_.push_back(asset);
   }
 }
@@ -222,11 +309,12 @@ void CullContext::run(const Scene& scene, const Occluders* occluders) {
   native::parallel_for(static_cast<int64_t>(batches_.size()), 1, options_.threads, [&](int64_t b, int64_t) {
     Batch& batch = batches_[b];
     batch.view = static_cast<uint32_t>(b / each), batch.scope = &scopes_[batch.view];
-    batch.small.clear(), batch.large.clear();
+    batch.small.clear(), batch.large.clear(), batch.roots.clear();
     batch.stats = {};
     const int64_t first = b % each * batch_instances;
     instance_cull(scene, first, std::min(first + batch_instances, count), batch);
   });
+  if (options_.traversal != Traversal::instances) traverse(scene);
 }
 
 // One draw for each run of clusters of one instance in one view, at both ends of the buffer.
@@ -295,7 +383,7 @@ bool CullContext::far_cull(const Scene& scene, int64_t first, Batch& batch) cons
     const RootCluster& root = roots_[scene.lanes.asset[instance]];
     ++batch.stats.visible_instances, ++batch.stats.far_instances, ++batch.stats.candidate_clusters;
     const InstanceOcclusion occlusion =
-        occlusion_of(scene, *scene.assets[scene.lanes.asset[instance]], instance, batch);
+        occlusion_of(scene, *scene.assets[scene.lanes.asset[instance]], instance, batch.scope->view);
     const Sight sight = occlusion.test(root.box.lo, root.box.hi, cluster_widening, false);
     if (sight == Sight::hidden) ++batch.stats.occluded_instances;
     if (sight != occlusion.wanted()) continue;
@@ -312,68 +400,62 @@ void CullContext::near_cull(const Scene& scene, int64_t i, Batch& batch) const {
     if (sphere_misses(batch.scope->planes[p], s.x[i], s.y[i], s.z[i], s.r[i])) return;
   ++batch.stats.visible_instances;
   const Asset& asset = *assets_[scene.lanes.asset[i]];
-  const InstanceOcclusion occlusion = occlusion_of(scene, asset, i, batch);
+  const InstanceOcclusion occlusion = occlusion_of(scene, asset, i, batch.scope->view);
   const Sight sight = occlusion.test(asset.box.lo, asset.box.hi, node_widening, false);
   if (sight == Sight::hidden) {
     ++batch.stats.occluded_instances;
     return;
   }
-  InstanceView view = make_instance_view(batch.scope->view, scene, i);
-  if (!options_.frustum) view.plane_count = 0;
+  if (options_.traversal != Traversal::instances) {
+    batch.roots.push_back(pack({batch.view, static_cast<uint32_t>(i), 0, sight == Sight::missed}));
+    return;
+  }
+  const InstanceView view = view_of(scene, i, batch.scope->view);
   node_cull(asset, view, occlusion, sight == Sight::missed, batch);
   cluster_cull(asset, view, occlusion, static_cast<uint32_t>(i), batch);
 }
 
+InstanceView CullContext::view_of(const Scene& scene, int64_t instance, const View& view) const {
+  InstanceView out = make_instance_view(view, scene, instance);
+  if (!options_.frustum) out.plane_count = 0;
+  return out;
+}
+
 InstanceOcclusion CullContext::occlusion_of(const Scene& scene, const Asset& asset, int64_t instance,
-                                            const Batch& batch) const {
-  return occluders_ ? InstanceOcclusion(*occluders_, batch.scope->view, scene, asset, instance)
-                    : InstanceOcclusion();
+                                            const View& view) const {
+  return occluders_ ? InstanceOcclusion(*occluders_, view, scene, asset, instance) : InstanceOcclusion();
 }
 
 void CullContext::node_cull(const Asset& asset, const InstanceView& view, const InstanceOcclusion& occlusion,
                             bool missed, Batch& batch) const {
   batch.groups.clear();
   uint64_t candidates = 0;
-  auto add_group = [&](uint32_t g, uint32_t missed_mark) {
-    if (asset.requests)
-      if (const float pixels = pixels_without(view.lod, asset.groups[g].bounds); pixels > 0)
-        asset.requests->ask(g, pixels);
-    if (!too_coarse(view.lod, asset.groups[g].bounds)) return;
-    const uint32_t count = asset.groups[g].cluster_count;
+  auto add_group = [&](uint32_t g) {
+    const uint32_t count = asset.groups[g & ~missed_bit].cluster_count;
     if (candidates + count > options_.max_candidate_clusters) {
       batch.stats.dropped_candidate_clusters += count;
       return;
     }
     candidates += count;
-    batch.groups.push_back(g | missed_mark);
+    batch.groups.push_back(g);
   };
   const uint32_t root_mark = missed ? missed_bit : 0;
   if (!options_.hierarchy) {
-    for (uint32_t g = 0; g < asset.groups.size(); ++g) add_group(g, root_mark);
+    for (uint32_t g = 0; g < asset.groups.size(); ++g)
+      if (expands(asset, view.lod, g)) add_group(g | root_mark);
   } else {
     batch.nodes.assign(1, root_mark);
+    Children found;
     while (!batch.nodes.empty()) {
       const uint32_t waiting = batch.nodes.back();
       batch.nodes.pop_back();
-      ++batch.stats.nodes;
-      const Node& node = asset.nodes[waiting & ~missed_bit];
-      for (uint32_t mask = visible_children(node, view); mask; mask &= mask - 1) {
-        const int lane = __builtin_ctz(mask);
-        const float lo[3] = {node.lo[0][lane], node.lo[1][lane], node.lo[2][lane]},
-                    hi[3] = {node.hi[0][lane], node.hi[1][lane], node.hi[2][lane]};
-        const Sight sight = occlusion.test(lo, hi, node_widening, waiting & missed_bit);
-        if (sight == Sight::hidden) {
-          ++batch.stats.occluded_nodes;
-          continue;
-        }
-        const uint32_t child = node.child[lane], mark = sight == Sight::missed ? missed_bit : 0;
-        if (child & leaf_bit)
-          add_group(child & ~leaf_bit, mark);
-        else if (batch.nodes.size() < options_.max_candidate_nodes)
-          batch.nodes.push_back(child | mark);
+      visit_node(asset, view, occlusion, waiting, found, batch.stats);
+      for (uint32_t i = 0; i < found.groups; ++i) add_group(static_cast<uint32_t>(found.group[i]));
+      for (uint32_t i = 0; i < found.nodes; ++i)
+        if (batch.nodes.size() < options_.max_candidate_nodes)
+          batch.nodes.push_back(static_cast<uint32_t>(found.node[i]));
         else
           ++batch.stats.dropped_nodes;
-      }
     }
   }
   batch.stats.candidate_clusters += candidates;
@@ -382,24 +464,78 @@ void CullContext::node_cull(const Asset& asset, const InstanceView& view, const 
 void CullContext::cluster_cull(const Asset& asset, const InstanceView& view,
                                const InstanceOcclusion& occlusion, uint32_t instance, Batch& batch) const {
   batch.clusters.clear();
-  for (uint32_t g : batch.groups) {
-    const Group& group = asset.groups[g & ~missed_bit];
-    for (uint32_t c = 0; c < group.cluster_count; c += 8) {
-      const uint32_t lanes = std::min(8u, group.cluster_count - c), first = group.cluster_begin + c;
-      for (uint32_t mask = visible_clusters(asset.bounds, first, lanes, view); mask; mask &= mask - 1) {
-        const uint32_t cluster = first + __builtin_ctz(mask);
-        const Box box = box_of(asset, cluster);
-        const Sight sight = occlusion.test(box.lo, box.hi, cluster_widening, g & missed_bit);
-        if (sight == occlusion.wanted()) batch.clusters.push_back(cluster);
-        if (sight == Sight::hidden) ++batch.stats.occluded_clusters;
-      }
-    }
-  }
+  for (uint32_t g : batch.groups) visit_group(asset, view, occlusion, g, batch.clusters, batch.stats);
   std::sort(batch.clusters.begin(), batch.clusters.end());
-  for (uint32_t c : batch.clusters) {
-    (large_cluster(asset, view.lod, c) ? batch.large : batch.small).push_back({batch.view, instance, c});
-    batch.stats.triangles += asset.clusters[c].triangle_count;
+  take_clusters(asset, view.lod, batch.view, instance, batch.clusters, batch);
+}
+
+// The nodes and groups of all instances by a traversal of its own; what it finds goes to the batches.
+void CullContext::traverse(const Scene& scene) {
+  std::vector<uint64_t> roots;
+  for (const Batch& batch : batches_) roots.insert(roots.end(), batch.roots.begin(), batch.roots.end());
+  if (roots.empty()) return;
+  std::vector<Worker> workers;
+  if (options_.traversal == Traversal::levels)
+    traverse_levels(roots, options_, Worker(*this, scene), workers);
+  else
+    traverse_persistent(*queue_, roots, options_.threads, Worker(*this, scene), workers);
+
+  CullStats& stats = batches_.front().stats;
+  const size_t each = batches_.size() / scopes_.size();
+  uint64_t nodes = 0, clusters = 0, offered_nodes = roots.size(), offered_clusters = 0;
+  for (const Worker& worker : workers) {
+    const Found& found = worker.found;
+    add_work(found.stats, stats);
+    stats.occluded_nodes += found.stats.occluded_nodes;
+    stats.occluded_clusters += found.stats.occluded_clusters;
+    nodes += found.stats.nodes, clusters += found.stats.candidate_clusters;
+    offered_nodes += worker.offered_nodes, offered_clusters += worker.offered_clusters;
+    for (const Visible& v : found.small)
+      batches_[v.view * each + v.instance / batch_instances].small.push_back(v);
+    for (const Visible& v : found.large)
+      batches_[v.view * each + v.instance / batch_instances].large.push_back(v);
   }
+  stats.dropped_nodes += offered_nodes - nodes;
+  stats.dropped_candidate_clusters += offered_clusters - clusters;
+  native::parallel_for(static_cast<int64_t>(batches_.size()), 1, options_.threads, [&](int64_t b, int64_t) {
+    std::sort(batches_[b].small.begin(), batches_[b].small.end(), comes_before);
+    std::sort(batches_[b].large.begin(), batches_[b].large.end(), comes_before);
+  });
+}
+
+// Candidates of one instance tend to come together: what they share is worked out once.
+void CullContext::Worker::enter(const Candidate& candidate) {
+  if (candidate.view == in_view_ && candidate.instance == instance_) return;
+  in_view_ = candidate.view, instance_ = candidate.instance;
+  const View& view = context_->scopes_[in_view_].view;
+  asset_ = context_->assets_[scene_->lanes.asset[instance_]];
+  view_ = context_->view_of(*scene_, instance_, view);
+  occlusion_ = context_->occlusion_of(*scene_, *asset_, instance_, view);
+}
+
+void CullContext::Worker::visit(uint64_t node, Children& out) {
+  const Candidate from = unpack(node);
+  enter(from);
+  visit_node(*asset_, view_, occlusion_, from.item | (from.missed ? missed_bit : 0), out, found.stats);
+  auto candidate = [&](uint64_t item) {
+    return pack(
+        {from.view, from.instance, static_cast<uint32_t>(item & ~missed_bit), (item & missed_bit) != 0});
+  };
+  offered_nodes += out.nodes;
+  for (uint32_t i = 0; i < out.nodes; ++i) out.node[i] = candidate(out.node[i]);
+  for (uint32_t i = 0; i < out.groups; ++i) {
+    offered_clusters += asset_->groups[out.group[i] & ~missed_bit].cluster_count;
+    out.group[i] = candidate(out.group[i]);
+  }
+}
+
+void CullContext::Worker::group(uint64_t group) {
+  const Candidate from = unpack(group);
+  enter(from);
+  found.stats.candidate_clusters += asset_->groups[from.item].cluster_count;
+  clusters_.clear();
+  visit_group(*asset_, view_, occlusion_, from.item | (from.missed ? missed_bit : 0), clusters_, found.stats);
+  take_clusters(*asset_, view_.lod, from.view, from.instance, clusters_, found);
 }
 
 }  // namespace nanite_cull

@@ -5,6 +5,10 @@
 //   node_cull          the hierarchy of each: nodes in the frustum that may hold the cut
 //   cluster_cull       the cut itself: parent too coarse, own error fine, box in the frustum
 //
+// The nodes and groups of all instances are visited in one of three orders, with one result: one instance
+// after the other (node_cull and cluster_cull here), level by level (cull/levels.h), or as they come
+// (cull/persistent.h).
+//
 // With occlusion that is done twice. The main pass leaves out what lay behind the last frame's depth, at the
 // place where it lay then. Once its clusters are drawn, the post pass goes over the scene again, against the
 // new depth, and finds what the main pass should not have left out: what main drew it knows by evaluating
@@ -16,14 +20,21 @@
 
 #include "core/size_class.h"
 #include "core/visible.h"
+#include "cull/atomic_queue.h"
 #include "cull/occlusion.h"
 #include "store/streamer.h"
 
 namespace nanite_cull {
 
+enum class Traversal { instances, levels, persistent };
+
 struct CullOptions {
-  uint64_t max_candidate_nodes = 1u << 16;     // waiting in one instance's traversal
-  uint64_t max_candidate_clusters = 1u << 22;  // handed from node_cull to cluster_cull, for one instance
+  Traversal traversal = Traversal::instances;
+  // By instances: nodes waiting in one instance's traversal, clusters handed from its node_cull to
+  // cluster_cull. Else, of all instances and views together: nodes of one level (levels) or of the whole pass
+  // (persistent), groups of clusters.
+  uint64_t max_candidate_nodes = 1u << 16;
+  uint64_t max_candidate_clusters = 1u << 22;
   uint64_t max_visible_clusters = 1u << 22;
   bool frustum = true;    // false: nothing is culled by the frustum
   bool hierarchy = true;  // false: every cluster is tested, no node is
@@ -41,6 +52,12 @@ struct CullStats {
   uint64_t occluded_instances = 0, occluded_nodes = 0, occluded_clusters = 0, post_clusters = 0;
   // what did not fit, and so is missing in the result
   uint64_t dropped_nodes = 0, dropped_candidate_clusters = 0, dropped_visible_clusters = 0;
+};
+
+// What a part of a pass found.
+struct Found {
+  std::vector<Visible> small, large;
+  CullStats stats;
 };
 
 // Visible clusters in one buffer: those of small triangles from the front, those that have large
@@ -89,6 +106,29 @@ class CullContext {
                  Merge& merge);
   void collect_draws(const Scene& scene, const VisibleClusters& visible, Draws& out) const;
 
+  // What a worker does with candidates (core/queue_layout.h) of any instances and views, and what it found.
+  class Worker {
+   public:
+    Worker(const CullContext& context, const Scene& scene) : context_(&context), scene_(&scene) {}
+    void visit(uint64_t node, Children& out);
+    void group(uint64_t group);
+
+    Found found;
+    uint64_t offered_nodes = 0, offered_clusters = 0;  // what its nodes led to
+
+   private:
+    void enter(const Candidate& candidate);
+
+    const CullContext* context_;
+    const Scene* scene_;
+    // the instance of the last candidate
+    uint32_t in_view_ = none, instance_ = none;
+    const Asset* asset_ = nullptr;
+    InstanceView view_ = {};
+    InstanceOcclusion occlusion_;
+    std::vector<uint32_t> clusters_;
+  };
+
  private:
   // A view, and where in the scene to look for it.
   struct Scope {
@@ -99,21 +139,22 @@ class CullContext {
   };
 
   // What one batch of instances found in one view; batches are joined in their order.
-  struct Batch {
+  struct Batch : Found {
     uint32_t view;
     const Scope* scope;
     std::vector<uint32_t> nodes;   // waiting; with missed_bit where the main pass did not come
     std::vector<uint32_t> groups;  // whose parents are too coarse: their clusters are candidates; the same
     std::vector<uint32_t> clusters;
-    std::vector<Visible> small, large;
-    CullStats stats;
+    std::vector<uint64_t> roots;  // candidates that a traversal over all instances begins with
   };
 
   void run(const Scene& scene, const Occluders* occluders);
+  void traverse(const Scene& scene);
   void instance_cull(const Scene& scene, int64_t first, int64_t last, Batch& batch) const;
   bool far_cull(const Scene& scene, int64_t first, Batch& batch) const;
+  InstanceView view_of(const Scene& scene, int64_t instance, const View& view) const;
   InstanceOcclusion occlusion_of(const Scene& scene, const Asset& asset, int64_t instance,
-                                 const Batch& batch) const;
+                                 const View& view) const;
   void near_cull(const Scene& scene, int64_t index, Batch& batch) const;
   void node_cull(const Asset& asset, const InstanceView& view, const InstanceOcclusion& occlusion,
                  bool missed, Batch& batch) const;
@@ -128,6 +169,7 @@ class CullContext {
   CullOptions options_;
   const Occluders* occluders_ = nullptr;  // of the pass that runs
   std::vector<Batch> batches_;            // by view; kept: their memory serves the next frame
+  std::unique_ptr<AtomicQueue> queue_;    // of the persistent traversal; kept as well
 };
 
 }  // namespace nanite_cull

@@ -121,10 +121,9 @@ AVX2 void test_roots(const Scene& scene, int64_t first, const Roots& root, const
 
   const __m256 dx = _mm256_sub_ps(root.x, eye[0]), dy = _mm256_sub_ps(root.y, eye[1]),
                dz = _mm256_sub_ps(root.z, eye[2]);
-  __m256 distance =
-      _mm256_sub_ps(_mm256_sqrt_ps(_mm256_add_ps(_mm256_add_ps(_mm256_mul_ps(dx, dx), _mm256_mul_ps(dy, dy)),
-                                                 _mm256_mul_ps(dz, dz))),
-                    root.r);
+  const __m256 centre = _mm256_sqrt_ps(
+      _mm256_add_ps(_mm256_add_ps(_mm256_mul_ps(dx, dx), _mm256_mul_ps(dy, dy)), _mm256_mul_ps(dz, dz)));
+  __m256 distance = _mm256_sub_ps(_mm256_min_ps(set(farthest), centre), root.r);
   if (view.orthographic) distance = set(1);
   const __m256 exceeds = _mm256_cmp_ps(_mm256_mul_ps(root.error, scale),
                                        _mm256_mul_ps(set(view.threshold), distance), _CMP_GT_OQ);

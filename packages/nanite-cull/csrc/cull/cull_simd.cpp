@@ -71,8 +71,9 @@ AVX2 inline __m256 distance_to(const LodView& view, __m256 x, __m256 y, __m256 z
   const __m256 dx = _mm256_sub_ps(x, _mm256_set1_ps(view.eye[0])),
                dy = _mm256_sub_ps(y, _mm256_set1_ps(view.eye[1])),
                dz = _mm256_sub_ps(z, _mm256_set1_ps(view.eye[2]));
-  return _mm256_sqrt_ps(
-      _mm256_add_ps(_mm256_add_ps(_mm256_mul_ps(dx, dx), _mm256_mul_ps(dy, dy)), _mm256_mul_ps(dz, dz)));
+  const __m256 square =
+      _mm256_add_ps(_mm256_add_ps(_mm256_mul_ps(dx, dx), _mm256_mul_ps(dy, dy)), _mm256_mul_ps(dz, dz));
+  return _mm256_min_ps(_mm256_set1_ps(farthest), _mm256_sqrt_ps(square));
 }
 
 // too_coarse() of core/lod.h, operation for operation; `centre` is the distance to the spheres' centres.

@@ -10,6 +10,7 @@ from nanite_cull.pictures import LEVEL_RAMP, LIGHT, RELIEF, background, ramp
 from nanite_cull.render import Frame
 
 SUBPIXELS = 256
+FARTHEST = np.sqrt(np.finfo(np.float32).max)  # the square of more is infinite
 
 
 def too_coarse(
@@ -27,7 +28,8 @@ def too_coarse(
     """
     f = np.float32
     d = centre - eye.astype(f)
-    distance = np.sqrt((d[:, 0] * d[:, 0] + d[:, 1] * d[:, 1]) + d[:, 2] * d[:, 2]) - radius
+    centre_distance = np.sqrt((d[:, 0] * d[:, 0] + d[:, 1] * d[:, 1]) + d[:, 2] * d[:, 2])
+    distance = np.minimum(centre_distance, FARTHEST) - radius
     exceeds = error * f(pixels_per_unit) > f(threshold) * distance
     return np.where(distance > f(near), exceeds, error > 0)
 

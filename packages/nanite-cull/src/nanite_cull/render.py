@@ -21,6 +21,7 @@ from nanite_cull.scene import Scene
 
 ON_OVERFLOW = ("raise", "warn")
 MAX_VIEWS = 255  # of one call
+TRAVERSALS = ("instances", "levels", "persistent")
 
 
 class CutMesh(NamedTuple):
@@ -339,6 +340,14 @@ class Renderer:
     capacities; what does not fit is counted in Frame.stats and on_overflow says whether that raises
     (RuntimeError) or warns. threads: 0 means all; the result is the same for any number.
 
+    traversal: the order in which the hierarchies are gone through; what is found is the same.
+    "instances": one instance after the other. "levels": all nodes of one depth of all instances,
+    then the next. "persistent": threads take nodes and groups from a queue until none is left
+    (Karis et al. 2021). The candidate capacities hold for one instance in the first, for all
+    instances and views together in the others: max_candidate_nodes of one level, or of the whole
+    pass ("persistent"); max_candidate_clusters counts groups of clusters there. "persistent" takes
+    at most 2**28 of each. hierarchy=False needs "instances".
+
     occlusion: leave out what is hidden, by the depth of this Renderer's last frame and then of this
     one (two passes); the picture is the one without it, bit for bit, only `Frame.visibility` names
     other slots. Pays where much is hidden and successive frames resemble each other; `forget` says
@@ -376,6 +385,7 @@ class Renderer:
         overdraw: bool = False,
         frustum: bool = True,
         hierarchy: bool = True,
+        traversal: str = "instances",
         occlusion: bool = False,
         velocity: bool = False,
         large_path_only: bool = False,
@@ -396,6 +406,8 @@ class Renderer:
             raise ValueError(
                 f"Renderer: on_overflow must be one of {ON_OVERFLOW}, got {on_overflow!r}"
             )
+        if traversal not in TRAVERSALS:
+            raise ValueError(f"Renderer: traversal must be one of {TRAVERSALS}, got {traversal!r}")
         if not (1 <= width <= 16384 and 1 <= height <= 16384):
             raise ValueError(
                 f"Renderer: width and height must be 1 to 16384, got {width} x {height}"
@@ -421,6 +433,7 @@ class Renderer:
         self._stats: dict[str, Any] = {}
         self._cull, self._raster = _C.CullOptions(), _C.RasterOptions()
         self._cull.frustum, self._cull.hierarchy, self._cull.threads = frustum, hierarchy, threads
+        self._cull.traversal = getattr(_C.Traversal, traversal)
         self._cull.max_candidate_nodes = max_candidate_nodes
         self._cull.max_candidate_clusters = max_candidate_clusters
         self._cull.max_visible_clusters = max_visible_clusters
