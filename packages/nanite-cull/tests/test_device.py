@@ -70,7 +70,8 @@ constexpr bool fits(int x0, int x1) {
 static_assert(fits(0, 0) && fits(7, 8) && fits(0, 1919) && fits(1000, 1009) && fits(3, 66));
 
 constexpr bool returns(uint32_t view, uint32_t instance, uint32_t item) {
-  for (const bool missed : {false, true}) {
+  for (int i = 0; i < 2; ++i) {
+    const bool missed = i == 1;
     const uint64_t word = pack({view, instance, item, missed});
     const Candidate c = unpack(word);
     if (c.view != view || c.instance != instance || c.item != item || c.missed != missed ||

@@ -146,7 +146,7 @@ def test_capacities_of_1_to_64_are_counted_and_raised(assets, traversal, name):
     camera = nc.Camera.look_at((0, 0, 14))
     whole, work = nc.Renderer(320, 200, threshold=0.5).cull(scene, camera)
     known, options = set(map(tuple, whole.tolist())), {"threshold": 0.5, "traversal": traversal}
-    for room in range(1, 65):
+    for room in (1, 2, 3, 4, 7, 8, 16, 17, 31, 48, 63, 64):
         found = []
         for threads in (1, 2, 8):
             sizes = {**ROOM, capacity: room, "threads": threads}
