@@ -1,5 +1,5 @@
 // Assets that are drawn from a file's pages, and the streamer of a renderer.
-#include "bindings/streaming.h"
+#include "bindings/stages.h"
 
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/shared_ptr.h>
@@ -49,7 +49,7 @@ nb::dict residency(const Streamer& streamer, const std::shared_ptr<Asset>& asset
 
 }  // namespace
 
-void bind_streaming(nb::module_& m) {
+void nanite_cull::bind_streaming(nb::module_& m) {
   m.def("open_asset", &open_asset, "path"_a, nb::call_guard<nb::gil_scoped_release>());
   nb::class_<Streamer>(m, "Streamer")
       .def(

@@ -58,19 +58,21 @@ class Sun:
     def _maps(self) -> int:
         return self.cascades
 
-    def _core(self, first: int, maps: int) -> _C.Light:
+    @property
+    def _towards(self) -> np.ndarray:
+        """`direction` at length one."""
         towards = np.asarray(self.direction, float)
-        towards = towards / np.linalg.norm(towards)
-        return _C.Light(True, towards.tolist(), self.strength, self.bias, first, maps)
+        return towards / np.linalg.norm(towards)
+
+    def _core(self, first: int, maps: int) -> _C.Light:
+        return _C.Light(True, self._towards.tolist(), self.strength, self.bias, first, maps)
 
     def _cameras(
         self, camera: Camera, seen: tuple[float, float], box: np.ndarray, image: tuple[int, int],
         size: int,
     ) -> list[Camera]:  # fmt: skip
         """Orthographic cameras around slices of what `camera` sees at distances `seen`."""
-        towards = np.asarray(self.direction, float)
-        towards = towards / np.linalg.norm(towards)
-        frame = _frame(towards, np.asarray(camera.view, float)[2, :3])
+        frame = _frame(self._towards, np.asarray(camera.view, float)[2, :3])
         scene = _box_corners(box) @ frame.T
         ends = _split(*seen, self.cascades, even=camera.orthographic)
         out = []

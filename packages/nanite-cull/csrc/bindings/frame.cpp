@@ -1,0 +1,304 @@
+// One frame: culled, drawn, and what its pixels are asked for.
+#include "bindings/arrays.h"
+#include "bindings/stages.h"
+#include "native/check.h"
+#include "raster/two_pass.h"
+#include "resolve/cut_mesh.h"
+#include "resolve/light.h"
+#include "resolve/resolve.h"
+#include "resolve/shade.h"
+
+using namespace nanite_cull;
+
+namespace {
+
+// What one frame leaves behind; reused by the next.
+struct Frame {
+  CullContext context;
+  VisibleClusters visible;
+  Draws draws;
+  VisibilityBuffer buffer;
+  Motion motion;
+  CullStats cull_stats;
+  RasterStats raster_stats;
+};
+
+nb::dict cull_stats(const CullStats& s) {
+  nb::dict d;
+  d["instances"] = s.instances, d["tested_instances"] = s.tested_instances;
+  d["visible_instances"] = s.visible_instances, d["far_instances"] = s.far_instances, d["nodes"] = s.nodes;
+  d["candidate_clusters"] = s.candidate_clusters, d["visible_small"] = s.visible_small,
+  d["visible_large"] = s.visible_large;
+  d["occluded_instances"] = s.occluded_instances, d["occluded_nodes"] = s.occluded_nodes;
+  d["occluded_clusters"] = s.occluded_clusters, d["post_clusters"] = s.post_clusters;
+  d["triangles"] = s.triangles, d["dropped_candidate_nodes"] = s.dropped_nodes;
+  d["dropped_candidate_clusters"] = s.dropped_candidate_clusters,
+  d["dropped_visible_clusters"] = s.dropped_visible_clusters;
+  return d;
+}
+
+nb::dict raster_stats(const RasterStats& s) {
+  nb::dict d;
+  d["clusters"] = s.clusters, d["drawn_triangles"] = s.drawn_triangles;
+  d["clipped_triangles"] = s.clipped_triangles;
+  return d;
+}
+
+template <class T>
+T* writable(const std::optional<nb::ndarray<T, nb::c_contig, nb::device::cpu>>& array) {
+  return array ? array->data() : nullptr;
+}
+
+// A lens that owns its rays.
+struct OwningLens : Lens {
+  std::vector<double> x, y;
+};
+
+}  // namespace
+
+void nanite_cull::bind_shading(nb::module_& m) {
+  nb::enum_<Base>(m, "Base")
+      .value("plain", Base::plain)
+      .value("color", Base::color)
+      .value("cluster", Base::cluster)
+      .value("triangle", Base::triangle)
+      .value("instance", Base::instance)
+      .value("level", Base::level);
+  nb::class_<OwningLens>(m, "Lens")
+      .def(nb::init<>())
+      .def_rw("orthographic", &OwningLens::orthographic)
+      .def_rw("near", &OwningLens::near_distance)
+      .def_rw("far", &OwningLens::far_distance)
+      .def_rw("scale", &OwningLens::scale)
+      .def_rw("pixel", &OwningLens::pixel)
+      .def(
+          "set",
+          [](OwningLens& l, Array<float, nb::shape<3, 3>> rotation, Array<double, nb::shape<-1>> x,
+             Array<double, nb::shape<-1>> y) {
+            std::copy_n(rotation.data(), 9, l.rotation);
+            l.x.assign(x.data(), x.data() + x.shape(0)), l.y.assign(y.data(), y.data() + y.shape(0));
+            l.ray_x = l.x.data(), l.ray_y = l.y.data();
+          },
+          "rotation"_a.noconvert(), "ray_x"_a.noconvert(), "ray_y"_a.noconvert());
+
+  nb::class_<Light>(m, "Light")
+      .def(
+          "__init__",
+          [](Light* self, bool sun, std::array<double, 3> at, float strength, float bias, uint32_t first_map,
+             uint32_t maps) {
+            new (self) Light{sun, {at[0], at[1], at[2]}, strength, bias, first_map, maps};
+          },
+          "sun"_a, "at"_a, "strength"_a, "bias"_a, "first_map"_a, "maps"_a);
+}
+
+void nanite_cull::bind_frame(nb::module_& m) {
+  using Ids = std::optional<nb::ndarray<uint32_t, nb::c_contig, nb::device::cpu>>;
+  using Values = std::optional<nb::ndarray<float, nb::c_contig, nb::device::cpu>>;
+  nb::class_<History>(m, "History")
+      .def(
+          "__init__",
+          [](History* self, bool occlusion) {
+            new (self) History;
+            self->occlusion = occlusion;
+          },
+          "occlusion"_a = true)
+      .def("begin_frame", &History::begin_frame)
+      // a history made up of any depths (height, width) and of any view: for tests
+      .def(
+          "set",
+          [](History& h, const Scene& scene, const View& view, Array<float, nb::shape<-1, -1>> depth) {
+            h.pyramid.build(depth.data(), static_cast<int>(depth.shape(1)), static_cast<int>(depth.shape(0)),
+                            0);
+            h.last = {view, &scene, scene.epoch()};
+          },
+          "scene"_a, "view"_a, "depth"_a.noconvert())
+      // all levels one behind the other, sizes as core/hzb_layout.h has them
+      .def_prop_ro("texels", [](nb::handle_t<History> s) {
+        auto& h = nb::cast<History&>(s);
+        return nb::ndarray<nb::numpy, float, nb::ndim<1>>(h.pyramid.texels.data(), {h.pyramid.texels.size()},
+                                                          s);
+      });
+
+  nb::class_<Frame>(m, "Frame")
+      .def(nb::init<>())
+      .def("cull",
+           [](Frame& f, const Scene& scene, const View& view, const CullOptions& options, bool draws,
+              const Streamer& streamer, const View& drawn) {
+             {
+               nb::gil_scoped_release released;
+               f.context.init_context(view, options, &drawn);
+               f.context.cull(scene, f.visible, f.cull_stats, draws ? &f.draws : nullptr, &streamer);
+               f.motion.to_clip.clear();
+             }
+             return cull_stats(f.cull_stats);
+           })
+      .def("raster",
+           [](Frame& f, const View& view, const RasterOptions& options) {
+             {
+               nb::gil_scoped_release released;
+               raster(f.draws, view, f.visible, options, f.buffer, f.raster_stats);
+             }
+             return raster_stats(f.raster_stats);
+           })
+      // depths (views, height, width) of views of one size, culled together
+      .def(
+          "draw_views",
+          [](Frame& f, const Scene& scene, const std::vector<View>& views, const CullOptions& culling,
+             const RasterOptions& options, const Streamer& streamer,
+             nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu> out) {
+            RasterStats all;
+            {
+              nb::gil_scoped_release released;
+              f.context.init_context(views, culling);
+              f.context.cull(scene, f.visible, f.cull_stats, &f.draws, &streamer);
+              for (size_t i = 0; i < views.size(); ++i) {
+                raster(f.draws, views[i], f.visible, options, f.buffer, f.raster_stats,
+                       static_cast<uint32_t>(i));
+                std::copy(f.buffer.depth.begin(), f.buffer.depth.end(),
+                          out.data() + i * f.buffer.depth.size());
+                all.clusters += f.raster_stats.clusters,
+                    all.drawn_triangles += f.raster_stats.drawn_triangles;
+                all.clipped_triangles += f.raster_stats.clipped_triangles;
+              }
+            }
+            nb::dict d = cull_stats(f.cull_stats);
+            d.update(raster_stats(all));
+            return d;
+          },
+          "scene"_a, "views"_a, "culling"_a, "options"_a, "streamer"_a, "out"_a.noconvert())
+      .def("draw_two_pass",
+           [](Frame& f, const Scene& scene, const View& view, const CullOptions& culling,
+              const RasterOptions& options, History& history, const Streamer& streamer) {
+             {
+               nb::gil_scoped_release released;
+               f.context.init_context(view, culling);
+               draw_two_pass(f.context, scene, view, options, history, f.visible, f.draws, f.buffer,
+                             f.cull_stats, f.raster_stats, &streamer, &f.motion);
+             }
+             nb::dict d = cull_stats(f.cull_stats);
+             d.update(raster_stats(f.raster_stats));
+             return d;
+           })
+      .def(
+          "resolve",
+          [](const Frame& f, const View& view, Ids instance, Ids cluster, Ids triangle, Ids level,
+             Ids material, Values normal, Values uv, Values color, Values velocity, int threads) {
+            ResolveTargets t;
+            t.instance = writable(instance), t.cluster = writable(cluster), t.triangle = writable(triangle),
+            t.level = writable(level);
+            t.material = writable(material), t.normal = writable(normal), t.uv = writable(uv),
+            t.color = writable(color), t.velocity = writable(velocity);
+            nb::gil_scoped_release released;
+            resolve(f.draws, view, f.visible, f.buffer, f.motion, t, threads);
+          },
+          "view"_a, "instance"_a.none(), "cluster"_a.none(), "triangle"_a.none(), "level"_a.none(),
+          "material"_a.none(), "normal"_a.none(), "uv"_a.none(), "color"_a.none(), "velocity"_a.none(),
+          "threads"_a)
+      .def(
+          "unproject",
+          [](const Frame& f, const OwningLens& lens, Array<double, nb::shape<3, 3>> to_world,
+             Array<double, nb::shape<3>> eye, nb::ndarray<float, nb::c_contig, nb::device::cpu> out,
+             int threads) {
+            nb::gil_scoped_release released;
+            unproject(f.buffer, lens, to_world.data(), eye.data(), out.data(), threads);
+          },
+          "lens"_a, "to_world"_a.noconvert(), "eye"_a.noconvert(), "out"_a.noconvert(), "threads"_a)
+      // `depth`: (maps, size, size) of `maps`; `share` (lights, height, width) and `direct` (height, width)
+      .def(
+          "find_light",
+          [](const Frame& f, const View& view, const OwningLens& lens,
+             Array<double, nb::shape<3, 3>> to_world, Array<double, nb::shape<3>> eye,
+             const std::vector<Light>& lights, const std::vector<View>& maps,
+             Array<float, nb::shape<-1, -1, -1>> depth, Values share, Values direct, int threads) {
+            nb::gil_scoped_release released;
+            find_light(f.draws, view, f.visible, f.buffer, {lens, to_world.data(), eye.data()}, lights,
+                       {maps, depth.data(), static_cast<int>(depth.shape(1))}, writable(share),
+                       writable(direct), threads);
+          },
+          "view"_a, "lens"_a, "to_world"_a.noconvert(), "eye"_a.noconvert(), "lights"_a, "maps"_a,
+          "depth"_a.noconvert(), "share"_a.none(), "direct"_a.none(), "threads"_a)
+      .def(
+          "shade",
+          [](Frame& f, const View& view, const OwningLens& lens, Base base, Array<float, nb::shape<3>> light,
+             Values direct, float relief, Array<float, nb::shape<-1, 3>> ramp, uint32_t top_level,
+             Array<float, nb::shape<-1, 3>> background,
+             nb::ndarray<uint8_t, nb::c_contig, nb::device::cpu> out, int threads) {
+            ShadeOptions options;
+            options.base = base, options.relief = relief, options.top_level = top_level;
+            std::copy_n(light.data(), 3, options.light), options.direct = writable(direct);
+            options.ramp = ramp.data(), options.ramp_size = static_cast<int>(ramp.shape(0));
+            options.background = background.data();
+            nb::gil_scoped_release released;
+            shade(f.draws, view, f.visible, f.buffer, lens, options, out.data(), threads);
+          },
+          "view"_a, "lens"_a, "base"_a, "light"_a.noconvert(), "direct"_a.none(), "relief"_a,
+          "ramp"_a.noconvert(), "top_level"_a, "background"_a.noconvert(), "out"_a.noconvert(), "threads"_a)
+      // the triangles of the cut: vertices (n, 3), faces (m, 3), of each face the instance and the cluster
+      .def(
+          "cut_mesh",
+          [](const Frame& f, int threads) {
+            auto* mesh = new CutMesh;
+            nb::capsule owner(mesh, [](void* p) noexcept { delete static_cast<CutMesh*>(p); });
+            {
+              nb::gil_scoped_release released;
+              *mesh = cut_mesh(f.draws, f.visible, threads);
+            }
+            auto rows = [&](auto& values, std::initializer_list<size_t> shape) {
+              return nb::ndarray<nb::numpy, std::decay_t<decltype(values[0])>>(values.data(), shape, owner);
+            };
+            const size_t faces = mesh->instance.size();
+            return nb::make_tuple(rows(mesh->vertices, {mesh->vertices.size() / 3, 3}),
+                                  rows(mesh->faces, {faces, 3}), rows(mesh->instance, {faces}),
+                                  rows(mesh->cluster, {faces}));
+          },
+          "threads"_a)
+      // the visible clusters as (n, 2): instance, cluster; small ones first
+      .def("visible",
+           [](const Frame& f) {
+             const size_t n = f.visible.small + f.visible.large;
+             auto* copy = new uint32_t[2 * n];
+             for (size_t i = 0; i < n; ++i) {
+               const Visible& v =
+                   i < f.visible.small ? f.visible.buffer[i] : f.visible.large_at(i - f.visible.small);
+               copy[2 * i] = v.instance, copy[2 * i + 1] = v.cluster;
+             }
+             return owned(copy, {n, 2});
+           })
+      .def_prop_ro("small", [](const Frame& f) { return f.visible.small; })
+      .def_prop_ro("capacity", [](const Frame& f) { return f.visible.buffer.size(); })
+      .def_prop_ro("depth",
+                   [](nb::handle_t<Frame> s) {
+                     auto& b = nb::cast<const Frame&>(s).buffer;
+                     return view_of(b.depth, {size_t(b.height), size_t(b.width)}, s);
+                   })
+      .def_prop_ro("id",
+                   [](nb::handle_t<Frame> s) {
+                     auto& b = nb::cast<const Frame&>(s).buffer;
+                     return view_of(b.id, {size_t(b.height), size_t(b.width)}, s);
+                   })
+      .def_prop_ro("overdraw",
+                   [](nb::handle_t<Frame> s) {
+                     auto& b = nb::cast<const Frame&>(s).buffer;
+                     return view_of(b.overdraw, {b.overdraw.empty() ? 0 : size_t(b.height), size_t(b.width)},
+                                    s);
+                   })
+      .def(
+          "raster_triangles",
+          [](Frame& f, Array<float, nb::shape<-1, 3>> positions, Array<uint32_t, nb::shape<-1, 3>> faces,
+             Array<float, nb::shape<4, 4>> matrix, const RasterOptions& options, int width, int height) {
+            nb::gil_scoped_release released;
+            raster_triangles(positions.data(), positions.shape(0), faces.data(), faces.shape(0),
+                             matrix.data(), options, width, height, f.buffer);
+          },
+          "positions"_a.noconvert(), "faces"_a.noconvert(), "matrix"_a.noconvert(), "options"_a, "width"_a,
+          "height"_a);
+
+  m.def("object_to_clip", [](const View& view, const Scene& scene, uint32_t instance) {
+    const std::shared_lock held(scene.lock);
+    native::demand(instance < scene.size(), [] { return std::string("object_to_clip: no such instance"); });
+    const Draw draw = make_draw(view, scene, instance);
+    auto* values = new float[16];
+    std::copy(draw.to_clip, draw.to_clip + 16, values);
+    return owned(values, {4, 4});
+  });
+}
