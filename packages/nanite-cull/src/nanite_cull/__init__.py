@@ -10,9 +10,10 @@ from importlib.metadata import version
 from nanite_cull import meshes
 from nanite_cull.asset import Asset, Material, build, open
 from nanite_cull.camera import Camera
+from nanite_cull.frame import CutMesh, Frame
 from nanite_cull.lights import Lamp, Sun
 from nanite_cull.mesh_io import load
-from nanite_cull.render import CutMesh, Frame, Renderer
+from nanite_cull.render import Renderer
 from nanite_cull.scene import Scene, load_scene
 
 __version__ = version("nanite-cull")

@@ -9,7 +9,8 @@ import numpy as np
 from nanite_cull._files import write_file
 from nanite_cull.asset import Asset
 from nanite_cull.camera import Camera
-from nanite_cull.render import Frame, Renderer
+from nanite_cull.frame import Frame
+from nanite_cull.render import Renderer
 from nanite_cull.scene import Scene
 
 

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from nanite_cull.asset import NONE, Asset
+from nanite_cull.frame import Frame
 from nanite_cull.lights import Sun
 from nanite_cull.pictures import LEVEL_RAMP, LIGHT, RELIEF, background, ramp
-from nanite_cull.render import Frame
 
 SUBPIXELS = 256
 FARTHEST = np.sqrt(np.finfo(np.float32).max)  # the square of more is infinite
