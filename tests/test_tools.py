@@ -153,10 +153,29 @@ def test_a_stage_whose_tests_are_all_skipped_names_what_brings_them(capsys, monk
     monkeypatch.setattr(workspace, "missing_system_packages", lambda wanted: ["ffmpeg"])
     stage = command.Stage("x", [], code=0)
     stage.skips["no ffmpeg"] += 3
-    assert command.report([stage], []) == 0
+    assert command.report([stage], [], 1.0) == 0
     printed = capsys.readouterr().out
     assert "3  no ffmpeg" in printed
     assert "apt-get install ffmpeg" in printed
+
+
+def test_groups_of_stages_run_side_by_side_and_what_stands_on_a_failed_build_is_not_run(
+    tmp_path, monkeypatch, capfd
+):
+    command = load("test")
+    monkeypatch.setattr(command, "REPORTS", tmp_path)
+    wait = "for i in $(seq 500); do test -e {1} && echo met && exit; sleep 0.02; done; exit 3"
+    meet = "touch {0}; " + wait
+    stages = [
+        command.Stage("one", ["sh", "-c", meet.format(tmp_path / "a", tmp_path / "b")]),
+        command.Stage("cpu: build", ["sh", "-c", meet.format(tmp_path / "b", tmp_path / "a")]),
+        command.Stage("cpu: configure", ["false"]),
+        command.Stage("cpu: ctest", ["touch", str(tmp_path / "c")]),
+        command.Stage("coverage: combine", ["sh", "-c", f"test ! -e {tmp_path / 'c'}"]),
+    ]
+    command.run_all(stages, 2)
+    assert [stage.code for stage in stages] == [0, 0, 1, -1, 0]
+    assert capfd.readouterr().out.count("met") == 2
 
 
 def test_the_tools_are_no_longer_than_contributing_says():

@@ -15,13 +15,16 @@ Ends with a table of stages, what was skipped and what brings it, and one line o
 from __future__ import annotations
 
 import argparse
+import functools
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import time
 import xml.etree.ElementTree as xml
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +33,7 @@ from workspace import PYTHON, ROOT, VENV, Package
 
 PROSE = ("docs/", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", ".github/")
 REPORTS = ROOT / "build" / "reports"
+LANES = 2  # groups of stages at a time where all is tested: most stages keep about one core busy
 
 
 @dataclass
@@ -45,15 +49,25 @@ class Stage:
     seconds: float = 0.0
     code: int | None = None
 
-    def run(self) -> None:
-        print(f"\n== {self.name}", flush=True)
+    @property
+    def group(self) -> str:
+        """What must run in order with it: a style or a preset, one package's tests."""
+        return self.name.split(":")[0]
+
+    def run(self, aside: bool = False) -> None:
+        """Run it; `aside`: others run beside it, so what it says is shown whole at its end."""
+        print(f"\n== {self.name}{' begins' if aside else ''}", flush=True)
         report = REPORTS / f"{self.name.replace(': ', '-').replace(' ', '-')}.xml"
         report.unlink(missing_ok=True)
         command = self.command + ([f"{self.junit}={report}"] if self.junit else [])
         started = time.monotonic()
         environment = workspace.tool_environment(**self.environment)
-        self.code = subprocess.run(command, cwd=ROOT, env=environment).returncode
+        said = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if aside else {}
+        done = subprocess.run(command, cwd=ROOT, env=environment, **said)
+        self.code = done.returncode
         self.seconds = time.monotonic() - started
+        if aside:
+            print(f"\n== {self.name}\n{done.stdout.decode(errors='replace')}", end="", flush=True)
         if self.code == 5 and "pytest" in self.command:
             self.code = 0  # pytest's code for a folder whose tests are all deselected
         if report.exists():
@@ -208,38 +222,47 @@ def coverage_stages(wanted: list[Package], native: list[Package]) -> list[Stage]
 
 
 def plan(wanted: list[Package], options: argparse.Namespace) -> list[Stage]:
+    """All stages; of a run of everything the long groups first, so that the lanes end together."""
     whole = len(wanted) == len(workspace.packages())
     native = [package for package in wanted if package.native]
     stages = style_stages(wanted, whole) if wanted else []
     if whole:
+        stages.append(pytest_stage("across packages", ROOT / "tests", options))
         stages += preset_stages("cpu")
     else:
         stages += [stage for package in native for stage in preset_stages("cpu", package)]
-    for package in wanted:
-        stages.append(pytest_stage(package.name, package.folder / "tests", options))
-    if whole:
-        stages.append(pytest_stage("across packages", ROOT / "tests", options))
     if options.sanitize and native:
         stages += sanitizer_stages(native)
+    for package in wanted:
+        stages.append(pytest_stage(package.name, package.folder / "tests", options))
     if options.coverage:
         stages += coverage_stages(wanted, native)
     return stages
 
 
-def run_all(stages: list[Stage]) -> None:
-    """In order; what stands on a build that failed is not run and counts as failed."""
-    broken = set()
+def run_all(stages: list[Stage], lanes: int) -> None:
+    """Some groups at a time, each in order; last the coverage, which reads what the others left."""
+    groups: dict[str, list[Stage]] = {}
     for stage in stages:
-        group = stage.name.split(":")[0]
-        if group in broken and group in ("cpu", "asan", "tsan", "coverage"):
+        groups.setdefault(stage.group, []).append(stage)
+    last = groups.pop("coverage", [])
+    with ThreadPoolExecutor(lanes) as pool:
+        list(pool.map(functools.partial(run_group, aside=lanes > 1), groups.values()))
+    run_group(last)
+
+
+def run_group(stages: list[Stage], aside: bool = False) -> None:
+    """In order; what stands on a build that failed is not run and counts as failed."""
+    broken = False
+    for stage in stages:
+        if broken and stage.group in ("cpu", "asan", "tsan", "coverage"):
             stage.code = -1
             continue
-        stage.run()
-        if stage.code != 0:
-            broken.add(group)
+        stage.run(aside)
+        broken = broken or stage.code != 0
 
 
-def report(stages: list[Stage], wanted: list[Package]) -> int:
+def report(stages: list[Stage], wanted: list[Package], seconds: float) -> int:
     print("\n" + "-" * 78)
     totals, skips = Counter(), Counter()
     for stage in stages:
@@ -256,8 +279,9 @@ def report(stages: list[Stage], wanted: list[Package]) -> int:
             print(f"{number:6}  {' '.join(reason.split())}")
         if missing := workspace.missing_system_packages(wanted):
             print(f"what a Debian system lacks of this: apt-get install {' '.join(missing)}")
-    seconds = sum(stage.seconds for stage in stages)
-    print("-" * 78 + f"\n{seconds / 60:.1f} minutes")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = (used.ru_utime + used.ru_stime) / 60
+    print("-" * 78 + f"\n{seconds / 60:.1f} minutes, {processor:.1f} of a processor's time")
     print(f"{totals['passed']} passed, {totals['failed']} failed, {totals['skipped']} skipped")
     return 1 if totals["failed"] or any(stage.code != 0 for stage in stages) else 0
 
@@ -280,8 +304,9 @@ def main() -> int:
     workspace.ensure_environment(wanted)
     REPORTS.mkdir(parents=True, exist_ok=True)
     stages = plan(wanted, options)
-    run_all(stages)
-    return report(stages, wanted)
+    started = time.monotonic()
+    run_all(stages, LANES if len(wanted) == len(workspace.packages()) else 1)
+    return report(stages, wanted, time.monotonic() - started)
 
 
 if __name__ == "__main__":
