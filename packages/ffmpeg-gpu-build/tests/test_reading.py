@@ -2,8 +2,10 @@
 of every kind.
 """
 
+import importlib.util
 import io
 import os
+import stat
 import threading
 import warnings
 from fractions import Fraction
@@ -13,6 +15,7 @@ import pytest
 
 from ffmpeg_gpu_build import FfmpegError, Video, read_frames
 from ffmpeg_gpu_build.media.frames import Frame
+from ffmpeg_gpu_build.media.sources import opened, require_device
 
 FILM = "testsrc2=size=160x96:rate=25:duration=12"
 CLIPS = {
@@ -290,8 +293,6 @@ def read_program():
 
 
 def source_of(path):
-    from ffmpeg_gpu_build.media.sources import opened
-
     with opened("test", path) as source:
         return source, 0
 
@@ -392,3 +393,47 @@ def test_a_comment_after_the_last_picture_of_a_gif_is_no_frame(make, tmp_path, e
     with Video(tmp_path / "a.gif", engine=engine) as video:
         assert len(video) == 300
         assert video.exact
+
+
+def test_a_device_is_opened_by_its_own_reader(ffmpeg):
+    """FFmpeg's device of test pictures stands for a camera: it too is read once, from no file."""
+    for engine in ("pipe", "av") if importlib.util.find_spec("av") else ("pipe",):
+        frames = list(read_frames("lavfi:testsrc2=s=64x48:r=10:d=1", engine=engine, size=(32, 24)))
+        assert [frame.time for frame in frames] == pytest.approx([k / 10 for k in range(10)])
+        with pytest.raises(ValueError, match="can be read only once"):
+            next(read_frames("lavfi:testsrc2=s=64x48:d=1", engine=engine, start=0.5))
+
+
+def test_a_camera_is_known_by_its_node(tmp_path):
+    node = tmp_path / "video0"
+    try:
+        os.mknod(node, stat.S_IFCHR | 0o600, os.makedev(81, 0))
+    except OSError:
+        pytest.skip("only where a device node can be made")
+    with opened("test", node) as source:
+        assert (source.device, source.again) == ("v4l2", False)
+        assert source.given[-4:] == ("-f", "v4l2", "-i", str(node))
+    with opened("test", f"v4l2:{node}") as source:
+        assert source.given[-4:] == ("-f", "v4l2", "-i", str(node))
+    with pytest.raises(ValueError, match="src must be a file"):
+        Video(node)
+
+
+def test_what_is_no_camera_and_what_no_ffmpeg_reads_is_refused_by_name(ffmpeg, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is none at '/dev/video99'; cameras here"):
+        read_frames("v4l2:/dev/video99")
+    with pytest.raises(FileNotFoundError, match="cameras here"):
+        read_frames("/dev/video99")
+    plain = tmp_path / "plain"
+    plain.write_bytes(b"no device")
+    with opened("test", f"v4l2:{plain}") as source:
+        with pytest.raises(FfmpegError, match="without which this ffmpeg was built") as caught:
+            require_device("test", source, {"mov", "lavfi"}, "this ffmpeg")
+        assert caught.value.code == "not-built-in"
+    if "v4l2" in ffmpeg.demuxers:
+        with pytest.raises(FfmpegError, match="gives no pictures") as caught:
+            next(read_frames(f"v4l2:{plain}"))
+        assert caught.value.code == "not-a-camera"
+    (tmp_path / "v4l2:film").write_bytes(b"a file of that name")
+    with opened("test", str(tmp_path / "v4l2:film")) as source:
+        assert source.device == ""

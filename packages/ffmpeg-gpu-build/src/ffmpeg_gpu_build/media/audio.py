@@ -122,7 +122,7 @@ def _run(
         count = wished["channels"]
         form += f":channel_layouts={LAYOUTS.get(count, f'{count}c')}"
     command = [
-        "-copyts", *seek, *source.protocols, "-i", source.argument, "-map", f"0:a:{stream}",
+        "-copyts", *seek, *source.given, "-map", f"0:a:{stream}",
         "-af", ",".join([*chain, form, "ashowinfo@last"]),
         "-f", "f32le", "-c:a", "pcm_f32le", "pipe:1",
     ]  # fmt: skip

@@ -41,7 +41,7 @@ from .pipeline import (
 )
 from .probing import VideoStream, probe, require_whole
 from .session import failure, is_stream, supervise, written_aside
-from .sources import Source, opened
+from .sources import Source, opened, require_device
 from .transcoding import muxer_of
 
 if TYPE_CHECKING:
@@ -198,8 +198,8 @@ def read_frames(
     """Yield the frames of a video one by one, each a `Frame`: (H, W, 3), gray (H, W), rgba (H, W,
     4).
 
-    src      a path (also of a pipe, which is read once), bytes, a binary file object; with
-             `urls=True` a URL
+    src      a path (also of a pipe or a camera, which are read once), "v4l2:/dev/video0" and the
+             like, bytes, a binary file object; with `urls=True` a URL
     pixels   "rgb", "gray", "rgba" uint8; "rgb16", "gray16" uint16
     size     (width, height), else that of the first decoded frame, turned upright (later ones of
              another size are scaled to it, with a note); fps: resampled
@@ -245,6 +245,10 @@ def read_frames(
     held = contextlib.ExitStack()
     source = held.enter_context(opened("read_frames", src, urls))
     notes: list[str] = []
+    if source.device:
+        by_av = engine == "av"
+        readers = av_demuxers() if by_av else program.demuxers
+        require_device("read_frames", source, readers, "PyAV's FFmpeg" if by_av else "this ffmpeg")
     place = device_of_frames(device)
     if place:
         wish, device = replace(wish, torch=True, place=place), place.partition(":")[2]
@@ -302,7 +306,7 @@ def _run(
         return InProcess(source, wish.stream, wish.steps(), begin=begin, seek=seek)
     seek = [] if coarse is None else ["-noaccurate_seek", "-ss", f"{float(coarse):.6f}"]
     command = [
-        *before, "-copyts", *seek, *EXACT, *source.protocols, "-i", source.argument,
+        *before, "-copyts", *seek, *EXACT, *source.given,
         "-map", f"0:V:{wish.stream}", "-vf", wish.chain(down, begin),
         *(["-frames:v", str(wish.count)] if wish.count else []),
         *program.every_frame, "-f", "rawvideo", "-pix_fmt", PIXELS[wish.pixels][0], "pipe:1",
@@ -331,11 +335,10 @@ def _begun(
         raise ValueError(
             f"read_frames: start must be 0 for {source.name!r}, which can be read only once"
         )
-    given = [*source.protocols, "-i", source.argument]
     if wish.engine == "av":
         found = first_of_av(source, wish.stream)
     else:
-        found = _first(program, source, tuple(given), f"0:V:{wish.stream}")
+        found = _first(program, source, f"0:V:{wish.stream}")
     first = found.shown
     if first is None:
         raise no_frames("read_frames", source.name, found.log)
@@ -368,11 +371,11 @@ def _begun(
 _FIRST: dict[Any, Any] = {}
 
 
-def _first(program: Ffmpeg, source: Source, given: tuple[str, ...], stream: str) -> First:
+def _first(program: Ffmpeg, source: Source, stream: str) -> First:
     """`first_shown`, kept for a file that has not changed."""
     key = (program.path, source.stamp, stream) if source.stamp else None
     if key is None or key not in _FIRST:
-        found = first_shown(program, given, stream, source.descriptors)
+        found = first_shown(program, source.given, stream, source.descriptors)
         if key is None:
             return found
         if len(_FIRST) > 256:
@@ -387,8 +390,7 @@ def _tone(program: Ffmpeg, source: Source, wish: _Wish) -> tuple[Step, ...]:
         raise ValueError(
             f"read_frames: hdr must be 'keep' for {source.name!r}, which can be read only once"
         )
-    given = (*source.protocols, "-i", source.argument)
-    found = _first(program, source, given, f"0:V:{wish.stream}")
+    found = _first(program, source, f"0:V:{wish.stream}")
     filters = av_filters() if wish.engine == "av" else program.filters
     deep = PIXELS[wish.pixels][1].itemsize > 1
     pixels = "yuv420p10le" if deep else "yuv420p"
@@ -399,9 +401,7 @@ def _with_alpha(program: Ffmpeg, source: Source, wish: _Wish, notes: list[str]) 
     """Arguments for the decoder that knows the transparency of a WebM, a stream of its own that
     FFmpeg's decoders of VP8 and VP9 pass over.
     """
-    found = _first(
-        program, source, (*source.protocols, "-i", source.argument), f"0:V:{wish.stream}"
-    )
+    found = _first(program, source, f"0:V:{wish.stream}")
     head = found.log.partition("Output #0")[0]
     stream = re.search(r"Video: (vp8|vp9)\b.*?\balpha_mode +: 1", head, re.S)
     if stream is None:

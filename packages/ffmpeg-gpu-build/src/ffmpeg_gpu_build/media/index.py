@@ -49,7 +49,7 @@ class Index:
 def of_packets(program: Ffmpeg, source: Source, stream: int) -> Index | None:
     """The index by packets; None where they do not tell."""
     done = program.run(
-        "-nostdin", "-v", "error", "-copyts", *source.protocols, "-i", source.argument,
+        "-nostdin", "-v", "error", "-copyts", *source.given,
         "-map", f"0:V:{stream}", "-c", "copy", "-copyinkf", "-f", "framecrc", "pipe:1",
         timeout=3600,
     )  # fmt: skip
@@ -58,7 +58,7 @@ def of_packets(program: Ffmpeg, source: Source, stream: int) -> Index | None:
         return None
     tick = Fraction(int(base[1]), int(base[2]))
     rows = [(int(m[1]), int(m[2], 16) if m[2] else KEY) for m in _PACKET.finditer(done.out)]
-    first = first_shown(program, [*source.protocols, "-i", source.argument], f"0:V:{stream}")
+    first = first_shown(program, source.given, f"0:V:{stream}")
     return _of_rows(rows, tick, first)
 
 
@@ -89,7 +89,7 @@ def _of_rows(rows: list[tuple[int, int]], tick: Fraction, first: First) -> Index
 def of_frames(program: Ffmpeg, source: Source, stream: int, engine: str = "pipe") -> Index:
     """The index by decoding everything. Raises FfmpegError where nothing is decoded."""
     arguments = [
-        "-copyts", *EXACT, *source.protocols, "-i", source.argument, "-map", f"0:V:{stream}",
+        "-copyts", *EXACT, *source.given, "-map", f"0:V:{stream}",
         "-vf", LAST, *program.every_frame, "-f", "null", "-",
     ]  # fmt: skip
     run: Pipe | InProcess

@@ -103,7 +103,10 @@ class InProcess:
         self._heard: int | None = EAR.listen()
         whitelist = {source.protocols[0][1:]: source.protocols[1]}
         try:
-            self._file = av.open(source.argument, options=whitelist, metadata_errors="ignore")
+            self._file = av.open(
+                source.argument, format=source.device or None, options=whitelist,
+                metadata_errors="ignore",
+            )  # fmt: skip
         except (av.FFmpegError, OSError) as error:
             EAR.close(av)
             raise FfmpegError(

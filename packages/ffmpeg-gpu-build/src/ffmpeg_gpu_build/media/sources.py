@@ -1,26 +1,32 @@
-"""What frames are read from: a file, bytes, a file object, a pipe, a URL if that is asked for."""
+"""What frames are read from: a file, bytes, a file object, a pipe, a camera, a URL if asked for."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..ffmpeg import file_argument
+from ..ffmpeg import FfmpegError, file_argument
 from .probing import PROTOCOLS
 from .session import is_stream
 
 NETWORK = ("-protocol_whitelist", "file,pipe,fd,data,crypto,http,https,tcp,tls,httpproxy")
+# FFmpeg's input devices that give pictures: "v4l2:/dev/video0", "x11grab::0.0", "lavfi:testsrc2"
+DEVICES = ("v4l2", "fbdev", "kmsgrab", "x11grab", "lavfi")
+# The kernel's numbers of character devices (Linux, admin-guide/devices.txt) -> who reads them
+MAJORS = {81: "v4l2", 29: "fbdev"}
 
 
 @dataclass(frozen=True)
 class Source:
     """What stands behind -i. `again` is false for what can be read only once; `stamp` is equal for
-    equal content, None where that is not known; `file` is None for what has no name.
+    equal content, None where that is not known; `file` is None for what has no name; `device` is
+    FFmpeg's name of the input device that reads it, "" for what is no device.
     """
 
     name: str
@@ -30,6 +36,13 @@ class Source:
     stamp: tuple[Any, ...] | None = None
     file: Path | None = None
     descriptor: int | None = None
+    device: str = ""
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The arguments that open it."""
+        form = ("-f", self.device) if self.device else ()
+        return (*self.protocols, *form, "-i", self.argument)
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -37,15 +50,43 @@ class Source:
         return () if self.descriptor is None else (self.descriptor,)
 
 
+def _of_device(where: str, kind: str, name: str) -> Source:
+    """A device, which is read once; `name` is a node below /dev, or what that device takes."""
+    node = name.startswith("/")
+    if node and not Path(name).exists():
+        there = ", ".join(sorted(map(str, Path("/dev").glob("video*")))) or "none"
+        raise FileNotFoundError(
+            f"{where}: src must be a device, there is none at {name!r}; cameras here: {there}"
+        )
+    return Source(name, name, again=False, file=Path(name) if node else None, device=kind)
+
+
+def require_device(where: str, source: Source, demuxers: Container[str], who: str) -> None:
+    """Refuse a device for which an FFmpeg, `who`, has no reader: FfmpegError, "not-built-in"."""
+    if source.device and source.device not in demuxers:
+        raise FfmpegError(
+            f"{where}: {source.name!r} is read by FFmpeg's input device {source.device}, without "
+            f"which {who} was built: take the distribution's ffmpeg, or build one "
+            "(`ffmpeg-gpu-build build` has v4l2)",
+            "not-built-in",
+        )
+
+
 def _of_file(where: str, path: Path) -> Source:
     if is_stream(path):
+        facts = path.stat()
+        kind = MAJORS.get(os.major(facts.st_rdev)) if stat.S_ISCHR(facts.st_mode) else None
+        if kind:
+            return _of_device(where, kind, os.path.abspath(path))
         return Source(os.fspath(path), file_argument(path), again=False, file=path)
     if not path.is_file():
+        if os.path.abspath(path).startswith("/dev/") and not path.exists():
+            return _of_device(where, "", os.path.abspath(path))
         what = "is a folder" if path.is_dir() else "there is none"
         raise FileNotFoundError(f"{where}: src must be a file, {what} at {os.fspath(path)!r}")
     facts = path.stat()
-    stamp = (os.path.abspath(path), facts.st_mtime_ns, facts.st_size, facts.st_ino)
-    return Source(os.fspath(path), file_argument(path), stamp=stamp, file=path)
+    identity = (os.path.abspath(path), facts.st_mtime_ns, facts.st_size, facts.st_ino)
+    return Source(os.fspath(path), file_argument(path), stamp=identity, file=path)
 
 
 def _of_bytes(data: bytes | bytearray | memoryview) -> Source:
@@ -70,6 +111,10 @@ def opened(where: str, src: Any, urls: bool = False) -> Iterator[Source]:
                 f"{where}: src must be a local file, got the URL {src!r}; urls=True opens it"
             )
         yield Source(src, src, protocols=NETWORK)
+        return
+    kind, colon, rest = src.partition(":") if isinstance(src, str) else ("", "", "")
+    if colon and kind in DEVICES and not Path(src).exists():
+        yield _of_device(where, kind, rest)
         return
     if isinstance(src, (str, os.PathLike)):
         yield _of_file(where, Path(src))
