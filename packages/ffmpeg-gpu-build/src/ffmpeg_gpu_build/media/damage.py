@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 
 from ..ffmpeg import FfmpegError
+from .crops import vint
 from .sources import Source
 
 # Warnings that mean a lost or made-up picture or sound; every line of level error or fatal does.
@@ -98,23 +99,15 @@ def _flic(head: bytes, tail: bytes, size: int) -> str | None:
     return f"its header says {said} bytes, {size} are there" if said > size else None
 
 
-def _vint(data: bytes, at: int) -> tuple[int | None, int]:
-    """A size of EBML and its end; None where it is written as unknown (RFC 8794, section 4)."""
-    length = 9 - data[at].bit_length()
-    bits = 7 * length
-    value = int.from_bytes(data[at : at + length], "big") & ((1 << bits) - 1)
-    return (None if value == (1 << bits) - 1 else value), at + length
-
-
 def _matroska(head: bytes, tail: bytes, size: int) -> str | None:
     """The Segment says its size, in a file that is no live stream (RFC 9559, section 5.1)."""
     if not head[4]:
         return None
-    length, at = _vint(head, 4)
+    length, at = vint(head, 4)
     at += length or 0
     if head[at : at + 4] != b"\x18\x53\x80\x67" or len(head) < at + 13 or not head[at + 4]:
         return None
-    length, at = _vint(head, at + 4)
+    length, at = vint(head, at + 4)
     if length is None or at + length <= size:
         return None
     return f"its Segment should end at byte {at + length}, the file has {size}"
@@ -202,7 +195,7 @@ def judge(where: str, source: Source, index: int, log: str, strict: bool) -> lis
     "damaged", or, where it is not `strict`, a DamageWarning and the note.
     """
     found = complaints(log)
-    cut = unfinished(source.file) if source.file and source.again else None
+    cut = unfinished(source.content) if source.content else None
     found += [cut] if cut else []
     if not found:
         return []

@@ -18,6 +18,7 @@ from ..ffmpeg import Ffmpeg, FfmpegError, file_argument
 from ..verification.verdict import PROVEN
 from . import arguments as check
 from .animations import animation_of
+from .crops import not_cropped
 from .damage import judge
 from .formats import no_reader
 from .hdr import Step, checked, tone_map, transfer_of
@@ -430,6 +431,8 @@ def _frames(
             alone = by_program and not down
             if alone and pipe.codec == "av1" and not program.decodes_on_cpu("av1"):
                 raise no_cpu_decoder()
+            if by_program and source.content and "Frame Cropping:" not in pipe.log:
+                notes += not_cropped(source.content, wish.stream)
             width, height = shown.size if shown else (0, 0)
             shape = (height, width, channels) if channels > 1 else (height, width)
             size = width * height * channels * dtype.itemsize
@@ -448,9 +451,9 @@ def _frames(
                 shown = pipe.next()
             done = pipe.end() == 0 and (shown is None or index == wish.count)
             if index == 0:
-                if source.file and source.again:
+                if source.content:
                     demuxers = program.demuxers if by_program else av_demuxers()
-                    lacking = no_reader("read_frames", demuxers, source.file)
+                    lacking = no_reader("read_frames", demuxers, source.content)
                     if lacking:
                         raise lacking
                 raise no_frames("read_frames", source.name, pipe.log, pipe.code)

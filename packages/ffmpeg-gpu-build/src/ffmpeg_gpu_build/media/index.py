@@ -112,9 +112,9 @@ def of_frames(program: Ffmpeg, source: Source, stream: int, engine: str = "pipe"
 
 def _is_gif(source: Source) -> bool:
     """A GIF's packets are not its frames: a comment after the last picture is one too."""
-    if source.file is None:
+    if source.content is None:
         return False
-    with source.file.open("rb") as file:
+    with source.content.open("rb") as file:
         return file.read(4) == b"GIF8"
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..ffmpeg import FfmpegError
+from .crops import crop_of
 from .hdr import Step
 from .overheard import EAR
 from .pipe import BARE, EXACT, First, Shown
@@ -88,6 +89,8 @@ class InProcess:
         seek: Fraction | None = None,
     ) -> None:
         av = require_av("read_frames")
+        crop = crop_of(source.content, stream) if source.content else None
+        self._crop = [crop.filter] if crop else []
         self._av, self._steps, self._begin = av, list(steps), begin
         self.landed, self.latest = seek is None, None
         self._errors: list[str] = []
@@ -248,7 +251,8 @@ class InProcess:
             pixel_aspect=f"{aspect.numerator}/{aspect.denominator}",
             colorspace=str(int(frame.colorspace)), range=str(int(frame.color_range)),
         )  # fmt: skip
-        nodes = [graph.add(name, given or None) for name, given in upright(frame) + self._steps]
+        steps = [*self._crop, *upright(frame), *self._steps]
+        nodes = [graph.add(name, given or None) for name, given in steps]
         graph.link_nodes(head, *nodes, graph.add("buffersink"))
         graph.configure()
         self._graph = graph

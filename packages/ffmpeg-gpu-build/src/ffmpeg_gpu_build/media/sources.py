@@ -45,6 +45,13 @@ class Source:
         return (*self.protocols, *form, "-i", self.argument)
 
     @property
+    def content(self) -> Path | None:
+        """Where what is in it can be looked at beside the reading; None for what is read once."""
+        if self.descriptor is not None:
+            return Path(f"/dev/fd/{self.descriptor}")
+        return self.file if self.again else None
+
+    @property
     def descriptors(self) -> tuple[int, ...]:
         """What the program inherits."""
         return () if self.descriptor is None else (self.descriptor,)

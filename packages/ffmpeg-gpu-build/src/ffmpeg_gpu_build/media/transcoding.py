@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..ffmpeg import Ffmpeg, FfmpegError, file_argument
 from .animations import ANIMATIONS, animation_of
+from .crops import not_cropped
 from .damage import complaints, sentence, unfinished
 from .hdr import HDR, checked, tone_map
 from .pipe import EXACT
@@ -323,6 +324,8 @@ def transcode(
             raise _damaged(source, lost, done)
     if lost:
         notes.append(f"the source is damaged or not whole: {sentence(lost)}")
+    if "Frame Cropping:" not in done.log:
+        notes += not_cropped(source, 0)
     decoded = re.search(r"\(video\): .*?; (\d+) frames decoded", done.log)
     if not (filters or animated) and decoded and int(decoded[1]) != done.frames:
         notes.append(
