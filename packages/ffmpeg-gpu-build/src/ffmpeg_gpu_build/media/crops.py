@@ -67,7 +67,9 @@ def vint(data: bytes, at: int) -> tuple[int | None, int]:
 
 
 def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The elements of an EBML master, (identifier, content) each."""
+    """The elements of an EBML master, (identifier, content) each; of those that are cut short the
+    Segment alone, which goes on behind the head.
+    """
     at = 0
     while at + 2 <= len(data) and data[at]:
         length = 9 - data[at].bit_length()
@@ -76,6 +78,8 @@ def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
             return
         size, at = vint(data, at + length)
         end = len(data) if size is None else at + size
+        if end > len(data) and identifier != _SEGMENT:
+            return
         yield identifier, data[at:end]
         at = end
 
