@@ -1,5 +1,6 @@
 """Suns and lamps: what shadow maps say of each pixel is what rays say."""
 
+import json
 import pickle
 
 import numpy as np
@@ -222,3 +223,61 @@ def test_lights_that_make_no_sense_are_refused(make, text):
         make()
     with pytest.raises(TypeError, match="lights must be Sun or Lamp, got tuple"):
         nc.Renderer(lights=[(1, 2, 3)])
+
+
+def test_a_lamp_that_fades_falls_by_the_inverse_square_to_nothing_at_its_range():
+    plain, faces = meshes.heightfield(32)
+    plain = (plain - plain.mean(0)) * [8 / np.ptp(plain[:, 0]), 0, 8 / np.ptp(plain[:, 2])]
+    scene = nc.Scene(nc.build(plain, faces, progress=False))
+    camera = nc.Camera.look_at((0, 6, 5), near=0.05)
+    at = np.array([0.3, 1.2, 0.1])
+    for fade, reach in ((None, None), (1.0, None), (2.0, 3.0)):
+        lamp = nc.Lamp(at, 0.5, fade=fade, range=reach)
+        frame = nc.Renderer(120, 90, lights=[lamp]).render(scene, camera)
+        way = at - frame.position[frame.coverage].astype(float)
+        distance = np.linalg.norm(way, axis=1)
+        expected = 0.5 * way[:, 1] / distance
+        if fade is not None:
+            expected *= (fade / distance) ** 2
+        if reach is not None:
+            expected *= np.clip(1 - (distance / reach) ** 4, 0, 1)
+            assert (distance > reach).any()
+        assert np.allclose(frame._direct[frame.coverage], expected, atol=2e-4)
+    for wrong in ({"fade": -1}, {"range": 3.0}, {"fade": 1.0, "range": 0.0}):
+        with pytest.raises(ValueError, match="Lamp: "):
+            nc.Lamp(at, **wrong)
+
+
+def test_lights_of_a_gltf_file(tmp_path):
+    turn = [0.0, np.sqrt(0.5), 0.0, np.sqrt(0.5)]  # a quarter about y: z becomes x
+    header = {
+        "scenes": [{"nodes": [0]}],
+        "nodes": [
+            {"children": [1, 2, 3], "translation": [1, 2, 3]},
+            {"translation": [0, 1, 0], "extensions": {"KHR_lights_punctual": {"light": 0}}},
+            {"rotation": turn, "extensions": {"KHR_lights_punctual": {"light": 1}}},
+            {"extensions": {"KHR_lights_punctual": {"light": 2}}},
+        ],
+        "extensions": {
+            "KHR_lights_punctual": {
+                "lights": [
+                    {"type": "point", "intensity": 40, "range": 5, "color": [0, 1, 0]},
+                    {"type": "directional", "intensity": 2},
+                    {"type": "spot", "name": "torch", "spot": {}},
+                ]
+            }
+        },
+    }
+    path = tmp_path / "a.gltf"
+    path.write_text(json.dumps(header))
+    with pytest.warns(RuntimeWarning, match="'torch' is of type spot"):
+        lights = nc.load_lights(path, scale=0.5)
+    lamp, sun = sorted(lights, key=lambda light: type(light).__name__)
+    assert (lamp.position, lamp.fade, lamp.range) == ((1, 3, 3), 1.0, 5)
+    assert lamp.strength == pytest.approx(20 * 0.7152)
+    assert np.allclose(sun.direction, (1, 0, 0))
+    assert sun.strength == pytest.approx(1.0)
+    header["nodes"][0]["children"] = [0]
+    path.write_text(json.dumps(header))
+    with pytest.raises(ValueError, match="circle"):
+        nc.load_lights(path)

@@ -97,3 +97,67 @@ def test_views_beside_frames_with_occlusion(scene):
             assert np.array_equal(getattr(frame, name), getattr(expected, name))
         del frame
         renderer.render_depths(scene, _cameras(3, seed=9))
+
+
+@pytest.mark.parametrize("traversal", ["instances", "levels", "persistent"])
+def test_each_view_hides_behind_its_own_last_frame(scene, traversal):
+    """Cameras that move on, change places, come and go; instances that move: depths stay right."""
+    moving = nc.Scene()
+    for number, asset in enumerate(scene.assets):
+        moving.add(asset, scene.transforms[scene.asset_of == number])
+    hiding = nc.Renderer(160, 100, occlusion=True, traversal=traversal)
+    plain = nc.Renderer(160, 100)
+    hidden = []
+    for frame in range(5):
+        cameras = _cameras(4 + frame % 2, seed=3)
+        if frame == 3:
+            cameras = cameras[::-1]  # every history is another camera's
+        if frame:
+            places = moving.transforms[500 * frame : 500 * frame + 400]
+            places[:, :, 3] += 0.3
+            moving.update(500 * frame, places)
+        depths = hiding.render_depths(moving, cameras)
+        assert np.array_equal(depths, plain.render_depths(moving, cameras)), frame
+        hidden.append(hiding.stats["culled"]["occlusion"])
+    assert hidden[0] == 0  # nothing was known
+    assert all(count > 100 for count in hidden[1:])
+
+
+def test_shadows_with_occlusion_are_those_without(scene):
+    lights = [nc.Sun((0.2, 1, 0.1), cascades=2), nc.Lamp((0, 12, 0))]
+    renderers = [
+        nc.Renderer(160, 100, lights=lights, occlusion=o, shadow_size=128) for o in (False, True)
+    ]
+    for shift in (0.0, 0.1):
+        camera = nc.Camera.look_at((30 + shift, 10, 20), fov_y=50, near=0.05)
+        frames = [renderer.render(scene, camera) for renderer in renderers]
+        assert frames[0].lit.any()
+        assert np.array_equal(frames[0].lit, frames[1].lit)
+
+
+def test_renderers_of_one_scene_each_remember_their_own_last_frame(torus_asset):
+    """One renderer draws every frame, the other every third: velocities are since its own last."""
+
+    def place(x):
+        out = np.eye(4)
+        out[0, 3] = x
+        return out
+
+    scene, camera = nc.Scene(), nc.Camera.look_at((0, 1, 4), near=0.05)
+    scene.add(torus_asset, place(0))
+    often, seldom = (nc.Renderer(160, 100, velocity=True, occlusion=o) for o in (True, False))
+    places = {"often": 0.0, "seldom": 0.0}
+    for frame in range(7):
+        x = 0.03 * frame**2
+        scene.update(0, place(x))
+        turns = {"often": often} | ({"seldom": seldom} if frame % 3 == 0 else {})
+        for name, renderer in turns.items():
+            drawn = renderer.render(scene, camera)
+            alone, expected = nc.Scene(), nc.Renderer(160, 100, velocity=True)
+            alone.add(torus_asset, place(places[name]))
+            expected.render(alone, camera)
+            alone.update(0, place(x))
+            truth = expected.render(alone, camera).velocity
+            if frame:
+                assert np.array_equal(drawn.velocity, truth), (frame, name)
+            places[name] = x

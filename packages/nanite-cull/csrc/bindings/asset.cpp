@@ -2,6 +2,7 @@
 #include "bindings/arrays.h"
 #include "bindings/stages.h"
 #include "build/build.h"
+#include "build/surfaces.h"
 #include "build/validate.h"
 #include "native/check.h"
 #include "store/ncl_file.h"
@@ -95,6 +96,16 @@ void nanite_cull::bind_asset(nb::module_& m) {
     return view_of(p.triangles, {p.triangles.size() / 3, 3}, s);
   });
   nb::class_<Asset, Vertices>(m, "Asset")
+      .def(
+          "set_surfaces",
+          [](Asset& a, const Surfaces& surfaces) { a.surfaces = std::make_shared<const Surfaces>(surfaces); },
+          "surfaces"_a)
+      // of a file's asset, the bytes that were stored with it
+      .def("stored_materials",
+           [](const Asset& a) {
+             const std::vector<uint8_t> bytes = a.file ? a.file->materials() : std::vector<uint8_t>();
+             return nb::bytes(bytes.data(), bytes.size());
+           })
       .def_ro("step", &Asset::step)
       .def_prop_ro("origin",
                    [](const Asset& a) { return nb::make_tuple(a.origin[0], a.origin[1], a.origin[2]); })
@@ -102,6 +113,10 @@ void nanite_cull::bind_asset(nb::module_& m) {
                    [](const Asset& a) {
                      return a.file ? (a.file->tables().header.start.flags & has_colors) != 0
                                    : !a.colors.empty();
+                   })
+      .def_prop_ro("has_uvs",
+                   [](const Asset& a) {
+                     return a.file ? (a.file->tables().header.start.flags & has_uvs) != 0 : !a.uvs.empty();
                    })
       .def_prop_ro("vertex_count",
                    [](const Asset& a) {
@@ -189,22 +204,29 @@ void nanite_cull::bind_asset(nb::module_& m) {
 
   m.def(
       "encode_ncl",
-      [](const Asset& asset, int threads, size_t most_page_bytes) {
+      [](const Asset& asset, int threads, size_t most_page_bytes, nb::bytes materials) {
+        const auto* first = reinterpret_cast<const uint8_t*>(materials.data());
+        const std::vector<uint8_t> kept(first, first + materials.size());
         std::vector<uint8_t> bytes;
         {
           nb::gil_scoped_release released;
-          bytes = encode_ncl(asset, threads, most_page_bytes);
+          bytes = encode_ncl(asset, threads, most_page_bytes, kept);
         }
         return nb::bytes(bytes.data(), bytes.size());
       },
-      "asset"_a, "threads"_a, "most_page_bytes"_a = page_bytes);
+      "asset"_a, "threads"_a, "most_page_bytes"_a = page_bytes, "materials"_a = nb::bytes("", 0));
   m.def(
       "read_ncl",
       [](const std::string& path, int threads, bool verify_hashes) {
         ReadOptions options;
         options.threads = threads, options.verify_hashes = verify_hashes;
-        nb::gil_scoped_release released;
-        return std::make_shared<Asset>(read_ncl(NclBytes::of_file(path), options));
+        std::vector<uint8_t> materials;
+        std::shared_ptr<Asset> asset;
+        {
+          nb::gil_scoped_release released;
+          asset = std::make_shared<Asset>(read_ncl(NclBytes::of_file(path), options, &materials));
+        }
+        return nb::make_tuple(asset, nb::bytes(materials.data(), materials.size()));
       },
       "path"_a, "threads"_a, "verify_hashes"_a = true);
 
@@ -218,6 +240,11 @@ void nanite_cull::bind_asset(nb::module_& m) {
             new (self) NclFile(NclBytes::of_file(path), options);
           },
           "path"_a, "verify_hashes"_a, "threads"_a)
+      .def("materials",
+           [](const NclFile& f) {
+             const std::vector<uint8_t> bytes = f.materials();
+             return nb::bytes(bytes.data(), bytes.size());
+           })
       .def("graph", [](const NclFile& f) { return std::make_shared<Asset>(f.graph()); })
       .def(
           "load", [](const NclFile& f) { return std::make_shared<Asset>(f.load()); },

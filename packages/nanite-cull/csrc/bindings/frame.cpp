@@ -3,6 +3,7 @@
 #include "bindings/stages.h"
 #include "native/check.h"
 #include "raster/two_pass.h"
+#include "resolve/albedo.h"
 #include "resolve/cut_mesh.h"
 #include "resolve/light.h"
 #include "resolve/resolve.h"
@@ -85,10 +86,11 @@ void nanite_cull::bind_shading(nb::module_& m) {
       .def(
           "__init__",
           [](Light* self, bool sun, std::array<double, 3> at, float strength, float bias, uint32_t first_map,
-             uint32_t maps) {
-            new (self) Light{sun, {at[0], at[1], at[2]}, strength, bias, first_map, maps};
+             uint32_t maps, float fade, float range) {
+            new (self) Light{sun, {at[0], at[1], at[2]}, strength, fade, range, bias, first_map, maps};
           },
-          "sun"_a, "at"_a, "strength"_a, "bias"_a, "first_map"_a, "maps"_a);
+          "sun"_a, "at"_a, "strength"_a, "bias"_a, "first_map"_a, "maps"_a, "fade"_a = 0.0f,
+          "range"_a = 0.0f);
 }
 
 void nanite_cull::bind_frame(nb::module_& m) {
@@ -107,9 +109,11 @@ void nanite_cull::bind_frame(nb::module_& m) {
       .def(
           "set",
           [](History& h, const Scene& scene, const View& view, Array<float, nb::shape<-1, -1>> depth) {
+            const std::shared_lock held(scene.lock);
+            h.enter(scene);
             h.pyramid.build(depth.data(), static_cast<int>(depth.shape(1)), static_cast<int>(depth.shape(0)),
                             0);
-            h.last = {view, &scene, scene.epoch()};
+            h.keep(view);
           },
           "scene"_a, "view"_a, "depth"_a.noconvert())
       // all levels one behind the other, sizes as core/hzb_layout.h has them
@@ -145,27 +149,20 @@ void nanite_cull::bind_frame(nb::module_& m) {
           "draw_views",
           [](Frame& f, const Scene& scene, const std::vector<View>& views, const CullOptions& culling,
              const RasterOptions& options, const Streamer& streamer,
-             nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu> out) {
-            RasterStats all;
+             nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu> out,
+             const std::vector<History*>& histories) {
             {
               nb::gil_scoped_release released;
               f.context.init_context(views, culling);
-              f.context.cull(scene, f.visible, f.cull_stats, &f.draws, &streamer);
-              for (size_t i = 0; i < views.size(); ++i) {
-                raster(f.draws, views[i], f.visible, options, f.buffer, f.raster_stats,
-                       static_cast<uint32_t>(i));
-                std::copy(f.buffer.depth.begin(), f.buffer.depth.end(),
-                          out.data() + i * f.buffer.depth.size());
-                all.clusters += f.raster_stats.clusters,
-                    all.drawn_triangles += f.raster_stats.drawn_triangles;
-                all.clipped_triangles += f.raster_stats.clipped_triangles;
-              }
+              draw_views(f.context, scene, views, options, histories, f.visible, f.draws, f.buffer,
+                         out.data(), f.cull_stats, f.raster_stats, &streamer);
             }
             nb::dict d = cull_stats(f.cull_stats);
-            d.update(raster_stats(all));
+            d.update(raster_stats(f.raster_stats));
             return d;
           },
-          "scene"_a, "views"_a, "culling"_a, "options"_a, "streamer"_a, "out"_a.noconvert())
+          "scene"_a, "views"_a, "culling"_a, "options"_a, "streamer"_a, "out"_a.noconvert(),
+          "histories"_a = std::vector<History*>())
       .def("draw_two_pass",
            [](Frame& f, const Scene& scene, const View& view, const CullOptions& culling,
               const RasterOptions& options, History& history, const Streamer& streamer) {
@@ -194,6 +191,14 @@ void nanite_cull::bind_frame(nb::module_& m) {
           "view"_a, "instance"_a.none(), "cluster"_a.none(), "triangle"_a.none(), "level"_a.none(),
           "material"_a.none(), "normal"_a.none(), "uv"_a.none(), "color"_a.none(), "velocity"_a.none(),
           "threads"_a)
+      .def(
+          "resolve_albedo",
+          [](const Frame& f, const View& view, nb::ndarray<float, nb::c_contig, nb::device::cpu> out,
+             int threads) {
+            nb::gil_scoped_release released;
+            resolve_albedo(f.draws, view, f.visible, f.buffer, out.data(), threads);
+          },
+          "view"_a, "out"_a.noconvert(), "threads"_a)
       .def(
           "unproject",
           [](const Frame& f, const OwningLens& lens, Array<double, nb::shape<3, 3>> to_world,

@@ -14,6 +14,7 @@ NB_MODULE(_C, m) {
   m.def("open_meshoptimizer", [](const std::string& path) { return open_meshopt(path).path; });
   m.def("instruction_set", [] { return native::name(native::isa()); });
   m.def("max_threads", [] { return native::max_threads(); });
+  bind_materials(m);
   bind_asset(m);
   bind_scene(m);
   bind_streaming(m);

@@ -5,6 +5,7 @@
 
 namespace nanite_cull {
 
+void bind_materials(nanobind::module_& m);  // surfaces, textures
 void bind_asset(nanobind::module_& m);      // building, files
 void bind_scene(nanobind::module_& m);      // views, options, instances
 void bind_streaming(nanobind::module_& m);  // pages under a budget

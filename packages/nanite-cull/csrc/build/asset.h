@@ -64,11 +64,13 @@ struct ClusterGeometry {
 
 class NclFile;
 struct Requests;
+struct Surfaces;
 
 struct Asset : Vertices {
   double origin[3] = {0, 0, 0};
   // The open file whose pages hold the vertices and triangles, which then are not here; null: they are.
   std::shared_ptr<const NclFile> file;
+  std::shared_ptr<const Surfaces> surfaces;  // null: no material has more than a colour
   Requests* requests = nullptr;  // of a file's asset while it is culled: where a traversal leaves its wishes
 
   // clusters: ordered by pass, inside a pass by group

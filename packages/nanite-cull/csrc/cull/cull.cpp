@@ -234,7 +234,7 @@ void CullContext::cull(const Scene& scene, VisibleClusters& out, CullStats& stat
   const std::shared_lock held(scene.lock);
   const Streamer::Hold streamed(streamer);
   find_assets(scene, streamed);
-  main_pass(scene, nullptr, out, stats);
+  main_pass(scene, {}, out, stats);
   if (draws) collect_draws(scene, out, *draws);
 }
 
@@ -244,7 +244,7 @@ ClusterGeometry Draws::geometry(uint32_t asset, uint32_t cluster) const {
   return a.file ? pages[asset][a.file->page_of(cluster)]->geometry(c) : a.geometry(c);
 }
 
-void CullContext::main_pass(const Scene& scene, const Occluders* occluders, VisibleClusters& out,
+void CullContext::main_pass(const Scene& scene, const std::vector<Occluders>& occluders, VisibleClusters& out,
                             CullStats& stats) {
   run(scene, occluders);
   out.buffer.resize(options_.max_visible_clusters);
@@ -270,10 +270,11 @@ void CullContext::main_pass(const Scene& scene, const Occluders* occluders, Visi
   stats.visible_small = out.small, stats.visible_large = out.large;
 }
 
-void CullContext::post_pass(const Scene& scene, const Occluders& occluders, VisibleClusters& out,
+void CullContext::post_pass(const Scene& scene, const std::vector<Occluders>& occluders, VisibleClusters& out,
                             CullStats& stats, Merge& merge) {
-  run(scene, &occluders);
+  run(scene, occluders);
   std::vector<Visible> small, large;
+  std::vector<uint64_t> small_found(scopes_.size()), large_found(scopes_.size());  // up to each view
   uint64_t room = out.buffer.size() - out.small - out.large;
   auto take = [&](const std::vector<Visible>& found, std::vector<Visible>& to) {
     const uint64_t count = std::min<uint64_t>(found.size(), room);
@@ -287,6 +288,7 @@ void CullContext::post_pass(const Scene& scene, const Occluders& occluders, Visi
     stats.occluded_instances += s.occluded_instances, stats.occluded_nodes += s.occluded_nodes;
     stats.occluded_clusters += s.occluded_clusters;
     take(batch.small, small), take(batch.large, large);
+    small_found[batch.view] = small.size(), large_found[batch.view] = large.size();
   }
   stats.post_clusters = small.size() + large.size();
   merge.added.clear();
@@ -294,13 +296,14 @@ void CullContext::post_pass(const Scene& scene, const Occluders& occluders, Visi
   merge_into(out.buffer, static_cast<uint32_t>(out.buffer.size() - 1), -1, out.large, large, merge.large,
              merge.added);
   out.small += small.size(), out.large += large.size();
-  out.small_end = {out.small}, out.large_end = {out.large};
+  for (size_t v = 0; v < scopes_.size(); ++v)
+    out.small_end[v] += small_found[v], out.large_end[v] += large_found[v];
   stats.visible_small = out.small, stats.visible_large = out.large;
 }
 
 // All instances in all views, in batches that run side by side and are joined in their order.
-void CullContext::run(const Scene& scene, const Occluders* occluders) {
-  occluders_ = occluders;
+void CullContext::run(const Scene& scene, const std::vector<Occluders>& occluders) {
+  occluders_ = &occluders;
   const int64_t count = scene.size(), each = (count + batch_instances - 1) / batch_instances;
   for (Scope& scope : scopes_)
     scope.picked = options_.hierarchy && options_.frustum &&
@@ -383,7 +386,7 @@ bool CullContext::far_cull(const Scene& scene, int64_t first, Batch& batch) cons
     const RootCluster& root = roots_[scene.lanes.asset[instance]];
     ++batch.stats.visible_instances, ++batch.stats.far_instances, ++batch.stats.candidate_clusters;
     const InstanceOcclusion occlusion =
-        occlusion_of(scene, *scene.assets[scene.lanes.asset[instance]], instance, batch.scope->view);
+        occlusion_of(scene, *scene.assets[scene.lanes.asset[instance]], instance, batch.view);
     const Sight sight = occlusion.test(root.box.lo, root.box.hi, cluster_widening, false);
     if (sight == Sight::hidden) ++batch.stats.occluded_instances;
     if (sight != occlusion.wanted()) continue;
@@ -400,7 +403,7 @@ void CullContext::near_cull(const Scene& scene, int64_t i, Batch& batch) const {
     if (sphere_misses(batch.scope->planes[p], s.x[i], s.y[i], s.z[i], s.r[i])) return;
   ++batch.stats.visible_instances;
   const Asset& asset = *assets_[scene.lanes.asset[i]];
-  const InstanceOcclusion occlusion = occlusion_of(scene, asset, i, batch.scope->view);
+  const InstanceOcclusion occlusion = occlusion_of(scene, asset, i, batch.view);
   const Sight sight = occlusion.test(asset.box.lo, asset.box.hi, node_widening, false);
   if (sight == Sight::hidden) {
     ++batch.stats.occluded_instances;
@@ -422,8 +425,9 @@ InstanceView CullContext::view_of(const Scene& scene, int64_t instance, const Vi
 }
 
 InstanceOcclusion CullContext::occlusion_of(const Scene& scene, const Asset& asset, int64_t instance,
-                                            const View& view) const {
-  return occluders_ ? InstanceOcclusion(*occluders_, view, scene, asset, instance) : InstanceOcclusion();
+                                            uint32_t view) const {
+  if (occluders_->empty()) return {};
+  return InstanceOcclusion((*occluders_)[view], scopes_[view].view, scene, asset, instance);
 }
 
 void CullContext::node_cull(const Asset& asset, const InstanceView& view, const InstanceOcclusion& occlusion,
@@ -510,7 +514,7 @@ void CullContext::Worker::enter(const Candidate& candidate) {
   const View& view = context_->scopes_[in_view_].view;
   asset_ = context_->assets_[scene_->lanes.asset[instance_]];
   view_ = context_->view_of(*scene_, instance_, view);
-  occlusion_ = context_->occlusion_of(*scene_, *asset_, instance_, view);
+  occlusion_ = context_->occlusion_of(*scene_, *asset_, instance_, in_view_);
 }
 
 void CullContext::Worker::visit(uint64_t node, Children& out) {

@@ -101,9 +101,11 @@ class CullContext {
   // Before any pass: what is there of the scene's assets. `streamed` is held until draws are collected.
   // Throws native::ValueError for an asset of a file that no frame of the streamer began with.
   void find_assets(const Scene& scene, const Streamer::Hold& streamed);
-  void main_pass(const Scene& scene, const Occluders* occluders, VisibleClusters& out, CullStats& stats);
-  void post_pass(const Scene& scene, const Occluders& occluders, VisibleClusters& out, CullStats& stats,
-                 Merge& merge);
+  // `occluders`: of each view; none: everything is seen.
+  void main_pass(const Scene& scene, const std::vector<Occluders>& occluders, VisibleClusters& out,
+                 CullStats& stats);
+  void post_pass(const Scene& scene, const std::vector<Occluders>& occluders, VisibleClusters& out,
+                 CullStats& stats, Merge& merge);
   void collect_draws(const Scene& scene, const VisibleClusters& visible, Draws& out) const;
 
   // What a worker does with candidates (core/queue_layout.h) of any instances and views, and what it found.
@@ -148,13 +150,13 @@ class CullContext {
     std::vector<uint64_t> roots;  // candidates that a traversal over all instances begins with
   };
 
-  void run(const Scene& scene, const Occluders* occluders);
+  void run(const Scene& scene, const std::vector<Occluders>& occluders);
   void traverse(const Scene& scene);
   void instance_cull(const Scene& scene, int64_t first, int64_t last, Batch& batch) const;
   bool far_cull(const Scene& scene, int64_t first, Batch& batch) const;
   InstanceView view_of(const Scene& scene, int64_t instance, const View& view) const;
   InstanceOcclusion occlusion_of(const Scene& scene, const Asset& asset, int64_t instance,
-                                 const View& view) const;
+                                 uint32_t view) const;
   void near_cull(const Scene& scene, int64_t index, Batch& batch) const;
   void node_cull(const Asset& asset, const InstanceView& view, const InstanceOcclusion& occlusion,
                  bool missed, Batch& batch) const;
@@ -167,9 +169,9 @@ class CullContext {
   std::vector<RootCluster> roots_;          // and theirs
   std::vector<Scope> scopes_;
   CullOptions options_;
-  const Occluders* occluders_ = nullptr;  // of the pass that runs
-  std::vector<Batch> batches_;            // by view; kept: their memory serves the next frame
-  std::unique_ptr<AtomicQueue> queue_;    // of the persistent traversal; kept as well
+  const std::vector<Occluders>* occluders_ = nullptr;  // of the pass that runs
+  std::vector<Batch> batches_;                         // by view; kept: their memory serves the next frame
+  std::unique_ptr<AtomicQueue> queue_;                 // of the persistent traversal; kept as well
 };
 
 }  // namespace nanite_cull

@@ -27,9 +27,10 @@ InstanceOcclusion::InstanceOcclusion(const Occluders& occluders, const View& vie
                                      const Asset& asset, int64_t instance)
     : occluders_(&occluders) {
   Placement before;
-  was_there_ = scene.previous(instance, occluders.epoch, before);
+  const Placement place = scene.placement(instance);
+  was_there_ = occluders.track->previous(instance, occluders.epoch, place, before);
   if (was_there_) before_ = make_occlusion_view(*occluders.view_before, asset, before);
-  if (occluders.post) now_ = make_occlusion_view(view, asset, scene.placement(instance));
+  if (occluders.post) now_ = make_occlusion_view(view, asset, place);
 }
 
 Sight InstanceOcclusion::test(const float* lo, const float* hi, float widening, bool missed) const {

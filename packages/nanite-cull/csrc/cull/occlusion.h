@@ -5,11 +5,12 @@
 
 namespace nanite_cull {
 
-// What hides: the last frame's pyramid, the view it was made with and the scene's epoch since; in the post
+// What hides: the last frame's pyramid, the view it was made with and where instances were then; in the post
 // pass also the pyramid of what the main pass drew.
 struct Occluders {
   Hzb before, now;
   const View* view_before = nullptr;
+  const Track* track = nullptr;
   uint64_t epoch = 0;
   bool post = false;
 };

@@ -11,9 +11,9 @@ struct Motion {
   std::vector<float> to_clip;
 };
 
-// `before`: the last frame's view; `epoch`: of the scene, since that frame. The caller has held the scene's
+// `before`: the last frame's view; `epoch`: of the track, since that frame. The caller has held the scene's
 // lock since the draws were collected.
-void find_motion(const Scene& scene, const Draws& draws, const View& before, uint64_t epoch, int threads,
-                 Motion& out);
+void find_motion(const Scene& scene, const Draws& draws, const View& before, const Track& track,
+                 uint64_t epoch, int threads, Motion& out);
 
 }  // namespace nanite_cull

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <string>
 
+#include "build/surfaces.h"
 #include "core/clip.h"
 #include "native/check.h"
 #include "native/parallel.h"
@@ -22,14 +23,21 @@ class TileRaster {
       : screen_(screen), options_(options), tile_(tile) {}
 
   // Which side is left out of what follows: see set_up().
-  void cull_side(bool mirrored) { cull_ = !options_.cull_back ? 0 : mirrored ? -1 : 1; }
+  void cull_side(bool mirrored, bool two_sided) {
+    cull_ = !options_.cull_back || two_sided ? 0 : mirrored ? -1 : 1;
+  }
+  // Which pixels of what follows are no holes; null: all.
+  void mask(const Mask* mask) { mask_ = mask; }
 
   void triangle(const FixedVertex& a, const FixedVertex& b, const FixedVertex& c, uint32_t id) {
     FixedTriangle t;
     if (!set_up(a, b, c, tile_.x0, tile_.y0, tile_.x1, tile_.y1, screen_.width, screen_.height, cull_, t))
       return;
     ++drawn;
-    draw(tile_, t, id, options_.large_path_only);
+    if (mask_)
+      draw_masked(tile_, t, id, options_.large_path_only, *mask_);
+    else
+      draw(tile_, t, id, options_.large_path_only);
   }
 
   void clipped_triangle(const float* matrix, const float* p, const float* q, const float* r, uint32_t id) {
@@ -47,6 +55,7 @@ class TileRaster {
   const RasterOptions& options_;
   Tile tile_;
   int cull_ = 0;
+  const Mask* mask_ = nullptr;
 };
 
 // A cluster of the current chunk, transformed.
@@ -54,6 +63,7 @@ struct Projected {
   const Draw* draw;
   const Cluster* cluster;
   ClusterGeometry geometry;
+  const Surfaces* surfaces;  // of its asset, where some have holes or two sides; or null
   uint32_t slot;
   uint32_t first_vertex;  // into the chunk's vertices
   bool needs_clip;
@@ -81,13 +91,44 @@ void project_cluster(const Screen& screen, Projected& out, FixedVertex* vertices
   out.py1 = std::min(screen.height - 1, (hi_y - subpixels / 2) >> subpixel_bits);
 }
 
-void draw_cluster(TileRaster& tile, const Projected& p, const FixedVertex* vertices) {
+// What the material of a triangle says of holes and sides.
+class TriangleSurface {
+ public:
+  TriangleSurface(const Projected& p, int width, int height) : p_(p) {
+    mask_.width = width, mask_.height = height;
+  }
+
+  void apply(const uint8_t* corner, TileRaster& tile) {
+    const Vertices& v = *p_.geometry.vertices;
+    const Surface* surface =
+        p_.surfaces->of(v.materials.empty() ? 0 : v.materials[p_.geometry.vertex(*corner)]);
+    tile.cull_side(p_.draw->mirrored, surface && surface->two_sided);
+    tile.mask(nullptr);
+    if (!surface || !surface->masked) return;
+    mask_.surface = surface;
+    for (int k = 0; k < 3; ++k) {
+      const size_t vertex = p_.geometry.vertex(corner[k]);
+      mask_.corners.clip[k] = to_clip(p_.draw->to_clip, p_.geometry.position(corner[k]));
+      if (!v.uvs.empty()) mask_.corners.set_uv(*surface, k, &v.uvs[2 * vertex]);
+      mask_.corners.alpha[k] = v.colors.empty() ? 1 : v.colors[4 * vertex + 3];
+    }
+    tile.mask(&mask_);
+  }
+
+ private:
+  const Projected& p_;
+  Mask mask_;
+};
+
+void draw_cluster(TileRaster& tile, const Projected& p, const FixedVertex* vertices, const Screen& screen) {
   const Cluster& cluster = *p.cluster;
   const uint8_t* corner = p.geometry.triangles;
-  tile.cull_side(p.draw->mirrored);
+  tile.cull_side(p.draw->mirrored, false), tile.mask(nullptr);
+  TriangleSurface surface(p, screen.width, screen.height);
   for (uint32_t t = 0; t < cluster.triangle_count; ++t, corner += 3) {
     const FixedVertex &a = vertices[corner[0]], &b = vertices[corner[1]], &c = vertices[corner[2]];
     const uint32_t id = p.slot << triangle_bits | t;
+    if (p.surfaces) surface.apply(corner, tile);
     if (p.needs_clip && (a.x == unprojectable || b.x == unprojectable || c.x == unprojectable)) {
       auto position = [&](int i) { return p.geometry.position(corner[i]); };
       tile.clipped_triangle(p.draw->to_clip, position(0), position(1), position(2), id);
@@ -152,12 +193,23 @@ struct Bins {
   }
 };
 
+// Of each asset the materials that decide which pixels are drawn; null where none does.
+std::vector<const Surfaces*> decisive_surfaces(const Draws& draws, const RasterOptions& options) {
+  std::vector<const Surfaces*> out;
+  for (const auto& asset : draws.assets) {
+    const Surfaces* s = asset->surfaces.get();
+    out.push_back(s && (s->any_masked() || (options.cull_back && s->any_two_sided())) ? s : nullptr);
+  }
+  return out;
+}
+
 // Draws the clusters of the slots slot_of(0) to slot_of(total - 1).
 template <class SlotOf>
 void draw_slots(const Draws& draws, const VisibleClusters& visible, uint64_t total, SlotOf&& slot_of,
                 const RasterOptions& options, VisibilityBuffer& out, RasterStats& stats) {
   const Screen screen(out.width, out.height);
   const TileGrid grid(out.width, out.height);
+  const std::vector<const Surfaces*> decisive = decisive_surfaces(draws, options);
   std::vector<Projected> clusters;
   std::vector<FixedVertex> vertices;
   Bins bins;
@@ -173,6 +225,7 @@ void draw_slots(const Draws& draws, const VisibleClusters& visible, uint64_t tot
       p.draw = &draws.draws[draws.of[p.slot]];
       p.cluster = &draws.assets[p.draw->asset]->clusters[v.cluster];
       p.geometry = draws.geometry(p.draw->asset, v.cluster);
+      p.surfaces = decisive[p.draw->asset];
       p.first_vertex = vertex;
       vertex += p.cluster->vertex_count;
     }
@@ -185,7 +238,8 @@ void draw_slots(const Draws& draws, const VisibleClusters& visible, uint64_t tot
     native::parallel_for(grid.count(), 1, options.threads, [&](int64_t t, int64_t) {
       TileRaster tile(screen, options, grid.tile(static_cast<int>(t), out));
       for (uint32_t m = bins.begin[t]; m < bins.begin[t + 1]; ++m)
-        draw_cluster(tile, clusters[bins.members[m]], &vertices[clusters[bins.members[m]].first_vertex]);
+        draw_cluster(tile, clusters[bins.members[m]], &vertices[clusters[bins.members[m]].first_vertex],
+                     screen);
       drawn += tile.drawn, clipped += tile.clipped;
     });
     stats.clusters += count;
@@ -231,7 +285,7 @@ void raster_triangles(const float* positions, int64_t vertex_count, const uint32
   });
   native::parallel_for(grid.count(), 1, options.threads, [&](int64_t t, int64_t) {
     TileRaster tile(screen, options, grid.tile(static_cast<int>(t), out));
-    tile.cull_side(false);
+    tile.cull_side(false, false);
     for (int64_t f = 0; f < count; ++f) {
       const uint32_t* corner = faces + 3 * f;
       const FixedVertex &a = vertices[corner[0]], &b = vertices[corner[1]], &c = vertices[corner[2]];

@@ -10,17 +10,24 @@ namespace nanite_cull {
 
 namespace {
 
-void put(const Tile& tile, const FixedTriangle& t, uint32_t id, int px, int py) {
+struct Solid {
+  bool operator()(int, int) const { return true; }
+};
+
+template <class IsSolid>
+void put(const Tile& tile, const FixedTriangle& t, uint32_t id, int px, int py, const IsSolid& is_solid) {
   const int64_t at = int64_t(py) * tile.pitch + px;
   const float z = t.depth(px, py);
   if (tile.overdraw) ++tile.overdraw[at];
   if (z > tile.depth[at] || (z == tile.depth[at] && z > 0 && id > tile.id[at])) {
+    if (!is_solid(px, py)) return;
     tile.depth[at] = z;
     tile.id[at] = id;
   }
 }
 
-void small_scalar(const Tile& tile, const FixedTriangle& t, uint32_t id) {
+template <class IsSolid>
+void small_scalar(const Tile& tile, const FixedTriangle& t, uint32_t id, const IsSolid& is_solid) {
   int32_t row[3], step_x[3], step_y[3];
   for (int i = 0; i < 3; ++i) {
     const int j = i == 2 ? 0 : i + 1;
@@ -31,7 +38,7 @@ void small_scalar(const Tile& tile, const FixedTriangle& t, uint32_t id) {
   for (int py = t.py0; py <= t.py1; ++py) {
     int32_t e[3] = {row[0], row[1], row[2]};
     for (int px = t.px0; px <= t.px1; ++px) {
-      if ((e[0] | e[1] | e[2]) >= 0) put(tile, t, id, px, py);
+      if ((e[0] | e[1] | e[2]) >= 0) put(tile, t, id, px, py, is_solid);
       for (int i = 0; i < 3; ++i) e[i] += step_x[i];
     }
     for (int i = 0; i < 3; ++i) row[i] += step_y[i];
@@ -61,11 +68,12 @@ bool span(const FixedTriangle& t, int py, int& first, int& last) {
   return first <= last;
 }
 
-void large_scalar(const Tile& tile, const FixedTriangle& t, uint32_t id) {
+template <class IsSolid>
+void large_scalar(const Tile& tile, const FixedTriangle& t, uint32_t id, const IsSolid& is_solid) {
   int first, last;
   for (int py = t.py0; py <= t.py1; ++py)
     if (span(t, py, first, last))
-      for (int px = first; px <= last; ++px) put(tile, t, id, px, py);
+      for (int px = first; px <= last; ++px) put(tile, t, id, px, py, is_solid);
 }
 
 #if defined(__x86_64__)
@@ -158,7 +166,13 @@ void draw(const Tile& tile, const FixedTriangle& triangle, uint32_t id, bool lar
   if (native::isa() != native::Isa::baseline)
     return small ? small_avx2(tile, triangle, id) : large_avx2(tile, triangle, id);
 #endif
-  small ? small_scalar(tile, triangle, id) : large_scalar(tile, triangle, id);
+  small ? small_scalar(tile, triangle, id, Solid{}) : large_scalar(tile, triangle, id, Solid{});
+}
+
+void draw_masked(const Tile& tile, const FixedTriangle& triangle, uint32_t id, bool large_path,
+                 const Mask& mask) {
+  triangle.small && !large_path ? small_scalar(tile, triangle, id, mask)
+                                : large_scalar(tile, triangle, id, mask);
 }
 
 }  // namespace nanite_cull

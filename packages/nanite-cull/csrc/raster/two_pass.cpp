@@ -1,5 +1,7 @@
 #include "raster/two_pass.h"
 
+#include <algorithm>
+#include <iterator>
 #include <shared_mutex>
 #include <utility>
 
@@ -21,7 +23,25 @@ void rename(const CullContext::Merge& merge, size_t slots, int threads, Visibili
   });
 }
 
+void add(const RasterStats& from, RasterStats& to) {
+  to.clusters += from.clusters, to.drawn_triangles += from.drawn_triangles;
+  to.clipped_triangles += from.clipped_triangles;
+}
+
 }  // namespace
+
+void History::enter(const Scene& scene) {
+  if (track && scene.keeps(*track)) return;
+  forget();
+  track = scene.track();
+}
+
+Occluders History::look_back() const {
+  Occluders out;
+  if (last.epoch > 0) out.before = pyramid.hzb();
+  out.view_before = &last.view, out.track = track.get(), out.epoch = last.epoch;
+  return out;
+}
 
 void draw_two_pass(CullContext& context, const Scene& scene, const View& view, const RasterOptions& options,
                    History& history, VisibleClusters& visible, Draws& draws, VisibilityBuffer& out,
@@ -30,13 +50,12 @@ void draw_two_pass(CullContext& context, const Scene& scene, const View& view, c
   const std::shared_lock held(scene.lock);
   const Streamer::Hold streamed(streamer);
   context.find_assets(scene, streamed);
-  const bool known = history.last.scene == &scene && history.pyramid.width() > 0;
-  Occluders occluders;
-  if (known)
-    occluders.before = history.pyramid.hzb(), occluders.view_before = &history.last.view,
-    occluders.epoch = history.last.epoch;
+  history.enter(scene);
+  std::vector<Occluders> occluders;
+  if (history.pyramid.width() > 0) occluders.push_back(history.look_back());
+  const bool known = !occluders.empty();
 
-  context.main_pass(scene, known ? &occluders : nullptr, visible, cull_stats);
+  context.main_pass(scene, occluders, visible, cull_stats);
   context.collect_draws(scene, visible, draws);
   raster(draws, view, visible, options, out, raster_stats);
   if (!history.occlusion) {
@@ -46,7 +65,7 @@ void draw_two_pass(CullContext& context, const Scene& scene, const View& view, c
   } else {
     DepthPyramid drawn;
     drawn.build(out.depth.data(), out.width, out.height, options.threads);
-    occluders.now = drawn.hzb(), occluders.post = true;
+    occluders[0].now = drawn.hzb(), occluders[0].post = true;
     CullContext::Merge merge;
     context.post_pass(scene, occluders, visible, cull_stats, merge);
     std::swap(history.pyramid, drawn);
@@ -58,9 +77,63 @@ void draw_two_pass(CullContext& context, const Scene& scene, const View& view, c
     }
   }
   if (motion) motion->to_clip.clear();
-  if (motion && history.before.scene == &scene)
-    find_motion(scene, draws, history.before.view, history.before.epoch, options.threads, *motion);
-  history.last = {view, &scene, scene.begin_epoch()};
+  if (motion && history.before.epoch > 0)
+    find_motion(scene, draws, history.before.view, *history.track, history.before.epoch, options.threads,
+                *motion);
+  history.keep(view);
+}
+
+void draw_views(CullContext& context, const Scene& scene, const std::vector<View>& views,
+                const RasterOptions& options, const std::vector<History*>& histories,
+                VisibleClusters& visible, Draws& draws, VisibilityBuffer& buffer, float* out,
+                CullStats& cull_stats, RasterStats& raster_stats, const Streamer* streamer) {
+  const std::shared_lock held(scene.lock);
+  const Streamer::Hold streamed(streamer);
+  context.find_assets(scene, streamed);
+  std::vector<Occluders> occluders;
+  bool known = false;
+  for (History* history : histories) {
+    history->enter(scene);
+    occluders.push_back(history->look_back());
+    known |= occluders.back().before.levels > 0;
+  }
+  if (!known) occluders.clear();
+  context.main_pass(scene, occluders, visible, cull_stats);
+  context.collect_draws(scene, visible, draws);
+  const size_t pixels = size_t(views.front().width) * views.front().height;
+  raster_stats = {};
+  for (size_t i = 0; i < views.size(); ++i) {
+    RasterStats stats;
+    raster(draws, views[i], visible, options, buffer, stats, static_cast<uint32_t>(i));
+    std::copy(buffer.depth.begin(), buffer.depth.end(), out + i * pixels);
+    add(stats, raster_stats);
+  }
+  if (histories.empty()) return;
+
+  auto pyramid_of = [&](size_t i, DepthPyramid& pyramid) {
+    pyramid.build(out + i * pixels, views[i].width, views[i].height, options.threads);
+  };
+  std::vector<DepthPyramid> drawn(views.size());
+  for (size_t i = 0; i < views.size(); ++i) pyramid_of(i, drawn[i]);
+  CullContext::Merge merge;
+  if (known) {
+    for (size_t i = 0; i < views.size(); ++i) occluders[i].now = drawn[i].hzb(), occluders[i].post = true;
+    context.post_pass(scene, occluders, visible, cull_stats, merge);
+    if (!merge.added.empty()) context.collect_draws(scene, visible, draws);
+  }
+  for (size_t i = 0; i < views.size(); ++i) {
+    std::vector<uint32_t> added;  // depth alone does not depend on the ids of what was drawn before
+    std::copy_if(merge.added.begin(), merge.added.end(), std::back_inserter(added),
+                 [&](uint32_t slot) { return visible.buffer[slot].view == i; });
+    if (!added.empty()) {
+      std::copy_n(out + i * pixels, pixels, buffer.depth.begin());
+      raster_added(draws, visible, added, options, buffer, raster_stats);
+      std::copy(buffer.depth.begin(), buffer.depth.end(), out + i * pixels);
+      pyramid_of(i, drawn[i]);
+    }
+    std::swap(histories[i]->pyramid, drawn[i]);
+    histories[i]->keep(views[i]);
+  }
 }
 
 }  // namespace nanite_cull

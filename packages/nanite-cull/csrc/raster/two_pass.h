@@ -18,16 +18,21 @@ namespace nanite_cull {
 struct History {
   bool occlusion = true;  // false: for velocities alone, nothing is hidden by it
   DepthPyramid pyramid;
+  std::shared_ptr<Track> track;  // of the scene that was drawn last
   struct Seen {
     View view;
-    const Scene* scene = nullptr;  // never followed
-    uint64_t epoch = 0;            // of the scene, since that frame
+    uint64_t epoch = 0;  // of the track, since that frame; 0: there was none
   };
   Seen last;    // what the pyramid is of
   Seen before;  // the last frame as a whole: one that waits for pages is drawn more than once
 
   void begin_frame() { before = last; }
-  void forget() { pyramid.clear(), last.scene = before.scene = nullptr; }
+  void forget() { pyramid.clear(), track.reset(), last = before = {}; }
+  // Before a frame of a scene: what is known of another one is forgotten.
+  void enter(const Scene& scene);
+  // What this frame leaves out as hidden; the history stays as it is meanwhile.
+  Occluders look_back() const;
+  void keep(const View& view) { last = {view, track->begin()}; }
 };
 
 // Draws the scene, leaving out what is hidden, and makes this frame the history. `context` knows view and
@@ -37,5 +42,12 @@ void draw_two_pass(CullContext& context, const Scene& scene, const View& view, c
                    History& history, VisibleClusters& visible, Draws& draws, VisibilityBuffer& out,
                    CullStats& cull_stats, RasterStats& raster_stats, const Streamer* streamer = nullptr,
                    Motion* motion = nullptr);
+
+// Depth alone of views of one size, one behind the other in `out`: all are culled side by side, with a
+// history for each of them, or without any and then in one pass. `buffer` is overwritten.
+void draw_views(CullContext& context, const Scene& scene, const std::vector<View>& views,
+                const RasterOptions& options, const std::vector<History*>& histories,
+                VisibleClusters& visible, Draws& draws, VisibilityBuffer& buffer, float* out,
+                CullStats& cull_stats, RasterStats& raster_stats, const Streamer* streamer);
 
 }  // namespace nanite_cull

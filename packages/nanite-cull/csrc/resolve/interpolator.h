@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "core/interpolation.h"
+#include "build/surfaces.h"
 #include "cull/cull.h"
 
 namespace nanite_cull {
@@ -11,6 +11,7 @@ namespace nanite_cull {
 // Which attributes are asked of it.
 struct Wants {
   bool normal, uv, color, position;
+  bool texture = false;
 };
 
 // One triangle, ready to be interpolated at pixels.
@@ -25,7 +26,9 @@ struct Interpolator {
   ClipVertex clip[3] = {};
   float face_normal[3] = {};
 
-  bool interpolates = false;  // some target needs weights
+  bool interpolates = false;         // some target needs weights
+  const Surface* surface = nullptr;  // whose texture is wanted and there
+  SurfaceCorners corners = {};
 
   void prepare(const Draws& draws, const VisibleClusters& visible, uint32_t which, const Wants& wants) {
     id = which, valid = true;
@@ -46,6 +49,8 @@ struct Interpolator {
     interpolates = (wants.normal && !vertices->normals.empty()) || (wants.uv && !vertices->uvs.empty()) ||
                    (wants.color && !vertices->colors.empty()) || wants.position;
     for (int k = 0; k < 3 && interpolates; ++k) clip[k] = to_clip(draw->to_clip, p[k]);
+    surface = nullptr;
+    if (wants.texture && asset->surfaces && !vertices->uvs.empty()) find_texture(p);
     if (!wants.normal || !vertices->normals.empty()) return;
     float u[3], w[3];
     for (int a = 0; a < 3; ++a) u[a] = p[1][a] - p[0][a], w[a] = p[2][a] - p[0][a];
@@ -53,6 +58,16 @@ struct Interpolator {
     const float size = most(most(magnitude(n[0]), magnitude(n[1])), magnitude(n[2]));
     const float scaled[3] = {n[0] / size, n[1] / size, n[2] / size};  // squares of tiny ones would vanish
     if (size > 0) to_world(scaled, face_normal);
+  }
+
+  void find_texture(const float* const* p) {
+    const Surface* found = asset->surfaces->of(material());
+    if (found == nullptr || found->texture.texels == nullptr) return;
+    surface = found;
+    for (int k = 0; k < 3; ++k) {
+      corners.clip[k] = to_clip(draw->to_clip, p[k]);
+      corners.set_uv(*surface, k, &vertices->uvs[2 * size_t(corner[k])]);
+    }
   }
 
   // Normals go by the inverse transpose.
@@ -69,9 +84,15 @@ struct Interpolator {
   }
 
   void weights(const View& view, int px, int py, float* out) const {
-    const float x = (float(px) + 0.5f) / float(view.width) * 2 - 1,
-                y = 1 - (float(py) + 0.5f) / float(view.height) * 2;
-    perspective_weights(clip, x, y, out);
+    perspective_weights(clip, centre_x(px, view.width), centre_y(py, view.height), out);
+  }
+
+  uint32_t material() const { return vertices->materials.empty() ? 0 : vertices->materials[corner[0]]; }
+
+  // The texture at a pixel, white where there is none; needs `uv`.
+  Texel texel(const View& view, int px, int py) const {
+    if (surface == nullptr) return {};
+    return texel_at(*surface, corners, px, py, view.width, view.height);
   }
 
   void normal(const float* weight, float* out) const {

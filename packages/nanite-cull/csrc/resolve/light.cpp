@@ -69,14 +69,24 @@ float reaches(const Light& light, const ShadowMaps& maps, const double* point, c
   return 1;
 }
 
-// The cosine between a normal and the way to a light.
-float facing(const Light& light, const double* point, const float* normal) {
+// The cosine between a normal and the way to a light; `distance`: of a lamp.
+float facing(const Light& light, const double* point, const float* normal, double& distance) {
   double way[3], square = 0, dot = 0;
   for (int a = 0; a < 3; ++a) {
     way[a] = light.sun ? light.at[a] : light.at[a] - point[a];
     square += way[a] * way[a], dot += way[a] * normal[a];
   }
-  return square > 0 ? float(dot / std::sqrt(square)) : 0;
+  distance = std::sqrt(square);
+  return square > 0 ? float(dot / distance) : 0;
+}
+
+// What distance leaves of a lamp's light: the inverse square, brought to zero at the range by the window that
+// glTF takes (KHR_lights_punctual).
+float faded(const Light& light, double distance) {
+  if (light.sun || !(light.fade > 0)) return 1;
+  const double part = distance / light.range, square = part * part;
+  const double window = light.range > 0 ? std::clamp(1 - square * square, 0.0, 1.0) : 1;
+  return float(window * (light.fade / distance) * (light.fade / distance));
 }
 
 }  // namespace
@@ -108,10 +118,11 @@ void find_light(const Draws& draws, const View& view, const VisibleClusters& vis
         }
         const double size = lens.pixel * (lens.orthographic ? 1 : along_axis(lens, buffer.depth[pixel]));
         for (size_t l = 0; l < lights.size(); ++l) {
-          const float cosine = drawn ? facing(lights[l], point, normal) : 0;
+          double distance = 0;
+          const float cosine = drawn ? facing(lights[l], point, normal, distance) : 0;
           const float reached = cosine > 0 ? reaches(lights[l], maps, point, normal, size) : 0;
           if (share) share[l * pixels + pixel] = reached;
-          sum += lights[l].strength * (reached * std::max(cosine, 0.0f));
+          if (cosine > 0) sum += lights[l].strength * faded(lights[l], distance) * (reached * cosine);
         }
         if (direct) direct[pixel] = sum;
       }

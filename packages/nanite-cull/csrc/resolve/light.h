@@ -15,6 +15,8 @@ struct Light {
   bool sun = true;
   double at[3] = {0, 0, 0};  // a sun: direction towards it, unit; a lamp: where it is. World
   float strength = 1;
+  float fade = 0;   // of a lamp: where its strength is that; inverse square. 0: the same everywhere
+  float range = 0;  // of one that fades: no light from there on; 0: without end
   // How far a point is lifted off its surface before its depth is compared: texels of the map, or pixels of
   // the image where those are larger.
   float bias = 0;

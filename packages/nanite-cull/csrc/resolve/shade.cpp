@@ -56,6 +56,33 @@ class Bytes {
   uint8_t start_[bins + 1];
 };
 
+// Linear light as pictures have it, the transfer function of sRGB: its value by the root, where it bends
+// least.
+class Display {
+ public:
+  Display() {
+    for (int i = 0; i <= bins; ++i) {
+      const double light = double(i) / bins * i / bins;
+      at_[i] = float(light <= 0.0031308 ? 12.92 * light : 1.055 * std::pow(light, 1 / 2.4) - 0.055);
+    }
+    at_[bins + 1] = at_[bins];
+  }
+  float of(float light) const {
+    const float root = std::sqrt(std::clamp(light, 0.0f, 1.0f)) * bins;
+    const int bin = static_cast<int>(root);
+    return at_[bin] + (root - float(bin)) * (at_[bin + 1] - at_[bin]);
+  }
+
+ private:
+  static constexpr int bins = 1024;
+  float at_[bins + 2];
+};
+
+float display_of(float light) {
+  static const Display display;
+  return display.of(light);
+}
+
 // A lamp without shadows; both sides of a surface are lit.
 float lamp_on(const float* n, const float* towards_eye, const float* lamp) {
   const float towards = n[0] * towards_eye[0] + n[1] * towards_eye[1] + n[2] * towards_eye[2];
@@ -72,12 +99,18 @@ float light_on(const float* n, const float* towards_eye, float direct) {
 }
 
 // The colour of a pixel's triangle before light falls on it.
-void base_of(const Interpolator& tri, const Visible& visible, const float* weight,
-             const ShadeOptions& options, float* out) {
+void base_of(const Interpolator& tri, const Visible& visible, const View& view, int x, int y,
+             const float* weight, const ShadeOptions& options, float* out) {
   float color[4];
   switch (options.base) {
     case Base::plain: out[0] = 0.80f, out[1] = 0.76f, out[2] = 0.70f; return;
-    case Base::color: tri.color(weight, color), std::copy_n(color, 3, out); return;
+    case Base::color: {
+      tri.color(weight, color);
+      const Texel texel = tri.texel(view, x, y);
+      out[0] = color[0] * display_of(texel.r), out[1] = color[1] * display_of(texel.g),
+      out[2] = color[2] * display_of(texel.b);
+      return;
+    }
     case Base::cluster: return stable_color(tri.cluster ^ visible.instance << 20, out);
     case Base::triangle: return stable_color(tri.triangle, out);
     case Base::instance: return stable_color(visible.instance, out);
@@ -133,7 +166,7 @@ class TileShader {
 
  private:
   void read_row(const Seen& seen, const ShadeOptions& options, const Area& tile, int y) {
-    const Wants wants{true, false, options.base == Base::color, false};
+    const Wants wants{true, false, options.base == Base::color, false, options.base == Base::color};
     for (int x = tile.x0; x < tile.x1; ++x) {
       const size_t at = size_t(y) * seen.buffer.width + x;
       if (x + ahead < tile.x1 && seen.buffer.depth[at + ahead] > 0)
@@ -144,7 +177,8 @@ class TileShader {
       float weight[3] = {0, 0, 0};
       if (tri.interpolates) tri.weights(seen.view, x, y, weight);
       tri.normal(weight, normal_[x - tile.x0]);
-      base_of(tri, seen.visible.buffer[id >> triangle_bits], weight, options, base_[x - tile.x0]);
+      base_of(tri, seen.visible.buffer[id >> triangle_bits], seen.view, x, y, weight, options,
+              base_[x - tile.x0]);
     }
   }
 

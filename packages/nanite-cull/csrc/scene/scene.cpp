@@ -85,7 +85,6 @@ uint32_t Scene::add(uint32_t asset, const double* transforms, int64_t count, int
   const int64_t first = size();
   check_transforms(transforms, count, first, threads);
   resize(first + count);
-  std::fill(changed_.begin() + first, changed_.end(), 2 * epoch() + 1);
   std::fill(lanes.asset.begin() + first, lanes.asset.end(), asset);
   native::parallel_for(count, chunk, threads, [&](int64_t begin, int64_t end) {
     InstanceTree::Moves unknown;  // those behind the tree are looked at anyway
@@ -105,10 +104,12 @@ void Scene::update(int64_t first, const double* transforms, int64_t count, int t
   const std::unique_lock held(lock);
   check_slice("update", first, count);
   check_transforms(transforms, count, first, threads);
-  if (epoch() > 0) previous_.resize(12 * size());
+  const std::vector<std::shared_ptr<Track>> tracks = live_tracks();
+  for (const auto& track : tracks) track->make_room();
   std::vector<InstanceTree::Moves> moves((count + chunk - 1) / chunk);
   native::parallel_for(count, chunk, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) keep_previous(first + i);
+    for (const auto& track : tracks)
+      for (int64_t i = begin; i < end; ++i) track->keep(first + i, placement(first + i));
     set(first + begin, transforms + 12 * begin, end - begin, moves[begin / chunk]);
   });
   for (size_t i = 1; i < moves.size(); ++i) {
@@ -128,21 +129,27 @@ bool Scene::find_blocks(const float (*planes)[4], int threads, std::vector<uint6
   return true;
 }
 
-void Scene::keep_previous(int64_t index) {
-  if (previous_.empty() || changed_[index] / 2 == epoch()) return;
-  changed_[index] = 2 * epoch();
-  double* kept = &previous_[12 * index];
-  std::copy_n(linear(index), 9, kept);
-  for (int i = 0; i < 3; ++i) kept[9 + i] = lanes.translation[i][index];
+std::shared_ptr<Track> Scene::track() const {
+  auto out = std::make_shared<Track>();
+  out->resize(size());
+  out->begin();  // what is there now was there
+  const std::lock_guard alone(tracks_lock_);
+  tracks_.push_back(out);
+  return out;
 }
 
-bool Scene::previous(int64_t index, uint64_t epoch, Placement& out) const {
-  if (changed_[index] == 2 * epoch + 1) return false;
-  out = placement(index);
-  if (changed_[index] != 2 * epoch) return true;
-  const double* kept = &previous_[12 * index];
-  out = {kept, {kept[9], kept[10], kept[11]}};
-  return true;
+bool Scene::keeps(const Track& track) const {
+  const std::vector<std::shared_ptr<Track>> tracks = live_tracks();
+  return std::any_of(tracks.begin(), tracks.end(), [&](const auto& t) { return t.get() == &track; });
+}
+
+std::vector<std::shared_ptr<Track>> Scene::live_tracks() const {
+  const std::lock_guard alone(tracks_lock_);
+  std::vector<std::shared_ptr<Track>> out;
+  for (const auto& weak : tracks_)
+    if (auto track = weak.lock()) out.push_back(std::move(track));
+  tracks_.assign(out.begin(), out.end());
+  return out;
 }
 
 void Scene::hide(int64_t first, int64_t count, bool hidden) {
@@ -176,15 +183,15 @@ void Scene::remove(int64_t first, int64_t count) {
     column.erase(column.begin() + first * width, column.begin() + (first + count) * width);
   };
   each_column(spheres, lanes, erase);
-  erase(linear_, 9), erase(hidden_, 1), erase(changed_, 1);
-  if (!previous_.empty()) erase(previous_, 12);
+  erase(linear_, 9), erase(hidden_, 1);
+  for (const auto& track : live_tracks()) track->erase(first, count);
   if (count > 0) tree_.forget();
 }
 
 void Scene::resize(int64_t count) {
   each_column(spheres, lanes, [&](auto& column, int width) { column.resize(count * width); });
-  linear_.resize(9 * count), hidden_.resize(count, 0), changed_.resize(count);
-  if (!previous_.empty()) previous_.resize(12 * count);
+  linear_.resize(9 * count), hidden_.resize(count, 0);
+  for (const auto& track : live_tracks()) track->resize(count);
 }
 
 Box Scene::box() const {

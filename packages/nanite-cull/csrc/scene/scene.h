@@ -2,7 +2,6 @@
 // readers hold `lock` shared, every change holds it alone.
 #pragma once
 
-#include <atomic>
 #include <memory>
 #include <mutex>
 #include <shared_mutex>
@@ -10,6 +9,7 @@
 #include "build/asset.h"
 #include "scene/derive.h"
 #include "scene/instance_tree.h"
+#include "scene/track.h"
 
 namespace nanite_cull {
 
@@ -19,12 +19,6 @@ struct InstanceLanes {
   std::vector<double> translation[3];    // of the asset's grid origin, world
   std::vector<float> largest, smallest;  // singular values of the linear part
   std::vector<uint32_t> asset;
-};
-
-// From the asset's grid to the world: rows of the linear part, and where the grid's origin lies.
-struct Placement {
-  const double* linear;
-  double translation[3];
 };
 
 // The one cluster that nothing coarser replaces; `cluster` is none where an asset has several.
@@ -72,13 +66,10 @@ class Scene {
   // A box around the spheres of what is not hidden; lo above hi where there is nothing.
   Box box() const;
 
-  // Frames that are kept as history divide time. `epoch` is the present one; whoever draws such a frame
-  // begins the next.
-  uint64_t epoch() const { return epoch_.load(std::memory_order_relaxed); }
-  uint64_t begin_epoch() const { return epoch_.fetch_add(1, std::memory_order_relaxed) + 1; }
-
-  // Where an instance was when `epoch` began; false where it was not there yet.
-  bool previous(int64_t index, uint64_t epoch, Placement& out) const;
+  // A track that begins now: what moves afterwards is written into it as long as somebody holds it. Readers
+  // may ask for one.
+  std::shared_ptr<Track> track() const;
+  bool keeps(const Track& track) const;
 
   // Where instances in view may be: see InstanceTree::find(). False where there are too few for a tree.
   bool find_blocks(const float (*planes)[4], int threads, std::vector<uint64_t>& blocks) const;
@@ -95,7 +86,7 @@ class Scene {
   void check_slice(const char* function, int64_t first, int64_t count) const;
   void resize(int64_t count);
   void set(int64_t first, const double* transforms, int64_t count, InstanceTree::Moves& moves);
-  void keep_previous(int64_t index);
+  std::vector<std::shared_ptr<Track>> live_tracks() const;
   void store(int64_t to, const Derived& from, int count, InstanceTree::Moves& moves);
   void place(int64_t to, const Derived& from, int count, InstanceTree::Moves& moves);
 
@@ -105,10 +96,8 @@ class Scene {
   mutable std::mutex tree_lock_;  // of making it: readers do, when they first need it
   mutable InstanceTree tree_;
 
-  mutable std::atomic<uint64_t> epoch_{0};
-  std::vector<uint64_t> changed_;  // twice the epoch of the last change, one more where the instance is new
-  std::vector<double> previous_;   // (n, 12), linear part and translation before that epoch's first change;
-                                   // empty until something moves after a frame that is kept
+  mutable std::mutex tracks_lock_;
+  mutable std::vector<std::weak_ptr<Track>> tracks_;
 };
 
 }  // namespace nanite_cull

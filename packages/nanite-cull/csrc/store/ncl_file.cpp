@@ -28,9 +28,9 @@ HeaderStart read_start(const NclBytes& bytes) {
   bytes.read(0, sizeof(h), &h);
   if (std::memcmp(h.magic, ncl_magic, sizeof(h.magic)) != 0)
     refuse("not an .ncl file (its first bytes differ)");
-  if (h.version != ncl_version && h.version != 2)
-    refuse("the file has version " + std::to_string(h.version) + ", this library reads versions 2 and " +
-           std::to_string(ncl_version) + "; store the mesh again with this library");
+  if (h.version < 2 || h.version > ncl_version_with_materials)
+    refuse("the file has version " + std::to_string(h.version) + ", this library reads versions 2 to " +
+           std::to_string(ncl_version_with_materials) + "; store the mesh again with this library");
   if (h.file_bytes != size)
     refuse("the file has " + std::to_string(size) + " bytes, its header says " +
            std::to_string(h.file_bytes) + "; it is truncated or damaged");
@@ -47,7 +47,7 @@ HeaderStart read_start(const NclBytes& bytes) {
 NclTables read_tables(const NclBytes& bytes, bool verify) {
   NclTables t;
   t.header.start = read_start(bytes);
-  if (t.header.start.version != ncl_version)
+  if (t.header.start.version == 2)
     refuse("a file of version 2 has no header to open it by; load it and save it again");
   uint64_t at = 0;
   auto size_of = [&](uint64_t count, size_t record) {
@@ -291,6 +291,21 @@ uint64_t NclFile::memory(uint32_t page) const {
   return sizeof(Page) + ranges_[page].vertices * layout_.memory() + 3 * uint64_t(ranges_[page].triangles);
 }
 
+std::vector<uint8_t> NclFile::materials() const {
+  std::vector<uint8_t> out;
+  if (tables_.header.start.version != ncl_version_with_materials) return out;
+  MaterialsFoot foot{};
+  const size_t before = tables_.bytes(), size = bytes_.size();  // the header is before them
+  if (size - before < sizeof(foot)) refuse("the materials are damaged (there are none)");
+  bytes_.read(size - sizeof(foot), sizeof(foot), &foot);
+  if (foot.bytes > size - before - sizeof(foot)) refuse("the materials are damaged (they exceed the file)");
+  out.resize(foot.bytes);
+  bytes_.read(size - sizeof(foot) - out.size(), out.size(), out.data());
+  if (options_.verify_hashes && hash_bytes(out.data(), out.size(), ncl_version_with_materials) != foot.hash)
+    refuse("the materials are damaged (their hash differs)");
+  return out;
+}
+
 Asset NclFile::load() const {
   Asset asset = graph();
   PartJoin join(asset, layout_, tables_.header.start.vertices);
@@ -316,9 +331,13 @@ std::shared_ptr<Asset> streamed_asset(std::shared_ptr<const NclFile> file) {
   return asset;
 }
 
-Asset read_ncl(const NclBytes& bytes, const ReadOptions& options) {
+Asset read_ncl(const NclBytes& bytes, const ReadOptions& options, std::vector<uint8_t>* materials) {
   const HeaderStart start = read_start(bytes);
-  if (start.version == ncl_version) return NclFile(bytes, options).load();
+  if (start.version != 2) {
+    const NclFile file(bytes, options);
+    if (materials) *materials = file.materials();
+    return file.load();
+  }
   std::vector<uint8_t> room;
   const uint8_t* data = bytes.at(0, bytes.size(), room);
   Asset asset = decode_version_2(data, bytes.size(), options.verify_hashes, options.threads);

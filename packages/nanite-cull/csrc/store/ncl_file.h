@@ -41,16 +41,17 @@ std::vector<uint32_t> ncl_dependencies(const std::vector<ClusterRecord>& cluster
                                        std::vector<GroupRecord>& groups);
 
 // The asset as the bytes of a file. `most_page_bytes`: at least 4096, at most page_bytes; a single cluster
-// may exceed less. Throws native::ValueError for another value.
-std::vector<uint8_t> encode_ncl(const Asset& asset, int threads, size_t most_page_bytes = page_bytes);
+// may exceed less. `materials`: kept as they are. Throws native::ValueError for another value.
+std::vector<uint8_t> encode_ncl(const Asset& asset, int threads, size_t most_page_bytes = page_bytes,
+                                const std::vector<uint8_t>& materials = {});
 
 struct ReadOptions {
   bool verify_hashes = true;  // false: for fuzzing, so that damage reaches the decoders
   int threads = 0;
 };
 
-// A file of version 3, opened: its header is read and checked, no page is touched. Never reads outside the
-// bytes; throws native::ValueError with the reason for anything that is not sound. May be read by many
+// A file of version 3 or 4, opened: its header is read and checked, no page is touched. Never reads outside
+// the bytes; throws native::ValueError with the reason for anything that is not sound. May be read by many
 // threads.
 class NclFile {
  public:
@@ -68,6 +69,9 @@ class NclFile {
 
   // The parts of a page, in their slots. `out` may hold those of an earlier page: its memory is used again.
   void decode_page(uint32_t page, std::vector<DecodedPart>& out) const;
+
+  // The bytes that were stored with it; empty in version 3.
+  std::vector<uint8_t> materials() const;
 
   // All pages joined: what was written, bit for bit, but for the source map, which is not stored.
   Asset load() const;
@@ -90,7 +94,7 @@ class NclFile {
 // An asset that is drawn from the file's pages as they are asked for (store/streamer.h).
 std::shared_ptr<Asset> streamed_asset(std::shared_ptr<const NclFile> file);
 
-// Reads a whole file of version 2 or 3.
-Asset read_ncl(const NclBytes& bytes, const ReadOptions& options);
+// Reads a whole file of version 2 to 4. `materials`: gets those of version 4; may be null.
+Asset read_ncl(const NclBytes& bytes, const ReadOptions& options, std::vector<uint8_t>* materials = nullptr);
 
 }  // namespace nanite_cull

@@ -1,4 +1,4 @@
-// The file format .ncl, version 3: how the bytes lie. Little-endian; records as they lie in memory.
+// The file format .ncl, versions 3 and 4: how the bytes lie. Little-endian; records as they lie in memory.
 //
 //   Header         152 bytes: magic, version, what a vertex has, counts, origin, hash of all below
 //   Node[]         the hierarchy (core/records.h), node 0 the root
@@ -10,6 +10,7 @@
 //   uint32_t[]     dependencies: the groups that draw in a group's place while it is not there
 //   PageRecord[]   offset, bytes, hash and parts of each page
 //   pages          at most 128 KB each, coarsest groups first
+//   version 4:     the materials, bytes of which the core knows nothing, and MaterialsFoot, the file's last
 //
 // All but the pages is the header of the file: what a traversal reads. So a mesh can be culled, and what it
 // needs be asked for, before a triangle is read. Group g may be drawn once its parts and, closed under this
@@ -17,7 +18,8 @@
 //
 // A page is complete in itself: core/page_layout.h, and the bytes of each part: part_codec.h.
 //
-// Version 2 (ncl_version_2.h) is read, not written.
+// Version 4 is written where there are materials, else version 3; version 2 (ncl_version_2.h) is read, not
+// written.
 #pragma once
 
 #include <algorithm>
@@ -31,7 +33,7 @@ namespace nanite_cull {
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "records are written as they lie in memory");
 
-constexpr uint32_t ncl_version = 3;
+constexpr uint32_t ncl_version = 3, ncl_version_with_materials = 4;
 constexpr char ncl_magic[8] = {'\x89', 'N', 'C', 'L', '\r', '\n', '\x1a', '\n'};
 constexpr uint64_t most_clusters = uint64_t(1) << 25;  // 2^32 triangles
 constexpr uint32_t most_levels = 4096;
@@ -39,7 +41,7 @@ constexpr uint32_t most_levels = 4096;
 // Flags: what a vertex has beside its place on the grid. Exact: its float is not on the grid.
 constexpr uint32_t has_normals = 1, has_uvs = 2, has_colors = 4, has_materials = 8, has_exact = 16;
 
-struct HeaderStart {  // the same in versions 2 and 3
+struct HeaderStart {  // the same in all versions
   char magic[8];
   uint32_t version, flags;
   float step, uv_step;
@@ -82,9 +84,12 @@ struct PageRecord {
   uint32_t part_begin, parts;
   uint32_t unused;
 };
-static_assert(sizeof(HeaderStart) == 80 && sizeof(Header) == 152 && sizeof(Node) == 416 &&
-                  sizeof(GroupRecord) == 48 && sizeof(PartRecord) == 20 && sizeof(ClusterRecord) == 36 &&
-                  sizeof(SphereRecord) == 16 && sizeof(PageRecord) == 32,
+struct MaterialsFoot {
+  uint64_t bytes, hash;
+};
+static_assert(sizeof(MaterialsFoot) == 16 && sizeof(HeaderStart) == 80 && sizeof(Header) == 152 &&
+                  sizeof(Node) == 416 && sizeof(GroupRecord) == 48 && sizeof(PartRecord) == 20 &&
+                  sizeof(ClusterRecord) == 36 && sizeof(SphereRecord) == 16 && sizeof(PageRecord) == 32,
               "records have no padding");
 
 // Eight bytes at a time; finds damage, not forgery.

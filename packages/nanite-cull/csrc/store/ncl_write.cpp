@@ -97,7 +97,8 @@ void fill_groups(const Asset& asset, const std::vector<Part>& parts, NclTables& 
 
 }  // namespace
 
-std::vector<uint8_t> encode_ncl(const Asset& asset, int threads, size_t most_page_bytes) {
+std::vector<uint8_t> encode_ncl(const Asset& asset, int threads, size_t most_page_bytes,
+                                const std::vector<uint8_t>& materials) {
   native::demand(most_page_bytes >= least_page && most_page_bytes <= page_bytes, [&] {
     return "encode_ncl: most_page_bytes must be " + std::to_string(least_page) + " to " +
            std::to_string(page_bytes) + ", got " + std::to_string(most_page_bytes);
@@ -106,7 +107,7 @@ std::vector<uint8_t> encode_ncl(const Asset& asset, int threads, size_t most_pag
   HeaderStart& h = t.header.start;
   std::memset(&t.header, 0, sizeof(t.header));
   std::memcpy(h.magic, ncl_magic, sizeof(h.magic));
-  h.version = ncl_version;
+  h.version = materials.empty() ? ncl_version : ncl_version_with_materials;
   h.flags = (asset.normals.empty() ? 0 : has_normals) | (asset.uvs.empty() ? 0 : has_uvs) |
             (asset.colors.empty() ? 0 : has_colors) | (asset.materials.empty() ? 0 : has_materials) |
             (has_exact_floats(asset) ? has_exact : 0);
@@ -139,6 +140,7 @@ std::vector<uint8_t> encode_ncl(const Asset& asset, int threads, size_t most_pag
   t.header.vertex_refs = asset.vertex_refs.size(), t.header.triangles = asset.triangle_count();
   uint64_t offset = t.bytes();
   for (PageRecord& page : t.pages) page.offset = offset, offset += page.bytes;
+  if (!materials.empty()) offset += materials.size() + sizeof(MaterialsFoot);
   h.file_bytes = offset;
   h.hash = t.hash();
 
@@ -149,6 +151,12 @@ std::vector<uint8_t> encode_ncl(const Asset& asset, int threads, size_t most_pag
     out.insert(out.end(), bytes_of(table), bytes_of(table) + table.size() * sizeof(table[0]));
   });
   for (const auto& page : pages) out.insert(out.end(), page.begin(), page.end());
+  if (materials.empty()) return out;
+  const MaterialsFoot foot{materials.size(),
+                           hash_bytes(materials.data(), materials.size(), ncl_version_with_materials)};
+  out.insert(out.end(), materials.begin(), materials.end());
+  const auto* bytes = reinterpret_cast<const uint8_t*>(&foot);
+  out.insert(out.end(), bytes, bytes + sizeof(foot));
   return out;
 }
 

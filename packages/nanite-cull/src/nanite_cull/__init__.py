@@ -8,10 +8,12 @@ frame.save("picture.png")
 from importlib.metadata import version
 
 from nanite_cull import meshes
-from nanite_cull.asset import Asset, Material, build, open
+from nanite_cull.asset import Asset, build, open
 from nanite_cull.camera import Camera
 from nanite_cull.frame import CutMesh, Frame
+from nanite_cull.gltf import load_lights
 from nanite_cull.lights import Lamp, Sun
+from nanite_cull.materials import Material
 from nanite_cull.mesh_io import load
 from nanite_cull.render import Renderer
 from nanite_cull.scene import Scene, load_scene
@@ -31,6 +33,7 @@ __all__ = [
     "__version__",
     "build",
     "load",
+    "load_lights",
     "load_scene",
     "meshes",
     "open",

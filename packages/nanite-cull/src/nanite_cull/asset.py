@@ -1,6 +1,7 @@
 """Built meshes: what `build` and `load` return and a scene draws."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from nanite_cull._arrays import as_numpy, floats, indices
 from nanite_cull._arrays import colors as rgba
 from nanite_cull._core import open_meshoptimizer
 from nanite_cull._files import write_file
+from nanite_cull.materials import Material, pack, surfaces, unpack
 
 NONE = 0xFFFFFFFF
 
@@ -56,22 +58,6 @@ class Level:
     ratio: float  # triangles of this level / of the one before; 1 for the leaves
 
 
-@dataclass(frozen=True, eq=False)
-class Material:
-    """What a mesh file says of a surface: kept as data, `frame.color` shows base colour and vertex
-    colours.
-
-    base_color: rgba, 0 to 1. albedo, normal: (height, width, 4) uint8 textures, or None.
-    """
-
-    name: str = ""
-    base_color: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
-    metallic: float = 1.0
-    roughness: float = 1.0
-    albedo: np.ndarray | None = None
-    normal: np.ndarray | None = None
-
-
 def _restored(data: bytes, leaf_source: list[int], materials: tuple[Material, ...]) -> "Asset":
     open_meshoptimizer()
     return Asset(_C.decode_ncl(data, leaf_source), materials)
@@ -93,9 +79,15 @@ class Asset:
     ) -> None:
         self._core = core
         self._path = path
-        self.material_table = material_table
-        """What the mesh file says of materials, by material id; empty for meshes from arrays and
-        from .ncl files, which do not store it."""
+        self._materials = material_table
+        drawn = surfaces(material_table, textured=core.has_uvs)
+        if drawn is not None:
+            core.set_surfaces(drawn)
+
+    @property
+    def material_table(self) -> tuple[Material, ...]:
+        """What its materials look like, by material id; may be empty."""
+        return self._materials
 
     @property
     def streamed(self) -> bool:
@@ -221,6 +213,11 @@ class Asset:
         """Vertices have colours."""
         return self._core.has_colors
 
+    @property
+    def has_textures(self) -> bool:
+        """Some material has an albedo texture, and vertices have coordinates for it."""
+        return self._core.has_uvs and any(m.albedo is not None for m in self._materials)
+
     @cached_property
     def radius(self) -> float:
         """Of the sphere around the middle of the box that holds every vertex; of a streamed asset
@@ -294,12 +291,14 @@ class Asset:
         return self._core.whole().validate(limit)
 
     def save(self, path: str | Path, *, threads: int = 0) -> Path:
-        """Stores the asset as an .ncl file, aside and then renamed; `load` reads it.
+        """Stores the asset as an .ncl file, its materials and their textures with it, aside and
+        then renamed; `load` reads it.
 
         The source map (`leaf_source`) is not stored. Raises OSError where it cannot be written.
         """
         open_meshoptimizer()
-        return write_file(path, _C.encode_ncl(self._core.whole(), threads))
+        materials = pack(self._materials)
+        return write_file(path, _C.encode_ncl(self._core.whole(), threads, materials=materials))
 
     def __repr__(self) -> str:
         s = self.statistics()
@@ -318,7 +317,8 @@ def open(path: str | Path) -> Asset:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"open: {path} does not exist")
-    return Asset(_C.open_asset(str(path)), path=path.absolute())
+    core = _C.open_asset(str(path))
+    return Asset(core, unpack(core.stored_materials()), path=path.absolute())
 
 
 def _lock_mask(lock: Any, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray | None:
@@ -369,6 +369,40 @@ def _border_mask(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return np.isin(ids, edges[count == 1]).astype(np.uint8)
 
 
+def _with_base_colors(
+    mesh: tuple[Any, ...], ids: np.ndarray | None, materials: Sequence[Material]
+) -> tuple[Any, ...]:
+    """A mesh (vertices, faces, normals, uvs, colors, lock mask) whose colours are multiplied by the
+    materials' base colours; where two materials with different ones meet, vertices are split."""
+    for material in materials:
+        if not isinstance(material, Material):
+            raise TypeError(f"build: materials must be Material, got {type(material).__name__}")
+    if materials and ids is not None and len(ids) and int(ids.max()) >= len(materials):
+        raise ValueError(
+            f"build: material_ids must be 0 to {len(materials) - 1} (there are {len(materials)} "
+            f"materials), got {int(ids.max())}"
+        )
+    used = materials if ids is not None else materials[:1]
+    base = np.array([m.base_color for m in used], np.float32)
+    if (base == 1).all():
+        return mesh
+    vertices, faces, normals, uvs, colors, mask = mesh
+    tints, tint_of = np.unique(base, axis=0, return_inverse=True)
+    face_tint = np.zeros(len(faces), np.int64) if ids is None else tint_of.ravel()[ids]
+    corners = faces.astype(np.int64) * len(tints) + face_tint[:, None]
+    pairs, new_faces = np.unique(corners, return_inverse=True)
+    source = pairs // len(tints)
+    if len(source) == len(np.unique(source)):  # nothing to split
+        tint = np.ones((len(vertices), 4), np.float32)
+        tint[source] = tints[pairs % len(tints)]
+        return vertices, faces, normals, uvs, tint if colors is None else colors * tint, mask
+    split = [None if a is None else np.ascontiguousarray(a[source]) for a in
+             (vertices, normals, uvs, colors, mask)]  # fmt: skip
+    tint = tints[pairs % len(tints)]
+    split[3] = tint if split[3] is None else split[3] * tint
+    return (split[0], new_faces.reshape(-1, 3).astype(faces.dtype), *split[1:])
+
+
 def build(
     vertices: Any,
     faces: Any,
@@ -377,6 +411,7 @@ def build(
     uvs: Any = None,
     colors: Any = None,
     material_ids: Any = None,
+    materials: Sequence[Material] = (),
     lock: Any = None,
     step: float | None = None,
     origin: Any = None,
@@ -393,7 +428,9 @@ def build(
 
     vertices: (N, 3) numbers; float64 is taken as it is. faces: (M, 3) integers. Optional: normals
     (N, 3), uvs (N, 2), colors (N, 3) or (N, 4), floats in 0 to 1 or uint8, material_ids (M,)
-    integers. Arrays are numpy, torch (cpu) or DLPack.
+    integers, materials: what each id looks like (without ids the first is everywhere); their
+    base_color multiplies the vertices' colours. uvs count from the lower left corner of a picture.
+    Arrays are numpy, torch (cpu) or DLPack.
 
     Positions are snapped to a power-of-two grid and welded, so a soup of separate triangles gives
     what the welded mesh gives. The grid follows from the extent of what faces use and from the
@@ -426,7 +463,7 @@ def build(
         for name, array, wide in (("normals", normals, 3), ("uvs", uvs, 2))
     )
     c = None if colors is None else rgba(colors, "build", "colors", len(v))
-    materials = (
+    ids = (
         None if material_ids is None else indices(material_ids, "build", "material_ids", (len(f),))
     )
     options = _C.BuildOptions()
@@ -441,6 +478,7 @@ def build(
         options.set_origin(*(float(x) for x in np.asarray(origin, float).reshape(3)))
     if len(f) and len(v) and int(f.max()) < len(v):
         mask = _lock_mask(lock, v, f)
+        v, f, n, t, c, mask = _with_base_colors((v, f, n, t, c, mask), ids, materials)
     else:
         mask = None  # the core says what is wrong
 
@@ -455,7 +493,7 @@ def build(
             bar.update(round(share * 100) - bar.n)
 
         core = _C.build(
-            None if double else v, v if double else None, f, n, t, c, materials, mask, options, show
+            None if double else v, v if double else None, f, n, t, c, ids, mask, options, show
         )
     if vanishing == "warn" and core.report.vanished_triangles:
         warnings.warn(
@@ -464,4 +502,4 @@ def build(
             RuntimeWarning,
             stacklevel=2,
         )
-    return Asset(core)
+    return Asset(core, tuple(materials))

@@ -158,6 +158,14 @@ class Frame:
         return self._plane("color", 4)
 
     @cached_property
+    def albedo(self) -> np.ndarray:
+        """(height, width, 4) float32, linear: the material's texture, filtered for the pixel, times
+        `color`; zero where nothing was drawn. Pictures show the same under light."""
+        out = np.empty((self.height, self.width, 4), np.float32)
+        self._core.resolve_albedo(self._view, out, self._threads)
+        return out
+
+    @cached_property
     def velocity(self) -> np.ndarray:
         """(height, width, 2) float32: pixels to the right and down that what is seen has moved by
         since the frame before, by its own motion and the camera's.
@@ -176,6 +184,11 @@ class Frame:
     def has_colors(self) -> bool:
         """Whether any asset of the scene has vertex colours."""
         return any(asset.has_colors for asset in self._assets)
+
+    @property
+    def has_textures(self) -> bool:
+        """Whether any asset of the scene has albedo textures."""
+        return any(asset.has_textures for asset in self._assets)
 
     @property
     def top_level(self) -> int:
@@ -259,7 +272,8 @@ class Frame:
         """(height, width, 3) uint8: the lit picture of a kind, `reference.picture`."""
         direct = self._direct if light is None and self.lights else None
         lamp = (pictures.LIGHT if light is None else light).astype(np.float32)
-        base = kind if kind != "shaded" else "color" if self.has_colors else "plain"
+        colored = self.has_colors or self.has_textures
+        base = kind if kind != "shaded" else "color" if colored else "plain"
         out = np.empty((self.height, self.width, 3), np.uint8)
         self._core.shade(
             self._view, self._lens(), getattr(_C.Base, base), lamp, direct,

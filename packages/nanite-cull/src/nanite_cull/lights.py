@@ -93,23 +93,31 @@ class Sun:
 
 @dataclass(frozen=True)
 class Lamp:
-    """Light from one place in all directions, with shadows; it does not fade with distance.
+    """Light from one place in all directions, with shadows.
 
     position: (3,), world. strength, bias: as a Sun's. near: what is nearer to the lamp casts no
-    shadow; None: a thousandth of the way to the scene's farthest corner. Raises ValueError for
-    other values.
+    shadow; None: a thousandth of the way to the scene's farthest corner. fade: the distance at
+    which the light has its strength, from where it falls by the inverse square; None: it does not
+    fade. range: the distance from which on a lamp that fades gives no light, reached smoothly
+    (KHR_lights_punctual); None: none. Raises ValueError for other values.
     """
 
     position: Any
     strength: float = 0.72
     bias: float = 3.0
     near: float | None = None
+    fade: float | None = None
+    range: float | None = None
 
     def __post_init__(self) -> None:
         _check(self)
         _vector(self.position, "Lamp: position")
-        if self.near is not None and not 0 < self.near < np.inf:
-            raise ValueError(f"Lamp: near must be positive, got {self.near}")
+        for field in ("near", "fade", "range"):
+            value = getattr(self, field)
+            if value is not None and not 0 < value < np.inf:
+                raise ValueError(f"Lamp: {field} must be positive, got {value}")
+        if self.range is not None and self.fade is None:
+            raise ValueError("Lamp: range needs fade, the distance at which it has its strength")
 
     @property
     def _maps(self) -> int:
@@ -117,7 +125,8 @@ class Lamp:
 
     def _core(self, first: int, maps: int) -> _C.Light:
         at = np.asarray(self.position, float)
-        return _C.Light(False, at.tolist(), self.strength, self.bias, first, maps)
+        fading = self.fade or 0.0, self.range or 0.0
+        return _C.Light(False, at.tolist(), self.strength, self.bias, first, maps, *fading)
 
     def _cameras(
         self, camera: Camera, seen: tuple[float, float], box: np.ndarray, image: tuple[int, int],

@@ -1,17 +1,19 @@
 """Mesh files (glTF, GLB, OBJ, PLY, STL) through trimesh, an optional extra."""
 
-import json
-import struct
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nanite_cull.asset import Asset, Material, build
+from nanite_cull.asset import Asset, build
+from nanite_cull.gltf import read_header, samplings
+from nanite_cull.materials import Material, warn_of_blending
 
 # glTF extensions whose geometry trimesh cannot decode: it would read nothing, or noise
 COMPRESSED = ("KHR_draco_mesh_compression", "EXT_meshopt_compression", "KHR_meshopt_compression")
+HEADER = "nanite_cull_gltf"  # of a loaded scene's metadata
 TOOL = "decompress the file first (gltf-transform copy, or gltfpack -noq without -c)"
 
 
@@ -23,25 +25,8 @@ class _Part:
     faces: np.ndarray
     normals: np.ndarray | None
     uvs: np.ndarray | None
-    colors: np.ndarray | None  # (N, 4) float32, base colour included
+    colors: np.ndarray | None  # (N, 4) float32
     material: Material
-
-
-def _gltf_header(path: Path) -> dict[str, Any]:
-    """The JSON of a glTF or GLB file; empty for what is none."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(20)
-            if head[:4] == b"glTF":
-                (length,) = struct.unpack("<I", head[12:16])
-                header = json.loads(file.read(length))
-            elif path.suffix.lower() == ".gltf":
-                header = json.loads(head + file.read())
-            else:
-                return {}
-    except (ValueError, struct.error):
-        return {}  # trimesh says what is wrong
-    return header if isinstance(header, dict) else {}
 
 
 def _open(path: str | Path) -> Any:
@@ -55,7 +40,7 @@ def _open(path: str | Path) -> Any:
         raise ImportError(
             "load: reading mesh files needs trimesh: pip install 'nanite-cull[io]'"
         ) from error
-    header = _gltf_header(path)
+    header = read_header(path)
     for name in COMPRESSED:
         if name in [*header.get("extensionsUsed", ()), *header.get("extensionsRequired", ())]:
             raise ValueError(f"load: {path} is compressed with {name}, which is not read; {TOOL}")
@@ -67,6 +52,7 @@ def _open(path: str | Path) -> Any:
         loaded = trimesh.Scene(loaded)
     if not isinstance(loaded, trimesh.Scene):
         raise ValueError(f"load: {path} has no triangles, it is a {type(loaded).__name__}")
+    loaded.metadata[HEADER] = header
     return loaded
 
 
@@ -81,28 +67,40 @@ def _factor(value: Any, width: int) -> np.ndarray | None:
     return out
 
 
-def _image(value: Any) -> np.ndarray | None:
-    return None if value is None else np.asarray(value.convert("RGBA"))
+def _image(value: Any, seen: dict[int, np.ndarray]) -> np.ndarray | None:
+    """Pixels of a PIL image; materials that share one share the array."""
+    if value is None:
+        return None
+    if id(value) not in seen:
+        seen[id(value)] = np.asarray(value.convert("RGBA"))
+    return seen[id(value)]
 
 
-def _material(visual: Any, name: str) -> Material:
+def _material(
+    visual: Any, name: str, images: dict[int, np.ndarray], sampling: dict[str, Any]
+) -> Material:
     found = getattr(visual, "material", None)
     base = _factor(getattr(found, "baseColorFactor", None), 4)
     if base is None and not hasattr(found, "baseColorFactor"):
         base = _factor(getattr(found, "diffuse", None), 4)
     metallic, roughness = (getattr(found, n, None) for n in ("metallicFactor", "roughnessFactor"))
     albedo = getattr(found, "baseColorTexture", None) or getattr(found, "image", None)
+    cutoff = getattr(found, "alphaCutoff", None)
     return Material(
         name=str(getattr(found, "name", None) or name),
         base_color=(1.0, 1.0, 1.0, 1.0) if base is None else tuple(float(x) for x in base),
         metallic=1.0 if metallic is None else float(metallic),
         roughness=1.0 if roughness is None else float(roughness),
-        albedo=_image(albedo),
-        normal=_image(getattr(found, "normalTexture", None)),
+        albedo=_image(albedo, images),
+        normal=_image(getattr(found, "normalTexture", None), images),
+        alpha_mode=str(getattr(found, "alphaMode", None) or "opaque").lower(),
+        alpha_cutoff=0.5 if cutoff is None else float(cutoff),
+        double_sided=bool(getattr(found, "doubleSided", False)),
+        **sampling,
     )
 
 
-def _part(mesh: Any, name: str) -> _Part:
+def _part(mesh: Any, name: str, images: dict[int, np.ndarray], sampling: dict[str, Any]) -> _Part:
     visual = mesh.visual
     vertices, faces = np.asarray(mesh.vertices, float), np.asarray(mesh.faces)
     normals = mesh.vertex_normals if "vertex_normals" in mesh._cache else None
@@ -126,23 +124,32 @@ def _part(mesh: Any, name: str) -> _Part:
         colors = colors.astype(np.float32) / (255 if colors.dtype.kind in "iu" else 1)
         if colors.shape[1] == 3:
             colors = np.concatenate([colors, np.ones((len(colors), 1), np.float32)], 1)
-    material = _material(visual, name)
-    if material.base_color != (1.0, 1.0, 1.0, 1.0):
-        plain = np.ones((len(vertices), 4), np.float32) if colors is None else colors
-        colors = plain * np.array(material.base_color, np.float32)
+    material = _material(visual, name, images, sampling)
+    if sampling and material.albedo is None:
+        warnings.warn(
+            f"load: the albedo texture of material {material.name!r} cannot be read: it is drawn "
+            "without",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    if uvs is None and material.albedo is not None:
+        material = replace(material, albedo=None)  # nothing says where on it
     return _Part(vertices, faces, normals, uvs, colors, material)
 
 
 def _parts(scene: Any, path: str | Path) -> dict[str, _Part]:
     import trimesh
 
+    images: dict[int, np.ndarray] = {}
+    sampling_of = samplings(scene.metadata.get(HEADER, {}))
     parts = {
-        name: _part(mesh, name)
+        name: _part(mesh, name, images, sampling_of.get(name, {}))
         for name, mesh in scene.geometry.items()
         if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces)
     }
     if not parts:
         raise ValueError(f"load: {path} has no triangles")
+    warn_of_blending([part.material for part in parts.values()])
     return parts
 
 
@@ -157,15 +164,19 @@ def _placed(scene: Any, parts: dict[str, _Part]) -> list[tuple[str, np.ndarray]]
 
 
 def _arguments(parts: list[_Part]) -> dict[str, Any]:
-    """Parts as one mesh, as arguments for `build`. Parts without colours are white beside others;
-    normals and texture coordinates stay where all parts have them."""
+    """Parts as one mesh, as arguments for `build`. Parts without colours are white beside others,
+    those without texture coordinates have zeros beside textures; else coordinates, as normals,
+    stay where all parts have them."""
     offsets = np.cumsum([0] + [len(p.vertices) for p in parts])
     mesh: dict[str, Any] = {
         "vertices": np.concatenate([p.vertices for p in parts]),
         "faces": np.concatenate([p.faces + o for p, o in zip(parts, offsets, strict=False)]),
     }
+    textured = any(p.material.albedo is not None for p in parts)
     for name in ("normals", "uvs"):
         values = [getattr(p, name) for p in parts]
+        if name == "uvs" and textured:
+            values = [np.zeros((len(p.vertices), 2)) if p.uvs is None else p.uvs for p in parts]
         if all(v is not None for v in values):
             mesh[name] = np.concatenate(values).astype(np.float32)
     if any(p.colors is not None for p in parts):
@@ -175,6 +186,7 @@ def _arguments(parts: list[_Part]) -> dict[str, Any]:
                 for p in parts
             ]
         )
+    mesh["materials"] = tuple(p.material for p in parts)
     if len(parts) > 1:
         mesh["material_ids"] = np.repeat(np.arange(len(parts)), [len(p.faces) for p in parts])
     return mesh
@@ -221,9 +233,7 @@ def load(path: str | Path, **options: Any) -> Asset:
 
         return ncl.read(path, threads=options.get("threads", 0))
     parts = _read(path)
-    asset = build(**_arguments(parts), **{"vanishing": "warn", **options})
-    asset.material_table = tuple(p.material for p in parts)
-    return asset
+    return build(**_arguments(parts), **{"vanishing": "warn", **options})
 
 
 def load_instances(path: str | Path, **options: Any) -> list[tuple[Asset, np.ndarray]]:
@@ -244,6 +254,5 @@ def load_instances(path: str | Path, **options: Any) -> list[tuple[Asset, np.nda
     out = []
     for name, transforms in placed.items():
         asset = build(**_arguments([parts[name]]), **{"vanishing": "warn", **options})
-        asset.material_table = (parts[name].material,)
         out.append((asset, np.stack(transforms)))
     return out

@@ -9,6 +9,7 @@ import numpy as np
 from nanite_cull import _C
 from nanite_cull._core import open_meshoptimizer
 from nanite_cull.asset import Asset
+from nanite_cull.materials import Material, unpack
 
 PART_DTYPE = np.dtype(
     [(name, "u4") for name in ("group", "cluster_begin", "cluster_count", "page", "slot")]
@@ -27,7 +28,8 @@ def read(path: str | Path, *, threads: int = 0) -> Asset:
     FileNotFoundError when there is none.
     """
     open_meshoptimizer()
-    return Asset(_C.read_ncl(str(_existing(path)), threads))
+    core, materials = _C.read_ncl(str(_existing(path)), threads)
+    return Asset(core, unpack(materials))
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +53,7 @@ class Part:
 
 
 class File:
-    """An .ncl file of version 3, opened: its header is read and checked, pages when asked for.
+    """An .ncl file of version 3 or 4, opened: its header is read and checked, pages when asked for.
 
     `clusters`, `groups`, `nodes`, `origin` are those of the asset (see `Asset`), so a mesh can be
     culled, and what it needs be asked for, before a triangle is read. The file stays open: renaming
@@ -125,9 +127,14 @@ class File:
 
         return [part(record) for record in records]
 
+    @cached_property
+    def materials(self) -> tuple[Material, ...]:
+        """What the materials look like: `Asset.material_table`."""
+        return unpack(self._core.materials())
+
     def load(self) -> Asset:
         """The whole asset, as `load` gives it."""
-        return Asset(self._core.load())
+        return Asset(self._core.load(), self.materials)
 
 
 def open(path: str | Path, *, threads: int = 0) -> File:

@@ -273,3 +273,83 @@ def picture(frame: Frame, kind: str, light: Any = None) -> np.ndarray:
     color = _base(frame, kind) * np.clip(_light(frame, light) * _relief(frame), 0, 1.2)
     color = np.where(frame.coverage[..., None], color, background(frame.height)[:, None])
     return (np.clip(color, 0, 1) ** (1 / 1.1) * 255 + 0.5).astype(np.uint8)
+
+
+def linear_light(srgb: np.ndarray) -> np.ndarray:
+    """sRGB bytes as linear light, float64 (IEC 61966-2-1)."""
+    c = np.asarray(srgb) / 255
+    return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+
+
+def texture_levels(rgba: np.ndarray) -> list[np.ndarray]:
+    """The pyramid of a (height, width, 4) uint8 texture, each level (h, w, 4) float64, linear:
+    means over the texels that one covers, colours weighed by alpha; not rounded to bytes."""
+
+    def halved(values: np.ndarray) -> np.ndarray:  # along the first axis
+        fine = len(values)
+        coarse = max(fine // 2, 1)
+        edges = np.arange(coarse + 1) * fine / coarse
+        first, texel = edges[:-1, None], np.arange(fine)
+        cover = np.clip(np.minimum(edges[1:, None], texel + 1) - np.maximum(first, texel), 0, None)
+        return np.tensordot(cover * coarse / fine, values, 1)
+
+    level = np.concatenate([linear_light(rgba[..., :3]), rgba[..., 3:] / 255], 2)
+    out = [level]
+    while max(level.shape[:2]) > 1:
+        color, alpha = level[..., :3], level[..., 3:]
+        weighed = np.concatenate([color * alpha, alpha, color], 2)
+        mean = halved(halved(weighed).transpose(1, 0, 2)).transpose(1, 0, 2)
+        alpha = mean[..., 3:4]
+        color = np.where(alpha > 0, mean[..., :3] / np.where(alpha > 0, alpha, 1), mean[..., 4:])
+        level = np.concatenate([color, alpha], 2)
+        out.append(level)
+    return out
+
+
+def _texels(level: np.ndarray, uv: np.ndarray, wrap: tuple[str, str], linear: bool) -> np.ndarray:
+    """(N, 4) of one level at (N, 2) coordinates, v downwards."""
+
+    def index(i: np.ndarray, size: int, mode: str) -> np.ndarray:
+        if mode == "repeat":
+            return i % size
+        if mode == "clamp":
+            return np.clip(i, 0, size - 1)
+        return np.minimum(i % (2 * size), 2 * size - 1 - i % (2 * size))
+
+    height, width = level.shape[:2]
+    at = uv * [width, height] - (0.5 if linear else 0)
+    first = np.floor(at).astype(int)
+    part = (at - first)[:, :, None] if linear else np.zeros((len(uv), 2, 1))
+    out = np.zeros((len(uv), 4))
+    for dy in (0, 1) if linear else (0,):
+        for dx in (0, 1) if linear else (0,):
+            weight = (part[:, 0] if dx else 1 - part[:, 0]) * (part[:, 1] if dy else 1 - part[:, 1])
+            x = index(first[:, 0] + dx, width, wrap[0])
+            out += weight * level[index(first[:, 1] + dy, height, wrap[1]), x]
+    return out
+
+
+def texture_at(
+    levels: list[np.ndarray], uv: np.ndarray, right: np.ndarray, below: np.ndarray,
+    material: Any,
+) -> np.ndarray:  # fmt: skip
+    """(N, 4) linear: what a Material's sampler gives at (N, 2) coordinates (v downwards) whose
+    steps to the next pixel to the right and below are `right` and `below`."""
+    size = np.array(levels[0].shape[1::-1])
+    step = np.maximum(np.linalg.norm(right * size, axis=1), np.linalg.norm(below * size, axis=1))
+    level = np.clip(np.log2(np.maximum(step, 1e-30)), 0, len(levels) - 1)
+    fine = np.floor(level).astype(int)
+    part = level - fine
+    if material.mip != "linear":
+        fine, part = np.floor(level + 0.5).astype(int), 0 * level
+    if material.mip == "off":
+        fine = 0 * fine
+    out = np.zeros((len(uv), 4))
+    for weight, numbers in ((1 - part, fine), (part, np.minimum(fine + 1, len(levels) - 1))):
+        for number in np.unique(numbers):
+            for magnified in (True, False):
+                chosen = (numbers == number) & ((level <= 0) == magnified)
+                linear = (material.magnify if magnified else material.minify) == "linear"
+                texels = _texels(levels[number], uv[chosen], material.wrap, linear)
+                out[chosen] += weight[chosen, None] * texels
+    return out

@@ -74,8 +74,9 @@ class Renderer:
 
     occlusion: leave out what is hidden, by the depth of this Renderer's last frame and then of this
     one (two passes); the picture is the one without it, bit for bit, only `Frame.visibility` names
-    other slots. Pays where much is hidden and successive frames resemble each other; `forget` says
-    that the next one does not. Frame.stats then counts what was hidden (`occluded_instances`,
+    other slots. Shadow maps and `render_depths` leave out what is hidden likewise. Pays where much
+    is hidden and successive frames resemble each other; `forget` says that the next one does not.
+    Frame.stats then counts what was hidden (`occluded_instances`,
     `occluded_nodes`, `occluded_clusters`) and what the second pass brought (`post_clusters`).
 
     samples: pictures are the mean of so many (1 to 256), each with its rays moved by parts of a
@@ -83,7 +84,7 @@ class Renderer:
     through the pixels' centres. Each sample costs a frame.
 
     velocity: keep what `Frame.velocity` needs: this Renderer's last frame and where instances were
-    then. A scene remembers that for one Renderer at a time that has velocity or occlusion.
+    then. Each Renderer has its own memory of a scene.
 
     lights: suns and lamps (`Sun`, `Lamp`) for lit pictures and `Frame.lit`; each frame then draws
     their shadow maps of shadow_size x shadow_size pixels too, a sun's cascades fitted to what the
@@ -190,7 +191,8 @@ class Renderer:
     def forget(self) -> None:
         """The next frame takes nothing from the last one: after a cut. Only speed and velocities
         depend on it."""
-        self.__dict__.pop("_history", None)
+        for history in ("_history", "_view_histories", "_shadow_histories"):
+            self.__dict__.pop(history, None)
 
     @property
     def stats(self) -> dict[str, Any]:
@@ -361,8 +363,11 @@ class Renderer:
         image = (self.width, self.height)
         cameras, lights = shadow_cameras(self.lights, camera, (near, far), box, image, size)
         core = self.__dict__.pop("_shadow_core", None) or _C.Frame()
-        views, depths, _ = self._draw_views(scene, cameras, (size, size), core, Counter[str]())
-        self._shadow_core = core
+        histories = self._take_histories("_shadow_histories", len(cameras))
+        views, depths, _ = self._draw_views(
+            scene, cameras, (size, size), core, Counter[str](), histories
+        )
+        self._shadow_core, self._shadow_histories = core, histories
         seconds["shadows"] = perf_counter() - start
         return Shadows(lights, views, depths)
 
@@ -370,18 +375,31 @@ class Renderer:
         """Depth alone, of 1 to 255 cameras in one call: lamps, cascades of a sun, a camera rig.
 
         Returns (cameras, height, width) float32, each as `Frame.depth`. Faster than as many frames
-        where views are small: all are culled side by side, and no ids are kept. `stats` counts all
-        views together; max_visible_clusters holds for all together.
+        where views are small: all are culled side by side, and no ids are kept. With occlusion each
+        camera has a last frame of its own, by its place in `cameras`. `stats` counts all views
+        together; max_visible_clusters holds for all together.
         """
         cameras, core, seconds = list(cameras), self._take_core(), Counter[str]()
         if not 1 <= len(cameras) <= MAX_VIEWS:
             raise ValueError(
                 f"Renderer.render_depths: needs 1 to {MAX_VIEWS} cameras, got {len(cameras)}"
             )
-        _, out, stats = self._draw_views(scene, cameras, (self.width, self.height), core, seconds)
+        histories = self._take_histories("_view_histories", len(cameras))
+        _, out, stats = self._draw_views(
+            scene, cameras, (self.width, self.height), core, seconds, histories
+        )
+        self._view_histories = histories
         self._note(stats, seconds)
         self._core = core
         return out
+
+    def _take_histories(self, name: str, count: int) -> list[_C.History]:
+        """What the last frames of so many views left; nobody else gets them until they are back.
+        Empty without occlusion."""
+        if not self.occlusion:
+            return []
+        histories = self.__dict__.pop(name, [])[:count]
+        return histories + [_C.History(True) for _ in range(count - len(histories))]
 
     def _draw_views(
         self,
@@ -390,6 +408,7 @@ class Renderer:
         image: tuple[int, int],
         core: _C.Frame,
         seconds: Counter[str],
+        histories: list[_C.History],
     ) -> tuple[list[_C.View], np.ndarray, dict[str, Any]]:
         """Views of (width, height) `image`, their depths and what they took together."""
         out = np.empty((len(cameras), *image[::-1]), np.float32)
@@ -398,7 +417,7 @@ class Renderer:
         def draw(first: _C.View) -> dict[str, Any]:
             views[:] = [camera._core(*image, first.threshold) for camera in cameras]
             return core.draw_views(
-                scene._core, views, self._cull, self._raster, self._streamer, out
+                scene._core, views, self._cull, self._raster, self._streamer, out, histories
             )
 
         _, stats = self._cull_until_resident(scene, cameras[0], seconds, draw)

@@ -1,0 +1,212 @@
+"""Materials: what a surface looks like, as data, in the core and in files."""
+
+import io
+import json
+import warnings
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+import numpy as np
+
+from nanite_cull import _C  # type: ignore[attr-defined]
+
+WRAPS = ("repeat", "mirror", "clamp")
+FILTERS = ("nearest", "linear")
+MIP_FILTERS = ("off", "nearest", "linear")
+ALPHA_MODES = ("opaque", "mask", "blend")
+TEXTURES = ("albedo", "normal")
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What a surface looks like.
+
+    Drawn are the albedo texture (`Frame.albedo`, pictures), the holes of alpha_mode "mask" (also in
+    depth and shadows) and two sides; metallic, roughness and the normal texture are kept as data.
+    base_color is in the vertices' colours of whatever `load` or `build` made.
+
+    base_color: rgba, 0 to 1, linear. albedo, normal: (height, width, 4) or (height, width, 3) uint8
+    textures, rows from the top, at most 16384 in a direction, or None; colours of albedo in sRGB.
+    wrap: beyond a texture's edges along u and v, "repeat", "mirror" or "clamp". magnify, minify:
+    between texels, "nearest" or "linear"; mip: between the levels of the texture's pyramid, "off"
+    (no levels), "nearest" or "linear". uv_transform: (2, 3), from texture coordinates to the
+    picture's with v downwards (KHR_texture_transform); None: as they are.
+
+    alpha_mode: "opaque"; "mask": where alpha, of texture and vertex colours, is below alpha_cutoff
+    there is a hole; "blend" is drawn as opaque. double_sided: `Renderer(cull_back=True)` leaves out
+    no side of it. Raises ValueError for other values.
+    """
+
+    name: str = ""
+    base_color: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    metallic: float = 1.0
+    roughness: float = 1.0
+    albedo: np.ndarray | None = None
+    normal: np.ndarray | None = None
+    wrap: tuple[str, str] = ("repeat", "repeat")
+    magnify: str = "linear"
+    minify: str = "linear"
+    mip: str = "linear"
+    uv_transform: np.ndarray | None = None
+    alpha_mode: str = "opaque"
+    alpha_cutoff: float = 0.5
+    double_sided: bool = False
+
+    def __post_init__(self) -> None:
+        for field, allowed in (
+            ("magnify", FILTERS),
+            ("minify", FILTERS),
+            ("mip", MIP_FILTERS),
+            ("alpha_mode", ALPHA_MODES),
+        ):
+            if getattr(self, field) not in allowed:
+                raise ValueError(
+                    f"Material: {field} must be one of {', '.join(allowed)}, "
+                    f"got {getattr(self, field)!r}"
+                )
+        if len(self.base_color) != 4 or not np.isfinite(self.base_color).all():
+            raise ValueError(f"Material: base_color must be rgba, got {self.base_color!r}")
+        if len(self.wrap) != 2 or not set(self.wrap) <= set(WRAPS):
+            raise ValueError(
+                f"Material: wrap must be two of {', '.join(WRAPS)}, for u and v, got {self.wrap!r}"
+            )
+        for field in TEXTURES:
+            texture = getattr(self, field)
+            if texture is not None and not (
+                isinstance(texture, np.ndarray)
+                and texture.dtype == np.uint8
+                and texture.ndim == 3
+                and texture.shape[2] in (3, 4)
+                and texture.size
+            ):
+                kind = getattr(texture, "dtype", type(texture).__name__)
+                raise ValueError(
+                    f"Material: {field} must be a uint8 array of shape (height, width, 3 or 4), "
+                    f"got {kind} {getattr(texture, 'shape', '')}"
+                )
+        if self.uv_transform is not None:
+            matrix = np.asarray(self.uv_transform, float)
+            if matrix.shape != (2, 3) or not np.isfinite(matrix).all():
+                raise ValueError(
+                    f"Material: uv_transform must be finite, of shape (2, 3), got {matrix}"
+                )
+        if not 0 <= self.alpha_cutoff < np.inf:
+            raise ValueError(
+                f"Material: alpha_cutoff must be zero or positive, got {self.alpha_cutoff}"
+            )
+
+    @property
+    def _is_plain(self) -> bool:
+        """The core has nothing to do for it."""
+        return self.albedo is None and self.alpha_mode != "mask" and not self.double_sided
+
+
+# textures that several materials or assets share have one pyramid
+_chains: WeakValueDictionary[int, _C.MipChain] = WeakValueDictionary()
+_sources: WeakKeyDictionary[_C.MipChain, np.ndarray] = (
+    WeakKeyDictionary()
+)  # so that ids stay theirs
+
+
+def _chain(texture: np.ndarray) -> _C.MipChain:
+    chain = _chains.get(id(texture))
+    if chain is None:
+        rgba = texture
+        if texture.shape[2] == 3:
+            rgba = np.concatenate([texture, np.full((*texture.shape[:2], 1), 255, np.uint8)], 2)
+        chain = _chains[id(texture)] = _C.MipChain(np.ascontiguousarray(rgba))
+        _sources[chain] = texture
+    return chain
+
+
+def surfaces(materials: Sequence[Material], *, textured: bool = True) -> _C.Surfaces | None:
+    """Materials as the core draws them, with their textures or not; None where all are plain."""
+    if all(material._is_plain for material in materials):
+        return None
+    out = _C.Surfaces()
+    for m in materials:
+        matrix = np.eye(3)[:2] if m.uv_transform is None else np.asarray(m.uv_transform, float)
+        out.add(
+            None if m.albedo is None or not textured else _chain(m.albedo),
+            [getattr(_C.Wrap, mode) for mode in m.wrap],
+            getattr(_C.Filter, m.magnify), getattr(_C.Filter, m.minify),
+            getattr(_C.MipFilter, m.mip), matrix.ravel().tolist(),
+            m.alpha_mode == "mask", float(m.alpha_cutoff), bool(m.double_sided),
+        )  # fmt: skip
+    return out
+
+
+def warn_of_blending(materials: Sequence[Material]) -> None:
+    """Says which materials are drawn as opaque though they are not."""
+    names = [repr(m.name) for m in materials if m.alpha_mode == "blend"]
+    if names:
+        warnings.warn(
+            f"load: {len(names)} of the materials blend ({', '.join(names[:3])}), which is not "
+            "done: they are drawn as opaque",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def pack(materials: Sequence[Material]) -> bytes:
+    """Materials as bytes for an .ncl file: a ZIP archive of materials.json and the textures as PNG;
+    empty for none."""
+    from PIL import Image
+
+    if not materials:
+        return b""
+    names: dict[int, str] = {}
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        table = []
+        for material in materials:
+            fields = {k: v for k, v in vars(material).items() if k in asdict(Material())}
+            for kind in TEXTURES:
+                texture = fields[kind]
+                if texture is None:
+                    continue
+                if id(texture) not in names:
+                    names[id(texture)] = f"{len(names)}.png"
+                    image = io.BytesIO()
+                    Image.fromarray(texture).save(image, "PNG")
+                    archive.writestr(zipfile.ZipInfo(names[id(texture)]), image.getvalue())
+                fields[kind] = names[id(texture)]
+            if fields["uv_transform"] is not None:
+                fields["uv_transform"] = np.asarray(fields["uv_transform"], float).tolist()
+            table.append(fields)
+        archive.writestr(zipfile.ZipInfo("materials.json"), json.dumps(table))
+    return data.getvalue()
+
+
+def unpack(data: bytes) -> tuple[Material, ...]:
+    """What `pack` made. Raises ValueError for anything else."""
+    from PIL import Image
+
+    if not data:
+        return ()
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            textures = {
+                name: np.asarray(Image.open(io.BytesIO(archive.read(name))))
+                for name in archive.namelist()
+                if name.endswith(".png")
+            }
+            table: list[dict[str, Any]] = json.loads(archive.read("materials.json"))
+        out = []
+        for fields in table:
+            for kind in TEXTURES:
+                if fields[kind] is not None:
+                    fields[kind] = textures[fields[kind]]
+            if fields["uv_transform"] is not None:
+                fields["uv_transform"] = np.array(fields["uv_transform"])
+            fields["base_color"], fields["wrap"] = (
+                tuple(fields["base_color"]),
+                tuple(fields["wrap"]),
+            )
+            out.append(Material(**fields))
+    except Exception as error:
+        raise ValueError(f"read_ncl: the materials are damaged: {error}") from error
+    return tuple(out)
