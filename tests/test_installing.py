@@ -170,3 +170,17 @@ def test_the_native_module_works_under_other_interpreters_beside_numpy(minor, tm
     done = subprocess.run([inside, "-c", CORE_BESIDE_NUMPY], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["3", "5"], done.stdout
+
+
+@pytest.mark.slow
+def test_the_pins_agree_with_what_torch_asks_for_on_the_public_index():
+    """Without the settings of this machine's pip, by which it may find a torch of other demands."""
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "-q"]
+    command += ["--only-binary=:all:", "-c", ROOT / "tools" / "constraints.txt", "torch", "triton"]
+    bare = {key: value for key, value in os.environ.items() if key != "PIP_FIND_LINKS"}
+    done = subprocess.run(
+        command, env=bare | {"PIP_CONFIG_FILE": os.devnull}, capture_output=True, text=True
+    )
+    if done.returncode and "ResolutionImpossible" not in done.stderr:
+        pytest.skip(f"pip did not reach an index: {done.stderr.splitlines()[-1:]}")
+    assert done.returncode == 0, done.stderr
