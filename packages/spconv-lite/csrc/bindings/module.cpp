@@ -152,16 +152,20 @@ void by_dtype(native::DType dtype, Run&& run) {
 }
 
 void convolve(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& pair_in,
-              const Tensor& pair_out, const Tensor& block_offset, const Tensor& y, int64_t groups,
-              int threads) {
+              const Tensor& pair_out, const Tensor& block_offset, const Tensor& y, int64_t groups, int threads,
+              const std::optional<Tensor>& scale, bool rectified) {
   const Operands op = check_operands("conv", x, weight, y, groups);
-  const bool narrow = op.dtype == native::bfloat16;  // sums, and so the bias, in float32
-  if (bias) require(*bias, "conv", "bias", cpu, narrow ? native::float32 : op.dtype, op.out_channels);
+  const native::DType sums = op.dtype == native::bfloat16 ? native::float32 : op.dtype;
+  if (bias) require(*bias, "conv", "bias", cpu, sums, op.out_channels);
+  if (scale) require(*scale, "conv", "scale", cpu, sums, op.out_channels);
+  native::demand(bias || !scale, [] { return std::string("conv: a scale comes with a bias"); });
   const auto map = make_map("conv", pair_in, pair_out, block_offset, op.in_rows, op.out_rows, op.volume);
   by_dtype(op.dtype, [&](auto zero) {
     using T = decltype(zero);
+    using Sum = typename spconv_lite::SumType<T>::type;
     spconv_lite::convolve<T>(map, x.data_as<T>(), op.in_channels, weight.data_as<T>(),
-                             bias ? bias->data_as<typename spconv_lite::SumType<T>::type>() : nullptr,
+                             {bias ? bias->data_as<Sum>() : nullptr, scale ? scale->data_as<Sum>() : nullptr,
+                              rectified},
                              op.out_channels, groups, y.data_as<T>(), threads);
   });
 }
@@ -337,7 +341,7 @@ NB_MODULE(_C, m) {
   m.def("build_rulebook", &build_rulebook, nb::rv_policy::take_ownership);
   m.def("transpose_rulebook", &transpose_rulebook);
   m.def("convolve", &convolve, "x"_a, "weight"_a, "bias"_a.none(), "pair_in"_a, "pair_out"_a,
-        "block_offset"_a, "y"_a, "groups"_a, "threads"_a);
+        "block_offset"_a, "y"_a, "groups"_a, "threads"_a, "scale"_a = nb::none(), "rectified"_a = false);
   m.def("convolve_back", &convolve_back);
   m.def("correlate", &correlate);
   m.def("max_pool", &max_pool);

@@ -21,7 +21,6 @@ constexpr int64_t most_parts = 8;        // of a weight gradient's sum, so that 
 constexpr int64_t blocks_per_part = 32;
 constexpr int64_t lane_blocks_per_part = 8;  // of a depthwise weight gradient
 constexpr int64_t most_lane_parts = 32;
-constexpr int64_t rows_ahead = 12, line_bytes = 64;  // rows in no order are asked for early
 constexpr int64_t most_runs = 3;                     // of kernel offsets, worked on in parallel
 constexpr int64_t blocks_at_once = 4;        // their rows stay in the second-level cache for a run of offsets
 constexpr int64_t cached_weights = 1 << 19;  // bytes
@@ -97,13 +96,9 @@ class Placed {
     if (map.order == nullptr) return;
     held_ = Scratch<T>(map.in_rows * channels);
     native::parallel_for(map.in_rows, 4096, threads, [&](int64_t begin, int64_t end) {
-      for (int64_t place = begin; place < end; ++place) {
-        const T* const later = x + map.order[std::min(place + rows_ahead, end - 1)] * channels;
-        for (int64_t c = 0; c < channels; c += line_bytes / static_cast<int64_t>(sizeof(T)))
-          __builtin_prefetch(later + c);
-        std::memcpy(held_.get() + place * channels, x + map.order[place] * channels,
-                    static_cast<size_t>(channels) * sizeof(T));
-      }
+      NATIVE_CALL_ISA(gather_rows)(reinterpret_cast<const char*>(x), map.order, begin, end,
+                                   channels * static_cast<int64_t>(sizeof(T)),
+                                   reinterpret_cast<char*>(held_.get()));
     });
     at_ = held_.get();
   }
@@ -168,7 +163,8 @@ int64_t blocks_together(const Map& map, const GroupWeights<T>& w) {
 }
 
 template <class T>
-void run(const Map& map, const Features<T>& f, const GroupWeights<T>& w, const SumOf<T>* bias, int threads) {
+void run(const Map& map, const Features<T>& f, const GroupWeights<T>& w, const Ends<SumOf<T>>& ends,
+         int threads) {
   const int64_t blocks = (map.out_rows + block_rows - 1) / block_rows, panels = w.panels();
   const int64_t together = blocks <= blocks_at_once ? blocks_at_once : blocks_together(map, w);
   const int64_t stripes = (blocks + together - 1) / together, size = w.x_channels * panel_columns;
@@ -190,12 +186,34 @@ void run(const Map& map, const Features<T>& f, const GroupWeights<T>& w, const S
       part.y_channels = w.columns(panel);
       const T* const ready = stripes > 1 ? packed.get() + panel * map.volume * size : nullptr;
       const PanelWeights<T> weights{w.raw + first * w.y_step, w.y_step, w.k_step, w.x_step, ready, size};
-      if (!Loops<T>::convolve_panel(slice, count, part, weights, bias != nullptr ? bias + first : nullptr,
-                                    one.get(), sums.get()))
+      const Ends<SumOf<T>> of_panel{ends.bias != nullptr ? ends.bias + first : nullptr,
+                                    ends.scale != nullptr ? ends.scale + first : nullptr, ends.rectified};
+      if (!Loops<T>::convolve_panel(slice, count, part, weights, of_panel, one.get(), sums.get()))
         throw_foreign();
     }
   });
 }
+
+// A value for each output channel of a group, with zeros up to whole vectors; null stays null.
+template <class T>
+class Padded {
+ public:
+  Padded(const T* values, int64_t channels)
+      : values_(values),
+        channels_(channels),
+        held_(values != nullptr ? Scratch<T>(padded(channels)) : Scratch<T>()) {}
+  const T* of_group(int64_t g) const {
+    if (values_ == nullptr) return nullptr;
+    std::fill_n(held_.get(), padded(channels_), T(0));
+    std::copy_n(values_ + g * channels_, channels_, held_.get());
+    return held_.get();
+  }
+
+ private:
+  const T* values_;
+  int64_t channels_;
+  Scratch<T> held_;
+};
 
 // (K, channels) of a depthwise weight (channels, K).
 template <class T>
@@ -285,24 +303,19 @@ bool depthwise(int64_t in_channels, int64_t out_channels, int64_t groups) {
 
 template <class T>
 void convolve(const Map& map, const T* x, int64_t in_channels, const T* weight,
-              const typename SumType<T>::type* bias, int64_t out_channels, int64_t groups, T* y,
+              const Ends<typename SumType<T>::type>& ends, int64_t out_channels, int64_t groups, T* y,
               int threads) {
   check_offsets(map);
   if constexpr (Loops<T>::exact)
-    if (depthwise(in_channels, out_channels, groups))
-      return convolve_lanes(map, false, x, weight, bias, groups, y, threads);
+    if (depthwise(in_channels, out_channels, groups) && ends.scale == nullptr && !ends.rectified)
+      return convolve_lanes(map, false, x, weight, ends.bias, groups, y, threads);
   const int64_t in = in_channels / groups, out = out_channels / groups, k = map.volume;
   const Placed<T> placed(map, x, in_channels, threads);
-  const Scratch<SumOf<T>> padded_bias(padded(out));
+  const Padded<SumOf<T>> bias(ends.bias, out), scale(ends.scale, out);
   for (int64_t g = 0; g < groups; ++g) {
     const GroupWeights<T> weights{weight + g * out * k * in, in, out, k * in, in, 1};
-    if (bias != nullptr) {
-      std::fill(padded_bias.get(), padded_bias.get() + padded(out), SumOf<T>(0));
-      std::copy(bias + g * out, bias + (g + 1) * out, padded_bias.get());
-    }
     const Features<T> f{placed.get() + g * in, map.in_rows, in_channels, in, y + g * out, out_channels, out};
-    run(map, f, weights, bias != nullptr ? padded_bias.get() : static_cast<const SumOf<T>*>(nullptr),
-        threads);
+    run(map, f, weights, Ends<SumOf<T>>{bias.of_group(g), scale.of_group(g), ends.rectified}, threads);
   }
 }
 
@@ -320,7 +333,7 @@ void convolve_back(const Map& map, bool mirror, const T* gradient, int64_t out_c
     const T* const raw = weight + g * out * k * in + (mirror ? (k - 1) * in : 0);
     const GroupWeights<T> weights{raw, out, in, 1, mirror ? -in : in, k * in};
     const Features<T> f{placed.get() + g * out, map.in_rows, out_channels, out, x + g * in, in_channels, in};
-    run(map, f, weights, static_cast<const SumOf<T>*>(nullptr), threads);
+    run(map, f, weights, Ends<SumOf<T>>{}, threads);
   }
 }
 
@@ -413,8 +426,8 @@ bool narrow::available() {
 }
 
 #define SPCONV_LITE_CONV(T)                                                                                 \
-  template void convolve<T>(const Map&, const T*, int64_t, const T*, const SumOf<T>*, int64_t, int64_t, T*, \
-                            int);                                                                           \
+  template void convolve<T>(const Map&, const T*, int64_t, const T*, const Ends<SumOf<T>>&, int64_t,        \
+                            int64_t, T*, int);                                                              \
   template void convolve_back<T>(const Map&, bool, const T*, int64_t, const T*, int64_t, int64_t, T*, int); \
   template void correlate<T>(const Map&, const T*, int64_t, const T*, int64_t, int64_t, T*, int);
 SPCONV_LITE_CONV(float)

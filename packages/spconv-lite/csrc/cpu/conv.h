@@ -28,11 +28,13 @@ struct SumType<Bfloat16> {
   using type = float;
 };
 
-// y (out_rows, out_channels) = bias + sum over k of the pairs' x (in_rows, in_channels) @ weight[:, k].T
+// y (out_rows, out_channels) = the sum over k of the pairs' x (in_rows, in_channels) @ weight[:, k].T, ended
+// by what `ends` (out_channels) says.
 // Throws native::ValueError if the map names rows that x or y do not have.
 template <class T>
 void convolve(const Map& map, const T* x, int64_t in_channels, const T* weight,
-              const typename SumType<T>::type* bias, int64_t out_channels, int64_t groups, T* y, int threads);
+              const Ends<typename SumType<T>::type>& ends, int64_t out_channels, int64_t groups, T* y,
+              int threads);
 
 // x (in_rows of the forward map, in_channels) = sum over k of the pairs' gradient @ weight[:, k]. `map`
 // is the transposed map; for a submanifold with an odd kernel it may be the forward map with mirror.

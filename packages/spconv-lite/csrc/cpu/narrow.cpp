@@ -14,6 +14,7 @@ namespace narrow {
 namespace {
 
 constexpr int most_vectors = 4, width = 16;
+constexpr int64_t pairs_ahead = 16;  // their rows are asked for early
 constexpr int rows_for(int vectors) { return vectors == 4 ? 6 : vectors == 2 ? 12 : 16; }
 
 inline __m512bh pair_of(const Bfloat16* at) {  // two values, in every lane
@@ -82,10 +83,14 @@ inline void multiply_rest(const Features<Bfloat16>& f, const int32_t* in, const 
 
 template <int vectors>
 inline void multiply_columns(const Features<Bfloat16>& f, const int32_t* in, const uint8_t* out,
-                             int64_t pairs, const Bfloat16* weight, int64_t stride, float* sums) {
+                             int64_t pairs, const int32_t* end, const Bfloat16* weight, int64_t stride,
+                             float* sums) {
   constexpr int rows = rows_for(vectors);
   int64_t m = 0;
-  for (; m + rows <= pairs; m += rows) multiply_tile<rows, vectors>(f, in + m, out + m, weight, stride, sums);
+  for (; m + rows <= pairs; m += rows) {
+    ask_for_rows<rows>(f, in + m + 2 * rows, end);
+    multiply_tile<rows, vectors>(f, in + m, out + m, weight, stride, sums);
+  }
   multiply_rest<rows - 1, vectors>(f, in + m, out + m, pairs - m, weight, stride, sums);
 }
 
@@ -174,14 +179,16 @@ void pack_panel(const Bfloat16* raw, int64_t x_channels, int64_t x_step, int64_t
 }
 
 bool convolve_panel(const BlockMap& map, int64_t blocks, const Features<Bfloat16>& f,
-                    const PanelWeights<Bfloat16>& weights, const float* bias, Bfloat16* panel, float* sums) {
+                    const PanelWeights<Bfloat16>& weights, const Ends<float>& ends, Bfloat16* panel,
+                    float* sums) {
+  const float* const start = ends.scale == nullptr ? ends.bias : nullptr;
   const int64_t stride = padded(f.y_channels);
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t* const offset = map.offset + block * map.volume;
     if (!pairs_exist(map, rows_of(map, block), offset[0], offset[map.volume], f.x_rows)) return false;
   }
   for (int64_t row = 0; row < map.rows; ++row)
-    for (int64_t c = 0; c < stride; ++c) sums[row * stride + c] = bias != nullptr ? bias[c] : 0.0f;
+    for (int64_t c = 0; c < stride; ++c) sums[row * stride + c] = start != nullptr ? start[c] : 0.0f;
   for (int64_t k = 0; k < map.volume; ++k) {
     bool ready = weights.packed != nullptr;
     const Bfloat16* from = ready ? weights.packed + k * weights.packed_step : nullptr;
@@ -195,15 +202,20 @@ bool convolve_panel(const BlockMap& map, int64_t blocks, const Features<Bfloat16
         from = panel;
         ready = true;
       }
+      const int32_t* const end = map.pair_in + map.offset[(block + 1) * map.volume];
       float* const to = sums + block * block_rows * stride;
       by_columns<most_vectors, width>(stride, [&](int64_t n, auto vectors) {
-        multiply_columns<decltype(vectors)::value>(f, map.pair_in + begin, map.pair_out + begin, pairs,
+        multiply_columns<decltype(vectors)::value>(f, map.pair_in + begin, map.pair_out + begin, pairs, end,
                                                    from + 2 * n, stride, to + n);
       });
     }
   }
-  for (int64_t row = 0; row < map.rows; ++row)
-    round_to(sums + row * stride, f.y_channels, f.y + row_at(map, row) * f.y_stride);
+  for (int64_t row = 0; row < map.rows; ++row) {
+    float* const sum = sums + row * stride;
+    for (int64_t c = 0; c < stride && ends.scale != nullptr; ++c) sum[c] = sum[c] * ends.scale[c] + ends.bias[c];
+    for (int64_t c = 0; c < stride && ends.rectified; ++c) sum[c] = sum[c] < 0 ? 0 : sum[c];
+    round_to(sum, f.y_channels, f.y + row_at(map, row) * f.y_stride);
+  }
   return true;
 }
 
@@ -227,6 +239,12 @@ bool correlate_blocks(const BlockMap& map, int64_t blocks, int64_t k, bool turne
       const int64_t in = map.pair_in[p], out = row_at(map, block * block_rows + map.pair_out[p]);
       const Bfloat16* const at_x = f.x + (turned ? out : in) * f.x_stride;
       const Bfloat16* const at_y = f.y + (turned ? in : out) * f.y_stride;
+      if (p + pairs_ahead < end) {
+        const int64_t soon = map.pair_in[p + pairs_ahead];
+        const int64_t to_be = row_at(map, block * block_rows + map.pair_out[p + pairs_ahead]);
+        ask_for(f.x + (turned ? to_be : soon) * f.x_stride, f.x_channels);
+        ask_for(f.y + (turned ? soon : to_be) * f.y_stride, f.y_channels);
+      }
       if (waiting_x == nullptr) {
         waiting_x = at_x;
         waiting_y = at_y;
@@ -257,7 +275,7 @@ void round_to(const float* from, int64_t count, Bfloat16* to) {
 bool compiled() { return false; }
 void pack_panel(const Bfloat16*, int64_t, int64_t, int64_t, int64_t, Bfloat16*) {}
 bool convolve_panel(const BlockMap&, int64_t, const Features<Bfloat16>&, const PanelWeights<Bfloat16>&,
-                    const float*, Bfloat16*, float*) {
+                    const Ends<float>&, Bfloat16*, float*) {
   return false;
 }
 bool correlate_blocks(const BlockMap&, int64_t, int64_t, bool, const Features<const Bfloat16>&, Bfloat16*,

@@ -24,9 +24,10 @@ bool compiled();  // whether the build has them
 void pack_panel(const Bfloat16* raw, int64_t x_channels, int64_t x_step, int64_t columns, int64_t y_step,
                 Bfloat16* packed);
 
-// As convolve_panel in tiles.h, with bias and sums in float32.
+// As convolve_panel in tiles.h, with ends and sums in float32.
 bool convolve_panel(const BlockMap& map, int64_t blocks, const Features<Bfloat16>& f,
-                    const PanelWeights<Bfloat16>& weights, const float* bias, Bfloat16* panel, float* sums);
+                    const PanelWeights<Bfloat16>& weights, const Ends<float>& ends, Bfloat16* panel,
+                    float* sums);
 
 // As correlate_blocks in tiles.h; `rows` is scratch of (correlated_rows, x_channels + padded(y_channels)).
 bool correlate_blocks(const BlockMap& map, int64_t blocks, int64_t k, bool turned,

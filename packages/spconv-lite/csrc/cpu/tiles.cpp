@@ -87,11 +87,14 @@ inline void multiply_rest(const Features<T>& f, const int32_t* in, const uint8_t
 
 template <class T, int vectors>
 inline void multiply_columns(const Features<T>& f, const int32_t* in, const uint8_t* out, int64_t pairs,
-                             const T* weight, int64_t weight_stride, T* sums, int64_t stride) {
+                             const int32_t* end, const T* weight, int64_t weight_stride, T* sums,
+                             int64_t stride) {
   constexpr int rows = rows_for(vectors);
   int64_t m = 0;
-  for (; m + rows <= pairs; m += rows)
+  for (; m + rows <= pairs; m += rows) {
+    ask_for_rows<rows>(f, in + m + 2 * rows, end);
     multiply_tile<T, rows, vectors>(f, in + m, out + m, weight, weight_stride, sums, stride);
+  }
   multiply_rest<T, rows - 1, vectors>(f, in + m, out + m, pairs - m, weight, weight_stride, sums, stride);
 }
 
@@ -190,22 +193,68 @@ void pack(const T* raw, int64_t x_channels, int64_t x_step, int64_t columns, int
   }
 }
 
+constexpr int64_t rows_ahead = 32;  // rows in no order are asked for early
+
 // Pairs for which packing a panel costs more than it saves.
 constexpr int64_t few_pairs = 24;
 
-// The pairs of one block and offset.
+// The pairs of one block and offset; those of the block go on up to `end`.
 template <class T>
 inline void multiply_pairs(const Features<T>& f, const int32_t* in, const uint8_t* out, int64_t pairs,
-                           const T* weight, int64_t weight_stride, T* sums, int64_t stride) {
+                           const int32_t* end, const T* weight, int64_t weight_stride, T* sums, int64_t stride) {
   by_columns<most_vectors, VectorOf<T>::width>(stride, [&](int64_t n, auto vectors) {
-    multiply_columns<T, decltype(vectors)::value>(f, in, out, pairs, weight + n, weight_stride, sums + n,
+    multiply_columns<T, decltype(vectors)::value>(f, in, out, pairs, end, weight + n, weight_stride, sums + n,
                                                   stride);
   });
 }
 
+// Past the caches where it is asked to: a whole line written to a row in no order need not be read before.
+template <class T>
+inline void store_past(T* p, typename VectorOf<T>::type v) {
+#if defined(__AVX512F__)
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)v);
+#else
+  store(p, v);
+#endif
+}
+
+// The rows of y from their sums, which may be y itself.
+template <class T, bool past>
+void end_rows(const BlockMap& map, const Features<T>& f, const T* sums, int64_t stride, const Ends<T>& ends) {
+  using Vector = typename VectorOf<T>::type;
+  constexpr int width = VectorOf<T>::width;
+  for (int64_t row = 0; row < map.rows; ++row) {
+    T* const y = f.y + row_at(map, row) * f.y_stride;
+    for (int64_t n = 0; n < f.y_channels; n += width) {
+      Vector v = load(sums + row * stride + n);
+      if (ends.scale != nullptr) v = v * load(ends.scale + n) + load(ends.bias + n);
+      if (ends.rectified) v = v < Vector{} ? Vector{} : v;
+      if (past)
+        store_past(y + n, v);
+      else if (n + width <= f.y_channels)
+        store(y + n, v);
+      else
+        for (int64_t c = n; c < f.y_channels; ++c) y[c] = v[c - n];
+    }
+  }
+#if defined(__AVX512F__)
+  if (past) _mm_sfence();
+#endif
+}
+
+template <class T>
+void end_rows(const BlockMap& map, const Features<T>& f, const T* sums, int64_t stride, const Ends<T>& ends) {
+  const bool whole_lines = reinterpret_cast<uintptr_t>(f.y) % 64 == 0 && f.y_channels * sizeof(T) % 64 == 0 &&
+                           f.y_stride * sizeof(T) % 64 == 0;
+  if (map.order != nullptr && whole_lines && vector_bytes == 64)
+    end_rows<T, true>(map, f, sums, stride, ends);
+  else
+    end_rows<T, false>(map, f, sums, stride, ends);
+}
+
 template <class T>
 bool convolve(const BlockMap& map, int64_t blocks, const Features<T>& f, const PanelWeights<T>& weights,
-              const T* bias, T* panel, T* sums) {
+              const Ends<T>& ends, T* panel, T* sums) {
   const int64_t stride = padded(f.y_channels);
   for (int64_t block = 0; block < blocks; ++block) {
     BlockMap part = map;
@@ -213,10 +262,11 @@ bool convolve(const BlockMap& map, int64_t blocks, const Features<T>& f, const P
     const int64_t* const offset = map.offset + block * map.volume;
     if (!pairs_exist(part, part.rows, offset[0], offset[map.volume], f.x_rows)) return false;
   }
+  const T* const start = ends.scale == nullptr ? ends.bias : nullptr;
   const bool in_place = stride == f.y_channels && stride == f.y_stride && map.order == nullptr;
   if (in_place) sums = f.y + map.first * stride;  // one panel of whole vectors
   for (int64_t row = 0; row < map.rows; ++row)
-    for (int64_t c = 0; c < stride; ++c) sums[row * stride + c] = bias != nullptr ? bias[c] : T(0);
+    for (int64_t c = 0; c < stride; ++c) sums[row * stride + c] = start != nullptr ? start[c] : T(0);
   for (int64_t k = 0; k < map.volume; ++k) {
     int64_t pairs = 0;
     for (int64_t block = 0; block < blocks; ++block)
@@ -239,21 +289,16 @@ bool convolve(const BlockMap& map, int64_t blocks, const Features<T>& f, const P
     for (int64_t block = 0; block < blocks; ++block) {
       const int64_t begin = map.offset[block * map.volume + k];
       const int64_t count = map.offset[block * map.volume + k + 1] - begin;
+      const int32_t* const end = map.pair_in + map.offset[(block + 1) * map.volume];
       T* const to = sums + block * block_rows * stride;
       if (few)
         multiply_few(f, map.pair_in + begin, map.pair_out + begin, count, raw, weights.y_step, stride, to);
       else
-        multiply_pairs(f, map.pair_in + begin, map.pair_out + begin, count, from, from_stride, to, stride);
+        multiply_pairs(f, map.pair_in + begin, map.pair_out + begin, count, end, from, from_stride, to,
+                       stride);
     }
   }
-  constexpr int64_t rows_ahead = 12, line = 64 / static_cast<int64_t>(sizeof(T));
-  for (int64_t row = 0; row < map.rows && !in_place; ++row) {
-    if (map.order != nullptr && row + rows_ahead < map.rows)
-      for (int64_t c = 0; c < f.y_channels; c += line)
-        __builtin_prefetch(f.y + row_at(map, row + rows_ahead) * f.y_stride + c, 1);
-    T* const y = f.y + row_at(map, row) * f.y_stride;
-    for (int64_t c = 0; c < f.y_channels; ++c) y[c] = sums[row * stride + c];
-  }
+  if (!in_place || ends.scale != nullptr || ends.rectified) end_rows(map, f, sums, stride, ends);
   return true;
 }
 
@@ -320,6 +365,8 @@ bool correlate(const BlockMap& map, int64_t blocks, int64_t k, bool turned, cons
       const int64_t in = map.pair_in[p], out = row_at(map, block * block_rows + map.pair_out[p]);
       x[held] = f.x + (turned ? out : in) * f.x_stride;
       y[held] = f.y + (turned ? in : out) * f.y_stride;
+      ask_for(x[held], f.x_channels);
+      ask_for(y[held], f.y_channels);
       if (columns != f.y_channels) {
         T* copy = rows + held * columns;
         for (int64_t c = 0; c < columns; ++c) copy[c] = c < f.y_channels ? y[held][c] : T(0);
@@ -336,6 +383,21 @@ bool correlate(const BlockMap& map, int64_t blocks, int64_t k, bool turned, cons
 
 }  // namespace
 
+void gather_rows(const char* from, const int32_t* order, int64_t begin, int64_t end, int64_t bytes,
+                 char* to) {
+  constexpr int64_t line = 64, piece = 16;
+  for (int64_t i = begin; i < end; ++i) {
+    const char* const later = from + order[i + rows_ahead < end ? i + rows_ahead : end - 1] * bytes;
+    const char* const row = from + order[i] * bytes;
+    for (int64_t b = 0; b < bytes; b += line) __builtin_prefetch(later + b);
+    int64_t b = 0;
+    for (; b + vector_bytes <= bytes; b += vector_bytes) store(to + i * bytes + b, load(row + b));
+    for (; b + piece <= bytes; b += piece) __builtin_memcpy(to + i * bytes + b, row + b, piece);
+    for (; b + 4 <= bytes; b += 4) __builtin_memcpy(to + i * bytes + b, row + b, 4);
+    for (; b < bytes; ++b) to[i * bytes + b] = row[b];
+  }
+}
+
 template <class T>
 void pack_panel(const T* raw, int64_t x_channels, int64_t x_step, int64_t columns, int64_t y_step,
                 T* packed) {
@@ -344,8 +406,8 @@ void pack_panel(const T* raw, int64_t x_channels, int64_t x_step, int64_t column
 
 template <class T>
 bool convolve_panel(const BlockMap& map, int64_t blocks, const Features<T>& f, const PanelWeights<T>& weights,
-                    const T* bias, T* panel, T* sums) {
-  return convolve(map, blocks, f, weights, bias, panel, sums);
+                    const Ends<T>& ends, T* panel, T* sums) {
+  return convolve(map, blocks, f, weights, ends, panel, sums);
 }
 
 template <class T>
@@ -357,7 +419,7 @@ bool correlate_blocks(const BlockMap& map, int64_t blocks, int64_t k, bool turne
 #define SPCONV_LITE_TILES(T)                                                                            \
   template void pack_panel(const T*, int64_t, int64_t, int64_t, int64_t, T*);                           \
   template bool convolve_panel(const BlockMap&, int64_t, const Features<T>&, const PanelWeights<T>&,    \
-                               const T*, T*, T*);                                                       \
+                               const Ends<T>&, T*, T*);                                                 \
   template bool correlate_blocks(const BlockMap&, int64_t, int64_t, bool, const Features<const T>&, T*, \
                                  PairSums<T>*);
 SPCONV_LITE_TILES(float)

@@ -55,17 +55,29 @@ struct PanelWeights {
   int64_t packed_step;
 };
 
+// What becomes of a finished sum: sum + bias, or sum * scale + bias where there is a scale; and then, with
+// `rectified`, at least zero (not-a-number stays). Both of padded(y_channels), or null.
+template <class T>
+struct Ends {
+  const T* bias = nullptr;
+  const T* scale = nullptr;
+  bool rectified = false;
+};
+
+// to[i] = from[order[i]] for i in [begin, end) and rows of `bytes` bytes.
+NATIVE_DECLARE_ISA(void gather_rows(const char* from, const int32_t* order, int64_t begin, int64_t end,
+                                    int64_t bytes, char* to))
+
 // packed[x * padded(columns) + y] = raw[x * x_step + y * y_step], zeros beyond `columns`.
 NATIVE_DECLARE_ISA(template <class T> void pack_panel(const T* raw, int64_t x_channels, int64_t x_step,
                                                       int64_t columns, int64_t y_step, T* packed))
 
-// y = bias + sum over k and pairs of x[pair_in] @ weight[k], for the panel of f.y_channels columns and
-// `blocks` blocks from map.offset on; map.rows counts the rows of all of them. bias is padded(f.y_channels)
-// or null. `panel` is scratch of (x_channels, padded(f.y_channels)) where the weights are not packed; `sums`
+// y = the sum over k and pairs of x[pair_in] @ weight[k], ended, for the panel of f.y_channels columns and
+// `blocks` blocks from map.offset on; map.rows counts the rows of all of them. `panel` is scratch of (x_channels, padded(f.y_channels)) where the weights are not packed; `sums`
 // of (rows, padded(f.y_channels)). False if a pair names a row that does not exist.
 NATIVE_DECLARE_ISA(template <class T>
                    bool convolve_panel(const BlockMap& map, int64_t blocks, const Features<T>& f,
-                                       const PanelWeights<T>& weights, const T* bias, T* panel, T* sums))
+                                       const PanelWeights<T>& weights, const Ends<T>& ends, T* panel, T* sums))
 
 // Sums over pairs, sums[x channel * stride + y channel], (x_channels, padded(y_channels)). Added to what is
 // there, or put in its place by the first of them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -106,6 +107,14 @@ def widens(dtype: torch.dtype, weight_shape: Sequence[int], groups: int) -> bool
     return not (even and _C.multiplies_bfloat16())
 
 
+class Ends(NamedTuple):
+    """What becomes of a convolution's sums: times `scale` (out,), which leaves the bias to be added
+    after it, and then at least zero where `rectified`."""
+
+    scale: Tensor | None = None
+    rectified: bool = False
+
+
 def conv(
     features: Tensor,
     weight: Tensor,
@@ -113,6 +122,7 @@ def conv(
     book: Rulebook,
     out_rows: int,
     groups: int,
+    ends: Ends = Ends(),  # noqa: B008
 ) -> Tensor:
     dtype = features.dtype
     if weight.dtype is not dtype:
@@ -131,6 +141,7 @@ def conv(
             out,
             groups,
             torch.get_num_threads(),
+            *ends,
         )
     except (TypeError, ValueError):
         explain("conv", "features", features, "weight", weight, groups)

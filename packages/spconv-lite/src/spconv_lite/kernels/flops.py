@@ -35,6 +35,21 @@ def conv_flops(
     return _flops(weight, pair_in, pair_out)
 
 
+@register_flop_formula(torch.ops.spconv_lite.conv_affine)
+def conv_affine_flops(
+    features: Shape,
+    weight: Shape,
+    scale: Shape,
+    shift: Shape,
+    pair_in: Shape,
+    pair_out: Shape,
+    *_: Any,
+    **__: Any,
+) -> int:
+    """Of the forward pass; scale and shift are not counted, as torch does not count BatchNorm."""
+    return _flops(weight, pair_in, pair_out)
+
+
 @register_flop_formula(torch.ops.spconv_lite.conv_input_grad)
 def conv_input_grad_flops(
     grad: Shape, weight: Shape, pair_in: Shape, pair_out: Shape, *_: Any, **__: Any

@@ -239,6 +239,30 @@ def _bilinear_tangent(call):
     return tangent
 
 
+# In inference, with what follows a layer: sum * scale + shift, and then at least zero. By the
+# compiled CPU kernels alone, and without derivatives.
+_lib.define(
+    f"conv_affine(Tensor features, Tensor weight, Tensor scale, Tensor shift, {_BOOK}, SymInt "
+    "out_rows, int groups, bool rectified) -> Tensor",
+    tags=_tags,
+)
+
+
+def _conv_affine(features, weight, scale, shift, a, b, c, out_rows, groups, rectified):
+    ends = cpu.Ends(scale, rectified)
+    return cpu.conv(features, weight, shift, Rulebook(a, b, c), out_rows, groups, ends)
+
+
+_lib.impl("conv_affine", _conv_affine, "CPU")
+torch.library.register_fake(
+    "spconv_lite::conv_affine",
+    lambda features, weight, scale, shift, a, b, c, out_rows, groups, rectified: features.new_empty(
+        (out_rows, weight.shape[0])
+    ),
+    lib=_lib,
+)
+conv_affine = torch.ops.spconv_lite.conv_affine.default
+
 # ---------------------------------------------------------------------------------- pools
 
 _lib.define(
@@ -422,6 +446,7 @@ __all__ = [
     "ConvAlgo",
     "Rulebook",
     "conv",
+    "conv_affine",
     "conv_input_grad",
     "conv_weight_grad",
     "get_conv_output_size",

@@ -21,7 +21,6 @@ from .conv import (
     SubMConv2d,
     SubMConv3d,
     SubMConv4d,
-    build_indice_data,
 )
 from .functional import (
     sparse_add,
@@ -56,6 +55,7 @@ from .pool import (
     SparseMaxPool4d,
     set_max_pool,
 )
+from .rulebooks import build_indice_data
 from .tables import (
     AddTable,
     AddTableMisaligned,

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ..geometry import Rulebook, identity_book, restrict_outputs
+from ..geometry import identity_book
 from ..kernels import ConvAlgo, ops
 from ..kernels.cpu import widens
 from ..kernels.table import cpu_kernels_run
+from .inference import Followers, followers_of
 from .modules import SparseModule
+from .rulebooks import build_indice_data, onto_coordinates
 from .tensor import IndiceData, Size, SparseConvTensor, demand_channels, expand_nd, same_sites
 
 VOXEL_COUNT = "max_num_voxels_during_training"  # spconv's name of the buffer
@@ -192,6 +195,23 @@ class SparseConvolution(SparseModule):
         out._features = self._activate(out._features)
         return out
 
+    def with_followers(
+        self, input: SparseConvTensor, modules: Sequence[nn.Module]
+    ) -> tuple[SparseConvTensor, int] | None:
+        """In inference: the output after the BatchNorm and ReLU that lead `modules`, and how many
+        of them it is after; None where they are to be called one by one."""
+        plain = self.groups == 1 and self.act_type is Activation.None_ and not self.conv1x1
+        if not plain or type(self).forward is not SparseConvolution.forward:
+            return None
+        followers = followers_of(self, input.features, modules)
+        if followers is None:
+            return None
+        self._demand_input(type(self).__name__, input)
+        out = self._convolve(input, None, followers)
+        if self.record_voxel_count:
+            getattr(self, VOXEL_COUNT).clamp_(min=out.features.shape[0])
+        return out, followers.count
+
     def _demand_input(self, name: str, input: SparseConvTensor) -> None:
         if not isinstance(input, SparseConvTensor):
             raise TypeError(f"{name}: input must be a SparseConvTensor, got {type(input).__name__}")
@@ -218,7 +238,12 @@ class SparseConvolution(SparseModule):
         weight = matrix.t().reshape(self.out_channels, 1, self.in_channels)
         return ops.conv(features, weight, bias, *book, features.shape[0], 1, True).to(dtype)
 
-    def _convolve(self, input: SparseConvTensor, coordinates: Tensor | None) -> SparseConvTensor:
+    def _convolve(
+        self,
+        input: SparseConvTensor,
+        coordinates: Tensor | None,
+        followers: Followers | None = None,
+    ) -> SparseConvTensor:
         indice_dict = dict(input.indice_dict)
         data = self._indice_data(input, indice_dict, coordinates)
         if self.inverse:
@@ -227,7 +252,14 @@ class SparseConvolution(SparseModule):
             book, indices, shape = data.rulebook, data.out_indices, data.out_spatial_shape
         symmetric = data.symmetric and not self.inverse
         features, weight, bias, dtype = self._cast(input.features)
-        sums = ops.conv(features, weight, bias, *book, indices.shape[0], self.groups, symmetric)
+        rows = indices.shape[0]
+        if followers is None:
+            sums = ops.conv(features, weight, bias, *book, rows, self.groups, symmetric)
+        else:
+            affine = followers.scale, followers.shift
+            sums = ops.conv_affine(
+                features, weight, *affine, *book, rows, self.groups, followers.rectified
+            )
         out = input.with_sites(sums.to(dtype), indices, shape, known=True)
         out.indice_dict = indice_dict
         return out
@@ -361,68 +393,6 @@ def _activation(act_type: object) -> Activation:
             f"{act_type!r}"
         )
     return Activation[str(name)]
-
-
-def build_indice_data(
-    input: SparseConvTensor,
-    ksize: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    output_padding: list[int],
-    subm: bool,
-    transposed: bool,
-) -> IndiceData:
-    """Builds the rulebook of one layer on the sites of `input`; the only step that synchronises."""
-    shape, indices, batch = input.spatial_shape, input.indices, input.batch_size
-    if subm:
-        out_indices, out_shape = indices, shape
-        book = ops.subm_rulebook(indices, batch, shape, ksize, dilation)
-    else:
-        sizes = shape, ksize, stride, padding, dilation
-        out_indices, *book = ops.rulebook(indices, batch, *sizes, output_padding, transposed)
-        if transposed:
-            out_shape = ops.get_deconv_output_size(*sizes, output_padding)
-        else:
-            out_shape = ops.get_conv_output_size(*sizes)
-    input.mark_checked()
-    return IndiceData(
-        Rulebook(*book),
-        indices,
-        out_indices,
-        list(shape),
-        list(out_shape),
-        ksize,
-        stride,
-        padding,
-        dilation,
-        subm,
-        transposed,
-        batch,
-        output_padding,
-    )
-
-
-def onto_coordinates(name: str, data: IndiceData, coordinates: Tensor) -> IndiceData:
-    """The same layer with these output sites, in their order; those that nothing reaches get the
-    bias alone."""
-    columns = data.out_indices.shape[1]
-    if coordinates.dtype != torch.int32 or coordinates.shape[1:] != (columns,):
-        raise TypeError(
-            f"{name}: coordinates must be int32 of shape (M, {columns}), got {coordinates.dtype} "
-            f"{tuple(coordinates.shape)}"
-        )
-    book = restrict_outputs(
-        name,
-        data.rulebook,
-        math.prod(data.ksize),
-        data.out_indices,
-        coordinates,
-        data.batch_size,
-        data.out_spatial_shape,
-    )
-    data.rulebook, data.out_indices = book, coordinates
-    return data
 
 
 # ---------------------------------------------------------------------------------- the layers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,13 @@ class SparseModule(nn.Module):
         super().__init__()
         self.name = name
         self._sparse_unique_name = ""
+
+    def with_followers(
+        self, input: SparseConvTensor, modules: Sequence[nn.Module]
+    ) -> tuple[SparseConvTensor, int] | None:
+        """The output after the first of `modules`, the modules behind this one, and how many these
+        are; None where each is to be called by itself."""
+        return None
 
 
 def is_spconv_module(module: object) -> bool:
@@ -109,10 +116,18 @@ class SparseSequential(SparseModule):
         self.add_module(name, module)
 
     def forward(self, input: Any) -> Any:
-        for module in self._modules.values():
-            if module is None:
+        modules = [module for module in self._modules.values() if module is not None]
+        done = 0
+        for place, module in enumerate(modules):
+            if place < done:
                 continue
-            if is_spconv_module(module) or not isinstance(input, SparseConvTensor):
+            sparse = isinstance(input, SparseConvTensor)
+            if sparse and isinstance(module, SparseModule):
+                merged = module.with_followers(input, modules[place + 1 : place + 3])
+                if merged is not None:
+                    input, done = merged[0], place + 1 + merged[1]
+                    continue
+            if is_spconv_module(module) or not sparse:
                 input = module(input)
             else:
                 input = input.replace_feature(apply_to_features(module, input.features, module))

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ..geometry import Rulebook
 from ..kernels import ConvAlgo, ops
-from .conv import VOXEL_COUNT, build_indice_data
+from .conv import VOXEL_COUNT
 from .modules import SparseModule
+from .rulebooks import build_indice_data
 from .tensor import Size, SparseConvTensor, expand_nd
 
 _SEMANTICS = ("sites", "spconv")

@@ -1,0 +1,79 @@
+"""Inference in one pass: a convolution with the BatchNorm behind it and a ReLU behind that. The
+kernel ends the sums of a row while they are in a cache; apart, each costs a pass over memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules import module as torch_module
+
+from ..kernels.table import cpu_kernels_run
+
+
+class Followers(NamedTuple):
+    """The first `count` modules behind a layer, as what they make of its sums: times `scale`
+    (out,), plus `shift` (out,), and at least zero where `rectified`."""
+
+    scale: Tensor
+    shift: Tensor
+    rectified: bool
+    count: int
+
+
+def followers_of(
+    layer: nn.Module, features: Tensor, modules: Sequence[nn.Module]
+) -> Followers | None:
+    """The BatchNorm1d, and the ReLU behind it, that lead `modules` behind a convolution of
+    `features` (N, C). None where there is no such BatchNorm, or where somebody would see the
+    difference: gradients, tangents, hooks, a trace, other kernels, another dtype."""
+    norm = modules[0] if modules else None
+    if type(norm) is not nn.BatchNorm1d or not _may_merge(layer, norm, features):
+        return None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -norm.running_mean * scale
+    if layer.bias is not None:
+        shift = torch.addcmul(shift, layer.bias, scale)
+    if norm.bias is not None:
+        shift = shift + norm.bias
+    rectified = len(modules) > 1 and type(modules[1]) is nn.ReLU and not _is_watched(modules[1])
+    return Followers(scale, shift, rectified, 2 if rectified else 1)
+
+
+def _may_merge(layer: nn.Module, norm: nn.BatchNorm1d, features: Tensor) -> bool:
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+        return False
+    device, weight, mean = features.device.type, layer.weight, norm.running_mean
+    if torch.is_autocast_enabled(device) or not cpu_kernels_run(device):
+        return False
+    if norm.training or mean is None or mean.shape[0] != weight.shape[0]:
+        return False
+    tensors = (features, *layer.parameters(), *norm.parameters(), mean)
+    wide = features.dtype in (torch.float32, torch.float64) and features.shape[0] > 0
+    if not wide or any(
+        t.dtype is not features.dtype or t.device != features.device for t in tensors
+    ):
+        return False
+    if any(type(t) not in (Tensor, nn.Parameter) for t in tensors):
+        return False
+    return not _is_watched(layer) and not _is_watched(norm)
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether a hook waits for what the module gives or gets."""
+    watchers = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        torch_module._global_forward_hooks,
+        torch_module._global_forward_pre_hooks,
+    )
+    return any(watchers)

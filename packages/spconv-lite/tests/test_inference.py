@@ -1,0 +1,138 @@
+"""In inference a convolution, its BatchNorm and ReLU are one pass: with the numbers of three."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import spconv_lite as sp
+
+pytestmark = pytest.mark.native
+
+SHAPE = [9, 10, 11]
+AFFINE = torch.ops.spconv_lite.conv_affine.default
+
+
+class Calls(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts the calls of the operator that does it in one pass."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is AFFINE
+        return func(*args, **(kwargs or {}))
+
+
+def network(layer, *behind):
+    torch.manual_seed(0)
+    net = sp.SparseSequential(layer, *behind).eval()
+    for norm in (m for m in net if isinstance(m, nn.BatchNorm1d)):
+        norm.running_mean.uniform_(-1, 1)
+        norm.running_var.uniform_(0.5, 2)
+        if norm.weight is not None:
+            nn.init.uniform_(norm.weight, -2, 2)
+            nn.init.uniform_(norm.bias, -1, 1)
+    return net
+
+
+def one_by_one(net, x):
+    for module in net:
+        sparse = isinstance(module, sp.SparseModule)
+        x = module(x) if sparse else x.replace_feature(module(x.features))
+    return x
+
+
+def merged(net, x):
+    with Calls() as calls:
+        out = net(x)
+    return out, calls.count
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("channels", [1, 7, 16, 40, 130])
+@pytest.mark.parametrize("order", [1, 10**9])
+@torch.no_grad()
+def test_one_pass_gives_what_three_give(sparse, monkeypatch, dtype, channels, order):
+    monkeypatch.setattr(sp.ops.cpu, "SORTED_ROWS", order)
+    sites = sparse.random_sites(600, 2, SHAPE, 3)
+    for layer in (
+        sp.SubMConv3d(3, channels, 3, bias=False, indice_key="a"),
+        sp.SparseConv3d(3, channels, 3, 2, 1),
+    ):
+        for behind in (
+            [nn.BatchNorm1d(channels), nn.ReLU()],
+            [nn.BatchNorm1d(channels, affine=False)],
+        ):
+            net = network(layer, *behind).to(dtype)
+            x = sp.SparseConvTensor(torch.randn(600, 3, dtype=dtype), sites, SHAPE, 2)
+            out, calls = merged(net, x)
+            right = one_by_one(net, x)
+            assert calls == 1
+            assert torch.equal(out.indices, right.indices)
+            assert sorted(out.indice_dict) == sorted(right.indice_dict)
+            tolerance = 1e-5 if dtype is torch.float32 else 1e-12
+            assert torch.allclose(out.features, right.features, rtol=tolerance, atol=tolerance)
+            torch.set_num_threads(1)
+            assert torch.equal(net(x).features, out.features)
+            torch.set_num_threads(2)
+
+
+def test_not_a_number_stays_and_is_not_rectified(sparse):
+    net = network(sp.SubMConv3d(1, 16, 3), nn.BatchNorm1d(16), nn.ReLU())
+    features = torch.full((60, 1), float("nan"))
+    x = sp.SparseConvTensor(features, sparse.random_sites(60, 2, SHAPE, 3), SHAPE, 2)
+    with torch.no_grad():
+        out, calls = merged(net, x)
+    assert calls == 1
+    assert out.features.isnan().all()
+
+
+def test_who_would_see_the_difference_gets_three(sparse):
+    sites = sparse.random_sites(60, 2, SHAPE, 3)
+    x = sp.SparseConvTensor(torch.randn(60, 3), sites, SHAPE, 2)
+    net = network(sp.SubMConv3d(3, 8, 3), nn.BatchNorm1d(8), nn.ReLU())
+    assert merged(net, x)[1] == 0  # gradients
+    seen = []
+    with torch.no_grad():
+        for watched in (0, 1):
+            hook = net[watched].register_forward_hook(lambda *a: seen.append(a[2]))
+            assert merged(net, x)[1] == 0
+            hook.remove()
+        hook = net[2].register_forward_hook(lambda *a: seen.append(a[2]))
+        assert merged(net, x)[1] == 1  # the norm alone
+        hook.remove()
+        assert len(seen) == 3
+        assert merged(net, x)[1] == 1
+        with torch.autocast("cpu", torch.bfloat16):
+            assert merged(net, x)[1] == 0
+        nothing = sp.SparseConvTensor(torch.randn(0, 3), sites[:0], SHAPE, 2)
+        assert merged(net, nothing)[0].features.shape == (0, 8)
+        assert merged(net.train(), x)[1] == 0  # statistics are taken
+    with torch.no_grad(), torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x.features, torch.ones(60, 3))
+        assert merged(net.eval(), x.replace_feature(dual))[1] == 0
+
+
+@torch.no_grad()
+def test_a_group_wise_or_activated_layer_is_left_alone(sparse):
+    x = sp.SparseConvTensor(torch.randn(60, 8), sparse.random_sites(60, 2, SHAPE, 3), SHAPE, 2)
+    for layer in (
+        sp.SubMConv3d(8, 8, 3, groups=8),
+        sp.SubMConv3d(8, 8, 1),
+        sp.SubMConv3d(8, 8, 3, act_type=sp.layers.Activation.ReLU),
+    ):
+        net = network(layer, nn.BatchNorm1d(8), nn.ReLU())
+        out, calls = merged(net, x)
+        assert calls == 0
+        assert torch.equal(out.features, one_by_one(net, x).features)
+
+
+@torch.no_grad()
+def test_the_operator_passes_opcheck_and_counts_its_work(sparse):
+    sites = sparse.random_sites(60, 2, SHAPE, 3)
+    book = sp.ops.subm_rulebook(sites, 2, SHAPE, [3] * 3, [1] * 3)
+    tensors = torch.randn(60, 3), torch.randn(8, 3, 3, 3, 3), torch.randn(8), torch.randn(8)
+    torch.library.opcheck(AFFINE, (*tensors, *book, 60, 1, True))
+    with FlopCounterMode(display=False) as counter:
+        AFFINE(*tensors, *book, 60, 1, True)
+    assert counter.get_total_flops() == 2 * len(book[1]) * 3 * 8
