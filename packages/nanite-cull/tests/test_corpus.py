@@ -113,7 +113,7 @@ def loaded(file: Path) -> tuple[nc.Asset | None, str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
-            return nc.load(file), ""
+            return nc.load(file, keep_source=False), ""  # the source map is not stored
     except ValueError as error:
         return None, str(error)
 
@@ -132,5 +132,4 @@ def test_every_file_loads_validates_and_comes_back_or_says_why_not(part, digest,
         assert asset.validate() == [], file.name
         asset.save(tmp_path / "a.ncl")
         again = nc.load(tmp_path / "a.ncl")
-        asset.leaf_source = again.leaf_source  # not stored
         assert digest(again) == digest(asset), file.name

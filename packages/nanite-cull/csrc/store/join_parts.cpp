@@ -17,7 +17,7 @@ bool PartJoin::add(const DecodedPart& part) {
   for (size_t at = 0; at < part.vertices.size(); at += width) {
     const int32_t* vertex = &part.vertices[at];
     const uint32_t id = table_.find_or_add(reinterpret_cast<const uint32_t*>(vertex), keys_);
-    if (id == asset_.vertex_count() && (id >= vertices_ || !layout_.append(vertex, asset_))) return false;
+    if (id == asset_.vertex_count() && (id >= vertices_ || !layout_.append(vertex, 1, asset_))) return false;
     asset_.vertex_refs.push_back(id);
   }
   asset_.triangles.insert(asset_.triangles.end(), part.triangles.begin(), part.triangles.end());

@@ -280,7 +280,7 @@ std::shared_ptr<const Page> NclFile::read_page(uint32_t page) const {
   out->triangles.reserve(3 * size_t(range.triangles));
   for (uint32_t slot = tables_.pages[page].parts; slot-- > 0;) {  // the first clusters come last
     const DecodedPart& part = parts[slot];
-    if (!layout_.append_all(part.vertices, *out))
+    if (!layout_.append(part.vertices, *out))
       refuse("page " + std::to_string(page) + " has a vertex out of range");
     out->triangles.insert(out->triangles.end(), part.triangles.begin(), part.triangles.end());
   }

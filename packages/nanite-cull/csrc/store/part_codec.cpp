@@ -129,30 +129,31 @@ void encode_triangle(const uint8_t* v, Walk& walk, BitWriter& out) {
   walk.start(corners);
 }
 
-// Writes each triangle from its smallest corner; false for one that names a vertex from `vertices` on.
+// Writes each triangle from its smallest corner; false for one that names a vertex from `vertices` on. What
+// is as likely as not (a far edge, a new vertex) is chosen by masks: a branch on it would be foretold
+// wrongly.
 bool decode_triangles(uint8_t* to, int count, uint32_t vertices, Walk& walk, BitReader& in) {
   for (int t = 0; t < count; ++t, to += 3) {
     if (!in.has(0)) return false;
-    uint64_t word = in.peek();
-    const bool is_far = (word & far_edge) == far_edge;
-    const uint32_t number = static_cast<uint32_t>(is_far ? word >> near_bits & no_edge : word & far_edge);
-    int used = is_far ? near_bits + far_bits : near_bits;
-    word >>= used++;
-    const bool is_new = word & 1;
-    word >>= 1;
+    const uint64_t word = in.peek();
+    const uint32_t head = static_cast<uint32_t>(word), near = head & far_edge, far = 0u - (near == far_edge);
+    const uint32_t number = (near & ~far) | (head >> near_bits & no_edge & far);
+    int used = near_bits + (far_bits & static_cast<int>(far));
+    const uint64_t rest = word >> used++;
+    const uint32_t is_new = 0u - static_cast<uint32_t>(rest & 1);
     uint32_t v[3];
-    if (is_far && number == no_edge) {
-      for (int i = 0; i < 3; ++i) v[i] = is_new ? walk.next + i : word >> (8 * i) & 255;
+    if (number == no_edge) {
+      for (int i = 0; i < 3; ++i) v[i] = is_new ? walk.next + i : rest >> (8 * i + 1) & 255;
       if (!is_new) used += 24;
       walk.start(v);
     } else {
       if (int(number) >= walk.edge_count) return false;
       const Walk::Edge edge = walk.edges[walk.edge_count - 1 - number];
       const int bits = bit_length(walk.next - 1);
-      const uint32_t old = static_cast<uint32_t>(word & ((1u << bits) - 1));
-      v[0] = edge.to, v[1] = edge.from, v[2] = is_new ? walk.next : old;
-      if (!is_new) used += bits;
-      walk.reach(is_new ? v[2] & 255 : 256, edge);
+      const uint32_t old = static_cast<uint32_t>(rest >> 1) & ((1u << bits) - 1);
+      v[0] = edge.to, v[1] = edge.from, v[2] = (walk.next & is_new) | (old & ~is_new);
+      used += bits & static_cast<int>(~is_new);
+      walk.reach((v[2] & 255 & is_new) | (256 & ~is_new), edge);
       walk.next = std::max(walk.next, v[2] + 1);
       walk.add(v[2], edge.to, edge.from), walk.add(edge.from, v[2], edge.to);
     }
@@ -202,9 +203,23 @@ void encode_component(const int32_t* values, int count, int stride, const Sharin
   }
 }
 
-bool decode_component(int32_t* values, int stride, const Sharing& sharing, const Walk& by, uint32_t& base,
-                      BitReader& in) {
-  uint32_t differences[256 + block];
+// Four components of a vertex at once; what is no component of it is ignored.
+using Four = uint32_t __attribute__((vector_size(16)));
+constexpr int lanes = 4, most_fours = (max_vertex_width + lanes - 1) / lanes;
+
+// A cluster's vertices and what is stored of the new ones.
+struct Components {
+  Four value[most_fours][256], difference[most_fours][256 + block];  // by vertex, by place among the new ones
+  Four kept[most_fours];  // all bits set where a component is stored, none where it is zero throughout
+
+  uint32_t& of(Four* row, int component, int i) {
+    return reinterpret_cast<uint32_t*>(&row[i])[component % lanes];
+  }
+};
+
+// The differences of one component; the value of the cluster's first vertex, where that is new.
+bool read_component(int k, const Sharing& sharing, Components& out, uint32_t base, BitReader& in) {
+  Four* row = out.difference[k / lanes];
   auto width_follows = [&](uint32_t& width, int numbers) {
     if (!in.has(width_bits)) return false;
     width = in.take(width_bits);
@@ -212,27 +227,33 @@ bool decode_component(int32_t* values, int stride, const Sharing& sharing, const
   };
   uint32_t width;
   if (!width_follows(width, 1)) return false;
-  const int count = sharing.fresh_count;
-  if (width == zeros) {
-    for (int i = 0; i < count; ++i) values[sharing.fresh[i] * stride] = 0;
-    return true;
-  }
+  out.of(out.kept, k, k / lanes) = width == zeros ? 0 : ~0u;
+  if (width == zeros) return true;
   const uint32_t first_value = base + unfold(in.take(static_cast<int>(width)));
-  for (int first = 0; first < count; first += block) {
-    const int size = std::min(block, count - first);
+  for (int first = 0; first < sharing.fresh_count; first += block) {
+    const int size = std::min(block, sharing.fresh_count - first);
     if (!width_follows(width, size) || width == zeros) return false;
-    in.take(static_cast<int>(width), size, differences + first);
+    uint32_t numbers[block];
+    in.take(static_cast<int>(width), size, numbers);
+    for (int i = 0; i < size; ++i) out.of(row, k, first + i) = numbers[i];
   }
-  int i = 0;
-  if (count > 0 && sharing.fresh[0] == 0) values[0] = static_cast<int32_t>(first_value), i = 1;
-  base = static_cast<uint32_t>(values[0]);
-  auto value = [&](int v) { return static_cast<uint32_t>(values[v * stride]); };
-  for (; i < count; ++i) {
-    const int v = sharing.fresh[i];
-    values[v * stride] =
-        static_cast<int32_t>(value(by.a[v]) + value(by.b[v]) - value(by.c[v]) + unfold(differences[i]));
-  }
+  if (sharing.fresh_count > 0 && sharing.fresh[0] == 0) out.of(out.value[k / lanes], k, 0) = first_value;
   return true;
+}
+
+// New vertices from those before them.
+void predict(int fours, const Sharing& sharing, const Walk& by, Components& c) {
+  for (int q = 0; q < fours; ++q) {
+    Four* value = c.value[q];
+    const Four kept = c.kept[q];
+    int i = 0;
+    if (sharing.fresh_count > 0 && sharing.fresh[0] == 0) value[0] &= kept, i = 1;
+    for (; i < sharing.fresh_count; ++i) {
+      const int v = sharing.fresh[i];
+      const Four x = c.difference[q][i], unfolded = x >> 1 ^ (0u - (x & 1u));
+      value[v] = (value[by.a[v]] + value[by.b[v]] - value[by.c[v]] + unfolded) & kept;
+    }
+  }
 }
 
 // For each vertex of a cluster a set bit where it is new in the part, or a clear one and its number there.
@@ -251,9 +272,10 @@ Sharing encode_sharing(const uint32_t* refs, int count, std::unordered_map<uint3
   return sharing;
 }
 
-// Copies the vertices that the part has; `first_at` says where in `vertices` each of its numbers is.
-bool decode_sharing(int32_t* vertices, size_t begin, int count, int width, std::vector<uint32_t>& first_at,
-                    Sharing& sharing, BitReader& in) {
+// Fetches the vertices that the part has; `first_at` says where in `vertices` each of its numbers is.
+bool decode_sharing(const int32_t* vertices, size_t begin, int count, int width,
+                    std::vector<uint32_t>& first_at, Sharing& sharing, Components& out, BitReader& in) {
+  const int fours = (width + lanes - 1) / lanes;
   for (int v = 0; v < count; ++v) {
     const int bits = first_at.empty() ? 0 : bit_length(static_cast<uint32_t>(first_at.size() - 1));
     if (!in.has(0)) return false;
@@ -267,8 +289,26 @@ bool decode_sharing(int32_t* vertices, size_t begin, int count, int width, std::
     const uint32_t number = word >> 1;
     if (number >= first_at.size()) return false;
     const int32_t* from = vertices + size_t(first_at[number]) * width;
-    std::copy_n(from, width, vertices + (begin + v) * width);
+    for (int q = 0; q < fours; ++q) std::memcpy(&out.value[q][v], from + lanes * q, sizeof(Four));
   }
+  return true;
+}
+
+// A cluster's vertices, `width` components each. May write up to `lanes` components more behind them.
+bool decode_vertices(int32_t* vertices, size_t begin, int count, int width, const Walk& walk,
+                     std::vector<uint32_t>& first_at, uint32_t* bases, BitReader& in) {
+  Components c;
+  Sharing sharing;
+  if (!decode_sharing(vertices, begin, count, width, first_at, sharing, c, in)) return false;
+  for (int k = 0; k < width; ++k)
+    if (!read_component(k, sharing, c, bases[k], in)) return false;
+  const int fours = (width + lanes - 1) / lanes;
+  predict(fours, sharing, walk, c);
+  for (int k = 0; k < width; ++k)
+    if (c.of(c.kept, k, k / lanes)) bases[k] = c.of(c.value[k / lanes], k, 0);
+  for (int v = 0; v < count; ++v)  // ascending: what one writes too much, the next one overwrites
+    for (int q = 0; q < fours; ++q)
+      std::memcpy(vertices + (begin + v) * width + lanes * q, &c.value[q][v], sizeof(Four));
   return true;
 }
 
@@ -304,43 +344,56 @@ void VertexLayout::read(const Asset& asset, uint32_t vertex, int32_t* out) const
   if (materials_) *out++ = static_cast<int32_t>(asset.materials[vertex]);
 }
 
-bool VertexLayout::append(const int32_t* values, Vertices& out) const {
+bool VertexLayout::put(const int32_t* values, size_t at, Vertices& out) const {
+  bool sound = true;
+  float* position = &out.positions[3 * at];
   for (int a = 0; a < 3; ++a, ++values) {
-    if (*values < -(1 << 24) || *values > 1 << 24) return false;
+    sound &= *values >= -(1 << 24) && *values <= 1 << 24;
     const float grid = float(*values) * out.step;
-    float kept = grid;
+    position[a] = grid;
     if (exact_) {
       const uint32_t bits = float_bits(grid) + static_cast<uint32_t>(values[3]);
-      std::memcpy(&kept, &bits, 4);
-      if (!(std::fabs(kept - grid) <= out.step)) return false;
+      std::memcpy(&position[a], &bits, 4);
+      sound &= std::fabs(position[a] - grid) <= out.step;
     }
-    out.positions.push_back(kept);
   }
   if (exact_) values += 3;
   if (normals_) {
     constexpr int32_t largest = normal_mask - 1;
-    if (values[0] < 0 || values[0] > largest || values[1] < 0 || values[1] > largest) return false;
-    float normal[3];
-    decode_normal(uint32_t(values[0]) | uint32_t(values[1]) << normal_bits, normal);
-    out.normals.insert(out.normals.end(), normal, normal + 3);
+    sound &= values[0] >= 0 && values[0] <= largest && values[1] >= 0 && values[1] <= largest;
+    decode_normal(uint32_t(values[0]) | uint32_t(values[1]) << normal_bits, &out.normals[3 * at]);
     values += 2;
   }
   for (int a = 0; uvs_ && a < 2; ++a) {
-    out.uvs.push_back(decode_uv(*values++, out.uv_step));
-    if (!std::isfinite(out.uvs.back())) return false;
+    const float uv = out.uvs[2 * at + a] = decode_uv(*values++, out.uv_step);
+    sound &= std::isfinite(uv);
   }
   for (int a = 0; colors_ && a < 4; ++a, ++values) {
-    if (*values < 0 || *values > 255) return false;
-    out.colors.push_back(float(*values) / 255);
+    sound &= *values >= 0 && *values <= 255;
+    out.colors[4 * at + a] = float(*values) / 255;
   }
-  if (materials_) out.materials.push_back(static_cast<uint32_t>(*values));
-  return true;
+  if (materials_) out.materials[at] = static_cast<uint32_t>(*values);
+  return sound;
 }
 
-bool VertexLayout::append_all(const std::vector<int32_t>& values, Vertices& out) const {
-  for (size_t at = 0; at < values.size(); at += width())
-    if (!append(&values[at], out)) return false;
-  return true;
+void VertexLayout::resize(size_t vertices, Vertices& out) const {
+  out.positions.resize(3 * vertices);
+  if (normals_) out.normals.resize(3 * vertices);
+  if (uvs_) out.uvs.resize(2 * vertices);
+  if (colors_) out.colors.resize(4 * vertices);
+  if (materials_) out.materials.resize(vertices);
+}
+
+bool VertexLayout::append(const std::vector<int32_t>& values, Vertices& out) const {
+  return append(values.data(), values.size() / width(), out);
+}
+
+bool VertexLayout::append(const int32_t* values, size_t count, Vertices& out) const {
+  const size_t first = out.vertex_count();
+  resize(first + count, out);
+  bool sound = true;
+  for (size_t i = 0; i < count; ++i) sound &= put(values + i * width(), first + i, out);
+  return sound;
 }
 
 void VertexLayout::reserve(size_t vertices, Vertices& out) const {
@@ -406,7 +459,7 @@ bool decode_part(const uint8_t* data, size_t size, uint32_t clusters, const Vert
   BitReader bits(data + header, size - header);
   const int width = layout.width();
   uint32_t bases[max_vertex_width] = {};
-  out.vertices.resize(vertices * width), out.triangles.resize(triangles * 3);
+  out.vertices.resize(vertices * width + lanes), out.triangles.resize(triangles * 3);
   std::vector<uint32_t> first_at;
   first_at.reserve(vertices);
   size_t begin = 0;
@@ -416,13 +469,11 @@ bool decode_part(const uint8_t* data, size_t size, uint32_t clusters, const Vert
     Walk walk;
     if (!decode_triangles(triangle, out.triangle_counts[c], count, walk, bits))
       return fail("has triangles that cannot be decoded");
-    Sharing sharing;
-    bool sound = decode_sharing(out.vertices.data(), begin, count, width, first_at, sharing, bits);
-    for (int k = 0; k < width && sound; ++k)
-      sound = decode_component(&out.vertices[begin * width + k], width, sharing, walk, bases[k], bits);
-    if (!sound) return fail("has vertices that cannot be decoded");
+    if (!decode_vertices(out.vertices.data(), begin, count, width, walk, first_at, bases, bits))
+      return fail("has vertices that cannot be decoded");
     triangle += 3 * out.triangle_counts[c], begin += count;
   }
+  out.vertices.resize(vertices * width);
   return true;
 }
 

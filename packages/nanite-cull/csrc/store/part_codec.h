@@ -25,16 +25,18 @@ class VertexLayout {
   explicit VertexLayout(uint32_t flags);  // of ncl_format.h
   int width() const { return 3 + 3 * exact_ + 2 * normals_ + 2 * uvs_ + 4 * colors_ + materials_; }
   void read(const Asset& asset, uint32_t vertex, int32_t* out) const;
-  // Appends a vertex; false when an integer is out of its range.
-  bool append(const int32_t* values, Vertices& out) const;
-  // The same for width() integers after another.
-  bool append_all(const std::vector<int32_t>& values, Vertices& out) const;
+  // Appends vertices of width() integers; false when an integer is out of its range.
+  bool append(const int32_t* values, size_t count, Vertices& out) const;
+  bool append(const std::vector<int32_t>& values, Vertices& out) const;
   // Bytes of a vertex in memory.
   uint64_t memory() const { return 4 * (3 + 3 * normals_ + 2 * uvs_ + 4 * colors_ + materials_); }
   // Makes room for so many vertices and no more.
   void reserve(size_t vertices, Vertices& out) const;
 
  private:
+  bool put(const int32_t* values, size_t at, Vertices& out) const;
+  void resize(size_t vertices, Vertices& out) const;
+
   bool exact_, normals_, uvs_, colors_, materials_;
 };
 
