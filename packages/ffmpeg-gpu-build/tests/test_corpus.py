@@ -14,6 +14,7 @@ import pytest
 
 from ffmpeg_gpu_build import FfmpegError, Video, read_frames
 from ffmpeg_gpu_build.ffmpeg import Ffmpeg
+from ffmpeg_gpu_build.media.probing import is_cover
 
 av = pytest.importorskip("av")
 pytestmark = pytest.mark.slow
@@ -53,7 +54,7 @@ def reference(clip):
     found, failed = [], False
     try:
         with av.open(str(clip), metadata_errors="ignore") as file:
-            stream = next(s for s in file.streams.video if "attached" not in str(s.disposition))
+            stream = next(s for s in file.streams.video if not is_cover(s))
             for frame in file.decode(stream):
                 turns = round(frame.rotation / 90)
                 time = frame.dts if file.format.name == "avi" else frame.pts

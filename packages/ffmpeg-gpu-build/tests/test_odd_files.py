@@ -197,3 +197,45 @@ def test_a_transcode_notes_what_does_not_fit_the_target(ffmpeg, make, tmp_path):
     double = transcode(make("twice.mkv"), tmp_path / "b.mp4", hw="cpu")
     assert any("75 frames were decoded" in note for note in double.notes)
     assert transcode(make("slow.mp4"), tmp_path / "c.mp4", hw="cpu").notes == ()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_cover_is_no_video_and_a_video_beside_it_is_read(ffmpeg, make, tmp_path, engine):
+    cover, song, film = (tmp_path / name for name in ("a.jpg", "a.mp3", "a.mkv"))
+    made = [
+        ["-f", "lavfi", "-i", "color=red:s=64x64", "-frames:v", "1", str(cover)],
+        ["-f", "lavfi", "-i", "sine=d=1", "-i", str(cover), "-map", "0", "-map", "1", "-c:v",
+         "copy", "-disposition:v", "attached_pic", str(song)],
+        ["-i", str(make("twice.mkv")), "-attach", str(cover), "-c", "copy",
+         "-metadata:s:t", "mimetype=image/jpeg", "-metadata:s:t", "filename=cover.jpg", str(film)],
+    ]  # fmt: skip
+    for arguments in made:
+        done = ffmpeg.run(*arguments)
+        assert done.ok, done.err
+    with pytest.raises(FfmpegError, match="no such video stream"):
+        next(read_frames(song, engine=engine))
+    assert next(read_frames(film, engine=engine)).shape == (96, 160, 3)
+    with pytest.raises(FfmpegError, match="no such video stream"):
+        next(read_frames(film, stream=1, engine=engine))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_frames_without_times_of_their_own_follow_those_before(ffmpeg, tmp_path, engine):
+    """Matroska has no times before zero: FFmpeg 5 wrote them, and reads none there."""
+    clip, early = tmp_path / "a.mkv", tmp_path / "early.mkv"
+    assert ffmpeg.run("-f", "lavfi", "-i", "testsrc2=s=64x48:d=1", *X264, str(clip)).ok
+    ffmpeg.run(
+        "-i", str(clip), "-c", "copy", "-output_ts_offset", "-0.4", "-avoid_negative_ts",
+        "disabled", str(early),
+    )  # fmt: skip
+    frames = list(read_frames(early, engine=engine, strict=False))
+    assert len(frames) in (15, 25)
+    if len(frames) == 25:
+        assert [f.time for f in frames[:10]] == pytest.approx([k / 25 for k in range(10)])
+
+
+def test_an_empty_file_is_called_that(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    for ask in (lambda path: next(read_frames(path)), probe):
+        with pytest.raises(FfmpegError, match="is empty"):
+            ask(tmp_path / "a.mp4")

@@ -35,6 +35,8 @@ def no_reader(where: str, demuxers: Container[str], file: Path) -> FfmpegError |
             head = opened.read(1024)
     except OSError:
         return None
+    if not head:
+        return FfmpegError(f"{where}: {file.name!r} is empty: there is no byte in it", "bad-input")
     kind = next((name for mark, name in MARKS if re.match(mark, head, re.S)), None)
     if kind is None or kind in demuxers:
         return None

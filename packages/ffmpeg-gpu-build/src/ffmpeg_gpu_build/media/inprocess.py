@@ -18,6 +18,7 @@ from .crops import crop_of
 from .hdr import Step
 from .overheard import EAR
 from .pipe import BARE, EXACT, First, Shown
+from .probing import is_cover
 from .sources import Source
 
 NO_TIME = -(1 << 63)  # AV_NOPTS_VALUE
@@ -116,9 +117,7 @@ class InProcess:
                 f"read_frames: {source.name!r} is damaged or of an unknown format ({error})",
                 "bad-input", str(error),
             ) from None  # fmt: skip
-        moving = [
-            s for s in self._file.streams.video if "attached_pic" not in str(s.disposition).lower()
-        ]
+        moving = [s for s in self._file.streams.video if not is_cover(s)]
         if stream >= len(moving):
             self.close()
             raise FfmpegError(f"read_frames: {source.name!r} has no such video stream", "bad-input")
@@ -192,7 +191,8 @@ class InProcess:
 
     def _timed(self, frame: Any, number: int) -> None:
         """Give a frame the time that FFmpeg's program gives it where its container has none: in an
-        AVI that of its packet, the last ones that of their turn; in a bare stream of its number.
+        AVI that of its packet, the last ones that of their turn; in a bare stream of its number;
+        else that at which the frame before ends.
         """
         if self.container in BARE:
             rate = self._stream.guessed_rate or self._stream.average_rate or Fraction(25)
@@ -201,7 +201,14 @@ class InProcess:
             frame.pts = frame.dts
         elif self.container == "avi" and self._last is not None:
             frame.pts = self._last + 1
+        elif frame.pts is None:
+            frame.pts = 0 if self._last is None else self._last + self._duration(frame)
         self._last = frame.pts
+
+    def _duration(self, frame: Any) -> int:
+        """How long a frame is shown, in ticks; by the rate where it does not say it."""
+        rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
+        return getattr(frame, "duration", 0) or round(1 / rate / self._stream.time_base)
 
     def _wanted(self) -> Iterator[Any]:
         """From `begin` on; `landed` as in `Pipe`."""

@@ -244,6 +244,12 @@ def _ask_av(path: Path) -> dict[str, Any]:
     return {"streams": streams, "format": form, "chapters": chapters}
 
 
+def is_cover(stream: Any) -> bool:
+    """Whether PyAV's stream is a picture that is attached (AV_DISPOSITION_ATTACHED_PIC)."""
+    flags = stream.disposition  # a flag of ints, which older PyAV hold in `value`
+    return bool(int(getattr(flags, "value", flags)) & 0x400)
+
+
 def _stream_of_av(stream: Any) -> dict[str, Any]:
     """One stream in ffprobe's words."""
     context = getattr(stream, "codec_context", None)
@@ -251,7 +257,7 @@ def _stream_of_av(stream: Any) -> dict[str, Any]:
         "index": stream.index,
         "codec_type": stream.type,
         "codec_name": context.codec.canonical_name if context else "unknown",
-        "disposition": {"attached_pic": int("attached_pic" in str(stream.disposition))},
+        "disposition": {"attached_pic": int(is_cover(stream))},
         "tags": dict(stream.metadata),
     }
     if stream.type == "video" and context:
