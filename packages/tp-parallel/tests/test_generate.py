@@ -83,6 +83,19 @@ def sequence_parallel():
     generate(build("gpt2", 2, sequence_parallel=True), prompt(), 2)
 
 
+def context_parallel(length):
+    context = ParallelContext(dp=2, cp=2, device="cpu")
+    ids = prompt().repeat(1, 4)[:, :length]
+    generate(GPTModel(GPTConfig(**SHAPE), context=context), ids, 2)
+
+
+@pytest.mark.parametrize("length", [4, 13])  # within the window and past it
+def test_sequences_that_ranks_hold_in_parts_are_refused(world, length):
+    for ok, message in world.outcomes(2, context_parallel, length=length):
+        assert not ok
+        assert "whole sequences, got a context of cp 2; load the checkpoint with cp=1" in message
+
+
 def test_what_a_cache_cannot_do_is_refused(world):
     for ok, message in world.outcomes(2, sequence_parallel):
         assert not ok

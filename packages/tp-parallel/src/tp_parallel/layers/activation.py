@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from .ops import gate
+
 
 def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
     return F.gelu(x, approximate="tanh")
@@ -39,5 +41,7 @@ def activate(x: torch.Tensor, name: str) -> torch.Tensor:
     gated, function = ACTIVATIONS[name]
     if not gated:
         return function(x)
-    gate, other = x.chunk(2, -1)
-    return function(gate) * other
+    if name in ("swiglu", "geglu_tanh"):
+        return gate(x, gelu=name == "geglu_tanh")
+    a, b = x.chunk(2, -1)
+    return function(a) * b

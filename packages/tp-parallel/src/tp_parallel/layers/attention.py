@@ -22,6 +22,7 @@ from .config import GPTConfig
 from .context_parallel import attend_over_sequence
 from .linear import ColumnParallelLinear, RowParallelLinear
 from .norm import RMSNorm
+from .ops import split_heads
 from .rotary import rotate
 from .sharding import GroupShard, Shard, normal
 
@@ -80,11 +81,12 @@ class ParallelSelfAttention(nn.Module):
         """`rotary`: a `rotary_table`, or None; `cache`: what was seen before `x`; `documents`:
         int64 [batch, whole sequence], tokens see only those of their own document.
         """
-        q, k, v = self._split_heads(self.qkv(x))
+        heads = self.qkv(x).unflatten(-1, (self.groups, -1, self.config.head_dim))
+        q, k, v = split_heads(heads, None if self.config.qk_norm else rotary)
         if self.config.qk_norm:
             q, k = self.query_norm(q), self.key_norm(k)
-        if rotary is not None:
-            q, k = rotate(q, rotary), rotate(k, rotary)
+            if rotary is not None:
+                q, k = rotate(q, rotary), rotate(k, rotary)
         if cache is not None:
             k, v = cache.extend(self, k, v)
         run = partial(
@@ -94,12 +96,6 @@ class ParallelSelfAttention(nn.Module):
         )  # fmt: skip
         y = attend_over_sequence(run, q, k, v, self.context.cp, documents)
         return self.out(y.transpose(1, 2).flatten(2))
-
-    def _split_heads(self, qkv: torch.Tensor):
-        """[batch, sequence, local width] to q, k, v as [batch, heads, sequence, head_dim]."""
-        split = qkv.unflatten(-1, (self.groups, -1, self.config.head_dim))
-        q, k, v = split.split((split.shape[-2] - 2, 1, 1), -2)
-        return q.flatten(2, 3).transpose(1, 2), *(x.squeeze(-2).transpose(1, 2) for x in (k, v))
 
 
 def _group_shard(config: GPTConfig, context: ParallelContext) -> Shard | None:

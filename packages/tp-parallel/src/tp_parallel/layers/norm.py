@@ -9,6 +9,7 @@ from torch import nn
 from ..grid.context import ParallelContext
 from .config import GPTConfig
 from .layout import Layout, set_layout
+from .ops import rms_norm
 from .sharding import Shard, constant
 
 
@@ -72,11 +73,7 @@ class RMSNorm(_Norm):
         )  # fmt: skip
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.zero_centred:
-            return F.rms_norm(x, (self.features,), self.weight, self.eps)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        weight = 1 + self.weight.to(wide)
-        return F.rms_norm(x.to(wide), (self.features,), weight, self.eps).to(x.dtype)
+        return rms_norm(x, self.weight, self.eps, float(self.zero_centred))
 
 
 def make_norm(config: GPTConfig, **options) -> LayerNorm | RMSNorm:

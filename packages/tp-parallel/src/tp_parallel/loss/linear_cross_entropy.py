@@ -12,6 +12,7 @@ import torch
 
 from ..grid.context import ParallelContext
 from ..grid.mappings import copy_to_region
+from ..grid.memory import large_pages
 from ..layers.precision import product_dtype
 from .cross_entropy import LossTerms, combine, local_statistics, logits_gradient, loss_terms
 
@@ -97,9 +98,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         need_hidden, need_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         # summed in float32: a bfloat16 sum over hundreds of chunks would lose the small ones
-        grad_weight = torch.zeros_like(weight, dtype=wide) if need_weight else None
+        grad_weight = None
+        if need_weight:
+            grad_weight = large_pages(torch.empty_like(weight, dtype=wide))
+            if not len(hidden):
+                grad_weight.zero_()
         total = count.new_zeros(())
-        room = hidden.new_empty(min(chunk_rows, len(hidden)), len(weight))
+        room = large_pages(hidden.new_empty(min(chunk_rows, len(hidden)), len(weight)))
         for begin in range(0, len(hidden), chunk_rows):
             part = slice(begin, begin + chunk_rows)
             x, ids = hidden[part], target[part]
@@ -112,7 +117,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if need_hidden:
                 torch.matmul(logits, weight, out=grad_hidden[part])
             if need_weight:
-                _accumulate(grad_weight, logits, x)
+                _accumulate(grad_weight, logits, x, first=begin == 0)
         kept = [grad for grad in (grad_hidden, grad_weight) if grad is not None]
         ctx.save_for_backward(*kept)
         return total * scale
@@ -129,8 +134,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return grad_hidden, grad_weight, None, None, None, None, None, None
 
 
-def _accumulate(total: torch.Tensor, logits_grad: torch.Tensor, x: torch.Tensor) -> None:
+def _accumulate(
+    total: torch.Tensor, logits_grad: torch.Tensor, x: torch.Tensor, first: bool
+) -> None:
+    """Adds the share of a chunk; the `first` one is taken as it is."""
     if total.dtype == x.dtype:
-        total.addmm_(logits_grad.t(), x)
+        total.addmm_(logits_grad.t(), x, beta=0 if first else 1)
+    elif first:
+        total.copy_(logits_grad.t().matmul(x))
     else:
         total += logits_grad.t().matmul(x)

@@ -12,8 +12,7 @@ from types import ModuleType
 import torch
 
 from .. import _C  # type: ignore[attr-defined]
-
-_LARGE = 4 << 20  # bytes from which fresh memory is asked for in large pages
+from ..grid.memory import large_pages
 
 _lib = torch.library.Library("tp_parallel", "DEF")
 _lib.define(
@@ -123,9 +122,7 @@ def _into(out, logits, target, lse, grad, start, valid, ignore_index, smoothing,
 
 def _gradient(logits, *arguments):
     logits = logits.contiguous()
-    out = torch.empty_like(logits)
-    if out.numel() * out.element_size() >= _LARGE:
-        _C.prefer_large_pages(out)
+    out = large_pages(torch.empty_like(logits))
     _into(out, logits, *arguments)
     return out
 

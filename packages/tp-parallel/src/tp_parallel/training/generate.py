@@ -37,12 +37,17 @@ def generate(
     temperature 0 takes the likeliest token; top_k keeps that many candidates. Keys and values are
     kept, so that a token is run once, until max_positions tokens are there; from then on each new
     token reads the last max_positions anew. Every tp rank returns the same. For a whole model (pp =
-    1) without sequence parallelism, as `load_model` gives it; it is left in evaluation mode. Raises
-    ValueError for ids without a token or a number that is out of range.
+    1) without sequence or context parallelism, as `load_model` gives it; it is left in evaluation
+    mode. Raises ValueError for another one, ids without a token or a number that is out of range.
     """
     config, axis = model.config, model.context.tp
     if not (model.pre_process and model.post_process):
         raise ValueError("generate: needs the whole model; load the checkpoint with pp=1")
+    if model.context.cp.size > 1:
+        raise ValueError(
+            "generate: every rank must hold whole sequences, got a context of cp "
+            f"{model.context.cp.size}; load the checkpoint with cp=1 (its parameters are the same)"
+        )
     if ids.dim() != 2 or not ids.shape[1]:
         raise ValueError(
             f"generate: ids must be [batch, length] with a token at least, got {tuple(ids.shape)}"
