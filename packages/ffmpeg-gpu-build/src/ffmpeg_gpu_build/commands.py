@@ -149,6 +149,9 @@ def _doctor_log(name: str) -> int:
     from .doctor.traps import recognise
 
     raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    if b"\0" in raw:
+        print(f"doctor: {name!r} is no text: pass the log of a run, or `probe` a media file")
+        return 1
     log = raw.decode("utf-8", "replace")
     found = recognise(log) or diagnose(log)
     if not found:

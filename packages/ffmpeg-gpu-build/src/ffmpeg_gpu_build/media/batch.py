@@ -85,7 +85,7 @@ def transcode_folder(
     """
     if sessions < 1 or not devices:
         raise ValueError(f"transcode_folder: sessions must be at least 1, got {sessions}")
-    muxer_of(Path(f"x{suffix}"), arguments.get("codec", "h264"))
+    muxer_of("transcode", Path(f"x{suffix}"), arguments.get("codec", "h264"))
     pairs = plan_batch(Path(src), Path(dst), suffix)
     stopping = cancel or threading.Event()
     free: queue.SimpleQueue[str] = queue.SimpleQueue()

@@ -28,7 +28,7 @@ MARKS = (
 )
 
 
-def no_reader(where: str, demuxers: Container[str], file: Path) -> FfmpegError | None:
+def no_reader(where: str, demuxers: Container[str], file: Path, called: str) -> FfmpegError | None:
     """The error of a file of a known kind that is not among these demuxers; None otherwise."""
     try:
         with file.open("rb") as opened:
@@ -36,12 +36,12 @@ def no_reader(where: str, demuxers: Container[str], file: Path) -> FfmpegError |
     except OSError:
         return None
     if not head:
-        return FfmpegError(f"{where}: {file.name!r} is empty: there is no byte in it", "bad-input")
+        return FfmpegError(f"{where}: {called!r} is empty: there is no byte in it", "bad-input")
     kind = next((name for mark, name in MARKS if re.match(mark, head, re.S)), None)
     if kind is None or kind in demuxers:
         return None
     return FfmpegError(
         f"{where}: this FFmpeg was built without a reader of {kind} files, and "
-        f"{file.name!r} is one: take another, or build one that has it (`ffmpeg-gpu-build build`)",
+        f"{called!r} is one: take another, or build one that has it (`ffmpeg-gpu-build build`)",
         "not-built-in",
     )

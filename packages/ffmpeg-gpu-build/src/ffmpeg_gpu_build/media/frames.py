@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -19,8 +18,9 @@ from ..verification.verdict import PROVEN
 from . import arguments as check
 from .animations import animation_of
 from .crops import not_cropped
-from .damage import judge
+from .damage import complaints, judge
 from .formats import no_reader
+from .frame import Frame
 from .hdr import Step, checked, tone_map, transfer_of
 from .index import index as index_of
 from .inprocess import InProcess, av_demuxers, av_filters, first_of_av, require_av
@@ -87,31 +87,6 @@ def _decoding(
             notes.append(f"decode not on {kind}: {verdict.sentence}")
     require_decoder(program, video)
     return [], ""
-
-
-class Frame(np.ndarray):
-    """A frame as an array that knows its time.
-
-    pts         Fraction, seconds: the presentation time that the container gives, as PyAV and
-                ffprobe say it; None where there is none (a raw stream)
-    time        float, seconds after the first frame of the stream: the clock of `start` and of
-                `Video.at`
-    index       which frame of this reading it is, from 0
-    key         whether it was coded by itself
-    interlaced  whether it is made of two fields
-    """
-
-    pts: Fraction | None
-    time: float
-    index: int
-    key: bool
-    interlaced: bool
-
-    def __array_finalize__(self, other: Any) -> None:
-        for name, default in (
-            ("pts", None), ("time", 0.0), ("index", 0), ("key", False), ("interlaced", False),
-        ):  # fmt: skip
-            setattr(self, name, getattr(other, name, default))
 
 
 class Frames(Iterator[Any]):
@@ -309,7 +284,7 @@ def _run(
     command = [
         *before, "-copyts", *seek, *EXACT, *source.given,
         "-map", f"0:V:{wish.stream}", "-vf", wish.chain(down, begin),
-        *(["-frames:v", str(wish.count)] if wish.count else []),
+        *(["-frames:v", str(min(wish.count, 1 << 62))] if wish.count else []),
         *program.every_frame, "-f", "rawvideo", "-pix_fmt", PIXELS[wish.pixels][0], "pipe:1",
     ]  # fmt: skip
     return Pipe(
@@ -453,9 +428,15 @@ def _frames(
             if index == 0:
                 if source.content:
                     demuxers = program.demuxers if by_program else av_demuxers()
-                    lacking = no_reader("read_frames", demuxers, source.content)
+                    lacking = no_reader("read_frames", demuxers, source.content, source.name)
                     if lacking:
                         raise lacking
+                if wish.rate and not pipe.code and not complaints(pipe.log):
+                    raise FfmpegError(
+                        f"read_frames: fps={wish.rate} leaves no frame of {source.name!r}, which "
+                        "is shorter than half the time of one",
+                        "no-frames",
+                    )
                 raise no_frames("read_frames", source.name, pipe.log, pipe.code)
             if not done:
                 raise failure(pipe.log, pipe.code)
@@ -525,7 +506,7 @@ def _video_arguments(encoder: str, quality: int, width: int, height: int) -> lis
     return [
         "-vf", f"{even}scale=out_color_matrix=bt709:out_range=tv,format=yuv420p",
         "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709",
-        "-color_range", "tv", "-c:v", encoder, *quality_arguments(encoder, quality),
+        "-color_range", "tv", "-c:v", encoder, *quality_arguments("write_frames", encoder, quality),
     ]  # fmt: skip
 
 
@@ -553,13 +534,16 @@ def write_frames(
     program = Ffmpeg.at(ffmpeg)
     path = Path(dst)
     animated = animation_of("write_frames", path, program)
-    muxer = animated.muxer if animated else muxer_of(path, codec)
+    muxer = animated.muxer if animated else muxer_of("write_frames", path, codec)
     rate = check.rate("write_frames", "fps", fps)
+    if not isinstance(frames, Iterable):
+        raise TypeError(f"write_frames: frames must be an iterable, got {type(frames).__name__}")
     iterator = iter(frames)
-    first = next(chain(iterator, [None]))
-    if first is None:
+    for first in iterator:
+        head = _array(first, 0, bool(animated))
+        break
+    else:
         raise ValueError("write_frames: frames must not be empty")
-    head = _array(first, 0, bool(animated))
     height, width = head.shape[:2]
     if not animated and (width < 16 or height < 16):
         raise ValueError(f"write_frames: frames must be at least 16x16, got {width}x{height}")

@@ -31,6 +31,7 @@ from ..verification.checks import (
 from ..verification.filter_checks import device_of
 from ..verification.judge import ask_nvidia
 from ..verification.verdict import NOT_TRIED, PROVEN, Verdict
+from . import arguments as check
 from .hdr import HDR
 from .probing import PROTOCOLS, VideoStream
 
@@ -186,10 +187,10 @@ def tried(program: Ffmpeg, file: Path, video: VideoStream, kind: str, device: st
     )  # fmt: skip
 
 
-def quality_arguments(encoder: str, quality: int) -> list[str]:
+def quality_arguments(where: str, encoder: str, quality: int) -> list[str]:
     """The encoder's arguments for constant quality. Raises ValueError outside 0 to 51."""
-    if not 0 <= quality <= 51:
-        raise ValueError(f"transcode: quality must be in 0..51, got {quality}")
+    if check.whole(where, "quality", quality, 0) > 51:
+        raise ValueError(f"{where}: quality must be in 0..51, got {quality}")
     if encoder.endswith("_nvenc"):
         return ["-rc", "vbr", "-cq", str(quality), "-b:v", "0"]
     if encoder.endswith(("_vaapi", "_vulkan")):

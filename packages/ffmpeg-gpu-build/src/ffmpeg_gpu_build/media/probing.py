@@ -163,7 +163,8 @@ def probe(
             "a device: `read_frames` reads those, once"
         )
     if not Path(path).is_file():
-        raise FileNotFoundError(f"probe: path must be a file, there is none at {os.fspath(path)!r}")
+        what = "is a folder" if Path(path).is_dir() else "there is none"
+        raise FileNotFoundError(f"probe: path must be a file, {what} at {os.fspath(path)!r}")
     program = Ffmpeg.at(ffmpeg)
     answer = _ask_ffprobe(Path(path), program) if program.probe_path else _ask_av(Path(path))
     streams = answer.get("streams", [])
@@ -206,7 +207,7 @@ def _ask_ffprobe(path: Path, program: Ffmpeg) -> dict[str, Any]:
         env=program.env,
     )  # fmt: skip
     if not done.ok:
-        lacking = no_reader("probe", program.demuxers, path)
+        lacking = no_reader("probe", program.demuxers, path, os.fspath(path))
         if lacking:
             raise lacking
         found = diagnose(done.err)

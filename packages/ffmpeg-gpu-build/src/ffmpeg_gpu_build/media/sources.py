@@ -99,7 +99,8 @@ def _of_file(where: str, path: Path) -> Source:
 def _of_bytes(data: bytes | bytearray | memoryview) -> Source:
     """The content in a file without a name, which the program may seek in."""
     descriptor = os.memfd_create("ffmpeg-gpu-build")
-    view = memoryview(data).cast("B")
+    view = memoryview(data)
+    view = view.cast("B") if view.c_contiguous else memoryview(view.tobytes())
     while view:
         view = view[os.write(descriptor, view) :]
     name = f"{len(data)} bytes"
@@ -129,6 +130,8 @@ def opened(where: str, src: Any, urls: bool = False) -> Iterator[Source]:
     if hasattr(src, "read"):
         file: BinaryIO = src
         src = file.read()
+        if isinstance(src, str):
+            raise TypeError(f"{where}: src must be opened in binary ('rb'), not as text")
     if not isinstance(src, (bytes, bytearray, memoryview)):
         raise TypeError(
             f"{where}: src must be a path, bytes or a file opened in binary, got "

@@ -87,19 +87,17 @@ SUBTITLES = {
 }
 
 
-def muxer_of(path: Path, codec: str) -> str:
+def muxer_of(where: str, path: Path, codec: str) -> str:
     """FFmpeg's muxer for a file name. Raises ValueError for an ending we do not write, and for a
     codec that such a file does not hold.
     """
     if path.suffix.lower() not in MUXERS:
-        raise ValueError(
-            f"transcode: dst must end in one of {', '.join(MUXERS)}, got {path.name!r}"
-        )
+        raise ValueError(f"{where}: dst must end in one of {', '.join(MUXERS)}, got {path.name!r}")
     muxer = MUXERS[path.suffix.lower()]
     holds = HOLDS.get(muxer, SOFTWARE)
     if codec in SOFTWARE and codec not in holds:
         raise ValueError(
-            f"transcode: {path.suffix} holds {' or '.join(holds)}, not {codec}: take such a codec, "
+            f"{where}: {path.suffix} holds {' or '.join(holds)}, not {codec}: take such a codec, "
             "or .mkv, which holds them all"
         )
     return muxer
@@ -257,7 +255,7 @@ def transcode(
         )
     program = Ffmpeg.at(ffmpeg)
     animated = animation_of("transcode", target, program)
-    muxer = animated.muxer if animated else muxer_of(target, codec)
+    muxer = animated.muxer if animated else muxer_of("transcode", target, codec)
     media = probe(source, ffmpeg=program)
     if media.video is None:
         raise FfmpegError(f"transcode: {os.fspath(src)!r} has no video stream", "bad-input")
@@ -291,7 +289,7 @@ def transcode(
             elif bitrate:
                 rate = ["-b:v", bitrate]
             else:
-                rate = quality_arguments(pipeline.encoder, quality)
+                rate = quality_arguments("transcode", pipeline.encoder, quality)
             arguments = [
                 *pipeline.before, *EXACT, *PROTOCOLS, "-i", file_argument(source),
                 "-map", f"0:{media.video.index}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
@@ -104,7 +105,12 @@ class Video(Sequence[Any]):
         """The frame of this number, or a list of those of a slice."""
         if isinstance(which, slice):
             return [self[i] for i in range(*which.indices(len(self)))]
-        number = which.__index__()
+        try:
+            number = operator.index(which)
+        except TypeError:
+            raise TypeError(
+                f"Video: index must be a whole number or a slice, got {which!r}"
+            ) from None
         if not -len(self) <= number < len(self):
             raise IndexError(f"Video: index must be within {len(self)} frames, got {number}")
         return self._frame(number % len(self))
