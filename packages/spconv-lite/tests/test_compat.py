@@ -105,6 +105,93 @@ def test_the_package_itself_reads_like_spconv():
         functools.reduce(getattr, path.split("."), sp)
 
 
+def test_functions_over_pairs_give_what_the_layers_give(spconv):
+    from spconv.pytorch import functional, ops
+
+    shape = [6, 7, 8]
+    indices, features = sites(80, shape), torch.randn(80, 3, dtype=torch.float64)
+    leaf = features.clone().requires_grad_()
+    x = spconv.SparseConvTensor(leaf, indices, shape, 1)
+    sizes = [3] * 3, [2] * 3, [1] * 3, [1] * 3, [0] * 3
+    out, *pairs = ops.get_indice_pairs(indices, 1, shape, None, *sizes)
+    layer = spconv.SparseConv3d(3, 4, 3, 2, 1, bias=False, indice_key="d").double()
+    down = layer(x)
+    grad = torch.randn_like(down.features)
+    right = torch.autograd.grad(down.features, [leaf, layer.weight], grad)
+    got = ops.indice_conv_backward(features, layer.weight, grad, *pairs)
+    assert all(torch.allclose(a, b) for a, b in zip(got, right, strict=True))
+    up = spconv.SparseInverseConv3d(4, 3, 3, indice_key="d", bias=False).double()
+    back = functional.indice_inverse_conv(down.features, up.weight, *pairs, 80)
+    assert torch.allclose(back, up(down).features)
+    before = sp.set_max_pool("spconv")
+    try:
+        pooled = spconv.SparseMaxPool3d(3, 2, 1)(x).features
+    finally:
+        sp.set_max_pool(before)
+    assert torch.equal(functional.indice_maxpool(features, *pairs, len(out)), pooled)
+    right = torch.autograd.grad(pooled, leaf, grad[:, :3])[0]
+    got = ops.indice_maxpool_backward(features, pooled, grad[:, :3], *pairs)
+    assert torch.equal(got, right)
+    with pytest.raises(ValueError, match="indice_maxpool: the pairs name rows"):
+        functional.indice_maxpool(features[:40], *pairs, len(out))
+
+
+def test_what_is_not_there_is_refused_by_name_with_the_cure(spconv):
+    from spconv_lite.compat import refused
+
+    for name in refused.NAMES:
+        module = importlib.import_module(name)
+        for missing in refused.refusals(name):
+            stand_in = getattr(module, missing)
+            if not isinstance(stand_in, refused.Refused):
+                continue
+            with pytest.raises(
+                NotImplementedError, match=f"{name}.{missing} is not .*: .* use|core"
+            ):
+                stand_in(1, key=2)
+            with pytest.raises(AttributeError, match=f"{name}.{missing} is not"):
+                stand_in.apply  # noqa: B018
+    for name in refused.MODULES:
+        with pytest.raises(ModuleNotFoundError, match=f"{name} is not in spconv_lite: ."):
+            importlib.import_module(name)
+    with pytest.raises(ModuleNotFoundError, match=r"networks in int8 .* bfloat16"):
+        from spconv.pytorch.quantization.core import quantize_per_tensor  # noqa: F401
+    with pytest.raises(AttributeError, match=r"spconv.pytorch.no_such_name is not in spconv_lite"):
+        spconv.no_such_name  # noqa: B018
+    assert not hasattr(spconv, "no_such_name")
+
+
+def test_every_name_of_an_installed_spconv_leads_somewhere_or_is_refused():
+    """Functions and classes of its public modules; its int8 cannot be imported here."""
+    peer = pytest.importorskip("spconv.pytorch")
+    public = {}
+    parts = "conv core functional hash modules ops pool spatial tables utils"
+    for part in parts.split():
+        module = importlib.import_module(f"spconv.pytorch.{part}")
+        public[f"spconv.pytorch.{part}"] = [
+            name
+            for name, value in vars(module).items()
+            if callable(value) and not name.startswith("_") and _is_spconv_own(value)
+        ]
+    assert sum(map(len, public.values())) > 100
+    assert peer.__file__
+    compat.install(shadow=True)
+    try:
+        for name, known in public.items():
+            module = importlib.import_module(name)
+            missing = {known for known in known if not hasattr(module, known)}
+            assert missing <= INSIDE, (name, missing)
+    finally:
+        compat.uninstall()
+
+
+INSIDE = {"identity_decorator", "spconv_save_debug_data", "main"}  # nothing a client would call
+
+
+def _is_spconv_own(value):
+    return (getattr(value, "__module__", None) or "spconv").startswith("spconv")
+
+
 def test_rows_are_replaced_before_their_indices(spconv):
     """VoxelNeXt merges three scales, then keeps the bird's eye view's unique cells."""
     x = spconv.SparseConvTensor(torch.randn(60, 4), sites(60, [4, 8, 8]), [4, 8, 8], 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import sys
@@ -11,6 +12,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
+from .refused import explain_missing, refusals, refuse_module
 from .tree import TREE
 
 ROOTS = ("spconv", "cumm")
@@ -23,13 +25,17 @@ class _Names(MetaPathFinder, Loader):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         parent = fullname.rpartition(".")[0]
-        if fullname not in TREE or (parent and not _is_ours(parent)):
+        if parent and not _is_ours(parent):
+            return None
+        refuse_module(fullname)
+        if fullname not in TREE:
             return None
         package = any(name.startswith(f"{fullname}.") for name in TREE)
         return ModuleSpec(fullname, self, is_package=package)
 
     def exec_module(self, module: ModuleType) -> None:
-        vars(module).update(TREE[module.__name__]())
+        vars(module).update({**refusals(module.__name__), **TREE[module.__name__]()})
+        vars(module)["__getattr__"] = functools.partial(explain_missing, module.__name__)
         for name in TREE:  # `spconv.constants.X = ...` is written without an import of its own
             parent, _, child = name.rpartition(".")
             if parent == module.__name__:

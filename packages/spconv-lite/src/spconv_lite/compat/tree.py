@@ -21,8 +21,12 @@ from ..layers import modules as modules_module
 from ..layers import pool as pool_module
 from ..layers import tables as tables_module
 from ..layers import tensor as tensor_module
+from . import pairs
 
 VERSION = "2.3.8"  # the release whose names these are
+TORCH = [int(part) for part in torch.__version__.split("+")[0].split(".")[:2]]
+# what spconv's modules ask each other, and clients then them
+_FLAGS = {"CPU_ONLY_BUILD": not torch.cuda.is_available(), "nullcontext": contextlib.nullcontext}
 
 Names = dict[str, Any]
 
@@ -104,6 +108,7 @@ def _constants() -> Names:
 def _tensor() -> Names:
     names = public(tensor_module)
     names["ImplicitGemmIndiceData"] = tensor_module.IndiceData
+    names["PYTORCH_VERSION"] = TORCH
     return {**names, "ConvAlgo": kernels.ConvAlgo}
 
 
@@ -115,12 +120,18 @@ def _everywhere() -> Names:
 def _conv() -> Names:
     names = {**public(conv_module), "SparseConvolutionBase": conv_module.SparseConvolution}
     names["_MAX_NUM_VOXELS_DURING_TRAINING"] = conv_module.VOXEL_COUNT
-    return {**_everywhere(), **names}
+    kinds = (v for v in vars(conv_module).values() if isinstance(v, type))
+    sparse = {v for v in kinds if issubclass(v, conv_module.SparseConvolution)}
+    names["DEFAULT_SPARSE_CONV_TYPES"] = {v for v in sparse if hasattr(v, "_axes")}
+    return {**_everywhere(), **_constants(), **_FLAGS, **names}
 
 
 def _pool() -> Names:
     base = pool_module.SparsePool
-    names = {**public(pool_module), "SparseMaxPool": base, "SparseAvgPool": base}
+    names = {**public(pool_module), **_FLAGS, "SparseMaxPool": base, "SparseAvgPool": base}
+    names["_MAX_NUM_VOXELS_DURING_TRAINING"] = conv_module.VOXEL_COUNT
+    kinds = (v for v in vars(pool_module).values() if isinstance(v, type))
+    names["ALL_POOL_LAYERS"] = {v for v in kinds if issubclass(v, base) and hasattr(v, "_axes")}
     return {**_everywhere(), **names, "SparseGlobalMaxOrAvgPool": pool_module.SparseGlobalPool}
 
 
@@ -132,6 +143,8 @@ def _functional() -> Names:
         "sparse_add_hash_based": functional.sparse_add,
         "indice_conv": ops.indice_conv,
         "indice_subm_conv": ops.indice_conv,
+        "indice_inverse_conv": pairs.indice_inverse_conv,
+        "indice_maxpool": pairs.indice_maxpool,
     }
 
 
@@ -140,8 +153,15 @@ def _ops() -> Names:
         **_core(),
         "get_conv_output_size": geometry.get_conv_output_size,
         "get_deconv_output_size": geometry.get_deconv_output_size,
+        "CUDAKernelTimer": tensor_module.CUDAKernelTimer,
+        **_constants(),
+        **_FLAGS,
+        "INT32_MAX": np.iinfo(np.int32).max,
         "get_indice_pairs": get_indice_pairs,
         "indice_conv": ops.indice_conv,
+        "indice_conv_backward": pairs.indice_conv_backward,
+        "indice_maxpool": pairs.indice_maxpool,
+        "indice_maxpool_backward": pairs.indice_maxpool_backward,
     }
 
 
@@ -165,7 +185,7 @@ def _voxels() -> Names:
         "VoxelGenerator": data.VoxelGenerator,
         "VoxelGeneratorV2": data.VoxelGeneratorV2,
     }
-    return {**by_axes, **generators, "nullcontext": contextlib.nullcontext}
+    return {**by_axes, **generators, **_FLAGS}
 
 
 def _tensorview() -> Names:
@@ -177,12 +197,13 @@ TREE: dict[str, Callable[[], Names]] = {
     "spconv": _spconv,
     "spconv.constants": _constants,
     "spconv.core": _core,
-    "spconv.cppconstants": lambda: {"CPU_ONLY_BUILD": not torch.cuda.is_available()},
-    "spconv.tools": lambda: {"CUDAKernelTimer": tensor_module.CUDAKernelTimer},
+    "spconv.cppconstants": lambda: {**_FLAGS, "HAS_BOOST": False},
+    "spconv.tools": lambda: {**_FLAGS, "CUDAKernelTimer": tensor_module.CUDAKernelTimer},
     "spconv.utils": _voxels,
     "spconv.pytorch": _pytorch,
     "spconv.pytorch.constants": lambda: {
-        "PYTORCH_VERSION": [int(part) for part in torch.__version__.split("+")[0].split(".")[:2]],
+        "PYTORCH_VERSION": TORCH,
+        "TORCH_HAS_AMP": True,
         "is_amp_enabled": torch.is_autocast_enabled,
     },
     "spconv.pytorch.conv": _conv,
@@ -193,7 +214,7 @@ TREE: dict[str, Callable[[], Names]] = {
     "spconv.pytorch.modules": lambda: {**_everywhere(), **public(modules_module)},
     "spconv.pytorch.ops": _ops,
     "spconv.pytorch.pool": _pool,
-    "spconv.pytorch.spatial": lambda: {"RemoveDuplicate": RemoveDuplicate},
+    "spconv.pytorch.spatial": lambda: {**_everywhere(), "RemoveDuplicate": RemoveDuplicate},
     "spconv.pytorch.tables": lambda: {**_everywhere(), **public(tables_module)},
     "spconv.pytorch.utils": _utils,
     "cumm": lambda: {"__version__": "0.7.11"},

@@ -51,7 +51,7 @@ def padded_pairs(indices: Tensor, g: Geometry) -> tuple[Tensor, Tensor, Tensor]:
 def build(indices: Tensor, g: Geometry) -> tuple[Tensor, Rulebook]:
     """Output sites (those of the input for a submanifold layer) and the rulebook."""
     order = _site_order(indices, g) if g.kind == SUBMANIFOLD else None
-    built = _build(indices if order is None else indices[order], g)
+    built = _build(indices if order is None else indices.index_select(0, order), g)
     out_indices = indices
     if g.kind != SUBMANIFOLD:
         out_indices = indices.new_empty((built.out_rows, g.ndim + 1))

@@ -420,10 +420,34 @@ def indice_conv(
         subm, algo, timer: taken for spconv's signature, and without effect.
     """
     volume = math.prod(filters.shape[1:-1])
+    book = book_of_pairs(
+        "indice_conv",
+        indice_pairs,
+        indice_pair_num,
+        volume,
+        features.shape[0],
+        num_activate_out,
+        inverse,
+    )
+    return conv(features, filters, bias, *book, num_activate_out, 1, False)
+
+
+def book_of_pairs(
+    name: str,
+    indice_pairs: Tensor,
+    indice_pair_num: Tensor,
+    volume: int,
+    in_rows: int,
+    out_rows: int,
+    inverse: bool,
+) -> Rulebook:
+    """The compact rulebook of pairs as `get_indice_pairs` gives them, read from output to input
+    where `inverse`. Raises ValueError, in the name of the caller, for pairs of another kernel or
+    that name rows which are not there."""
     if indice_pairs.ndim != 3 or tuple(indice_pairs.shape[:2]) != (2, volume):
         raise ValueError(
-            f"indice_conv: indice_pairs must have shape (2, {volume}, N) for filters of shape "
-            f"{tuple(filters.shape)}, got {tuple(indice_pairs.shape)}"
+            f"{name}: indice_pairs must have shape (2, {volume}, N) for a kernel of {volume} "
+            f"cells, got {tuple(indice_pairs.shape)}"
         )
     place = torch.arange(indice_pairs.shape[2], device=indice_pairs.device)
     offset, at = (place < indice_pair_num[:, None]).nonzero().unbind(1)
@@ -432,14 +456,11 @@ def indice_conv(
         rows_in, rows_out = rows_out, rows_in
     if len(rows_in) and (
         int(torch.minimum(rows_in, rows_out).min()) < 0
-        or int(rows_in.max()) >= features.shape[0]
-        or int(rows_out.max()) >= num_activate_out
+        or int(rows_in.max()) >= in_rows
+        or int(rows_out.max()) >= out_rows
     ):
-        raise ValueError(
-            "indice_conv: the pairs name rows that the features or the output do not have"
-        )
-    book = compact(rows_in, rows_out, offset, num_activate_out, volume)
-    return conv(features, filters, bias, *book, num_activate_out, 1, False)
+        raise ValueError(f"{name}: the pairs name rows that the features or the output do not have")
+    return compact(rows_in, rows_out, offset, out_rows, volume)
 
 
 __all__ = [

@@ -1,0 +1,69 @@
+"""spconv's functions over `indice_pairs` (2, K, N) and `indice_pair_num` (K,) int32, as its
+`get_indice_pairs` gives them. Layers do not come through here: they use the compact rulebook."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..kernels import ops
+
+
+def indice_inverse_conv(
+    features: Tensor,
+    filters: Tensor,
+    indice_pairs: Tensor,
+    indice_pair_num: Tensor,
+    num_activate_out: int,
+    algo: object = None,
+    timer: object = None,
+    bias: Tensor | None = None,
+    *without_effect: object,
+) -> Tensor:
+    """A convolution (num_activate_out, out) over the pairs read from output to input."""
+    pairs = indice_pairs, indice_pair_num
+    return ops.indice_conv(features, filters, *pairs, num_activate_out, True, bias=bias)
+
+
+def indice_conv_backward(
+    features: Tensor,
+    filters: Tensor,
+    out_bp: Tensor,
+    indice_pairs: Tensor,
+    indice_pair_num: Tensor,
+    inverse: bool = False,
+    subm: bool = False,
+    algo: object = None,
+    timer: object = None,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of features (N, C) and filters (out, k..., C) for `out_bp` (M, out), that of the
+    output of `indice_conv`."""
+    with torch.enable_grad():
+        leaves = features.detach().requires_grad_(), filters.detach().requires_grad_()
+        out = ops.indice_conv(*leaves, indice_pairs, indice_pair_num, out_bp.shape[0], inverse)
+    return torch.autograd.grad(out, leaves, out_bp)
+
+
+def indice_maxpool(
+    features: Tensor, indice_pairs: Tensor, indice_pair_num: Tensor, num_activate_out: int
+) -> Tensor:
+    """The maximum (num_activate_out, C) over the pairs of each output row, and zero: spconv's."""
+    volume = indice_pairs.shape[1]
+    rows = features.shape[0], num_activate_out
+    pairs = indice_pairs, indice_pair_num
+    book = ops.book_of_pairs("indice_maxpool", *pairs, volume, *rows, False)
+    return ops.max_pool(features, *book, num_activate_out, volume, True)
+
+
+def indice_maxpool_backward(
+    features: Tensor,
+    out_features: Tensor,
+    out_bp: Tensor,
+    indice_pairs: Tensor,
+    indice_pair_num: Tensor,
+) -> Tensor:
+    """The gradient of the features (N, C) of `indice_maxpool` for `out_bp` (M, C)."""
+    with torch.enable_grad():
+        leaf = features.detach().requires_grad_()
+        out = indice_maxpool(leaf, indice_pairs, indice_pair_num, out_bp.shape[0])
+    return torch.autograd.grad(out, leaf, out_bp)[0]
