@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
 
-from engines import versions
+from engines import keep_other_cases, versions
 from measure import Bench
 
 CHOICES = 10
@@ -65,6 +65,7 @@ def main() -> None:
                 )
     finally:
         busy.kill()
+    keep_other_cases(bench)
     bench.finish()
 
 

@@ -103,7 +103,7 @@ def compare(case: str, ours: dict[str, float], peer: dict[str, float], note: str
 
 
 def keep_other_cases(bench: Bench) -> None:
-    """Take over rows and versions of the --json file: a long run may be split."""
+    """Take over rows, facts and versions of the --json file: a long run may be split."""
     path = bench.options.json
     if bench.options.only and path is not None and path.exists():
         measured = {row.case for row in bench.rows}
@@ -111,6 +111,7 @@ def keep_other_cases(bench: Bench) -> None:
         bench.versions = {**earlier["versions"], **bench.versions}
         rows = [Row(**row) for row in earlier["rows"]]
         bench.rows[:0] = [row for row in rows if row.case not in measured]
+        bench.facts = {**earlier["facts"], **bench.facts}
 
 
 def facts(bench: Bench, label: str, rows: list[Row]) -> None:

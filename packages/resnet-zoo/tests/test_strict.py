@@ -13,6 +13,7 @@ from resnet_zoo.inference import EQUAL, engines
 from resnet_zoo.inference.export import export_onnx
 from resnet_zoo.inference.fused import FusedResNet, unavailable
 from resnet_zoo.inference.known import unknown_part
+from resnet_zoo.inference.onednn_graph import OneDnnGraph
 
 SIDE = 48
 X = (2, 3, SIDE, SIDE)
@@ -220,9 +221,11 @@ def test_a_known_module_in_another_place_is_seen(kind):
     model = calibrated(model)
     folded = fold_batchnorm(model)
     assert unknown_part(folded) is not None
+    x = torch.randn(X)
     with pytest.raises(RuntimeError, match="FusedResNet: "):
         FusedResNet(model)
-    x = torch.randn(X)
+    with pytest.raises(RuntimeError, match="OneDnnGraph: "):
+        OneDnnGraph(model, x)
     assert relative(folded(x), model(x)) < 1e-5
 
 
@@ -253,6 +256,7 @@ def test_variants_fold_and_fuse(name):
         expected = model(x)
         assert relative(fold_batchnorm(model)(x), expected) < 1e-5
         assert relative(FusedResNet(model)(x), expected) < 1e-5
+        assert relative(OneDnnGraph(model, x)(x), expected) < 1e-5
 
 
 @fused
@@ -266,8 +270,8 @@ def test_optimised_trunks_give_every_map(stem, indices):
     x = torch.randn(X)
     expected = trunk(x)
     fast = optimize(trunk, "fast", example=X)
-    assert "fused oneDNN" in {t.name for t in fast.report.trials if not t.note}
-    for run in (fast, FusedResNet(trunk)):
+    assert {"fused oneDNN", "oneDNN graph"} <= {t.name for t in fast.report.trials if not t.note}
+    for run in (fast, FusedResNet(trunk), OneDnnGraph(trunk, x)):
         found = run(x)
         assert len(found) == len(indices)
         assert all(relative(a, b) < 1e-5 for a, b in zip(found, expected, strict=True))
@@ -281,17 +285,19 @@ def model():
     return small()
 
 
-@pytest.fixture(scope="module", params=["fold", "fused oneDNN", "onnxruntime"])
+@pytest.fixture(scope="module", params=["fold", "oneDNN graph", "fused oneDNN", "onnxruntime"])
 def fast(request, model):
     kind = request.param
     if kind == "onnxruntime":
         pytest.importorskip("onnxruntime")
         return optimize(model, engine="onnxruntime", example=X)
-    if kind == "fused oneDNN" and unavailable() is not None:
+    if kind != "fold" and unavailable() is not None:
         pytest.skip("no fused convolutions here")
     done = optimize(model, "fold", example=X)
     if kind == "fused oneDNN":
         done.run = FusedResNet(model)
+    if kind == "oneDNN graph":
+        done.run = OneDnnGraph(model, torch.randn(X))
     return done
 
 
@@ -369,6 +375,34 @@ def test_copies_and_pickles_give_the_same_and_parents_train(fast):
     for move in (lambda: parent.double(), lambda: fast.half(), lambda: fast.to("meta")):
         with pytest.raises(RuntimeError, match="optimize it there"):
             move()
+
+
+@fused
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_a_graph_is_made_of_fused_convolutions_and_again_for_other_threads(dtype, capfd):
+    if unavailable(dtype) is not None:
+        pytest.skip(unavailable(dtype))
+    trunk = calibrated(small(features_only=True))
+    x, threads = torch.randn(X), torch.get_num_threads()
+    graph = OneDnnGraph(trunk, x, dtype)
+    assert not torch.jit.onednn_fusion_enabled()
+    before, expected = graph.made, trunk(x)
+    capfd.readouterr()
+    with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+        found = graph(x)
+    told = capfd.readouterr().out
+    assert graph.made is before
+    assert told.count("graph,exec,cpu") >= len(trunk.stages) * 4  # each convolution, of any picture
+    assert "aten::_convolution;aten::add;aten::relu" in told
+    tolerance = 1e-5 if dtype is torch.float32 else 0.05
+    assert all(relative(a, b) < tolerance for a, b in zip(found, expected, strict=True))
+    try:
+        torch.set_num_threads(threads % 2 + 1)
+        assert all(relative(a, b) < tolerance for a, b in zip(graph(x), expected, strict=True))
+        assert graph.made is not before
+    finally:
+        torch.set_num_threads(threads)
 
 
 # -- engines --------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any, List  # noqa: UP035 (TorchScript)
 import torch
 from torch import Tensor, nn
 
-from . import frozen
+from .frozen import Freezable
 from .resnet import ResNet, checkpointed, take_indices
 
 
@@ -56,7 +56,7 @@ class FeatureInfo:
         return len(self.info)
 
 
-class ResNetFeatures(nn.Module):
+class ResNetFeatures(Freezable):
     """The trunk of a ResNet, returning a list of feature maps.
 
     (N, C, H, W) -> [(N, channels[i], H / strides[i], W / strides[i])], one for each chosen index.
@@ -133,31 +133,6 @@ class ResNetFeatures(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """As ResNet.set_grad_checkpointing."""
         self.grad_checkpointing = enable
-
-    def freeze(self, stages: int) -> "ResNetFeatures":
-        """As ResNet.freeze, for the stages that are kept."""
-        if not -1 <= stages <= len(self.stages):
-            raise ValueError(
-                f"freeze: stages must be -1 (nothing), 0 (stem) or 1 to {len(self.stages)}, got "
-                f"{stages}"
-            )
-        self.frozen_stages = stages
-        self.requires_grad_(True)
-        frozen.release(self)
-        frozen.freeze(self._frozen_parts())
-        return self.train(self.training)
-
-    def _frozen_parts(self) -> list[nn.Module]:
-        if self.frozen_stages < 0:
-            return []
-        return [self.conv1, self.bn1, *self.stages[: self.frozen_stages]]
-
-    def train(self, mode: bool = True) -> "ResNetFeatures":
-        """As ResNet.train."""
-        super().train(mode)
-        for part in self._frozen_parts():
-            part.eval()
-        return self
 
 
 def _ascending(out_indices: int | Sequence[int]) -> tuple[int, ...]:

@@ -2,14 +2,17 @@
 
 A frozen stage must not go on averaging its norms' statistics, also when it runs inside another
 container (feature extractors, Sequential) whose `train()` does not know the model it came from. So
-each module of it carries its own `train`.
+each module of it carries its own `train`. `Freezable` is what networks of a stem and stages share.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from torch import nn
+
+Network = TypeVar("Network", bound="Freezable")
 
 
 class _StayInEvaluation:
@@ -37,8 +40,48 @@ def release(part: nn.Module) -> None:
             del module.__dict__["train"]
 
 
-def freeze(parts: list[nn.Module]) -> None:
-    """Stop `parts` from learning: no gradients, and evaluation mode for good."""
-    for part in parts:
-        part.requires_grad_(False)
-        hold_in_evaluation(part)
+class Freezable(nn.Module):
+    """A network of a stem (`conv1`, `bn1`) and `stages`, whose first parts can be frozen.
+
+    `frozen_stages` is -1 (nothing), 0 (the stem), or the number of stages frozen beside it.
+    """
+
+    __jit_unused_properties__ = ("stages",)
+
+    @property
+    def stages(self) -> Sequence[nn.Sequential]:
+        """The stages in the order of execution."""
+        raise NotImplementedError
+
+    def freeze(self: Network, stages: int) -> Network:
+        """Stop training of the stem (0), and of the stages up to `stages` (1 to 4); -1 unfreezes.
+
+        Their parameters stop requiring gradients and their norms stay in evaluation mode, also
+        after `train()`, and also inside another module that takes them over (a scripted copy alone
+        forgets it: TorchScript keeps no `train` of a module's own). Raises ValueError for a stage
+        that there is not.
+        """
+        count = len(self.stages)
+        if not -1 <= stages <= count:
+            raise ValueError(
+                f"freeze: stages must be -1 (nothing), 0 (stem) or 1 to {count}, got {stages}"
+            )
+        self.frozen_stages = stages
+        self.requires_grad_(True)
+        release(self)
+        for part in self._frozen_parts():
+            part.requires_grad_(False)
+            hold_in_evaluation(part)
+        return self.train(self.training)
+
+    def train(self: Network, mode: bool = True) -> Network:
+        """As nn.Module.train, except that frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for part in self._frozen_parts():  # also a norm that was put in after freezing
+            part.eval()
+        return self
+
+    def _frozen_parts(self) -> list[nn.Module]:
+        if self.frozen_stages < 0:
+            return []
+        return [self.conv1, self.bn1, *self.stages[: self.frozen_stages]]

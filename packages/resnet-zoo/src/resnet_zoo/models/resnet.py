@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from . import frozen
 from .blocks import (
     ATTENTIONS,
     AttentionPool,
@@ -31,6 +30,7 @@ from .blocks import (
     make_shortcut,
     stochastic_depth,
 )
+from .frozen import Freezable
 
 __all__ = [
     "POOLS",
@@ -51,7 +51,7 @@ POOLS = ("avg", "max", "attention", "")
 _DILATED = {32: (False, False, False), 16: (False, False, True), 8: (False, True, True)}
 
 
-class ResNet(nn.Module):
+class ResNet(Freezable):
     """A stem, four stages of residual blocks, pooling and a linear classifier.
 
     Args:
@@ -399,35 +399,6 @@ class ResNet(nn.Module):
         if prune_head or last < 4:
             self.reset_classifier(0, "")
         return taken
-
-    def freeze(self, stages: int) -> "ResNet":
-        """Stop training of the stem (0), and of the stages up to `stages` (1 to 4); -1 unfreezes.
-
-        Their parameters stop requiring gradients and their norms stay in evaluation mode, also
-        after `train()`, and also inside another module that takes them over (a scripted copy alone
-        forgets it: TorchScript keeps no `train` of a module's own).
-        """
-        if not -1 <= stages <= 4:
-            raise ValueError(
-                f"freeze: stages must be -1 (nothing), 0 (stem) or 1 to 4, got {stages}"
-            )
-        self.frozen_stages = stages
-        self.requires_grad_(True)
-        frozen.release(self)
-        frozen.freeze(self._frozen_parts())
-        return self.train(self.training)
-
-    def _frozen_parts(self) -> list[nn.Module]:
-        if self.frozen_stages < 0:
-            return []
-        return [self.conv1, self.bn1, *self.stages[: self.frozen_stages]]
-
-    def train(self, mode: bool = True) -> "ResNet":
-        """As nn.Module.train, except that frozen parts stay in evaluation mode."""
-        super().train(mode)
-        for part in self._frozen_parts():  # also a norm that was put in after freezing
-            part.eval()
-        return self
 
 
 def _make_stem(stem: str, in_channels: int, planes: int, norm_layer: NormLayer) -> nn.Module:
