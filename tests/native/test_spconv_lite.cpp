@@ -2,6 +2,7 @@
 #include <cpu/conv.h>
 #include <cpu/rulebook.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "native/check.h"

@@ -1,4 +1,5 @@
 // A C++ project that uses the core alone: builds a grid, validates it, draws it, and says what it saw.
+#include <algorithm>
 #include <cstdio>
 
 #include "build/build.h"

@@ -2,6 +2,7 @@
 // sanitizers by test_streaming.py. Each cut must be whole: every leaf has one cluster that stands for it, and
 // its page is there.
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>

@@ -1,4 +1,6 @@
 // One frame: culled, drawn, and what its pixels are asked for.
+#include <algorithm>
+
 #include "bindings/arrays.h"
 #include "bindings/stages.h"
 #include "native/check.h"

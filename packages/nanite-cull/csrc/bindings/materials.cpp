@@ -1,4 +1,6 @@
 // Materials and the pyramids of their textures.
+#include <algorithm>
+
 #include "bindings/arrays.h"
 #include "bindings/stages.h"
 #include "build/surfaces.h"

@@ -1,4 +1,6 @@
 // Views, options and scenes.
+#include <algorithm>
+
 #include "bindings/arrays.h"
 #include "bindings/stages.h"
 #include "native/check.h"

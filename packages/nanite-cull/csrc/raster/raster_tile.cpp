@@ -1,5 +1,7 @@
 #include "raster/raster_tile.h"
 
+#include <algorithm>
+
 #include "native/dispatch.h"
 
 #if defined(__x86_64__)

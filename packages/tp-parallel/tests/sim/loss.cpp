@@ -1,6 +1,7 @@
 // The CUDA cross-entropy kernels in the simulator, beside plain loops in double.
 #include <cuda/loss.cu>
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 #include <vector>
