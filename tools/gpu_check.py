@@ -197,9 +197,13 @@ def device_programs(architecture: str) -> list[Phase]:
     return phases
 
 
+def has_kernels(package: workspace.Package) -> bool:
+    return any((package.folder / "csrc").rglob("*.cu"))
+
+
 def build_phases(architecture: str, packages: Sequence[workspace.Package]) -> list[Phase]:
     """One ninja graph over the packages with CUDA kernels; what fails does not stop the rest."""
-    wanted = [p.name for p in packages if (p.folder / "csrc" / "cuda").is_dir()]
+    wanted = [p.name for p in packages if has_kernels(p)]
     if not wanted:
         return []
     tree = str(ROOT / "build" / "gpu" / "tree")
@@ -218,7 +222,7 @@ def build_phases(architecture: str, packages: Sequence[workspace.Package]) -> li
 
 def python_path(packages: Sequence[workspace.Package]) -> dict[str, str]:
     """Native packages as built, the others from their sources; then what was carried."""
-    sources = [str(p.folder / "src") for p in packages if not (p.folder / "csrc" / "cuda").is_dir()]
+    sources = [str(p.folder / "src") for p in packages if not has_kernels(p)]
     path = [str(SITE), *sources, str(CARRY / "python"), str(TOOLS)]
     environment = {"PYTHONPATH": os.pathsep.join(path)}
     if (ffmpeg := CARRY / "ffmpeg").exists():

@@ -88,6 +88,7 @@ def compile_kernels(
     architecture: str = ARCHITECTURES[0],
     include_dirs: Sequence[Path] = (),
     defines: Sequence[str] = (),
+    flags: Sequence[str] = (),
 ) -> dict[str, Usage]:
     """Compiles one .cu or .cuh file for one architecture; returns the usage of its kernels.
 
@@ -95,17 +96,21 @@ def compile_kernels(
     """
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "kernels.cubin"
-        said = _run(source, architecture, include_dirs, defines, ["-cubin", "-o", str(target)])
+        output = [*flags, "-cubin", "-o", str(target)]
+        said = _run(source, architecture, include_dirs, defines, output)
     return parse_ptxas(said)
 
 
 def ptx(
-    source: Path, architecture: str = ARCHITECTURES[0], include_dirs: Sequence[Path] = ()
+    source: Path,
+    architecture: str = ARCHITECTURES[0],
+    include_dirs: Sequence[Path] = (),
+    flags: Sequence[str] = (),
 ) -> str:
     """The PTX of one file: to look for instructions that a kernel relies on."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "kernels.ptx"
-        _run(source, architecture, include_dirs, (), ["-ptx", "-o", str(target)])
+        _run(source, architecture, include_dirs, (), [*flags, "-ptx", "-o", str(target)])
         return target.read_text()
 
 
@@ -113,13 +118,14 @@ def measure(
     sources: Sequence[Path],
     architectures: Sequence[str] = ARCHITECTURES,
     include_dirs: Sequence[Path] = (),
+    flags: Sequence[str] = (),
 ) -> Report:
     """Usage of every kernel of the files, by architecture."""
     return {
         arch: {
             name: usage
             for source in sources
-            for name, usage in compile_kernels(source, arch, include_dirs).items()
+            for name, usage in compile_kernels(source, arch, include_dirs, (), flags).items()
         }
         for arch in architectures
     }
@@ -178,12 +184,13 @@ def check(
     sources: Sequence[Path],
     architectures: Sequence[str] = ARCHITECTURES,
     include_dirs: Sequence[Path] = (),
+    flags: Sequence[str] = (),
 ) -> Report:
     """Compiles the files and holds them to the budget file; returns what was measured.
 
     Raises GuardError that names each kernel outside its budget.
     """
-    report = measure(sources, architectures, include_dirs)
+    report = measure(sources, architectures, include_dirs, flags)
     wrong = compare(json.loads(budget_file.read_text()), report, release())
     if wrong:
         raise GuardError("\n".join([f"{budget_file.name}: not within the budget", *wrong]))
@@ -261,13 +268,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--budget", type=Path, required=True, help="the JSON file of limits")
     parser.add_argument("--arch", action="append", help=f"default: {', '.join(ARCHITECTURES)}")
     parser.add_argument("-I", dest="include", type=Path, action="append", default=[])
+    parser.add_argument("--flag", action="append", default=[], help="a further option of nvcc")
     parser.add_argument("--update", action="store_true", help="write what was measured as limits")
     options = parser.parse_args(argv)
     if reason := missing():
         print(reason, file=sys.stderr)
         return 2
     try:
-        report = measure(options.sources, options.arch or ARCHITECTURES, options.include)
+        report = measure(
+            options.sources, options.arch or ARCHITECTURES, options.include, options.flag
+        )
         if options.update:
             update(options.budget, report)
         wrong = compare(json.loads(options.budget.read_text()), report, release())

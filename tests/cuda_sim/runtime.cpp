@@ -290,9 +290,10 @@ int most_blocks() { return 1 + static_cast<int>(host_draw(3)); }
 
 void* allocate(std::size_t bytes) {
   require_host("allocate");
-  // At least one byte, so that every array has an address of its own.
-  void* memory = std::malloc(bytes ? bytes : 1);
-  if (!memory) throw Error(text("cusim: no memory for %zu bytes", bytes));
+  // At least one byte, so that every array has an address of its own; aligned as a device does it.
+  void* memory = nullptr;
+  if (posix_memalign(&memory, 256, bytes ? bytes : 1) != 0)
+    throw Error(text("cusim: no memory for %zu bytes", bytes));
   std::memset(memory, poison, bytes ? bytes : 1);
   if (!bytes) asan_poison(memory, 1);
   allocations[static_cast<char*>(memory)] = {bytes, false};

@@ -102,10 +102,15 @@ def _missing() -> str | None:
 
 
 def build(
-    program: Path, flavour: str, include_dirs: Sequence[Path] = (), build_dir: Path = BUILD
+    program: Path,
+    flavour: str,
+    include_dirs: Sequence[Path] = (),
+    build_dir: Path = BUILD,
+    link: Sequence[str] = (),
 ) -> Path:
     """Builds ``program`` (a .cpp file) in a flavour and returns the executable.
 
+    link: archives and linker options behind the program, such as the CPU twin of its kernels.
     Raises RuntimeError with the command and the compiler's messages when it does not compile.
     """
     program = program.resolve()
@@ -122,8 +127,9 @@ def build(
     name = f"{program.stem}-{hashlib.sha256(str(program).encode()).hexdigest()[:8]}"
     kernels = _compile(program, folder / f"{name}.o", [*base, *flags])
     executable = folder / name
-    if not _newer(executable, [runtime, kernels]):
-        _produce(executable, [_cxx(), *flags, str(runtime), str(kernels)])
+    archives = [Path(name) for name in link if not name.startswith("-")]
+    if not _newer(executable, [runtime, kernels, *archives]):
+        _produce(executable, [_cxx(), *flags, str(runtime), str(kernels), *link])
     return executable
 
 
@@ -191,6 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("program", type=Path, help="a .cpp file with CUSIM_CASEs")
     parser.add_argument("cases", nargs="*", help="which cases (default: all)")
     parser.add_argument("-I", dest="include", type=Path, action="append", default=[])
+    parser.add_argument("--link", action="append", default=[], help="archive or linker option")
     parser.add_argument("--flavour", choices=FLAVOURS, action="append", help="default: all three")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=5)
@@ -200,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     failed = 0
     for flavour in options.flavour or FLAVOURS:
-        executable = build(options.program, flavour, options.include)
+        executable = build(options.program, flavour, options.include, link=options.link)
         for case in options.cases or cases(executable):
             outcome = run(executable, case, seed=options.seed, seeds=options.seeds)
             print(f"{flavour:6} {case:50} {'clean' if outcome.code == CLEAN else 'FAILED'}")

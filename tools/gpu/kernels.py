@@ -1,5 +1,6 @@
 """Times of single kernels on a device, a line each: sparse convolution (lidar of 120,000 sites, 64
-channels), the loss (bfloat16 [8192, 50304]) and the gates, by every choice of kernels there is.
+channels), the loss (bfloat16 [8192, 50304]), the gates and a culled frame, by every choice of
+kernels there is.
 
 A choice that raises has its error for a line and does not stop the next. `--device cpu --small`:
 the same lines come from the CPU kernels: for a test of this file.
@@ -123,6 +124,35 @@ def gates(device: str, kernels: str, small: bool) -> Cases:
             yield f"40 filters, T 10, forward bfloat16, {kernels}", lambda: half(narrow)
 
 
+def frame(device: str, kernels: str, small: bool) -> Cases:
+    """Culling, drawing and the way back of a picture, after its equality with the CPU's is seen."""
+    if kernels != "native":
+        return
+    import nanite_cull as nc
+    from nanite_cull import meshes
+
+    asset, side = nc.build(*meshes.planet(3 if small else 7)), 2 if small else 100
+    places = torch.eye(4, dtype=torch.float64).repeat(side * side, 1, 1)
+    steps = 3.0 * torch.arange(side, dtype=torch.float64)
+    places[:, 0, 3], places[:, 1, 3] = steps.repeat(side), steps.repeat_interleave(side)
+    scene = nc.Scene()
+    scene.add(asset, places.numpy())
+    size = (64, 48) if small else (1920, 1080)
+    camera = nc.Camera.look_at((-3, -3, 6), (15, 15, 0))
+    expected = nc.Renderer(*size, max_candidate_nodes=1 << 20).render(scene, camera)
+    million = asset.statistics()["source_triangles"] * len(scene) // 10**6
+    for traversal in ("levels", "persistent"):
+        renderer = nc.Renderer(
+            *size, device=device, traversal=traversal, max_candidate_nodes=1 << 20
+        )
+        if (renderer.render(scene, camera).visibility != expected.visibility).any():
+            raise RuntimeError(f"{traversal}: the picture differs from the CPU's")
+        yield (
+            f"frame of {million} M instanced triangles, {size[0]}x{size[1]}, {traversal}",
+            lambda renderer=renderer: renderer.render(scene, camera),
+        )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
@@ -134,7 +164,7 @@ def main() -> int:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     failed = 0
     choices = ("triton", "native", "torch") if options.device == "cuda" else ("native", "torch")
-    for family in (convolution, loss, gates):
+    for family in (convolution, loss, gates, frame):
         for kernels in choices:
             try:
                 for case, call in family(options.device, kernels, options.small):

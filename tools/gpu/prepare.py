@@ -1,4 +1,4 @@
-"""What travels to a borrowed machine: device programs, nanobind, perhaps an ffmpeg."""
+"""What travels to a borrowed machine: device programs, Python packages, perhaps an ffmpeg."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from pathlib import Path
 from workspace import ROOT
 
 SIMULATOR = ROOT / "tests" / "cuda_sim"
+# What decides pixels is compiled without contraction, and compared with the package's CPU core.
+FLAGS = {"nanite-cull": ["-fmad=false"]}
+CORES = {"nanite-cull": "libnanite_cull_core.a"}
+PYTHON = "3.12"  # of the machine
+PYTHON_PACKAGES = ("nanobind", "meshoptimizer>=0.2.30a0", "pillow", "tqdm")
 MOST_BYTES = 40 * 2**20  # of the 64 MiB that tree and carried files have together
 
 
@@ -31,7 +36,11 @@ def build_program(source: Path, includes: list[Path], architecture: str, folder:
     paths = [SIMULATOR, ROOT / "cmake" / "include", *includes]
     command = ["nvcc", "-std=c++17", "-O2", "-lineinfo", f"-arch=sm_{architecture}"]
     command += ["-cudart", "static", "-Xptxas", "-suppress-stack-size-warning"]
-    command += [*(f"-I{path}" for path in paths), "-x", "cu", str(source), "-o", str(target)]
+    command += [*FLAGS.get(package, ()), *(f"-I{path}" for path in paths)]
+    command += ["-x", "cu", str(source), "-o", str(target)]
+    if core := CORES.get(package):  # as built here; libgomp may be missing there
+        archive = source.parents[2] / "build" / "editable" / core
+        command += ["-Xlinker", str(archive), "-Xlinker", "-l:libgomp.a", "-ldl", "-lpthread"]
     subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     return target
 
@@ -49,7 +58,8 @@ def prepare(carry: Path, architecture: str, ffmpeg: Path | None) -> int:
             failed = 1
             print(f"{source} does not compile for a device:\n{error.stdout.decode()}")
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-compile"]
-    subprocess.run([*pip, "--target", str(carry / "python"), "nanobind"], check=True)
+    pip += ["--only-binary", ":all:", "--python-version", PYTHON, "--target", str(carry / "python")]
+    subprocess.run([*pip, *PYTHON_PACKAGES], check=True)
     if ffmpeg is not None:
         shutil.copy2(ffmpeg, carry / "ffmpeg")
     size = sum(path.stat().st_size for path in carry.rglob("*") if path.is_file())

@@ -177,6 +177,19 @@ inline void copy_on_device(void* target, const void* source, std::size_t bytes, 
     check(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDeviceToDevice, stream), "dev::copy_on_device");
 }
 
+// Memory of the current device. Allocating and releasing it may wait for the device.
+inline void* allocate(std::size_t bytes) {
+  void* memory = nullptr;
+  if (bytes) check(cudaMalloc(&memory, bytes), "dev::allocate");
+  return memory;
+}
+inline void release(void* memory) { cudaFree(memory); }  // only a lost device refuses
+
+// Copies to the device, in the stream's order; the host's memory may change when this returns.
+inline void upload(void* target, const void* host, std::size_t bytes, Stream stream) {
+  if (bytes) check(cudaMemcpyAsync(target, host, bytes, cudaMemcpyHostToDevice, stream), "dev::upload");
+}
+
 // Copies to the host and waits for the stream: the only call here that synchronises.
 inline void read_back(void* host, const void* device, std::size_t bytes, Stream stream) {
   if (!bytes) return;
@@ -254,6 +267,16 @@ inline void fill_bytes(void* target, int byte, std::size_t bytes, Stream stream)
 
 inline void copy_on_device(void* target, const void* source, std::size_t bytes, Stream stream) {
   cusim::copy_on_device(stream, target, source, bytes);
+}
+
+inline void* allocate(std::size_t bytes) { return bytes ? cusim::allocate(bytes) : nullptr; }
+inline void release(void* memory) {
+  if (memory) cusim::release(memory);
+}
+
+inline void upload(void* target, const void* host, std::size_t bytes, Stream stream) {
+  (stream ? *stream : cusim::default_device()).wait();
+  if (bytes) cusim::upload(target, host, bytes);
 }
 
 inline void read_back(void* host, const void* device, std::size_t bytes, Stream stream) {

@@ -11,6 +11,10 @@
 #include "resolve/resolve.h"
 #include "resolve/shade.h"
 
+#ifdef WITH_CUDA
+#include "raster/device_frame.h"
+#endif
+
 using namespace nanite_cull;
 
 namespace {
@@ -299,6 +303,32 @@ void nanite_cull::bind_frame(nb::module_& m) {
           },
           "positions"_a.noconvert(), "faces"_a.noconvert(), "matrix"_a.noconvert(), "options"_a, "width"_a,
           "height"_a);
+
+#ifdef WITH_CUDA
+  // As Frame.cull, and Frame.raster, on a device that keeps the scene.
+  nb::class_<cuda::DeviceFrame>(m, "DeviceFrame").def(nb::init<>());
+  m.def("cull_on_device", [](Frame& f, cuda::DeviceFrame& device, const Scene& scene, const View& view,
+                             const CullOptions& options) {
+    {
+      nb::gil_scoped_release released;
+      f.context.init_context(view, options);
+      const std::shared_lock held(scene.lock);
+      device.cull(scene, view, options, f.visible, f.cull_stats);
+      f.context.find_assets(scene, Streamer::Hold(nullptr));
+      f.context.collect_draws(scene, f.visible, f.draws);
+      f.motion.to_clip.clear();
+    }
+    return cull_stats(f.cull_stats);
+  });
+  m.def("raster_on_device",
+        [](Frame& f, cuda::DeviceFrame& device, const View& view, const RasterOptions& options) {
+          {
+            nb::gil_scoped_release released;
+            device.draw(view, options, f.buffer, f.raster_stats);
+          }
+          return raster_stats(f.raster_stats);
+        });
+#endif
 
   m.def("object_to_clip", [](const View& view, const Scene& scene, uint32_t instance) {
     const std::shared_lock held(scene.lock);

@@ -14,6 +14,11 @@ NB_MODULE(_C, m) {
   m.def("open_meshoptimizer", [](const std::string& path) { return open_meshopt(path).path; });
   m.def("instruction_set", [] { return native::name(native::isa()); });
   m.def("max_threads", [] { return native::max_threads(); });
+#ifdef WITH_CUDA
+  m.attr("cuda_architectures") = NATIVE_CUDA_ARCHITECTURES;
+#else
+  m.attr("cuda_architectures") = "";
+#endif
   bind_materials(m);
   bind_asset(m);
   bind_scene(m);

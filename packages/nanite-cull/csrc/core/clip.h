@@ -9,9 +9,8 @@ namespace nanite_cull {
 constexpr int max_clipped_corners = 10;  // 3, one more for each of 5 planes, and room
 
 // Clips a polygon in place by plane . v >= 0. A crossing is computed from its inner end, so two triangles
-// that share an edge get the same point.
-HD inline int clip_by(const float* plane, ClipVertex* polygon, int count) {
-  ClipVertex out[max_clipped_corners];
+// that share an edge get the same point. `out` holds max_clipped_corners in between.
+HD inline int clip_by(const float* plane, ClipVertex* polygon, int count, ClipVertex* out) {
   int kept = 0;
   for (int i = 0; i < count; ++i) {
     const ClipVertex &a = polygon[i], &b = polygon[i + 1 == count ? 0 : i + 1];
@@ -35,8 +34,10 @@ HD inline bool before(const ClipVertex& a, const ClipVertex& b) {
   return a.w < b.w;
 }
 
-// The fan of fixed-point corners that a triangle becomes, or 0. `polygon` holds its three corners.
-HD inline int clip_triangle(const Screen& screen, ClipVertex* polygon, FixedVertex* fixed) {
+// The fan of fixed-point corners that a triangle becomes, or 0. `polygon` holds its three corners; all three
+// arrays have room for max_clipped_corners.
+HD inline int clip_triangle(const Screen& screen, ClipVertex* polygon, ClipVertex* scratch,
+                            FixedVertex* fixed) {
   // the same fan whichever corner the triangle is stored from
   int first = 0;
   for (int i = 1; i < 3; ++i)
@@ -47,9 +48,15 @@ HD inline int clip_triangle(const Screen& screen, ClipVertex* polygon, FixedVert
   }
   // the guard band in clip space, safely inside fixed_limit
   const float gx = float(fixed_limit) / (2 * screen.half_x), gy = float(fixed_limit) / (2 * screen.half_y);
-  const float planes[5][4] = {{0, 0, -1, 1}, {-1, 0, 0, gx}, {1, 0, 0, gx}, {0, -1, 0, gy}, {0, 1, 0, gy}};
   int count = 3;
-  for (int i = 0; i < 5 && count >= 3; ++i) count = clip_by(planes[i], polygon, count);
+  for (int i = 0; i < 5 && count >= 3; ++i) {
+    const float side = i % 2 ? -1 : 1;
+    const float plane[4] = {i == 1 || i == 2 ? side : 0, i > 2 ? side : 0, i == 0 ? -1.0f : 0,
+                            i == 0  ? 1
+                            : i < 3 ? gx
+                                    : gy};
+    count = clip_by(plane, polygon, count, scratch);
+  }
   if (count < 3) return 0;
   for (int i = 0; i < count; ++i) {
     // a crossing computed on the near plane may fall behind it by its rounding

@@ -51,8 +51,7 @@ struct FixedTriangle {
 // A 128-bit integer as a float: its 62 leading bits, truncated, then rounded once.
 HD inline float to_float(__int128 value) {
   const bool negative = value < 0;
-  unsigned __int128 bits =
-      negative ? -static_cast<unsigned __int128>(value) : static_cast<unsigned __int128>(value);
+  auto bits = static_cast<unsigned __int128>(negative ? -value : value);
   float scale = 1;
   while (bits >> 62 != 0) bits >>= 16, scale *= 65536.0f;
   const float size = float(static_cast<int64_t>(bits)) * scale;
@@ -98,6 +97,12 @@ HD inline void depth_plane(const FixedVertex& p, const FixedVertex& q, const Fix
   }
 }
 
+// Whether edge values of a triangle fit 32 bits.
+HD inline bool is_small(const FixedVertex& a, const FixedVertex& b, const FixedVertex& c) {
+  return most(most(a.x, b.x), c.x) - least(least(a.x, b.x), c.x) < small_extent &&
+         most(most(a.y, b.y), c.y) - least(least(a.y, b.y), c.y) < small_extent;
+}
+
 // Prepares a triangle for the pixels of [x0, x1) x [y0, y1); false when it covers none of their centres
 // for sure, has no area, or turns a side that is left out: `cull` is 1 for triangles that are clockwise on
 // the screen, -1 for the others (those of mirrored instances), 0 for none.
@@ -116,20 +121,46 @@ HD inline bool set_up(const FixedVertex& a, const FixedVertex& b, const FixedVer
   if (area == 0 || (area > 0 ? cull > 0 : cull < 0)) return false;
   // Clockwise on the screen (y down), the first corner the topmost, leftmost one: a triangle gives the
   // same plane whichever corner it is stored from.
-  const FixedVertex* v[3] = {&a, area > 0 ? &b : &c, area > 0 ? &c : &b};
-  int first = 0;
-  for (int i = 1; i < 3; ++i)
-    if (v[i]->y < v[first]->y || (v[i]->y == v[first]->y && v[i]->x < v[first]->x)) first = i;
-  const FixedVertex &p = *v[first], &q = *v[first == 2 ? 0 : first + 1], &r = *v[first == 0 ? 2 : first - 1];
+  FixedVertex p = a, q = area > 0 ? b : c, r = area > 0 ? c : b;
+  const auto above = [](const FixedVertex& v, const FixedVertex& w) {
+    return v.y < w.y || (v.y == w.y && v.x < w.x);
+  };
+  if (above(r, p) && above(r, q)) {
+    const FixedVertex last = r;
+    r = q, q = p, p = last;
+  } else if (above(q, p)) {
+    const FixedVertex first = p;
+    p = q, q = r, r = first;
+  }
   out.x[0] = p.x, out.x[1] = q.x, out.x[2] = r.x;
   out.y[0] = p.y, out.y[1] = q.y, out.y[2] = r.y;
-  out.small = hi_x - lo_x < small_extent && hi_y - lo_y < small_extent;
+  out.small = is_small(a, b, c);
   out.reference_x = most(0, least(p.x >> subpixel_bits, width - 1));
   out.reference_y = most(0, least(p.y >> subpixel_bits, height - 1));
   depth_plane(p, q, r, area < 0 ? -area : area, out);
   out.z_min = least(least(a.z, b.z), c.z);
   out.z_max = most(most(a.z, b.z), c.z);
   return true;
+}
+
+// Calls put(px, py) for the pixels of a small triangle: edge values go from pixel to pixel in 32 bits.
+template <class Put>
+HD inline void each_pixel(const FixedTriangle& t, Put&& put) {
+  int32_t row[3], step_x[3], step_y[3];
+  for (int i = 0; i < 3; ++i) {
+    const int j = i == 2 ? 0 : i + 1;
+    row[i] = static_cast<int32_t>(t.edge(i, t.px0, t.py0));
+    step_x[i] = -(t.y[j] - t.y[i]) * subpixels;
+    step_y[i] = (t.x[j] - t.x[i]) * subpixels;
+  }
+  for (int py = t.py0; py <= t.py1; ++py) {
+    int32_t e[3] = {row[0], row[1], row[2]};
+    for (int px = t.px0; px <= t.px1; ++px) {
+      if ((e[0] | e[1] | e[2]) >= 0) put(px, py);
+      for (int i = 0; i < 3; ++i) e[i] += step_x[i];
+    }
+    for (int i = 0; i < 3; ++i) row[i] += step_y[i];
+  }
 }
 
 }  // namespace nanite_cull

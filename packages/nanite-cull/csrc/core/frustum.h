@@ -38,4 +38,11 @@ HD inline bool sphere_misses(const float* plane, float cx, float cy, float cz, f
   return ((x + y) + z) + plane[3] < -(r + slack);
 }
 
+// Whether it lies wholly inside, so that whatever it holds does: no test of it or its parts would fail.
+HD inline bool sphere_within(const float* plane, float cx, float cy, float cz, float r) {
+  const float x = plane[0] * cx, y = plane[1] * cy, z = plane[2] * cz;
+  const float slack = sphere_slack * (((magnitude(x) + magnitude(y)) + magnitude(z)) + magnitude(plane[3]));
+  return ((x + y) + z) + plane[3] >= r + slack;
+}
+
 }  // namespace nanite_cull

@@ -2,6 +2,10 @@
 // build says so) no contraction of a multiplication and an addition.
 #pragma once
 
+#if defined(__CUDACC__) || defined(NATIVE_CUDA_SIM)
+#include <native/device.h>
+#undef HD  // its own says inline too
+#endif
 #if defined(__CUDACC__)
 #define HD __host__ __device__
 #else
@@ -18,6 +22,9 @@ template <class T>
 HD inline T most(T a, T b) {
   return a < b ? b : a;
 }
-HD inline float magnitude(float x) { return x < 0 ? -x : x; }
+template <class T>
+HD inline T magnitude(T x) {
+  return x < T(0) ? -x : x;
+}
 
 }  // namespace nanite_cull

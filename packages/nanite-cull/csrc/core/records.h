@@ -51,6 +51,16 @@ struct Group {
   uint32_t level = 0;  // the pass that consumed its clusters
 };
 
+// The one cluster that nothing coarser replaces; `cluster` is none where an asset has several.
+struct RootCluster {
+  LodBounds own;
+  Box box;
+  float longest_edge = 0;
+  uint32_t cluster = none;
+  uint32_t triangles = 0;
+  uint32_t unused[2] = {};  // sixteen words: eight roots are read as two squares of eight by eight
+};
+
 // Eight children side by side, so that one AVX2 operation tests them all. Bounds are rounded outward:
 // a node may be visited in vain, never skipped wrongly.
 struct alignas(32) Node {

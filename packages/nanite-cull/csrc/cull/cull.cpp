@@ -1,7 +1,6 @@
 #include "cull/cull.h"
 
 #include <algorithm>
-#include <cmath>
 #include <mutex>
 #include <string>
 #include <tuple>
@@ -24,7 +23,6 @@ constexpr int64_t batch_instances = 512;   // the unit of parallel work
 constexpr uint32_t missed_bit = leaf_bit;  // nodes and groups have 31 bits
 constexpr uint32_t queue_batch = 16;       // groups that a worker takes at once
 constexpr uint64_t most_queued = 1u << 28;
-constexpr float always_inside = 1e30f;  // the offset of a plane without a normal: a far plane at infinity
 
 void require_capacity(uint64_t capacity, const char* name) {
   native::demand(capacity >= 1 && capacity < (uint64_t(1) << 31), [&] {
@@ -154,21 +152,6 @@ void check_view(const View& view) {
     return "cull: the near distance and the scale of the view must be positive, got " +
            std::to_string(view.near_distance) + " and " + std::to_string(view.pixels_per_unit);
   });
-}
-
-void world_planes(const View& view, float (*planes)[4]) {
-  const int rows[6] = {0, 0, 1, 1, 2, 2};
-  for (int p = 0; p < 6; ++p) {
-    double plane[4], length = 0;
-    for (int j = 0; j < 4; ++j)
-      plane[j] = (p == 5 ? 0 : view.relative_to_clip[12 + j]) +
-                 (p == 4 || p == 1 || p == 3 ? -1 : 1) * view.relative_to_clip[4 * rows[p] + j];
-    for (int j = 0; j < 3; ++j) plane[3] -= plane[j] * view.eye[j];
-    for (int j = 0; j < 3; ++j) length += plane[j] * plane[j];
-    length = std::sqrt(length);
-    for (int j = 0; j < 4; ++j)
-      planes[p][j] = length > 0 ? static_cast<float>(plane[j] / length) : j == 3 ? always_inside : 0;
-  }
 }
 
 }  // namespace

@@ -42,8 +42,9 @@ class TileRaster {
 
   void clipped_triangle(const float* matrix, const float* p, const float* q, const float* r, uint32_t id) {
     ClipVertex polygon[max_clipped_corners] = {to_clip(matrix, p), to_clip(matrix, q), to_clip(matrix, r)};
+    ClipVertex scratch[max_clipped_corners];
     FixedVertex fixed[max_clipped_corners];
-    const int count = clip_triangle(screen_, polygon, fixed);
+    const int count = clip_triangle(screen_, polygon, scratch, fixed);
     ++clipped;
     for (int i = 1; i + 1 < count; ++i) triangle(fixed[0], fixed[i], fixed[i + 1], id);
   }

@@ -30,21 +30,7 @@ void put(const Tile& tile, const FixedTriangle& t, uint32_t id, int px, int py, 
 
 template <class IsSolid>
 void small_scalar(const Tile& tile, const FixedTriangle& t, uint32_t id, const IsSolid& is_solid) {
-  int32_t row[3], step_x[3], step_y[3];
-  for (int i = 0; i < 3; ++i) {
-    const int j = i == 2 ? 0 : i + 1;
-    row[i] = static_cast<int32_t>(t.edge(i, t.px0, t.py0));
-    step_x[i] = -(t.y[j] - t.y[i]) * subpixels;
-    step_y[i] = (t.x[j] - t.x[i]) * subpixels;
-  }
-  for (int py = t.py0; py <= t.py1; ++py) {
-    int32_t e[3] = {row[0], row[1], row[2]};
-    for (int px = t.px0; px <= t.px1; ++px) {
-      if ((e[0] | e[1] | e[2]) >= 0) put(tile, t, id, px, py, is_solid);
-      for (int i = 0; i < 3; ++i) e[i] += step_x[i];
-    }
-    for (int i = 0; i < 3; ++i) row[i] += step_y[i];
-  }
+  each_pixel(t, [&](int px, int py) { put(tile, t, id, px, py, is_solid); });
 }
 
 int64_t floor_divide(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }

@@ -13,7 +13,8 @@ namespace nanite_cull {
 
 namespace {
 
-constexpr int64_t chunk = 4096;         // instances of one piece of work
+constexpr int64_t chunk = 4096;  // instances of one piece of work
+std::atomic<uint64_t> last_revision{0};
 constexpr float rounded_up = 1.00001f;  // what a drift can lose by rounding
 // Calls body for every vector that has one entry (or nine) for each instance.
 template <class Body>
@@ -85,6 +86,7 @@ uint32_t Scene::add(uint32_t asset, const double* transforms, int64_t count, int
   const int64_t first = size();
   check_transforms(transforms, count, first, threads);
   resize(first + count);
+  note_change(first, first + count);
   std::fill(lanes.asset.begin() + first, lanes.asset.end(), asset);
   native::parallel_for(count, chunk, threads, [&](int64_t begin, int64_t end) {
     InstanceTree::Moves unknown;  // those behind the tree are looked at anyway
@@ -104,6 +106,7 @@ void Scene::update(int64_t first, const double* transforms, int64_t count, int t
   const std::unique_lock held(lock);
   check_slice("update", first, count);
   check_transforms(transforms, count, first, threads);
+  note_change(first, first + count);
   const std::vector<std::shared_ptr<Track>> tracks = live_tracks();
   for (const auto& track : tracks) track->make_room();
   std::vector<InstanceTree::Moves> moves((count + chunk - 1) / chunk);
@@ -155,6 +158,7 @@ std::vector<std::shared_ptr<Track>> Scene::live_tracks() const {
 void Scene::hide(int64_t first, int64_t count, bool hidden) {
   const std::unique_lock held(lock);
   check_slice("hide", first, count);
+  note_change(first, first + count);
   InstanceTree::Moves moves;
   for (int64_t i = first; i < first + count; ++i) {
     hidden_[i] = hidden;
@@ -179,6 +183,7 @@ void Scene::hide(int64_t first, int64_t count, bool hidden) {
 void Scene::remove(int64_t first, int64_t count) {
   const std::unique_lock held(lock);
   check_slice("remove", first, count);
+  note_change(first, size());
   auto erase = [&](auto& column, int width) {
     column.erase(column.begin() + first * width, column.begin() + (first + count) * width);
   };
@@ -186,6 +191,12 @@ void Scene::remove(int64_t first, int64_t count) {
   erase(linear_, 9), erase(hidden_, 1);
   for (const auto& track : live_tracks()) track->erase(first, count);
   if (count > 0) tree_.forget();
+}
+
+void Scene::note_change(int64_t first, int64_t last) {
+  revision_ = last_revision.fetch_add(1, std::memory_order_relaxed) + 1;
+  changes_.resize((std::max(size(), last) + stretch - 1) / stretch);
+  for (int64_t i = first / stretch; i * stretch < last; ++i) changes_[i] = revision_;
 }
 
 void Scene::resize(int64_t count) {

@@ -7,6 +7,7 @@
 #include <shared_mutex>
 
 #include "build/asset.h"
+#include "core/instance_view.h"
 #include "scene/derive.h"
 #include "scene/instance_tree.h"
 #include "scene/track.h"
@@ -21,15 +22,6 @@ struct InstanceLanes {
   std::vector<uint32_t> asset;
 };
 
-// The one cluster that nothing coarser replaces; `cluster` is none where an asset has several.
-struct RootCluster {
-  LodBounds own;
-  Box box;
-  float longest_edge = 0;
-  uint32_t cluster = none;
-  uint32_t triangles = 0;
-  uint32_t unused[2] = {};  // sixteen words: eight roots are read as two squares of eight by eight
-};
 
 RootCluster root_of(const Asset& asset);
 
@@ -71,6 +63,12 @@ class Scene {
   std::shared_ptr<Track> track() const;
   bool keeps(const Track& track) const;
 
+  // Changes are numbered, over all scenes: what a copy of the scene has not seen yet is in the stretches of
+  // `stretch` instances whose last change is later than the copy.
+  static constexpr int64_t stretch = 4096;
+  uint64_t revision() const { return revision_; }
+  bool changed_since(uint64_t revision, int64_t number) const { return changes_[number] > revision; }
+
   // Where instances in view may be: see InstanceTree::find(). False where there are too few for a tree.
   bool find_blocks(const float (*planes)[4], int threads, std::vector<uint64_t>& blocks) const;
 
@@ -85,6 +83,7 @@ class Scene {
  private:
   void check_slice(const char* function, int64_t first, int64_t count) const;
   void resize(int64_t count);
+  void note_change(int64_t first, int64_t last);
   void set(int64_t first, const double* transforms, int64_t count, InstanceTree::Moves& moves);
   std::vector<std::shared_ptr<Track>> live_tracks() const;
   void store(int64_t to, const Derived& from, int count, InstanceTree::Moves& moves);
@@ -92,6 +91,9 @@ class Scene {
 
   std::vector<double> linear_;  // (n, 9)
   std::vector<uint8_t> hidden_;
+
+  uint64_t revision_ = 0;
+  std::vector<uint64_t> changes_;  // the last of each stretch
 
   mutable std::mutex tree_lock_;  // of making it: readers do, when they first need it
   mutable InstanceTree tree_;

@@ -6,13 +6,11 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/instance_view.h"
+
 namespace nanite_cull {
 
-// From the asset's grid to the world: rows of the linear part, and where the grid's origin lies.
-struct Placement {
-  const double* linear;
-  double translation[3];
-};
+using Placement = BasicPlacement<double>;
 
 class Track {
  public:

@@ -20,6 +20,7 @@ from nanite_cull.scene import Scene
 ON_OVERFLOW = ("raise", "warn")
 MAX_VIEWS = 255  # of one call
 TRAVERSALS = ("instances", "levels", "persistent")
+DEVICES = ("cpu", "cuda")
 
 
 def _sample_offsets(count: int) -> np.ndarray:
@@ -54,8 +55,34 @@ def _check_lights(lights: Sequence[Sun | Lamp], size: int) -> tuple[Sun | Lamp, 
     return lights
 
 
+def _check_device(options: dict[str, Any]) -> None:
+    """Raises for a device that this build or machine lacks, and for what it does not do there."""
+    device = options["device"]
+    if device not in DEVICES:
+        raise ValueError(f"Renderer: device must be one of {DEVICES}, got {device!r}")
+    if device == "cpu":
+        return
+    if not _C.cuda_architectures:
+        raise RuntimeError(
+            'Renderer: device "cuda" needs a build with CUDA kernels, and this one has none; build '
+            'with GPU=ON in the environment where nvcc is, or use device "cpu"'
+        )
+    wanted = {
+        "traversal": options["traversal"] == "instances",
+        "hierarchy": not options["hierarchy"],
+        **{k: options[k] for k in ("occlusion", "velocity", "overdraw", "large_path_only")},
+        "lights": bool(options["lights"]),
+    }
+    for name, given in wanted.items():
+        if given:
+            raise ValueError(
+                f'Renderer: {name}={options[name]!r} is not to be had on device "cuda", which '
+                'culls by "levels" or "persistent" and draws; leave it out or use device "cpu"'
+            )
+
+
 class Renderer:
-    """Culls and draws on the CPU; headless, no graphics API. Keeps its buffers between frames.
+    """Culls and draws; headless, no graphics API. Keeps its buffers between frames.
 
     width, height: pixels. threshold: pixels of error that may show, in the middle of the image (a
     lens stretches by 1 / cos² of the angle towards the corners); 0 draws the source mesh exactly.
@@ -64,7 +91,13 @@ class Renderer:
     capacities; what does not fit is counted in Frame.stats and on_overflow says whether that raises
     (RuntimeError) or warns. threads: 0 means all; the result is the same for any number.
 
-    traversal: the order in which the hierarchies are gone through; what is found is the same.
+    device: "cpu", or "cuda": culling and drawing by CUDA kernels, on the device that is current,
+    with the bits of the CPU; the scene stays there and what changes is copied. Compiled and
+    simulated, never run. Needs a build with CUDA (GPU=ON); takes assets in memory and `render`
+    without occlusion, velocity, overdraw, lights or cull_camera.
+
+    traversal: the order in which the hierarchies are gone through; what is found is the same. None
+    is "instances" on the CPU and "levels" on a device.
     "instances": one instance after the other. "levels": all nodes of one depth of all instances,
     then the next. "persistent": threads take nodes and groups from a queue until none is left
     (Karis et al. 2021). The candidate capacities hold for one instance in the first, for all
@@ -110,7 +143,7 @@ class Renderer:
         overdraw: bool = False,
         frustum: bool = True,
         hierarchy: bool = True,
-        traversal: str = "instances",
+        traversal: str | None = None,
         occlusion: bool = False,
         velocity: bool = False,
         large_path_only: bool = False,
@@ -126,7 +159,10 @@ class Renderer:
         wait_resident: bool = False,
         decode_threads: int = 1,
         max_installs: int = 128,
+        device: str = "cpu",
     ) -> None:
+        if traversal is None:
+            traversal = "levels" if device == "cuda" else "instances"
         if on_overflow not in ON_OVERFLOW:
             raise ValueError(
                 f"Renderer: on_overflow must be one of {ON_OVERFLOW}, got {on_overflow!r}"
@@ -143,6 +179,9 @@ class Renderer:
         self.lights = lights = _check_lights(lights, shadow_size)
         self.shadow_size = shadow_size
         self._options = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        _check_device(self._options)
+        self.device = device
+        self._device = _C.DeviceFrame() if device == "cuda" else None
         self.width, self.height, self.threshold, self.threads = width, height, threshold, threads
         self.on_overflow, self.occlusion, self.velocity = on_overflow, occlusion, velocity
         self.budget, self.wait_resident = budget, wait_resident
@@ -283,6 +322,8 @@ class Renderer:
         core, seconds = self._take_core(), Counter[str]()
 
         def cull(view: _C.View) -> dict[str, Any]:
+            if self._device is not None:
+                return _C.cull_on_device(core, self._device, scene._core, view, self._cull)
             return core.cull(scene._core, view, self._cull, False, self._streamer, view)
 
         _, stats = self._cull_until_resident(scene, camera, seconds, cull)
@@ -297,6 +338,8 @@ class Renderer:
         cull_camera: freezes culling: what this camera sees, in the detail that it sees it in, is
         drawn as `camera` sees it (without occlusion), to look at a cut from elsewhere.
         """
+        if self._device is not None and cull_camera is not None:
+            raise ValueError('Renderer.render: cull_camera needs device "cpu"')
         core, seconds = self._take_core(), Counter[str]()
         if (self.occlusion or self.velocity) and cull_camera is None:
             history = self.__dict__.pop("_history", None) or _C.History(self.occlusion)
@@ -342,11 +385,16 @@ class Renderer:
         view = camera._core(self.width, self.height, self.threshold)
 
         def cull(culled: _C.View) -> dict[str, Any]:
+            if self._device is not None:
+                return _C.cull_on_device(core, self._device, scene._core, culled, self._cull)
             return core.cull(scene._core, culled, self._cull, True, self._streamer, view)
 
         _, stats = self._cull_until_resident(scene, cull_camera, seconds, cull)
         start = perf_counter()
-        stats |= core.raster(view, self._raster)
+        if self._device is not None:
+            stats |= _C.raster_on_device(core, self._device, view, self._raster)
+        else:
+            stats |= core.raster(view, self._raster)
         seconds["raster"] = perf_counter() - start
         return view, stats
 
@@ -379,6 +427,8 @@ class Renderer:
         camera has a last frame of its own, by its place in `cameras`. `stats` counts all views
         together; max_visible_clusters holds for all together.
         """
+        if self._device is not None:
+            raise ValueError('Renderer.render_depths: needs device "cpu"')
         cameras, core, seconds = list(cameras), self._take_core(), Counter[str]()
         if not 1 <= len(cameras) <= MAX_VIEWS:
             raise ValueError(

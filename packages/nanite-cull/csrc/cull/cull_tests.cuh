@@ -1,0 +1,28 @@
+// What decides about a child of a node and a cluster of a group, for every order of going through them.
+#pragma once
+
+#include "core/size_class.h"
+#include "cull/cull_pass.h"
+
+namespace nanite_cull::cuda {
+
+// The child of a node that a lane looks at: box and errors stand side by side with its neighbours'.
+DEV_FN bool child_wanted(const Node& n, int i, const InstanceView& view) {
+  return n.child[i] != none && too_coarse(view.lod, n.x[i], n.y[i], n.z[i], n.r[i], n.max_parent_error[i]) &&
+         may_be_fine(view.lod, n.x[i], n.y[i], n.z[i], n.r[i], n.min_own_error[i]) &&
+         box_in_frustum(view, n.lo[0][i], n.lo[1][i], n.lo[2][i], n.hi[0][i], n.hi[1][i], n.hi[2][i]);
+}
+
+// Whether a cluster is in the cut and in view; its parents are too coarse.
+DEV_FN bool cluster_wanted(const AssetArrays& a, uint32_t c, const InstanceView& view, float* lo, float* hi) {
+  if (too_coarse(view.lod, a.bound(row_x, c), a.bound(row_y, c), a.bound(row_z, c), a.bound(row_r, c),
+                 a.bound(row_error, c)))
+    return false;
+  for (int axis = 0; axis < 3; ++axis) {
+    lo[axis] = a.bound(row_lo + axis, c);
+    hi[axis] = a.bound(row_hi + axis, c);
+  }
+  return box_in_frustum(view, lo[0], lo[1], lo[2], hi[0], hi[1], hi[2]);
+}
+
+}  // namespace nanite_cull::cuda

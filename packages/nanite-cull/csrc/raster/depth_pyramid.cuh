@@ -1,0 +1,51 @@
+// The depth pyramid on a device: a launch a level, a thread a texel. Texels lie as core/hzb_layout.h has
+// them, and are those of raster/depth_pyramid.cpp.
+#pragma once
+
+#include <native/device.h>
+
+#include "core/hzb_layout.h"
+
+namespace nanite_cull::cuda {
+
+constexpr int pyramid_threads = 256;
+
+DEV_FN float depth_of(float depth) { return depth; }
+DEV_FN float depth_of(unsigned long long pixel) {  // a word of raster/raster.cuh
+  const auto bits = static_cast<uint32_t>(pixel >> 32);
+  float depth;
+  memcpy(&depth, &bits, sizeof(depth));
+  return depth;
+}
+
+// The farthest of the up to four texels of the finer level that each texel covers.
+template <class Finer>
+DEV_KERNEL(pyramid_threads)
+halve_depths(const Finer* finer, int width, int height, float* out) {
+  const int out_width = (width + 1) / 2;
+  const int64_t count = int64_t(out_width) * ((height + 1) / 2);
+  for (int64_t i = dev::thread_index(); i < count; i += dev::thread_count()) {
+    const int x = static_cast<int>(i % out_width), y = static_cast<int>(i / out_width);
+    const int x0 = 2 * x, x1 = least(x0 + 1, width - 1), y0 = 2 * y, y1 = least(y0 + 1, height - 1);
+    const Finer *above = finer + int64_t(y0) * width, *below = finer + int64_t(y1) * width;
+    out[i] = least(least(depth_of(above[x0]), depth_of(above[x1])),
+                   least(depth_of(below[x0]), depth_of(below[x1])));
+  }
+}
+
+// Queues the pyramid of (height, width) words of pixels, or depths. `texels` has room for all levels.
+template <class Pixel>
+void build_pyramid(const Pixel* pixels, int width, int height, float* texels, dev::Stream stream) {
+  const auto launch = [&](auto* finer, int w, int h, float* out) {
+    const int64_t count = int64_t((w + 1) / 2) * ((h + 1) / 2);
+    const int64_t blocks = dev::grid_blocks((count + pyramid_threads - 1) / pyramid_threads, 16);
+    using Finer = std::remove_cv_t<std::remove_pointer_t<decltype(finer)>>;
+    dev::launch(halve_depths<Finer>, blocks, pyramid_threads, 0, stream, finer, w, h, out);
+  };
+  launch(pixels, width, height, texels);
+  for (int level = 1; level < hzb_levels(width, height); ++level)
+    launch(texels + hzb_offset(width, height, level - 1), hzb_size(width, level - 1),
+           hzb_size(height, level - 1), texels + hzb_offset(width, height, level));
+}
+
+}  // namespace nanite_cull::cuda

@@ -1,0 +1,32 @@
+// A frame on a device, for hosts that know no CUDA: the scene is kept there, culled and drawn, and the
+// picture comes back. Compiled and simulated, never run.
+#pragma once
+
+#include <memory>
+
+#include "raster/raster.h"
+
+namespace nanite_cull::cuda {
+
+// On the device that was current when it was made, and the default stream. One thread at a time.
+class DeviceFrame {
+ public:
+  // Throws std::runtime_error where no device answers.
+  DeviceFrame();
+  ~DeviceFrame();
+
+  // The clusters in view: what CullContext::cull() finds, in the same slots. The caller holds the scene's
+  // lock. Waits for the device. Throws native::ValueError for a streamed asset, for capacities beyond 2^28,
+  // and for a traversal that goes by instances; std::runtime_error for what CUDA refuses.
+  void cull(const Scene& scene, const View& view, const CullOptions& options, VisibleClusters& out,
+            CullStats& stats);
+
+  // Draws what was found last: the picture that raster() makes of it. Waits.
+  void draw(const View& view, const RasterOptions& options, VisibilityBuffer& out, RasterStats& stats);
+
+ private:
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace nanite_cull::cuda

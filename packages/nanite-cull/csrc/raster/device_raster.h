@@ -1,0 +1,37 @@
+// Drawing on a device: what it needs of memory, and its launches. Compiled and simulated, never run.
+#pragma once
+
+#include "cull/device_cull.h"
+#include "raster/raster.h"
+#include "raster/raster_pass.h"
+
+namespace nanite_cull::cuda {
+
+class Rasteriser {
+ public:
+  // Draws what `culler` found. Waits for the stream, to learn whether the lists of large triangles were long
+  // enough; if not, they grow and those triangles are set up again. Throws native::ValueError where the
+  // buffer of clusters has more slots than ids can name, std::runtime_error for what CUDA refuses.
+  void draw(const DeviceScene& scene, const Culler& culler, const View& view, const RasterOptions& options,
+            RasterStats& stats, dev::Stream stream);
+
+  // (height, width) words: depth above id.
+  const DeviceArray<Count>& pixels() const { return pixels_; }
+
+  // Copies the picture to the host. Waits for the stream.
+  void read_back(VisibilityBuffer& out, dev::Stream stream);
+
+  uint64_t piece_room = 1 << 18, triangle_room = 1 << 16;  // to begin with
+
+ private:
+  int width_ = 0, height_ = 0;
+  DeviceArray<Count> pixels_;
+  DeviceArray<uint32_t> left_, ids_;
+  DeviceArray<float> depths_;
+  DeviceArray<LargeTriangle> triangles_;
+  DeviceArray<uint64_t> pieces_;
+  DeviceArray<SmallCounts> small_;
+  DeviceArray<LargeCounts> large_;
+};
+
+}  // namespace nanite_cull::cuda

@@ -1,0 +1,73 @@
+#include <algorithm>
+#include <string>
+
+#include "native/check.h"
+#include "raster/device_raster.h"
+#include "raster/raster.cuh"
+
+namespace nanite_cull::cuda {
+
+namespace {
+
+static_assert(id_triangle_bits == triangle_bits, "ids are those of the host");
+constexpr uint64_t most_room = uint64_t(1) << 31;
+
+}  // namespace
+
+void Rasteriser::draw(const DeviceScene& scene, const Culler& culler, const View& view,
+                      const RasterOptions& options, RasterStats& stats, dev::Stream stream) {
+  const uint64_t slots = culler.visible().size();
+  native::demand(slots <= max_slots, [&] {
+    return "raster: max_visible_clusters must be at most 2^25 (the ids of a visibility buffer), got " +
+           std::to_string(slots);
+  });
+  width_ = view.width, height_ = view.height;
+  pixels_.resize(size_t(width_) * height_), left_.resize(slots);
+  small_.resize(1), large_.resize(1);
+  pixels_.fill(0, stream), small_.fill(0, stream);
+  RasterPass pass{};
+  pass.scene = scene.arrays(), pass.culled = culler.counts();
+  pass.visible = culler.visible().data(), pass.capacity = static_cast<uint32_t>(slots);
+  pass.to_clip = culler.to_clip(), pass.pixels = pixels_.data();
+  pass.width = width_, pass.height = height_, pass.cull_back = options.cull_back;
+  pass.left = left_.data(), pass.small = small_.data(), pass.large = large_.data();
+  dev::launch(draw_small, dev::grid_blocks(slots, 16), small_threads, 0, stream, pass);
+
+  LargeCounts large;
+  for (bool fits = false; !fits;) {
+    triangles_.resize(triangle_room), pieces_.resize(piece_room);
+    pass.triangles = triangles_.data(), pass.triangle_capacity = static_cast<uint32_t>(triangle_room);
+    pass.pieces = pieces_.data(), pass.piece_capacity = static_cast<uint32_t>(piece_room);
+    large_.fill(0, stream);
+    dev::launch(set_up_large, dev::grid_blocks(slots, 6), set_up_threads, 0, stream, pass);
+    dev::launch(draw_pieces, dev::grid_blocks(piece_room / 4, 16), piece_threads, 0, stream, pass);
+    large_.read_back(&large, 0, 1, stream);
+    fits = large.triangles <= triangle_room && large.pieces <= piece_room;
+    if (fits) break;
+    native::demand(large.triangles <= most_room && large.pieces <= most_room, [] {
+      return std::string("raster: more than 2^31 tiles of large triangles; draw a smaller image");
+    });
+    triangle_room = std::max<uint64_t>(triangle_room, large.triangles);
+    piece_room = std::max<uint64_t>(piece_room, large.pieces);
+  }
+  CullCounts culled;
+  dev::read_back(&culled, culler.counts(), sizeof(culled), stream);
+  SmallCounts small;
+  small_.read_back(&small, 0, 1, stream);
+  stats = {};
+  stats.clusters = culled.small + culled.large;
+  stats.drawn_triangles = small.drawn + large.triangles, stats.clipped_triangles = large.clipped;
+}
+
+void Rasteriser::read_back(VisibilityBuffer& out, dev::Stream stream) {
+  const size_t count = pixels_.size();
+  depths_.resize(count), ids_.resize(count);
+  dev::launch(split_pixels, dev::grid_blocks((count + piece_threads - 1) / piece_threads, 16), piece_threads,
+              0, stream, pixels_.data(), static_cast<int64_t>(count), depths_.data(), ids_.data());
+  out.width = width_, out.height = height_;
+  out.depth.resize(count), out.id.resize(count), out.overdraw.clear();
+  depths_.read_back(out.depth.data(), 0, count, stream);
+  ids_.read_back(out.id.data(), 0, count, stream);
+}
+
+}  // namespace nanite_cull::cuda

@@ -1,0 +1,110 @@
+#include "scene/device_scene.h"
+
+#include <algorithm>
+#include <string>
+
+#include "core/queue_layout.h"
+#include "native/check.h"
+
+namespace nanite_cull::cuda {
+
+AssetArrays DeviceScene::AssetMemory::arrays() const {
+  return {nodes.data(),     groups.data(),      clusters.data(),  bounds.data(),
+          positions.data(), vertex_refs.data(), triangles.data(), static_cast<uint32_t>(clusters.size()),
+          source->box,      root_of(*source)};
+}
+
+void DeviceScene::add(std::shared_ptr<const Asset> asset, dev::Stream stream) {
+  native::demand(!asset->file, [] {
+    return std::string(
+        "Renderer: device \"cuda\" draws assets that are in memory; a streamed one needs device \"cpu\"");
+  });
+  native::demand(std::max(asset->nodes.size(), asset->groups.size()) <= most_items, [] {
+    return "Renderer: device \"cuda\" takes assets of at most " + std::to_string(most_items) +
+           " nodes and groups; larger ones need device \"cpu\"";
+  });
+  AssetMemory memory;
+  memory.source = std::move(asset);
+  const Asset& a = *memory.source;
+  memory.nodes.upload(a.nodes, stream), memory.groups.upload(a.groups, stream);
+  memory.clusters.upload(a.clusters, stream), memory.positions.upload(a.positions, stream);
+  memory.vertex_refs.upload(a.vertex_refs, stream), memory.triangles.upload(a.triangles, stream);
+  const std::vector<float>* const rows[bounds_rows] = {
+      &a.bounds.lo[0], &a.bounds.lo[1], &a.bounds.lo[2], &a.bounds.hi[0], &a.bounds.hi[1], &a.bounds.hi[2],
+      &a.bounds.x,     &a.bounds.y,     &a.bounds.z,     &a.bounds.r,     &a.bounds.error};
+  const size_t count = a.clusters.size();
+  memory.bounds.resize(bounds_rows * count);
+  for (size_t row = 0; row < bounds_rows; ++row)
+    memory.bounds.upload(rows[row]->data(), row * count, count, stream);
+  assets_.push_back(std::move(memory));
+}
+
+void DeviceScene::bring_assets(const Scene& scene, dev::Stream stream) {
+  bool same = assets_.size() == scene.assets.size();
+  for (size_t i = 0; same && i < assets_.size(); ++i) same = assets_[i].source == scene.assets[i];
+  if (same) return;
+  // those that stay keep their memory
+  std::vector<AssetMemory> before = std::move(assets_);
+  assets_.clear();
+  depth_ = 0, most_clusters_ = 0;
+  std::vector<AssetArrays> arrays;
+  for (const auto& asset : scene.assets) {
+    const auto kept = std::find_if(before.begin(), before.end(),
+                                   [&](const AssetMemory& memory) { return memory.source == asset; });
+    if (kept == before.end())
+      add(asset, stream);
+    else
+      assets_.push_back(std::move(*kept));
+    arrays.push_back(assets_.back().arrays());
+    depth_ = std::max(depth_, asset->depth);
+    most_clusters_ = std::max(most_clusters_, arrays.back().cluster_count);
+  }
+  asset_arrays_.upload(arrays, stream);
+}
+
+void DeviceScene::bring_instances(const Scene& scene, int64_t first, int64_t count, dev::Stream stream) {
+  std::vector<InstanceRecord> records(count);
+  std::vector<Sphere> spheres(count);
+  const InstanceLanes& lanes = scene.lanes;
+  for (int64_t k = 0; k < count; ++k) {
+    const int64_t i = first + k;
+    InstanceRecord& record = records[k];
+    const Placement place = scene.placement(i);
+    static_assert(sizeof(Wide) == sizeof(place.linear[0]), "the same bits");
+    std::memcpy(record.linear, place.linear, sizeof(record.linear));
+    std::memcpy(record.translation, place.translation, sizeof(record.translation));
+    for (int e = 0; e < 9; ++e) record.inverse[e] = lanes.inverse[e][i];
+    record.largest = lanes.largest[i], record.smallest = lanes.smallest[i];
+    record.asset = lanes.asset[i], record.mirrored = scene.mirrored(i);
+    spheres[k] = {scene.spheres.x[i], scene.spheres.y[i], scene.spheres.z[i], scene.spheres.r[i]};
+  }
+  instances_.upload(records.data(), first, count, stream);
+  spheres_.upload(spheres.data(), first, count, stream);
+  copied_bytes_ += count * (sizeof(InstanceRecord) + sizeof(Sphere));
+}
+
+void DeviceScene::update(const Scene& scene, dev::Stream stream) {
+  copied_bytes_ = 0;
+  const int64_t count = scene.size();
+  const bool anew = scene_ != &scene || count_ != count;
+  if (!anew && revision_ == scene.revision()) return;
+  scene_ = nullptr;  // until all is there
+  bring_assets(scene, stream);
+  if (anew) instances_.resize(count), spheres_.resize(count);
+  for (int64_t first = 0; first < count;) {
+    // neighbouring stretches in one copy
+    int64_t last = first;
+    while (last < count && last - first < 16 * Scene::stretch &&
+           (anew || scene.changed_since(revision_, last / Scene::stretch)))
+      last = std::min(last + Scene::stretch, count);
+    if (last > first) bring_instances(scene, first, last - first, stream);
+    first = last > first ? last : first + Scene::stretch;
+  }
+  scene_ = &scene, count_ = count, revision_ = scene.revision();
+}
+
+SceneArrays DeviceScene::arrays() const {
+  return {static_cast<uint32_t>(count_), spheres_.data(), instances_.data(), asset_arrays_.data()};
+}
+
+}  // namespace nanite_cull::cuda

@@ -1,0 +1,90 @@
+// A scene in the memory of a device: what kernels see of it, and who keeps it there. Assets are copied once,
+// instances in pieces as they change; a frame of a scene that stands still copies nothing.
+#pragma once
+
+#include "core/instance_view.h"
+#include "core/records.h"
+#include "core/wide.h"
+#include "scene/device_array.h"
+#include "scene/scene.h"
+
+namespace nanite_cull::cuda {
+
+// Rows of AssetArrays::bounds, each an entry a cluster.
+enum BoundsRow : int { row_lo, row_hi = 3, row_x = 6, row_y, row_z, row_r, row_error, bounds_rows };
+
+// Pointers to device memory.
+struct AssetArrays {
+  const Node* nodes;
+  const Group* groups;
+  const Cluster* clusters;
+  const float* bounds;
+  const float* positions;       // (V, 3)
+  const uint32_t* vertex_refs;  // as in Asset
+  const uint8_t* triangles;
+  uint32_t cluster_count;
+  Box box;
+  RootCluster root;
+
+  HD float bound(int row, uint32_t cluster) const { return bounds[int64_t(row) * cluster_count + cluster]; }
+  HD const float* position(const Cluster& c, int local) const {
+    return positions + 3 * int64_t(vertex_refs[c.vertex_begin + local]);
+  }
+};
+
+// One instance, as scene/scene.h has it.
+struct InstanceRecord {
+  Wide linear[9], translation[3];
+  float inverse[9], largest, smallest;
+  uint32_t asset, mirrored;
+
+  HD BasicPlacement<Wide> placement() const {
+    return {linear, {translation[0], translation[1], translation[2]}};
+  }
+};
+
+struct SceneArrays {
+  uint32_t count;
+  const Sphere* spheres;  // in the world; a hidden instance's radius is minus infinity
+  const InstanceRecord* instances;
+  const AssetArrays* assets;
+};
+
+class DeviceScene {
+ public:
+  // Brings what changed since the last call. The caller holds the scene's lock. Throws native::ValueError for
+  // a streamed asset, std::runtime_error for what CUDA refuses.
+  void update(const Scene& scene, dev::Stream stream);
+
+  SceneArrays arrays() const;
+  int depth() const { return depth_; }                       // of the deepest hierarchy, in nodes
+  uint32_t most_clusters() const { return most_clusters_; }  // of an asset
+  uint64_t copied_bytes() const { return copied_bytes_; }    // by the last update
+
+ private:
+  struct AssetMemory {
+    std::shared_ptr<const Asset> source;
+    DeviceArray<Node> nodes;
+    DeviceArray<Group> groups;
+    DeviceArray<Cluster> clusters;
+    DeviceArray<float> bounds, positions;
+    DeviceArray<uint32_t> vertex_refs;
+    DeviceArray<uint8_t> triangles;
+    AssetArrays arrays() const;
+  };
+  void add(std::shared_ptr<const Asset> asset, dev::Stream stream);
+  void bring_assets(const Scene& scene, dev::Stream stream);
+  void bring_instances(const Scene& scene, int64_t first, int64_t count, dev::Stream stream);
+
+  const Scene* scene_ = nullptr;  // compared, not followed
+  uint64_t revision_ = 0, copied_bytes_ = 0;
+  int64_t count_ = 0;
+  int depth_ = 0;
+  uint32_t most_clusters_ = 0;
+  std::vector<AssetMemory> assets_;
+  DeviceArray<AssetArrays> asset_arrays_;
+  DeviceArray<Sphere> spheres_;
+  DeviceArray<InstanceRecord> instances_;
+};
+
+}  // namespace nanite_cull::cuda

@@ -1,0 +1,90 @@
+"""Renderer(device="cuda"): refused where there are no kernels; on a GPU the pictures of the CPU."""
+
+import numpy as np
+import pytest
+
+import nanite_cull as nc
+from nanite_cull import _C, meshes
+
+PLANES = ("depth", "visibility", "instance", "cluster", "triangle")
+built = pytest.mark.skipif(not _C.cuda_architectures, reason="a build without CUDA kernels")
+
+
+@pytest.mark.skipif(bool(_C.cuda_architectures), reason="a build with CUDA kernels")
+def test_a_build_without_kernels_says_so():
+    with pytest.raises(RuntimeError, match=r"needs a build with CUDA kernels.*GPU=ON"):
+        nc.Renderer(device="cuda")
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(ValueError, match=r"device must be one of.*got 'tpu'"):
+        nc.Renderer(device="tpu")
+
+
+@built
+@pytest.mark.parametrize(
+    "option",
+    [{"traversal": "instances"}, {"hierarchy": False}, {"occlusion": True}, {"velocity": True},
+     {"overdraw": True}, {"lights": [nc.Sun((1, 0, 1))]}],
+)  # fmt: skip
+def test_what_a_device_does_not_do_is_refused(option):
+    with pytest.raises(
+        ValueError, match=rf'{next(iter(option))}=.*is not to be had on device "cuda"'
+    ):
+        nc.Renderer(device="cuda", **option)
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """Turned, mirrored and stretched instances of three assets; every tenth is hidden."""
+    random, scene = np.random.default_rng(4), nc.Scene()
+    vertices, faces, normals, uvs = meshes.torus(128, 64)
+    assets = [
+        nc.build(*meshes.planet(5)),
+        nc.build(vertices, faces, normals=normals, uvs=uvs),
+        nc.build(*meshes.heightfield(64)),
+    ]
+    for i in range(30):
+        places = np.tile(np.eye(4), (100, 1, 1))
+        q, _ = np.linalg.qr(random.normal(size=(100, 3, 3)))
+        places[:, :3, :3] = q * np.exp(random.uniform(-2, 1, (100, 1, 3)))
+        places[:, :3, 3] = random.normal(size=(100, 3)) * 12
+        first = scene.add(assets[i % 3], places).start
+        scene.hide(slice(first, first + 10))
+    return scene
+
+
+@pytest.mark.gpu
+@built
+@pytest.mark.parametrize("traversal", ["levels", "persistent"])
+def test_the_picture_of_a_device_is_that_of_the_cpu(scene, traversal):
+    random = np.random.default_rng(5)
+    for width, height in ((1920, 1080), (333, 217), (1, 1)):
+        for threshold in (0.0, 1.0, 8.0):
+            options = {"threshold": threshold, "max_candidate_nodes": 1 << 20}
+            cpu = nc.Renderer(width, height, **options)
+            cuda = nc.Renderer(width, height, device="cuda", traversal=traversal, **options)
+            for distance in (0.5, 15, 60):  # the first crosses near planes
+                eye = random.normal(size=3)
+                eye *= distance / np.linalg.norm(eye)
+                camera = nc.Camera.look_at(eye, random.normal(size=3), near=0.05)
+                expected, frame = cpu.render(scene, camera), cuda.render(scene, camera)
+                assert np.array_equal(frame.visible_clusters, expected.visible_clusters)
+                for plane in PLANES:
+                    assert np.array_equal(getattr(frame, plane), getattr(expected, plane)), plane
+
+
+@pytest.mark.gpu
+@built
+def test_what_changes_in_a_scene_changes_on_the_device(scene):
+    cpu, cuda = nc.Renderer(400, 300), nc.Renderer(400, 300, device="cuda")
+    camera = nc.Camera.look_at((0, -30, 10), (0, 0, 0))
+    moved = np.tile(np.eye(4), (50, 1, 1))
+    for step in range(4):
+        moved[:, 0, 3] = np.linspace(-10, 10, 50) + step
+        scene.update(500 * step, moved)
+        scene.hide(slice(40 * step, 40 * step + 20), step % 2 == 0)
+        if step == 2:
+            scene.remove(slice(0, 300))
+        expected, frame = cpu.render(scene, camera), cuda.render(scene, camera)
+        assert np.array_equal(frame.visibility, expected.visibility)
