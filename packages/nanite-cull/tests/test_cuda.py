@@ -24,7 +24,7 @@ def test_an_unknown_device_is_refused():
 @built
 @pytest.mark.parametrize(
     "option",
-    [{"traversal": "instances"}, {"hierarchy": False}, {"occlusion": True}, {"velocity": True},
+    [{"traversal": "instances"}, {"hierarchy": False}, {"velocity": True},
      {"overdraw": True}, {"lights": [nc.Sun((1, 0, 1))]}],
 )  # fmt: skip
 def test_what_a_device_does_not_do_is_refused(option):
@@ -72,6 +72,25 @@ def test_the_picture_of_a_device_is_that_of_the_cpu(scene, traversal):
                 assert np.array_equal(frame.visible_clusters, expected.visible_clusters)
                 for plane in PLANES:
                     assert np.array_equal(getattr(frame, plane), getattr(expected, plane)), plane
+
+
+@pytest.mark.gpu
+@built
+@pytest.mark.parametrize("traversal", ["levels", "persistent"])
+def test_occlusion_on_a_device_leaves_the_picture_as_it_is(scene, traversal):
+    cuda = nc.Renderer(801, 451, device="cuda", traversal=traversal, occlusion=True)
+    cpu, hidden = nc.Renderer(801, 451), 0
+    for step in range(6):
+        if step == 4:
+            cuda.forget()
+        camera = nc.Camera.look_at((0.3 * step, -25, 4), (0, 0, 0))
+        expected, frame = cpu.render(scene, camera), cuda.render(scene, camera)
+        for plane in ("depth", "instance", "cluster", "triangle"):
+            assert np.array_equal(getattr(frame, plane), getattr(expected, plane)), plane
+        hidden += sum(
+            frame.stats[f"occluded_{what}"] for what in ("instances", "nodes", "clusters")
+        )
+    assert hidden > 0
 
 
 @pytest.mark.gpu

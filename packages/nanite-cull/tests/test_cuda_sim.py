@@ -24,9 +24,14 @@ SEEDED = {
     ("raster", "equal_depths_are_decided_by_instance_and_cluster"): "plain",
 }
 KERNELS = {
-    "cull": {"cull_instances", "enter_instances", "cull_nodes", "cull_clusters", "place_clusters",
-             "begin_traversal", "traverse"},
-    "raster": {"draw_small", "set_up_large", "draw_pieces", "split_pixels"},
+    "cull/cull.cu": {
+        "cull_instances", "enter_instances", "begin_instances", "cull_nodes", "cull_clusters",
+        "place_clusters", "begin_traversal", "traverse", "begin_post_pass", "list_added",
+    },
+    "raster/raster.cu": {
+        "draw_small", "set_up_large", "draw_pieces", "rename_pixels", "split_pixels",
+    },
+    "raster/two_pass.cu": {"halve_depths"},
 }  # fmt: skip
 ARCHITECTURES = ("sm_80", "sm_90", "sm_120")
 
@@ -93,10 +98,9 @@ def test_a_seeded_mistake_is_found(program, case):
 @needs_nvcc
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels_stay_within_their_budget_and_have_neither_local_memory_nor_doubles(name):
-    source, flags = CSRC / name / f"{name}.cu", ("-fmad=false",)
-    report = nvcc_guard.check(
-        CSRC / name / "budget.json", [source], ARCHITECTURES, [CSRC], flags=flags
-    )
+    source, flags = CSRC / name, ("-fmad=false",)
+    budget = CSRC / "budget" / f"{source.stem}.json"
+    report = nvcc_guard.check(budget, [source], ARCHITECTURES, [CSRC], flags=flags)
     for kernels in report.values():
         assert {re.search(r"(\w+)(<.*>)?\(", k).group(1) for k in kernels} == KERNELS[name]
         assert all(usage.stack == usage.spill == 0 for usage in kernels.values())

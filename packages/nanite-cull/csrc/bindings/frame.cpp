@@ -1,5 +1,6 @@
 // One frame: culled, drawn, and what its pixels are asked for.
 #include <algorithm>
+#include <shared_mutex>
 
 #include "bindings/arrays.h"
 #include "bindings/stages.h"
@@ -305,29 +306,37 @@ void nanite_cull::bind_frame(nb::module_& m) {
           "height"_a);
 
 #ifdef WITH_CUDA
-  // As Frame.cull, and Frame.raster, on a device that keeps the scene.
-  nb::class_<cuda::DeviceFrame>(m, "DeviceFrame").def(nb::init<>());
-  m.def("cull_on_device", [](Frame& f, cuda::DeviceFrame& device, const Scene& scene, const View& view,
-                             const CullOptions& options) {
-    {
-      nb::gil_scoped_release released;
-      f.context.init_context(view, options);
-      const std::shared_lock held(scene.lock);
-      device.cull(scene, view, options, f.visible, f.cull_stats);
-      f.context.find_assets(scene, Streamer::Hold(nullptr));
-      f.context.collect_draws(scene, f.visible, f.draws);
-      f.motion.to_clip.clear();
-    }
-    return cull_stats(f.cull_stats);
-  });
-  m.def("raster_on_device",
-        [](Frame& f, cuda::DeviceFrame& device, const View& view, const RasterOptions& options) {
-          {
-            nb::gil_scoped_release released;
-            device.draw(view, options, f.buffer, f.raster_stats);
-          }
-          return raster_stats(f.raster_stats);
-        });
+  // Frame.cull, or cull and raster or draw_two_pass, on a device that keeps scene and history.
+  nb::class_<cuda::DeviceFrame>(m, "DeviceFrame")
+      .def(nb::init<>())
+      .def("forget", &cuda::DeviceFrame::forget)
+      .def("cull",
+           [](cuda::DeviceFrame& device, Frame& f, const Scene& scene, const View& view,
+              const CullOptions& options) {
+             {
+               nb::gil_scoped_release released;
+               f.context.init_context(view, options);
+               const std::shared_lock held(scene.lock);
+               device.cull(scene, view, options, f.visible, f.cull_stats);
+             }
+             return cull_stats(f.cull_stats);
+           })
+      .def("draw", [](cuda::DeviceFrame& device, Frame& f, const Scene& scene, const View& view,
+                      const CullOptions& culling, const RasterOptions& options, bool occlusion) {
+        {
+          nb::gil_scoped_release released;
+          f.context.init_context(view, culling);
+          const std::shared_lock held(scene.lock);
+          device.draw(scene, view, culling, options, occlusion, f.visible, f.cull_stats, f.buffer,
+                      f.raster_stats);
+          f.context.find_assets(scene, Streamer::Hold(nullptr));
+          f.context.collect_draws(scene, f.visible, f.draws);
+          f.motion.to_clip.clear();
+        }
+        nb::dict d = cull_stats(f.cull_stats);
+        d.update(raster_stats(f.raster_stats));
+        return d;
+      });
 #endif
 
   m.def("object_to_clip", [](const View& view, const Scene& scene, uint32_t instance) {

@@ -35,6 +35,11 @@ constexpr float clip_slack = 1e-6f;       // what a sum of four products loses i
 constexpr float pixel_slack = 1.0f / 64;  // snapping to sub-pixels
 constexpr float guard_pixels = 1 << 19;   // half of what fixed point holds
 
+// What of the two passes remains for a box. Main pass: `seen` where the last frame does not hide it. Post
+// pass: `hidden` where the new depth hides it; else `seen` where the main pass went on with it, `missed`
+// where it did not.
+enum class Sight { hidden, seen, missed };
+
 // Lanes [0, 8) to one value.
 HD inline float least_of(float* lane) {
   for (int step = 4; step > 0; step /= 2)

@@ -27,7 +27,7 @@ int64_t blocks_for(int64_t threads) {
 }  // namespace
 
 CullPass Culler::prepare(const DeviceScene& scene, const View& view, const CullOptions& options,
-                         dev::Stream stream) {
+                         const LastFrame* last) {
   native::demand(options.traversal != Traversal::instances && options.hierarchy, [] {
     return std::string("cull: a device goes level by level or persistently through hierarchies");
   });
@@ -50,68 +50,110 @@ CullPass Culler::prepare(const DeviceScene& scene, const View& view, const CullO
   for (auto& nodes : nodes_) nodes.resize(capacity_.nodes);
   groups_.resize(capacity_.groups);
   keys_.resize(capacity_.visible), other_keys_.resize(capacity_.visible), visible_.resize(capacity_.visible);
-  view_.resize(1), counts_.resize(1);
+  view_.resize(1), counts_.resize(2), listed_.resize(2);
 
-  CullView constants{};
-  static_assert(sizeof(constants.view) == sizeof(view), "the same bits");
-  std::memcpy(&constants.view, &view, sizeof(view));
-  world_planes(view, constants.planes);
-  constants.frustum = options.frustum;
-  view_.upload(&constants, 0, 1, stream);
-  counts_.fill(0, stream);
-  keys_.fill(0xff, stream);
-  return {arrays,          view_.data(),     capacity_,        layout,         views_.data(), to_clip_.data(),
-          entered_.data(), nodes_[1].data(), nodes_[0].data(), groups_.data(), keys_.data(),  counts_.data()};
+  constants_ = {};
+  static_assert(sizeof(constants_.view) == sizeof(view), "the same bits");
+  std::memcpy(&constants_.view, &view, sizeof(view));
+  world_planes(view, constants_.planes);
+  constants_.frustum = options.frustum;
+  if (last) {
+    constants_.occluders.before = last->pyramid, constants_.occluders.count_before = last->count;
+    std::memcpy(&constants_.occluders.view_before, &last->view, sizeof(view));
+    sights_.resize(arrays.count);
+  }
+  CullPass pass{};
+  pass.scene = arrays, pass.view = view_.data(), pass.capacity = capacity_, pass.layout = layout;
+  pass.views = views_.data(), pass.to_clip = to_clip_.data(), pass.entered = entered_.data();
+  pass.sights = sights_.data(), pass.instances_before = last ? last->instances : nullptr;
+  pass.groups = groups_.data(), pass.counts = counts_.data();
+  return pass;
 }
 
-void Culler::cull(const DeviceScene& scene, const View& view, const CullOptions& options,
-                  dev::Stream stream) {
-  CullPass pass = prepare(scene, view, options, stream);
+void Culler::cull(const DeviceScene& scene, const View& view, const CullOptions& options, dev::Stream stream,
+                  const LastFrame* last) {
+  pass_ = prepare(scene, view, options, last);
+  depth_ = scene.depth(), passes_ = 1;
+  counts_.fill(0, stream), keys_.fill(0xff, stream);
+  run(stream);
+}
+
+void Culler::post_pass(const Hzb& now, dev::Stream stream) {
+  main_keys_.resize(keys_.size());
+  added_[0].resize(capacity_.visible), added_[1].resize(capacity_.visible);
+  dev::copy_on_device(main_keys_.data(), keys_.data(), keys_.size() * sizeof(uint64_t), stream);
+  constants_.occluders.now = now, constants_.occluders.post = true;
+  passes_ = 2;
+  pass_.counts = counts_.data() + 1;
+  dev::launch(begin_post_pass, 1, 1, 0, stream, counts_.data(), pass_.counts);
+  run(stream);
+  listed_.fill(0, stream);
+  dev::launch(list_added, blocks_for(capacity_.visible), cull_threads, 0, stream, main_keys_.data(), pass_,
+              counts_.data(), added_[0].data(), added_[1].data(), listed_.data());
+}
+
+// A pass from the instances to the slots.
+void Culler::run(dev::Stream stream) {
+  view_.upload(&constants_, 0, 1, stream);
+  pass_.from = nodes_[1].data(), pass_.to = nodes_[0].data(), pass_.keys = keys_.data();
   if (instances_ > 0) {
     if (persistent_) nodes_[0].fill(0xff, stream);  // empty_slot
-    dev::launch(cull_instances, blocks_for(instances_), cull_threads, 0, stream, pass);
-    dev::launch(enter_instances, blocks_for(int64_t(instances_) * view_lanes), cull_threads, 0, stream, pass);
+    dev::launch(cull_instances, blocks_for(instances_), cull_threads, 0, stream, pass_);
+    dev::launch(enter_instances, blocks_for(int64_t(instances_) * view_lanes), cull_threads, 0, stream,
+                pass_);
+    dev::launch(begin_instances, blocks_for(instances_), cull_threads, 0, stream, pass_);
     if (persistent_)
-      traverse_persistent(pass, stream);
+      traverse_persistent(stream);
     else
-      traverse_levels(pass, scene.depth(), stream);
-    sort_keys(keys_, other_keys_, sort_scratch_, pass.layout.bits() + 1, stream);
+      traverse_levels(stream);
+    sort_keys(keys_, other_keys_, sort_scratch_, pass_.layout.bits() + 1, stream);
   }
-  pass.keys = keys_.data();
-  dev::launch(place_clusters, blocks_for(capacity_.visible), cull_threads, 0, stream, pass, visible_.data());
+  pass_.keys = keys_.data();
+  dev::launch(place_clusters, blocks_for(capacity_.visible), cull_threads, 0, stream, pass_, visible_.data());
 }
 
-void Culler::traverse_levels(CullPass& pass, int depth, dev::Stream stream) const {
-  for (int level = 0; level < depth; ++level) {
-    std::swap(pass.from, pass.to);
-    dev::launch(cull_nodes, blocks_for(int64_t(capacity_.nodes) * 8), cull_threads, 0, stream, pass, level);
+void Culler::traverse_levels(dev::Stream stream) {
+  for (int level = 0; level < depth_; ++level) {
+    std::swap(pass_.from, pass_.to);
+    dev::launch(cull_nodes, blocks_for(int64_t(capacity_.nodes) * 8), cull_threads, 0, stream, pass_, level);
   }
   dev::launch(cull_clusters, blocks_for(int64_t(capacity_.groups) * group_lanes), cull_threads, 0, stream,
-              pass);
+              pass_);
 }
 
-void Culler::traverse_persistent(const CullPass& pass, dev::Stream stream) {
+void Culler::traverse_persistent(dev::Stream stream) {
   queue_.resize(1), commits_.resize((capacity_.groups - 1) / device_batch + 1);
   commits_.fill(0, stream);
-  const DeviceQueue queue{queue_.data(), pass.to, pass.groups, commits_.data()};
-  dev::launch(begin_traversal, 1, 1, 0, stream, queue, pass.counts, capacity_.nodes);
+  const DeviceQueue queue{queue_.data(), pass_.to, pass_.groups, commits_.data()};
+  dev::launch(begin_traversal, 1, 1, 0, stream, queue, pass_.counts, capacity_.nodes);
   dev::launch(traverse<DeviceQueue>, dev::grid_blocks(capacity_.nodes, 8), persistent_threads, 0, stream,
-              pass, queue);
+              pass_, queue);
+}
+
+// What a pass adds to a frame's numbers.
+void Culler::add_work(const CullCounts& counts, CullStats& stats) const {
+  uint64_t offered = 0, visited = 0;
+  for (const Count at_level : counts.nodes) offered += at_level, visited += filled(at_level, capacity_.nodes);
+  if (persistent_) visited = counts.visited;
+  stats.nodes += visited, stats.dropped_nodes += offered - visited;
+  stats.candidate_clusters += counts.candidate_clusters + counts.far;
+  stats.dropped_candidate_clusters += counts.offered_clusters - counts.candidate_clusters;
 }
 
 void Culler::read_back(VisibleClusters& out, CullStats& stats, dev::Stream stream) const {
-  CullCounts counts;
-  counts_.read_back(&counts, 0, 1, stream);
+  CullCounts all[2];
+  counts_.read_back(all, 0, 2, stream);
   stats = {};
   stats.instances = stats.tested_instances = instances_;
-  stats.visible_instances = counts.entered, stats.far_instances = counts.far;
-  for (const Count offered : counts.nodes) {
-    const Count visited = persistent_ ? offered : filled(offered, capacity_.nodes);
-    stats.nodes += visited, stats.dropped_nodes += offered - visited;
+  stats.visible_instances = all[0].entered, stats.far_instances = all[0].far;
+  for (int pass = 0; pass < passes_; ++pass) add_work(all[pass], stats);
+  if (passes_ == 2) {
+    const CullCounts& post = all[1];
+    stats.occluded_instances = post.hidden_instances, stats.occluded_nodes = post.hidden_nodes;
+    stats.occluded_clusters = post.hidden_clusters;
+    stats.post_clusters = post.small + post.large - all[0].small - all[0].large;
   }
-  if (persistent_) stats.dropped_nodes = stats.nodes - counts.visited, stats.nodes = counts.visited;
-  stats.candidate_clusters = counts.candidate_clusters + counts.far;
-  stats.dropped_candidate_clusters = counts.offered_clusters - counts.candidate_clusters;
+  const CullCounts& counts = all[passes_ - 1];
   stats.visible_small = counts.small, stats.visible_large = counts.large, stats.triangles = counts.triangles;
   stats.dropped_visible_clusters = counts.visible - counts.small - counts.large;
 

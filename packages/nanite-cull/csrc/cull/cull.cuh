@@ -1,10 +1,11 @@
-// Culling on a device, level by level: as many launches as the deepest hierarchy has levels, and four more.
+// Culling on a device, level by level: as many launches as the deepest hierarchy has levels, and five more.
 // The host learns no count on the way: every list has a counter in device memory, and each kernel strides
 // over what the one before left.
 //
 //   cull_instances   instances whose sphere meets the frustum
-//   enter_instances  what each of them is in this view; those that show no more than their root cluster are
-//                    done, of the others the root node is the first candidate
+//   enter_instances  what each of them is in this view
+//   begin_instances  those that show no more than their root cluster are done, of the others the root node is
+//                    the first candidate
 //   cull_nodes       of every candidate node the children in the frustum that may hold the cut
 //   cull_clusters    of every group whose parents are too coarse the clusters of the cut
 //   place_clusters   after a sort: visible clusters in their order, from both ends of one buffer
@@ -38,7 +39,7 @@ DEV_KERNEL(cull_threads) cull_instances(CullPass pass) {
 
 // Visible clusters that a thread found room for.
 struct Tally {
-  Count small = 0, large = 0, triangles = 0;
+  uint32_t small = 0, large = 0, triangles = 0;  // of one thread: far from their end
 
   DEV_FN void take(bool taken, bool is_large, uint32_t count) {
     if (!taken) return;
@@ -63,59 +64,105 @@ DEV_FN bool is_far(const AssetArrays& asset, const Sphere& s, const LodView& lod
   return !too_coarse(lod, asset.root.own);
 }
 
+// What occlusion tests need of an instance: its lanes bring an entry each.
+DEV_FN void enter_sight(const CullPass& pass, uint32_t instance, const Box& box, const Wide* now,
+                        Wide* before, int part, bool active) {
+  const DeviceOccluders& by = pass.view->occluders;
+  if (by.before.levels == 0) return;  // the same for all
+  InstanceSight& out = pass.sights[instance];
+  const bool was_there = instance < by.count_before;
+  const InstanceRecord& record = was_there ? pass.instances_before[instance] : pass.scene.instances[instance];
+  before[part] = clip_entry(by.view_before, record.placement(), part / 4, part % 4);
+  __syncwarp();
+  if (!active) return;
+  out.before.to_clip[part] = static_cast<float>(before[part]);
+  out.now.to_clip[part] = static_cast<float>(now[part]);
+  if (part < 4) out.before.slack[part] = clip_slack_of(before, box, part);
+  if (part >= 4 && part < 8) out.now.slack[part - 4] = clip_slack_of(now, box, part - 4);
+  if (part > 0) return;
+  out.before.half_x = static_cast<float>(by.view_before.width) * 0.5f;
+  out.before.half_y = static_cast<float>(by.view_before.height) * 0.5f;
+  out.now.half_x = static_cast<float>(pass.view->view.width) * 0.5f;
+  out.now.half_y = static_cast<float>(pass.view->view.height) * 0.5f;
+}
+
 // A warp works on two instances, 16 lanes each.
 DEV_KERNEL(cull_threads) enter_instances(CullPass pass) {
-  DEV_SHARED(Wide, matrices, cull_threads);
+  DEV_SHARED(Wide, matrices, 2 * cull_threads);
   const int part = static_cast<int>(threadIdx.x) % view_lanes;
-  Wide* const matrix = matrices + (threadIdx.x - part);
+  Wide* const matrix = matrices + 2 * (static_cast<int>(threadIdx.x) - part);
   const int64_t count = static_cast<int64_t>(pass.counts->entered);
   const CullView& view = *pass.view;
-  Tally tally;
-  Count far_count = 0;
   for (int64_t first = first_of_warp(2); first < count; first += stride_of_warps(2)) {
     const int64_t k = first + dev::lane() / view_lanes;
     const bool active = k < count;
     const uint32_t instance = pass.entered[active ? k : first];
     const InstanceRecord& record = pass.scene.instances[instance];
-    const AssetArrays& asset = pass.scene.assets[record.asset];
+    const Box& box = pass.scene.assets[record.asset].box;
     matrix[part] = clip_entry(view.view, record.placement(), part / 4, part % 4);
     if (active) pass.to_clip[16 * int64_t(instance) + part] = static_cast<float>(matrix[part]);
     __syncwarp();
     InstanceView& out = pass.views[instance];
-    if (active && part < 6) frustum_plane(matrix, asset.box, part, out.planes[part]);
-    bool far = false, large = false;
+    if (active && part < 6) frustum_plane(matrix, box, part, out.planes[part]);
     if (active && part == 6) {
-      const LodView lod =
-          lod_view(view.view, record.translation, record.inverse, record.largest, record.smallest);
-      out.lod = lod, out.plane_count = view.frustum ? 6 : 0;
-      far = is_far(asset, pass.scene.spheres[instance], lod, view);
-      large = far && is_large(lod, asset.root.box.lo, asset.root.box.hi, asset.root.longest_edge);
+      out.lod = lod_view(view.view, record.translation, record.inverse, record.largest, record.smallest);
+      out.plane_count = view.frustum ? 6 : 0;
     }
-    const bool decides = active && part == 6;
-    append(decides && !far, pack({0, instance, 0}), pass.to, pass.capacity.nodes, &pass.counts->nodes[0]);
-    const bool fits = append_cluster(far, large, instance, asset.root.cluster, pass);
-    tally.take(far && fits, large, asset.root.triangles);
-    far_count += far;
+    enter_sight(pass, instance, box, matrix, matrix + view_lanes, part, active);
     __syncwarp();  // before the matrices of the next two
   }
-  tally.add(*pass.counts), add_up(far_count, &pass.counts->far);
+}
+
+// A thread an instance.
+DEV_KERNEL(cull_threads) begin_instances(CullPass pass) {
+  const int64_t count = static_cast<int64_t>(pass.counts->entered);
+  Tally tally;
+  uint32_t far_count = 0, hidden = 0;
+  for (int64_t first = first_of_warp(32); first < count; first += stride_of_warps(32)) {
+    const int64_t k = first + dev::lane();
+    const uint32_t instance = pass.entered[k < count ? k : first];
+    const AssetArrays& asset = pass.scene.assets[pass.scene.instances[instance].asset];
+    const LodView& lod = pass.views[instance].lod;
+    bool far = false, large = false, near = false;
+    Sight sight = Sight::hidden;
+    if (k < count) {
+      far = is_far(asset, pass.scene.spheres[instance], lod, *pass.view);
+      const Box& box = far ? asset.root.box : asset.box;
+      sight = look_at(pass, instance, box.lo, box.hi, far ? cluster_widening : node_widening, false);
+      large = far && is_large(lod, box.lo, box.hi, asset.root.longest_edge);
+      near = !far && sight != Sight::hidden;
+      far_count += far, hidden += sight == Sight::hidden;
+    }
+    append(near, pack({0, instance, 0, sight == Sight::missed}), pass.to, pass.capacity.nodes,
+           &pass.counts->nodes[0]);
+    const bool take = far && sight == drawn_by(pass);
+    const bool fits = append_cluster(take, large, instance, asset.root.cluster, pass);
+    tally.take(take && fits, large, asset.root.triangles);
+  }
+  tally.add(*pass.counts), add_up(far_count, &pass.counts->far),
+      add_up(hidden, &pass.counts->hidden_instances);
 }
 
 // A lane for each child of each candidate of a level.
 DEV_KERNEL(cull_threads) cull_nodes(CullPass pass, int level) {
   const int64_t count = filled(pass.counts->nodes[level], pass.capacity.nodes);
-  Count offered_clusters = 0;
+  uint32_t offered_clusters = 0, hidden = 0;
   for (int64_t first = first_of_warp(4); first < count; first += stride_of_warps(4)) {
     const int64_t k = first + dev::lane() / 8;
     const int i = dev::lane() % 8;
     uint32_t child = none, instance = 0;
+    Sight sight = Sight::hidden;
     if (k < count) {
       const Candidate from = unpack(pass.from[k]);
       instance = from.instance;
       const AssetArrays& asset = pass.scene.assets[pass.scene.instances[instance].asset];
       const InstanceView& view = pass.views[instance];
       const Node& node = asset.nodes[from.item];
-      if (child_wanted(node, i, view)) child = node.child[i];
+      if (child_wanted(node, i, view)) {
+        sight = look_at_child(pass, from, node, i);
+        hidden += sight == Sight::hidden;
+        if (sight != Sight::hidden) child = node.child[i];
+      }
       if (child != none && child & leaf_bit) {
         const Group& group = asset.groups[child & ~leaf_bit];
         if (!too_coarse(view.lod, group.bounds))
@@ -125,11 +172,11 @@ DEV_KERNEL(cull_threads) cull_nodes(CullPass pass, int level) {
       }
     }
     const bool take = child != none, leaf = (child & leaf_bit) != 0;
-    const uint64_t word = pack({0, instance, child & ~leaf_bit & (most_items - 1)});
+    const uint64_t word = pack({0, instance, child & ~leaf_bit & (most_items - 1), sight == Sight::missed});
     append(take && !leaf, word, pass.to, pass.capacity.nodes, &pass.counts->nodes[level + 1]);
     append(take && leaf, word, pass.groups, pass.capacity.groups, &pass.counts->groups);
   }
-  add_up(offered_clusters, &pass.counts->offered_clusters);
+  add_up(offered_clusters, &pass.counts->offered_clusters), add_up(hidden, &pass.counts->hidden_nodes);
 }
 
 // A warp works on two groups, 16 lanes each, a cluster a lane.
@@ -137,7 +184,7 @@ DEV_KERNEL(cull_threads) cull_clusters(CullPass pass) {
   const int64_t count = filled(pass.counts->groups, pass.capacity.groups);
   const uint32_t part = threadIdx.x % group_lanes;
   Tally tally;
-  Count candidates = 0;
+  uint32_t candidates = 0, hidden = 0;
   for (int64_t first = first_of_warp(2); first < count; first += stride_of_warps(2)) {
     const int64_t k = first + dev::lane() / group_lanes;
     const Candidate from = unpack(pass.groups[k < count ? k : first]);
@@ -150,21 +197,48 @@ DEV_KERNEL(cull_threads) cull_clusters(CullPass pass) {
     for (uint32_t c = part; c - part < most_clusters; c += group_lanes) {
       const uint32_t cluster = group.cluster_begin + c;
       float lo[3], hi[3];
-      const bool take = c < clusters && cluster_wanted(asset, cluster, view, lo, hi);
+      bool take = c < clusters && cluster_wanted(asset, cluster, view, lo, hi);
+      if (take) {
+        const Sight sight = look_at(pass, from.instance, lo, hi, cluster_widening, from.missed);
+        hidden += sight == Sight::hidden, take = sight == drawn_by(pass);
+      }
       const bool large = take && is_large(view.lod, lo, hi, asset.clusters[cluster].longest_edge);
       const bool fits = append_cluster(take, large, from.instance, cluster, pass);
       tally.take(take && fits, large, take ? asset.clusters[cluster].triangle_count : 0);
     }
   }
   tally.add(*pass.counts), add_up(candidates, &pass.counts->candidate_clusters);
+  add_up(hidden, &pass.counts->hidden_clusters);
+}
+
+// One thread: the post pass goes on with the list of the main pass.
+DEV_KERNEL(1) begin_post_pass(const CullCounts* main, CullCounts* post) {
+  post->visible = main->visible, post->triangles = main->triangles;
+  post->small = main->small, post->large = main->large;
 }
 
 // Sorted keys to slots: small clusters from the front of the buffer, large ones from its back.
 DEV_KERNEL(cull_threads) place_clusters(CullPass pass, Visible* visible) {
-  const int64_t small = static_cast<int64_t>(pass.counts->small);
-  const int64_t count = small + static_cast<int64_t>(pass.counts->large);
-  for (int64_t i = dev::thread_index(); i < count; i += dev::thread_count())
-    visible[i < small ? i : pass.capacity.visible - 1 - (i - small)] = pass.layout.visible(pass.keys[i]);
+  const SlotOrder order(*pass.counts, pass.capacity.visible);
+  for (int64_t i = dev::thread_index(); i < order.count; i += dev::thread_count())
+    visible[order.slot(i)] = pass.layout.visible(pass.keys[i]);
+}
+
+// Slots of the clusters that the post pass brought: small ones and large ones.
+DEV_KERNEL(cull_threads)
+list_added(const uint64_t* keys, CullPass pass, const CullCounts* main, uint32_t* small, uint32_t* large,
+           Count* listed) {
+  const SlotOrder order(*pass.counts, pass.capacity.visible), before(*main, pass.capacity.visible);
+  for (int64_t first = first_of_warp(32); first < order.count; first += stride_of_warps(32)) {
+    const int64_t i = first + dev::lane();
+    bool take = i < order.count;
+    if (take) {
+      const int64_t at = place_in(keys, before.count, pass.keys[i]);
+      take = at == before.count || keys[at] != pass.keys[i];
+    }
+    append(take && i < order.small, order.slot(i), small, pass.capacity.visible, &listed[0]);
+    append(take && i >= order.small, order.slot(i), large, pass.capacity.visible, &listed[1]);
+  }
 }
 
 }  // namespace nanite_cull::cuda

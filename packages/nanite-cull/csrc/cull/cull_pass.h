@@ -1,6 +1,7 @@
 // What the kernels of a culling pass share: constants, lists and counts in device memory.
 #pragma once
 
+#include "core/occlusion.h"
 #include "core/visible.h"
 #include "cull/device_append.cuh"
 #include "scene/device_scene.h"
@@ -14,16 +15,43 @@ constexpr int most_levels = 64;    // nodes from a root to a leaf
 
 // What a pass counts, in device memory. Zero before it.
 struct CullCounts {
-  Count entered;  // instances in the frustum
-  Count far;      // of these: drawn as their root cluster
-  Count
-      nodes[most_levels];  // candidates offered to each level; all but the roots in [1] where there are none
-  Count visited;           // nodes, where there are no levels
-  Count groups;            // offered
+  Count entered;             // instances in the frustum
+  Count far;                 // of these: drawn as their root cluster
+  Count nodes[most_levels];  // candidates offered to each level; without levels all but the roots in [1]
+  Count visited;             // nodes, where there are no levels
+  Count groups;              // offered
   Count offered_clusters, candidate_clusters;  // of groups: of all, and of those that fit
   Count visible;                               // clusters offered to the list of keys
   Count small, large, triangles;               // of those that fit
+  Count hidden_instances, hidden_nodes, hidden_clusters;
 };
+
+// Where the clusters of a sorted list are in a buffer of `capacity` slots.
+struct SlotOrder {
+  int64_t small, count;
+  uint32_t capacity;
+
+  HD SlotOrder(const CullCounts& counts, uint32_t slots)
+      : small(static_cast<int64_t>(counts.small)),
+        count(small + static_cast<int64_t>(counts.large)),
+        capacity(slots) {}
+  HD uint32_t slot(int64_t i) const {
+    return static_cast<uint32_t>(i < small ? i : capacity - 1 - (i - small));
+  }
+  HD int64_t place(uint32_t slot) const { return slot < small ? slot : small + (capacity - 1 - slot); }
+};
+
+// Where a key is, or would be, in a sorted list.
+HD inline int64_t place_in(const uint64_t* keys, int64_t count, uint64_t key) {
+  int64_t first = 0;
+  while (count > 0) {
+    const int64_t half = count / 2;
+    const bool behind = keys[first + half] < key;
+    first = behind ? first + half + 1 : first;
+    count = behind ? count - half - 1 : half;
+  }
+  return first;
+}
 
 struct CullCapacities {
   uint32_t nodes, groups, visible;
@@ -45,10 +73,25 @@ struct KeyLayout {
 };
 constexpr uint64_t no_key = ~uint64_t(0);  // behind all others
 
+// What hides: the last frame's pyramid and the view it was made with; in the post pass also the pyramid of
+// what the main pass drew. Without levels they hide nothing.
+struct DeviceOccluders {
+  Hzb before, now;
+  BasicView<Wide> view_before;
+  uint32_t count_before;  // instances that were there
+  bool post;
+};
+
+// One instance in those views.
+struct InstanceSight {
+  OcclusionView before, now;
+};
+
 struct CullView {
   BasicView<Wide> view;
   float planes[6][4];  // of the frustum in the world, of unit normals
   bool frustum;        // false: nothing is culled by it
+  DeviceOccluders occluders;
 };
 
 // What the kernels of a pass share, in device memory.
@@ -57,10 +100,12 @@ struct CullPass {
   const CullView* view;
   CullCapacities capacity;
   KeyLayout layout;
-  InstanceView* views;  // (instances): of those that were entered
-  float* to_clip;       // (instances, 16): the same
-  uint32_t* entered;    // (instances)
-  uint64_t *from, *to;  // candidate nodes of this level and of the next
+  InstanceView* views;                     // (instances): of those that were entered
+  float* to_clip;                          // (instances, 16): the same
+  InstanceSight* sights;                   // (instances): the same, with occluders
+  const InstanceRecord* instances_before;  // where they were in the last frame
+  uint32_t* entered;                       // (instances)
+  uint64_t *from, *to;                     // candidate nodes of this level and of the next
   uint64_t* groups;
   uint64_t* keys;
   CullCounts* counts;

@@ -1,16 +1,39 @@
 // What decides about a child of a node and a cluster of a group, for every order of going through them.
 #pragma once
 
+#include "core/queue_layout.h"
 #include "core/size_class.h"
 #include "cull/cull_pass.h"
 
 namespace nanite_cull::cuda {
+
+// What this pass knows of a box of an instance (cull/occlusion.h). `missed`: the main pass did not come as
+// far.
+DEV_FN Sight look_at(const CullPass& pass, uint32_t instance, const float* lo, const float* hi,
+                     float widening, bool missed) {
+  const DeviceOccluders& by = pass.view->occluders;
+  if (by.post && occluded(pass.sights[instance].now, by.now, lo, hi, widening)) return Sight::hidden;
+  if (!missed)
+    missed = by.before.levels > 0 && instance < by.count_before &&
+             occluded(pass.sights[instance].before, by.before, lo, hi, widening);
+  return !missed ? Sight::seen : by.post ? Sight::missed : Sight::hidden;
+}
+
+// What a pass draws.
+DEV_FN Sight drawn_by(const CullPass& pass) {
+  return pass.view->occluders.post ? Sight::missed : Sight::seen;
+}
 
 // The child of a node that a lane looks at: box and errors stand side by side with its neighbours'.
 DEV_FN bool child_wanted(const Node& n, int i, const InstanceView& view) {
   return n.child[i] != none && too_coarse(view.lod, n.x[i], n.y[i], n.z[i], n.r[i], n.max_parent_error[i]) &&
          may_be_fine(view.lod, n.x[i], n.y[i], n.z[i], n.r[i], n.min_own_error[i]) &&
          box_in_frustum(view, n.lo[0][i], n.lo[1][i], n.lo[2][i], n.hi[0][i], n.hi[1][i], n.hi[2][i]);
+}
+
+DEV_FN Sight look_at_child(const CullPass& pass, const Candidate& from, const Node& n, int i) {
+  const float lo[3] = {n.lo[0][i], n.lo[1][i], n.lo[2][i]}, hi[3] = {n.hi[0][i], n.hi[1][i], n.hi[2][i]};
+  return look_at(pass, from.instance, lo, hi, node_widening, from.missed);
 }
 
 // Whether a cluster is in the cut and in view; its parents are too coarse.

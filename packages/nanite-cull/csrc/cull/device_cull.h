@@ -12,40 +12,68 @@ namespace nanite_cull::cuda {
 void sort_keys(DeviceArray<uint64_t>& keys, DeviceArray<uint64_t>& other, DeviceArray<uint8_t>& scratch,
                int bits, dev::Stream stream);
 
+// The frame before, in device memory.
+struct LastFrame {
+  Hzb pyramid;
+  View view;
+  const InstanceRecord* instances;  // where they were
+  uint32_t count;
+};
+
 class Culler {
  public:
-  // Queues a pass over the scene in one view, level by level or persistent. Throws native::ValueError for
-  // capacities or a scene that candidates have no room for, std::runtime_error for what CUDA refuses.
-  void cull(const DeviceScene& scene, const View& view, const CullOptions& options, dev::Stream stream);
+  // Queues a pass over the scene in one view, level by level or persistent; with `last` the main pass of two:
+  // it leaves out what lay behind that frame's depth. Throws native::ValueError for capacities or a scene
+  // that candidates have no room for, std::runtime_error for what CUDA refuses.
+  void cull(const DeviceScene& scene, const View& view, const CullOptions& options, dev::Stream stream,
+            const LastFrame* last = nullptr);
 
-  // What the pass found, in device memory: counts, slots from both ends, matrices of the instances.
-  const CullCounts* counts() const { return counts_.data(); }
+  // Queues the post pass: adds what the main pass should not have left out and `now`, the pyramid of what it
+  // drew, does not hide. Slots change; see rename_pixels() in raster/raster.cuh.
+  void post_pass(const Hzb& now, dev::Stream stream);
+
+  // What was found, in device memory: counts, slots from both ends, matrices of the instances.
+  const CullCounts* counts() const { return counts_.data() + (passes_ - 1); }
   const DeviceArray<Visible>& visible() const { return visible_; }
   const float* to_clip() const { return to_clip_.data(); }
+
+  // After a post pass: the sorted list of the main pass, its counts, and that of both.
+  const uint64_t* main_keys() const { return main_keys_.data(); }
+  const CullCounts* main_counts() const { return counts_.data(); }
+  const uint64_t* keys() const { return keys_.data(); }
+  // The slots that it brought, small ones and large ones, and how many.
+  const uint32_t* added(int large) const { return added_[large].data(); }
+  const Count* added_count(int large) const { return listed_.data() + large; }
 
   // Copies counts and clusters to the host. Waits for the stream.
   void read_back(VisibleClusters& out, CullStats& stats, dev::Stream stream) const;
 
  private:
   CullPass prepare(const DeviceScene& scene, const View& view, const CullOptions& options,
-                   dev::Stream stream);
+                   const LastFrame* last);
+  void run(dev::Stream stream);
+  void traverse_levels(dev::Stream stream);
+  void traverse_persistent(dev::Stream stream);
+  void add_work(const CullCounts& counts, CullStats& stats) const;
 
-  void traverse_levels(CullPass& pass, int depth, dev::Stream stream) const;
-  void traverse_persistent(const CullPass& pass, dev::Stream stream);
-
+  CullPass pass_ = {};
+  CullView constants_ = {};
   CullCapacities capacity_ = {};
   bool persistent_ = false;
+  int passes_ = 1, depth_ = 0;
   uint32_t instances_ = 0;
   DeviceArray<CullView> view_;
   DeviceArray<InstanceView> views_;
+  DeviceArray<InstanceSight> sights_;
   DeviceArray<float> to_clip_;
   DeviceArray<uint32_t> entered_;
-  DeviceArray<uint64_t> nodes_[2], groups_, keys_, other_keys_;
+  DeviceArray<uint64_t> nodes_[2], groups_, keys_, other_keys_, main_keys_;
   DeviceArray<QueueState> queue_;  // of a persistent traversal
-  DeviceArray<uint32_t> commits_;
+  DeviceArray<uint32_t> commits_, added_[2];
   DeviceArray<uint8_t> sort_scratch_;
   DeviceArray<Visible> visible_;
-  DeviceArray<CullCounts> counts_;
+  DeviceArray<CullCounts> counts_;  // of the main pass and of the post pass
+  DeviceArray<Count> listed_;
 };
 
 }  // namespace nanite_cull::cuda

@@ -15,9 +15,6 @@ struct Occluders {
   bool post = false;
 };
 
-// What of the two passes remains for a box: see InstanceOcclusion::test().
-enum class Sight { hidden, seen, missed };
-
 // One instance in a pass. Without occluders everything is seen.
 class InstanceOcclusion {
  public:
@@ -25,9 +22,7 @@ class InstanceOcclusion {
   InstanceOcclusion(const Occluders& occluders, const View& view, const Scene& scene, const Asset& asset,
                     int64_t instance);
 
-  // Main pass: `seen` where the last frame does not hide the box. Post pass: `hidden` where the new depth
-  // hides it; else `seen` where the main pass went on with it, `missed` where it did not. `missed`: it did
-  // not come as far as this box.
+  // `missed`: the main pass did not come as far as this box.
   Sight test(const float* lo, const float* hi, float widening, bool missed) const;
 
   // What this pass draws.

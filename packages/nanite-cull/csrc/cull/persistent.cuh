@@ -20,7 +20,7 @@ constexpr uint32_t device_batch = 16;  // groups that a worker takes at once
 struct DeviceWork {
   const CullPass* pass;
   Count nodes = 0, offered_nodes = 0, offered_clusters = 0, candidate_clusters = 0, small = 0, large = 0,
-        triangles = 0;
+        triangles = 0, hidden_nodes = 0, hidden_clusters = 0;
 
   DEV_FN void visit(uint64_t word, Children& out) {
     const Candidate from = unpack(word);
@@ -31,11 +31,14 @@ struct DeviceWork {
     ++nodes;
     for (int i = 0; i < most_children; ++i) {
       if (!child_wanted(node, i, view)) continue;
+      const Sight sight = look_at_child(*pass, from, node, i);
+      hidden_nodes += sight == Sight::hidden;
+      if (sight == Sight::hidden) continue;
       const uint32_t child = node.child[i], item = child & ~leaf_bit;
       if (!(child & leaf_bit)) {
-        out.node[out.nodes++] = pack({0, from.instance, item});
+        out.node[out.nodes++] = pack({0, from.instance, item, sight == Sight::missed});
       } else if (too_coarse(view.lod, asset.groups[item].bounds)) {
-        out.group[out.groups++] = pack({0, from.instance, item});
+        out.group[out.groups++] = pack({0, from.instance, item, sight == Sight::missed});
         offered_clusters += asset.groups[item].cluster_count;
       }
     }
@@ -51,6 +54,9 @@ struct DeviceWork {
     for (uint32_t c = group.cluster_begin; c < group.cluster_begin + group.cluster_count; ++c) {
       float lo[3], hi[3];
       if (!cluster_wanted(asset, c, view, lo, hi)) continue;
+      const Sight sight = look_at(*pass, from.instance, lo, hi, cluster_widening, from.missed);
+      hidden_clusters += sight == Sight::hidden;
+      if (sight != drawn_by(*pass)) continue;
       const bool is_large_one = is_large(view.lod, lo, hi, asset.clusters[c].longest_edge);
       const Count at = atomicAdd(&pass->counts->visible, Count(1));
       if (at >= pass->capacity.visible) continue;
@@ -64,6 +70,7 @@ struct DeviceWork {
     add_up(nodes, &counts.visited), add_up(offered_nodes, &counts.nodes[1]);
     add_up(offered_clusters, &counts.offered_clusters),
         add_up(candidate_clusters, &counts.candidate_clusters);
+    add_up(hidden_nodes, &counts.hidden_nodes), add_up(hidden_clusters, &counts.hidden_clusters);
     add_up(small, &counts.small), add_up(large, &counts.large), add_up(triangles, &counts.triangles);
   }
 };

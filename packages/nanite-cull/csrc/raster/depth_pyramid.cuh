@@ -4,7 +4,7 @@
 
 #include <native/device.h>
 
-#include "core/hzb_layout.h"
+#include "core/occlusion.h"
 
 namespace nanite_cull::cuda {
 
@@ -46,6 +46,14 @@ void build_pyramid(const Pixel* pixels, int width, int height, float* texels, de
   for (int level = 1; level < hzb_levels(width, height); ++level)
     launch(texels + hzb_offset(width, height, level - 1), hzb_size(width, level - 1),
            hzb_size(height, level - 1), texels + hzb_offset(width, height, level));
+}
+
+inline Hzb hzb_of(const float* texels, int width, int height) {
+  Hzb out;
+  out.width = width, out.height = height, out.levels = hzb_levels(width, height);
+  for (int level = 0; level < out.levels; ++level)
+    out.level[level] = texels + hzb_offset(width, height, level);
+  return out;
 }
 
 }  // namespace nanite_cull::cuda

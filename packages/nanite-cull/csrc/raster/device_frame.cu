@@ -1,6 +1,6 @@
 #include "raster/device_frame.h"
 
-#include "raster/device_raster.h"
+#include "raster/device_two_pass.h"
 
 namespace nanite_cull::cuda {
 
@@ -9,6 +9,7 @@ struct DeviceFrame::Parts {
   DeviceScene scene;
   Culler culler;
   Rasteriser rasteriser;
+  DeviceHistory history;
 };
 
 namespace {
@@ -44,11 +45,22 @@ void DeviceFrame::cull(const Scene& scene, const View& view, const CullOptions& 
   parts_->culler.read_back(out, stats, nullptr);
 }
 
-void DeviceFrame::draw(const View& view, const RasterOptions& options, VisibilityBuffer& out,
-                       RasterStats& stats) {
+void DeviceFrame::draw(const Scene& scene, const View& view, const CullOptions& culling,
+                       const RasterOptions& drawing, bool occlusion, VisibleClusters& visible,
+                       CullStats& cull_stats, VisibilityBuffer& out, RasterStats& raster_stats) {
   const On on(parts_->device);
-  parts_->rasteriser.draw(parts_->scene, parts_->culler, view, options, stats, nullptr);
-  parts_->rasteriser.read_back(out, nullptr);
+  Parts& p = *parts_;
+  p.scene.update(scene, nullptr);
+  if (occlusion) {
+    p.history.draw(p.scene, p.culler, p.rasteriser, view, culling, drawing, raster_stats, nullptr);
+  } else {
+    p.culler.cull(p.scene, view, culling, nullptr);
+    p.rasteriser.draw(p.scene, p.culler, view, drawing, raster_stats, nullptr);
+  }
+  p.culler.read_back(visible, cull_stats, nullptr);
+  p.rasteriser.read_back(out, nullptr);
 }
+
+void DeviceFrame::forget() { parts_->history.forget(); }
 
 }  // namespace nanite_cull::cuda

@@ -21,8 +21,14 @@ class DeviceFrame {
   void cull(const Scene& scene, const View& view, const CullOptions& options, VisibleClusters& out,
             CullStats& stats);
 
-  // Draws what was found last: the picture that raster() makes of it. Waits.
-  void draw(const View& view, const RasterOptions& options, VisibilityBuffer& out, RasterStats& stats);
+  // Culls and draws: the picture that raster() makes. With `occlusion` what the last frame so drawn, and then
+  // this one, hide is left out, the picture the same (raster/two_pass.h). Else as cull().
+  void draw(const Scene& scene, const View& view, const CullOptions& culling, const RasterOptions& drawing,
+            bool occlusion, VisibleClusters& visible, CullStats& cull_stats, VisibilityBuffer& out,
+            RasterStats& raster_stats);
+
+  // The next frame takes nothing from the last one.
+  void forget();
 
  private:
   struct Parts;

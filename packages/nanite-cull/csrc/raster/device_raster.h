@@ -15,6 +15,10 @@ class Rasteriser {
   void draw(const DeviceScene& scene, const Culler& culler, const View& view, const RasterOptions& options,
             RasterStats& stats, dev::Stream stream);
 
+  // After the culler's post pass: gives the pixels their new slots and draws what it brought. Adds to
+  // `stats`. Waits for the stream.
+  void draw_added(const Culler& culler, RasterStats& stats, dev::Stream stream);
+
   // (height, width) words: depth above id.
   const DeviceArray<Count>& pixels() const { return pixels_; }
 
@@ -24,6 +28,9 @@ class Rasteriser {
   uint64_t piece_room = 1 << 18, triangle_room = 1 << 16;  // to begin with
 
  private:
+  void run(RasterPass pass, RasterStats& stats, dev::Stream stream);
+
+  RasterPass pass_ = {};
   int width_ = 0, height_ = 0;
   DeviceArray<Count> pixels_;
   DeviceArray<uint32_t> left_, ids_;

@@ -24,39 +24,55 @@ void Rasteriser::draw(const DeviceScene& scene, const Culler& culler, const View
   width_ = view.width, height_ = view.height;
   pixels_.resize(size_t(width_) * height_), left_.resize(slots);
   small_.resize(1), large_.resize(1);
-  pixels_.fill(0, stream), small_.fill(0, stream);
-  RasterPass pass{};
-  pass.scene = scene.arrays(), pass.culled = culler.counts();
-  pass.visible = culler.visible().data(), pass.capacity = static_cast<uint32_t>(slots);
-  pass.to_clip = culler.to_clip(), pass.pixels = pixels_.data();
-  pass.width = width_, pass.height = height_, pass.cull_back = options.cull_back;
-  pass.left = left_.data(), pass.small = small_.data(), pass.large = large_.data();
-  dev::launch(draw_small, dev::grid_blocks(slots, 16), small_threads, 0, stream, pass);
+  pixels_.fill(0, stream);
+  pass_ = {};
+  pass_.scene = scene.arrays(), pass_.to_clip = culler.to_clip();
+  pass_.visible = culler.visible().data(), pass_.capacity = static_cast<uint32_t>(slots);
+  pass_.small_count = &culler.counts()->small, pass_.large_count = &culler.counts()->large;
+  pass_.pixels = pixels_.data(), pass_.width = width_, pass_.height = height_;
+  pass_.cull_back = options.cull_back;
+  pass_.left = left_.data(), pass_.small = small_.data(), pass_.large = large_.data();
+  stats = {};
+  run(pass_, stats, stream);
+}
 
+void Rasteriser::draw_added(const Culler& culler, RasterStats& stats, dev::Stream stream) {
+  const size_t count = pixels_.size();
+  dev::launch(rename_pixels, dev::grid_blocks((count + piece_threads - 1) / piece_threads, 16), piece_threads,
+              0, stream, pixels_.data(), static_cast<int64_t>(count), pass_.capacity, culler.main_keys(),
+              culler.main_counts(), culler.keys(), culler.counts());
+  RasterPass pass = pass_;
+  pass.small_slots = culler.added(0), pass.large_slots = culler.added(1);
+  pass.small_count = culler.added_count(0), pass.large_count = culler.added_count(1);
+  run(pass, stats, stream);
+}
+
+void Rasteriser::run(RasterPass pass, RasterStats& stats, dev::Stream stream) {
+  small_.fill(0, stream);
+  dev::launch(draw_small, dev::grid_blocks(pass.capacity, 16), small_threads, 0, stream, pass);
   LargeCounts large;
   for (bool fits = false; !fits;) {
     triangles_.resize(triangle_room), pieces_.resize(piece_room);
     pass.triangles = triangles_.data(), pass.triangle_capacity = static_cast<uint32_t>(triangle_room);
     pass.pieces = pieces_.data(), pass.piece_capacity = static_cast<uint32_t>(piece_room);
     large_.fill(0, stream);
-    dev::launch(set_up_large, dev::grid_blocks(slots, 6), set_up_threads, 0, stream, pass);
+    dev::launch(set_up_large, dev::grid_blocks(pass.capacity, 6), set_up_threads, 0, stream, pass);
     dev::launch(draw_pieces, dev::grid_blocks(piece_room / 4, 16), piece_threads, 0, stream, pass);
     large_.read_back(&large, 0, 1, stream);
     fits = large.triangles <= triangle_room && large.pieces <= piece_room;
-    if (fits) break;
     native::demand(large.triangles <= most_room && large.pieces <= most_room, [] {
       return std::string("raster: more than 2^31 tiles of large triangles; draw a smaller image");
     });
     triangle_room = std::max<uint64_t>(triangle_room, large.triangles);
     piece_room = std::max<uint64_t>(piece_room, large.pieces);
   }
-  CullCounts culled;
-  dev::read_back(&culled, culler.counts(), sizeof(culled), stream);
   SmallCounts small;
   small_.read_back(&small, 0, 1, stream);
-  stats = {};
-  stats.clusters = culled.small + culled.large;
-  stats.drawn_triangles = small.drawn + large.triangles, stats.clipped_triangles = large.clipped;
+  Count clusters[2];
+  dev::read_back(&clusters[0], pass.small_count, sizeof(Count), stream);
+  dev::read_back(&clusters[1], pass.large_count, sizeof(Count), stream);
+  stats.clusters += clusters[0] + clusters[1];
+  stats.drawn_triangles += small.drawn + large.triangles, stats.clipped_triangles += large.clipped;
 }
 
 void Rasteriser::read_back(VisibilityBuffer& out, dev::Stream stream) {

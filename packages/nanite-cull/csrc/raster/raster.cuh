@@ -63,9 +63,10 @@ DEV_FN void put(const RasterPass& pass, const FixedTriangle& t, uint32_t id, int
 DEV_KERNEL(small_threads) draw_small(RasterPass pass) {
   DEV_SHARED(FixedVertex, vertices, max_cluster_vertices);
   const Screen screen = pass.screen();
-  const auto count = static_cast<uint32_t>(pass.culled->small);
+  const auto count = static_cast<uint32_t>(*pass.small_count);
   Count drawn = 0;
-  for (uint32_t slot = blockIdx.x; slot < count; slot += gridDim.x) {
+  for (uint32_t k = blockIdx.x; k < count; k += gridDim.x) {
+    const uint32_t slot = pass.small_slots ? pass.small_slots[k] : k;
     const DrawnCluster drawing(pass, slot);
     drawing.project(screen, vertices);
     __syncthreads();
@@ -114,12 +115,13 @@ DEV_KERNEL(set_up_threads) set_up_large(RasterPass pass) {
   ClipVertex* const polygon = polygons + 2 * max_clipped_corners * threadIdx.x;
   FixedVertex* const fan = fans + max_clipped_corners * threadIdx.x;
   const Screen screen = pass.screen();
-  const auto large = static_cast<uint32_t>(pass.culled->large),
-             left = static_cast<uint32_t>(pass.small->left);
+  const auto large = static_cast<uint32_t>(*pass.large_count), left = static_cast<uint32_t>(pass.small->left);
   Count clipped = 0;
   for (uint32_t k = blockIdx.x; k < large + left; k += gridDim.x) {
     const bool was_left = k >= large;
-    const DrawnCluster drawing(pass, was_left ? pass.left[k - large] : pass.capacity - 1 - k);
+    const DrawnCluster drawing(pass, was_left           ? pass.left[k - large]
+                                     : pass.large_slots ? pass.large_slots[k]
+                                                        : pass.capacity - 1 - k);
     drawing.project(screen, vertices);
     __syncthreads();
     for (int i = static_cast<int>(threadIdx.x); i < drawing.cluster->triangle_count; i += set_up_threads) {
@@ -165,12 +167,28 @@ DEV_KERNEL(piece_threads) draw_pieces(RasterPass pass) {
   }
 }
 
+// Gives the pixels of the main pass the slots that their clusters have after the post pass: by their keys in
+// the sorted lists of both.
+DEV_KERNEL(piece_threads)
+rename_pixels(Count* pixels, int64_t count, uint32_t capacity, const uint64_t* main_keys,
+              const CullCounts* main, const uint64_t* keys, const CullCounts* both) {
+  const SlotOrder before(*main, capacity), now(*both, capacity);
+  for (int64_t i = dev::thread_index(); i < count; i += dev::thread_count()) {
+    const Count word = pixels[i];
+    if (word == 0) continue;
+    const auto id = static_cast<uint32_t>(word & 0xffffffffu);
+    const uint64_t key = main_keys[before.place(id >> id_triangle_bits)];
+    const uint32_t slot = now.slot(place_in(keys, now.count, key));
+    pixels[i] = word >> 32 << 32 | (slot << id_triangle_bits | (id & ((1u << id_triangle_bits) - 1)));
+  }
+}
+
 // Words to the planes that the host has.
 DEV_KERNEL(piece_threads) split_pixels(const Count* pixels, int64_t count, float* depth, uint32_t* id) {
   for (int64_t i = dev::thread_index(); i < count; i += dev::thread_count()) {
     const auto bits = static_cast<uint32_t>(pixels[i] >> 32);
     memcpy(depth + i, &bits, sizeof(bits));
-    id[i] = static_cast<uint32_t>(pixels[i]);
+    id[i] = static_cast<uint32_t>(pixels[i] & 0xffffffffu);
   }
 }
 

@@ -30,11 +30,13 @@ struct LargeCounts {
 
 struct RasterPass {
   SceneArrays scene;
-  const CullCounts* culled;
   const Visible* visible;  // slots
   uint32_t capacity;       // of them
-  const float* to_clip;    // (instances, 16)
-  Count* pixels;           // (height, width)
+  // slots to draw, by size; null: as many as the count says, from the front and from the back
+  const uint32_t *small_slots, *large_slots;
+  const Count *small_count, *large_count;
+  const float* to_clip;  // (instances, 16)
+  Count* pixels;         // (height, width)
   int width, height;
   bool cull_back;
   uint32_t* left;  // slots of small clusters with triangles that were left

@@ -103,6 +103,14 @@ void DeviceScene::update(const Scene& scene, dev::Stream stream) {
   scene_ = &scene, count_ = count, revision_ = scene.revision();
 }
 
+void DeviceScene::keep_places(dev::Stream stream) {
+  if (places_revision_ == revision_ && places_before_.size() == instances_.size()) return;
+  places_before_.resize(instances_.size());
+  dev::copy_on_device(places_before_.data(), instances_.data(), instances_.size() * sizeof(InstanceRecord),
+                      stream);
+  places_revision_ = revision_;
+}
+
 SceneArrays DeviceScene::arrays() const {
   return {static_cast<uint32_t>(count_), spheres_.data(), instances_.data(), asset_arrays_.data()};
 }

@@ -57,6 +57,13 @@ class DeviceScene {
   void update(const Scene& scene, dev::Stream stream);
 
   SceneArrays arrays() const;
+
+  // Keeps where the instances are, for the next frame's occlusion.
+  void keep_places(dev::Stream stream);
+  const InstanceRecord* places_before() const { return places_before_.data(); }
+  uint32_t count_before() const { return static_cast<uint32_t>(places_before_.size()); }
+  const Scene* source() const { return scene_; }  // compared, not followed
+
   int depth() const { return depth_; }                       // of the deepest hierarchy, in nodes
   uint32_t most_clusters() const { return most_clusters_; }  // of an asset
   uint64_t copied_bytes() const { return copied_bytes_; }    // by the last update
@@ -84,7 +91,8 @@ class DeviceScene {
   std::vector<AssetMemory> assets_;
   DeviceArray<AssetArrays> asset_arrays_;
   DeviceArray<Sphere> spheres_;
-  DeviceArray<InstanceRecord> instances_;
+  DeviceArray<InstanceRecord> instances_, places_before_;
+  uint64_t places_revision_ = 0;
 };
 
 }  // namespace nanite_cull::cuda

@@ -70,7 +70,7 @@ def _check_device(options: dict[str, Any]) -> None:
     wanted = {
         "traversal": options["traversal"] == "instances",
         "hierarchy": not options["hierarchy"],
-        **{k: options[k] for k in ("occlusion", "velocity", "overdraw", "large_path_only")},
+        **{k: options[k] for k in ("velocity", "overdraw", "large_path_only")},
         "lights": bool(options["lights"]),
     }
     for name, given in wanted.items():
@@ -94,7 +94,7 @@ class Renderer:
     device: "cpu", or "cuda": culling and drawing by CUDA kernels, on the device that is current,
     with the bits of the CPU; the scene stays there and what changes is copied. Compiled and
     simulated, never run. Needs a build with CUDA (GPU=ON); takes assets in memory and `render`
-    without occlusion, velocity, overdraw, lights or cull_camera.
+    without velocity, overdraw, lights or cull_camera.
 
     traversal: the order in which the hierarchies are gone through; what is found is the same. None
     is "instances" on the CPU and "levels" on a device.
@@ -182,6 +182,7 @@ class Renderer:
         _check_device(self._options)
         self.device = device
         self._device = _C.DeviceFrame() if device == "cuda" else None
+        self._drawing = threading.Lock()  # one thread at a time on the device
         self.width, self.height, self.threshold, self.threads = width, height, threshold, threads
         self.on_overflow, self.occlusion, self.velocity = on_overflow, occlusion, velocity
         self.budget, self.wait_resident = budget, wait_resident
@@ -232,6 +233,9 @@ class Renderer:
         depend on it."""
         for history in ("_history", "_view_histories", "_shadow_histories"):
             self.__dict__.pop(history, None)
+        if self._device is not None:
+            with self._drawing:
+                self._device.forget()
 
     @property
     def stats(self) -> dict[str, Any]:
@@ -323,7 +327,8 @@ class Renderer:
 
         def cull(view: _C.View) -> dict[str, Any]:
             if self._device is not None:
-                return _C.cull_on_device(core, self._device, scene._core, view, self._cull)
+                with self._drawing:
+                    return self._device.cull(core, scene._core, view, self._cull)
             return core.cull(scene._core, view, self._cull, False, self._streamer, view)
 
         _, stats = self._cull_until_resident(scene, camera, seconds, cull)
@@ -341,7 +346,9 @@ class Renderer:
         if self._device is not None and cull_camera is not None:
             raise ValueError('Renderer.render: cull_camera needs device "cpu"')
         core, seconds = self._take_core(), Counter[str]()
-        if (self.occlusion or self.velocity) and cull_camera is None:
+        if self._device is not None:
+            view, stats = self._draw_on_device(scene, camera, core, seconds, self.occlusion)
+        elif (self.occlusion or self.velocity) and cull_camera is None:
             history = self.__dict__.pop("_history", None) or _C.History(self.occlusion)
             if self.velocity:
                 history.begin_frame()
@@ -361,9 +368,14 @@ class Renderer:
         start = perf_counter()
         for x, y in _sample_offsets(self.samples)[1:]:
             sample, shifted = _C.Frame(), camera.shifted(x, y, self.width, self.height)
-            its_view, its_stats = self._draw(
-                scene, shifted, cull_camera or shifted, sample, Counter[str]()
-            )
+            if self._device is not None:
+                its_view, its_stats = self._draw_on_device(
+                    scene, shifted, sample, Counter[str](), False
+                )
+            else:
+                its_view, its_stats = self._draw(
+                    scene, shifted, cull_camera or shifted, sample, Counter[str]()
+                )
             frame._samples.append(
                 Frame(sample, scene.assets, shifted, its_view, self.threads, its_stats, **shared)
             )
@@ -385,18 +397,30 @@ class Renderer:
         view = camera._core(self.width, self.height, self.threshold)
 
         def cull(culled: _C.View) -> dict[str, Any]:
-            if self._device is not None:
-                return _C.cull_on_device(core, self._device, scene._core, culled, self._cull)
             return core.cull(scene._core, culled, self._cull, True, self._streamer, view)
 
         _, stats = self._cull_until_resident(scene, cull_camera, seconds, cull)
         start = perf_counter()
-        if self._device is not None:
-            stats |= _C.raster_on_device(core, self._device, view, self._raster)
-        else:
-            stats |= core.raster(view, self._raster)
+        stats |= core.raster(view, self._raster)
         seconds["raster"] = perf_counter() - start
         return view, stats
+
+    def _draw_on_device(
+        self,
+        scene: Scene,
+        camera: Camera,
+        core: _C.Frame,
+        seconds: Counter[str],
+        occlusion: bool,
+    ) -> tuple[_C.View, dict[str, Any]]:
+        """Culls and draws on a device; with occlusion by its last such frame."""
+        device: Any = self._device
+
+        def draw(view: _C.View) -> dict[str, Any]:
+            with self._drawing:
+                return device.draw(core, scene._core, view, self._cull, self._raster, occlusion)
+
+        return self._cull_until_resident(scene, camera, seconds, draw)
 
     def _draw_shadows(
         self, scene: Scene, camera: Camera, depth: np.ndarray, seconds: Counter[str]

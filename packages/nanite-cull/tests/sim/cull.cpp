@@ -98,6 +98,21 @@ CUSIM_CASE(clusters_and_their_order_are_those_of_the_host) {
   CUSIM_REQUIRE(found > 20);
 }
 
+CUSIM_CASE(launches_follow_the_depth_of_the_hierarchies_alone) {
+  scenes::Random random(device.config.seed);
+  Scene scene;
+  scenes::fill(scene, 20, 3, random);
+  gpu::DeviceScene copy;
+  gpu::Culler culler;
+  copy.update(scene, &device);
+  for (int i = 0; i < 3; ++i) {
+    device.statistics.operations = 0;
+    culler.cull(copy, look(random, 3, 1), options(), &device);
+    CUSIM_REQUIRE(device.statistics.operations == copy.depth() + 8u);  // six launches more, two fills
+    device.wait();
+  }
+}
+
 CUSIM_CASE(what_changes_is_brought_in_pieces) {
   scenes::Random random(device.config.seed);
   Scene scene;

@@ -1,12 +1,12 @@
 // Drawing kernels beside the CPU: the same picture, pixel by pixel; and the pyramid of its depths.
 #include <cull/cull.cu>
 #include <raster/raster.cu>
+#include <raster/two_pass.cu>
 #include <scene/device_scene.cu>
-
-#include <raster/depth_pyramid.cuh>
 
 #include "cusim_test.h"
 #include "raster/depth_pyramid.h"
+#include "raster/two_pass.h"
 #include "scenes.h"
 #include "sort.h"
 
@@ -15,11 +15,16 @@ using namespace nanite_cull;
 
 namespace {
 
-CullOptions options(bool hierarchy = true) {
+CullOptions options(Traversal traversal = Traversal::levels) {
   CullOptions out;
-  out.threads = 1, out.hierarchy = hierarchy;
-  out.traversal = hierarchy ? Traversal::levels : Traversal::instances;
+  out.threads = 1, out.traversal = traversal;
   out.max_candidate_nodes = out.max_candidate_clusters = out.max_visible_clusters = 2048;
+  return out;
+}
+
+CullOptions brute_force() {
+  CullOptions out = options(Traversal::instances);
+  out.hierarchy = false;
   return out;
 }
 
@@ -77,7 +82,7 @@ CUSIM_CASE(the_picture_is_that_of_the_host) {
   Drawer drawer;
   const View view = look(random, 7, 0.1, 75, 53);
   const Picture want = on_host(scene, view, options(), {});
-  require_equal(on_host(scene, view, options(false), {}), want);
+  require_equal(on_host(scene, view, brute_force(), {}), want);
   require_equal(drawer.draw(device, scene, view, {}), want);
   RasterOptions fronts;
   fronts.cull_back = true;
@@ -123,6 +128,52 @@ CUSIM_CASE(equal_depths_are_decided_by_instance_and_cluster) {
   require_equal(got, want);
   CUSIM_REQUIRE_SAME(got.buffer.id);
 }
+
+// A wall before the others, seen from before and behind it; it moves, and so do they.
+void two_passes(cusim::Device& device, Traversal traversal) {
+  scenes::Random random(device.config.seed);
+  Scene scene;
+  scenes::fill(scene, 10, 1.5, random);
+  const uint32_t wall = scene.add_asset(scenes::patch(4, 1, 0.3f));
+  const double before[12] = {4, 0, 0, 0, 0, 4, 0, 0, 0, 0, 1, 3},
+               aside[12] = {4, 0, 0, 7, 0, 4, 0, 0, 0, 0, 1, 3};
+  scene.add(wall, before, 1, 1);
+  const CullOptions culling = options(traversal);
+  gpu::DeviceScene copy;
+  gpu::Culler culler;
+  gpu::Rasteriser rasteriser;
+  gpu::DeviceHistory device_history;
+  History history;
+  CullContext context;
+  VisibleClusters visible, device_visible;
+  Draws draws;
+  CullStats stats, device_stats;
+  uint64_t hidden = 0, brought = 0;
+  for (int frame = 0; frame < 6; ++frame) {
+    const double eye[3] = {0.2 * frame, 0.1, frame == 4 ? -9.0 : 9.0}, centre[3] = {0, 0, 0};
+    const View view = scenes::perspective(eye, centre, 0.9, 0.1, 59 - frame, 43, 1);
+    if (frame == 2) scene.update(10, aside, 1, 1);
+    if (frame == 3) scene.update(10, before, 1, 1);
+    if (frame == 5) scene.add(wall, aside, 1, 1);
+    Picture want, got;
+    context.init_context(view, options(Traversal::instances));
+    draw_two_pass(context, scene, view, {}, history, visible, draws, want.buffer, stats, want.stats);
+    copy.update(scene, &device);
+    device_history.draw(copy, culler, rasteriser, view, culling, {}, got.stats, &device);
+    culler.read_back(device_visible, device_stats, &device);
+    rasteriser.read_back(got.buffer, &device);
+    require_equal(got, want);
+    CUSIM_REQUIRE(got.buffer.depth == on_host(scene, view, options(), {}).buffer.depth);
+    CUSIM_REQUIRE(device_visible.small == visible.small && device_visible.large == visible.large);
+    CUSIM_REQUIRE(device_stats.post_clusters == stats.post_clusters);
+    hidden += device_stats.occluded_instances + device_stats.occluded_nodes + device_stats.occluded_clusters;
+    brought += device_stats.post_clusters;
+  }
+  CUSIM_REQUIRE(hidden > 0 && brought > 0);
+}
+
+CUSIM_CASE(two_passes_draw_what_those_of_the_host_draw) { two_passes(device, Traversal::levels); }
+CUSIM_CASE(two_persistent_passes_do_too) { two_passes(device, Traversal::persistent); }
 
 CUSIM_CASE(an_empty_view_is_empty) {
   Scene scene;
