@@ -131,7 +131,7 @@ def frame(device: str, kernels: str, small: bool) -> Cases:
     import nanite_cull as nc
     from nanite_cull import meshes
 
-    asset, side = nc.build(*meshes.planet(3 if small else 7)), 2 if small else 100
+    asset, side = nc.build(*meshes.planet(3 if small else 8)), 2 if small else 320
     places = torch.eye(4, dtype=torch.float64).repeat(side * side, 1, 1)
     steps = 3.0 * torch.arange(side, dtype=torch.float64)
     places[:, 0, 3], places[:, 1, 3] = steps.repeat(side), steps.repeat_interleave(side)

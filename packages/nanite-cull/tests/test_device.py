@@ -87,14 +87,24 @@ static_assert(part_head_at(2) == sizeof(PageHead) + 2 * sizeof(PartHead));
 """
 
 
-def test_layouts_of_queue_page_and_depth_hold_what_they_say(tmp_path):
+def syntax(source):
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("needs a C++ compiler")
-    (tmp_path / "layouts.cpp").write_text(LAYOUTS)
-    command = [compiler, "-std=c++17", "-fsyntax-only", f"-I{CSRC}", str(tmp_path / "layouts.cpp")]
+    command = [compiler, "-std=c++17", "-fsyntax-only", "-Wall", f"-I{CSRC}", str(source)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_layouts_of_queue_page_and_depth_hold_what_they_say(tmp_path):
+    (tmp_path / "layouts.cpp").write_text(LAYOUTS)
+    syntax(tmp_path / "layouts.cpp")
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_each_header_compiles_alone(name, tmp_path):
+    (tmp_path / "unit.cpp").write_text(f'#include "core/{name}"\n')
+    syntax(tmp_path / "unit.cpp")
 
 
 @pytest.fixture
@@ -119,9 +129,10 @@ def nvcc(tmp_path):
     return compile_
 
 
-@pytest.mark.parametrize("name", HEADERS)
-def test_nvcc_compiles_each_header_alone(name, nvcc):
-    nvcc(f'#include "core/{name}"\n__global__ void nothing() {{}}\n', "-c", "-o", "unit.o")
+@pytest.mark.parametrize("order", [1, -1])
+def test_nvcc_compiles_the_headers_in_either_order(order, nvcc):
+    includes = "".join(f'#include "core/{name}"\n' for name in HEADERS[::order])
+    nvcc(f"{includes}__global__ void nothing() {{}}\n", "-c", "-o", "unit.o")
 
 
 def test_ptx_of_what_decides_a_pixel_has_no_double_precision_and_no_contraction(nvcc):

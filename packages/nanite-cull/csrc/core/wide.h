@@ -83,7 +83,8 @@ HD inline Wide operator-(Wide a, Wide b) { return a + -b; }
 HD inline Wide operator*(Wide a, Wide b) {
   const uint64_t sign = a.sign() ^ b.sign();
   if (a.exponent() == 2047 || b.exponent() == 2047) {
-    const bool no_number = a.size() > wide_infinity || b.size() > wide_infinity || a.size() == 0 || b.size() == 0;
+    const bool no_number =
+        a.size() > wide_infinity || b.size() > wide_infinity || a.size() == 0 || b.size() == 0;
     return Wide::of(no_number ? wide_nan : sign | wide_infinity);
   }
   if (a.size() == 0 || b.size() == 0) return Wide::of(sign);

@@ -65,7 +65,6 @@ struct KeyLayout {
   HD uint64_t key(bool large, uint32_t instance, uint32_t cluster) const {
     return uint64_t(large) << (instance_bits + cluster_bits) | uint64_t(instance) << cluster_bits | cluster;
   }
-  HD bool large(uint64_t key) const { return key >> (instance_bits + cluster_bits) & 1; }
   HD Visible visible(uint64_t key) const {
     return {0, static_cast<uint32_t>(key >> cluster_bits & ((uint64_t(1) << instance_bits) - 1)),
             static_cast<uint32_t>(key & ((uint64_t(1) << cluster_bits) - 1))};

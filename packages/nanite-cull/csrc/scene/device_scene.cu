@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "build/surfaces.h"
 #include "core/queue_layout.h"
 #include "native/check.h"
 
@@ -85,6 +86,13 @@ void DeviceScene::bring_instances(const Scene& scene, int64_t first, int64_t cou
 
 void DeviceScene::update(const Scene& scene, dev::Stream stream) {
   copied_bytes_ = 0;
+  for (const auto& asset : scene.assets)  // whose materials may be new ones
+    native::demand(
+        !asset->surfaces || !(asset->surfaces->any_masked() || asset->surfaces->any_two_sided()), [] {
+          return std::string(
+              "Renderer: device \"cuda\" draws materials without holes and of one side; others need device "
+              "\"cpu\"");
+        });
   const int64_t count = scene.size();
   const bool anew = scene_ != &scene || count_ != count;
   if (!anew && revision_ == scene.revision()) return;

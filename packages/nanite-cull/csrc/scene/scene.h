@@ -22,7 +22,6 @@ struct InstanceLanes {
   std::vector<uint32_t> asset;
 };
 
-
 RootCluster root_of(const Asset& asset);
 
 class Scene {

@@ -94,7 +94,8 @@ class Renderer:
     device: "cpu", or "cuda": culling and drawing by CUDA kernels, on the device that is current,
     with the bits of the CPU; the scene stays there and what changes is copied. Compiled and
     simulated, never run. Needs a build with CUDA (GPU=ON); takes assets in memory and `render`
-    without velocity, overdraw, lights or cull_camera.
+    without velocity, overdraw, lights or cull_camera, and materials
+    without holes or second sides.
 
     traversal: the order in which the hierarchies are gone through; what is found is the same. None
     is "instances" on the CPU and "levels" on a device.
