@@ -212,7 +212,8 @@ bool convolve_panel(const BlockMap& map, int64_t blocks, const Features<Bfloat16
   }
   for (int64_t row = 0; row < map.rows; ++row) {
     float* const sum = sums + row * stride;
-    for (int64_t c = 0; c < stride && ends.scale != nullptr; ++c) sum[c] = sum[c] * ends.scale[c] + ends.bias[c];
+    for (int64_t c = 0; c < stride && ends.scale != nullptr; ++c)
+      sum[c] = sum[c] * ends.scale[c] + ends.bias[c];
     for (int64_t c = 0; c < stride && ends.rectified; ++c) sum[c] = sum[c] < 0 ? 0 : sum[c];
     round_to(sum, f.y_channels, f.y + row_at(map, row) * f.y_stride);
   }

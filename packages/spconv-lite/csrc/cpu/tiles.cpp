@@ -201,7 +201,8 @@ constexpr int64_t few_pairs = 24;
 // The pairs of one block and offset; those of the block go on up to `end`.
 template <class T>
 inline void multiply_pairs(const Features<T>& f, const int32_t* in, const uint8_t* out, int64_t pairs,
-                           const int32_t* end, const T* weight, int64_t weight_stride, T* sums, int64_t stride) {
+                           const int32_t* end, const T* weight, int64_t weight_stride, T* sums,
+                           int64_t stride) {
   by_columns<most_vectors, VectorOf<T>::width>(stride, [&](int64_t n, auto vectors) {
     multiply_columns<T, decltype(vectors)::value>(f, in, out, pairs, end, weight + n, weight_stride, sums + n,
                                                   stride);

@@ -73,11 +73,13 @@ NATIVE_DECLARE_ISA(template <class T> void pack_panel(const T* raw, int64_t x_ch
                                                       int64_t columns, int64_t y_step, T* packed))
 
 // y = the sum over k and pairs of x[pair_in] @ weight[k], ended, for the panel of f.y_channels columns and
-// `blocks` blocks from map.offset on; map.rows counts the rows of all of them. `panel` is scratch of (x_channels, padded(f.y_channels)) where the weights are not packed; `sums`
-// of (rows, padded(f.y_channels)). False if a pair names a row that does not exist.
-NATIVE_DECLARE_ISA(template <class T>
-                   bool convolve_panel(const BlockMap& map, int64_t blocks, const Features<T>& f,
-                                       const PanelWeights<T>& weights, const Ends<T>& ends, T* panel, T* sums))
+// `blocks` blocks from map.offset on; map.rows counts the rows of all of them. `panel` is scratch of
+// (x_channels, padded(f.y_channels)) where the weights are not packed; `sums` of (rows,
+// padded(f.y_channels)). False if a pair names a row that does not exist.
+NATIVE_DECLARE_ISA(template <class T> bool convolve_panel(const BlockMap& map, int64_t blocks,
+                                                          const Features<T>& f,
+                                                          const PanelWeights<T>& weights, const Ends<T>& ends,
+                                                          T* panel, T* sums))
 
 // Sums over pairs, sums[x channel * stride + y channel], (x_channels, padded(y_channels)). Added to what is
 // there, or put in its place by the first of them.
