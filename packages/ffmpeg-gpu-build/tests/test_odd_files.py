@@ -239,3 +239,14 @@ def test_an_empty_file_is_called_that(tmp_path):
     for ask in (lambda path: next(read_frames(path)), probe):
         with pytest.raises(FfmpegError, match="is empty"):
             ask(tmp_path / "a.mp4")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_picture_that_no_filter_takes_is_an_error_of_ours(ffmpeg, tmp_path, engine):
+    """swscale makes no column of a line."""
+    line = tmp_path / "a.png"
+    arguments = ["-f", "lavfi", "-i", "color=s=8192x4", "-frames:v", "1", "-pix_fmt", "pal8"]
+    assert ffmpeg.run(*arguments, str(line)).ok
+    assert next(read_frames(line, engine=engine)).shape == (4, 8192, 3)
+    with pytest.raises(FfmpegError, match="filter"):
+        next(read_frames(line, size=(16, 2048), engine=engine))

@@ -90,6 +90,7 @@ class InProcess:
         seek: Fraction | None = None,
     ) -> None:
         av = require_av("read_frames")
+        self._name = source.name
         crop = crop_of(source.content, stream) if source.content else None
         self._crop = [crop.filter] if crop else []
         self._av, self._steps, self._begin = av, list(steps), begin
@@ -224,6 +225,15 @@ class InProcess:
             yield frame
 
     def _filtered(self) -> Iterator[Any]:
+        """The frames behind the filters. Raises FfmpegError where these do not take them."""
+        try:
+            yield from self._through()
+        except self._av.FFmpegError as error:
+            steps = ",".join("=".join(step) for step in self._steps)
+            text = f"read_frames: the filters {steps} do not take a picture of {self._name!r}"
+            raise FfmpegError(f"{text} ({error})", "filter-graph", str(error)) from None
+
+    def _through(self) -> Iterator[Any]:
         for frame in self._wanted():
             form = (frame.width, frame.height, frame.format.name)
             if form != self._form:
