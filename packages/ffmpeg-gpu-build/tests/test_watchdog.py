@@ -35,7 +35,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_for(true, seconds=10.0) -> bool:
+def wait_for(true, seconds=60.0) -> bool:
     end = time.monotonic() + seconds
     while not true() and time.monotonic() < end:
         time.sleep(0.05)
@@ -56,16 +56,24 @@ def test_a_kill_ends_the_programs_and_removes_the_half_file_alone(tmp_path, name
     assert wait_for(lambda: not alive(pid) and os.listdir(tmp_path) == ["done.mp4"])
 
 
+@pytest.fixture(scope="module")
+def long(ffmpeg, tmp_path_factory):
+    """A film that takes longer to transcode than any test waits: one second, again and again."""
+    folder = tmp_path_factory.mktemp("long")
+    film, second, source = "testsrc2=size=640x360:duration=1", folder / "a.mkv", folder / "long.mkv"
+    assert ffmpeg.run("-f", "lavfi", "-i", film, "-c:v", "mpeg4", "-q:v", "5", str(second)).ok
+    assert ffmpeg.run("-stream_loop", "119", "-i", str(second), "-c", "copy", str(source)).ok
+    return source
+
+
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_command_leaves_no_ffmpeg_and_no_part(ffmpeg, tmp_path, number):
-    source, target = tmp_path / "long.mkv", tmp_path / "out"
+def test_a_signal_to_the_command_leaves_no_ffmpeg_and_no_part(long, tmp_path, number):
+    target = tmp_path / "out"
     target.mkdir()
-    film = "testsrc2=size=640x360:duration=120"
-    assert ffmpeg.run("-f", "lavfi", "-i", film, "-c:v", "mpeg4", "-q:v", "5", str(source)).ok
-    command = [sys.executable, "-m", "ffmpeg_gpu_build", "transcode", str(source)]
+    command = [sys.executable, "-m", "ffmpeg_gpu_build", "transcode", str(long)]
     command += [str(target / "o.mp4"), "--hw", "cpu", "--quality", "0"]
     here = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    assert wait_for(lambda: any(p.stat().st_size for p in target.iterdir()), 30)
+    assert wait_for(lambda: any(p.stat().st_size for p in target.iterdir()), 120)
 
     def children():
         found = []
@@ -147,7 +155,7 @@ def test_whatever_ends_a_transcode_at_any_step_leaves_nothing(short, tmp_path, s
     target.mkdir()
     command = [sys.executable, "-c", HELD, step, str(waiting), str(short), str(target / "o.mp4")]
     here = subprocess.Popen([*command, "--hw", "cpu"], stderr=subprocess.DEVNULL)
-    assert wait_for(lambda: waiting.exists() and waiting.read_text(), 60)
+    assert wait_for(lambda: waiting.exists() and waiting.read_text(), 120)
     child = int(waiting.read_text())
     assert alive(child)
     here.send_signal(number)
