@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #endif
 
+#include "cpu/convolution.h"
 #include "cpu/gates.h"
 #include "cpu/steps.h"
 #include "cpu/steps_backward.h"
@@ -207,7 +208,7 @@ void gates_backward_any(const Tensor& gates, A... rest) {
 
 void weight_gradient_any(const Maybe& x, const Maybe& first2, const Maybe& x2, const Tensor& d_out,
                          const Maybe& d_weight, const Maybe& d_weight2, const Maybe& d_bias, int64_t top,
-                         int64_t left, int threads) {
+                         int64_t left, int64_t tile, int threads) {
   const char* name = "weight_gradient";
   const auto cpu = native::dlpack::cpu;
   const auto f32 = native::float32;
@@ -232,6 +233,11 @@ void weight_gradient_any(const Maybe& x, const Maybe& first2, const Maybe& x2, c
   if (d_bias) native::require(*d_bias, name, "d_bias", cpu, f32, k);
   native::demand(top >= 0 && left >= 0 && top < kh.length() && left < kw.length(),
                  [] { return "weight_gradient: top and left must lie in the kernel"; });
+  native::demand(
+      tile == 1 || ((tile == 2 || tile == 4) && ho.length() == h.length() && wo.length() == w.length()), [&] {
+        return "weight_gradient: tile must be 1, or 2 or 4 where d_out has the size of the input; got " +
+               std::to_string(tile);
+      });
   const WeightGradient g{n.length(),
                          h.length(),
                          w.length(),
@@ -244,6 +250,7 @@ void weight_gradient_any(const Maybe& x, const Maybe& first2, const Maybe& x2, c
                          kw.length(),
                          top,
                          left,
+                         tile,
                          data_of<const float>(x),
                          x2 ? first_frames.length() : 0,
                          data_of<const float>(first2),
@@ -263,11 +270,14 @@ constexpr bool is_low = sizeof(E) == 2;
 struct Plan {
   std::pair<int64_t, int64_t> before;  // zeros before the first row and column
   std::pair<int, int> activations;     // codes of activation and recurrent activation
-  bool winograd;
+  int64_t tile;                        // a side of the outputs of a tile: 2 or 4; 1: windows of pixels
   int threads;
 
-  Plan(std::pair<int64_t, int64_t> zeros, std::pair<int, int> codes, bool filtering, int workers)
-      : before(zeros), activations(codes), winograd(filtering), threads(workers) {}
+  Plan(std::pair<int64_t, int64_t> zeros, std::pair<int, int> codes, int64_t outputs, int workers)
+      : before(zeros), activations(codes), tile(outputs), threads(workers) {
+    native::demand(tile == 1 || tile == 2 || tile == 4,
+                   [&] { return "Plan: tile must be 1, 2 or 4, got " + std::to_string(tile); });
+  }
 
   Geometry geometry(const char* function, const Dim& t, const Dim& n, const Dim& height, const Dim& width,
                     int64_t channels, const Dim& f, const Dim& kh, const Dim& kw) const {
@@ -284,7 +294,7 @@ struct Plan {
             kw.length(),
             top,
             left,
-            winograd,
+            tile,
             static_cast<Activation>(activations.first),
             static_cast<Activation>(activations.second)};
   }
@@ -315,6 +325,10 @@ void run_steps_of(const Plan& plan, const Maybe& x, const Maybe& pre, const Tens
   native::require(h, name, "h", cpu, element, every_step ? t.length() : 2, n, height, width, f);
   native::require(c_last, name, "c_last", cpu, f32, n, height, width, f);
   if (gates) native::require(*gates, name, "gates", cpu, f32, t, n, height, width, 4 * filters);
+
+  native::demand(!is_low<E> || plan.tile <= 2, [] {
+    return "run_steps: tiles of 4x4 outputs are for float32; bfloat16 takes tile 1 or 2";
+  });
 
   const Geometry geometry = plan.geometry(name, t, n, height, width, x ? channels.length() : 0, f, kh, kw);
   const Weights weights{data_of<const float>(weight_ih), weight_hh.data_as<const float>()};
@@ -386,6 +400,61 @@ void run_steps_backward_any(const Plan& plan, const Tensor& gates, const Tensor&
   NATIVE_CALL_ISA(run_steps_backward)(steps, plan.threads);
 }
 
+// A convolution's weights, packed, and what it does to frames.
+class PackedConvolution {
+ public:
+  PackedConvolution(const Tensor& weight, const Maybe& weight2, std::pair<int64_t, int64_t> before,
+                    int64_t tile, bool turned) {
+    const char* name = "Convolution";
+    Dim k("K"), c("C"), c2("C2"), kh("kernel H"), kw("kernel W");
+    native::require(weight, name, "weight", native::dlpack::cpu, native::float32, k, c, kh, kw);
+    if (weight2)
+      native::require(*weight2, name, "weight2", native::dlpack::cpu, native::float32, k, c2, kh, kw);
+    const auto [top, left] = before;
+    native::demand(top >= 0 && left >= 0 && top < kh.length() && left < kw.length(),
+                   [] { return "Convolution: before must lie in the kernel"; });
+    native::demand(tile == 1 || tile == 2 || tile == 4,
+                   [&] { return "Convolution: tile must be 1, 2 or 4, got " + std::to_string(tile); });
+    const int64_t second = weight2 ? c2.length() : 0;
+    sizes_ = {0, 0, 0, c.length(), second, k.length(), 0, kh.length(), kw.length(), top, left, tile, turned};
+    if (turned) {
+      std::swap(sizes_.inputs, sizes_.outputs);
+      std::swap(sizes_.inputs2, sizes_.outputs2);
+    }
+    packed_.reset(new float[NATIVE_CALL_ISA(packed_convolution_size)(sizes_)]);
+    NATIVE_CALL_ISA(pack_convolution)
+    (sizes_, weight.data_as<const float>(), data_of<const float>(weight2), packed_.get());
+  }
+
+  // x (N, H, W, inputs) and x2 (N, H, W, inputs2) to channels [first, first + outputs) of y (N, H, W, any)
+  // and to y2 (N, H, W, outputs2).
+  void run(const Tensor& x, const Maybe& x2, const Tensor& y, int64_t first, const Maybe& y2,
+           int threads) const {
+    const char* name = "Convolution.run";
+    const auto cpu = native::dlpack::cpu;
+    const auto f32 = native::float32;
+    Convolution c = sizes_;
+    Dim n("N"), h("H"), w("W"), every("outputs");
+    native::require(x, name, "x", cpu, f32, n, h, w, c.inputs);
+    native::require(y, name, "y", cpu, f32, n, h, w, every);
+    native::demand(x2.has_value() == (c.inputs2 > 0) && y2.has_value() == (c.outputs2 > 0),
+                   [] { return "Convolution.run: x2 goes with weight2, or y2 where it is turned"; });
+    if (x2) native::require(*x2, name, "x2", cpu, f32, n, h, w, c.inputs2);
+    if (y2) native::require(*y2, name, "y2", cpu, f32, n, h, w, c.outputs2);
+    native::demand(first >= 0 && first + c.outputs <= every.length(),
+                   [] { return "Convolution.run: y must have all output channels from first on"; });
+    c.frames = n.length(), c.height = h.length(), c.width = w.length();
+    const ConvolutionFrames frames{x.data_as<const float>(),   data_of<const float>(x2), packed_.get(),
+                                   y.data_as<float>() + first, every.length(),           data_of<float>(y2)};
+    nb::gil_scoped_release released;
+    NATIVE_CALL_ISA(run_convolution)(c, frames, threads);
+  }
+
+ private:
+  Convolution sizes_;
+  std::unique_ptr<float[]> packed_;
+};
+
 bool has_bfloat16_any() { return NATIVE_CALL_ISA(has_bfloat16)(); }
 
 template <class... A>
@@ -429,10 +498,10 @@ NB_MODULE(_C, m) {
         nb::arg("c"), nb::arg("threads"));
   m.def("weight_gradient", &weight_gradient_any, nb::arg("x").none(), nb::arg("first2").none(),
         nb::arg("x2").none(), nb::arg("d_out"), nb::arg("d_weight").none(), nb::arg("d_weight2").none(),
-        nb::arg("d_bias").none(), nb::arg("top"), nb::arg("left"), nb::arg("threads"));
-  nb::class_<Plan>(m, "Plan").def(nb::init<std::pair<int64_t, int64_t>, std::pair<int, int>, bool, int>(),
-                                  nb::kw_only(), nb::arg("before"), nb::arg("activations"),
-                                  nb::arg("winograd"), nb::arg("threads"));
+        nb::arg("d_bias").none(), nb::arg("top"), nb::arg("left"), nb::arg("tile"), nb::arg("threads"));
+  nb::class_<Plan>(m, "Plan").def(nb::init<std::pair<int64_t, int64_t>, std::pair<int, int>, int64_t, int>(),
+                                  nb::kw_only(), nb::arg("before"), nb::arg("activations"), nb::arg("tile"),
+                                  nb::arg("threads"));
   m.def("run_steps", &run_steps_any<Tensor, Maybe, Tensor, Maybe, Maybe, Maybe, Tensor, Tensor, Maybe, bool>,
         nb::arg("plan"), nb::kw_only(), nb::arg("x").none(), nb::arg("pre").none(), nb::arg("h_before"),
         nb::arg("c"), nb::arg("weight_ih").none(), nb::arg("weight_hh"), nb::arg("bias").none(),
@@ -442,6 +511,12 @@ NB_MODULE(_C, m) {
         nb::arg("cells"), nb::arg("d_hs").none(), nb::arg("d_h"), nb::arg("d_c"), nb::arg("weight_ih").none(),
         nb::arg("weight_hh"), nb::arg("peephole").none(), nb::arg("valid").none(), nb::arg("d_pre"),
         nb::arg("d_x").none());
+  nb::class_<PackedConvolution>(m, "Convolution")
+      .def(nb::init<const Tensor&, const Maybe&, std::pair<int64_t, int64_t>, int64_t, bool>(),
+           nb::arg("weight"), nb::arg("weight2").none(), nb::kw_only(), nb::arg("before"), nb::arg("tile"),
+           nb::arg("turned"))
+      .def("run", &PackedConvolution::run, nb::arg("x"), nb::arg("x2").none(), nb::arg("y"), nb::kw_only(),
+           nb::arg("first"), nb::arg("y2").none(), nb::arg("threads"));
   m.def("has_bfloat16", &has_bfloat16_any);
   m.def("prefer_large_pages", &prefer_large_pages, nb::arg("t"));
   m.def("isa", [] { return std::string(native::name(native::isa())); });

@@ -34,10 +34,10 @@ __attribute__((target("avx512bf16"))) inline void store_rounded(uint16_t* out, _
 }
 
 // As tiles.h has it, of F(2x2, 3x3) alone.
-template <int Part>
+template <int Out>
 __attribute__((target("avx512bf16"))) void transform_input(const uint16_t* const* d, int64_t channels,
                                                            uint16_t* out, int64_t stride) {
-  static_assert(Part == 3);
+  static_assert(Out == 2);
   for (int64_t c = 0; c < channels; c += lanes) {
     const __mmask16 mask = static_cast<__mmask16>(channels - c >= lanes ? 0xffff : (1 << (channels - c)) - 1);
     auto load = [&](int k) __attribute__((target("avx512bf16"), always_inline)) {
@@ -129,10 +129,10 @@ CONVLSTM_INLINE Sixteen tanh_of(Sixteen x) {
   const Sixteen z = smaller(_mm512_set1_ps(60), (x * Sixteen(2 * 1.44269504)).v);
   const Sixteen r = _mm512_maskz_reduce_ps(0xffff, z.v, _MM_FROUND_TO_NEAREST_INT);
   const Sixteen scale = scaled(Sixteen(1), z - r);
-  const Sixteen part = (((Sixteen(0.00961813) * r + Sixteen(0.05550411)) * r + Sixteen(0.24022651)) * r +
-                        Sixteen(0.69314718)) *
-                       r;
-  const Sixteen m = scale * part + (scale - Sixteen(1));
+  const Sixteen fraction = (((Sixteen(0.00961813) * r + Sixteen(0.05550411)) * r + Sixteen(0.24022651)) * r +
+                            Sixteen(0.69314718)) *
+                           r;
+  const Sixteen m = scale * fraction + (scale - Sixteen(1));
   return m * reciprocal(m + Sixteen(2));
 }
 

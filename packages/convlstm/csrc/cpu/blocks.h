@@ -7,6 +7,7 @@
 #include <new>
 
 #define CONVLSTM_INLINE inline __attribute__((always_inline))
+#define CONVLSTM_NOINLINE __attribute__((noinline))
 #define CONVLSTM_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace convlstm::NATIVE_ISA {

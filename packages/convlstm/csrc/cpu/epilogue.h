@@ -116,7 +116,7 @@ CONVLSTM_INLINE void finish_pixels(const Step<E>& t, const Panel<E, Pixels>& pan
 
 // The arguments of a group's gates: y has the first vector of columns of each pixel, z the second.
 template <class N>
-CONVLSTM_INLINE void arrange(const Vector (&y)[group], const Vector (&z)[group], N (&a)[2][4]) {
+CONVLSTM_INLINE void arrange(const Vector* y, const Vector* z, N (&a)[2][4]) {
   for (int v = 0; v < 2; ++v) {
     const int p = 2 * v;
     a[v][0] = halves<0>(y[p], y[p + 1]), a[v][1] = halves<1>(y[p], y[p + 1]);
@@ -125,7 +125,7 @@ CONVLSTM_INLINE void arrange(const Vector (&y)[group], const Vector (&z)[group],
 }
 
 template <class N>
-CONVLSTM_INLINE void arrange(const Vector (&y)[group], const Vector (&)[group], N (&a)[1][4]) {
+CONVLSTM_INLINE void arrange(const Vector* y, const Vector*, N (&a)[1][4]) {
   const auto low = halves<0>(y[0], y[1]), low2 = halves<0>(y[2], y[3]);
   const auto high = halves<1>(y[0], y[1]), high2 = halves<1>(y[2], y[3]);
   a[0][0] = quarters<0>(low, low2), a[0][1] = quarters<1>(low, low2);
@@ -133,8 +133,8 @@ CONVLSTM_INLINE void arrange(const Vector (&y)[group], const Vector (&)[group], 
 }
 
 template <Activation A, Activation R, class E, int Pixels>
-CONVLSTM_INLINE void finish_group(const Step<E>& t, const Panel<E, Pixels>& panel, const Vector (&y)[group],
-                                  const Vector (&z)[group], struct Pixels pixels) {
+CONVLSTM_NOINLINE void finish_group(const Step<E>& t, const Panel<E, Pixels>& panel, const Vector* y,
+                                    const Vector* z, struct Pixels pixels) {
   Number<E> a[group / Pixels][4];
   arrange(y, z, a);
   bool whole = panel.count == channels_each<Pixels>;
@@ -157,10 +157,10 @@ CONVLSTM_INLINE void finish_group(const Step<E>& t, const Panel<E, Pixels>& pane
 // Asks for the cell states that a block of rows will read once its first products are made.
 template <class E>
 void prefetch_cells(const Step<E>& t, const Grid& g, int64_t first_row, int64_t count) {
-  const int64_t size = g.winograd() ? 2 : 1, row_bytes = size * t.s.filters * sizeof(float);
+  const int64_t row_bytes = g.out * t.s.filters * sizeof(float);
   Place place(g, first_row);
   for (int64_t k = 0; k < count; ++k, place.next(g))
-    for (int64_t down = 0; down < std::min(size, g.height - place.y); ++down) {
+    for (int64_t down = 0; down < std::min(g.out, g.height - place.y); ++down) {
       const int64_t pixel = (place.frame * g.height + place.y + down) * g.width + place.x;
       const char* at = reinterpret_cast<const char*>(t.c_before + pixel * t.s.filters);
       for (int64_t b = 0; b < row_bytes; b += 64) __builtin_prefetch(at + b);
@@ -172,25 +172,12 @@ template <Activation A, Activation R, int Pixels, class E>
 void finish_panel(const Step<E>& t, const Grid& g, int64_t panel, int64_t first_row, int64_t count,
                   int64_t rows, const float* products) {
   const Panel<E, Pixels> constants(t.s, panel);
-  Vector y[group], z[group] = {};
-  if (g.winograd()) {
-    const int64_t stride = spread<float>(rows * columns);
-    Place place(g, first_row);
-    for (int64_t k = 0; k < count; ++k, place.next(g)) {
-      tile_outputs(g, products + k * columns, stride, y);
-      if constexpr (Pixels == 2) tile_outputs(g, products + k * columns + lanes, stride, z);
-      finish_group<A, R>(t, constants, y, z, place.tile_pixels(g));
-    }
-    return;
-  }
-  for (int64_t k = 0; k < count; k += group) {
-    struct Pixels pixels;
-    for (int p = 0; p < group; ++p) {
-      pixels.at[p] = k + p < count ? first_row + k + p : -1;
-      y[p] = at(products + (k + p) * columns);
-      z[p] = at(products + (k + p) * columns + lanes);
-    }
-    finish_group<A, R>(t, constants, y, z, pixels);
+  Place place(g, first_row);
+  PanelOutputs<columns / lanes> out;
+  for (int64_t k = 0; k < count;) {
+    k += make_outputs(g, place, products + k * columns, rows, count - k, out);
+    for (int q = 0; q < out.groups; ++q)
+      finish_group<A, R>(t, constants, out.y[0] + q * group, out.y[1] + q * group, out.pixels[q]);
   }
 }
 

@@ -18,31 +18,25 @@ namespace {
 constexpr int64_t block_bytes = 256 * 1024;  // of a block's inputs: they stay in the second-level cache
 constexpr int64_t most_rows = 96, least_rows = 24;
 
-// The parts of a kernel with the fewest products. Five in float alone: bfloat16 cannot hold their inputs.
-inline int64_t part_of(bool winograd, int64_t kernel_height, int64_t kernel_width, bool low) {
-  const auto [least, most] = std::minmax(kernel_height, kernel_width);
-  if (!winograd) return 1;
-  return !low && least >= 4 && most <= 5 ? 5 : 3;
-}
-
 // A convolution's sizes. Two inputs of one size act as one with their channels side by side, without a copy.
 struct Grid {
   int64_t frames, height, width;
   int64_t channels, channels2;  // of the inputs; the first may have none
   int64_t kernel_height, kernel_width;
   int64_t top, left;  // zeros before the first row and column, less than the kernel
-  int64_t part;       // a side of the parts that the kernel is cut into: 3 or 5 of a tile, 1 of a window
+  int64_t out;        // a side of the outputs of a tile: 2 or 4; 1: by windows
 
-  bool winograd() const { return part > 1; }
-  int64_t parts_down() const { return (kernel_height + part - 1) / part; }
-  int64_t parts_across() const { return (kernel_width + part - 1) / part; }
-  int64_t products() const { return winograd() ? (part + 1) * (part + 1) : 1; }
+  bool winograd() const { return out > 1; }
+  int64_t part_size() const { return winograd() ? part : 1; }
+  int64_t parts_down() const { return (kernel_height + part_size() - 1) / part_size(); }
+  int64_t parts_across() const { return (kernel_width + part_size() - 1) / part_size(); }
+  int64_t products() const { return winograd() ? (out + part - 1) * (out + part - 1) : 1; }
   int64_t every_channel() const { return channels + channels2; }
   int64_t used_depth() const { return parts_down() * parts_across() * every_channel(); }
   int64_t depth(bool low) const { return round_up(used_depth(), low ? 2 : 1); }
 
-  int64_t rows_across() const { return winograd() ? (width + 1) / 2 : width; }
-  int64_t rows_down() const { return winograd() ? (height + 1) / 2 : height; }
+  int64_t rows_across() const { return (width + out - 1) / out; }
+  int64_t rows_down() const { return (height + out - 1) / out; }
   int64_t rows() const { return frames * rows_down() * rows_across(); }
 
   // Rows of one block: a row is computed alike in any, so they may be fewer for the sake of the threads.
@@ -64,24 +58,24 @@ struct Place {
   int64_t frame, y, x;  // of the first output of a row
 
   Place(const Grid& g, int64_t row) {
-    const int64_t across = g.rows_across(), down = g.rows_down(), size = g.winograd() ? 2 : 1;
-    frame = row / (across * down), y = row / across % down * size, x = row % across * size;
+    const int64_t across = g.rows_across(), down = g.rows_down();
+    frame = row / (across * down), y = row / across % down * g.out, x = row % across * g.out;
   }
 
   void next(const Grid& g) {
-    const int64_t size = g.winograd() ? 2 : 1;
-    if ((x += size) < g.width) return;
+    if ((x += g.out) < g.width) return;
     x = 0;
-    if ((y += size) < g.height) return;
+    if ((y += g.out) < g.height) return;
     y = 0, ++frame;
   }
 
-  Pixels tile_pixels(const Grid& g) const {
+  // Outputs [first, first + group) of a tile, row by row.
+  template <int Out>
+  Pixels tile_pixels(const Grid& g, int first) const {
     Pixels p;
-    const int64_t first = (frame * g.height + y) * g.width + x;
     for (int k = 0; k < group; ++k) {
-      const bool inside = y + k / 2 < g.height && x + k % 2 < g.width;
-      p.at[k] = inside ? first + k / 2 * g.width + k % 2 : -1;
+      const int64_t py = y + (first + k) / Out, px = x + (first + k) % Out;
+      p.at[k] = py < g.height && px < g.width ? (frame * g.height + py) * g.width + px : -1;
     }
     return p;
   }
@@ -102,13 +96,13 @@ struct Workspace {
   Buffer<E> zeros;         // a pixel outside the frame
 };
 
-template <int Part, class E>
+template <int Out, class E>
 void load_tile(const Grid& g, Place p, const E* x, const E* x2, E* row, int64_t stride, const E* zeros) {
-  constexpr int side = Part + 1, count = side * side;
+  constexpr int side = Filtering<Out>::side, count = side * side;
   for (int64_t down = 0; down < g.parts_down(); ++down)
     for (int64_t across = 0; across < g.parts_across(); ++across) {
       const E *pixels[count], *pixels2[count];
-      const int64_t top = p.y + Part * down - g.top, left = p.x + Part * across - g.left;
+      const int64_t top = p.y + part * down - g.top, left = p.x + part * across - g.left;
       for (int i = 0; i < count; ++i) {
         const int64_t y = top + i / side, at = left + i % side;
         const bool inside = y >= 0 && y < g.height && at >= 0 && at < g.width;
@@ -116,8 +110,8 @@ void load_tile(const Grid& g, Place p, const E* x, const E* x2, E* row, int64_t 
         pixels[i] = inside && g.channels ? x + pixel * g.channels : zeros;
         pixels2[i] = inside && g.channels2 ? x2 + pixel * g.channels2 : zeros;
       }
-      if (g.channels) transform_input<Part>(pixels, g.channels, row, stride);
-      if (g.channels2) transform_input<Part>(pixels2, g.channels2, row + g.channels, stride);
+      if (g.channels) transform_input<Out>(pixels, g.channels, row, stride);
+      if (g.channels2) transform_input<Out>(pixels2, g.channels2, row + g.channels, stride);
       row += g.every_channel();
     }
 }
@@ -151,12 +145,12 @@ void load_rows(const Grid& g, const E* x, const E* x2, int64_t first, int64_t co
   Place place(g, first);
   for (int64_t k = 0; k < count; ++k, place.next(g)) {
     E* row = w.inputs.data() + k * depth;
-    if (g.part == 1)
+    if (g.out == 1)
       load_window(g, place, x, x2, row);
-    else if (g.part == 3)
-      load_tile<3>(g, place, x, x2, row, stride, w.zeros.data());
+    else if (g.out == 2)
+      load_tile<2>(g, place, x, x2, row, stride, w.zeros.data());
     else if constexpr (sizeof(E) == 4)
-      load_tile<5>(g, place, x, x2, row, stride, w.zeros.data());
+      load_tile<4>(g, place, x, x2, row, stride, w.zeros.data());
     for (int64_t q = 0; used < depth && q < g.products(); ++q) row[q * stride + used] = E(0);
   }
 }
@@ -179,24 +173,56 @@ void multiply_panel(const Grid& g, const E* weights, int64_t panels, int64_t pan
   }
 }
 
-CONVLSTM_INLINE void tile_outputs(const Grid& g, const float* m, int64_t stride, Vector (&y)[group]) {
-  if (g.part == 5)
-    tile_outputs<5>(m, stride, y);
+// The outputs of some rows: `groups` times the outputs of `group` pixels, for each vector of columns.
+template <int Vectors>
+struct PanelOutputs {
+  Vector y[Vectors][largest_out * largest_out];
+  Pixels pixels[largest_out * largest_out / group];
+  int groups;
+};
+
+template <int Out, int Vectors>
+void make_tile(const Grid& g, const Place& place, const float* products, int64_t stride,
+               PanelOutputs<Vectors>& out) {
+  out.groups = Out * Out / group;
+  for (int v = 0; v < Vectors; ++v) tile_outputs<Out>(products + v * lanes, stride, out.y[v]);
+  for (int q = 0; q < out.groups; ++q) out.pixels[q] = place.tile_pixels<Out>(g, q * group);
+}
+
+// The outputs of the first of `count` rows, one tile or `group` windows, whose place moves on. How many rows.
+template <int Vectors>
+CONVLSTM_NOINLINE int64_t make_outputs(const Grid& g, Place& place, const float* products, int64_t rows,
+                                       int64_t count, PanelOutputs<Vectors>& out) {
+  const int64_t stride = spread<float>(rows * columns);
+  if (g.out == 1) {
+    const int64_t made = std::min<int64_t>(group, count);
+    out.groups = 1;
+    for (int p = 0; p < group; ++p, products += columns) {
+      out.pixels[0].at[p] = p < made ? (place.frame * g.height + place.y) * g.width + place.x : -1;
+      for (int v = 0; v < Vectors; ++v) out.y[v][p] = at(products + v * lanes);
+      place.next(g);
+    }
+    return made;
+  }
+  if (g.out == 2)
+    make_tile<2>(g, place, products, stride, out);
   else
-    tile_outputs<3>(m, stride, y);
+    make_tile<4>(g, place, products, stride, out);
+  place.next(g);
+  return 1;
 }
 
 // Packing
 
 // One row of a panel: the taps of a part of the kernel for each column.
 struct PanelRow {
-  float g[largest_part * largest_part][columns];
+  float g[part * part][columns];
 };
 
 // Taps [down, across] on of one kernel, from its end where `turned`; `size` x `size` of them to column j.
 inline void gather_kernel(const Grid& g, const float* kernel, bool turned, int64_t down, int64_t across,
                           int j, PanelRow& row) {
-  const int64_t size = g.part, taps = g.kernel_height * g.kernel_width;
+  const int64_t size = g.part_size(), taps = g.kernel_height * g.kernel_width;
   for (int64_t y = 0; y < size; ++y)
     for (int64_t x = 0; x < size; ++x) {
       const int64_t ky = size * down + y, kx = size * across + x;
@@ -229,13 +255,13 @@ void pack_panels(const Grid& g, int64_t panels, bool turned, Kernels kernel_of, 
   PanelRow from;
   for (int64_t panel = 0; panel < panels; ++panel)
     for (int64_t row = 0; row < depth; ++row) {
-      const int64_t part = row / every, channel = row % every;
+      const int64_t k = row / every, channel = row % every;
       std::memset(&from, 0, sizeof from);
-      for (int j = 0; part < parts && j < columns; ++j)
-        gather_kernel(g, kernel_of(channel, panel, j), turned, part / g.parts_across(),
-                      part % g.parts_across(), j, from);
-      if (g.part == 3) transform_kernels<3>(from.g, u);
-      if (g.part == 5) transform_kernels<5>(from.g, u);
+      for (int j = 0; k < parts && j < columns; ++j)
+        gather_kernel(g, kernel_of(channel, panel, j), turned, k / g.parts_across(), k % g.parts_across(), j,
+                      from);
+      if (g.out == 2) transform_kernels<2>(from.g, u);
+      if (g.out == 4) transform_kernels<4>(from.g, u);
       for (int64_t q = 0; q < g.products(); ++q)
         store_row(g.winograd() ? u[q] : from.g[0], row, packed + (q * panels + panel) * panel_size);
     }

@@ -14,13 +14,13 @@
 namespace convlstm::NATIVE_ISA {
 namespace {
 
-Grid grid_of(const Geometry& s, bool low) {
+Grid grid_of(const Geometry& s) {
   Grid g = {};
   g.frames = s.frames, g.height = s.height, g.width = s.width;
   g.channels = s.channels, g.channels2 = s.filters;
   g.kernel_height = s.kernel_height, g.kernel_width = s.kernel_width;
   g.top = s.top, g.left = s.left;
-  g.part = part_of(s.winograd, s.kernel_height, s.kernel_width, low);
+  g.out = s.tile;
   return g;
 }
 
@@ -57,7 +57,7 @@ Step<E> step_of(const Steps<E>& s, int64_t t) {
 
 template <Activation A, Activation R, class E>
 void run(const Steps<E>& s, int threads) {
-  const Grid g = grid_of(s, sizeof(E) == 2);
+  const Grid g = grid_of(s);
   if (threads <= 0) threads = native::max_threads();
   const int64_t rows = g.block_rows(sizeof(E) == 2, threads);
   for (int64_t t = 0; t < s.steps; ++t) {
@@ -84,13 +84,13 @@ void pack(const Geometry& s, const Weights& w, E* packed) {
     if (channel < s.channels) return w.input + (k * s.channels + channel) * taps;
     return w.state + (k * s.filters + channel - s.channels) * taps;
   };
-  pack_panels(grid_of(s, sizeof(E) == 2), panels_of(s.filters), false, kernel, packed);
+  pack_panels(grid_of(s), panels_of(s.filters), false, kernel, packed);
 }
 
 }  // namespace
 
 int64_t packed_size(const Geometry& s, bool low) {
-  return panels_size(grid_of(s, low), panels_of(s.filters), low);
+  return panels_size(grid_of(s), panels_of(s.filters), low);
 }
 
 void pack_steps_float(const Geometry& s, const Weights& w, float* packed) { pack(s, w, packed); }

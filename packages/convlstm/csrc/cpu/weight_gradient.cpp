@@ -1,76 +1,20 @@
 // Rank-1 updates in registers: a block of input channels times a block of output channels, summed over
 // the pixels of a few rows. Both operands are packed first: the input with its zero border, so that
 // taps need no tests, and one block of output channels, so that it is read in order.
-//
-// Frames are cut into a fixed number of parts with sums of their own, added in order at the end: the
-// result does not depend on the number of threads.
+// Of kernels larger than one pixel there is a faster way, weight_gradient_tiles.cpp.
 #include "cpu/weight_gradient.h"
 
 #include <algorithm>
 #include <cstring>
 #include <vector>
 
+#include "cpu/outer_products.h"
 #include "native/parallel.h"
 
 namespace convlstm::NATIVE_ISA {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int lanes = 16, most_inputs = 12;
-#elif defined(__AVX2__)
-constexpr int lanes = 8, most_inputs = 6;
-#else
-constexpr int lanes = 4, most_inputs = 6;
-#endif
-constexpr int block = 2 * lanes;           // output channels of a block: two registers
-constexpr int64_t most_parts = 16;         // sums of their own
-constexpr int64_t most_sums = 1 << 20;     // floats of all of them
 constexpr int64_t pixels_per_group = 192;  // of the packed operands: they stay in the first-level cache
-
-typedef float Vector __attribute__((vector_size(lanes * sizeof(float)), aligned(4)));
-
-// The rows of one group, packed.
-struct Group {
-  int64_t rows, width, padded_width, channels;
-  const float* input;    // (rows + kernel_height - 1, padded_width, channels)
-  const float* outputs;  // (rows, width, block)
-};
-
-// Adds to sums (Inputs, block) for one tap, the input channels from `first` on; of the block the first
-// Vectors x lanes channels.
-template <int Inputs, int Vectors>
-void accumulate(const Group& g, int64_t ky, int64_t kx, int64_t first, float* sums, int64_t stride) {
-  Vector a[Inputs], b[Inputs];
-  for (int c = 0; c < Inputs; ++c) a[c] = Vector{}, b[c] = Vector{};
-  for (int64_t row = 0; row < g.rows; ++row) {
-    const float* in = g.input + ((row + ky) * g.padded_width + kx) * g.channels + first;
-    const float* out = g.outputs + row * g.width * block;
-    for (int64_t x = 0; x < g.width; ++x, in += g.channels, out += block) {
-      const Vector low = *reinterpret_cast<const Vector*>(out);
-      const Vector high = *reinterpret_cast<const Vector*>(out + lanes);
-#pragma GCC unroll 12
-      for (int c = 0; c < Inputs; ++c) {
-        a[c] += in[c] * low;
-        if constexpr (Vectors == 2) b[c] += in[c] * high;
-      }
-    }
-  }
-  for (int c = 0; c < Inputs; ++c, sums += stride) {
-    *reinterpret_cast<Vector*>(sums) += a[c];
-    if constexpr (Vectors == 2) *reinterpret_cast<Vector*>(sums + lanes) += b[c];
-  }
-}
-
-template <int Inputs, int Vectors>
-void accumulate_rest(int rest, const Group& g, int64_t ky, int64_t kx, int64_t first, float* sums,
-                     int64_t stride) {
-  if constexpr (Inputs > 0) {
-    if (rest == Inputs)
-      accumulate<Inputs, Vectors>(g, ky, kx, first, sums, stride);
-    else
-      accumulate_rest<Inputs - 1, Vectors>(rest, g, ky, kx, first, sums, stride);
-  }
-}
 
 // Where frame n of both inputs lies.
 struct Frame {
@@ -116,24 +60,24 @@ void pack_input(const WeightGradient& w, const Frame& frame, int64_t y, int64_t 
   }
 }
 
-// Packs output channels [first, first + block) and adds their sums to `bias` (block).
+// Packs output channels [first, first + columns) and adds their sums to `bias` (columns).
 void pack_outputs(const WeightGradient& w, const float* rows, int64_t pixels, int64_t first, float* packed,
                   float* bias) {
-  const int64_t kept = std::min<int64_t>(block, w.out_channels - first);
+  const int64_t kept = std::min<int64_t>(columns, w.out_channels - first);
   Vector low{}, high{};
   rows += first;
-  for (int64_t p = 0; p < pixels; ++p, rows += w.out_channels, packed += block) {
-    if (kept == block) {
-      *reinterpret_cast<Vector*>(packed) = *reinterpret_cast<const Vector*>(rows);
-      *reinterpret_cast<Vector*>(packed + lanes) = *reinterpret_cast<const Vector*>(rows + lanes);
+  for (int64_t p = 0; p < pixels; ++p, rows += w.out_channels, packed += columns) {
+    if (kept == columns) {
+      at(packed) = at(rows);
+      at(packed + lanes) = at(rows + lanes);
     } else {
-      for (int64_t j = 0; j < block; ++j) packed[j] = j < kept ? rows[j] : 0.0f;
+      for (int64_t j = 0; j < columns; ++j) packed[j] = j < kept ? rows[j] : 0.0f;
     }
-    low += *reinterpret_cast<const Vector*>(packed);
-    high += *reinterpret_cast<const Vector*>(packed + lanes);
+    low += at(packed);
+    high += at(packed + lanes);
   }
-  *reinterpret_cast<Vector*>(bias) += low;
-  *reinterpret_cast<Vector*>(bias + lanes) += high;
+  at(bias) += low;
+  at(bias + lanes) += high;
 }
 
 // All taps and input channels for one packed block of output channels.
@@ -142,11 +86,7 @@ void add_block(const WeightGradient& w, const Group& g, float* sums, int64_t pad
   for (int64_t ky = 0; ky < w.kernel_height; ++ky)
     for (int64_t kx = 0; kx < w.kernel_width; ++kx) {
       float* tap = sums + (ky * w.kernel_width + kx) * g.channels * padded_out;
-      int64_t c = 0;
-      for (; c + most_inputs <= g.channels; c += most_inputs)
-        accumulate<most_inputs, Vectors>(g, ky, kx, c, tap + c * padded_out, padded_out);
-      accumulate_rest<most_inputs - 1, Vectors>(static_cast<int>(g.channels - c), g, ky, kx, c,
-                                                tap + c * padded_out, padded_out);
+      accumulate_channels<Vectors>(g, ky, kx, tap, padded_out);
     }
 }
 
@@ -154,7 +94,7 @@ void add_block(const WeightGradient& w, const Group& g, float* sums, int64_t pad
 void add_group(const WeightGradient& w, Group g, const float* d_rows, float* outputs, float* sums,
                int64_t padded_out) {
   float* bias = sums + w.kernel_height * w.kernel_width * g.channels * padded_out;
-  for (int64_t first_out = 0; first_out < w.out_channels; first_out += block) {
+  for (int64_t first_out = 0; first_out < w.out_channels; first_out += columns) {
     pack_outputs(w, d_rows, g.rows * g.width, first_out, outputs, bias + first_out);
     if (w.out_channels - first_out > lanes)
       add_block<2>(w, g, sums + first_out, padded_out);
@@ -169,7 +109,7 @@ void add_frames(const WeightGradient& w, int64_t begin, int64_t end, float* sums
   const int64_t padded_width = w.out_width + w.kernel_width - 1;
   const int64_t channels = w.every_channel();
   std::vector<float> input((rows_per_group + w.kernel_height - 1) * padded_width * channels);
-  std::vector<float> outputs(rows_per_group * w.out_width * block);
+  std::vector<float> outputs(rows_per_group * w.out_width * columns);
   for (int64_t n = begin; n < end; ++n) {
     const Frame frame(w, n);
     const float* d_frame = w.d_out + n * w.out_height * w.out_width * w.out_channels;
@@ -182,15 +122,13 @@ void add_frames(const WeightGradient& w, int64_t begin, int64_t end, float* sums
   }
 }
 
-// Adds the sums of all parts, in order, to the gradients: `lanes` output channels side by side, so that both
+// Adds the sums of all shares, in order, to the gradients: `lanes` output channels side by side, so that both
 // the sums and each channel's weights are walked in order.
-void add_sums(const WeightGradient& w, const float* sums, int64_t parts, int64_t part_size,
-              int64_t padded_out) {
+void add_sums(const WeightGradient& w, const float* sums, int64_t shares, int64_t size, int64_t padded_out) {
   const int64_t taps = w.kernel_height * w.kernel_width, channels = w.every_channel();
   auto total = [&](int64_t row, int64_t first) {
     Vector v{};
-    for (int64_t part = 0; part < parts; ++part)
-      v += *reinterpret_cast<const Vector*>(sums + part * part_size + row * padded_out + first);
+    for (int64_t share = 0; share < shares; ++share) v += at(sums + share * size + row * padded_out + first);
     return v;
   };
   for (int64_t first = 0; first < w.out_channels; first += lanes) {
@@ -213,16 +151,15 @@ void add_sums(const WeightGradient& w, const float* sums, int64_t parts, int64_t
 
 void weight_gradient(const WeightGradient& w, int threads) {
   if (w.out_channels == 0 || w.out_height == 0 || w.out_width == 0) return;
-  const int64_t padded_out = (w.out_channels + block - 1) / block * block;
-  const int64_t part_size = (w.kernel_height * w.kernel_width * w.every_channel() + 1) * padded_out;
-  const int64_t wanted = std::clamp<int64_t>(most_sums / part_size, 1, most_parts);
-  const int64_t frames_per_part = std::max<int64_t>(1, (w.frames + wanted - 1) / wanted);
-  const int64_t parts = std::max<int64_t>(1, (w.frames + frames_per_part - 1) / frames_per_part);
-  std::vector<float> sums(parts * part_size);
-  native::parallel_for(w.frames, frames_per_part, threads, [&](int64_t begin, int64_t end) {
-    add_frames(w, begin, end, sums.data() + begin / frames_per_part * part_size, padded_out);
+  if (w.tile > 1) return weight_gradient_tiles(w, threads);
+  const int64_t padded_out = round_up(w.out_channels, columns);
+  const int64_t size = (w.kernel_height * w.kernel_width * w.every_channel() + 1) * padded_out;
+  const Shares shares(w.frames, size, 1);
+  std::vector<float> sums(shares.count * size);
+  native::parallel_for(w.frames, shares.frames, threads, [&](int64_t begin, int64_t end) {
+    add_frames(w, begin, end, sums.data() + begin / shares.frames * size, padded_out);
   });
-  add_sums(w, sums.data(), parts, part_size, padded_out);
+  add_sums(w, sums.data(), shares.count, size, padded_out);
 }
 
 }  // namespace convlstm::NATIVE_ISA

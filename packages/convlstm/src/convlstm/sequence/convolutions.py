@@ -16,30 +16,32 @@ from .spec import flat_pads
 Pads = Sequence[tuple[int, int]]
 
 # Winograd's filtering costs its weights' transform once, their way through the cache at each call;
-# it saves products for each tile of 2x2 outputs. With fewer tiles than these a plain convolution is
-# faster (estimated from the products, the bytes of the weights and the transform, for AVX2).
-WINOGRAD_TILES = 12
-WINOGRAD_TRANSFORM_TILES = 60
+# it saves products for each tile. With fewer tiles than these a plain convolution is faster, and
+# tiles of 2x2 are faster than those of 4x4, whose weights are 2.25 times as many (measured with
+# benchmarks/bench_shapes.py).
+TILES = 12
+TRANSFORM_TILES = 60
 # The largest kernel that is cut into parts of 3x3.
 WINOGRAD_KERNEL = 7
+# The products of tiles must be so few beside those of what is simpler.
+GAIN = 0.8
 
 
-def winograd_pays(x: Tensor, size: Sequence[int], kernel: Sequence[int], calls: int) -> bool:
-    """Whether a stride-1 convolution of frames like x (N, H, W, C) to (N, *size, K), called `calls`
-    times with one kernel, is faster by Winograd's filtering."""
+def tile_outputs(x: Tensor, size: Sequence[int], kernel: Sequence[int], calls: int) -> int:
+    """How a stride-1 convolution of frames like x (N, H, W, C) to (N, *size, K), called `calls`
+    times with one kernel, is fastest: 2 or 4 for Winograd's filtering in tiles of so many outputs
+    a side (csrc/cpu/tiles.h), 1 for windows of pixels."""
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16) or len(kernel) != 2:
-        return False
+        return 1
     if not min(kernel) >= 2 or max(kernel) > WINOGRAD_KERNEL:
-        return False
-    products = 16 * _parts(kernel[0]) * _parts(kernel[1])
-    if products >= 0.8 * 4 * math.prod(kernel):
-        return False
-    tiles = x.shape[0] * -(-size[0] // 2) * -(-size[1] // 2)
-    return tiles >= WINOGRAD_TILES + WINOGRAD_TRANSFORM_TILES / max(1, calls)
-
-
-def _parts(kernel: int) -> int:
-    return -(-kernel // 3)
+        return 1
+    best, fewest = 1, x.shape[0] * math.prod(size) * math.prod(kernel)
+    for out in (2, 4) if x.dtype == torch.float32 else (2,):
+        tiles = x.shape[0] * math.prod(-(-n // out) for n in size)
+        products = tiles * (out + 2) ** 2 * math.prod(-(-k // 3) for k in kernel)
+        if products < GAIN * fewest and tiles >= TILES + TRANSFORM_TILES / max(1, calls):
+            best, fewest = out, products
+    return best
 
 
 def channels_last(weight: Tensor) -> Tensor:
@@ -107,8 +109,10 @@ def weight_gradient(
         kernel = (1,) * (2 - rank) + tuple(weight.shape[2:])
         out = x.new_zeros(*weight.shape[:2], *kernel)
         top, left = 0 if rank == 1 else pads[0][0], pads[-1][0]
+        same = x.shape[1:-1] == d_out.shape[1:-1]
+        tile = tile_outputs(x, x.shape[1:-1], kernel, 1) if same else 1
         _C.weight_gradient(
-            x, None, None, d_out, out, None, None, top, left, torch.get_num_threads()
+            x, None, None, d_out, out, None, None, top, left, tile, torch.get_num_threads()
         )
         return out.view(weight.shape)
     x = first(x)

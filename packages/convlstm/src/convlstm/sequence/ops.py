@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from . import fused, plain_loop, reference, scanned
+from . import extended, fused, plain_loop, reference, scanned
 from .activations import NATIVE_ACTIVATIONS, NATIVE_CODES, NATIVE_RECURRENT
 from .gates import cuda_dtypes
 from .reference import CellExtras
@@ -242,16 +242,20 @@ def sequence(
 
     Without every_step the states may be the last one alone, (B, 1, F, size...). plan: "fused",
     "loop" (reference.py), "scan" (the same as one loop of an exported graph, scanned.py), or
-    "auto": fused on the CPU wherever it can be, unless plain_loop.pays; else the loop.
+    "auto": fused on the CPU wherever it can be, unless plain_loop.pays; else native convolutions
+    (extended.py) where these can be, else the loop.
     Raises ValueError for plan "fused" where the fused operator cannot do the work.
     """
     if plan == "scan":
         return scanned.sequence(x, h, c, weight_ih, weight_hh, bias, spec, mask, extras)
-    reason = why_not_fused(x, spec, extras) or _why_not_differentiable(
-        (x, h, c, weight_ih, weight_hh, bias, extras.peephole)
-    )
+    tensors = (x, h, c, weight_ih, weight_hh, bias, extras.peephole)
+    plain_only = _why_not_differentiable(tensors)
+    reason = why_not_fused(x, spec, extras) or plain_only
     if plan == "fused" and reason is not None:
         raise ValueError(f'ConvLSTM: plan "fused" is not possible: {reason}; use plan "auto"')
+    extends = plan == "auto" and reason is not None and plain_only is None and mask is None
+    if extends and _is_eager(tensors) and extended.takes(x, spec, extras):
+        return extended.sequence(x, h, c, weight_ih, weight_hh, bias, spec, extras)
     if plan == "loop" or reason is not None or (plan == "auto" and x.device.type != "cpu"):
         return reference.sequence(x, h, c, weight_ih, weight_hh, bias, spec, mask, extras)
     # (an exported graph is of any length: what pays for this one decides nothing)
