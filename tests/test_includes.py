@@ -1,4 +1,4 @@
-"""C++ and CUDA sources include what they call of the standard library, themselves or by our headers.
+"""C++ and CUDA sources include what they call of the standard library, or our headers do.
 
 What another standard header happens to bring compiles with one library and not with the next.
 """
