@@ -33,7 +33,6 @@ KERNELS = {
     },
     "raster/two_pass.cu": {"halve_depths"},
 }  # fmt: skip
-ARCHITECTURES = ("sm_80", "sm_90", "sm_120")
 
 if not TOOLS.is_dir():
     pytest.skip("tests/cuda_sim is not part of this tree", allow_module_level=True)
@@ -99,7 +98,7 @@ def test_a_seeded_mistake_is_found(program, case):
 def test_kernels_stay_within_their_budget_and_have_neither_local_memory_nor_doubles(name):
     source, flags = CSRC / name, ("-fmad=false",)
     budget = CSRC / "budget" / f"{source.stem}.json"
-    report = nvcc_guard.check(budget, [source], ARCHITECTURES, [CSRC], flags=flags)
+    report = nvcc_guard.check(budget, [source], include_dirs=[CSRC], flags=flags)
     for kernels in report.values():
         assert {re.search(r"(\w+)(<.*>)?\(", k).group(1) for k in kernels} == KERNELS[name]
         assert all(usage.stack == usage.spill == 0 for usage in kernels.values())
@@ -107,6 +106,14 @@ def test_kernels_stay_within_their_budget_and_have_neither_local_memory_nor_doub
     assert not re.search(r"\.f64\b", text)
     # those of the correctly rounded division and square root are their own
     assert not re.search(r"^\s+(fma|mad)\.rn\.f32", text, re.MULTILINE)
+
+
+@pytest.mark.slow
+@needs_nvcc
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_120"])
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_compile_without_local_memory_for_older_and_newer_devices(name, architecture):
+    assert nvcc_guard.compile_kernels(CSRC / name, architecture, [CSRC], flags=("-fmad=false",))
 
 
 @pytest.mark.slow

@@ -4,6 +4,9 @@
 
 #include <native/device.h>
 
+#include <cstring>
+#include <type_traits>
+
 #include "core/occlusion.h"
 
 namespace nanite_cull::cuda {

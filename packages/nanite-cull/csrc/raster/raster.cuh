@@ -12,6 +12,8 @@
 // host has both done again with longer ones.
 #pragma once
 
+#include <cstring>
+
 #include "core/clip.h"
 #include "raster/raster_pass.h"
 

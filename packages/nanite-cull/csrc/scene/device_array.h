@@ -3,6 +3,8 @@
 
 #include <native/device.h>
 
+#include <cstddef>
+#include <utility>
 #include <vector>
 
 namespace nanite_cull::cuda {

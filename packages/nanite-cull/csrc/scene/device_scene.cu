@@ -1,7 +1,10 @@
 #include "scene/device_scene.h"
 
 #include <algorithm>
+#include <cstring>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "build/surfaces.h"
 #include "core/queue_layout.h"
