@@ -41,7 +41,8 @@ def indice_conv_backward(
     with torch.enable_grad():
         leaves = features.detach().requires_grad_(), filters.detach().requires_grad_()
         out = ops.indice_conv(*leaves, indice_pairs, indice_pair_num, out_bp.shape[0], inverse)
-    return torch.autograd.grad(out, leaves, out_bp)
+    of_features, of_filters = torch.autograd.grad(out, leaves, out_bp)
+    return of_features, of_filters
 
 
 def indice_maxpool(
