@@ -30,7 +30,7 @@ def main() -> None:
     torch.manual_seed(0)
     bench = Bench("llama", f"transformers {transformers.__version__}",
                   versions={"torch": torch.__version__, "transformers": transformers.__version__},
-                  repeats=3)  # fmt: skip
+                  repeats=7)  # fmt: skip
     theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=512, intermediate_size=1408, num_hidden_layers=4,
         num_attention_heads=8, num_key_value_heads=8, max_position_embeddings=LENGTH,

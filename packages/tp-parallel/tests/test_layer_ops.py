@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from tp_parallel.layers import ops
-from tp_parallel.layers.embedding import _Lookup
 from tp_parallel.layers.rotary import rotary_table
 
 pytestmark = pytest.mark.native
@@ -78,15 +77,6 @@ def test_gradients_of_both_orders_pass_gradcheck(case):
         settings = (table[:, :3] if table.dim() == 3 else table[:, :1, :, :3],)
     assert torch.autograd.gradcheck(lambda *x: function(*x, *settings), small)
     assert torch.autograd.gradgradcheck(lambda *x: function(*x, *settings), small)
-
-
-def test_the_gradient_of_a_lookup_is_that_of_torch_also_where_it_is_differentiated_again():
-    ids, weight = torch.tensor([[3, 0, 3], [4, 4, 4]]), drawn(5, 2).requires_grad_()
-    grad = drawn(2, 3, 2)
-    got = torch.autograd.grad(_Lookup.apply(ids, weight), weight, grad)
-    want = torch.autograd.grad(torch.nn.functional.embedding(ids, weight), weight, grad)
-    torch.testing.assert_close(got, want, rtol=1e-14, atol=1e-14)
-    assert torch.autograd.gradgradcheck(lambda w: _Lookup.apply(ids, w), [weight])
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -10,8 +10,6 @@ from collections.abc import Callable
 
 import torch
 
-from .memory import product
-
 
 class WeightGradients:
     """Weight-gradient work put off by a zero-bubble schedule, to be run in its own slot.
@@ -30,12 +28,12 @@ def weight_gradient(
     """grad^T x over all leading dimensions; None if a schedule has put it off."""
     grad, x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
     if deferred.recording is None:
-        return product(grad.t(), x)
+        return grad.t().matmul(x)
 
     @torch.no_grad()
     def later() -> None:
         if weight.grad is None:
-            weight.grad = product(grad.t(), x).to(weight.grad_dtype or weight.dtype)
+            weight.grad = grad.t().matmul(x).to(weight.grad_dtype or weight.dtype)
         elif weight.grad.dtype == x.dtype:
             weight.grad.addmm_(grad.t(), x)
         else:

@@ -12,29 +12,9 @@ import torch.nn.functional as F
 
 from ..grid.context import ParallelContext
 from ..grid.mappings import reduce_from_region, reduce_scatter_to_region
-from ..grid.memory import large_pages
 from ..grid.values import can_read
 from .linear import SEQUENCE_DIM, ParallelLayer
 from .sharding import Init, Shard, normal
-
-
-class _Lookup(torch.autograd.Function):
-    """torch.nn.functional.embedding, its gradient in large pages and added row by row."""
-
-    @staticmethod
-    def forward(ctx, ids, weight):
-        ctx.save_for_backward(ids)
-        ctx.rows = len(weight)
-        return F.embedding(ids, weight)
-
-    @staticmethod
-    def backward(ctx, grad):
-        (ids,) = ctx.saved_tensors
-        if grad.device.type != "cpu" or torch.is_grad_enabled():
-            dense = torch.ops.aten.embedding_dense_backward
-            return None, dense(grad, ids, ctx.rows, -1, False)
-        out = large_pages(grad.new_empty(ctx.rows, grad.shape[-1])).zero_()
-        return None, out.index_add_(0, ids.flatten(), grad.reshape(-1, grad.shape[-1]))
 
 
 class VocabParallelEmbedding(ParallelLayer):
@@ -73,10 +53,10 @@ class VocabParallelEmbedding(ParallelLayer):
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         _check_ids(ids, self.num_embeddings)
         if self.axis.size == 1:
-            return _Lookup.apply(ids, self.weight)
+            return F.embedding(ids, self.weight)
         local = ids - self.start
         foreign = (local < 0) | (local >= self.weight.shape[0])
-        out = _Lookup.apply(local.masked_fill(foreign, 0), self.weight)
+        out = F.embedding(local.masked_fill(foreign, 0), self.weight)
         out = out.masked_fill(foreign.unsqueeze(-1), 0.0)
         if self.sequence_parallel:
             return reduce_scatter_to_region(out, self.axis, SEQUENCE_DIM, "VocabParallelEmbedding")

@@ -22,7 +22,6 @@ from ..grid.mappings import (
     reduce_scatter_to_region,
     scatter_to_region,
 )
-from ..grid.memory import product
 from ..grid.weight_gradients import weight_gradient
 from .layout import Layout, change_layout, copy_into, layouts_of, set_layout, whole_over_data
 from .precision import product_dtype
@@ -52,7 +51,7 @@ class _Linear(torch.autograd.Function):
         x, cast = x.to(dtype or x.dtype), weight.to(dtype or weight.dtype)
         ctx.save_for_backward(x, weight)
         whole = axis.all_gather(x, SEQUENCE_DIM, label=label) if sequence else x
-        return product(whole, cast.t())
+        return F.linear(whole, cast)
 
     @staticmethod
     def backward(ctx, grad):

@@ -12,7 +12,6 @@ import torch
 
 from ..grid.context import ParallelContext
 from ..grid.mappings import copy_to_region
-from ..grid.memory import large_pages
 from ..layers.precision import product_dtype
 from .cross_entropy import LossTerms, combine, local_statistics, logits_gradient, loss_terms
 
@@ -100,11 +99,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         # summed in float32: a bfloat16 sum over hundreds of chunks would lose the small ones
         grad_weight = None
         if need_weight:
-            grad_weight = large_pages(torch.empty_like(weight, dtype=wide))
+            grad_weight = torch.empty_like(weight, dtype=wide)
             if not len(hidden):
                 grad_weight.zero_()
         total = count.new_zeros(())
-        room = large_pages(hidden.new_empty(min(chunk_rows, len(hidden)), len(weight)))
+        room = hidden.new_empty(min(chunk_rows, len(hidden)), len(weight))
         for begin in range(0, len(hidden), chunk_rows):
             part = slice(begin, begin + chunk_rows)
             x, ids = hidden[part], target[part]

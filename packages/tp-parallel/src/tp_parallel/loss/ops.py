@@ -12,7 +12,8 @@ from types import ModuleType
 import torch
 
 from .. import _C  # type: ignore[attr-defined]
-from ..grid.memory import large_pages
+
+_LARGE = 4 << 20  # bytes from which fresh memory is asked for in large pages
 
 _lib = torch.library.Library("tp_parallel", "DEF")
 _lib.define(
@@ -122,7 +123,9 @@ def _into(out, logits, target, lse, grad, start, valid, ignore_index, smoothing,
 
 def _gradient(logits, *arguments):
     logits = logits.contiguous()
-    out = large_pages(torch.empty_like(logits))
+    out = torch.empty_like(logits)
+    if out.numel() * out.element_size() >= _LARGE:
+        _C.prefer_large_pages(out)
     _into(out, logits, *arguments)
     return out
 
