@@ -168,7 +168,9 @@ def _compile(source: Path, target: Path, flags: Sequence[str]) -> Path:
         rule = depfile.read_text().replace("\\\n", " ").split(": ", 1)[1]
         if _newer(target, [Path(name) for name in rule.split()]):
             return target
-    _produce(target, [*command, "-MMD", "-MF", str(depfile)])
+    aside = depfile.with_name(f"{depfile.name}.{os.getpid()}")
+    _produce(target, [*command, "-MMD", "-MF", str(aside)])
+    aside.replace(depfile)
     command_file.write_text(text)
     return target
 
