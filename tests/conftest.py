@@ -31,6 +31,7 @@ class FreshEnvironment:
 
     def pip(self, *arguments: str | Path) -> None:
         command = [self.python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        command += ["--no-compile"]  # not the modules of torch that nobody imports
         command += ["-c", ROOT / "tools" / "constraints.txt", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, cwd=self.folder)
         assert done.returncode == 0, done.stdout + done.stderr
