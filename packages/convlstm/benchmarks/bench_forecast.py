@@ -1,4 +1,4 @@
-"""Ten frames from ten: `forecast`, which carries the states, beside the whole history again a step."""
+"""Ten frames from ten: `forecast`, which carries the states, beside all of the history each step."""
 
 import os
 import sys
