@@ -1,4 +1,4 @@
-"""Ten frames from ten: `forecast`, which carries the states, beside all of the history each step."""
+"""Ten frames from ten: `forecast`, which carries the states, beside all history again each step."""
 
 import os
 import sys
