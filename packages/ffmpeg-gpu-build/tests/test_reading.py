@@ -21,7 +21,10 @@ FILM = "testsrc2=size=160x96:rate=25:duration=12"
 CLIPS = {
     "a.ts": ["-c:v", "libx264", "-g", "50"],
     "open.ts": ["-c:v", "libx264", "-x264-params", "keyint=50:open-gop=1"],
-    "hevc.ts": ["-c:v", "libx265", "-x265-params", "log-level=none:keyint=50:open-gop=1"],
+    "hevc.ts": [
+        "-c:v", "libx265", "-preset", "ultrafast",
+        "-x265-params", "log-level=none:keyint=50:open-gop=1",
+    ],
     "a.vob": ["-c:v", "mpeg2video", "-bf", "2"],
     "a.mpg": ["-c:v", "mpeg1video"],
     "a.avi": ["-c:v", "mpeg4", "-bf", "2"],
@@ -33,7 +36,7 @@ CLIPS = {
     "a.mkv": ["-c:v", "libx264", "-g", "250"],
     "a.gif": [],
     "a.mxf": ["-c:v", "mpeg2video", "-bf", "2"],
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
