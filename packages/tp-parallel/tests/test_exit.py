@@ -10,18 +10,40 @@ pytestmark = pytest.mark.skipif(
     not Path("/proc/self/task").is_dir(), reason="threads are counted by Linux's /proc"
 )
 
-BEGIN = """
-import sys, time, torch, torch.distributed as dist
+# Runs each of the scripts it is given on two ranks. torch is imported once, then the ranks are
+# forked, of which each leaves the interpreter as any script does; the parent keeps the store, as
+# torchrun does.
+LAUNCHER = """
+import os, socket, sys, time, torch, torch.distributed as dist
 from pathlib import Path
 from tp_parallel import AdamW, ColumnParallelLinear, GPTConfig, GPTModel, ParallelContext
 from tp_parallel import shard_over_data
-
-torch.set_num_threads(1)
+import torch.distributed.fsdp, torch.distributed.optim
 
 def gloo_threads():
     names = [(task / "comm").read_text() for task in Path("/proc/self/task").glob("*")]
     return sum(name.startswith("pt_gloo") for name in names)
 
+def fork(place, port):
+    os.environ |= {"RANK": place, "LOCAL_RANK": place, "WORLD_SIZE": "2", "MASTER_PORT": port,
+                   "MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    return os.fork()
+
+for script in sys.argv[1:]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ranks = []
+    for place in "01":
+        ranks.append(fork(place, str(port)))
+        if not ranks[-1]:
+            torch.set_num_threads(1)
+            exec(Path(script).read_text())
+            sys.exit(0)
+    store = dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks]
+    print(Path(script).stem, *codes, flush=True)
+    del store
 """
 CLOSED = """
 context = ParallelContext(tp=2)
@@ -81,11 +103,22 @@ optimizer.step()
 """
 
 
-@pytest.mark.parametrize("script", [CLOSED, OTHERS_WORLD, LATE, HELD],
-                         ids=["closed", "others_world", "late", "held"])  # fmt: skip
-def test_a_script_ends_with_code_0_and_leaves_no_thread_of_gloo(script, tmp_path):
-    path = tmp_path / "script.py"
-    path.write_text(BEGIN + script)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+SCRIPTS = {"closed": CLOSED, "others_world": OTHERS_WORLD, "late": LATE, "held": HELD}
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """How the ranks of each script ended, and all that was said on standard error."""
+    folder = tmp_path_factory.mktemp("scripts")
+    for name, script in SCRIPTS.items():
+        (folder / f"{name}.py").write_text(script)
+    command = [sys.executable, "-c", LAUNCHER, *(folder / f"{name}.py" for name in SCRIPTS)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
+    return [line.split() for line in done.stdout.splitlines()], done.stderr
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_ends_with_code_0_and_leaves_no_thread_of_gloo(ended, script):
+    codes, said = ended
+    assert [script, "0", "0"] in codes, said[-3000:]
