@@ -31,7 +31,7 @@ from .known import unknown_part
 from .ways import Cast
 
 _LAYOUT = torch.channels_last
-_CALLS = 3  # until a graph is final: one is profiled, the next one compiled and run
+_CALLS = 2  # until a graph is final: one is profiled, the next one compiled and run
 _LAST_BY_PICTURE = 1  # step 0 is the stem, step 1 the pooling and the first stage
 _Run = Callable[[Tensor], Tensor]
 _making = threading.Lock()  # of graphs: the setting is one for the process
