@@ -224,6 +224,10 @@ def test_opcheck_passes_for_every_operator(case):
         (names.rulebook, (indices, *geometry, True)),
         (names.transpose_rulebook, (*book, n, m, 6)),
         (names.conv, (x, weight, bias, *book, m, 2, False)),
+        (
+            names.conv_affine,
+            (*(t.detach() for t in (x, weight, bias, bias)), *book, m, 2, True),
+        ),
         (names.conv_input_grad, (grad, weight, *book, n, 2, False)),
         (names.conv_weight_grad, (x, grad, *book, list(weight.shape), 2, False)),
         (names.max_pool, (x, *book, m, 6, False)),
