@@ -17,7 +17,7 @@ TOOLS = PACKAGE.parents[1] / "tests" / "cuda_sim"
 SIM, CSRC = PACKAGE / "tests" / "sim", PACKAGE / "csrc"
 SEEDED = {
     ("traversal", "relaxed_publish"): "tsan",
-    ("traversal", "missing_commit"): "plain",
+    ("traversal", "missing_commit"): "tsan",
     ("traversal", "lost_pending"): "plain",
     ("traversal", "no_overflow_exit"): "plain",
     ("traversal", "stale_commits"): "plain",
