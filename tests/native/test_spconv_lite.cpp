@@ -96,8 +96,8 @@ TEST("a convolution is the sum over its pairs, and has the same bits for any num
   const std::vector<float> x = numbers(rows * in, 1), weight = numbers(out * 27 * in, 2),
                            bias = numbers(out, 3);
   std::vector<float> y(rows * out), again(rows * out);
-  convolve<float>(map, x.data(), in, weight.data(), bias.data(), out, 1, y.data(), 1);
-  convolve<float>(map, x.data(), in, weight.data(), bias.data(), out, 1, again.data(), 4);
+  convolve<float>(map, x.data(), in, weight.data(), {bias.data()}, out, 1, y.data(), 1);
+  convolve<float>(map, x.data(), in, weight.data(), {bias.data()}, out, 1, again.data(), 4);
   EXPECT(y == again);
   double worst = 0;
   for (int64_t a = 0; a < rows; ++a)

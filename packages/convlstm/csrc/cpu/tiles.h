@@ -49,9 +49,8 @@ struct Filtering<2> {
     u[2] = 0.5f * (g[0] - g[1] + g[2]);
     u[3] = g[2];
   }
-  template <class T>
-  static CONVLSTM_INLINE void kernel_back(const T (&u)[side], T (&g)[part]) {
-    const T even = 0.5f * (u[1] + u[2]);
+  static CONVLSTM_INLINE void kernel_back(const Vector (&u)[side], Vector (&g)[part]) {
+    const Vector even = 0.5f * (u[1] + u[2]);
     g[0] = u[0] + even;
     g[1] = 0.5f * (u[1] - u[2]);
     g[2] = even + u[3];
@@ -95,9 +94,8 @@ struct Filtering<4> {
     u[4] = (g[0] - 2.0f * g[1] + 4.0f * g[2]) * (1.0f / 15);
     u[5] = g[2];
   }
-  template <class T>
-  static CONVLSTM_INLINE void kernel_back(const T (&u)[side], T (&g)[part]) {
-    const T third = (1.0f / 3) * (u[1] - u[2]), half = (-4.0f / 15) * u[3], two = (1.0f / 15) * u[4];
+  static CONVLSTM_INLINE void kernel_back(const Vector (&u)[side], Vector (&g)[part]) {
+    const Vector third = (1.0f / 3) * (u[1] - u[2]), half = (-4.0f / 15) * u[3], two = (1.0f / 15) * u[4];
     g[0] = (u[0] + third) + (4.0f * half + two);
     g[1] = (1.0f / 3) * (u[1] + u[2]) + 2.0f * (half - two);
     g[2] = (third + u[5]) + (half + 4.0f * two);

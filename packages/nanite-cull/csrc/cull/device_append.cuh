@@ -32,7 +32,7 @@ DEV_FN void add_up(Count value, Count* total) {
   if (dev::lane() == 0 && value > 0) atomicAdd(total, value);
 }
 
-DEV_FN uint32_t filled(const Count& offered, uint32_t capacity) {
+HD inline uint32_t filled(const Count& offered, uint32_t capacity) {
   return offered < capacity ? static_cast<uint32_t>(offered) : capacity;
 }
 
