@@ -1,6 +1,6 @@
 """What a run must remember to go on exactly: model, averaged weights, optimizer, position.
 
-Randomness needs no state: every draw depends on (seed, epoch, step) alone.
+Randomness and learning rates (`learning_rate`) need no state: they depend on (seed, epoch, step) alone.
 """
 
 from __future__ import annotations

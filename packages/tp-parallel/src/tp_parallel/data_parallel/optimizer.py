@@ -1,4 +1,4 @@
-"""AdamW over a model cut across ranks: one gradient norm, float32 master weights, a schedule.
+"""AdamW over a model cut across ranks: one gradient norm, float32 master weights, learning rates.
 
 Loshchilov and Hutter, 2019, arXiv 1711.05101. Parameters below float32 get a float32 copy that the
 optimizer works on (Micikevicius et al., 2018, arXiv 1710.03740).
