@@ -1,6 +1,6 @@
 """What a run must remember to go on exactly: model, averaged weights, optimizer, position.
 
-Randomness and learning rates (`learning_rate`) need no state: they depend on (seed, epoch, step) alone.
+Randomness and learning rates (`learning_rate`) need none: they follow from (seed, epoch, step).
 """
 
 from __future__ import annotations
