@@ -73,6 +73,37 @@ def test_a_frozen_norm_and_a_frozen_input_get_no_gradient():
     assert layer.weight_hh.grad.abs().sum() > 0
 
 
+def test_second_derivatives_of_a_normed_layer_that_feeds_itself(difference):
+    layer = build(norm="layer", peephole=True)
+    first, second = torch.randn(2, 1, 2, 3, 6, 7)
+    loss = layer(second, layer(first)[1])[0].square().sum()
+    want = torch.autograd.grad(loss, [*layer.parameters()], retain_graph=True)
+    for autocast in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            got = torch.autograd.grad(loss, [*layer.parameters()], create_graph=True)
+        for a, b in zip(got, want, strict=True):
+            assert difference(a.detach(), b) <= 8e-6
+
+
+def test_nothing_is_kept_where_no_gradient_is_recorded(monkeypatch):
+    kept, forward = [], extended._TorchGates.forward
+    monkeypatch.setattr(
+        extended._TorchGates, "forward", lambda *a: kept.append(forward(*a)) or kept[-1]
+    )
+    layer, x = build(norm="layer"), torch.randn(1, 2, 3, 6, 7)
+    with torch.no_grad():
+        layer(x)
+    assert [k for _, k in kept] == [None, None]
+
+
+def test_a_norm_with_a_state_of_its_own_is_called_once_a_step():
+    layer = build(norm="layer")
+    layer.gate_norm = torch.nn.BatchNorm2d(32)
+    out, _ = layer(torch.randn(1, 4, 3, 6, 7))
+    torch.autograd.grad(out.sum(), layer.weight_hh, create_graph=True)
+    assert layer.gate_norm.num_batches_tracked == 4
+
+
 def test_the_packed_convolution_refuses_what_does_not_fit():
     weight = torch.randn(8, 3, 3, 3)
     with pytest.raises(ValueError, match="tile must be 1, 2 or 4, got 3"):

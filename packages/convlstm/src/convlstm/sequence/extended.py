@@ -7,7 +7,7 @@ Memory is time first and channels last, as in problem.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,7 +33,7 @@ def takes(x: Tensor, spec: CellSpec, extras: CellExtras) -> bool:
         and spec.rank == 2
         and spec.padding == "same"
         and max(*spec.stride, *spec.dilation) == 1
-        and all(norm is None or isinstance(norm, nn.Module) for norm in norms)
+        and all(norm is None or isinstance(norm, nn.GroupNorm) for norm in norms)
     )
 
 
@@ -50,8 +50,9 @@ def sequence(
     """As `reference.sequence`."""
     rows = x.transpose(0, 1).movedim(2, -1).contiguous()
     tensors = (rows, last(h), last(c), weight_ih, weight_hh, bias, extras.peephole)
-    parameters = tuple(_parameters(extras))
-    hs, c = _Steps.apply(spec, extras, *tensors, *parameters)
+    every = (*tensors, *_parameters(extras))
+    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in every)
+    hs, c = _Steps.apply(spec, extras, learns, *every)
     states = hs.movedim(-1, 2).transpose(0, 1)
     return states, states[:, -1], first(c)
 
@@ -193,8 +194,7 @@ class _TorchGates:
 
 class _Steps(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, spec, extras, x, h, c, w_ih, w_hh, bias, peephole, *parameters):
-        learns = any(ctx.needs_input_grad)
+    def forward(ctx, spec, extras, learns, x, h, c, w_ih, w_hh, bias, peephole, *parameters):
         parts = _Part.all(w_ih, w_hh, extras)
         tile = tile_outputs(h, h.shape[1:-1], spec.kernel_size, x.shape[0])
         packed = [part.packed(spec, tile) for part in parts]
@@ -224,10 +224,10 @@ class _Steps(torch.autograd.Function):
     @staticmethod
     def backward(ctx, d_hs, d_c):
         *given, hs = ctx.saved_tensors
-        needs = ctx.needs_input_grad[2:]
+        needs = ctx.needs_input_grad[3:]
         spec, extras = ctx.work[:2]
         if torch.is_grad_enabled():
-            return None, None, *_differentiable(given, needs, spec, extras, d_hs, d_c)
+            return None, None, None, *_differentiable(given, needs, spec, extras, d_hs, d_c)
         x, h0, _, w_ih, w_hh, bias, *rest = given
         parts, tile, gates, steps = ctx.work[2:]
         packed = [part.packed_back(spec, tile, needs[0]) for part in parts]
@@ -249,25 +249,43 @@ class _Steps(torch.autograd.Function):
             _add_weight_gradients(part, spec, x, h0, hs, d_pres, d_ih, d_hh, d_bias)
         found = iter(learnt)
         d_rest = [next(found) if need else None for need in needs[6:]]
-        return None, None, d_x, d_h, gates.leave(d_c), d_ih, d_hh, d_bias, *d_rest
+        return None, None, None, d_x, d_h, gates.leave(d_c), d_ih, d_hh, d_bias, *d_rest
 
 
 def _differentiable(given, needs, spec, extras, d_hs, d_c) -> list[Tensor | None]:
     """Gradients of all inputs that can be differentiated again, by the definition."""
     # Views end the way back: input or state may follow from the weights, and what these get through
     # them is not this function's.
-    viewed = [None if t is None else t.view_as(t) for t in given[:7]]
-    x, h, c, w_ih, w_hh, bias, peephole = viewed
-    hs, _, c = reference.sequence(
-        x.movedim(-1, 2).transpose(0, 1), first(h), first(c), w_ih, w_hh, bias, spec,
-        extras=replace(extras, peephole=peephole),
-    )  # fmt: skip
+    viewed = [None if t is None else t.view_as(t) for t in given]
+    x, h, c, w_ih, w_hh, bias, peephole, *parameters = viewed
+    rest = iter(parameters)
+    extras = replace(
+        extras,
+        peephole=peephole,
+        gate_norm=_norm_of(extras.gate_norm, rest),
+        cell_norm=_norm_of(extras.cell_norm, rest),
+    )
+    with torch.autocast(x.device.type, enabled=False):
+        hs, _, c = reference.sequence(
+            x.movedim(-1, 2).transpose(0, 1), first(h), first(c), w_ih, w_hh, bias, spec,
+            extras=extras,
+        )  # fmt: skip
     shown = [(hs.transpose(0, 1).movedim(2, -1), d_hs), (c.movedim(1, -1), d_c)]
     outputs, seeds = zip(*((o, d) for o, d in shown if d is not None), strict=True)
-    wanted = [t for t, need in zip((*viewed, *given[7:]), needs, strict=True) if need]
+    wanted = [t for t, need in zip(viewed, needs, strict=True) if need]
     grads = torch.autograd.grad(outputs, wanted, seeds, create_graph=True, allow_unused=True)
     found = iter(grads)
     return [next(found) if need else None for need in needs]
+
+
+def _norm_of(
+    norm: Callable[[Tensor], Tensor] | None, parameters: Iterator[Tensor]
+) -> Callable[[Tensor], Tensor] | None:
+    """The norm with its next `parameters` in place of its own."""
+    if not isinstance(norm, nn.Module):
+        return norm
+    own = {name: next(parameters) for name, _ in norm.named_parameters()}
+    return lambda x: torch.func.functional_call(norm, own, (x,))
 
 
 def _step_back(
