@@ -115,6 +115,33 @@ def test_who_would_see_the_difference_gets_three(sparse):
 
 
 @torch.no_grad()
+def test_a_forward_of_the_modules_own_is_called(sparse):
+    x = sp.SparseConvTensor(torch.randn(60, 3), sparse.random_sites(60, 2, SHAPE, 3), SHAPE, 2)
+    net = network(sp.SubMConv3d(3, 8, 3), nn.BatchNorm1d(8), nn.ReLU())
+    right = net(x).features
+    for place in range(3):  # as tools do that load weights late or quantise
+        calls, forward = [], net[place].forward
+        net[place].forward = lambda *a, f=forward, calls=calls: calls.append(a) or f(*a)
+        out, count = merged(net, x)
+        assert len(calls) == 1
+        assert count == (place == 2)  # the norm alone
+        torch.testing.assert_close(out.features, right)
+        del net[place].forward
+
+
+@torch.no_grad()
+def test_statistics_of_another_dtype_are_torchs_affair(sparse):
+    x = sp.SparseConvTensor(torch.randn(60, 3), sparse.random_sites(60, 2, SHAPE, 3), SHAPE, 2)
+    net = network(sp.SubMConv3d(3, 8, 3), nn.BatchNorm1d(8))
+    for variance in (net[1].running_var.double(), None):
+        net[1].running_var = variance
+        with pytest.raises(RuntimeError):
+            one_by_one(net, x)
+        with pytest.raises(RuntimeError):
+            net(x)
+
+
+@torch.no_grad()
 def test_a_group_wise_or_activated_layer_is_left_alone(sparse):
     x = sp.SparseConvTensor(torch.randn(60, 8), sparse.random_sites(60, 2, SHAPE, 3), SHAPE, 2)
     for layer in (

@@ -29,7 +29,8 @@ def followers_of(
 ) -> Followers | None:
     """The BatchNorm1d, and the ReLU behind it, that lead `modules` behind a convolution of
     `features` (N, C). None where there is no such BatchNorm, or where somebody would see the
-    difference: gradients, tangents, hooks, a trace, other kernels, another dtype."""
+    difference: gradients, tangents, hooks, a trace, a forward put in place of a module's own, other
+    kernels, another dtype."""
     norm = modules[0] if modules else None
     if type(norm) is not nn.BatchNorm1d or not _may_merge(layer, norm, features):
         return None
@@ -52,12 +53,13 @@ def _may_merge(layer: nn.Module, norm: nn.BatchNorm1d, features: Tensor) -> bool
         return False
     if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
         return False
-    device, weight, mean = features.device.type, layer.weight, norm.running_mean
+    device, weight = features.device.type, layer.weight
+    mean, variance = norm.running_mean, norm.running_var
     if torch.is_autocast_enabled(device) or not cpu_kernels_run(device):
         return False
-    if norm.training or mean is None or mean.shape[0] != weight.shape[0]:
+    if norm.training or mean is None or variance is None or mean.shape[0] != weight.shape[0]:
         return False
-    tensors = (features, *layer.parameters(), *norm.parameters(), mean)
+    tensors = (features, *layer.parameters(), *norm.parameters(), mean, variance)
     wide = features.dtype in (torch.float32, torch.float64) and features.shape[0] > 0
     if not wide or any(
         t.dtype is not features.dtype or t.device != features.device for t in tensors
@@ -69,11 +71,12 @@ def _may_merge(layer: nn.Module, norm: nn.BatchNorm1d, features: Tensor) -> bool
 
 
 def _is_watched(module: nn.Module) -> bool:
-    """Whether a hook waits for what the module gives or gets."""
+    """Whether a hook waits for what the module gives or gets, or another forward than its class's
+    makes it."""
     watchers = (
         module._forward_hooks,
         module._forward_pre_hooks,
         torch_module._global_forward_hooks,
         torch_module._global_forward_pre_hooks,
     )
-    return any(watchers)
+    return any(watchers) or "forward" in vars(module)
