@@ -3,6 +3,9 @@
 #include "build/meshopt_api.h"
 #include "native/dispatch.h"
 #include "native/parallel.h"
+#ifdef WITH_CUDA
+#include "raster/device_frame.h"
+#endif
 
 #include <nanobind/stl/string.h>
 
@@ -16,8 +19,10 @@ NB_MODULE(_C, m) {
   m.def("max_threads", [] { return native::max_threads(); });
 #ifdef WITH_CUDA
   m.attr("cuda_architectures") = NATIVE_CUDA_ARCHITECTURES;
+  m.def("cuda_devices", &cuda::device_count);
 #else
   m.attr("cuda_architectures") = "";
+  m.def("cuda_devices", [] { return 0; });
 #endif
   bind_materials(m);
   bind_asset(m);

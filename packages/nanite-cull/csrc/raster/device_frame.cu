@@ -4,6 +4,13 @@
 
 namespace nanite_cull::cuda {
 
+int device_count() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  cudaGetLastError();  // said here: no later call takes it for its own
+  return 0;
+}
+
 struct DeviceFrame::Parts {
   int device = 0;
   DeviceScene scene;

@@ -8,6 +8,9 @@
 
 namespace nanite_cull::cuda {
 
+// How many devices answer; 0 without a driver.
+int device_count();
+
 // On the device that was current when it was made, and the default stream. One thread at a time.
 class DeviceFrame {
  public:

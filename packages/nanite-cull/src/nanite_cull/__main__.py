@@ -108,6 +108,15 @@ def _print(args: argparse.Namespace, values: dict) -> None:
         print(f"{key.replace('_', ' '):{width}}  {text}")
 
 
+def _cuda() -> str:
+    """What this build has for CUDA."""
+    built = _C.cuda_architectures
+    if not built:
+        return "not in this build (GPU=ON builds it)"
+    answer = "" if _C.cuda_devices() else "; no CUDA device answers"
+    return f"compiled for {built}, never run{answer}"
+
+
 def _version(args: argparse.Namespace) -> int:
     _print(
         args,
@@ -115,7 +124,7 @@ def _version(args: argparse.Namespace) -> int:
             "version": nc.__version__,
             "instruction_set": _C.instruction_set(),
             "threads": _C.max_threads(),
-            "cuda": "not in this package yet",
+            "cuda": _cuda(),
             "meshoptimizer": open_meshoptimizer(),
         },
     )
