@@ -121,6 +121,26 @@ def test_native_steps_of_any_size_equal_the_definition(
         assert difference(a, b) <= 3 * bound
 
 
+@pytest.mark.parametrize(("kernel", "further"), [(3, 2), (7, 4)])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_pixel_that_is_not_finite_spoils_its_tile_and_no_other_sequence(
+    kernel, further, bad, monkeypatch
+):
+    monkeypatch.setattr(native_steps, "tile_outputs", lambda *_: 4)
+    spec = CellSpec.make(2, 2, kernel, padding="same", activation="linear")
+    x, *rest = problem(spec, steps=1, channels=1, size=(16, 16), grad=False)
+    for place in range(6, 10):
+        x[0, 0, 0] = 0
+        x[0, 0, 0, place, place] = bad
+        got, want = (
+            ~run([x, *rest], spec, plan)[0][:, 0].isfinite().all(1) for plan in ("fused", "loop")
+        )
+        reach = torch.nn.functional.max_pool2d(want.float(), 2 * further + 1, 1, further).bool()
+        assert (got | ~want).all()
+        assert (reach | ~got).all()
+        assert not got[1].any()
+
+
 def test_many_steps_go_through_many_pieces(monkeypatch, difference):
     spec = SPECS["same 3x3"]
     tensors = problem(spec, steps=7)
