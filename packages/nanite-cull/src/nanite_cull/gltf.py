@@ -47,10 +47,17 @@ def _transform(extension: dict[str, Any]) -> np.ndarray:
     return np.array([[cos * sx, sin * sy, x], [-sin * sx, cos * sy, y]], float)
 
 
+def albedo_texture(material: dict[str, Any]) -> dict[str, Any] | None:
+    """The textureInfo of a material's albedo; None where it has none."""
+    gloss = material.get("extensions", {}).get("KHR_materials_pbrSpecularGlossiness", {})
+    info = gloss.get("diffuseTexture")  # which trimesh takes where both are there
+    return info or material.get("pbrMetallicRoughness", {}).get("baseColorTexture")
+
+
 def _sampling(header: dict[str, Any], material: dict[str, Any]) -> dict[str, Any]:
     """How a material's albedo texture is read, as fields of a Material."""
-    info = material.get("pbrMetallicRoughness", {}).get("baseColorTexture")
-    if not isinstance(info, dict):
+    info = albedo_texture(material)
+    if info is None:
         return {}
     texture = header["textures"][info["index"]]
     sampler = header["samplers"][texture["sampler"]] if "sampler" in texture else {}
@@ -64,13 +71,6 @@ def _sampling(header: dict[str, Any], material: dict[str, Any]) -> dict[str, Any
     extension = info.get("extensions", {}).get("KHR_texture_transform", {})
     if extension:
         out["uv_transform"] = _transform(extension)
-    if extension.get("texCoord", info.get("texCoord", 0)) != 0:
-        warnings.warn(
-            f"load: material {material.get('name', '')!r} uses texture coordinates other than set "
-            "0, which are not read: set 0 is used",
-            RuntimeWarning,
-            stacklevel=6,
-        )
     return out
 
 

@@ -45,7 +45,12 @@ def _open(path: str | Path) -> Any:
         if name in [*header.get("extensionsUsed", ()), *header.get("extensionsRequired", ())]:
             raise ValueError(f"load: {path} is compressed with {name}, which is not read; {TOOL}")
     try:
-        loaded = trimesh.load(path, process=False)
+        if header:
+            from nanite_cull.gltf_plain import load_scene
+
+            loaded = load_scene(path, header)
+        else:
+            loaded = trimesh.load(path, process=False)
     except Exception as error:
         raise ValueError(f"load: {path} cannot be read as a mesh: {error}") from error
     if isinstance(loaded, trimesh.Trimesh):
@@ -67,24 +72,35 @@ def _factor(value: Any, width: int) -> np.ndarray | None:
     return out
 
 
-def _image(value: Any, seen: dict[int, np.ndarray]) -> np.ndarray | None:
-    """Pixels of a PIL image; materials that share one share the array."""
+def _image(value: Any, seen: dict[int, np.ndarray | None]) -> np.ndarray | None:
+    """Pixels of a PIL image, None where it is damaged; materials that share one share the array."""
     if value is None:
         return None
     if id(value) not in seen:
-        seen[id(value)] = np.asarray(value.convert("RGBA"))
+        try:
+            if value.mode.startswith("I"):  # 16 bits of grey, which PIL would cut off at 255
+                grey = np.asarray(value).astype(np.float64) / 257
+                rgba = np.full((*grey.shape, 4), 255, np.uint8)
+                rgba[..., :3] = np.rint(grey)[..., None]
+            else:
+                rgba = np.asarray(value.convert("RGBA"))
+            seen[id(value)] = rgba
+        except (OSError, ValueError, SyntaxError):  # cut short
+            seen[id(value)] = None
     return seen[id(value)]
 
 
 def _material(
-    visual: Any, name: str, images: dict[int, np.ndarray], sampling: dict[str, Any]
+    visual: Any, name: str, images: dict[int, np.ndarray | None], sampling: dict[str, Any]
 ) -> Material:
     found = getattr(visual, "material", None)
+    albedo = getattr(found, "baseColorTexture", None) or getattr(found, "image", None)
     base = _factor(getattr(found, "baseColorFactor", None), 4)
-    if base is None and not hasattr(found, "baseColorFactor"):
+    # the grey that trimesh gives an .mtl without Kd is no tint of its texture
+    tinted = albedo is None or "kd" in getattr(found, "kwargs", {})
+    if base is None and not hasattr(found, "baseColorFactor") and tinted:
         base = _factor(getattr(found, "diffuse", None), 4)
     metallic, roughness = (getattr(found, n, None) for n in ("metallicFactor", "roughnessFactor"))
-    albedo = getattr(found, "baseColorTexture", None) or getattr(found, "image", None)
     cutoff = getattr(found, "alphaCutoff", None)
     return Material(
         name=str(getattr(found, "name", None) or name),
@@ -100,7 +116,9 @@ def _material(
     )
 
 
-def _part(mesh: Any, name: str, images: dict[int, np.ndarray], sampling: dict[str, Any]) -> _Part:
+def _part(
+    mesh: Any, name: str, images: dict[int, np.ndarray | None], sampling: dict[str, Any]
+) -> _Part:
     visual = mesh.visual
     vertices, faces = np.asarray(mesh.vertices, float), np.asarray(mesh.faces)
     normals = mesh.vertex_normals if "vertex_normals" in mesh._cache else None
@@ -125,22 +143,27 @@ def _part(mesh: Any, name: str, images: dict[int, np.ndarray], sampling: dict[st
         if colors.shape[1] == 3:
             colors = np.concatenate([colors, np.ones((len(colors), 1), np.float32)], 1)
     material = _material(visual, name, images, sampling)
-    if sampling and material.albedo is None:
+    named = bool(sampling) or getattr(getattr(visual, "material", None), "image", None) is not None
+    missing = ""
+    if material.albedo is None and named:
+        missing = "cannot be read"
+    elif material.albedo is not None and uvs is None:
+        missing = "has no texture coordinates"
+        material = replace(material, albedo=None)
+    if missing:
         warnings.warn(
-            f"load: the albedo texture of material {material.name!r} cannot be read: it is drawn "
+            f"load: the albedo texture of material {material.name!r} {missing}: it is drawn "
             "without",
             RuntimeWarning,
             stacklevel=4,
         )
-    if uvs is None and material.albedo is not None:
-        material = replace(material, albedo=None)  # nothing says where on it
     return _Part(vertices, faces, normals, uvs, colors, material)
 
 
 def _parts(scene: Any, path: str | Path) -> dict[str, _Part]:
     import trimesh
 
-    images: dict[int, np.ndarray] = {}
+    images: dict[int, np.ndarray | None] = {}
     sampling_of = samplings(scene.metadata.get(HEADER, {}))
     parts = {
         name: _part(mesh, name, images, sampling_of.get(name, {}))
