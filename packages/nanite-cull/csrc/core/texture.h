@@ -16,7 +16,7 @@
 namespace nanite_cull {
 
 constexpr int most_texture_levels = 15;     // 16384 texels
-constexpr float wild_coordinate = 0x1p22f;  // beyond it texels cannot be told apart: taken as 0
+constexpr float wild_coordinate = 0x1p22f;  // beyond it texels cannot be told apart: taken as an edge
 
 enum class Wrap : uint32_t { repeat, mirror, clamp };
 enum class Filter : uint32_t { nearest, linear };
@@ -69,7 +69,7 @@ HD inline float log2_of(float x) {
 
 // A coordinate brought into [0, 1].
 HD inline float wrapped(Wrap wrap, float x) {
-  if (!(magnitude(x) < wild_coordinate)) return 0;
+  if (!(magnitude(x) < wild_coordinate)) return wrap == Wrap::clamp && x > 0 ? 1.0f : 0.0f;
   if (wrap == Wrap::clamp) return least(most(x, 0.0f), 1.0f);
   if (wrap == Wrap::repeat) return x - floorf(x);
   const float pair = x - 2 * floorf(x * 0.5f);

@@ -6,6 +6,7 @@ import warnings
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -18,6 +19,7 @@ FILTERS = ("nearest", "linear")
 MIP_FILTERS = ("off", "nearest", "linear")
 ALPHA_MODES = ("opaque", "mask", "blend")
 TEXTURES = ("albedo", "normal")
+MOST_TEXELS = 16384  # in a direction
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,14 +32,15 @@ class Material:
 
     base_color: rgba, 0 to 1, linear. albedo, normal: (height, width, 4) or (height, width, 3) uint8
     textures, rows from the top, at most 16384 in a direction, or None; colours of albedo in sRGB.
+    They are kept, not copied: give a changed picture as a new array.
     wrap: beyond a texture's edges along u and v, "repeat", "mirror" or "clamp". magnify, minify:
     between texels, "nearest" or "linear"; mip: between the levels of the texture's pyramid, "off"
     (no levels), "nearest" or "linear". uv_transform: (2, 3), from texture coordinates to the
     picture's with v downwards (KHR_texture_transform); None: as they are.
 
-    alpha_mode: "opaque"; "mask": where alpha, of texture and vertex colours, is below alpha_cutoff
-    there is a hole; "blend" is drawn as opaque. double_sided: `Renderer(cull_back=True)` leaves out
-    no side of it. Raises ValueError for other values.
+    alpha_mode: "opaque": the texture's alpha is ignored; "mask": where alpha, of texture and vertex
+    colours, is below alpha_cutoff there is a hole; "blend" is drawn as opaque. double_sided:
+    `Renderer(cull_back=True)` leaves out no side of it. Raises ValueError for other values.
     """
 
     name: str = ""
@@ -67,8 +70,11 @@ class Material:
                     f"Material: {field} must be one of {', '.join(allowed)}, "
                     f"got {getattr(self, field)!r}"
                 )
-        if len(self.base_color) != 4 or not np.isfinite(self.base_color).all():
-            raise ValueError(f"Material: base_color must be rgba, got {self.base_color!r}")
+        base = np.asarray(self.base_color, float)
+        if base.shape != (4,) or not ((base >= 0) & (base <= 1)).all():
+            raise ValueError(
+                f"Material: base_color must be rgba, 0 to 1 each, got {self.base_color!r}"
+            )
         if len(self.wrap) != 2 or not set(self.wrap) <= set(WRAPS):
             raise ValueError(
                 f"Material: wrap must be two of {', '.join(WRAPS)}, for u and v, got {self.wrap!r}"
@@ -87,16 +93,25 @@ class Material:
                     f"Material: {field} must be a uint8 array of shape (height, width, 3 or 4), "
                     f"got {kind} {getattr(texture, 'shape', '')}"
                 )
+            if texture is not None and max(texture.shape) > MOST_TEXELS:
+                raise ValueError(
+                    f"Material: {field} must have at most {MOST_TEXELS} texels in each direction, "
+                    f"got {texture.shape}; resize it first"
+                )
         if self.uv_transform is not None:
             matrix = np.asarray(self.uv_transform, float)
             if matrix.shape != (2, 3) or not np.isfinite(matrix).all():
                 raise ValueError(
                     f"Material: uv_transform must be finite, of shape (2, 3), got {matrix}"
                 )
-        if not 0 <= self.alpha_cutoff < np.inf:
-            raise ValueError(
-                f"Material: alpha_cutoff must be zero or positive, got {self.alpha_cutoff}"
-            )
+        for field in ("metallic", "roughness", "alpha_cutoff"):
+            value = getattr(self, field)
+            if not isinstance(value, Real) or not 0 <= value < np.inf:
+                raise ValueError(f"Material: {field} must be zero or positive, got {value!r}")
+            object.__setattr__(self, field, float(value))  # plain numbers, as files keep them
+        object.__setattr__(self, "base_color", tuple(base.tolist()))
+        object.__setattr__(self, "wrap", tuple(self.wrap))
+        object.__setattr__(self, "double_sided", bool(self.double_sided))
 
     @property
     def _is_plain(self) -> bool:
@@ -104,20 +119,23 @@ class Material:
         return self.albedo is None and self.alpha_mode != "mask" and not self.double_sided
 
 
-# textures that several materials or assets share have one pyramid
-_chains: WeakValueDictionary[int, _C.MipChain] = WeakValueDictionary()
+# those who share a texture have one pyramid of it; by its id, and whether its alpha is ignored
+_chains: WeakValueDictionary[tuple[int, bool], _C.MipChain] = WeakValueDictionary()
 _sources: WeakKeyDictionary[_C.MipChain, np.ndarray] = (
     WeakKeyDictionary()
 )  # so that ids stay theirs
 
 
-def _chain(texture: np.ndarray) -> _C.MipChain:
-    chain = _chains.get(id(texture))
+def _chain(texture: np.ndarray, *, opaque: bool) -> _C.MipChain:
+    """The pyramid of a texture, whose alpha weighs its colours unless it is `opaque`."""
+    key = id(texture), opaque
+    chain = _chains.get(key)
     if chain is None:
         rgba = texture
-        if texture.shape[2] == 3:
-            rgba = np.concatenate([texture, np.full((*texture.shape[:2], 1), 255, np.uint8)], 2)
-        chain = _chains[id(texture)] = _C.MipChain(np.ascontiguousarray(rgba))
+        if opaque or texture.shape[2] == 3:
+            rgba = np.full((*texture.shape[:2], 4), 255, np.uint8)
+            rgba[..., :3] = texture[..., :3]
+        chain = _chains[key] = _C.MipChain(np.ascontiguousarray(rgba))
         _sources[chain] = texture
     return chain
 
@@ -130,7 +148,8 @@ def surfaces(materials: Sequence[Material], *, textured: bool = True) -> _C.Surf
     for m in materials:
         matrix = np.eye(3)[:2] if m.uv_transform is None else np.asarray(m.uv_transform, float)
         out.add(
-            None if m.albedo is None or not textured else _chain(m.albedo),
+            None if m.albedo is None or not textured
+            else _chain(m.albedo, opaque=m.alpha_mode == "opaque"),
             [getattr(_C.Wrap, mode) for mode in m.wrap],
             getattr(_C.Filter, m.magnify), getattr(_C.Filter, m.minify),
             getattr(_C.MipFilter, m.mip), matrix.ravel().tolist(),
@@ -181,20 +200,35 @@ def pack(materials: Sequence[Material]) -> bytes:
     return data.getvalue()
 
 
+def _unpacked(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A file of an archive, stored as `pack` does it: what is packed could grow without end."""
+    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name} is compressed")
+    return archive.read(name)
+
+
+def _decoded(png: bytes) -> np.ndarray:
+    """A picture of any size that a Material takes; Image.open refuses large ones."""
+    from PIL.PngImagePlugin import PngImageFile
+
+    image = PngImageFile(io.BytesIO(png))
+    if max(image.size) > MOST_TEXELS:
+        raise ValueError(f"a texture of {image.size} texels")
+    return np.asarray(image)
+
+
 def unpack(data: bytes) -> tuple[Material, ...]:
     """What `pack` made. Raises ValueError for anything else."""
-    from PIL import Image
-
     if not data:
         return ()
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             textures = {
-                name: np.asarray(Image.open(io.BytesIO(archive.read(name))))
+                name: _decoded(_unpacked(archive, name))
                 for name in archive.namelist()
                 if name.endswith(".png")
             }
-            table: list[dict[str, Any]] = json.loads(archive.read("materials.json"))
+            table: list[dict[str, Any]] = json.loads(_unpacked(archive, "materials.json"))
         out = []
         for fields in table:
             for kind in TEXTURES:
