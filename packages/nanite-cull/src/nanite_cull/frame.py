@@ -160,7 +160,8 @@ class Frame:
     @cached_property
     def albedo(self) -> np.ndarray:
         """(height, width, 4) float32, linear: the material's texture, filtered for the pixel, times
-        `color`; zero where nothing was drawn. Pictures show the same under light."""
+        `color`; zero where nothing was drawn. Pictures show the texture as it is displayed, times
+        `color` without sRGB's curve."""
         out = np.empty((self.height, self.width, 4), np.float32)
         self._core.resolve_albedo(self._view, out, self._threads)
         return out
