@@ -123,6 +123,12 @@ def test_functions_over_pairs_give_what_the_layers_give(spconv):
     up = spconv.SparseInverseConv3d(4, 3, 3, indice_key="d", bias=False).double()
     back = functional.indice_inverse_conv(down.features, up.weight, *pairs, 80)
     assert torch.allclose(back, up(down).features)
+    for convolve in (functional.indice_conv, functional.indice_subm_conv):
+        args = features, layer.weight, *pairs, len(out), ops.ConvAlgo.Native
+        assert torch.equal(convolve(*args), down.features)
+        bias = torch.ones(4, dtype=torch.float64)
+        got = convolve(*args, None, bias, 0.2, 0.0, sp.Activation.LeakyReLU)
+        assert torch.allclose(got, torch.nn.functional.leaky_relu(down.features + 1, 0.2))
     before = sp.set_max_pool("spconv")
     try:
         pooled = spconv.SparseMaxPool3d(3, 2, 1)(x).features

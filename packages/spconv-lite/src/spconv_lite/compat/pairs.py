@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ..kernels import ops
+from ..layers.conv import Activation
 
 
-def indice_inverse_conv(
+def indice_conv(
     features: Tensor,
     filters: Tensor,
     indice_pairs: Tensor,
@@ -18,11 +21,23 @@ def indice_inverse_conv(
     algo: object = None,
     timer: object = None,
     bias: Tensor | None = None,
-    *without_effect: object,
+    act_alpha: float = 0.0,
+    act_beta: float = 0.0,
+    act_type: object = None,
+    *,
+    inverse: bool = False,
 ) -> Tensor:
-    """A convolution (num_activate_out, out) over the pairs read from output to input."""
+    """A convolution (num_activate_out, out) over the pairs, read from output to input where
+    `inverse`: spconv's of `functional`, whose sixth argument is the algorithm, where `ops` has
+    `inverse`. algo, timer and act_beta are without effect."""
     pairs = indice_pairs, indice_pair_num
-    return ops.indice_conv(features, filters, *pairs, num_activate_out, True, bias=bias)
+    sums = ops.indice_conv(features, filters, *pairs, num_activate_out, inverse, bias=bias)
+    return Activation.of(act_type).apply(sums, act_alpha)
+
+
+def indice_inverse_conv(*args: Any, **kwargs: Any) -> Tensor:
+    """As `indice_conv`, over the pairs read from output to input."""
+    return indice_conv(*args, **kwargs, inverse=True)
 
 
 def indice_conv_backward(

@@ -141,8 +141,8 @@ def _functional() -> Names:
         **public(functional),
         "HashTable": hash_module.HashTable,
         "sparse_add_hash_based": functional.sparse_add,
-        "indice_conv": ops.indice_conv,
-        "indice_subm_conv": ops.indice_conv,
+        "indice_conv": pairs.indice_conv,
+        "indice_subm_conv": pairs.indice_conv,
         "indice_inverse_conv": pairs.indice_inverse_conv,
         "indice_maxpool": pairs.indice_maxpool,
     }

@@ -36,6 +36,27 @@ class Activation(enum.Enum):
     Sigmoid = 2
     LeakyReLU = 3
 
+    @classmethod
+    def of(cls, act_type: object) -> Activation:
+        """Of an `Activation`, of cumm's enumeration, of a name or of None."""
+        name = getattr(act_type, "name", act_type) or "None_"
+        if name not in cls.__members__:
+            raise ValueError(
+                f"SparseConvolution: act_type must be one of {list(cls.__members__)}, got "
+                f"{act_type!r}"
+            )
+        return cls[str(name)]
+
+    def apply(self, features: Tensor, alpha: float) -> Tensor:
+        """Of sums (N, C); alpha is LeakyReLU's slope."""
+        if self is Activation.ReLU:
+            return torch.relu(features)
+        if self is Activation.Sigmoid:
+            return torch.sigmoid(features)
+        if self is Activation.LeakyReLU:
+            return nn.functional.leaky_relu(features, alpha)
+        return features
+
 
 class SparseConvolution(SparseModule):
     """What all layers share. Use SubMConv3d, SparseConv3d and so on.
@@ -100,7 +121,7 @@ class SparseConvolution(SparseModule):
         self.output_padding = expand_nd(ndim, output_padding, "output_padding")
         self.groups, self.subm, self.transposed, self.inverse = groups, subm, transposed, inverse
         self.indice_key, self.algo, self.fp32_accum = indice_key, algo, fp32_accum
-        self.act_type, self.act_alpha, self.act_beta = _activation(act_type), act_alpha, act_beta
+        self.act_type, self.act_alpha, self.act_beta = Activation.of(act_type), act_alpha, act_beta
         plain = subm or (math.prod(self.stride) == 1 and not any(self.padding) and not inverse)
         self.conv1x1 = math.prod(self.kernel_size) == 1 and plain and groups == 1
         self.weight_shape = [out_channels, *self.kernel_size, in_channels // groups]
@@ -153,7 +174,7 @@ class SparseConvolution(SparseModule):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Also of a layer that spconv pickled whole."""
         super().__setstate__(state)
-        self.act_type = _activation(self.act_type)
+        self.act_type = Activation.of(self.act_type)
 
     def _load_weight_different_layout(self, *_: Any) -> None:
         """A hook that layers pickled by spconv have; its weights have the layout of ours."""
@@ -192,7 +213,7 @@ class SparseConvolution(SparseModule):
                 )
             demand_channels(f"{name}: add_input and output", (add_input, out))
             out._features = out._features + add_input.features
-        out._features = self._activate(out._features)
+        out._features = self.act_type.apply(out._features, self.act_alpha)
         return out
 
     def with_followers(
@@ -278,15 +299,6 @@ class SparseConvolution(SparseModule):
             features, weight = features.to(dtype), weight.to(dtype)
             bias = None if bias is None else bias.to(dtype)
         return features, weight, bias, dtype
-
-    def _activate(self, features: Tensor) -> Tensor:
-        if self.act_type is Activation.ReLU:
-            return torch.relu(features)
-        if self.act_type is Activation.Sigmoid:
-            return torch.sigmoid(features)
-        if self.act_type is Activation.LeakyReLU:
-            return nn.functional.leaky_relu(features, self.act_alpha)
-        return features
 
     # ------------------------------------------------------------------------------ rulebooks
 
@@ -382,17 +394,6 @@ class SparseConvolution(SparseModule):
 
 
 SparseConvolutionBase = SparseConvolution  # spconv's name of the part that is no nn.Module
-
-
-def _activation(act_type: object) -> Activation:
-    """Of an `Activation`, of cumm's enumeration or of a name."""
-    name = getattr(act_type, "name", act_type) or "None_"
-    if name not in Activation.__members__:
-        raise ValueError(
-            f"SparseConvolution: act_type must be one of {list(Activation.__members__)}, got "
-            f"{act_type!r}"
-        )
-    return Activation[str(name)]
 
 
 # ---------------------------------------------------------------------------------- the layers
