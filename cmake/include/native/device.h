@@ -140,9 +140,10 @@ using Stream = cudaStream_t;
 inline Stream stream_from(void* handle) { return static_cast<Stream>(handle); }
 
 inline void check(cudaError_t status, const char* what) {
-  if (status != cudaSuccess)
-    throw std::runtime_error(std::string(what) + ": " + cudaGetErrorName(status) + " (" +
-                             cudaGetErrorString(status) + ")");
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // said once: CUDA keeps it, and the next launch would take it for its own
+  throw std::runtime_error(std::string(what) + ": " + cudaGetErrorName(status) + " (" +
+                           cudaGetErrorString(status) + ")");
 }
 
 // Starts kernel(args...) on the stream; returns before it has run. Throws std::runtime_error when the
@@ -185,16 +186,20 @@ inline void* allocate(std::size_t bytes) {
 }
 inline void release(void* memory) { cudaFree(memory); }  // only a lost device refuses
 
-// Copies to the device, in the stream's order; the host's memory may change when this returns.
+// Waits until the stream has done all that is queued.
+inline void wait(Stream stream) { check(cudaStreamSynchronize(stream), "dev::wait"); }
+
+// Copies to the device, in the stream's order. The host's memory has to stay as it is until the stream has
+// come so far: a device that reads pageable memory by itself takes no copy of it first.
 inline void upload(void* target, const void* host, std::size_t bytes, Stream stream) {
   if (bytes) check(cudaMemcpyAsync(target, host, bytes, cudaMemcpyHostToDevice, stream), "dev::upload");
 }
 
-// Copies to the host and waits for the stream: the only call here that synchronises.
+// Copies to the host and waits for the stream.
 inline void read_back(void* host, const void* device, std::size_t bytes, Stream stream) {
   if (!bytes) return;
   check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream), "dev::read_back");
-  check(cudaStreamSynchronize(stream), "dev::read_back");
+  wait(stream);
 }
 
 // Bytes between arrays that are cut from one allocation; the simulator leaves some and guards them.
@@ -274,8 +279,10 @@ inline void release(void* memory) {
   if (memory) cusim::release(memory);
 }
 
+inline void wait(Stream stream) { (stream ? *stream : cusim::default_device()).wait(); }
+
 inline void upload(void* target, const void* host, std::size_t bytes, Stream stream) {
-  (stream ? *stream : cusim::default_device()).wait();
+  wait(stream);
   if (bytes) cusim::upload(target, host, bytes);
 }
 

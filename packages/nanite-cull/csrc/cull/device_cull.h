@@ -57,7 +57,7 @@ class Culler {
   void add_work(const CullCounts& counts, CullStats& stats) const;
 
   CullPass pass_ = {};
-  CullView constants_ = {};
+  CullView constants_ = {};  // uploaded from here: changes only where the last pass has been waited for
   CullCapacities capacity_ = {};
   bool persistent_ = false;
   int passes_ = 1, depth_ = 0;

@@ -12,6 +12,16 @@ namespace {
 static_assert(id_triangle_bits == triangle_bits, "ids are those of the host");
 constexpr uint64_t most_room = uint64_t(1) << 31;
 
+// Gives a list half as much again as it needs, for the next frame's needs are others. Where there is no
+// memory for that, `room` stays.
+template <class T>
+void grow(DeviceArray<T>& list, uint64_t& room, uint64_t needed) {
+  if (needed <= room) return;
+  const uint64_t wanted = std::min(needed + needed / 2, most_room);
+  list.resize(wanted);
+  room = wanted;
+}
+
 }  // namespace
 
 void Rasteriser::draw(const DeviceScene& scene, const Culler& culler, const View& view,
@@ -50,9 +60,9 @@ void Rasteriser::draw_added(const Culler& culler, RasterStats& stats, dev::Strea
 void Rasteriser::run(RasterPass pass, RasterStats& stats, dev::Stream stream) {
   small_.fill(0, stream);
   dev::launch(draw_small, dev::grid_blocks(pass.capacity, 16), small_threads, 0, stream, pass);
+  triangles_.resize(triangle_room), pieces_.resize(piece_room);
   LargeCounts large;
   for (bool fits = false; !fits;) {
-    triangles_.resize(triangle_room), pieces_.resize(piece_room);
     pass.triangles = triangles_.data(), pass.triangle_capacity = static_cast<uint32_t>(triangle_room);
     pass.pieces = pieces_.data(), pass.piece_capacity = static_cast<uint32_t>(piece_room);
     large_.fill(0, stream);
@@ -63,8 +73,7 @@ void Rasteriser::run(RasterPass pass, RasterStats& stats, dev::Stream stream) {
     native::demand(large.triangles <= most_room && large.pieces <= most_room, [] {
       return std::string("raster: more than 2^31 tiles of large triangles; draw a smaller image");
     });
-    triangle_room = std::max<uint64_t>(triangle_room, large.triangles);
-    piece_room = std::max<uint64_t>(piece_room, large.pieces);
+    grow(triangles_, triangle_room, large.triangles), grow(pieces_, piece_room, large.pieces);
   }
   SmallCounts small;
   small_.read_back(&small, 0, 1, stream);

@@ -44,7 +44,7 @@ void DeviceScene::add(std::shared_ptr<const Asset> asset, dev::Stream stream) {
 }
 
 void DeviceScene::bring_assets(const Scene& scene, dev::Stream stream) {
-  bool same = assets_.size() == scene.assets.size();
+  bool same = assets_.size() == scene.assets.size() && asset_arrays_.size() == assets_.size();
   for (size_t i = 0; same && i < assets_.size(); ++i) same = assets_[i].source == scene.assets[i];
   if (same) return;
   // those that stay keep their memory
@@ -64,6 +64,7 @@ void DeviceScene::bring_assets(const Scene& scene, dev::Stream stream) {
     most_clusters_ = std::max(most_clusters_, arrays.back().cluster_count);
   }
   asset_arrays_.upload(arrays, stream);
+  dev::wait(stream);  // the host's copies end here
 }
 
 void DeviceScene::bring_instances(const Scene& scene, int64_t first, int64_t count, dev::Stream stream) {
@@ -84,6 +85,7 @@ void DeviceScene::bring_instances(const Scene& scene, int64_t first, int64_t cou
   }
   instances_.upload(records.data(), first, count, stream);
   spheres_.upload(spheres.data(), first, count, stream);
+  dev::wait(stream);  // the host's copies end here
   copied_bytes_ += count * (sizeof(InstanceRecord) + sizeof(Sphere));
 }
 

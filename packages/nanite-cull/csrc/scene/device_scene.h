@@ -52,8 +52,9 @@ struct SceneArrays {
 
 class DeviceScene {
  public:
-  // Brings what changed since the last call. The caller holds the scene's lock. Throws native::ValueError for
-  // a streamed asset, std::runtime_error for what CUDA refuses.
+  // Brings what changed since the last call, and waits for the stream where there was anything. The caller
+  // holds the scene's lock. Throws native::ValueError for a streamed asset, std::runtime_error for what CUDA
+  // refuses.
   void update(const Scene& scene, dev::Stream stream);
 
   SceneArrays arrays() const;

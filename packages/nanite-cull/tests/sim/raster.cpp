@@ -110,9 +110,17 @@ CUSIM_CASE(lists_of_large_triangles_grow) {
   scenes::fill(scene, 3, 1, random);
   Drawer drawer;
   drawer.rasteriser.piece_room = drawer.rasteriser.triangle_room = 1;
-  const View view = look(random, 0.5, 0.2, 133, 67);
+  const auto from = [&](double distance) {
+    scenes::Random again = random;
+    return look(again, distance, 0.2, 133, 67);
+  };
+  const View view = from(0.5);
   require_equal(drawer.draw(device, scene, view, {}), on_host(scene, view, options(), {}));
   CUSIM_REQUIRE(drawer.rasteriser.piece_room > 1 && drawer.rasteriser.triangle_room > 1);
+  // a camera that moves a little finds room enough
+  const uint64_t room = drawer.rasteriser.piece_room;
+  for (const double distance : {0.49, 0.51}) drawer.draw(device, scene, from(distance), {});
+  CUSIM_REQUIRE(drawer.rasteriser.piece_room == room);
 }
 
 // Two instances in one place: at every pixel the depths are equal, and the later instance is seen.
