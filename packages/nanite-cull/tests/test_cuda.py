@@ -16,6 +16,13 @@ def test_a_build_without_kernels_says_so():
         nc.Renderer(device="cuda")
 
 
+def test_a_machine_without_a_device_says_so(monkeypatch):
+    monkeypatch.setattr(_C, "cuda_architectures", "90-real")
+    monkeypatch.setattr(_C, "cuda_devices", lambda: 0, raising=False)
+    with pytest.raises(RuntimeError, match="needs a CUDA device, and none answers"):
+        nc.Renderer(device="cuda")
+
+
 def test_an_unknown_device_is_refused():
     with pytest.raises(ValueError, match=r"device must be one of.*got 'tpu'"):
         nc.Renderer(device="tpu")

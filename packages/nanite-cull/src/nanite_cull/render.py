@@ -79,6 +79,11 @@ def _check_device(options: dict[str, Any]) -> None:
                 f'Renderer: {name}={options[name]!r} is not to be had on device "cuda", which '
                 'culls by "levels" or "persistent" and draws; leave it out or use device "cpu"'
             )
+    if not _C.cuda_devices():
+        raise RuntimeError(
+            'Renderer: device "cuda" needs a CUDA device, and none answers (nvidia-smi lists those '
+            'that the driver knows); use device "cpu"'
+        )
 
 
 class Renderer:
