@@ -46,7 +46,7 @@ def test_the_scan_gives_what_the_loop_gives(options):
             got = model(x)
     assert model.plan == "auto"
     for a, b in zip((got[0], *got[1]), (want[0], *want[1]), strict=True):
-        assert (a - b).abs().max() < 1e-6
+        assert (a - b).abs().max() < 5e-6  # tiles round otherwise than torch's convolution
     with pytest.raises(ValueError, match="takes no mask"), by_scan(model):
         model(x, mask=torch.ones(2, 5, dtype=torch.bool))
 
