@@ -140,6 +140,8 @@ def test_functions_over_pairs_give_what_the_layers_give(spconv):
     assert torch.equal(got, right)
     with pytest.raises(ValueError, match="indice_maxpool: the pairs name rows"):
         functional.indice_maxpool(features[:40], *pairs, len(out))
+    with pytest.raises(ValueError, match=r"indice_pair_num must have shape \(27,\), got \(9,\)"):
+        functional.indice_maxpool(features, pairs[0], pairs[1][:9], len(out))
 
 
 def test_what_is_not_there_is_refused_by_name_with_the_cure(spconv):

@@ -449,6 +449,11 @@ def book_of_pairs(
             f"{name}: indice_pairs must have shape (2, {volume}, N) for a kernel of {volume} "
             f"cells, got {tuple(indice_pairs.shape)}"
         )
+    if tuple(indice_pair_num.shape) != (volume,):
+        raise ValueError(
+            f"{name}: indice_pair_num must have shape ({volume},), got "
+            f"{tuple(indice_pair_num.shape)}"
+        )
     place = torch.arange(indice_pairs.shape[2], device=indice_pairs.device)
     offset, at = (place < indice_pair_num[:, None]).nonzero().unbind(1)
     rows_in, rows_out = indice_pairs[:, offset, at].long()
