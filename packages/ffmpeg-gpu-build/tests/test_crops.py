@@ -125,3 +125,45 @@ def test_a_head_that_ends_anywhere_has_no_crop(cropped, tmp_path):
     for size in range(0, 400, 3):
         short.write_bytes(data[:size])
         assert crop_of(short, 0) in (None, cropped[1])
+
+
+def box(name, content):
+    return struct.pack(">I4s", 8 + len(content), name) + content
+
+
+def moov_of(wide, right=0):
+    """The tracks of an MP4 whose pictures of 160x96 have a clean aperture."""
+    clap = box(b"clap", struct.pack(">8i", wide, 1, 96, 1, right, 1, 0, 1))
+    entry = box(b"avc1", bytes(24) + struct.pack(">2H", 160, 96) + bytes(50) + clap)
+    stbl = box(b"stbl", box(b"stsd", bytes(8) + entry))
+    hdlr = box(b"hdlr", bytes(8) + b"vide" + bytes(12))
+    return box(b"trak", box(b"mdia", hdlr + box(b"minf", stbl)))
+
+
+def test_a_size_that_no_box_can_have_ends_the_search(tmp_path):
+    clip, ftyp, moov = tmp_path / "a.mp4", box(b"ftyp", b"isom" + bytes(4)), moov_of(140)
+    long = struct.pack(">I4sQ", 1, b"moov", 16 + len(moov))
+    short = (struct.pack(">I4s", size, b"moov") for size in (8 + len(moov), 0))
+    for head in (*short, long):
+        clip.write_bytes(ftyp + head + moov)
+        assert crop_of(clip, 0) == Crop(10, 10, 0, 0)
+    for head in (
+        *(struct.pack(">I4s", size, b"moov") for size in range(1, 8)),
+        *(struct.pack(">I4sQ", 1, b"moov", size) for size in (0, 8, 15, 1 << 40, (1 << 64) - 1)),
+        *(struct.pack(">I4sQ", 1, b"free", size) for size in (1 << 62, (1 << 64) - 1)),
+    ):
+        clip.write_bytes(ftyp + head + moov)
+        assert crop_of(clip, 0) is None
+    for wide, right in ((0, 0), (-100, 0), (140, 11)):  # nothing is left, or it lies outside
+        clip.write_bytes(ftyp + box(b"moov", moov_of(wide, right)))
+        assert crop_of(clip, 0) is None
+
+
+@pytest.mark.parametrize(("left", "found"), [(b"\0\7", Crop(7, 0, 0, 0)), (b"\7" * 5000, None)])
+def test_a_number_of_matroska_has_eight_bytes_at_most(tmp_path, left, found):
+    entry = element(0x83, b"\0\1") + element(0xE0, element(0x54CC, left))
+    clip = tmp_path / "a.mkv"
+    clip.write_bytes(
+        element(0x1A45DFA3, b"") + element(0x18538067, element(0x1654AE6B, element(0xAE, entry)))
+    )
+    assert crop_of(clip, 0) == found

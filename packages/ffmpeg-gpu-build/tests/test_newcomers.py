@@ -8,6 +8,7 @@ import pytest
 
 from ffmpeg_gpu_build import FfmpegError, Video, probe, read_frames, write_frames
 from ffmpeg_gpu_build.__main__ import main
+from ffmpeg_gpu_build.media.sources import opened
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,8 @@ def test_memory_with_gaps_is_read(clip):
     spread = bytearray(2 * len(data))
     spread[::2] = data
     assert len(list(read_frames(memoryview(spread)[::2]))) == 25
+    with opened("read_frames", memoryview(np.zeros((3, 4), np.uint8))) as source:
+        assert source.name == "12 bytes"
 
 
 def test_an_index_that_is_no_whole_number_is_named(clip):

@@ -7,6 +7,7 @@ a codec crops (H.264, HEVC) is cut by its decoder.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -84,20 +85,25 @@ def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
         at = end
 
 
+def _number(content: bytes) -> int:
+    """An unsigned integer of EBML; 0 for what is longer than one can be (RFC 8794, section 7.2)."""
+    return int.from_bytes(content, "big") if len(content) <= 8 else 0
+
+
 def _of_matroska(data: bytes, stream: int) -> Crop | None:
     segment = next((body for name, body in _elements(data) if name == _SEGMENT), b"")
     tracks = next((body for name, body in _elements(segment) if name == _TRACKS), b"")
     entries = [dict(_elements(body)) for name, body in _elements(tracks) if name == _TRACK]
-    videos = [entry for entry in entries if entry.get(_TYPE) == b"\1"]
+    videos = [entry for entry in entries if _number(entry.get(_TYPE, b"")) == 1]
     if stream >= len(videos):
         return None
     facts = dict(_elements(videos[stream].get(_VIDEO, b"")))
-    return Crop(*(int.from_bytes(facts.get(name, b""), "big") for name in _PIXEL_CROP))
+    return Crop(*(_number(facts.get(name, b"")) for name in _PIXEL_CROP))
 
 
 def _moov(file: BinaryIO) -> bytes:
     """The content of the box of the tracks; nothing where there is none."""
-    at = 0
+    at, end = 0, file.seek(0, os.SEEK_END)
     while True:
         file.seek(at)
         head = file.read(16)
@@ -107,12 +113,14 @@ def _moov(file: BinaryIO) -> bytes:
         start = at + 8
         if size == 1 and len(head) == 16:
             (size,), start = struct.unpack_from(">Q", head, 8), at + 16
-        if head[4:8] == b"moov" and size <= LARGEST_MOOV:
-            file.seek(start)
-            return file.read(size - (start - at))
-        if size < 8:
+        elif size == 0:
+            size = end - at
+        if size < start - at:
             return b""
-        at += size
+        if head[4:8] == b"moov":
+            file.seek(start)
+            return file.read(size - (start - at)) if size <= LARGEST_MOOV else b""
+        at = min(at + size, end)
 
 
 def _boxes(data: bytes, at: int = 0) -> Iterator[tuple[bytes, bytes]]:
@@ -149,4 +157,4 @@ def _of_mp4(moov: bytes, stream: int) -> Crop | None:
     wide, high, right, down = (a / b for a, b in zip(numbers[::2], numbers[1::2], strict=True))
     left, top = (width - wide) / 2 + right, (height - high) / 2 + down
     sides = [round(n) for n in (left, width - wide - left, top, height - high - top)]
-    return Crop(*sides) if min(sides) >= 0 else None
+    return Crop(*sides) if min(sides) >= 0 and min(wide, high) > 0 else None

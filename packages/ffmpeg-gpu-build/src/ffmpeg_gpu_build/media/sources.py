@@ -100,10 +100,10 @@ def _of_bytes(data: bytes | bytearray | memoryview) -> Source:
     """The content in a file without a name, which the program may seek in."""
     descriptor = os.memfd_create("ffmpeg-gpu-build")
     view = memoryview(data)
+    name = f"{view.nbytes} bytes"
     view = view.cast("B") if view.c_contiguous else memoryview(view.tobytes())
     while view:
         view = view[os.write(descriptor, view) :]
-    name = f"{len(data)} bytes"
     return Source(name, f"file:/dev/fd/{descriptor}", descriptor=descriptor)
 
 
