@@ -150,6 +150,30 @@ def test_lower_instruction_sets_give_the_same_numbers(level):
     )
 
 
+def test_distributed_tensors_run_by_torchs_operators():
+    from torch import distributed
+    from torch.distributed.tensor import DeviceMesh, distribute_tensor
+
+    x, weight = drawn(3, 10, dtype=torch.float32), drawn(10, dtype=torch.float32)
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = DeviceMesh("cpu", [0])
+        spread, by = distribute_tensor(x, mesh), distribute_tensor(weight, mesh)
+        norm = ops.rms_norm(spread, by, 1e-5, 0.0).to_local()
+        gated = ops.gate(spread, True).to_local()
+    finally:
+        distributed.destroy_process_group()
+    torch.testing.assert_close(norm, ops.rms_norm(x, weight, 1e-5, 0.0))
+    torch.testing.assert_close(gated, ops.gate(x, True))
+
+
+@pytest.mark.parametrize("positions", [torch.arange(14), torch.arange(28).view(4, 7)])
+def test_a_rotary_table_of_other_tokens_is_refused(positions):
+    table = rotary_table(positions, 10, 100.0, torch.float32)
+    with pytest.raises(ValueError, match="split_heads: table must be a rotary_table of qkv's"):
+        ops.split_heads(torch.zeros(2, 7, 2, 5, 12), table)
+
+
 def test_a_shape_that_does_not_fit_is_refused():
     from tp_parallel import _C
 

@@ -12,18 +12,22 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .. import _C  # type: ignore[attr-defined]
 from .rotary import rotate
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+_PLAIN = (torch.Tensor, torch.nn.Parameter, FakeTensor)
 
 
 def has_kernel(x: torch.Tensor, *others: torch.Tensor) -> bool:
-    """Whether the native kernels take these tensors, which they want in one dtype."""
+    """Whether the native kernels take these tensors, which they want in one dtype; a DTensor and
+    other subclasses know torch's operators alone.
+    """
     if x.device.type != "cpu" or x.dtype not in DTYPES or torch.compiler.is_compiling():
         return False
-    return all(other.dtype == x.dtype for other in others)
+    return all(type(t) in _PLAIN and t.dtype == x.dtype for t in (x, *others))
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, shift: float) -> torch.Tensor:
@@ -43,12 +47,23 @@ def split_heads(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Queries, keys and values of [batch, sequence, groups, queries + 2, width], each [batch, heads
     or groups, sequence, width]; queries and keys are turned by a `rotary_table`, if there is one.
+    Raises ValueError for a table of other tokens.
     """
+    if table is not None and not _is_table_of(table, *qkv.shape[:2]):
+        raise ValueError(
+            f"split_heads: table must be a rotary_table of qkv's tokens, got {tuple(table.shape)} "
+            f"for [batch, sequence] {list(qkv.shape[:2])}; make it of their positions"
+        )
     if table is not None and has_kernel(qkv):
         return _SplitHeads.apply(qkv, table)
     q, k, v = qkv.split((qkv.shape[-2] - 2, 1, 1), -2)
     q, k, v = (x.flatten(2, 3).transpose(1, 2) for x in (q, k, v))
     return (q, k, v) if table is None else (rotate(q, table), rotate(k, table), v)
+
+
+def _is_table_of(table: torch.Tensor, batch: int, sequence: int) -> bool:
+    batched = table.dim() == 5
+    return table.shape[-2] == sequence and (not batched or table.shape[1] in (1, batch))
 
 
 def _rms_norm_in_torch(x, weight, eps, shift):
