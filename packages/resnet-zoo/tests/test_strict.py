@@ -1,7 +1,11 @@
 """Folding, fusing and optimising only what is known; optimised models as members of other code."""
 
 import copy
+import ctypes
+import gc
+import os
 import pickle
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,7 +13,7 @@ import torch
 from torch import nn
 
 from resnet_zoo import fold_batchnorm, get_model, optimize
-from resnet_zoo.inference import EQUAL, engines
+from resnet_zoo.inference import EQUAL, engines, onednn_graph
 from resnet_zoo.inference.export import export_onnx
 from resnet_zoo.inference.fused import FusedResNet, unavailable
 from resnet_zoo.inference.known import unknown_part
@@ -404,6 +408,46 @@ def test_a_graph_is_made_of_fused_convolutions_and_again_for_other_threads(dtype
         assert graph.made is not before
     finally:
         torch.set_num_threads(threads)
+
+
+@fused
+@torch.no_grad()
+def test_one_picture_is_fused_whatever_the_strides_of_its_batch(capfd):
+    model = small()
+    graph = OneDnnGraph(model, torch.randn(1, 3, SIDE, SIDE))
+    x = torch.randn(SIDE, SIDE, 3).permute(2, 0, 1).unsqueeze(0)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    capfd.readouterr()
+    told = []
+    for picture in (x.contiguous(), x):
+        with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+            graph(picture)
+        told.append(capfd.readouterr().out.count("graph,exec,cpu"))
+    assert told[0] == told[1] > 0
+
+
+@fused
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux and its C library for memory")
+@torch.no_grad()
+def test_a_graph_is_freed_with_its_weights():
+    x, weights = torch.randn(1, 1000), 1000 * 10_000 * 4
+
+    def resident_after_a_graph():
+        onednn_graph._traced(nn.Linear(1000, 10_000).requires_grad_(False), x)
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # what is freed goes back at once
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before, *_, after = (resident_after_a_graph() for _ in range(4))
+    assert after - before < 1.5 * weights
+
+
+def test_optimize_within_autocast_measures_the_arithmetic_that_it_keeps(model):
+    with torch.autocast("cpu", torch.bfloat16):
+        done = optimize(model, "fold", example=X)
+    x = torch.randn(X)
+    assert relative(done(x), model(x).detach()) < 1e-5
 
 
 # -- engines --------------------------------------------------------------------------------------

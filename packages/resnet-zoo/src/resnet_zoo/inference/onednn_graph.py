@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -104,7 +105,11 @@ class OneDnnGraph(nn.Module):
 
     def _laid_out(self, x: Tensor) -> Tensor:
         # One step after the other: torch's copy that does both at once takes twice as long.
-        return x.detach().to(self.plain.dtype).contiguous(memory_format=_LAYOUT)
+        x = x.detach().to(self.plain.dtype).contiguous(memory_format=_LAYOUT)
+        # Of a dimension of 1 any stride is contiguous; a graph knows those that it was made with.
+        _, channels, height, width = x.shape
+        picture, row = channels * height * width, channels * width
+        return x.as_strided(x.shape, (picture, 1, row, channels))
 
     def _graph(self, x: Tensor) -> Callable[[Tensor], list[Tensor]]:
         """What runs inputs like `x` with the number of threads there is now."""
@@ -153,10 +158,17 @@ def _by_picture(graph: _Run, x: Tensor) -> Tensor:
 
 
 def _traced(steps: nn.Module, x: Tensor) -> _Run:
-    """`steps` as a graph for inputs like `x`. One output: of several torch fuses no bfloat16."""
+    """`steps` as a graph for inputs like `x`. One output: of several torch fuses no bfloat16.
+
+    What was traced in the process torch keeps until it ends, and what is made of it, weights too;
+    what was loaded it frees.
+    """
+    file = io.BytesIO()
     with warnings.catch_warnings():  # torch recommends its compiler, which needs another one
         warnings.simplefilter("ignore", DeprecationWarning)
-        graph = torch.jit.freeze(torch.jit.trace(steps.eval(), x, check_trace=False).eval())
+        torch.jit.save(torch.jit.trace(steps.eval(), x, check_trace=False), file)
+        file.seek(0)
+        graph = torch.jit.freeze(torch.jit.load(file).eval())
     for _ in range(_CALLS):
         graph(x)
     return graph

@@ -151,7 +151,8 @@ def optimize(
     tolerance = TOLERANCE[dtype] if tolerance is None else tolerance
     x = _example(model, example, 64 if level == "fold" and engine == "torch" else 224)
     other = x.flip(-1) * 0.5  # an engine that plays back its example is found out
-    with torch.inference_mode(False), torch.no_grad():
+    plain = torch.autocast(x.device.type, enabled=False)
+    with torch.inference_mode(False), torch.no_grad(), plain:
         references = [(y, outputs_of(model(y))) for y in pictures or (x, other)]
         builders = _candidates(model, level, dtype, x, engine, pictures)
         trials, good = _tried(builders, references, tolerance)
