@@ -110,9 +110,9 @@ def test_a_codec_or_container_that_this_ffmpeg_lacks_is_not_called_damaged(ffmpe
 @pytest.mark.parametrize("name", [n for n in CLIPS if n != "a.webm"])
 def test_a_file_without_a_reader_here_is_named_by_its_kind(ffmpeg, clips, name):
     program = Ffmpeg(ffmpeg.path)
-    assert formats.no_reader("x", program.demuxers, clips / name) is None
+    assert formats.no_reader("x", program.demuxers, clips / name, name) is None
     program.demuxers = frozenset()
-    error = formats.no_reader("x", program.demuxers, clips / name)
+    error = formats.no_reader("x", program.demuxers, clips / name, name)
     assert error.code == "not-built-in"
 
 
@@ -272,7 +272,7 @@ def test_what_is_lost_is_found_by_pyav_too(clips, tmp_path, name, how):
 def test_a_picture_library_that_has_no_demuxer_for_a_film_is_not_damage(ffmpeg, tmp_path):
     film = tmp_path / "a.webp"
     film.write_bytes(b"RIFF\x60\0\0\0WEBPVP8X\x0a\0\0\0\x02" + bytes(9) + b"ANIM" + bytes(900))
-    error = formats.no_reader("x", {"webp_pipe"}, film)
+    error = formats.no_reader("x", {"webp_pipe"}, film, "a.webp")
     assert error.code == "not-built-in"
     assert "webp_anim" in str(error)
 
