@@ -131,7 +131,9 @@ def test_every_build_has_the_ranges_of_pyproject(package):
             present = build.requirements(section)
             for requirement in map(Requirement, lines):
                 if requirement.name in C_LIBRARY:
-                    assert requirement.name in {line.split()[0] for line in present}
+                    assert requirement.name in {
+                        str(line).split()[0] for line in present
+                    }  # a pin is a dict
                 else:
                     assert conda_line(requirement) in present, build.string
         if build.noarch:
