@@ -172,6 +172,13 @@ def _doctor_log(name: str) -> int:
 def _probe_arguments(p: argparse.ArgumentParser) -> None:
     _ffmpeg_argument(p)
     p.add_argument("file", nargs="+")
+    _urls_argument(p)
+
+
+def _urls_argument(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--urls", action="store_true", help="let playlists and filters open files and addresses"
+    )
 
 
 def probe_command(a: argparse.Namespace) -> int:
@@ -179,7 +186,7 @@ def probe_command(a: argparse.Namespace) -> int:
     from .media.probing import probe
 
     for name in a.file:
-        media = probe(name, ffmpeg=a.ffmpeg)
+        media = probe(name, urls=a.urls, ffmpeg=a.ffmpeg)
         video = media.video
         print(
             json.dumps(
@@ -247,6 +254,7 @@ def _transcode_arguments(p: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write what is there of a damaged source, with a note, instead of an error",
     )
+    _urls_argument(p)
 
 
 def transcode_command(a: argparse.Namespace) -> int:
@@ -256,7 +264,7 @@ def transcode_command(a: argparse.Namespace) -> int:
     common = {
         "hw": a.hw, "codec": a.codec, "size": a.size, "filters": a.filters, "quality": a.quality,
         "bitrate": a.bitrate, "audio": a.audio, "ffmpeg": a.ffmpeg, "overwrite": a.overwrite,
-        "strict": not a.no_strict, "hdr": a.hdr,
+        "strict": not a.no_strict, "hdr": a.hdr, "urls": a.urls,
     }  # fmt: skip
     if Path(a.src).is_dir():
         return _transcode_folder(a, common)

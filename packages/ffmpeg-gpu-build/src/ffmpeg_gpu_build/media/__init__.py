@@ -5,7 +5,8 @@ from .batch import Item, transcode_folder
 from .damage import DamageWarning
 from .frames import Frame, Frames, read_frames, write_frames
 from .pipeline import HardwareError, Pipeline
-from .probing import PROTOCOLS, Audio, Media, VideoStream, probe, require_whole
+from .probing import Audio, Media, VideoStream, probe, require_whole
+from .reach import PROTOCOLS
 from .session import Cancelled, Progress
 from .transcoding import Transcoded, transcode
 from .video import Video

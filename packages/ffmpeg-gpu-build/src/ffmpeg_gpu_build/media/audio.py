@@ -163,6 +163,7 @@ def _sounds(
         pipe, shown, origin = _begun(program, source, wished, begin, stream)
         index = 0
         try:
+            source.refuse_playlist("read_audio", pipe.container)
             while shown is not None:
                 samples, channels = shown.size
                 memory = pipe.read(samples * channels * 4)
@@ -176,7 +177,9 @@ def _sounds(
                 shown = pipe.next()
             code = pipe.end()
             if index == 0 and not begin:
-                raise no_frames("read_audio", source.name, pipe.log, code)
+                raise source.refused("read_audio") or no_frames(
+                    "read_audio", source.name, pipe.log, code
+                )
         finally:
             pipe.close()
         judge("read_audio", source, index, pipe.log_since_first if begin else pipe.log, strict)

@@ -175,7 +175,8 @@ def read_frames(
     4).
 
     src      a path (also of a pipe or a camera, which are read once), "v4l2:/dev/video0" and the
-             like, bytes, a binary file object; with `urls=True` a URL
+             like, bytes, a binary file object; with `urls=True` also a URL, a playlist (which
+             names other files) and any graph of "lavfi:"
     pixels   "rgb", "gray", "rgba" uint8; "rgb16", "gray16" uint16
     size     (width, height), else that of the first decoded frame, turned upright (later ones of
              another size are scaled to it, with a note); fps: resampled
@@ -236,7 +237,7 @@ def read_frames(
     if hw != "cpu":
         if source.file is None or not source.again:
             raise ValueError(f"read_frames: hw={hw!r} needs a file that can be tried first")
-        media = probe(source.file, ffmpeg=program)
+        media = probe(source.file, urls=urls, ffmpeg=program)
         if media.video is None:
             raise FfmpegError(f"read_frames: {source.name!r} has no video stream", "bad-input")
         before, down = _decoding(program, media.video, hw, device, source.file, notes)
@@ -256,7 +257,8 @@ def _on_gpu(
     known = index_of(program, source, 0)
     if not known.rising:
         return None
-    with read_frames(source.file, count=1, strict=False, ffmpeg=program) as frames:
+    wished = {"count": 1, "strict": False, "urls": source.urls, "ffmpeg": program}
+    with read_frames(source.file, **wished) as frames:
         first = next(frames)
     found = choose(source.file, wish.place, known, np.asarray(first), notes)
     if found is None:
@@ -317,7 +319,7 @@ def _begun(
         found = _first(program, source, f"0:V:{wish.stream}")
     first = found.shown
     if first is None:
-        raise no_frames("read_frames", source.name, found.log)
+        raise source.refused("read_frames") or no_frames("read_frames", source.name, found.log)
     if first.ticks is None:
         raise FfmpegError(
             f"read_frames: start cannot be found in {source.name!r}, whose frames have no times",
@@ -402,6 +404,7 @@ def _frames(
         pipe, shown, origin = _begun(program, source, wish, before, down)
         index = 0
         try:
+            source.refuse_playlist("read_frames", pipe.container)
             by_program = wish.engine == "pipe"
             alone = by_program and not down
             if alone and pipe.codec == "av1" and not program.decodes_on_cpu("av1"):
@@ -426,6 +429,9 @@ def _frames(
                 shown = pipe.next()
             done = pipe.end() == 0 and (shown is None or index == wish.count)
             if index == 0:
+                refused = source.refused("read_frames")
+                if refused:
+                    raise refused
                 if source.content:
                     demuxers = program.demuxers if by_program else av_demuxers()
                     lacking = no_reader("read_frames", demuxers, source.content, source.name)

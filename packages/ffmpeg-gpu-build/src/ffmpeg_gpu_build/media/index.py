@@ -58,7 +58,8 @@ def of_packets(program: Ffmpeg, source: Source, stream: int) -> Index | None:
         return None
     tick = Fraction(int(base[1]), int(base[2]))
     rows = [(int(m[1]), int(m[2], 16) if m[2] else KEY) for m in _PACKET.finditer(done.out)]
-    first = first_shown(program, source.given, f"0:V:{stream}")
+    first = first_shown(program, source.given, f"0:V:{stream}", source.descriptors)
+    source.refuse_playlist("Video", first.container)
     return _of_rows(rows, tick, first)
 
 
@@ -104,8 +105,9 @@ def of_frames(program: Ffmpeg, source: Source, stream: int, engine: str = "pipe"
         code = run.end()
     finally:
         run.close()
+    source.refuse_playlist("Video", run.container)
     if not found:
-        raise no_frames("Video", source.name, run.log, code)
+        raise source.refused("Video") or no_frames("Video", source.name, run.log, code)
     keys = frozenset(i for i, (_, key) in enumerate(found) if key)
     return Index(tuple(pts for pts, _ in found), keys, True)
 

@@ -114,10 +114,16 @@ class InProcess:
             )  # fmt: skip
         except (av.FFmpegError, OSError) as error:
             EAR.close(av)
-            raise FfmpegError(
+            raise source.refused("read_frames") or FfmpegError(
                 f"read_frames: {source.name!r} is damaged or of an unknown format ({error})",
                 "bad-input", str(error),
             ) from None  # fmt: skip
+        self.container: str = self._file.format.name
+        try:
+            source.refuse_playlist("read_frames", self.container)
+        except FfmpegError:
+            self.close()
+            raise
         moving = [s for s in self._file.streams.video if not is_cover(s)]
         if stream >= len(moving):
             self.close()
@@ -130,7 +136,6 @@ class InProcess:
             raise FfmpegError(
                 f"read_frames: this PyAV has no decoder of {source.name!r}", "not-built-in"
             )
-        self.container: str = self._file.format.name
         self._stream.thread_type = "AUTO"
         context.options = {EXACT[0].lstrip("-"): EXACT[1]}
         self._frames = self._filtered()

@@ -33,7 +33,8 @@ from ..verification.judge import ask_nvidia
 from ..verification.verdict import NOT_TRIED, PROVEN, Verdict
 from . import arguments as check
 from .hdr import HDR
-from .probing import PROTOCOLS, VideoStream
+from .probing import VideoStream
+from .reach import PROTOCOLS
 
 SOFTWARE = {codec: encoder for encoder, codec in CODEC_OF.items()}
 # component of the description that brings the software encoder

@@ -16,10 +16,9 @@ from .. import proc
 from ..doctor.failures import diagnose, last_lines
 from ..ffmpeg import Ffmpeg, FfmpegError, file_argument
 from .formats import no_reader
+from .reach import PROTOCOLS, is_playlist, playlist_error, protocols, refuse_playlist
 from .session import is_stream
 
-# Local files only: a playlist in disguise must not make FFmpeg open a connection.
-PROTOCOLS = ("-protocol_whitelist", "file,pipe,fd,data,crypto")
 # AVColorTransferCharacteristic -> FFmpeg's name, those that we look at
 TRANSFERS = {1: "bt709", 16: "smpte2084", 18: "arib-std-b67"}
 FIELDS = {2: "tt", 3: "bb", 4: "tb", 5: "bt"}  # AVFieldOrder
@@ -150,12 +149,15 @@ def _video(stream: dict[str, Any]) -> VideoStream:
 
 
 def probe(
-    path: str | os.PathLike[str], *, ffmpeg: str | os.PathLike[str] | Ffmpeg | None = None
+    path: str | os.PathLike[str],
+    *,
+    urls: bool = False,
+    ffmpeg: str | os.PathLike[str] | Ffmpeg | None = None,
 ) -> Media:
     """Look into a file with the ffprobe that belongs to `ffmpeg`.
 
-    Raises FileNotFoundError if there is no such file and FfmpegError (code "bad-input") if it is no
-    media file.
+    Raises FileNotFoundError if there is no such file and FfmpegError if it is no media file (code
+    "bad-input"), or a playlist and not `urls` (code "playlist").
     """
     if is_stream(Path(path)):
         raise ValueError(
@@ -166,7 +168,10 @@ def probe(
         what = "is a folder" if Path(path).is_dir() else "there is none"
         raise FileNotFoundError(f"probe: path must be a file, {what} at {os.fspath(path)!r}")
     program = Ffmpeg.at(ffmpeg)
-    answer = _ask_ffprobe(Path(path), program) if program.probe_path else _ask_av(Path(path))
+    ask = _ask_ffprobe if program.probe_path else _ask_av
+    answer = ask(Path(path), program, urls)
+    container = answer.get("format", {}).get("format_name", "unknown")
+    refuse_playlist("probe", os.fspath(path), container, urls)
     streams = answer.get("streams", [])
     # a cover picture is a video stream to FFmpeg, not to us
     moving = [
@@ -177,7 +182,7 @@ def probe(
     seconds = answer.get("format", {}).get("duration")
     return Media(
         path=Path(path),
-        container=answer.get("format", {}).get("format_name", "unknown"),
+        container=container,
         seconds=float(seconds) if seconds else None,
         video=_video(moving[0]) if moving and moving[0].get("width") else None,
         audio=_codecs(streams, "audio"),
@@ -196,17 +201,19 @@ def probe(
     )
 
 
-def _ask_ffprobe(path: Path, program: Ffmpeg) -> dict[str, Any]:
+def _ask_ffprobe(path: Path, program: Ffmpeg, urls: bool) -> dict[str, Any]:
     """ffprobe's JSON on a file."""
     if program.probe_path is None:
         raise RuntimeError(f"{program}: no ffprobe stands beside it, which reads {path}")
     done = proc.run(
         [program.probe_path, "-v", "error", "-of", "json", "-show_format", "-show_streams",
          "-show_chapters",
-         *PROTOCOLS, "-i", file_argument(path)],
+         *protocols(urls), "-i", file_argument(path)],
         env=program.env,
     )  # fmt: skip
     if not done.ok:
+        if not urls and is_playlist(path):
+            raise playlist_error("probe", os.fspath(path))
         lacking = no_reader("probe", program.demuxers, path, os.fspath(path))
         if lacking:
             raise lacking
@@ -217,7 +224,7 @@ def _ask_ffprobe(path: Path, program: Ffmpeg) -> dict[str, Any]:
     return json.loads(done.out)
 
 
-def _ask_av(path: Path) -> dict[str, Any]:
+def _ask_av(path: Path, _: Ffmpeg, urls: bool) -> dict[str, Any]:
     """The same from PyAV, for an ffmpeg that came without an ffprobe. Raises FfmpegError."""
     try:
         import av
@@ -228,7 +235,8 @@ def _ask_av(path: Path) -> dict[str, Any]:
             "no-ffprobe",
         ) from None
     try:
-        with av.open(file_argument(path), options={PROTOCOLS[0][1:]: PROTOCOLS[1]}) as file:
+        name, allowed = protocols(urls)
+        with av.open(file_argument(path), options={name[1:]: allowed}) as file:
             streams = [_stream_of_av(stream) for stream in file.streams]
             for video in file.streams.video[:1]:
                 frame = next(file.decode(video), None)
@@ -240,6 +248,8 @@ def _ask_av(path: Path) -> dict[str, Any]:
             if file.duration is not None:
                 form["duration"] = str(file.duration / av.time_base)
     except (av.FFmpegError, OSError) as error:
+        if not urls and is_playlist(path):
+            raise playlist_error("probe", os.fspath(path)) from None
         text = f"the input is damaged or of an unknown format ({error})"
         raise FfmpegError(f"probe: {os.fspath(path)!r}: {text}", "bad-input", str(error)) from None
     return {"streams": streams, "format": form, "chapters": chapters}

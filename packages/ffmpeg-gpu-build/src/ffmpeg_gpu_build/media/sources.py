@@ -12,12 +12,21 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..ffmpeg import FfmpegError, file_argument
-from .probing import PROTOCOLS
+from .reach import (
+    PROTOCOLS,
+    is_playlist,
+    playlist_error,
+    protocols,
+    refuse_graph,
+    refuse_playlist,
+    refuse_screen,
+)
 from .session import is_stream
 
-NETWORK = ("-protocol_whitelist", "file,pipe,fd,data,crypto,http,https,tcp,tls,httpproxy")
 # FFmpeg's input devices that give pictures: "v4l2:/dev/video0", "x11grab::0.0", "lavfi:testsrc2"
 DEVICES = ("v4l2", "fbdev", "kmsgrab", "x11grab", "lavfi")
+# What such a name may reach beyond this machine, or beyond pictures
+REFUSALS = {"x11grab": refuse_screen, "lavfi": refuse_graph}
 # The kernel's numbers of character devices (Linux, admin-guide/devices.txt) -> who reads them
 MAJORS = {81: "v4l2", 29: "fbdev"}
 
@@ -26,7 +35,8 @@ MAJORS = {81: "v4l2", 29: "fbdev"}
 class Source:
     """What stands behind -i. `again` is false for what can be read only once; `stamp` is equal for
     equal content, None where that is not known; `file` is None for what has no name; `device` is
-    FFmpeg's name of the input device that reads it, "" for what is no device.
+    FFmpeg's name of the input device that reads it, "" for what is no device; `urls` whether it may
+    name other files and addresses.
     """
 
     name: str
@@ -37,6 +47,16 @@ class Source:
     file: Path | None = None
     descriptor: int | None = None
     device: str = ""
+    urls: bool = False
+
+    def refuse_playlist(self, where: str, container: str) -> None:
+        """Raise FfmpegError for what FFmpeg opened as a playlist, unless that was asked for."""
+        refuse_playlist(where, self.name, container, self.urls)
+
+    def refused(self, where: str) -> FfmpegError | None:
+        """The error of a playlist that FFmpeg did not open; None for what else it did not open."""
+        shut = not self.urls and self.content is not None and is_playlist(self.content)
+        return playlist_error(where, self.name) if shut else None
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -79,24 +99,27 @@ def require_device(where: str, source: Source, demuxers: Container[str], who: st
         )
 
 
-def _of_file(where: str, path: Path) -> Source:
+def _of_file(where: str, path: Path, urls: bool) -> Source:
     if is_stream(path):
         facts = path.stat()
         kind = MAJORS.get(os.major(facts.st_rdev)) if stat.S_ISCHR(facts.st_mode) else None
         if kind:
             return _of_device(where, kind, os.path.abspath(path))
-        return Source(os.fspath(path), file_argument(path), again=False, file=path)
+        name = os.fspath(path)
+        return Source(name, file_argument(path), protocols(urls), False, file=path, urls=urls)
     if not path.is_file():
         if os.path.abspath(path).startswith("/dev/") and not path.exists():
             return _of_device(where, "", os.path.abspath(path))
         what = "is a folder" if path.is_dir() else "there is none"
         raise FileNotFoundError(f"{where}: src must be a file, {what} at {os.fspath(path)!r}")
     facts = path.stat()
-    identity = (os.path.abspath(path), facts.st_mtime_ns, facts.st_size, facts.st_ino)
-    return Source(os.fspath(path), file_argument(path), stamp=identity, file=path)
+    identity = (os.path.abspath(path), facts.st_mtime_ns, facts.st_size, facts.st_ino, urls)
+    return Source(
+        os.fspath(path), file_argument(path), protocols(urls), stamp=identity, file=path, urls=urls
+    )
 
 
-def _of_bytes(data: bytes | bytearray | memoryview) -> Source:
+def _of_bytes(data: bytes | bytearray | memoryview, urls: bool) -> Source:
     """The content in a file without a name, which the program may seek in."""
     descriptor = os.memfd_create("ffmpeg-gpu-build")
     view = memoryview(data)
@@ -104,7 +127,8 @@ def _of_bytes(data: bytes | bytearray | memoryview) -> Source:
     view = view.cast("B") if view.c_contiguous else memoryview(view.tobytes())
     while view:
         view = view[os.write(descriptor, view) :]
-    return Source(name, f"file:/dev/fd/{descriptor}", descriptor=descriptor)
+    given = protocols(urls)
+    return Source(name, f"file:/dev/fd/{descriptor}", given, descriptor=descriptor, urls=urls)
 
 
 @contextmanager
@@ -113,19 +137,21 @@ def opened(where: str, src: Any, urls: bool = False) -> Iterator[Source]:
 
     Raises FileNotFoundError, ValueError for a URL that was not asked for, TypeError.
     """
+    kind, colon, rest = src.partition(":") if isinstance(src, str) else ("", "", "")
+    if colon and kind in DEVICES and not Path(src).exists():
+        if kind in REFUSALS and not urls:
+            REFUSALS[kind](where, rest)
+        yield _of_device(where, kind, rest)
+        return
     if isinstance(src, str) and "://" in src and not Path(src).exists():
         if not urls:
             raise ValueError(
                 f"{where}: src must be a local file, got the URL {src!r}; urls=True opens it"
             )
-        yield Source(src, src, protocols=NETWORK)
-        return
-    kind, colon, rest = src.partition(":") if isinstance(src, str) else ("", "", "")
-    if colon and kind in DEVICES and not Path(src).exists():
-        yield _of_device(where, kind, rest)
+        yield Source(src, src, protocols=protocols(urls, src), urls=True)
         return
     if isinstance(src, (str, os.PathLike)):
-        yield _of_file(where, Path(src))
+        yield _of_file(where, Path(src), urls)
         return
     if hasattr(src, "read"):
         file: BinaryIO = src
@@ -137,7 +163,7 @@ def opened(where: str, src: Any, urls: bool = False) -> Iterator[Source]:
             f"{where}: src must be a path, bytes or a file opened in binary, got "
             f"{type(src).__name__}"
         )
-    source = _of_bytes(src)
+    source = _of_bytes(src, urls)
     try:
         yield source
     finally:

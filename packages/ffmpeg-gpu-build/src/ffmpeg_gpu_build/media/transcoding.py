@@ -25,7 +25,8 @@ from .pipeline import (
     require_codec,
     require_decoder,
 )
-from .probing import PROTOCOLS, Media, VideoStream, probe, require_whole
+from .probing import Media, VideoStream, probe, require_whole
+from .reach import protocols, refuse_addresses
 from .session import Cancelled, Progress, Run, is_stream, supervise, written_aside
 
 MUXERS = {
@@ -213,6 +214,7 @@ def transcode(
     device: str = "",
     strict: bool = True,
     hdr: str = "keep",
+    urls: bool = False,
     ffmpeg: str | os.PathLike[str] | Ffmpeg | None = None,
     overwrite: bool = False,
     progress: Callable[[Progress], None] | None = None,
@@ -239,6 +241,7 @@ def transcode(
 
     hdr      "sdr" tone-maps PQ and HLG to BT.709 on the CPU (FFmpeg's zscale and tonemap); "keep"
              writes the values as they are, with a note
+    urls     True lets a playlist and `filters` open other files and addresses
 
     A .gif, .apng or .webp becomes an animated picture, made on the CPU, without sound.
 
@@ -253,10 +256,12 @@ def transcode(
         raise ValueError(
             f"transcode: bitrate must be a number such as '4M' or '800k', got {bitrate!r}"
         )
+    if not urls:
+        refuse_addresses("transcode", filters)
     program = Ffmpeg.at(ffmpeg)
     animated = animation_of("transcode", target, program)
     muxer = animated.muxer if animated else muxer_of("transcode", target, codec)
-    media = probe(source, ffmpeg=program)
+    media = probe(source, urls=urls, ffmpeg=program)
     if media.video is None:
         raise FfmpegError(f"transcode: {os.fspath(src)!r} has no video stream", "bad-input")
     require_codec(program, media.video)
@@ -291,7 +296,7 @@ def transcode(
             else:
                 rate = quality_arguments("transcode", pipeline.encoder, quality)
             arguments = [
-                *pipeline.before, *EXACT, *PROTOCOLS, "-i", file_argument(source),
+                *pipeline.before, *EXACT, *protocols(urls), "-i", file_argument(source),
                 "-map", f"0:{media.video.index}",
                 *(["-vf", pipeline.filters] if pipeline.filters else []),
                 "-c:v", pipeline.encoder, *rate, *_vary(muxer, program), *sound, *words, *rest,

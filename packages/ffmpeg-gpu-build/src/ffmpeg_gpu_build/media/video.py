@@ -49,13 +49,14 @@ class Video(Sequence[Any]):
         torch: bool = False,
         engine: str = "pipe",
         hdr: str = "keep",
+        urls: bool = False,
         ffmpeg: str | os.PathLike[str] | Ffmpeg | None = None,
     ) -> None:
         self._src, self._program = os.fspath(src), Ffmpeg.at(ffmpeg)
         self._stream = check.whole("Video", "stream", stream, 0)
         self._wish: dict[str, Any] = {
             "size": size, "pixels": pixels, "stream": stream, "square": square, "torch": torch,
-            "engine": engine, "hdr": hdr, "ffmpeg": self._program,
+            "engine": engine, "hdr": hdr, "urls": urls, "ffmpeg": self._program,
         }  # fmt: skip
         self.engine = engine
         if engine == "av":
@@ -65,7 +66,7 @@ class Video(Sequence[Any]):
         self._index = self._look(exact=False)
 
     def _look(self, exact: bool) -> Index:
-        with opened("Video", self._src) as source:
+        with opened("Video", self._src, self._wish["urls"]) as source:
             if not source.again:
                 raise ValueError(f"Video: src must be a file, {self._src!r} can be read only once")
             return index(self._program, source, self._stream, exact, self.engine)

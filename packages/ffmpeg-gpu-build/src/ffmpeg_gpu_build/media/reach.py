@@ -1,0 +1,128 @@
+"""What a reading may open besides what it was given: nothing, unless addresses are asked for.
+
+FFmpeg's whitelist of protocols holds for what a demuxer opens. Past it go playlists, which name
+other files (the whitelist must have `file`), filters, which open files and addresses by themselves,
+and screens of other machines. All of them are held here.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ..ffmpeg import FfmpegError
+
+# What a local file may make FFmpeg open: that file, keys and data within it.
+PROTOCOLS = ("-protocol_whitelist", "file,crypto,data")
+_WEB = "http,https,tcp,tls,httpproxy,crypto,data"
+# Demuxers whose files name other files or addresses, by FFmpeg's names of all times
+PLAYLISTS = {
+    *("hls", "applehttp", "dash", "webm_dash_manifest", "concat", "imf", "sdp", "rtsp", "sap"),
+    *("avisynth", "vapoursynth"),
+}
+_HEADS = re.compile(
+    rb"\s*(#EXTM3U|ffconcat version|v=0\s|<\?xml.*?<(MPD|CompositionPlaylist)\b)", re.S
+)
+# Filters that open nothing: what `lavfi` is for, pictures and tones that are computed, and what
+# changes them.
+PLAIN = {
+    *("allrgb", "allyuv", "color", "colorchart", "colorspectrum", "gradients", "haldclutsrc"),
+    *("mandelbrot", "nullsrc", "pal75bars", "pal100bars", "perlin", "rgbtestsrc", "sierpinski"),
+    *("smptebars", "smptehdbars", "testsrc", "testsrc2", "yuvtestsrc", "zoneplate", "aevalsrc"),
+    *("anoisesrc", "anullsrc", "sine", "null", "copy", "fps", "scale", "format", "setsar"),
+    *("setdar", "setpts", "settb", "setparams", "setrange", "setfield", "crop", "pad", "hflip"),
+    *("vflip", "transpose", "rotate", "hue", "eq", "geq", "negate", "noise", "fade", "split"),
+    *("overlay", "hstack", "vstack", "concat", "interlace", "tinterlace", "telecine", "select"),
+    *("reverse", "loop", "trim", "drawbox", "drawgrid", "zoompan", "colorspace", "realtime"),
+    *("anull", "volume", "aformat", "asetpts", "atrim", "asplit", "amix"),
+}
+# FFmpeg's protocols that leave this machine, or what is stored on it
+ADDRESSES = (
+    "amqp", "ffrtmpcrypt", "ffrtmphttp", "ftp", "gopher", "gophers", "http", "httpproxy", "https",
+    "icecast", "ipfs", "ipns", "mmsh", "mmst", "prompeg", "rist", "rtmp", "rtmpe", "rtmps",
+    "rtmpt", "rtmpte", "rtmpts", "rtp", "rtsp", "rtsps", "sap", "sctp", "sftp", "smb", "srt",
+    "srtp", "tcp", "tls", "udp", "udplite", "unix", "zmq",
+)  # fmt: skip
+_ADDRESS = re.compile(rf"(?<![a-z0-9.-])((?:{'|'.join(ADDRESSES)}):|[a-z][a-z0-9+.-]*://)")
+_FROM_FILE = re.compile(r"[=:]\s*/\w+=")  # FFmpeg 7.1: an option whose value lies in a file
+_FILTER = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:@[^=]*)?(?:=.*)?$", re.S)
+
+
+def protocols(urls: bool, address: str = "") -> tuple[str, str]:
+    """The whitelist for an `address`, or a local file without one. What lies on the web never
+    names a file of this machine.
+    """
+    if not urls:
+        return PROTOCOLS
+    local = not address or address.startswith("file:")
+    return PROTOCOLS[0], f"file,{_WEB}" if local else _WEB
+
+
+def playlist_error(where: str, name: str) -> FfmpegError:
+    """The error of a file that names what else to open."""
+    return FfmpegError(
+        f"{where}: {name!r} is a playlist, which names other files or addresses: urls=True "
+        "(--urls) opens them",
+        "playlist",
+    )
+
+
+def refuse_playlist(where: str, name: str, container: str, urls: bool) -> None:
+    """Raise FfmpegError, code "playlist", for a `container` ("hls", "mov,mp4") that names other
+    files or addresses, unless these were asked for.
+    """
+    if not urls and PLAYLISTS & set(container.split(",")):
+        raise playlist_error(where, name)
+
+
+def is_playlist(file: Path) -> bool:
+    """Whether a file that FFmpeg did not open begins as a playlist does."""
+    try:
+        with file.open("rb") as opened:
+            return bool(_HEADS.match(opened.read(4096)))
+    except OSError:
+        return False
+
+
+def _plainly(graph: str) -> str:
+    """A filter graph without what hides its words: quotes and escapes."""
+    return re.sub(r"[\\']", "", graph)
+
+
+def refuse_addresses(where: str, chain: str) -> None:
+    """Raise ValueError for a filter chain that names an address, or takes an option from a file."""
+    text = _plainly(chain).lower()
+    found = _ADDRESS.search(text) or re.search(r"(?<!\w)(a?zmq)(?!\w)", text)
+    if found:
+        raise ValueError(
+            f"{where}: filters must not open addresses, got {found[1]!r} in {chain!r}: fetch the "
+            "file and name it"
+        )
+    if _FROM_FILE.search(text):
+        raise ValueError(
+            f"{where}: filters must hold their options, not name files of them: {chain!r}"
+        )
+
+
+def refuse_graph(where: str, graph: str) -> None:
+    """Raise ValueError for a graph of `lavfi` with a filter that may open, load or write something.
+
+    Commas within quotes count as those between filters: too much is refused rather than too little.
+    """
+    text = re.sub(r"\[[\w:]*\]", ";", graph)
+    for part in re.split(r"[],;[]", _plainly(text)):
+        found = _FILTER.match(part)
+        if found and found[1] not in PLAIN and found[1] != "sws_flags":
+            raise ValueError(
+                f"{where}: 'lavfi:' takes filters that open nothing, got {found[1]!r} in "
+                f"{graph!r}; urls=True takes any"
+            )
+
+
+def refuse_screen(where: str, display: str) -> None:
+    """Raise ValueError for an X display of another machine."""
+    if not re.match(r"(unix)?:|/|$", display):
+        raise ValueError(
+            f"{where}: src must be a screen of this machine, such as 'x11grab::0', got "
+            f"{display!r}; urls=True opens others"
+        )
