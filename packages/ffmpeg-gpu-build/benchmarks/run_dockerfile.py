@@ -4,7 +4,8 @@
 
 Each stage is a bare Debian made by debootstrap; each step runs in it by chroot with the stage's
 ENV; COPY takes from the committed files or from another stage. The ENTRYPOINT ends it, with
--version and with one transcode. Needs root, debootstrap and Debian's archive.
+-version and with one transcode, `--also debian:13` in another bare system too: the build carries
+what it loads. Needs root, debootstrap and Debian's archive.
 """
 
 import argparse
@@ -159,6 +160,8 @@ def main() -> None:
     parser.add_argument("--base", choices=SUITES, default="debian:12")
     parser.add_argument("--profile", default="small")
     parser.add_argument("--folder", type=Path, help="where the systems are made (default: /tmp)")
+    parser.add_argument("--also", choices=SUITES, action="append", default=[])
+    parser.add_argument("--keep", type=Path, help="where the build is copied to")
     parser.add_argument("--json", type=Path)
     a = parser.parse_args()
     command = [sys.executable, "-m", "ffmpeg_gpu_build", "build", "--profile", a.profile]
@@ -180,7 +183,14 @@ def main() -> None:
             env, took = perform(stage, root, context, made)
             steps += took
         entry = json.loads(next(rest for word, rest in stage.steps if word == "ENTRYPOINT"))
-        said = enter(root, env, entry, context / CLIP)
+        said = {a.base: enter(root, env, entry, context / CLIP)}
+        for base in a.also:
+            other = folder / f"also-{SUITES[base]}"
+            bare(base, other, folder.parent / f"dockerfile-{SUITES[base]}")
+            shutil.copytree(root / "opt/ffmpeg", other / "opt/ffmpeg", symlinks=True)
+            said[base] = enter(other, env, entry, context / CLIP)
+        if a.keep:
+            shutil.copytree(root / "opt/ffmpeg", a.keep, symlinks=True)
     finally:
         shutil.rmtree(folder)
     result = {
