@@ -8,8 +8,8 @@ from torch import nn
 
 from resnet_zoo.inference import timing
 from resnet_zoo.inference.optimization import _tried
-from resnet_zoo.inference.timing import time_interleaved
-from resnet_zoo.inference.trials import EQUAL, Trial, fastest
+from resnet_zoo.inference.timing import EQUAL, PARTS, choose, time_interleaved
+from resnet_zoo.inference.trials import Trial, fastest
 
 
 class Clock:
@@ -48,8 +48,7 @@ def test_beside_a_busy_core_the_choice_is_the_same_in_all_of_twenty_runs(scale):
         clock, chance = Clock(), random.Random(seed)
         candidates = {n: Candidate(clock, c * scale, chance) for n, c in COSTS.items()}
         times = time_interleaved(candidates, x, clock)
-        best = min(times.values())
-        chosen.add(next(name for name in times if times[name] <= EQUAL * best))
+        chosen.add(choose(times))
         slow = [candidates[name].calls for name in ("fold", "channels last", "as given")]
         assert max(slow) <= 10
         assert candidates["ov"].calls == timing.ROUNDS or clock.now > timing.BUDGET
@@ -88,11 +87,47 @@ def test_plain_candidates_wait_and_are_left_out_when_patience_is_over(monkeypatc
 def test_of_equals_the_first_is_kept(monkeypatch):
     from resnet_zoo.inference import trials
 
-    times = {"a": 1.02, "b": 1.0, "as given": 3.0}
+    times = {"a": [1.02], "b": [1.0], "as given": [3.0]}
     monkeypatch.setattr(trials, "time_interleaved", lambda modules, x: times)
     parts = {name: nn.Identity() for name in times}
     told = [Trial(name) for name in times]
     assert fastest(parts, nn.Identity(), torch.zeros(1), told) == "a"
-    times["a"] = 1.05
+    times["a"] = [1.05]
     assert fastest(parts, nn.Identity(), torch.zeros(1), told) == "b"
     assert told[0].milliseconds == 1050.0
+
+
+# What engines on one machine come to: 2 to 3 % apart is noise, 8 % is not.
+@pytest.mark.parametrize(
+    ("costs", "kept"),
+    [
+        ({"graph": 33.46, "fused": 35.19, "ort": 34.22, "ov": 32.59}, "graph"),
+        ({"graph": 77.90, "fused": 83.27, "ort": 77.27, "ov": 76.31}, "graph"),
+        ({"graph": 63.76, "fused": 70.0, "ort": 52.61}, "ort"),
+        ({"graph": 33.0, "ort": 32.4, "ov": 30.5}, "ov"),
+    ],
+)
+@pytest.mark.parametrize("noise", [0.0, 0.04])
+def test_engines_that_are_equally_fast_do_not_change_places(costs, kept, noise):
+    chosen = set()
+    for seed in range(50):
+        chance = random.Random(seed)
+        rounds = 24
+        times = {
+            name: [cost * (1 + abs(chance.gauss(0, noise))) for _ in range(rounds)]
+            for name, cost in costs.items()
+        }
+        chosen.add(choose(times))
+    assert chosen == {kept}
+
+
+def test_what_wins_in_some_rounds_only_is_not_chosen():
+    rounds = 3 * PARTS
+    steady = [1.0] * rounds
+    lucky = [0.99 if number % PARTS in (1, 4) else 0.95 for number in range(rounds)]
+    assert choose({"first": steady, "second": lucky}) == "first"
+    assert choose({"first": steady, "second": [0.9] * rounds}) == "second"
+    assert choose({"first": steady, "second": [1 / EQUAL + 1e-6] * rounds}) == "first"
+    assert (
+        choose({"slow": [5.0, 5.0], "first": steady, "second": lucky}) == "first"
+    )  # dropped early

@@ -28,7 +28,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from ..models.features import ResNetFeatures
 from ..models.fold import fold_batchnorm
 from ..models.resnet import ResNet, first_convolution
-from . import engines
+from . import engines, fused
 from .fused import FusedResNet
 from .int8 import Int8ResNet
 from .onednn_graph import OneDnnGraph
@@ -132,7 +132,8 @@ def optimize(
             It is not changed.
         level: "fold", "fast" or "max".
         dtype: arithmetic; float32, bfloat16 or float16, or int8 on the CPU, which needs
-            `calibration`. Outputs are float32.
+            `calibration`. Outputs are float32. On a CPU without bfloat16, where torch would be many
+            times slower, "fast" and "max" compute in float32, and `report.note` says it.
         example: an input, or its shape, that candidates are timed and compared on; (1, C, 224, 224)
             by default. Take the batch and size you will use, and real images if the error matters.
         tolerance: largest difference from the model's own outputs, as a share of the largest
@@ -151,6 +152,9 @@ def optimize(
     tolerance = TOLERANCE[dtype] if tolerance is None else tolerance
     x = _example(model, example, 64 if level == "fold" and engine == "torch" else 224)
     other = x.flip(-1) * 0.5  # an engine that plays back its example is found out
+    asked, note = dtype, _not_in(dtype, level, x) if engine in ("torch", "auto") else ""
+    if note:
+        dtype = torch.float32
     plain = torch.autocast(x.device.type, enabled=False)
     with torch.inference_mode(False), torch.no_grad(), plain:
         references = [(y, outputs_of(model(y))) for y in pictures or (x, other)]
@@ -165,11 +169,19 @@ def optimize(
         kept = next(iter(good))
         if engine == "auto" or (level != "fold" and engine == "torch"):
             kept = fastest(good, model, x, trials)
-    report = Report(kept, tuple(x.shape), dtype, tolerance, trials)
+    report = Report(kept, tuple(x.shape), dtype, tolerance, trials, note)
     first = first_convolution(model)
-    taken = (first.weight.dtype, dtype) if dtype.is_floating_point else (first.weight.dtype,)
+    taken = (first.weight.dtype, asked) if asked.is_floating_point else (first.weight.dtype,)
     taken = tuple(dict.fromkeys(taken))
     return Optimized(good[kept], report, _Inputs(first.in_channels, taken, first.weight.device))
+
+
+def _not_in(dtype: torch.dtype, level: str, x: Tensor) -> str:
+    """Why a level computes in float32 in place of `dtype`; "" where it does not."""
+    if dtype is not torch.bfloat16 or level == "fold" or x.device.type != "cpu":
+        return ""
+    reason = None if fused.unavailable() else fused.unavailable(dtype)
+    return f"in float32: {reason}" if reason else ""
 
 
 def _check(model: ResNet | ResNetFeatures, level: str, dtype: torch.dtype, engine: str) -> None:

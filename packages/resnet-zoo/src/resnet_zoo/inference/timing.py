@@ -10,21 +10,23 @@ import torch
 from torch import Tensor, nn
 
 ROUNDS = 24  # at most
-BUDGET = 3.0  # seconds for all together, after two rounds
+BUDGET = 5.0  # seconds for all together, after two rounds
 HOPELESS = {2: 2.0, 5: 1.3, 10: 1.1}  # after so many rounds, times the best: dropped
+EQUAL = 1.03  # times this close are equal: then the candidate listed first is chosen
+CLEARLY = 1.07  # as fast, over all rounds: chosen in any case
+PARTS = 8  # of the rounds, in all of which but one a later candidate must win
 
 Clock = Callable[[], float]
 
 
 def time_interleaved(
     modules: dict[str, nn.Module], x: Tensor, clock: Clock | None = None
-) -> dict[str, float]:
-    """Seconds of one call of each; each was called before.
+) -> dict[str, list[float]]:
+    """Seconds of the calls of each, a round each; each was called before.
 
     The calls are interleaved, so that a disturbance meets all; what is clearly slower is dropped
-    early, and the rounds go to those that are close. Of the times the lower quartile is taken,
-    which other programs reach least. It ends after `ROUNDS` rounds or `BUDGET` seconds of `clock`
-    or three times as many on the wall, but not before the second round.
+    early, and the rounds go to those that are close. It ends after `ROUNDS` rounds, or `BUDGET`
+    seconds of `clock` or three times as many on the wall, but not before the second round.
 
     Args:
         modules: what is called with `x`.
@@ -50,9 +52,37 @@ def time_interleaved(
         if rounds in HOPELESS:
             best = min(map(min, times.values()))
             running = [n for n in running if min(times[n]) <= HOPELESS[rounds] * best]
-    return {name: _low(runs) for name, runs in times.items()}
+    return times
 
 
-def _low(runs: list[float]) -> float:
-    """The lower quartile."""
+def lower_quartile(runs: list[float]) -> float:
+    """The time that other programs reach least."""
     return statistics.quantiles(runs, n=4, method="inclusive")[0] if len(runs) > 3 else min(runs)
+
+
+def choose(times: dict[str, list[float]]) -> str:
+    """The name that is chosen by the times of `time_interleaved`, of equals the first.
+
+    A later one takes the place of an earlier one where it wins clearly, or by more than `EQUAL` in
+    all parts of the rounds but one: what wins in some only is noise, and would change from run to
+    run. Of few rounds there are no parts; then it is the first that is as fast as the fastest.
+    """
+    most = max(map(len, times.values()))
+    last = {name: runs for name, runs in times.items() if len(runs) == most}  # the others are slow
+    if most < 2 * PARTS:
+        best = min(map(lower_quartile, last.values()))
+        return next(name for name in last if lower_quartile(last[name]) <= EQUAL * best)
+    kept, *others = last
+    for name in others:
+        if _wins(last[name], last[kept]):
+            kept = name
+    return kept
+
+
+def _wins(later: list[float], earlier: list[float]) -> bool:
+    """Whether a later candidate takes the place of an earlier one, by as many rounds of both."""
+    if lower_quartile(earlier) > CLEARLY * lower_quartile(later):
+        return True
+    parts = [(earlier[part::PARTS], later[part::PARTS]) for part in range(PARTS)]
+    won = [lower_quartile(before) > EQUAL * lower_quartile(after) for before, after in parts]
+    return sum(won) >= PARTS - 1

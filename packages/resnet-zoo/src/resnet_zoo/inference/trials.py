@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .timing import time_interleaved
+from .timing import EQUAL as EQUAL
+from .timing import choose, lower_quartile, time_interleaved
 
-EQUAL = 1.03  # times this close are noise: then the candidate listed first is kept
 GIVEN = "as given"
 References = list[tuple[Tensor, list[Tensor]]]  # inputs, and what the model says to each
 
@@ -41,20 +41,22 @@ class Trial:
 
 @dataclass
 class Report:
-    """What `optimize` tried, and what it kept."""
+    """What `optimize` tried, and what it kept; `note` where it is not in the dtype asked for."""
 
     kept: str
     input_shape: tuple[int, ...]
     dtype: torch.dtype
     tolerance: float
     trials: list[Trial]
+    note: str = ""
 
     def __str__(self) -> str:
         head = (
             f"kept: {self.kept} (input {'x'.join(map(str, self.input_shape))}, {self.dtype}, "
             f"error allowed {self.tolerance:g} of the largest logit)"
         )
-        return "\n".join([head, *(f"  {trial}" for trial in self.trials)])
+        told = [f"  {self.note}"] if self.note else []
+        return "\n".join([head, *told, *(f"  {trial}" for trial in self.trials)])
 
 
 def outputs_of(found: Any) -> list[Tensor]:
@@ -97,16 +99,15 @@ def _agreement(compared: list[tuple[Tensor, Tensor]]) -> float | None:
 
 
 def fastest(good: dict[str, nn.Module], model: nn.Module, x: Tensor, trials: list[Trial]) -> str:
-    """Time the good candidates beside the model as given, note the times, name the fastest."""
+    """Time the good candidates beside the model as given, note the times, name the one to keep."""
     times = time_interleaved({**good, GIVEN: good.get(GIVEN, model)}, x)
     by_name = {trial.name: trial for trial in trials}
     if GIVEN not in by_name:
         by_name[GIVEN] = Trial(GIVEN, note="for comparison; not in the dtype asked for")
         trials.append(by_name[GIVEN])
-    for name, seconds in times.items():
-        by_name[name].milliseconds = seconds * 1e3
-    best = min(times[name] for name in good)
-    kept = next(name for name in good if times[name] <= EQUAL * best)
-    if times[kept] > times[GIVEN]:
+    for name, runs in times.items():
+        by_name[name].milliseconds = lower_quartile(runs) * 1e3
+    kept = choose({name: times[name] for name in good})
+    if by_name[kept].milliseconds > by_name[GIVEN].milliseconds:
         by_name[kept].note = "slower than the model as given: this machine does not gain here"
     return kept
