@@ -7,6 +7,7 @@ seeks, at the end; what is damaged is said so.
 import os
 import random
 import warnings
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,7 @@ def last_name(clip):
     return clip.name.rpartition("--")[2]
 
 
+@lru_cache(maxsize=1)  # the engines come one after the other
 def reference(clip):
     """(pts, upright gray pixels) of each frame by PyAV alone, and whether it met an error."""
     found, failed = [], False
