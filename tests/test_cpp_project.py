@@ -1,6 +1,7 @@
 """A C++ project finds the installed package with find_package, without Python or torch."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,3 +33,27 @@ def test_a_cpp_project_links_the_core_of_an_installed_wheel(wheels, tmp_path):
     linked = run("ldd", build / "consumer")
     assert "torch" not in linked
     assert "python" not in linked
+
+
+def test_one_program_links_two_cores(wheels, tmp_path):
+    site = tmp_path / "site"
+    for name in ("nanite-cull", "spconv-lite"):
+        run(
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-deps",
+            "--target",
+            site,
+            wheels[name],
+        )
+    source, build = workspace.ROOT / "examples" / "two_cores", tmp_path / "build"
+    run(CMAKE, "-S", source, "-B", build, "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={site}")
+    run(CMAKE, "--build", build)
+    voxels, pairs = map(
+        int, re.fullmatch(r"(\d+) voxels, (\d+) pairs\n", run(build / "two_cores")).groups()
+    )
+    assert voxels > 40 * 40  # each column of cells is seen, and slopes fill more than one
+    assert voxels < pairs < 27 * voxels

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Run the main job of every library on real input and write demo/index.html.
 
-Each package's demo.py runs in a process of its own, with progress on stderr, and leaves pictures
-and a card; this command joins the cards. The path of the page is printed last.
+Each package's demo.py, and examples/flight.py where several meet, runs in a process of its own,
+with progress on stderr, and leaves pictures and a card; this command joins the cards. The path of
+the page is printed last.
 """
 
 from __future__ import annotations
@@ -19,19 +20,14 @@ from pathlib import Path
 import workspace
 
 STYLE = workspace.ROOT / "tools" / "demo.css"
+COMPOSITIONS = ("flight", "similar", "streets")  # examples that leave a card
 
 
-def run_card(package: workspace.Package, out: Path, arguments: list[str]) -> dict:
-    """Run one demo; a failure becomes a card that says so, and the others go on."""
+def run_card(title: str, script: Path, out: Path, arguments: list[str]) -> dict:
+    """Run one script; a failure becomes a card that says so, and the others go on."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    command = [
-        str(workspace.PYTHON),
-        str(package.folder / "demo.py"),
-        "--out",
-        str(out),
-        *arguments,
-    ]
+    command = [str(workspace.PYTHON), str(script), "--out", str(out), *arguments]
     started = time.monotonic()
     code = subprocess.run(command, env=workspace.tool_environment()).returncode
     seconds = time.monotonic() - started
@@ -39,11 +35,22 @@ def run_card(package: workspace.Package, out: Path, arguments: list[str]) -> dic
     if code == 0 and card_file.exists():
         card = json.loads(card_file.read_text())
     else:
-        reason = f"demo.py ended with exit code {code}" + (
+        reason = f"{script.name} ended with exit code {code}" + (
             " and left no card.json" if code == 0 else ""
         )
-        card = {"title": package.name, "summary": reason, "failed": True}
+        card = {"title": title, "summary": reason, "failed": True}
     return card | {"seconds": seconds, "folder": out.name}
+
+
+def picture_html(folder: str, picture: dict) -> str:
+    """A figure: a picture that opens large, or a video with its controls."""
+    caption = html.escape(picture["caption"])
+    address = f"{folder}/{html.escape(picture['file'])}"
+    if picture["file"].endswith(".mp4"):
+        shown = f'<video controls loop muted playsinline src="{address}" title="{caption}"></video>'
+    else:
+        shown = f'<a href="{address}"><img loading="lazy" src="{address}" alt="{caption}"></a>'
+    return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>"
 
 
 def card_html(card: dict) -> str:
@@ -52,13 +59,7 @@ def card_html(card: dict) -> str:
         f"<li><b>{text(str(figure['value']))}</b><span>{text(figure['label'])}</span></li>"
         for figure in card.get("figures", [])
     )
-    pictures = "".join(
-        f'<figure><a href="{card["folder"]}/{text(picture["file"])}">'
-        f'<img loading="lazy" src="{card["folder"]}/{text(picture["file"])}" '
-        f'alt="{text(picture["caption"])}"></a>'
-        f"<figcaption>{text(picture['caption'])}</figcaption></figure>"
-        for picture in card.get("pictures", [])
-    )
+    pictures = "".join(picture_html(card["folder"], p) for p in card.get("pictures", []))
     code = f"<pre>{text(card['code'])}</pre>" if card.get("code") else ""
     kind = ' class="failed"' if card.get("failed") else ""
     return (
@@ -85,19 +86,27 @@ def page(cards: list[dict]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("package", nargs="*", help="only these packages (default: all)")
+    parser.add_argument(
+        "name",
+        nargs="*",
+        help=f"packages, or of {', '.join(COMPOSITIONS)} (default: every package, and flight)",
+    )
     parser.add_argument("--out", type=Path, default=workspace.ROOT / "demo", help="default: demo/")
     options, arguments = parser.parse_known_args()  # what is left goes to the demos
-    wanted = [p for p in workspace.packages(options.package) if (p.folder / "demo.py").exists()]
-    if not wanted:
-        sys.exit("none of these packages has a demo.py")
-    workspace.ensure_system_packages(wanted)
-    workspace.ensure_environment(wanted)
+    together = [name for name in options.name if name in COMPOSITIONS]
+    alone = [name for name in options.name if name not in COMPOSITIONS]
+    wanted = workspace.packages(alone) if alone or not together else []
+    needed = workspace.packages() if together else wanted
+    workspace.ensure_system_packages(needed)
+    workspace.ensure_environment(needed)
     out = options.out.resolve()
+    scripts = [(package.name, package.folder / "demo.py", arguments) for package in wanted]
+    for name in together or ([] if alone else ["flight"]):
+        scripts.append((name, workspace.ROOT / "examples" / f"{name}.py", []))
     cards = []
-    for number, package in enumerate(wanted, 1):
-        print(f"[{number}/{len(wanted)}] {package.name}", file=sys.stderr, flush=True)
-        cards.append(run_card(package, out / package.name, arguments))
+    for number, (name, script, given) in enumerate(scripts, 1):
+        print(f"[{number}/{len(scripts)}] {name}", file=sys.stderr, flush=True)
+        cards.append(run_card(name, script, out / name, given))
     index = out / "index.html"
     aside = index.with_suffix(".part")
     aside.write_text(page(cards))
