@@ -1,13 +1,17 @@
 """Whatever ends this process, nothing that it started goes on and no half file is left."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
+
+from ffmpeg_gpu_build import FfmpegError, transcode, transcode_folder, write_frames
 
 CODE = """
 import sys, time
@@ -164,19 +168,57 @@ def test_whatever_ends_a_transcode_at_any_step_leaves_nothing(short, tmp_path, s
     assert wait_for(lambda: not alive(child))
 
 
-@pytest.mark.parametrize("step", ["transcode", "write_frames"])
-def test_a_full_disk_leaves_no_part(short, full_disk, step):
+def noise():
     import numpy as np
 
-    from ffmpeg_gpu_build import FfmpegError, transcode, write_frames
-
     chance = np.random.default_rng(1)
-    noise = (chance.integers(0, 255, (64, 64, 3), np.uint8) for _ in range(30))
+    return (chance.integers(0, 255, (64, 64, 3), np.uint8) for _ in range(30))
+
+
+def fill(folder: Path) -> None:
+    """Leave no byte free."""
+    with (folder / "filling").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(b"x" * 4096):
+            pass
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".ts", ".gif"])
+@pytest.mark.parametrize("step", ["transcode", "write_frames"])
+def test_a_full_disk_leaves_no_part(short, full_disk, step, suffix):
     work = {
         "transcode": lambda to: transcode(short, to, hw="cpu", quality=0, size=(640, 480)),
-        "write_frames": lambda to: write_frames(to, noise, quality=1),
+        "write_frames": lambda to: write_frames(to, noise(), quality=1),
     }[step]
     with pytest.raises(FfmpegError) as caught:
-        work(full_disk / "a.mkv")
+        work(full_disk / f"a{suffix}")
     assert caught.value.code == "disk-full"
     assert os.listdir(full_disk) == []
+
+
+def test_a_folder_on_a_full_disk_is_told_file_by_file_and_leaves_no_part(short, full_disk):
+    done = transcode_folder(short.parent, full_disk, hw="cpu", quality=0, size=(640, 480))
+    assert [item.error.code for item in done] == ["disk-full"]
+    assert os.listdir(full_disk) == []
+
+
+def test_a_cache_on_a_full_disk_keeps_nothing_and_stops_nobody(
+    short, full_disk, tmp_path, monkeypatch
+):
+    fill(full_disk)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(full_disk))
+    assert transcode(short, tmp_path / "o.mkv", hw="auto").frames == 25
+    ours = full_disk / "ffmpeg-gpu-build"  # drivers keep caches of their own beside it
+    assert [path for path in ours.rglob("*") if path.is_file()] == []
+
+
+def test_a_log_that_found_no_room_is_no_sign_of_a_whole_source(
+    short, full_disk, tmp_path, monkeypatch
+):
+    fill(full_disk)
+    monkeypatch.setattr(tempfile, "tempdir", str(full_disk))
+    target = tmp_path / "out"
+    target.mkdir()
+    with pytest.raises(FfmpegError, match="temporary files") as caught:
+        transcode(short, target / "o.mkv", hw="cpu")
+    assert caught.value.code == "disk-full"
+    assert os.listdir(target) == []

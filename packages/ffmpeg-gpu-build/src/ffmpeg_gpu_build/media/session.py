@@ -213,6 +213,15 @@ def supervise(
             finished(process)
         log.seek(0)
         text = log.read().decode("utf-8", "replace")
+        room = os.fstatvfs(log.fileno())
+    if room.f_bavail * room.f_frsize < 4096:
+        raise FfmpegError(
+            f"ffmpeg: no room is left in {tempfile.gettempdir()!r}, the folder of temporary files: "
+            "what it said is not whole, and nobody knows whether the source is; free some, or set "
+            "TMPDIR",
+            "disk-full",
+            text,
+        )
     if problem:
         raise problem[0]
     if why:
