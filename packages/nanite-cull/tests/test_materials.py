@@ -125,6 +125,41 @@ def test_colours_of_vertices_and_materials_multiply_the_texture():
     assert seen[:, 1].max() > 0.9
 
 
+def test_a_picture_shows_linear_colours_as_a_texture_of_that_light():
+    """Of 0.2016, which is byte 124 of a texture: given by it, by the material, by the vertices."""
+    vertices, faces, uvs = _plane()
+    light = reference.linear_light(124)
+    grey = np.full((4, 4, 3), 124, np.uint8)
+    tint = (light, light, light, 1.0)
+    colors = np.full((len(vertices), 3), light, np.float32)
+    display = nc.Material(vertex_colors="display")
+    assets = [
+        nc.build(vertices, faces, uvs=uvs, materials=[nc.Material(albedo=grey)]),
+        nc.build(vertices, faces, uvs=uvs, materials=[nc.Material(base_color=tint)]),
+        nc.build(vertices, faces, colors=colors, materials=[nc.Material()]),
+        nc.build(vertices, faces, colors=np.full((len(vertices), 3), 124, np.uint8)),
+        nc.build(vertices, faces, colors=colors * 0 + 124 / 255, materials=[display]),
+    ]
+    frames = [nc.Renderer(160, 120).render(nc.Scene(asset), TILTED) for asset in assets]
+    seen = frames[0].coverage
+    for frame in frames:  # colours of vertices have 255 steps
+        assert np.abs(frame.albedo[seen][:, :3] - light).max() < 0.003
+        off = frame.picture().astype(int) - frames[0].picture()
+        assert np.abs(off).max() <= 1
+
+
+def test_colours_of_files_that_do_not_say_are_those_of_a_display():
+    data = materials.pack([nc.Material(base_color=(0.2, 0.2, 0.2, 1.0))])
+    assert materials.unpack(data)[0].vertex_colors == "linear"
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        table = json.loads(archive.read("materials.json"))
+    del table[0]["vertex_colors"]
+    older = io.BytesIO()
+    with zipfile.ZipFile(older, "w") as archive:
+        archive.writestr("materials.json", json.dumps(table))
+    assert materials.unpack(older.getvalue())[0].vertex_colors == "display"
+
+
 def test_base_colours_of_neighbours_do_not_run_into_each_other():
     paints = [nc.Material(base_color=(1.0, 0, 0, 1)), nc.Material(base_color=(0.0, 0, 1, 1))]
     faces = _plane()[1]

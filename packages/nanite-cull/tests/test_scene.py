@@ -242,6 +242,9 @@ def test_a_picture_is_that_of_the_reference(kind):
     vertices, faces = meshes.planet(4)
     assets = (
         nc.build(vertices, faces, colors=np.clip(np.abs(vertices), 0, 1)),
+        nc.build(
+            vertices, faces, colors=np.clip(np.abs(vertices), 0, 1), materials=[nc.Material()]
+        ),
         nc.build(*meshes.heightfield(50)),
     )
     for asset in assets:

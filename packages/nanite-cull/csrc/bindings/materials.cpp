@@ -38,14 +38,15 @@ void nanite_cull::bind_materials(nb::module_& m) {
           "add",
           [](Surfaces& s, std::shared_ptr<const MipChain> texture, std::array<Wrap, 2> wrap, Filter magnify,
              Filter minify, MipFilter mip, std::array<float, 6> to_picture, bool masked, float cutoff,
-             bool two_sided) {
+             bool two_sided, bool linear_colors) {
             Surface surface;
             surface.sampler = {{wrap[0], wrap[1]}, magnify, minify, mip};
             std::copy(to_picture.begin(), to_picture.end(), surface.to_picture);
             surface.masked = masked, surface.cutoff = cutoff, surface.two_sided = two_sided;
+            surface.linear_colors = linear_colors;
             if (texture) surface.texture = texture->texture(), s.textures.push_back(std::move(texture));
             s.table.push_back(surface);
           },
           "texture"_a.none(), "wrap"_a, "magnify"_a, "minify"_a, "mip"_a, "to_picture"_a, "masked"_a,
-          "cutoff"_a, "two_sided"_a);
+          "cutoff"_a, "two_sided"_a, "linear_colors"_a);
 }

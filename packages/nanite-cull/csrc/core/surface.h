@@ -11,6 +11,7 @@ struct Surface {
   float to_picture[6] = {1, 0, 0, 0, 1, 0};  // rows of 2x3: from (u, v down) of the mesh
   float cutoff = 0;                          // what has less alpha is a hole; of masked ones
   uint32_t masked = 0, two_sided = 0;
+  uint32_t linear_colors = 0;  // the vertices' are linear; else as a display is sent them
 };
 
 // The corners of a triangle as a surface needs them.
@@ -46,5 +47,14 @@ HD inline bool is_solid(const Surface& surface, const SurfaceCorners& corners, i
   }
   return texel.a * alpha >= surface.cutoff;
 }
+
+// Which pixels of a triangle are no holes.
+struct Mask {
+  const Surface* surface = nullptr;
+  SurfaceCorners corners;
+  int width = 0, height = 0;  // of the image
+
+  HD bool operator()(int px, int py) const { return is_solid(*surface, corners, px, py, width, height); }
+};
 
 }  // namespace nanite_cull

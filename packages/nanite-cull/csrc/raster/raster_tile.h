@@ -17,15 +17,6 @@ struct Tile {
 // Draws a prepared triangle, by the path of small or of large ones.
 void draw(const Tile& tile, const FixedTriangle& triangle, uint32_t id, bool large_path);
 
-// Which pixels of a triangle are no holes.
-struct Mask {
-  const Surface* surface = nullptr;
-  SurfaceCorners corners;
-  int width = 0, height = 0;  // of the image
-
-  bool operator()(int px, int py) const { return is_solid(*surface, corners, px, py, width, height); }
-};
-
 // The same with holes, which are left out; asked where the triangle is nearer than what is there.
 void draw_masked(const Tile& tile, const FixedTriangle& triangle, uint32_t id, bool large_path,
                  const Mask& mask);

@@ -4,6 +4,7 @@
 
 #include "native/parallel.h"
 #include "resolve/interpolator.h"
+#include "resolve/srgb.h"
 
 namespace nanite_cull {
 
@@ -81,6 +82,7 @@ void resolve_albedo(const Draws& draws, const View& view, const VisibleClusters&
       float weight[3] = {0, 0, 0}, color[4];
       if (tri.interpolates) tri.weights(view, x, y, weight);
       tri.color(weight, color);
+      for (int c = 0; c < 3 && !tri.linear_colors; ++c) color[c] = light_of(color[c]);
       const Texel texel = tri.texel(view, x, y);
       const float both[4] = {texel.r * color[0], texel.g * color[1], texel.b * color[2], texel.a * color[3]};
       std::copy_n(both, 4, out + 4 * at);

@@ -27,6 +27,7 @@ struct Interpolator {
   float face_normal[3] = {};
 
   bool interpolates = false;         // some target needs weights
+  bool linear_colors = false;        // of the vertices; else as a display is sent them
   const Surface* surface = nullptr;  // whose texture is wanted and there
   SurfaceCorners corners = {};
 
@@ -49,6 +50,8 @@ struct Interpolator {
     interpolates = (wants.normal && !vertices->normals.empty()) || (wants.uv && !vertices->uvs.empty()) ||
                    (wants.color && !vertices->colors.empty()) || wants.position;
     for (int k = 0; k < 3 && interpolates; ++k) clip[k] = to_clip(draw->to_clip, p[k]);
+    const Surface* const said = wants.color && asset->surfaces ? asset->surfaces->of(material()) : nullptr;
+    linear_colors = said && said->linear_colors;
     surface = nullptr;
     if (wants.texture && asset->surfaces && !vertices->uvs.empty()) find_texture(p);
     if (!wants.normal || !vertices->normals.empty()) return;

@@ -8,6 +8,7 @@
 #include "native/parallel.h"
 #include "resolve/hollows.h"
 #include "resolve/interpolator.h"
+#include "resolve/srgb.h"
 
 namespace nanite_cull {
 
@@ -56,33 +57,6 @@ class Bytes {
   uint8_t start_[bins + 1];
 };
 
-// Linear light as pictures have it, the transfer function of sRGB: its value by the root, where it bends
-// least.
-class Display {
- public:
-  Display() {
-    for (int i = 0; i <= bins; ++i) {
-      const double light = double(i) / bins * i / bins;
-      at_[i] = float(light <= 0.0031308 ? 12.92 * light : 1.055 * std::pow(light, 1 / 2.4) - 0.055);
-    }
-    at_[bins + 1] = at_[bins];
-  }
-  float of(float light) const {
-    const float root = std::sqrt(std::clamp(light, 0.0f, 1.0f)) * bins;
-    const int bin = static_cast<int>(root);
-    return at_[bin] + (root - float(bin)) * (at_[bin + 1] - at_[bin]);
-  }
-
- private:
-  static constexpr int bins = 1024;
-  float at_[bins + 2];
-};
-
-float display_of(float light) {
-  static const Display display;
-  return display.of(light);
-}
-
 // A lamp without shadows; both sides of a surface are lit.
 float lamp_on(const float* n, const float* towards_eye, const float* lamp) {
   const float towards = n[0] * towards_eye[0] + n[1] * towards_eye[1] + n[2] * towards_eye[2];
@@ -107,8 +81,9 @@ void base_of(const Interpolator& tri, const Visible& visible, const View& view, 
     case Base::color: {
       tri.color(weight, color);
       const Texel texel = tri.texel(view, x, y);
-      out[0] = color[0] * display_of(texel.r), out[1] = color[1] * display_of(texel.g),
-      out[2] = color[2] * display_of(texel.b);
+      const float light[3] = {texel.r, texel.g, texel.b};
+      for (int c = 0; c < 3; ++c)
+        out[c] = tri.linear_colors ? display_of(color[c] * light[c]) : color[c] * display_of(light[c]);
       return;
     }
     case Base::cluster: return stable_color(tri.cluster ^ visible.instance << 20, out);

@@ -154,14 +154,14 @@ class Frame:
 
     @cached_property
     def color(self) -> np.ndarray:
-        """(height, width, 4) float32 vertex colours; white where an asset has none."""
+        """(height, width, 4) float32 vertex colours as they are kept, in the space that
+        `Material.vertex_colors` says; white where an asset has none."""
         return self._plane("color", 4)
 
     @cached_property
     def albedo(self) -> np.ndarray:
         """(height, width, 4) float32, linear: the material's texture, filtered for the pixel, times
-        `color`; zero where nothing was drawn. Pictures show the texture as it is displayed, times
-        `color` without sRGB's curve."""
+        `color` as linear light; zero where nothing was drawn. Pictures show it by sRGB's curve."""
         out = np.empty((self.height, self.width, 4), np.float32)
         self._core.resolve_albedo(self._view, out, self._threads)
         return out

@@ -18,6 +18,7 @@ WRAPS = ("repeat", "mirror", "clamp")
 FILTERS = ("nearest", "linear")
 MIP_FILTERS = ("off", "nearest", "linear")
 ALPHA_MODES = ("opaque", "mask", "blend")
+COLORS = ("linear", "display")
 TEXTURES = ("albedo", "normal")
 MOST_TEXELS = 16384  # in a direction
 
@@ -30,7 +31,9 @@ class Material:
     depth and shadows) and two sides; metallic, roughness and the normal texture are kept as data.
     base_color is in the vertices' colours of whatever `load` or `build` made.
 
-    base_color: rgba, 0 to 1, linear. albedo, normal: (height, width, 4) or (height, width, 3) uint8
+    vertex_colors: what the numbers of the vertices' colours and of base_color are: "linear" light,
+    as in glTF, or what a "display" is sent (sRGB), as in scans; alpha is linear in both.
+    base_color: rgba, 0 to 1. albedo, normal: (height, width, 4) or (height, width, 3) uint8
     textures, rows from the top, at most 16384 in a direction, or None; colours of albedo in sRGB.
     They are kept, not copied: give a changed picture as a new array.
     wrap: beyond a texture's edges along u and v, "repeat", "mirror" or "clamp". magnify, minify:
@@ -57,6 +60,7 @@ class Material:
     alpha_mode: str = "opaque"
     alpha_cutoff: float = 0.5
     double_sided: bool = False
+    vertex_colors: str = "linear"
 
     def __post_init__(self) -> None:
         for field, allowed in (
@@ -64,6 +68,7 @@ class Material:
             ("minify", FILTERS),
             ("mip", MIP_FILTERS),
             ("alpha_mode", ALPHA_MODES),
+            ("vertex_colors", COLORS),
         ):
             if getattr(self, field) not in allowed:
                 raise ValueError(
@@ -116,7 +121,12 @@ class Material:
     @property
     def _is_plain(self) -> bool:
         """The core has nothing to do for it."""
-        return self.albedo is None and self.alpha_mode != "mask" and not self.double_sided
+        return (
+            self.albedo is None
+            and self.alpha_mode != "mask"
+            and not self.double_sided
+            and self.vertex_colors == "display"
+        )
 
 
 # those who share a texture have one pyramid of it; by its id, and whether its alpha is ignored
@@ -154,6 +164,7 @@ def surfaces(materials: Sequence[Material], *, textured: bool = True) -> _C.Surf
             getattr(_C.Filter, m.magnify), getattr(_C.Filter, m.minify),
             getattr(_C.MipFilter, m.mip), matrix.ravel().tolist(),
             m.alpha_mode == "mask", float(m.alpha_cutoff), bool(m.double_sided),
+            m.vertex_colors == "linear",
         )  # fmt: skip
     return out
 
@@ -240,6 +251,9 @@ def unpack(data: bytes) -> tuple[Material, ...]:
                 tuple(fields["base_color"]),
                 tuple(fields["wrap"]),
             )
+            fields.setdefault(
+                "vertex_colors", "display"
+            )  # as pictures took them before it was said
             out.append(Material(**fields))
     except Exception as error:
         raise ValueError(f"read_ncl: the materials are damaged: {error}") from error

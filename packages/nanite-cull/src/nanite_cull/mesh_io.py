@@ -91,7 +91,11 @@ def _image(value: Any, seen: dict[int, np.ndarray | None]) -> np.ndarray | None:
 
 
 def _material(
-    visual: Any, name: str, images: dict[int, np.ndarray | None], sampling: dict[str, Any]
+    visual: Any,
+    name: str,
+    images: dict[int, np.ndarray | None],
+    sampling: dict[str, Any],
+    colors: str,
 ) -> Material:
     found = getattr(visual, "material", None)
     albedo = getattr(found, "baseColorTexture", None) or getattr(found, "image", None)
@@ -112,12 +116,17 @@ def _material(
         alpha_mode=str(getattr(found, "alphaMode", None) or "opaque").lower(),
         alpha_cutoff=0.5 if cutoff is None else float(cutoff),
         double_sided=bool(getattr(found, "doubleSided", False)),
+        vertex_colors=colors,
         **sampling,
     )
 
 
 def _part(
-    mesh: Any, name: str, images: dict[int, np.ndarray | None], sampling: dict[str, Any]
+    mesh: Any,
+    name: str,
+    images: dict[int, np.ndarray | None],
+    sampling: dict[str, Any],
+    is_gltf: bool,
 ) -> _Part:
     visual = mesh.visual
     vertices, faces = np.asarray(mesh.vertices, float), np.asarray(mesh.faces)
@@ -142,7 +151,8 @@ def _part(
         colors = colors.astype(np.float32) / (255 if colors.dtype.kind in "iu" else 1)
         if colors.shape[1] == 3:
             colors = np.concatenate([colors, np.ones((len(colors), 1), np.float32)], 1)
-    material = _material(visual, name, images, sampling)
+    space = "linear" if is_gltf or colors is None else "display"  # factors are linear everywhere
+    material = _material(visual, name, images, sampling, space)
     named = bool(sampling) or getattr(getattr(visual, "material", None), "image", None) is not None
     missing = ""
     if material.albedo is None and named:
@@ -165,8 +175,9 @@ def _parts(scene: Any, path: str | Path) -> dict[str, _Part]:
 
     images: dict[int, np.ndarray | None] = {}
     sampling_of = samplings(scene.metadata.get(HEADER, {}))
+    is_gltf = Path(path).suffix.lower() in (".glb", ".gltf")
     parts = {
-        name: _part(mesh, name, images, sampling_of.get(name, {}))
+        name: _part(mesh, name, images, sampling_of.get(name, {}), is_gltf)
         for name, mesh in scene.geometry.items()
         if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces)
     }

@@ -264,7 +264,12 @@ def _base(frame: Frame, kind: str) -> np.ndarray:
     if kind == "level":
         return ramp(frame.level.astype(np.float32) / max(1, frame.top_level), LEVEL_RAMP)
     if frame.has_colors:
-        return frame.color[..., :3]
+        tables = [asset.material_table for asset in frame._assets]
+        linear = {m.vertex_colors == "linear" for table in tables for m in table} or {False}
+        if len(linear) > 1 or (linear == {True} and not all(tables)):
+            raise ValueError("picture: the definition takes colours of one kind in a scene")
+        color = np.clip(frame.color[..., :3], 0, 1)
+        return display(color) if True in linear else color
     return np.full((frame.height, frame.width, 3), (0.80, 0.76, 0.70), np.float32)
 
 
@@ -273,6 +278,11 @@ def picture(frame: Frame, kind: str, light: Any = None) -> np.ndarray:
     color = _base(frame, kind) * np.clip(_light(frame, light) * _relief(frame), 0, 1.2)
     color = np.where(frame.coverage[..., None], color, background(frame.height)[:, None])
     return (np.clip(color, 0, 1) ** (1 / 1.1) * 255 + 0.5).astype(np.uint8)
+
+
+def display(light: np.ndarray) -> np.ndarray:
+    """Linear light as a display is sent it, both 0 to 1 (IEC 61966-2-1)."""
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
 def linear_light(srgb: np.ndarray) -> np.ndarray:
