@@ -57,22 +57,24 @@ import sys
 sys.path.insert(0, {str(TOOLS)!r})
 from triton_guard import Kernel, compile_kernel
 from convlstm.sequence import triton_gates as k
-sizes = dict.fromkeys(("states", "channels", "states_per_sequence"), "i32")
-codes = {{"ACTIVATION": 1, "RECURRENT": 2, "BLOCK": k.BLOCK}}
+sizes = dict.fromkeys(("states", "pixels_per_sequence"), "i32")
+codes = {{"ACTIVATION": 1, "RECURRENT": 2, "BLOCK": k.BLOCK, "CHANNELS": 40}}
 for name in ("fp32", "bf16"):
     forward = dict.fromkeys(("pre", "pre2", "bias", "peephole"), f"*{{name}}") | {{"valid": "*u8"}}
-    forward |= {{"h_before": f"*{{name}}", "c_before": "*fp32", "gates": "*fp32", "c": "*fp32"}}
+    forward |= {{"h_before": f"*{{name}}", "c_before": "*fp32"}}
+    forward |= {{"gates": f"*{{name}}", "c": "*fp32", "h": f"*{{name}}"}}
     given = dict.fromkeys(("PRE2", "BIAS", "PEEPHOLE", "VALID", "GATES"), True)
-    backward = dict.fromkeys(("gates", "c_before", "c"), "*fp32")
+    backward = {{"gates": f"*{{name}}", "c_before": "*fp32", "c": "*fp32"}}
     backward |= dict.fromkeys(("dh", "dh2", "peephole"), f"*{{name}}") | {{"valid": "*u8"}}
     backward |= {{"dc": "*fp32", "d_pre": f"*{{name}}"}}
     taken = dict.fromkeys(("DH", "DH2", "PEEPHOLE", "VALID"), True)
     for kernel in (
-        Kernel(name, k.forward_step, forward | {{"h": f"*{{name}}"}} | sizes, codes | given,
-               ("states", "channels")),
-        Kernel(name, k.backward_step, backward | sizes, codes | taken, ("states", "channels")),
+        Kernel(name, k.forward_step, forward | sizes, codes | given, ("states",)),
+        Kernel(name, k.backward_step, backward | sizes, codes | taken, ("states",)),
     ):
         usage = compile_kernel(kernel, {architecture})
+        wide = 9 if name == "fp32" else 1  # four elements a thread: of bfloat16 8 bytes
+        assert usage.wide_loads >= wide, usage
         assert usage.local == 0 and usage.registers <= 128, usage
 """
     run(["-c", program])

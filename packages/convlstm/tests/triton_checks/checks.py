@@ -1,13 +1,18 @@
 """The gates by Triton beside the compiled CPU kernels, in Triton's interpreter or on a GPU: run by
 test_triton.py, in a process of its own with TRITON_INTERPRET=1 where there is no GPU."""
 
+from collections import Counter
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from convlstm import _C, ConvLSTM1d, ConvLSTM3d
+from convlstm import _C, ConvLSTM1d, ConvLSTM2d, ConvLSTM3d
+from convlstm.sequence import fused, ops, triton_gates
 from convlstm.sequence import gates as door
-from convlstm.sequence import triton_gates
 from convlstm.sequence.activations import NATIVE_CODES
+from convlstm.sequence.problem import Problem
+from convlstm.sequence.spec import CellSpec
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PAIRS = [
@@ -109,40 +114,131 @@ def test_no_states_are_no_launch():
     triton_gates.gates_forward(wide, None, None, None, None, none, none, None, none, none, 1, 2)
 
 
-@pytest.mark.parametrize("rank", [1, 3])
-def test_a_layer_with_these_gates_equals_the_one_with_the_compiled(monkeypatch, rank):
-    """The steps one by one, as on CUDA: other ranks than two take them on the CPU too."""
+def test_small_states_are_exact_beside_their_size():
+    tiny = torch.logspace(-6, 1, 4096, device=DEVICE).view(1, 1024, 4)
+    zero = torch.zeros_like(tiny)
+    wide = torch.cat([zero, zero, tiny, zero], -1)  # the argument of g alone
+    c, h = torch.empty_like(tiny), torch.empty_like(tiny)
+    triton_gates.gates_forward(wide, None, None, None, None, zero, zero, None, c, h, 1, 2)
+    exact = 0.5 * tiny.double().tanh()
+    assert ((c - exact) / exact).abs().max() <= 1e-6
+    exact = 0.5 * exact.tanh()
+    assert ((h - exact) / exact).abs().max() <= 1e-6
+
+
+@pytest.fixture
+def on_device(monkeypatch):
+    """Layers take these gates, and the way of a device; without one that way on the CPU."""
+    if DEVICE == "cuda":
+        before = door.set_cuda_gates("triton")
+        yield
+        door.set_cuda_gates(before)
+        return
+    monkeypatch.setattr(Problem, "on_host", property(lambda problem: False))
+    for module in (door, fused, ops):
+        monkeypatch.setattr(module, "uses_triton", lambda tensor: True)
+    yield
+
+
+def outputs(layer, x, **given):
+    """The outputs of a layer and all its gradients."""
+    leaf = x.detach().clone().requires_grad_()
+    y, (h, c) = layer(leaf, **given)
+    assert c.dtype == torch.float32
+    total = y.float().square().sum() + (c * h.float()).sum()
+    return y.detach(), *torch.autograd.grad(total, [leaf, *layer.parameters()])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@pytest.mark.parametrize(
+    ("rank", "options"),
+    [
+        (1, {}),
+        (2, {"peephole": True}),
+        (2, {"recompute": True, "stride": 2, "bias": False}),
+        (3, {"padding": "same"}),
+    ],
+    ids=["1d", "peephole", "recomputed", "3d"],
+)
+def test_a_layer_on_a_device_equals_the_definition(on_device, rank, options, dtype):
     torch.manual_seed(0)
-    kind = {1: ConvLSTM1d, 3: ConvLSTM3d}[rank]
-    layer = kind(2, 3, 3, return_sequences=True, plan="fused").to(DEVICE)
+    kind = {1: ConvLSTM1d, 2: ConvLSTM2d, 3: ConvLSTM3d}[rank]
+    options = {"return_sequences": True, "return_state": True, **options}
+    layer = kind(2, 3, 3 if rank > 1 else 4, **options).to(DEVICE)
+    if layer.peephole is not None:
+        torch.nn.init.normal_(layer.peephole, std=0.3)
     x = torch.randn(2, 4, 2, *[5] * rank, device=DEVICE)
-
-    def outputs():
-        leaf = x.clone().requires_grad_()
-        y = layer(leaf)
-        grads = torch.autograd.grad(y.square().sum(), [leaf, *layer.parameters()])
-        return y.detach(), *grads
-
-    wanted = outputs()
-    launches = []
-
-    def counted(name):
-        function = getattr(triton_gates, name)
-
-        def run(*arguments):
-            launches.append(name)
-            return function(*arguments)
-
-        return run
-
-    for name in ("gates_forward", "gates_backward"):
-        monkeypatch.setattr(triton_gates, name, counted(name))
-    monkeypatch.setattr(door, "uses_triton", lambda tensor: True)
-    found = outputs()
+    given = {}
+    if layer.peephole is not None:
+        given["mask"] = torch.tensor([[1, 0, 1, 1], [0, 1, 1, 0]], dtype=torch.bool, device=DEVICE)
+    layer.plan = "loop"
+    wanted = outputs(layer, x, **given)
+    layer.plan = "fused"
+    found = outputs(layer.to(dtype), x.to(dtype), **given)
+    bound = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2}[dtype]
     for mine, other in zip(found, wanted, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
-    # one launch a step each way: with the two convolutions a step has at most three
-    assert launches == ["gates_forward"] * 4 + ["gates_backward"] * 4
+        assert mine.dtype == dtype
+        largest = other.abs().max()
+        assert (mine.float() - other).abs().max() <= bound * largest
+
+
+def test_autocast_takes_its_dtype_and_gives_gradients_of_the_weights(on_device):
+    torch.manual_seed(0)
+    layer = ConvLSTM2d(2, 3, 3, padding="same", return_state=True, peephole=True, plan="fused")
+    layer, x = layer.to(DEVICE), torch.randn(2, 3, 2, 6, 5, device=DEVICE)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        found = outputs(layer, x)
+    layer.plan = "loop"
+    wanted = outputs(layer, x)
+    assert found[0].dtype == torch.bfloat16
+    for mine, other in zip(found[1:], wanted[1:], strict=True):
+        assert mine.dtype == torch.float32
+        assert (mine - other).abs().max() <= 8e-2 * other.abs().max()
+
+
+class Launches(TorchDispatchMode):
+    """Counts what would run on a device: the gates, and torch's operators but for views and fresh
+    memory."""
+
+    FREE = "empty", "permute", "view", "alias", "detach", "select", "slice", "unbind", "expand"
+
+    def __init__(self, monkeypatch):
+        super().__init__()
+        self.names = []
+        for name in ("gates_forward", "gates_backward"):
+            monkeypatch.setattr(triton_gates, name, lambda *_, name=name: self.names.append(name))
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.name().removeprefix("aten::")
+        if not name.startswith(self.FREE) and "new_empty" not in name:
+            self.names.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_is_two_launches_each_way(on_device, monkeypatch, dtype):
+    spec = CellSpec.make(2, 8, 3, padding="same")
+    weights = [torch.randn(32, n, 3, 3, device=DEVICE, dtype=dtype) for n in (4, 8)]
+    counter, counts = Launches(monkeypatch), []
+    for steps in (3, 4):
+        x = torch.randn(steps, 2, 9, 7, 4, device=DEVICE, dtype=dtype)
+        h = torch.zeros(2, 9, 7, 8, device=DEVICE, dtype=dtype)
+        bias = torch.zeros(32, device=DEVICE, dtype=dtype)
+        p = Problem(x, h, h.float(), *weights, bias, None, None, spec)
+        for keep in (fused.KEEP_NOTHING, fused.KEEP_GATES):
+            counter.names.clear()
+            with counter:
+                kept = fused.forward(p, keep, keep == fused.KEEP_NOTHING)
+            counts.append(list(counter.names))
+        counter.names.clear()
+        with counter:
+            fused.backward(p, kept, kept.hs, None, True)
+        counts.append(list(counter.names))
+    for few, more in zip(counts[:3], counts[3:], strict=True):
+        added = list((Counter(more) - Counter(few)).elements())
+        assert len(added) == len(more) - len(few) == 2, added
+        assert sorted(added)[0] == "convolution"
+        assert few.count("convolution") <= 3 + 2  # and the weights', whatever the steps
 
 
 def test_the_choice_of_gates_is_explicit():

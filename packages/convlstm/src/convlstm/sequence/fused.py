@@ -41,7 +41,7 @@ def backward(
 def _is_native(p: Problem) -> bool:
     """Whether one native call runs many steps: in two dimensions in float32, or in bfloat16 on a
     processor that multiplies it."""
-    if p.x.device.type != "cpu" or p.spec.rank != 2:
+    if not p.on_host or p.spec.rank != 2:
         return False
     if p.x.dtype == torch.bfloat16:
         return p.is_joint and _C.has_bfloat16()

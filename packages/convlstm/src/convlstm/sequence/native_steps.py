@@ -15,7 +15,7 @@ def forward(p: Problem, keep: int, last_only: bool) -> Kept:
     """As fused.forward."""
     whole = p.is_joint and keep == KEEP_NOTHING
     pieces = [(0, p.steps)] if whole else list(p.pieces())
-    kept = Kept.empty(p, keep, last_only, len(pieces))
+    kept = Kept.empty(p, keep, last_only)
     h, c = p.h0, p.c0
     for piece, (start, end) in enumerate(pieces):
         if keep != KEEP_NOTHING:

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from . import extended, fused, plain_loop, reference, scanned
 from .activations import NATIVE_ACTIVATIONS, NATIVE_CODES, NATIVE_RECURRENT
-from .gates import cuda_dtypes
+from .gates import cuda_dtypes, uses_triton
 from .reference import CellExtras
 from .spec import CellSpec
 
@@ -83,13 +83,13 @@ def _forward_fake(*args) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     keep, last_only = args[-2:]
     steps, shape = x.shape[0], c0.shape
     p = fused.Problem(*args[:8], None)
-    pieces = -(-steps // p.piece_length())
-    kept = 0 if keep == fused.KEEP_NOTHING else pieces
     return (
         x.new_empty(1 if last_only else steps, *shape),
         c0.new_empty(shape),
-        c0.new_empty(kept, *shape),
-        c0.new_empty(steps if keep == fused.KEEP_GATES else 0, *shape[:-1], 4 * shape[-1]),
+        c0.new_empty(p.cells_kept(keep), *shape),
+        p.gates_like.new_empty(
+            steps if keep == fused.KEEP_GATES else 0, *shape[:-1], 4 * shape[-1]
+        ),
     )
 
 
@@ -274,7 +274,8 @@ def _fused(x, h, c, w_ih, w_hh, bias, spec: CellSpec, mask, extras, recompute, e
     dtype = x.dtype
     peephole = None if extras.peephole is None else extras.peephole.flatten(1)
     learns = _learns(x, h, c, w_ih, w_hh, bias, peephole)
-    if dtype in _LOW and learns:  # float32 between the steps, rounded once at the end
+    # float32 between the steps, rounded once at the end, where no kernel has half precisions
+    if dtype in _LOW and learns and not uses_triton(x):
         x, h, w_ih, w_hh = (t.float() for t in (x, h, w_ih, w_hh))
         bias, peephole = (None if t is None else t.float() for t in (bias, peephole))
     keep = fused.KEEP_NOTHING

@@ -18,9 +18,10 @@ from .activations import NATIVE_CODES
 from .convolutions import channels_last, convolve
 from .spec import CellSpec
 
-# Steps are taken together while the arguments of their gates fill at most so many bytes: blocks of
-# this size are reused by the allocator; larger ones are given back and made present anew each time.
-BLOCK_BYTES = 12 << 20
+# Steps are taken together while the arguments of their gates fill at most so many bytes of float32.
+# On the CPU blocks of this size are reused by the allocator; larger ones are given back and made
+# present anew each time. On a device each piece is a few launches more.
+BLOCK_BYTES, DEVICE_BLOCK_BYTES = 12 << 20, 256 << 20
 # Blocks from this size on ask for large pages.
 LARGE_BYTES = 4 << 20
 
@@ -52,11 +53,15 @@ class Problem:
         return NATIVE_CODES[s.activation], NATIVE_CODES[s.recurrent_activation]
 
     @property
+    def on_host(self) -> bool:
+        return self.x.device.type == "cpu"
+
+    @property
     def is_joint(self) -> bool:
         """Whether one convolution over the input and the state side by side does the work of
-        both."""
+        both. On a device that of the input runs over many steps at once: a launch, no copy less."""
         s = self.spec
-        return s.padding == "same" and max(*s.stride, *s.dilation) == 1
+        return self.on_host and s.padding == "same" and max(*s.stride, *s.dilation) == 1
 
     def valid_steps(self, start: int, end: int) -> Tensor | None:
         return None if self.valid is None else self.valid[start:end]
@@ -76,13 +81,27 @@ class Problem:
     def piece_length(self) -> int:
         """How many steps are taken together."""
         gates = 4 * self.c0.numel() * self.c0.element_size()
-        return max(1, BLOCK_BYTES // max(1, gates))
+        return max(1, (BLOCK_BYTES if self.on_host else DEVICE_BLOCK_BYTES) // max(1, gates))
 
     def pieces(self) -> Iterator[tuple[int, int]]:
         """[start, end) of the steps that are taken together, from the first on."""
         length = self.piece_length()
         for start in range(0, self.steps, length):
             yield start, min(self.steps, start + length)
+
+    def cells_kept(self, keep: int) -> int:
+        """How many cell states a forward pass keeps: those before each piece, from which the gates
+        give the others; on a device with the gates those of all steps, which saves launches."""
+        if keep == KEEP_NOTHING:
+            return 0
+        if keep == KEEP_GATES and not self.on_host:
+            return self.steps + 1
+        return -(-self.steps // self.piece_length())
+
+    @property
+    def gates_like(self) -> Tensor:
+        """What the kept gates have the dtype of: half precisions are for devices."""
+        return self.c0 if self.on_host else self.x
 
 
 def block(like: Tensor, *shape: int) -> Tensor:
@@ -97,7 +116,7 @@ def block(like: Tensor, *shape: int) -> Tensor:
 class Kept:
     """What forward returns: hs (T or 1, B, ..., F), the last c, and cs and gates for backward.
 
-    cs holds the cell state before each piece: those between follow from the gates. KEEP_GATES:
+    cs holds cell states, see Problem.cells_kept. KEEP_GATES:
     gates (T, B, ..., 4F). KEEP_CHECKPOINTS: gates is empty. KEEP_NOTHING: both are empty.
     """
 
@@ -107,14 +126,14 @@ class Kept:
     gates: Tensor
 
     @classmethod
-    def empty(cls, p: Problem, keep: int, last_only: bool, pieces: int) -> Kept:
-        """Memory for so many pieces; hs has two steps with last_only."""
+    def empty(cls, p: Problem, keep: int, last_only: bool) -> Kept:
+        """Memory for all of it; hs has two steps with last_only."""
         shape = p.c0.shape
         return cls(
             block(p.x, 2 if last_only else p.steps, *shape),
             torch.empty_like(p.c0),
-            block(p.c0, 0 if keep == KEEP_NOTHING else pieces, *shape),
-            block(p.c0, p.steps if keep == KEEP_GATES else 0, *shape[:-1], 4 * shape[-1]),
+            block(p.c0, p.cells_kept(keep), *shape),
+            block(p.gates_like, p.steps if keep == KEEP_GATES else 0, *shape[:-1], 4 * shape[-1]),
         )
 
 
@@ -132,16 +151,28 @@ class Gradients:
 
     @classmethod
     def start(cls, p: Problem, d_c: Tensor | None, need_x: bool) -> Gradients:
-        """Zeros, but d_c for c0."""
+        """Zeros, but d_c for c0; sums over steps are of float32 for half precisions."""
+
+        def zeros(t: Tensor) -> Tensor:
+            return torch.zeros_like(t, dtype=torch.promote_types(t.dtype, torch.float32))
+
         return cls(
             torch.empty_like(p.x) if need_x else None,
             torch.zeros_like(p.h0),
             torch.zeros_like(p.c0) if d_c is None else d_c.clone(),
-            torch.zeros_like(p.weight_ih),
-            torch.zeros_like(p.weight_hh),
-            None if p.bias is None else torch.zeros_like(p.bias),
-            None if p.peephole is None else torch.zeros_like(p.peephole),
+            zeros(p.weight_ih),
+            zeros(p.weight_hh),
+            None if p.bias is None else zeros(p.bias),
+            None if p.peephole is None else zeros(p.peephole),
         )
+
+    def rounded(self, p: Problem) -> Gradients:
+        """The same in the dtypes of p's tensors."""
+        self.weight_ih = self.weight_ih.to(p.weight_ih.dtype)
+        self.weight_hh = self.weight_hh.to(p.weight_hh.dtype)
+        self.bias = None if self.bias is None else self.bias.to(p.bias.dtype)
+        self.peephole = None if self.peephole is None else self.peephole.to(p.peephole.dtype)
+        return self
 
     def add_peephole(self, p: Problem, d_pre: Tensor, cells: Tensor) -> None:
         """From d_pre of some steps and the cell states before the first and after each of them."""

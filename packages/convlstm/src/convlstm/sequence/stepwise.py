@@ -1,6 +1,7 @@
 """The fused sequence step by step: torch's convolutions in one layout, native gate kernels between
 them. The input convolution runs over several steps at once; so do the weights' gradients and that
-of the input, and only the gradient of the state goes step by step."""
+of the input, and only the gradient of the state goes step by step. On a device a step is two
+launches each way: a convolution and the gates."""
 
 from __future__ import annotations
 
@@ -22,24 +23,26 @@ from .problem import KEEP_GATES, KEEP_NOTHING, Gradients, Kept, Problem, block
 
 def forward(p: Problem, keep: int, last_only: bool) -> Kept:
     """As fused.forward."""
-    pieces = list(p.pieces())
-    kept = Kept.empty(p, keep, last_only, len(pieces))
+    kept = Kept.empty(p, keep, last_only)
+    every_cell = keep == KEEP_GATES and not p.on_host
     spare = [torch.empty_like(p.c0), torch.empty_like(p.c0)]
     joint, pads = p.is_joint, p.spec.recurrent_pads()
     weight = torch.cat([p.weight_ih, p.weight_hh], 1) if joint else p.weight_hh
     weight = channels_last(weight)
     h, c = p.h0, p.c0
-    for piece, (start, end) in enumerate(pieces):
-        if keep != KEEP_NOTHING:
+    for piece, (start, end) in enumerate(p.pieces()):
+        if keep != KEEP_NOTHING and not (every_cell and start):
             kept.cs[piece] = c
         from_input = None if joint else p.from_input(start, end)
         for t in range(start, end):
             pre = convolve(torch.cat([p.x[t], h], -1) if joint else h, weight, pads)
-            h_next, c_next = kept.hs[t % 2 if last_only else t], spare[t % 2]
+            h_next = kept.hs[t % 2 if last_only else t]
+            c_next = kept.cs[t + 1] if every_cell else spare[t % 2]
             _step(p, t, pre, None if joint else from_input[t - start], h, c,
                   kept.gates[t] if keep == KEEP_GATES else None, c_next, h_next)  # fmt: skip
             h, c = h_next, c_next
-    return Kept(h.unsqueeze(0).clone() if last_only else kept.hs, c, kept.cs, kept.gates)
+    hs = h.unsqueeze(0).clone() if last_only else kept.hs
+    return Kept(hs, c.clone() if every_cell else c, kept.cs, kept.gates)
 
 
 def _step(p: Problem, t: int, pre, pre2, h, c, gates, c_next, h_next) -> None:
@@ -64,7 +67,7 @@ def backward(
         start, end = pieces[piece]
         h_before = _h_before(p, kept.hs, start, end)
         gates, cells = _piece_states(p, kept, piece, start, end, h_before)
-        d_pre = torch.empty_like(gates)
+        d_pre = block(p.gates_like, *gates.shape)
         for t in reversed(range(start, end)):
             k = t - start
             d_shown = None if d_hs is None else d_hs[t]
@@ -83,7 +86,7 @@ def backward(
             )
             out.x[start:end] = d_x.unflatten(0, (end - start, -1))
     out.h0.copy_(d_h)
-    return out
+    return out.rounded(p)
 
 
 def _h_before(p: Problem, hs: Tensor, start: int, end: int) -> Tensor:
@@ -97,6 +100,8 @@ def _piece_states(p: Problem, kept: Kept, piece: int, start: int, end: int, h_be
     """(gates of each step of [start, end), c before the first and after each): kept, or computed
     again. Computing again needs no recurrence in the convolutions: every state h is known.
     """
+    if len(kept.cs) > p.steps:
+        return kept.gates[start:end], kept.cs[start : end + 1]
     cells = block(p.c0, end - start + 1, *p.c0.shape)
     cells[0] = kept.cs[piece]
     if kept.gates.shape[0]:
@@ -119,13 +124,7 @@ def _piece_states(p: Problem, kept: Kept, piece: int, start: int, end: int, h_be
 def _cell_state(p: Problem, t: int, gates: Tensor, c_before: Tensor, c: Tensor) -> None:
     """The cell state after step t, to c, from its activated gates."""
     valid = None if p.valid is None else p.valid[t]
-    if c.device.type == "cpu":
-        _C.cell_state(gates, c_before, valid, c, torch.get_num_threads())
-        return
-    i, f, g, _ = gates.chunk(4, -1)
-    c.copy_(f * c_before + i * g)
-    if valid is not None:
-        c.copy_(torch.where(valid.view(-1, *(1,) * (c.dim() - 1)), c, c_before))
+    _C.cell_state(gates, c_before, valid, c, torch.get_num_threads())
 
 
 def _step_backward(p: Problem, t, gates, c_before, c, d_shown, d_h, d_c, d_pre) -> None:
