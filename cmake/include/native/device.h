@@ -37,7 +37,8 @@
 #include <string>
 
 // DEV_KERNEL(threads) name(arguments) { ... }: a kernel launched with at most `threads` per block.
-#define DEV_KERNEL(max_threads) __global__ void __launch_bounds__(max_threads)
+// DEV_KERNEL(threads, blocks): and with registers for at least so many blocks of a multiprocessor at once.
+#define DEV_KERNEL(...) __global__ void __launch_bounds__(__VA_ARGS__)
 #define DEV_FN __device__ inline
 #define DEV_PRAGMA(text) _Pragma(#text)
 #define DEV_UNROLL DEV_PRAGMA(unroll)
@@ -53,10 +54,11 @@
 
 #if defined(__clang__)
 // The bound travels with the kernel as that many bytes before its entry, where the simulator reads it.
-#define DEV_KERNEL(max_threads) \
-  __attribute__((patchable_function_entry(max_threads, max_threads))) inline void
+#define DEV_FIRST(max_threads, ...) max_threads
+#define DEV_KERNEL(...) \
+  __attribute__((patchable_function_entry(DEV_FIRST(__VA_ARGS__, 0), DEV_FIRST(__VA_ARGS__, 0)))) inline void
 #else
-#define DEV_KERNEL(max_threads) inline void
+#define DEV_KERNEL(...) inline void
 #endif
 #define DEV_FN inline
 #define DEV_UNROLL

@@ -31,9 +31,8 @@ def test_an_unknown_device_is_refused():
 @built
 @pytest.mark.parametrize(
     "option",
-    [{"traversal": "instances"}, {"hierarchy": False}, {"velocity": True},
-     {"overdraw": True}, {"lights": [nc.Sun((1, 0, 1))]}],
-)  # fmt: skip
+    [{"traversal": "instances"}, {"hierarchy": False}, {"velocity": True}, {"overdraw": True}],
+)
 def test_what_a_device_does_not_do_is_refused(option):
     with pytest.raises(
         ValueError, match=rf'{next(iter(option))}=.*is not to be had on device "cuda"'
@@ -98,6 +97,51 @@ def test_occlusion_on_a_device_leaves_the_picture_as_it_is(scene, traversal):
             frame.stats[f"occluded_{what}"] for what in ("instances", "nodes", "clusters")
         )
     assert hidden > 0
+
+
+@pytest.fixture(scope="module")
+def leaves():
+    """A heap of leafy rings: a third of the materials with holes, one of two sides, one solid."""
+    random, scene = np.random.default_rng(6), nc.Scene()
+    picture = random.integers(0, 256, (32, 16, 4), np.uint8)
+    vertices, faces, normals, uvs = meshes.torus(64, 32)
+    table = [nc.Material(), nc.Material(albedo=picture, alpha_mode="mask", alpha_cutoff=0.4),
+             nc.Material(albedo=picture, alpha_mode="mask", double_sided=True)]  # fmt: skip
+    ids = np.arange(len(faces)) % 3
+    ring = nc.build(
+        vertices, faces, normals=normals, uvs=uvs * 5, material_ids=ids, materials=table
+    )
+    places = np.tile(np.eye(4), (60, 1, 1))
+    places[:, :3, :3], _ = np.linalg.qr(random.normal(size=(60, 3, 3)))
+    places[:, :3, 3] = random.normal(size=(60, 3)) * 4
+    scene.add(ring, places)
+    return scene
+
+
+@pytest.mark.gpu
+@built
+@pytest.mark.parametrize("cull_back", [False, True])
+@pytest.mark.parametrize("occlusion", [False, True])
+def test_holes_on_a_device_are_those_of_the_cpu(leaves, cull_back, occlusion):
+    options = {"threshold": 0.5, "cull_back": cull_back, "occlusion": occlusion}
+    cpu, cuda = (nc.Renderer(640, 360, device=d, **options) for d in ("cpu", "cuda"))
+    for distance in (0.5, 4, 15, 16):
+        camera = nc.Camera.look_at((0.2, distance, 1), (0, 0, 0), near=0.05)
+        expected, frame = cpu.render(leaves, camera), cuda.render(leaves, camera)
+        for plane in ("depth", "instance", "cluster", "triangle", "albedo"):
+            assert np.array_equal(getattr(frame, plane), getattr(expected, plane)), plane
+
+
+@pytest.mark.gpu
+@built
+def test_depths_of_views_and_shadows_on_a_device_are_those_of_the_cpu(leaves):
+    options = {"lights": [nc.Sun((1, 1, 0.4)), nc.Lamp((-2, 6, 2))], "shadow_size": 256}
+    cpu, cuda = (nc.Renderer(320, 200, device=d, **options) for d in ("cpu", "cuda"))
+    cameras = [nc.Camera.look_at((x, 9, 2), (0, 0, 0)) for x in (-5.0, 0.1, 7.0)]
+    assert np.array_equal(cuda.render_depths(leaves, cameras), cpu.render_depths(leaves, cameras))
+    frames = [renderer.render(leaves, cameras[0]) for renderer in (cpu, cuda)]
+    assert np.array_equal(frames[0].lit, frames[1].lit)
+    assert np.array_equal(frames[0].picture(), frames[1].picture())
 
 
 @pytest.mark.gpu

@@ -15,13 +15,15 @@ from nanite_cull import _C
 PACKAGE = Path(__file__).resolve().parents[1]
 TOOLS = PACKAGE.parents[1] / "tests" / "cuda_sim"
 SIM, CSRC = PACKAGE / "tests" / "sim", PACKAGE / "csrc"
+TIES = "equal_depths_are_decided_by_instance_cluster_and_triangle"
 SEEDED = {
     ("traversal", "relaxed_publish"): "tsan",
     ("traversal", "missing_commit"): "tsan",
     ("traversal", "lost_pending"): "plain",
     ("traversal", "no_overflow_exit"): "plain",
     ("traversal", "stale_commits"): "plain",
-    ("raster", "equal_depths_are_decided_by_instance_and_cluster"): "plain",
+    ("unsorted", TIES): "plain",
+    ("first_come", TIES): "plain",
 }
 KERNELS = {
     "cull/cull.cu": {
@@ -82,10 +84,7 @@ def test_simulated_kernels_give_what_the_cpu_gives(program, flavour):
 @pytest.mark.slow
 @needs_simulator
 @pytest.mark.parametrize(("program", "case"), SEEDED)
-def test_a_seeded_mistake_is_found(program, case, request):
-    if program == "raster":
-        reason = "not found yet: the simulator meets these clusters in the order of the sort"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+def test_a_seeded_mistake_is_found(program, case):
     flavour = SEEDED[program, case]
     outcome = simulate.run(_build(SIM / "seeded" / f"{program}.cpp", flavour), case, seeds=10)
     if flavour == "tsan":
@@ -97,31 +96,25 @@ def test_a_seeded_mistake_is_found(program, case, request):
 
 @pytest.mark.slow
 @needs_nvcc
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_120"])
 @pytest.mark.parametrize("name", KERNELS)
-def test_kernels_stay_within_their_budget_and_have_neither_local_memory_nor_doubles(name):
-    source, flags = CSRC / name, ("-fmad=false",)
+def test_kernels_stay_within_their_budget_and_have_no_local_memory(name, architecture):
+    source = CSRC / name
     budget = CSRC / "budget" / f"{source.stem}.json"
-    report = nvcc_guard.check(budget, [source], include_dirs=[CSRC], flags=flags)
+    report = nvcc_guard.check(budget, [source], [architecture], [CSRC], ("-fmad=false",))
     for kernels in report.values():
         assert {re.search(r"(\w+)(<.*>)?\(", k).group(1) for k in kernels} == KERNELS[name]
         assert all(usage.stack == usage.spill == 0 for usage in kernels.values())
-    text = nvcc_guard.ptx(source, "sm_90", [CSRC], flags=flags)
-    assert not re.search(r"\.f64\b", text)
-    # those of the correctly rounded division and square root are their own
-    assert not re.search(r"^\s+(fma|mad)\.rn\.f32", text, re.MULTILINE)
 
 
 @pytest.mark.slow
 @needs_nvcc
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_120"])
 @pytest.mark.parametrize("name", KERNELS)
-def test_kernels_compile_without_local_memory_for_older_and_newer_devices(
-    name, architecture, request
-):
-    if (name, architecture) == ("cull/cull.cu", "sm_120"):
-        reason = "begin_instances spills 16 bytes there"
-        request.applymarker(pytest.mark.xfail(raises=nvcc_guard.GuardError, reason=reason))
-    assert nvcc_guard.compile_kernels(CSRC / name, architecture, [CSRC], flags=("-fmad=false",))
+def test_kernels_have_neither_doubles_nor_contraction(name):
+    text = nvcc_guard.ptx(CSRC / name, "sm_90", [CSRC], flags=("-fmad=false",))
+    assert not re.search(r"\.f64\b", text)
+    # those of the correctly rounded division and square root are their own
+    assert not re.search(r"^\s+(fma|mad)\.rn\.f32", text, re.MULTILINE)
 
 
 @pytest.mark.slow

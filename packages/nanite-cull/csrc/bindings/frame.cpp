@@ -321,22 +321,40 @@ void nanite_cull::bind_frame(nb::module_& m) {
              }
              return cull_stats(f.cull_stats);
            })
-      .def("draw", [](cuda::DeviceFrame& device, Frame& f, const Scene& scene, const View& view,
-                      const CullOptions& culling, const RasterOptions& options, bool occlusion) {
-        {
-          nb::gil_scoped_release released;
-          f.context.init_context(view, culling);
-          const std::shared_lock held(scene.lock);
-          device.draw(scene, view, culling, options, occlusion, f.visible, f.cull_stats, f.buffer,
-                      f.raster_stats);
-          f.context.find_assets(scene, Streamer::Hold(nullptr));
-          f.context.collect_draws(scene, f.visible, f.draws);
-          f.motion.to_clip.clear();
-        }
-        nb::dict d = cull_stats(f.cull_stats);
-        d.update(raster_stats(f.raster_stats));
-        return d;
-      });
+      .def("draw",
+           [](cuda::DeviceFrame& device, Frame& f, const Scene& scene, const View& view,
+              const CullOptions& culling, const RasterOptions& options, bool occlusion) {
+             {
+               nb::gil_scoped_release released;
+               f.context.init_context(view, culling);
+               const std::shared_lock held(scene.lock);
+               device.draw(scene, view, culling, options, occlusion, f.visible, f.cull_stats, f.buffer,
+                           f.raster_stats);
+               f.context.find_assets(scene, Streamer::Hold(nullptr));
+               f.context.collect_draws(scene, f.visible, f.draws);
+               f.motion.to_clip.clear();
+             }
+             nb::dict d = cull_stats(f.cull_stats);
+             d.update(raster_stats(f.raster_stats));
+             return d;
+           })
+      // Frame.draw_views without histories
+      .def(
+          "draw_views",
+          [](cuda::DeviceFrame& device, Frame& f, const Scene& scene, const std::vector<View>& views,
+             const CullOptions& culling, const RasterOptions& options,
+             nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu> out) {
+            {
+              nb::gil_scoped_release released;
+              f.context.init_context(views, culling);
+              const std::shared_lock held(scene.lock);
+              device.draw_views(scene, views, culling, options, out.data(), f.cull_stats, f.raster_stats);
+            }
+            nb::dict d = cull_stats(f.cull_stats);
+            d.update(raster_stats(f.raster_stats));
+            return d;
+          },
+          "frame"_a, "scene"_a, "views"_a, "culling"_a, "options"_a, "out"_a.noconvert());
 #endif
 
   m.def("object_to_clip", [](const View& view, const Scene& scene, uint32_t instance) {

@@ -141,23 +141,28 @@ void Culler::add_work(const CullCounts& counts, CullStats& stats) const {
   stats.dropped_candidate_clusters += counts.offered_clusters - counts.candidate_clusters;
 }
 
-void Culler::read_back(VisibleClusters& out, CullStats& stats, dev::Stream stream) const {
+CullCounts Culler::add_stats(CullStats& stats, dev::Stream stream) const {
   CullCounts all[2];
   counts_.read_back(all, 0, 2, stream);
-  stats = {};
-  stats.instances = stats.tested_instances = instances_;
-  stats.visible_instances = all[0].entered, stats.far_instances = all[0].far;
+  stats.instances += instances_, stats.tested_instances += instances_;
+  stats.visible_instances += all[0].entered, stats.far_instances += all[0].far;
   for (int pass = 0; pass < passes_; ++pass) add_work(all[pass], stats);
   if (passes_ == 2) {
     const CullCounts& post = all[1];
-    stats.occluded_instances = post.hidden_instances, stats.occluded_nodes = post.hidden_nodes;
-    stats.occluded_clusters = post.hidden_clusters;
-    stats.post_clusters = post.small + post.large - all[0].small - all[0].large;
+    stats.occluded_instances += post.hidden_instances, stats.occluded_nodes += post.hidden_nodes;
+    stats.occluded_clusters += post.hidden_clusters;
+    stats.post_clusters += post.small + post.large - all[0].small - all[0].large;
   }
   const CullCounts& counts = all[passes_ - 1];
-  stats.visible_small = counts.small, stats.visible_large = counts.large, stats.triangles = counts.triangles;
-  stats.dropped_visible_clusters = counts.visible - counts.small - counts.large;
+  stats.visible_small += counts.small, stats.visible_large += counts.large;
+  stats.triangles += counts.triangles;
+  stats.dropped_visible_clusters += counts.visible - counts.small - counts.large;
+  return counts;
+}
 
+void Culler::read_back(VisibleClusters& out, CullStats& stats, dev::Stream stream) const {
+  stats = {};
+  const CullCounts counts = add_stats(stats, stream);
   out.buffer.resize(capacity_.visible);
   out.small = counts.small, out.large = counts.large;
   out.small_end = {out.small}, out.large_end = {out.large};

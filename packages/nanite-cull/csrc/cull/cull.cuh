@@ -114,7 +114,7 @@ DEV_KERNEL(cull_threads) enter_instances(CullPass pass) {
 }
 
 // A thread an instance.
-DEV_KERNEL(cull_threads) begin_instances(CullPass pass) {
+DEV_KERNEL(cull_threads, cull_blocks) begin_instances(CullPass pass) {
   const int64_t count = static_cast<int64_t>(pass.counts->entered);
   Tally tally;
   uint32_t far_count = 0, hidden = 0;
@@ -144,7 +144,7 @@ DEV_KERNEL(cull_threads) begin_instances(CullPass pass) {
 }
 
 // A lane for each child of each candidate of a level.
-DEV_KERNEL(cull_threads) cull_nodes(CullPass pass, int level) {
+DEV_KERNEL(cull_threads, cull_blocks) cull_nodes(CullPass pass, int level) {
   const int64_t count = filled(pass.counts->nodes[level], pass.capacity.nodes);
   uint32_t offered_clusters = 0, hidden = 0;
   for (int64_t first = first_of_warp(4); first < count; first += stride_of_warps(4)) {
@@ -180,7 +180,7 @@ DEV_KERNEL(cull_threads) cull_nodes(CullPass pass, int level) {
 }
 
 // A warp works on two groups, 16 lanes each, a cluster a lane.
-DEV_KERNEL(cull_threads) cull_clusters(CullPass pass) {
+DEV_KERNEL(cull_threads, cull_blocks) cull_clusters(CullPass pass) {
   const int64_t count = filled(pass.counts->groups, pass.capacity.groups);
   const uint32_t part = threadIdx.x % group_lanes;
   Tally tally;

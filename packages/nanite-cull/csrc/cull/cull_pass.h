@@ -9,6 +9,7 @@
 namespace nanite_cull::cuda {
 
 constexpr int cull_threads = 128;  // a block
+constexpr int cull_blocks = 4;     // leave 128 registers a thread; unasked, ptxas spills for six on sm_120
 constexpr int view_lanes = 16;     // of one instance: an entry of its matrix each
 constexpr int group_lanes = 16;    // of one group: a cluster each; most groups have 8 to 20
 constexpr int most_levels = 64;    // nodes from a root to a leaf

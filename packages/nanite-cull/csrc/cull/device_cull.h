@@ -45,6 +45,9 @@ class Culler {
   const uint32_t* added(int large) const { return added_[large].data(); }
   const Count* added_count(int large) const { return listed_.data() + large; }
 
+  // Adds what was found to `stats`; returns the counts behind it. Waits for the stream.
+  CullCounts add_stats(CullStats& stats, dev::Stream stream) const;
+
   // Copies counts and clusters to the host. Waits for the stream.
   void read_back(VisibleClusters& out, CullStats& stats, dev::Stream stream) const;
 

@@ -68,6 +68,16 @@ void DeviceFrame::draw(const Scene& scene, const View& view, const CullOptions& 
   p.rasteriser.read_back(out, nullptr);
 }
 
+void DeviceFrame::draw_views(const Scene& scene, const std::vector<View>& views, const CullOptions& culling,
+                             const RasterOptions& drawing, float* out, CullStats& cull_stats,
+                             RasterStats& raster_stats) {
+  const On on(parts_->device);
+  Parts& p = *parts_;
+  p.scene.update(scene, nullptr);
+  cuda::draw_views(p.scene, p.culler, p.rasteriser, views, culling, drawing, out, cull_stats, raster_stats,
+                   nullptr);
+}
+
 void DeviceFrame::forget() { parts_->history.forget(); }
 
 }  // namespace nanite_cull::cuda

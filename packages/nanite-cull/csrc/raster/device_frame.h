@@ -30,6 +30,11 @@ class DeviceFrame {
             bool occlusion, VisibleClusters& visible, CullStats& cull_stats, VisibilityBuffer& out,
             RasterStats& raster_stats);
 
+  // Depth alone of views of one size, one behind the other in `out`: what draw_views() has without histories.
+  // Else as cull().
+  void draw_views(const Scene& scene, const std::vector<View>& views, const CullOptions& culling,
+                  const RasterOptions& drawing, float* out, CullStats& cull_stats, RasterStats& raster_stats);
+
   // The next frame takes nothing from the last one.
   void forget();
 

@@ -22,16 +22,19 @@ class Rasteriser {
   // (height, width) words: depth above id.
   const DeviceArray<Count>& pixels() const { return pixels_; }
 
-  // Copies the picture to the host. Waits for the stream.
+  // Copies the picture to the host, or its (height, width) depths alone. Waits for the stream.
   void read_back(VisibilityBuffer& out, dev::Stream stream);
+  void read_back_depths(float* out, dev::Stream stream);
 
   uint64_t piece_room = 1 << 18, triangle_room = 1 << 16;  // to begin with
 
  private:
   void run(RasterPass pass, RasterStats& stats, dev::Stream stream);
+  void split(dev::Stream stream);
 
   RasterPass pass_ = {};
   int width_ = 0, height_ = 0;
+  bool has_holes_ = false;
   DeviceArray<Count> pixels_;
   DeviceArray<uint32_t> left_, ids_;
   DeviceArray<float> depths_;
@@ -40,5 +43,11 @@ class Rasteriser {
   DeviceArray<SmallCounts> small_;
   DeviceArray<LargeCounts> large_;
 };
+
+// Depth alone of views of one size, one behind the other in `out`, as draw_views() of raster/two_pass.h has
+// them without histories; culled and drawn one after the other. Waits for the stream.
+void draw_views(const DeviceScene& scene, Culler& culler, Rasteriser& rasteriser,
+                const std::vector<View>& views, const CullOptions& culling, const RasterOptions& drawing,
+                float* out, CullStats& cull_stats, RasterStats& raster_stats, dev::Stream stream);
 
 }  // namespace nanite_cull::cuda

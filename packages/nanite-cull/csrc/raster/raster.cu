@@ -40,7 +40,7 @@ void Rasteriser::draw(const DeviceScene& scene, const Culler& culler, const View
   pass_.visible = culler.visible().data(), pass_.capacity = static_cast<uint32_t>(slots);
   pass_.small_count = &culler.counts()->small, pass_.large_count = &culler.counts()->large;
   pass_.pixels = pixels_.data(), pass_.width = width_, pass_.height = height_;
-  pass_.cull_back = options.cull_back;
+  pass_.cull_back = options.cull_back, has_holes_ = scene.any_masked();
   pass_.left = left_.data(), pass_.small = small_.data(), pass_.large = large_.data();
   stats = {};
   run(pass_, stats, stream);
@@ -67,7 +67,9 @@ void Rasteriser::run(RasterPass pass, RasterStats& stats, dev::Stream stream) {
     pass.pieces = pieces_.data(), pass.piece_capacity = static_cast<uint32_t>(piece_room);
     large_.fill(0, stream);
     dev::launch(set_up_large, dev::grid_blocks(pass.capacity, 6), set_up_threads, 0, stream, pass);
-    dev::launch(draw_pieces, dev::grid_blocks(piece_room / 4, 16), piece_threads, 0, stream, pass);
+    const int64_t piece_blocks = dev::grid_blocks(piece_room / 4, 16);
+    dev::launch(draw_pieces<false>, piece_blocks, piece_threads, 0, stream, pass);
+    if (has_holes_) dev::launch(draw_pieces<true>, piece_blocks, piece_threads, 0, stream, pass);
     large_.read_back(&large, 0, 1, stream);
     fits = large.triangles <= triangle_room && large.pieces <= piece_room;
     native::demand(large.triangles <= most_room && large.pieces <= most_room, [] {
@@ -84,15 +86,41 @@ void Rasteriser::run(RasterPass pass, RasterStats& stats, dev::Stream stream) {
   stats.drawn_triangles += small.drawn + large.triangles, stats.clipped_triangles += large.clipped;
 }
 
-void Rasteriser::read_back(VisibilityBuffer& out, dev::Stream stream) {
+void Rasteriser::split(dev::Stream stream) {
   const size_t count = pixels_.size();
   depths_.resize(count), ids_.resize(count);
   dev::launch(split_pixels, dev::grid_blocks((count + piece_threads - 1) / piece_threads, 16), piece_threads,
               0, stream, pixels_.data(), static_cast<int64_t>(count), depths_.data(), ids_.data());
+}
+
+void Rasteriser::read_back(VisibilityBuffer& out, dev::Stream stream) {
+  split(stream);
+  const size_t count = pixels_.size();
   out.width = width_, out.height = height_;
   out.depth.resize(count), out.id.resize(count), out.overdraw.clear();
   depths_.read_back(out.depth.data(), 0, count, stream);
   ids_.read_back(out.id.data(), 0, count, stream);
+}
+
+void Rasteriser::read_back_depths(float* out, dev::Stream stream) {
+  split(stream);
+  depths_.read_back(out, 0, pixels_.size(), stream);
+}
+
+void draw_views(const DeviceScene& scene, Culler& culler, Rasteriser& rasteriser,
+                const std::vector<View>& views, const CullOptions& culling, const RasterOptions& drawing,
+                float* out, CullStats& cull_stats, RasterStats& raster_stats, dev::Stream stream) {
+  cull_stats = {}, raster_stats = {};
+  for (const View& view : views) {
+    RasterStats drawn;
+    culler.cull(scene, view, culling, stream);
+    rasteriser.draw(scene, culler, view, drawing, drawn, stream);
+    rasteriser.read_back_depths(out, stream);
+    out += size_t(view.width) * view.height;
+    culler.add_stats(cull_stats, stream);
+    raster_stats.clusters += drawn.clusters, raster_stats.drawn_triangles += drawn.drawn_triangles;
+    raster_stats.clipped_triangles += drawn.clipped_triangles;
+  }
 }
 
 }  // namespace nanite_cull::cuda

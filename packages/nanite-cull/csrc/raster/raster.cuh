@@ -2,11 +2,11 @@
 // any order of threads gives the picture that the CPU's tiles give.
 //
 //   draw_small    a block a cluster: its vertices go to shared memory once, then a thread a triangle; what
-//   has
-//                 to be clipped, or is larger than 64 pixels, is left to the others
+//                 has to be clipped, is larger than 64 pixels or may have holes is left to the others
 //   set_up_large  of large clusters, and of what was left: triangles in fixed point, clipped where they must
 //                 be, and the tiles that each may touch
-//   draw_pieces   a warp for each tile of each of those
+//   draw_pieces   a warp for each tile of each of those: first of solid triangles; then, where the scene has
+//                 such materials, of those with holes, which a texture says pixel by pixel
 //
 // Nothing is lost when the lists of large triangles are too short: then draw_pieces does nothing, and the
 // host has both done again with longer ones.
@@ -25,7 +25,7 @@ struct DrawnCluster {
   const Cluster* cluster;
   const float* matrix;
   uint32_t slot;
-  int cull;  // see set_up()
+  int cull;  // see set_up(); of materials of one side
 
   DEV_FN DrawnCluster(const RasterPass& pass, uint32_t at) : slot(at) {
     const Visible v = pass.visible[at];
@@ -41,6 +41,20 @@ struct DrawnCluster {
   DEV_FN ClipVertex clip_vertex(int local) const {
     return nanite_cull::to_clip(matrix, asset->position(*cluster, local));
   }
+  DEV_FN const Surface* surface(const uint8_t* corner) const {
+    return asset->surface(asset->vertex(*cluster, corner[0]));
+  }
+  DEV_FN int cull_of(const Surface* surface) const { return surface && surface->two_sided ? 0 : cull; }
+  // The holes of a masked triangle.
+  DEV_FN void mask(const RasterPass& pass, const uint8_t* corner, Mask& out) const {
+    out.surface = surface(corner), out.width = pass.width, out.height = pass.height;
+    for (int k = 0; k < 3; ++k) {
+      const auto vertex = int64_t(asset->vertex(*cluster, corner[k]));
+      out.corners.clip[k] = clip_vertex(corner[k]);
+      if (asset->uvs) out.corners.set_uv(*out.surface, k, asset->uvs + 2 * vertex);
+      if (asset->colors) out.corners.alpha[k] = asset->colors[4 * vertex + 3];
+    }
+  }
   // All threads of the block; a barrier has to follow.
   DEV_FN void project(const Screen& screen, FixedVertex* vertices) const {
     for (int i = static_cast<int>(threadIdx.x); i < cluster->vertex_count; i += static_cast<int>(blockDim.x))
@@ -52,14 +66,20 @@ DEV_FN bool must_be_clipped(const FixedVertex& a, const FixedVertex& b, const Fi
   return a.x == unprojectable || b.x == unprojectable || c.x == unprojectable;
 }
 
-DEV_FN void put(const RasterPass& pass, const FixedTriangle& t, uint32_t id, int px, int py) {
+struct Solid {
+  DEV_FN bool operator()(int, int) const { return true; }
+};
+
+template <class IsSolid>
+DEV_FN void put(const RasterPass& pass, const FixedTriangle& t, uint32_t id, int px, int py,
+                const IsSolid& is_solid) {
   const float z = t.depth(px, py);
   if (!(z > 0)) return;
   uint32_t bits;
   memcpy(&bits, &z, sizeof(bits));
   const Count word = Count(bits) << 32 | id;
   Count* const pixel = pass.pixels + (int64_t(py) * pass.width + px);
-  if (word > dev::load_relaxed(pixel)) atomicMax(pixel, word);
+  if (word > dev::load_relaxed(pixel) && is_solid(px, py)) atomicMax(pixel, word);
 }
 
 DEV_KERNEL(small_threads) draw_small(RasterPass pass) {
@@ -76,15 +96,17 @@ DEV_KERNEL(small_threads) draw_small(RasterPass pass) {
     for (int i = static_cast<int>(threadIdx.x); i < drawing.cluster->triangle_count; i += small_threads) {
       const uint8_t* corner = drawing.corners(i);
       const FixedVertex a = vertices[corner[0]], b = vertices[corner[1]], c = vertices[corner[2]];
+      const Surface* surface = drawing.surface(corner);
       FixedTriangle t;
-      if (must_be_clipped(a, b, c)) {
+      if (must_be_clipped(a, b, c) || (surface && surface->masked)) {
         left = true;
-      } else if (set_up(a, b, c, 0, 0, pass.width, pass.height, pass.width, pass.height, drawing.cull, t)) {
+      } else if (set_up(a, b, c, 0, 0, pass.width, pass.height, pass.width, pass.height,
+                        drawing.cull_of(surface), t)) {
         left |= !t.small;
         if (!t.small) continue;
         ++drawn;
         const uint32_t id = slot << id_triangle_bits | static_cast<uint32_t>(i);
-        each_pixel(t, [&](int px, int py) { put(pass, t, id, px, py); });
+        each_pixel(t, [&](int px, int py) { put(pass, t, id, px, py, Solid{}); });
       }
     }
     // a barrier too: the next cluster's vertices take the place of these
@@ -95,7 +117,7 @@ DEV_KERNEL(small_threads) draw_small(RasterPass pass) {
 
 // A triangle in fixed point: appended, with the tiles that its box touches.
 DEV_FN void append_large(const RasterPass& pass, const FixedVertex& a, const FixedVertex& b,
-                         const FixedVertex& c, uint32_t id, int cull) {
+                         const FixedVertex& c, uint32_t id, int cull, bool masked) {
   FixedTriangle t;
   if (!set_up(a, b, c, 0, 0, pass.width, pass.height, pass.width, pass.height, cull, t)) return;
   const int x0 = t.px0 >> piece_shift, x1 = t.px1 >> piece_shift, y0 = t.py0 >> piece_shift,
@@ -107,7 +129,8 @@ DEV_FN void append_large(const RasterPass& pass, const FixedVertex& a, const Fix
   Count at = first;
   for (int y = y0; y <= y1; ++y)
     for (int x = x0; x <= x1; ++x, ++at)
-      if (at < pass.piece_capacity) pass.pieces[at] = number << 32 | static_cast<uint32_t>(y * columns + x);
+      if (at < pass.piece_capacity)
+        pass.pieces[at] = number << 32 | (masked ? masked_piece : 0) | static_cast<uint32_t>(y * columns + x);
 }
 
 DEV_KERNEL(set_up_threads) set_up_large(RasterPass pass) {
@@ -130,13 +153,16 @@ DEV_KERNEL(set_up_threads) set_up_large(RasterPass pass) {
       const uint8_t* corner = drawing.corners(i);
       const FixedVertex a = vertices[corner[0]], b = vertices[corner[1]], c = vertices[corner[2]];
       const uint32_t id = drawing.slot << id_triangle_bits | static_cast<uint32_t>(i);
+      const Surface* surface = drawing.surface(corner);
+      const int cull = drawing.cull_of(surface);
+      const bool masked = surface && surface->masked;
       if (must_be_clipped(a, b, c)) {
         for (int v = 0; v < 3; ++v) polygon[v] = drawing.clip_vertex(corner[v]);
         const int count = clip_triangle(screen, polygon, polygon + max_clipped_corners, fan);
         ++clipped;
-        for (int v = 1; v + 1 < count; ++v) append_large(pass, fan[0], fan[v], fan[v + 1], id, drawing.cull);
-      } else if (!was_left || !is_small(a, b, c)) {
-        append_large(pass, a, b, c, id, drawing.cull);
+        for (int v = 1; v + 1 < count; ++v) append_large(pass, fan[0], fan[v], fan[v + 1], id, cull, masked);
+      } else if (!was_left || masked || !is_small(a, b, c)) {
+        append_large(pass, a, b, c, id, cull, masked);
       }
     }
     __syncthreads();  // before the next cluster's vertices
@@ -144,27 +170,43 @@ DEV_KERNEL(set_up_threads) set_up_large(RasterPass pass) {
   add_up(clipped, &pass.large->clipped);
 }
 
-DEV_KERNEL(piece_threads) draw_pieces(RasterPass pass) {
+// One triangle in one tile, by a warp.
+template <class IsSolid>
+DEV_FN void draw_piece(const RasterPass& pass, const FixedTriangle& t, uint32_t id, const IsSolid& is_solid) {
+  for (int px = t.px0 + dev::lane(); px <= t.px1; px += 32) {
+    int64_t e[3];
+    for (int i = 0; i < 3; ++i) e[i] = t.edge(i, px, t.py0);
+    for (int py = t.py0; py <= t.py1; ++py) {
+      if ((e[0] | e[1] | e[2]) >= 0) put(pass, t, id, px, py, is_solid);
+      for (int i = 0; i < 3; ++i) e[i] += int64_t(t.x[i == 2 ? 0 : i + 1] - t.x[i]) * subpixels;
+    }
+  }
+}
+
+template <bool masked>
+DEV_KERNEL(piece_threads)
+draw_pieces(RasterPass pass) {
   if (pass.large->triangles > pass.triangle_capacity || pass.large->pieces > pass.piece_capacity) return;
   const auto count = static_cast<int64_t>(pass.large->pieces);
   const int columns = ((pass.width - 1) >> piece_shift) + 1;
   for (int64_t k = first_of_warp(1); k < count; k += stride_of_warps(1)) {
     const uint64_t piece = pass.pieces[k];
+    if (((piece & masked_piece) != 0) != masked) continue;
     const LargeTriangle& triangle = pass.triangles[piece >> 32];
-    const int tile = static_cast<int>(piece & 0xffffffffu);
+    const int tile = static_cast<int>(piece & (masked_piece - 1));
     const int x0 = tile % columns << piece_shift, y0 = tile / columns << piece_shift;
     FixedTriangle t;
     if (!set_up(triangle.corner[0], triangle.corner[1], triangle.corner[2], x0, y0,
                 least(x0 + (1 << piece_shift), pass.width), least(y0 + (1 << piece_shift), pass.height),
                 pass.width, pass.height, 0, t))
       continue;
-    for (int px = t.px0 + dev::lane(); px <= t.px1; px += 32) {
-      int64_t e[3];
-      for (int i = 0; i < 3; ++i) e[i] = t.edge(i, px, t.py0);
-      for (int py = t.py0; py <= t.py1; ++py) {
-        if ((e[0] | e[1] | e[2]) >= 0) put(pass, t, triangle.id, px, py);
-        for (int i = 0; i < 3; ++i) e[i] += int64_t(t.x[i == 2 ? 0 : i + 1] - t.x[i]) * subpixels;
-      }
+    if constexpr (masked) {
+      const DrawnCluster drawing(pass, triangle.id >> id_triangle_bits);
+      Mask mask;
+      drawing.mask(pass, drawing.corners(triangle.id & ((1u << id_triangle_bits) - 1)), mask);
+      draw_piece(pass, t, triangle.id, mask);
+    } else {
+      draw_piece(pass, t, triangle.id, Solid{});
     }
   }
 }

@@ -12,6 +12,8 @@ constexpr int piece_threads = 128;
 constexpr int piece_shift = 6;       // tiles of 64 x 64 pixels
 constexpr int id_triangle_bits = 7;  // as in raster/raster.h
 
+constexpr uint64_t masked_piece = uint64_t(1) << 31;
+
 struct LargeTriangle {
   FixedVertex corner[3];
   uint32_t id;
@@ -41,7 +43,7 @@ struct RasterPass {
   bool cull_back;
   uint32_t* left;  // slots of small clusters with triangles that were left
   LargeTriangle* triangles;
-  uint64_t* pieces;  // triangle << 32 | tile
+  uint64_t* pieces;  // triangle << 32 | masked_piece where it may have holes | tile
   uint32_t triangle_capacity, piece_capacity;
   SmallCounts* small;
   LargeCounts* large;

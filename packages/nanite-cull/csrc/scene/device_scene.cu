@@ -6,7 +6,6 @@
 #include <utility>
 #include <vector>
 
-#include "build/surfaces.h"
 #include "core/queue_layout.h"
 #include "native/check.h"
 
@@ -15,7 +14,53 @@ namespace nanite_cull::cuda {
 AssetArrays DeviceScene::AssetMemory::arrays() const {
   return {nodes.data(),     groups.data(),      clusters.data(),  bounds.data(),
           positions.data(), vertex_refs.data(), triangles.data(), static_cast<uint32_t>(clusters.size()),
-          source->box,      root_of(*source)};
+          source->box,      root_of(*source),   drawn.data(),     static_cast<uint32_t>(drawn.size()),
+          materials.data(), uvs.data(),         colors.data()};
+}
+
+bool DeviceScene::AssetMemory::is(const std::shared_ptr<const Asset>& asset) const {
+  return source == asset && surfaces == asset->surfaces;
+}
+
+// A texture that decides about holes; assets that have the same one share it.
+std::shared_ptr<DeviceScene::TextureMemory> DeviceScene::bring_texture(const Surfaces& surfaces,
+                                                                       const Texture& texture,
+                                                                       dev::Stream stream) {
+  for (const auto& known : textures_)
+    if (auto memory = known.lock(); memory && memory->source->texture().texels == texture.texels)
+      return memory;
+  auto memory = std::make_shared<TextureMemory>();
+  memory->source = *std::find_if(
+      surfaces.textures.begin(), surfaces.textures.end(),
+      [&](const std::shared_ptr<const MipChain>& t) { return t->texture().texels == texture.texels; });
+  memory->texels.resize(memory->source->bytes() / sizeof(uint32_t));
+  memory->texels.upload(texture.texels, 0, memory->texels.size(), stream);
+  if (linear_.size() == 0) {
+    linear_.resize(256);
+    linear_.upload(texture.linear, 0, 256, stream);
+  }
+  textures_.push_back(memory);
+  return memory;
+}
+
+void DeviceScene::bring_surfaces(AssetMemory& memory, dev::Stream stream) {
+  const Asset& a = *memory.source;
+  memory.surfaces = a.surfaces;
+  if (!a.surfaces || !(a.surfaces->any_masked() || a.surfaces->any_two_sided())) return;
+  std::vector<Surface> table = a.surfaces->table;
+  for (Surface& surface : table) {
+    if (!surface.masked || !surface.texture.texels) {
+      surface.texture = {};
+      continue;
+    }
+    memory.textures.push_back(bring_texture(*a.surfaces, surface.texture, stream));
+    surface.texture.texels = memory.textures.back()->texels.data();
+    surface.texture.linear = linear_.data();
+  }
+  memory.drawn.upload(table, stream);
+  memory.materials.upload(a.materials, stream);
+  if (a.surfaces->any_masked()) memory.uvs.upload(a.uvs, stream), memory.colors.upload(a.colors, stream);
+  dev::wait(stream);  // before the host's table goes
 }
 
 void DeviceScene::add(std::shared_ptr<const Asset> asset, dev::Stream stream) {
@@ -40,30 +85,38 @@ void DeviceScene::add(std::shared_ptr<const Asset> asset, dev::Stream stream) {
   memory.bounds.resize(bounds_rows * count);
   for (size_t row = 0; row < bounds_rows; ++row)
     memory.bounds.upload(rows[row]->data(), row * count, count, stream);
+  bring_surfaces(memory, stream);
   assets_.push_back(std::move(memory));
 }
 
-void DeviceScene::bring_assets(const Scene& scene, dev::Stream stream) {
+// Whether the assets are there, with their materials.
+bool DeviceScene::holds_assets(const Scene& scene) const {
   bool same = assets_.size() == scene.assets.size() && asset_arrays_.size() == assets_.size();
-  for (size_t i = 0; same && i < assets_.size(); ++i) same = assets_[i].source == scene.assets[i];
-  if (same) return;
+  for (size_t i = 0; same && i < assets_.size(); ++i) same = assets_[i].is(scene.assets[i]);
+  return same;
+}
+
+void DeviceScene::bring_assets(const Scene& scene, dev::Stream stream) {
   // those that stay keep their memory
   std::vector<AssetMemory> before = std::move(assets_);
   assets_.clear();
-  depth_ = 0, most_clusters_ = 0;
+  depth_ = 0, most_clusters_ = 0, any_masked_ = false;
   std::vector<AssetArrays> arrays;
   for (const auto& asset : scene.assets) {
     const auto kept = std::find_if(before.begin(), before.end(),
-                                   [&](const AssetMemory& memory) { return memory.source == asset; });
+                                   [&](const AssetMemory& memory) { return memory.is(asset); });
     if (kept == before.end())
       add(asset, stream);
     else
       assets_.push_back(std::move(*kept));
     arrays.push_back(assets_.back().arrays());
     depth_ = std::max(depth_, asset->depth);
+    any_masked_ |= asset->surfaces && asset->surfaces->any_masked();
     most_clusters_ = std::max(most_clusters_, arrays.back().cluster_count);
   }
   asset_arrays_.upload(arrays, stream);
+  textures_.erase(std::remove_if(textures_.begin(), textures_.end(), [](auto& t) { return t.expired(); }),
+                  textures_.end());
   dev::wait(stream);  // the host's copies end here
 }
 
@@ -91,18 +144,12 @@ void DeviceScene::bring_instances(const Scene& scene, int64_t first, int64_t cou
 
 void DeviceScene::update(const Scene& scene, dev::Stream stream) {
   copied_bytes_ = 0;
-  for (const auto& asset : scene.assets)  // whose materials may be new ones
-    native::demand(
-        !asset->surfaces || !(asset->surfaces->any_masked() || asset->surfaces->any_two_sided()), [] {
-          return std::string(
-              "Renderer: device \"cuda\" draws materials without holes and of one side; others need device "
-              "\"cpu\"");
-        });
   const int64_t count = scene.size();
   const bool anew = scene_ != &scene || count_ != count;
-  if (!anew && revision_ == scene.revision()) return;
+  const bool has_assets = holds_assets(scene);
+  if (!anew && has_assets && revision_ == scene.revision()) return;
   scene_ = nullptr;  // until all is there
-  bring_assets(scene, stream);
+  if (!has_assets) bring_assets(scene, stream);
   if (anew) instances_.resize(count), spheres_.resize(count);
   for (int64_t first = 0; first < count;) {
     // neighbouring stretches in one copy

@@ -2,6 +2,7 @@
 // instances in pieces as they change; a frame of a scene that stands still copies nothing.
 #pragma once
 
+#include "build/surfaces.h"
 #include "core/instance_view.h"
 #include "core/records.h"
 #include "core/wide.h"
@@ -25,10 +26,23 @@ struct AssetArrays {
   uint32_t cluster_count;
   Box box;
   RootCluster root;
+  // What decides about holes and sides; null where no material of the asset does.
+  const Surface* surfaces;
+  uint32_t surface_count;
+  const uint32_t* materials;  // (V), or null: all of the first
+  const float* uvs;           // (V, 2) or null
+  const float* colors;        // (V, 4) or null
 
   HD float bound(int row, uint32_t cluster) const { return bounds[int64_t(row) * cluster_count + cluster]; }
   HD const float* position(const Cluster& c, int local) const {
-    return positions + 3 * int64_t(vertex_refs[c.vertex_begin + local]);
+    return positions + 3 * int64_t(vertex(c, local));
+  }
+  HD uint32_t vertex(const Cluster& c, int local) const { return vertex_refs[c.vertex_begin + local]; }
+  // What the material of a triangle with that first vertex decides; null: nothing.
+  HD const Surface* surface(uint32_t first_vertex) const {
+    if (!surfaces) return nullptr;
+    const uint32_t material = materials ? materials[first_vertex] : 0;
+    return material < surface_count ? surfaces + material : nullptr;
   }
 };
 
@@ -65,22 +79,38 @@ class DeviceScene {
   uint32_t count_before() const { return static_cast<uint32_t>(places_before_.size()); }
   const Scene* source() const { return scene_; }  // compared, not followed
 
+  bool any_masked() const { return any_masked_; }            // holes are somewhere
   int depth() const { return depth_; }                       // of the deepest hierarchy, in nodes
   uint32_t most_clusters() const { return most_clusters_; }  // of an asset
   uint64_t copied_bytes() const { return copied_bytes_; }    // by the last update
 
  private:
+  struct TextureMemory {
+    std::shared_ptr<const MipChain> source;
+    DeviceArray<uint32_t> texels;
+  };
   struct AssetMemory {
     std::shared_ptr<const Asset> source;
+    std::shared_ptr<const Surfaces> surfaces;  // of the source, when it was brought
     DeviceArray<Node> nodes;
     DeviceArray<Group> groups;
     DeviceArray<Cluster> clusters;
     DeviceArray<float> bounds, positions;
     DeviceArray<uint32_t> vertex_refs;
     DeviceArray<uint8_t> triangles;
+    // where materials decide about holes and sides
+    DeviceArray<Surface> drawn;
+    std::vector<std::shared_ptr<TextureMemory>> textures;
+    DeviceArray<uint32_t> materials;
+    DeviceArray<float> uvs, colors;
     AssetArrays arrays() const;
+    bool is(const std::shared_ptr<const Asset>& asset) const;
   };
   void add(std::shared_ptr<const Asset> asset, dev::Stream stream);
+  void bring_surfaces(AssetMemory& memory, dev::Stream stream);
+  std::shared_ptr<TextureMemory> bring_texture(const Surfaces& surfaces, const Texture& texture,
+                                               dev::Stream stream);
+  bool holds_assets(const Scene& scene) const;
   void bring_assets(const Scene& scene, dev::Stream stream);
   void bring_instances(const Scene& scene, int64_t first, int64_t count, dev::Stream stream);
 
@@ -89,7 +119,10 @@ class DeviceScene {
   int64_t count_ = 0;
   int depth_ = 0;
   uint32_t most_clusters_ = 0;
+  bool any_masked_ = false;
   std::vector<AssetMemory> assets_;
+  std::vector<std::weak_ptr<TextureMemory>> textures_;  // those that assets share
+  DeviceArray<float> linear_;                           // of Texture
   DeviceArray<AssetArrays> asset_arrays_;
   DeviceArray<Sphere> spheres_;
   DeviceArray<InstanceRecord> instances_, places_before_;

@@ -71,7 +71,6 @@ def _check_device(options: dict[str, Any]) -> None:
         "traversal": options["traversal"] == "instances",
         "hierarchy": not options["hierarchy"],
         **{k: options[k] for k in ("velocity", "overdraw", "large_path_only")},
-        "lights": bool(options["lights"]),
     }
     for name, given in wanted.items():
         if given:
@@ -98,9 +97,9 @@ class Renderer:
 
     device: "cpu", or "cuda": culling and drawing by CUDA kernels, on the device that is current,
     with the bits of the CPU; the scene stays there and what changes is copied. Compiled and
-    simulated, never run. Needs a build with CUDA (GPU=ON); takes assets in memory and `render`
-    without velocity, overdraw, lights or cull_camera, and materials
-    without holes or second sides.
+    simulated, never run. Needs a build with CUDA (GPU=ON); takes assets in memory, and draws
+    without velocity, overdraw and cull_camera; shadow maps and `render_depths` there take a view
+    after the other, without occlusion.
 
     traversal: the order in which the hierarchies are gone through; what is found is the same. None
     is "instances" on the CPU and "levels" on a device.
@@ -457,8 +456,6 @@ class Renderer:
         camera has a last frame of its own, by its place in `cameras`. `stats` counts all views
         together; max_visible_clusters holds for all together.
         """
-        if self._device is not None:
-            raise ValueError('Renderer.render_depths: needs device "cpu"')
         cameras, core, seconds = list(cameras), self._take_core(), Counter[str]()
         if not 1 <= len(cameras) <= MAX_VIEWS:
             raise ValueError(
@@ -475,8 +472,8 @@ class Renderer:
 
     def _take_histories(self, name: str, count: int) -> list[_C.History]:
         """What the last frames of so many views left; nobody else gets them until they are back.
-        Empty without occlusion."""
-        if not self.occlusion:
+        Empty without occlusion, and on a device, where each view is culled alone."""
+        if not self.occlusion or self._device is not None:
             return []
         histories = self.__dict__.pop(name, [])[:count]
         return histories + [_C.History(True) for _ in range(count - len(histories))]
@@ -496,6 +493,11 @@ class Renderer:
 
         def draw(first: _C.View) -> dict[str, Any]:
             views[:] = [camera._core(*image, first.threshold) for camera in cameras]
+            if self._device is not None:
+                with self._drawing:
+                    return self._device.draw_views(
+                        core, scene._core, views, self._cull, self._raster, out
+                    )
             return core.draw_views(
                 scene._core, views, self._cull, self._raster, self._streamer, out, histories
             )

@@ -31,7 +31,7 @@ CullOptions brute_force() {
 struct Picture {
   VisibilityBuffer buffer;
   RasterStats stats;
-  uint64_t large = 0;
+  uint64_t small = 0, large = 0;
 };
 
 // In one thread: the thread sanitizer does not see how OpenMP's wait for each other.
@@ -45,7 +45,7 @@ Picture on_host(const Scene& scene, const View& view, const CullOptions& o, Rast
   context.init_context(view, o);
   context.cull(scene, visible, stats, &draws);
   raster(draws, view, visible, drawing, out.buffer, out.stats);
-  out.large = visible.large;
+  out.small = visible.small, out.large = visible.large;
   return out;
 }
 
@@ -54,10 +54,11 @@ struct Drawer {
   gpu::Culler culler;
   gpu::Rasteriser rasteriser;
 
-  Picture draw(cusim::Device& device, const Scene& from, const View& view, const RasterOptions& drawing) {
+  Picture draw(cusim::Device& device, const Scene& from, const View& view, const RasterOptions& drawing,
+               Traversal traversal = Traversal::levels) {
     Picture out;
     scene.update(from, &device);
-    culler.cull(scene, view, options(), &device);
+    culler.cull(scene, view, options(traversal), &device);
     rasteriser.draw(scene, culler, view, drawing, out.stats, &device);
     rasteriser.read_back(out.buffer, &device);
     return out;
@@ -106,6 +107,60 @@ CUSIM_CASE(large_triangles_and_clipped_ones_are_too) {
   CUSIM_REQUIRE(want.large > 0 && got.stats.clipped_triangles > 0);
 }
 
+// Small, large and clipped triangles; from both sides; with the coarse levels of a texture and its fine ones.
+CUSIM_CASE(holes_and_materials_of_two_sides_are_those_of_the_host) {
+  scenes::Random random(device.config.seed);
+  Scene scene, solid;
+  scenes::Random same = random;
+  scenes::fill(scene, 6, 1, random, true), scenes::fill(solid, 6, 1, same);
+  const double through_the_near_plane[12] = {2, 0, 0, 0, 0, 2, 0, 0, 0, 0, 2, 0};
+  scene.add(scene.add_asset(scenes::leafy(*scenes::patch(4, 1, 5))), through_the_near_plane, 1, 1);
+  solid.add(solid.add_asset(scenes::patch(4, 1, 5)), through_the_near_plane, 1, 1);
+  Drawer drawer;
+  uint64_t clipped = 0, holes = 0;
+  for (const double distance : {0.4, -1.5, 6.0}) {
+    const View view = look(random, distance, 0.3, 75, 53);
+    RasterOptions fronts;
+    fronts.cull_back = true;
+    for (const RasterOptions& drawing : {RasterOptions(), fronts}) {
+      const Picture want = on_host(scene, view, options(), drawing);
+      const Picture got = drawer.draw(device, scene, view, drawing);
+      require_equal(got, want);
+      clipped += got.stats.clipped_triangles;
+    }
+    holes +=
+        on_host(scene, view, options(), {}).buffer.depth != on_host(solid, view, options(), {}).buffer.depth;
+  }
+  CUSIM_REQUIRE(clipped > 0 && holes > 0);
+}
+
+CUSIM_CASE(depths_of_several_views_are_those_of_the_host) {
+  scenes::Random random(device.config.seed);
+  Scene scene;
+  scenes::fill(scene, 12, 1.5, random, true);
+  std::vector<View> views;
+  for (const double distance : {5.0, -4.0, 0.6}) views.push_back(look(random, distance, 0.1, 47, 33));
+  std::vector<float> want(3 * 47 * 33), got(want.size(), -1.0f);
+  CullContext context;
+  VisibleClusters visible;
+  Draws draws;
+  VisibilityBuffer buffer;
+  CullStats stats, device_stats;
+  RasterStats drawn, device_drawn;
+  RasterOptions drawing;
+  drawing.threads = 1;
+  context.init_context(views, options());
+  draw_views(context, scene, views, drawing, {}, visible, draws, buffer, want.data(), stats, drawn, nullptr);
+  Drawer drawer;
+  drawer.scene.update(scene, &device);
+  gpu::draw_views(drawer.scene, drawer.culler, drawer.rasteriser, views, options(), {}, got.data(),
+                  device_stats, device_drawn, &device);
+  CUSIM_REQUIRE(got == want);
+  CUSIM_REQUIRE(device_stats.visible_small == stats.visible_small);
+  CUSIM_REQUIRE(device_stats.visible_large == stats.visible_large && stats.visible_large > 0);
+  CUSIM_REQUIRE(device_stats.triangles == stats.triangles && device_drawn.clusters == drawn.clusters);
+}
+
 CUSIM_CASE(lists_of_large_triangles_grow) {
   scenes::Random random(device.config.seed);
   Scene scene;
@@ -125,25 +180,44 @@ CUSIM_CASE(lists_of_large_triangles_grow) {
   CUSIM_REQUIRE(drawer.rasteriser.piece_room == room);
 }
 
-// Two instances in one place: at every pixel the depths are equal, and the later instance is seen.
-CUSIM_CASE(equal_depths_are_decided_by_instance_and_cluster) {
-  Scene scene;
-  const uint32_t asset = scene.add_asset(scenes::patch(4, 1, 3));
-  const double place[12] = {1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0};
-  for (int i = 0; i < 3; ++i) scene.add(asset, place, 1, 1);
-  scenes::Random random(7);
-  Drawer drawer;
-  const View view = look(random, 3, 0.1, 45, 41);
-  const Picture want = on_host(scene, view, options(), {}), got = drawer.draw(device, scene, view, {});
-  require_equal(got, want);
-  CUSIM_REQUIRE_SAME(got.buffer.id);
+// Straight before the plane of scenes::fill_plane.
+View before_the_plane(double x, double y, double distance, int width, int height) {
+  const double eye[3] = {x, y, distance}, centre[3] = {x, y, 0};
+  return scenes::perspective(eye, centre, 1.2, 0.1, width, height, 2);
 }
 
-// A wall before the others, seen from before and behind it; it moves, and so do they.
-void two_passes(cusim::Device& device, Traversal traversal) {
+// Of what lies at one depth the last in the order of sizes, instances, clusters and triangles is seen,
+// whoever came first.
+CUSIM_CASE(equal_depths_are_decided_by_instance_cluster_and_triangle) {
   scenes::Random random(device.config.seed);
   Scene scene;
-  scenes::fill(scene, 10, 1.5, random);
+  scenes::fill_plane(scene, 24, random);
+  Drawer drawer;
+  uint64_t small = 0, large = 0, clipped = 0;
+  for (const double distance : {0.2, 1.5, 12.0}) {
+    const View view = before_the_plane(random(-0.5, 0.5), random(-0.5, 0.5), distance, 45, 37);
+    const Picture want = on_host(scene, view, options(Traversal::instances), {});
+    const std::vector<float>& depth = want.buffer.depth;
+    const float nearest = *std::max_element(depth.begin(), depth.end());
+    for (const float z : depth) CUSIM_REQUIRE(z == 0 || z == nearest);
+    require_equal(on_host(scene, view, brute_force(), {}), want);
+    for (const Traversal traversal : {Traversal::levels, Traversal::persistent})
+      require_equal(drawer.draw(device, scene, view, {}, traversal), want);
+    small += want.small, large += want.large, clipped += want.stats.clipped_triangles;
+  }
+  CUSIM_REQUIRE(small > 0 && large > 0);
+  CUSIM_REQUIRE(clipped > 0);
+}
+
+// A wall before the others, seen from before and behind it; it moves, and so do they. `ties`: the others lie
+// at one depth, so what the post pass brings has the depth of what the main pass drew.
+void two_passes(cusim::Device& device, Traversal traversal, bool ties = false, bool leaves = false) {
+  scenes::Random random(device.config.seed);
+  Scene scene;
+  if (ties)
+    scenes::fill_plane(scene, 10, random);
+  else
+    scenes::fill(scene, 10, 1.5, random, leaves);
   const uint32_t wall = scene.add_asset(scenes::patch(4, 1, 0.3f));
   const double before[12] = {4, 0, 0, 0, 0, 4, 0, 0, 0, 0, 1, 3},
                aside[12] = {4, 0, 0, 7, 0, 4, 0, 0, 0, 0, 1, 3};
@@ -161,7 +235,8 @@ void two_passes(cusim::Device& device, Traversal traversal) {
   uint64_t hidden = 0, brought = 0;
   for (int frame = 0; frame < 6; ++frame) {
     const double eye[3] = {0.2 * frame, 0.1, frame == 4 ? -9.0 : 9.0}, centre[3] = {0, 0, 0};
-    const View view = scenes::perspective(eye, centre, 0.9, 0.1, 59 - frame, 43, 1);
+    const View view = ties ? before_the_plane(0.2 * frame, 0.1, eye[2], 59 - frame, 43)
+                           : scenes::perspective(eye, centre, 0.9, 0.1, 59 - frame, 43, 1);
     if (frame == 2) scene.update(10, aside, 1, 1);
     if (frame == 3) scene.update(10, before, 1, 1);
     if (frame == 5) scene.add(wall, aside, 1, 1);
@@ -184,6 +259,13 @@ void two_passes(cusim::Device& device, Traversal traversal) {
 
 CUSIM_CASE(two_passes_draw_what_those_of_the_host_draw) { two_passes(device, Traversal::levels); }
 CUSIM_CASE(two_persistent_passes_do_too) { two_passes(device, Traversal::persistent); }
+
+CUSIM_CASE(two_passes_over_equal_depths_too) {
+  two_passes(device, Traversal::levels, true);
+  two_passes(device, Traversal::persistent, true);
+}
+
+CUSIM_CASE(two_passes_over_holes_too) { two_passes(device, Traversal::levels, false, true); }
 
 CUSIM_CASE(an_empty_view_is_empty) {
   Scene scene;

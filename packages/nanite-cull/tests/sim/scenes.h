@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "build/hierarchy.h"
+#include "build/surfaces.h"
 #include "cull/cull.h"
 
 namespace scenes {
@@ -37,8 +38,13 @@ inline Box joined(const Box& a, const Box& b) {
   return out;
 }
 
-// A patch of side x side clusters over [-1, 1]^2. `roots`: clusters each way of the coarsest level.
-inline std::shared_ptr<const Asset> patch(int side, int roots, float bumps) {
+// Where a point (x, y) of the square [-1, 1]^2 lies.
+using Shape = void (*)(float bumps, float* point);
+inline void hills(float bumps, float* p) { p[2] = 0.25f * std::sin(bumps * p[0]) * std::cos(bumps * p[1]); }
+inline void folded(float, float* p) { p[0] = 2 * std::fabs(p[0]) - 1, p[2] = 0; }  // half upon half, z = 0
+
+// A patch of side x side clusters. `roots`: clusters each way of the coarsest level.
+inline std::shared_ptr<const Asset> patch(int side, int roots, float bumps, Shape shape = hills) {
   Asset a;
   std::vector<std::vector<LodBounds>> made;  // of each level: the bounds of its clusters
   std::vector<uint32_t> first_group;
@@ -67,7 +73,8 @@ inline std::shared_ptr<const Asset> patch(int side, int roots, float bumps) {
           for (int u = 0; u <= quads; ++u) {
             const float x = -1 + 2 * static_cast<float>(i * quads + v) / static_cast<float>(n * quads),
                         y = -1 + 2 * static_cast<float>(j * quads + u) / static_cast<float>(n * quads);
-            const float p[3] = {x, y, 0.25f * std::sin(bumps * x) * std::cos(bumps * y)};
+            float p[3] = {x, y, 0};
+            shape(bumps, p);
             a.vertex_refs.push_back(static_cast<uint32_t>(a.positions.size() / 3));
             a.positions.insert(a.positions.end(), p, p + 3);
             for (int axis = 0; axis < 3; ++axis)
@@ -107,6 +114,32 @@ inline std::shared_ptr<const Asset> patch(int side, int roots, float bumps) {
   return std::make_shared<const Asset>(std::move(a));
 }
 
+// The patch of three materials: a solid one, one whose texture has holes, one of two sides that is as thin as
+// its vertices' colours.
+inline std::shared_ptr<const Asset> leafy(const Asset& patch) {
+  Asset a = patch;
+  const size_t count = a.vertex_count();
+  for (size_t v = 0; v < count; ++v) {
+    const float x = a.positions[3 * v], y = a.positions[3 * v + 1];
+    a.uvs.insert(a.uvs.end(), {1.5f * x, 2 * y + 0.3f * x});
+    a.colors.insert(a.colors.end(), {1, 1, 1, 0.5f + 0.5f * std::cos(9 * x + y)});
+    a.materials.push_back(v % 7 < 3 ? 1 : v % 7 < 5 ? 2 : 0);
+  }
+  constexpr int side = 12;
+  std::mt19937 random(5);
+  std::vector<uint8_t> rgba(4 * side * side);
+  for (uint8_t& byte : rgba) byte = static_cast<uint8_t>(random() % 256);
+  Surfaces surfaces;
+  surfaces.textures.push_back(std::make_shared<const MipChain>(rgba.data(), side, side, 1));
+  surfaces.table.resize(3);
+  surfaces.table[1].texture = surfaces.textures[0]->texture();
+  surfaces.table[1].sampler.wrap[1] = Wrap::mirror;
+  surfaces.table[1].masked = surfaces.table[2].masked = surfaces.table[2].two_sided = 1;
+  surfaces.table[1].cutoff = 0.4f, surfaces.table[2].cutoff = 0.5f;
+  a.surfaces = std::make_shared<const Surfaces>(std::move(surfaces));
+  return std::make_shared<const Asset>(std::move(a));
+}
+
 // Reversed Z, without a far plane.
 inline View perspective(const double* eye, const double* towards, double fov, double near_distance, int width,
                         int height, float threshold) {
@@ -143,10 +176,27 @@ struct Random {
   double operator()(double lo, double hi) { return std::uniform_real_distribution<double>(lo, hi)(engine); }
 };
 
-// `count` instances of four assets, turned, stretched, every third mirrored, every tenth hidden.
-inline void fill(Scene& scene, int count, double spread, Random& random) {
-  const std::shared_ptr<const Asset> assets[4] = {patch(8, 1, 5), patch(4, 1, 2), patch(1, 1, 1),
-                                                  patch(4, 2, 3)};
+// Folded patches in one plane, upon each other: of deep and of flat hierarchies, of one cluster, many sizes,
+// with fronts and backs. From an eye before the plane all that a pixel sees, instances, clusters and
+// triangles of one cluster, has one depth, to the last bit.
+inline void fill_plane(Scene& scene, int count, Random& random) {
+  const std::shared_ptr<const Asset> assets[4] = {patch(8, 1, 5, folded), patch(4, 1, 2, folded),
+                                                  patch(1, 1, 1, folded), patch(4, 2, 3, folded)};
+  const double sizes[5] = {3, 1.2, 0.5, 0.2, 1e6};  // the last beyond the guard band
+  for (int i = 0; i < count; ++i) {
+    const double size = sizes[i % 8 == 5 ? 4 : static_cast<int>(random(0, 4)) & 3],
+                 across = i % 2 ? -size : size;
+    const double place[12] = {across, 0, 0, random(-1, 1), 0, size, 0, random(-1, 1), 0, 0, 1, 0};
+    scene.add(scene.add_asset(assets[static_cast<int>(random(0, 4)) & 3]), place, 1, 1);
+  }
+}
+
+// `count` instances of four assets, turned, stretched, every third mirrored, every tenth hidden. `leaves`:
+// half of the assets are leafy.
+inline void fill(Scene& scene, int count, double spread, Random& random, bool leaves = false) {
+  std::shared_ptr<const Asset> assets[4] = {patch(8, 1, 5), patch(4, 1, 2), patch(1, 1, 1), patch(4, 2, 3)};
+  if (leaves)
+    for (int i = 1; i < 3; ++i) assets[i] = leafy(*assets[i]);
   for (int i = 0; i < count; ++i) {
     double m[12];
     for (int k = 0; k < 12; ++k) m[k] = k % 4 == 3 ? random(-spread, spread) : random(-0.6, 0.6);
