@@ -1,12 +1,14 @@
-"""Files: decoding pages on one core, opening by the header, memory of what was loaded, pictures.
+"""Files: decoding pages on one core, opening by the header, first frames, memory, pictures.
 
 Decoded bytes are a page's vertices (32-bit integers) and triangles (three bytes each), stored ones
-the page as it lies in the file. The peer of opening is reading the whole file; of positions and
-pictures the frame they are made of.
+the page as it lies in the file. The peer of opening is reading the whole file, of a first frame
+reading and drawing it; of positions and pictures the frame they are made of. A first frame is that
+of a new renderer, drawn from what is there by then, or, where it waits, in full detail.
 """
 
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +41,20 @@ def decode(bench: Bench, name: str, path: Path) -> None:
         bench.fact(f"{name}: GB/s of stored bytes on one core", round(stored, 3))
 
 
+def first_frame(bench: Bench, name: str, path: Path) -> None:
+    """From the path to the first picture's ids and depths."""
+
+    def frame(read: Callable[[Path], nc.Asset], wait: bool) -> nc.Frame:
+        renderer = nc.Renderer(1920, 1080, wait_resident=wait)
+        return renderer.render(nc.Scene(read(path)), CAMERA)
+
+    for what, wait in (("open and draw a first frame", False), ("and in full detail", True)):
+        bench.compare(f"{what}, {name}", lambda w=wait: frame(nc.open, w),
+                      lambda: frame(nc.load, False))  # fmt: skip
+
+
 def main() -> None:
-    bench = Bench("store", "reading the whole file; the frame itself", repeats=7)
+    bench = Bench("store", "reading (and drawing) the whole file; the frame itself", repeats=7)
     with tempfile.TemporaryDirectory() as folder:
         if bench.wants("icosphere 1.3 M, normals and uv"):
             vertices, faces = meshes.icosphere(8)
@@ -56,6 +70,7 @@ def main() -> None:
             path = nc.build(*mesh, keep_source=False).save(f"{folder}/c.ncl")
             decode(bench, name, path)
             bench.compare(f"open, {name}", lambda p=path: ncl.open(p), lambda p=path: nc.load(p))
+            first_frame(bench, name, path)
             asset = nc.load(path)
             size = path.stat().st_size / len(mesh[1])
             bench.fact(f"{name}: bytes on disk a triangle, positions", round(size, 2))

@@ -1,6 +1,8 @@
 """Small assets, random cameras, and helpers that several test files use."""
 
 import hashlib
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +12,8 @@ import pytest
 import nanite_cull as nc
 from nanite_cull import meshes
 
-sys.path.insert(0, str(Path(__file__).parent))  # promises.py, for the files that judge by it
+TESTS = Path(__file__).resolve().parent
+sys.path.insert(0, str(TESTS))  # promises.py, for the files that judge by it
 
 
 @pytest.fixture(scope="session")
@@ -84,3 +87,49 @@ def position_ids():
         return np.unique(asset.positions, axis=0, return_inverse=True)[1].ravel()
 
     return of
+
+
+@pytest.fixture(scope="session")
+def sanitized(tmp_path_factory):
+    """Programs of this folder on the core that culls, draws and streams, with std::thread in place
+    of OpenMP, which the thread sanitizer does not see: `sanitized(name, sanitizer)`, a path."""
+    compiler = next((c for c in ("clang++-19", "clang++") if shutil.which(c)), None)
+    csrc = TESTS.parent / "csrc"
+    graph = (
+        "hierarchy",
+        "mesh_grid",
+        "meshopt_api",
+        "pool",
+        "surfaces",
+        "validate",
+        "vertex_codes",
+    )
+    sources = [csrc / "build" / f"{name}.cpp" for name in graph]
+    sources += [
+        f for wing in ("store", "scene", "cull", "raster") for f in csrc.glob(f"{wing}/*.cpp")
+    ]
+    cores = {}
+
+    def run(sanitizer, *arguments, cwd):
+        command = [
+            compiler, "-std=c++17", "-g", "-O1", f"-fsanitize={sanitizer}",
+            "-fno-sanitize-recover=all", "-ffp-contract=off", "-DNATIVE_STD_THREADS=1", "-pthread",
+            f"-I{csrc}", f"-I{TESTS / 'sim'}", f"-I{TESTS.parents[2] / 'cmake' / 'include'}",
+            *map(str, arguments),
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    def build(name, sanitizer):
+        if compiler is None:
+            pytest.skip("needs clang++")
+        if sanitizer not in cores:
+            folder = tmp_path_factory.mktemp("core")
+            run(sanitizer, "-c", *sorted(sources), cwd=folder)
+            cores[sanitizer] = folder
+        folder = cores[sanitizer]
+        objects = sorted(folder.glob("*.o"))
+        run(sanitizer, TESTS / f"{name}.cpp", *objects, "-ldl", "-o", folder / name, cwd=folder)
+        return folder / name
+
+    return build

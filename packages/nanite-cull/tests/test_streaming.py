@@ -3,13 +3,11 @@
 import copy
 import os
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -468,26 +466,10 @@ def test_memory_is_given_back_with_the_asset(planet_file):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
-def test_threads_at_one_streamer_under_the_sanitizers(sanitizer, planet_asset, tmp_path):
-    compiler = next((c for c in ("clang++-19", "clang++") if shutil.which(c)), None)
-    if compiler is None:
-        pytest.skip("needs clang++")
-    package = Path(__file__).resolve().parents[1]
-    csrc = package / "csrc"
-    graph = ("hierarchy", "mesh_grid", "meshopt_api", "pool", "validate", "vertex_codes")
-    sources = [csrc / "build" / f"{name}.cpp" for name in graph]
-    sources += [f for wing in ("store", "scene", "cull") for f in csrc.glob(f"{wing}/*.cpp")]
-    command = [
-        compiler, "-std=c++17", "-g", "-O1", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all",
-        "-ffp-contract=off", "-DNATIVE_STD_THREADS=1", "-pthread", f"-I{csrc}",
-        f"-I{package.parents[1] / 'cmake' / 'include'}",
-        *map(str, sorted([*sources, package / "tests" / "stress_streamer.cpp"])),
-        "-ldl", "-o", str(tmp_path / "stress"),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_threads_at_one_streamer_under_the_sanitizers(sanitizer, planet_asset, tmp_path, sanitized):
+    program = sanitized("stress_streamer", sanitizer)
     path = store(planet_asset, tmp_path / "a.ncl", 4096)
-    done = subprocess.run([tmp_path / "stress", path, "100"], capture_output=True, text=True)
+    done = subprocess.run([program, path, "100"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     assert done.stdout.endswith(", 0 failures\n")
 

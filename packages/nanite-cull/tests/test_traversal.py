@@ -1,6 +1,7 @@
 """Three orders of going through the hierarchies, one result: that of testing every cluster."""
 
 import pickle
+import subprocess
 import warnings
 
 import numpy as np
@@ -229,3 +230,12 @@ def test_what_makes_no_sense_is_refused(planet_asset):
         assert np.array_equal(
             kept.cull(scene, camera)[0], nc.Renderer(64, 64).cull(scene, camera)[0]
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
+def test_whole_persistent_culls_on_threads_under_the_sanitizers(sanitizer, sanitized):
+    program = sanitized("stress_cull", sanitizer)
+    done = subprocess.run([program, "25"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    assert done.stdout == "25 runs, 0 failures\n"
