@@ -97,7 +97,8 @@ def groups_of(schedule: Schedule, rank: int) -> list[Exchange]:
 
 def rendezvous(schedule: Schedule) -> None:
     """Raises ValueError if some message has no place, or if ranks would wait in a circle, naming
-    it, when every send waits for its receive and every group for all its messages.
+    it, when every send waits for its receive and every group for all its messages; or if two ranks
+    issue their messages in different orders.
     """
     rows = [groups_of(schedule, rank) for rank in range(schedule.stages)]
     _check_places(schedule, rows)
@@ -117,7 +118,7 @@ def rendezvous(schedule: Schedule) -> None:
             at[rank] += 1
     stuck = [rank for rank in range(schedule.stages) if at[rank] < len(rows[rank])]
     if not stuck:
-        return
+        return _check_order(schedule, rows)
     path: list[int] = []
     waits, rank = {}, stuck[0]
     while rank not in path:
@@ -138,6 +139,25 @@ def rendezvous(schedule: Schedule) -> None:
 def _other(schedule: Schedule, transfer: Transfer, rank: int) -> int:
     ends = sender(schedule, transfer), receiver(schedule, transfer)
     return ends[1] if ends[0] == rank else ends[0]
+
+
+def _check_order(schedule: Schedule, rows: list[list[Exchange]]) -> None:
+    """The messages of one rank to another in the same order at both ends, a group's sorted: NCCL
+    has no tags and would give one message the other's data.
+    """
+    lines: list[dict[tuple[int, int], list[Transfer]]] = [{} for _ in rows]
+    for line, groups in zip(lines, rows, strict=True):
+        for transfer in (t for group in groups for t in sorted(group.transfers)):
+            ends = sender(schedule, transfer), receiver(schedule, transfer)
+            line.setdefault(ends, []).append(transfer)
+    for (source, to), sent in ((ends, sent) for line in lines for ends, sent in line.items()):
+        for mine, other in zip(sent, lines[to][source, to], strict=True):
+            if mine != other:
+                raise ValueError(
+                    f"rendezvous: rank {source} of {schedule.name} must send its messages to rank "
+                    f"{to} in the order in which that receives them, but sends {mine} where "
+                    f"{other} is received; let `communicate(schedule)` plan the messages"
+                )
 
 
 def _check_places(schedule: Schedule, rows: list[list[Exchange]]) -> None:

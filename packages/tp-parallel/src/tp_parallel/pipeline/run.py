@@ -76,7 +76,7 @@ class _Run:
         while len(self.under_way) >= _UNDER_WAY:
             self.under_way.popleft().sent()
         sends, receives, coming = [], [], []
-        for transfer in exchange.transfers:
+        for transfer in sorted(exchange.transfers):  # NCCL has no tags: both ends need one order
             if sender(self.schedule, transfer) == self.rank:
                 to = receiver(self.schedule, transfer)
                 sends.append((self.ready.pop(transfer), to, self.tag(transfer), str(transfer)))
