@@ -3,7 +3,8 @@
 torchvision eager, torch.compile with frozen weights, ONNX Runtime, OpenVINO, each in a process of
 its own; ResNet-18 and -50, batch 1 and 8, one thread, float32, bfloat16 and int8 (beside `fast` in
 float32). On a shared machine wall times say little: read the ratios by CPU time. `--huge` gives our
-process huge pages (THP_MEM_ALLOC_ENABLE=1), `--no-compile` leaves out the one that takes minutes.
+process huge pages (THP_MEM_ALLOC_ENABLE=1), `--no-compile` leaves out the one that takes minutes,
+`--auto` holds what `engine="auto"` chose beside each engine that it chose from.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from measure import Bench, Row
 
 HUGE = "--huge" in sys.argv and not sys.argv.remove("--huge")
 QUICKLY = "--no-compile" in sys.argv and not sys.argv.remove("--no-compile")
+AUTO = "--auto" in sys.argv and not sys.argv.remove("--auto")
 RIVALS = ("torchvision", *([] if QUICKLY else ["compile"]), "onnxruntime", "openvino")
 CASES = [
     (model, dtype, batch)
@@ -33,6 +35,9 @@ def named(model: str, dtype: str, batch: int) -> str:
 
 def kinds(dtype: str, there: list[str]) -> list[str]:
     """Ours first, then those that have the dtype."""
+    if AUTO:
+        others = ("onnxruntime", "openvino") if dtype == "float32" else ("openvino",)
+        return ["auto", "fast", *(kind for kind in others if kind in there)]
     if dtype == "int8":
         return ["int8", "fast"]
     return [
@@ -57,15 +62,16 @@ def main() -> None:
     only = sys.argv[sys.argv.index("--only") + 1] if "--only" in sys.argv else ""
     needed = {k for m, d, b in CASES if only in named(m, d, b) for k in kinds(d, there)}
     engines = {
-        kind: Engine(kind, environment if kind in ("fast", "int8") else {})
-        for kind in ("fast", "int8", *there)
+        kind: Engine(kind, environment if kind in ("auto", "fast", "int8") else {})
+        for kind in ("auto", "fast", "int8", *there)
         if kind in needed
     }
     versions = {name: v for engine in engines.values() for name, v in engine.versions.items()}
-    bench = Bench("resnet-zoo engines", "the engine named", versions=versions, repeats=8)
+    name = "resnet-zoo auto" if AUTO else "resnet-zoo engines"
+    bench = Bench(name, "the engine named", versions=versions, repeats=8)
     for model, dtype, batch in CASES:
         case = named(model, dtype, batch)
-        if not bench.wants(case):
+        if not bench.wants(case) or (AUTO and dtype == "int8"):
             continue
         used = kinds(dtype, there)
         computed = "float32" if dtype == "int8" else dtype
@@ -83,7 +89,7 @@ def main() -> None:
         best: dict[str, Row] = {}
         for row in rows:
             case = row.case.rpartition(", ")[0]
-            if row.case.endswith(("onnxruntime", "openvino")) and (
+            if row.case.endswith(("onnxruntime", "openvino", *(("fast",) if AUTO else ()))) and (
                 case not in best or row.cpu_ratio < best[case].cpu_ratio
             ):
                 best[case] = row

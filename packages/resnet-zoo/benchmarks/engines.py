@@ -187,10 +187,12 @@ def _build(kind: str, name: str, batch: int, threads: int, dtype: str):
 
         fast = resnet_zoo.optimize(model, dtype=torch.int8, calibration=x, example=x)
         return lambda: fast(x), f"error {fast.report.trials[0].error:.1e} of the largest logit"
-    if kind in ("fold", "fast", "max"):
+    if kind in ("fold", "fast", "max", "auto"):
         import resnet_zoo
 
-        fast = resnet_zoo.optimize(model, kind, example=x, dtype=getattr(torch, dtype))
+        how = ("fast", "auto") if kind == "auto" else (kind, "torch")
+        wish = {"example": x, "dtype": getattr(torch, dtype), "engine": how[1]}
+        fast = resnet_zoo.optimize(model, how[0], **wish)
         return lambda: fast(x), fast.report.kept
     if kind == "onnxruntime":
         from resnet_zoo.inference.export import OnnxRuntimeModel
