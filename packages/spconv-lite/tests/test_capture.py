@@ -13,6 +13,7 @@ OPERATORS = [
     "rulebook",
     "transpose_rulebook",
     "conv",
+    "conv_affine",
     "conv_input_grad",
     "conv_weight_grad",
     "max_pool",

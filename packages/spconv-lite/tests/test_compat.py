@@ -118,8 +118,10 @@ def test_functions_over_pairs_give_what_the_layers_give(spconv):
     down = layer(x)
     grad = torch.randn_like(down.features)
     right = torch.autograd.grad(down.features, [leaf, layer.weight], grad)
-    got = ops.indice_conv_backward(features, layer.weight, grad, *pairs)
-    assert all(torch.allclose(a, b) for a, b in zip(got, right, strict=True))
+    for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+        with mode():
+            got = ops.indice_conv_backward(features, layer.weight, grad, *pairs)
+        assert all(torch.allclose(a, b) for a, b in zip(got, right, strict=True))
     up = spconv.SparseInverseConv3d(4, 3, 3, indice_key="d", bias=False).double()
     back = functional.indice_inverse_conv(down.features, up.weight, *pairs, 80)
     assert torch.allclose(back, up(down).features)
@@ -136,7 +138,8 @@ def test_functions_over_pairs_give_what_the_layers_give(spconv):
         sp.set_max_pool(before)
     assert torch.equal(functional.indice_maxpool(features, *pairs, len(out)), pooled)
     right = torch.autograd.grad(pooled, leaf, grad[:, :3])[0]
-    got = ops.indice_maxpool_backward(features, pooled, grad[:, :3], *pairs)
+    with torch.inference_mode():
+        got = ops.indice_maxpool_backward(features, pooled, grad[:, :3], *pairs)
     assert torch.equal(got, right)
     with pytest.raises(ValueError, match="indice_maxpool: the pairs name rows"):
         functional.indice_maxpool(features[:40], *pairs, len(out))

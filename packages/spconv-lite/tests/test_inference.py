@@ -155,6 +155,33 @@ def test_a_group_wise_or_activated_layer_is_left_alone(sparse):
         assert torch.equal(out.features, one_by_one(net, x).features)
 
 
+@pytest.mark.parametrize("kernels", ["native", "torch"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@torch.no_grad()
+def test_the_operator_takes_narrow_tensors(sparse, dtype, kernels):
+    """With a scale of the features' dtype or of float32; the native kernels round once."""
+    sites = sparse.random_sites(60, 2, SHAPE, 3)
+    before = sp.set_kernels("cpu", kernels)
+    try:
+        book = sp.ops.subm_rulebook(sites, 2, SHAPE, [3] * 3, [1] * 3)
+        x, w = torch.randn(60, 4).to(dtype), torch.randn(8, 3, 3, 3, 4).to(dtype)
+        scale, shift = torch.randn(2, 8).to(dtype)
+        got = AFFINE(x, w, scale, shift, *book, 60, 1, True)
+        same = AFFINE(x, w, scale.float(), shift.float(), *book, 60, 1, True)
+        sums = sp.ops.conv(x.double(), w.double(), None, *book, 60, 1, True)
+    finally:
+        sp.set_kernels("cpu", before)
+    right = (sums * scale.double() + shift.double()).relu()
+    assert got.dtype is same.dtype is dtype
+    roundings = 1 if kernels == "native" else 3
+    tolerance = roundings * torch.finfo(dtype).eps
+    scale = sums.abs().max()
+    for found in (got, same):
+        torch.testing.assert_close(
+            found.double(), right, rtol=tolerance, atol=float(tolerance * scale)
+        )
+
+
 @torch.no_grad()
 def test_the_operator_passes_opcheck_and_counts_its_work(sparse):
     sites = sparse.random_sites(60, 2, SHAPE, 3)

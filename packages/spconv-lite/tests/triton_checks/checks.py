@@ -2,11 +2,14 @@
 test_triton.py, in a process of its own with TRITON_INTERPRET=1 where there is no GPU."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import spconv_lite as sp
 from spconv_lite import cpu, ops
 from spconv_lite.kernels import triton as MODULE
 
@@ -140,14 +143,17 @@ LAYERS = {
     "strides and groups": (("strided", 2, 90, 8, 8), {"stride": 2, "groups": 2}),
     "transposed": (("transposed", 2, 60, 3, 20), {"stride": 3}),
     "depthwise": (("submanifold", 2, 50, 1, 1), {"groups": 6}),
+    "depthwise, strided": (("strided", 2, 70, 1, 1), {"stride": 2, "groups": 70}),
+    "a channel more for each": (("submanifold", 1, 70, 1, 2), {"groups": 5}),
     "four axes": (("submanifold", 4, 40, 4, 4), {}),
     "more than 62 offsets": (("submanifold", 1, 70, 4, 4), {"kernel": 67}),
     "one row": (("submanifold", 3, 1, 16, 16), {}),
+    "a whole tile": (("submanifold", 1, 64, 4, 4), {}),
     "no rows": (("submanifold", 3, 0, 16, 16), {}),
 }
 
 
-LONG = {"submanifold 3D", "four axes", "more than 62 offsets", "depthwise", "odd channels"}
+LONG = {"submanifold 3D", "four axes", "more than 62 offsets", "odd channels"}
 
 
 @pytest.mark.parametrize(
@@ -165,11 +171,51 @@ def test_forward_and_gradients_in_float16_equal_the_cpus(kernels, kind):
     )
 
 
-@pytest.mark.parametrize("kind", ["submanifold", "strided"])
+@pytest.mark.parametrize("kind", ["submanifold", "strided", "depthwise"])
 def test_forward_and_gradients_in_bfloat16_equal_the_cpus(kernels, exact_bfloat16, kind):
-    Layer(kind, 2, 100, 20, 36, stride=1 if kind == "submanifold" else 2).compare(
-        torch.bfloat16, 1e-3
-    )
+    channels, groups = ((1, 1), 20) if kind == "depthwise" else ((20, 36), 1)
+    stride = 2 if kind == "strided" else 1
+    kind = "strided" if kind == "strided" else "submanifold"
+    Layer(kind, 2, 100, *channels, stride=stride, groups=groups).compare(torch.bfloat16, 1e-3)
+
+
+@pytest.mark.parametrize("groups", [1, 12])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_follows_a_layer_is_of_its_pass_and_rounded_once(
+    kernels, exact_bfloat16, dtype, groups
+):
+    layer = Layer("submanifold", 2, 80, 12 // groups, 12 // groups, groups=groups)
+    rows, book = layer.book(DEVICE)
+    x, w = (t.to(DEVICE, dtype) for t in (layer.features, layer.weight))
+    x[3] = float("nan")
+    scale, shift = torch.randn(2, 12, device=DEVICE)
+    found = ops.conv_affine(x, w, scale, shift, *book, rows, groups, True)
+    sums = ops.conv(x.float(), w.float(), None, *book, rows, groups, True)
+    right = (sums * scale + shift).relu().to(dtype)
+    assert found.dtype is dtype
+    assert torch.equal(found.isnan(), right.isnan())
+    tolerance = 1e-5 if dtype is torch.float32 else 2**-8
+    found, right = (t.float().nan_to_num() for t in (found, right))
+    torch.testing.assert_close(found, right, rtol=tolerance, atol=1e-4)
+
+
+def test_in_inference_a_layer_its_norm_and_its_relu_are_one_kernel(kernels, monkeypatch):
+    net = sp.SparseSequential(sp.SubMConv2d(4, 8, 3), nn.BatchNorm1d(8), nn.ReLU()).eval()
+    net[1].running_mean.uniform_(-1, 1)
+    net[1].running_var.uniform_(0.5, 2)
+    net = net.to(DEVICE, torch.float16)
+    sites = sites_of(60, [20, 20]).to(DEVICE)
+    features = torch.randn(60, 4).to(DEVICE, torch.float16)
+    x = sp.SparseConvTensor(features, sites, [20, 20], 2)
+    with torch.no_grad():
+        found = net(x).features
+        three = net[2](net[1](net[0](x).features))
+        net[0].indice_key = "a"  # with the map at hand
+        x.indice_dict = net[0](x).indice_dict
+        names = launched(monkeypatch, lambda: net(x))
+    torch.testing.assert_close(found, three, rtol=4e-3, atol=4e-3)
+    assert [name for name in names if name.startswith("masked")] == ["masked_product"]
+    assert not any("batch_norm" in name or "relu" in name for name in names)
 
 
 def test_results_are_the_same_bits_in_every_run(kernels):
@@ -251,35 +297,115 @@ def launched(monkeypatch, call):
     return counter.names
 
 
+@pytest.mark.parametrize(
+    ("channels", "groups", "product", "pairs"),
+    [
+        ((24, 40), 1, "masked_product", "pair_product"),
+        ((1, 1), 24, "masked_depthwise", "pair_depthwise"),
+    ],
+    ids=["full", "depthwise"],
+)
 def test_a_layer_with_its_map_at_hand_launches_one_kernel_forward_and_three_backward(
-    kernels, monkeypatch
+    kernels, monkeypatch, channels, groups, product, pairs
 ):
-    layer = Layer("submanifold", 3, 150, 24, 40)
+    """The gradient of a bias, where there is one, is the fourth."""
+    layer = Layer("submanifold", 2, 150, *channels, groups=groups)
     rows, book = layer.book(DEVICE)
     book = ops.Rulebook(*book)
     x, w, b = (t.to(DEVICE) for t in (layer.features, layer.weight, layer.bias))
-    y = kernels.conv(x, w, b, book, rows, 1)
-    kernels.conv_weight_grad(x, y, book, w.shape, 1)  # makes the pair lists
-    forward = launched(monkeypatch, lambda: kernels.conv(x, w, b, book, rows, 1))
-    to_x = launched(monkeypatch, lambda: kernels.conv_input_grad(y, w, book, rows, 1, True))
-    to_w = launched(monkeypatch, lambda: kernels.conv_weight_grad(x, y, book, w.shape, 1))
-    assert forward == ["masked_product"]
-    assert to_x + to_w == ["masked_product", "pair_product", "add_splits"]
+    y = torch.randn(rows, len(w), device=DEVICE)
+    kernels.conv_weight_grad(x, y, book, w.shape, groups)  # makes the pair lists
+    forward = launched(monkeypatch, lambda: kernels.conv(x, w, b, book, rows, groups))
+    to_x = launched(monkeypatch, lambda: kernels.conv_input_grad(y, w, book, rows, groups, True))
+    to_w = launched(monkeypatch, lambda: kernels.conv_weight_grad(x, y, book, w.shape, groups))
+    assert forward == [product]
+    assert to_x + to_w == [product, pairs, "add_splits"]
 
 
 def test_the_order_and_the_lists_of_a_map_take_few_stream_operations(kernels, monkeypatch):
     from spconv_lite.kernels.triton import tiles
 
     table = torch.full((27, 200), -1, dtype=torch.int32, device=DEVICE)
-    assert len(launched(monkeypatch, lambda: tiles.ordered(table))) <= 5
+    assert len(launched(monkeypatch, lambda: tiles.ordered(table))) <= 4
 
 
-def test_a_table_is_turned_once(kernels):
+def test_a_map_is_turned_and_its_pairs_listed_once_for_all_its_layers(kernels, monkeypatch):
+    from spconv_lite.kernels.triton import books
+
+    layer = Layer("strided", 2, 90, 8, 8, stride=2)
+    rows, book = layer.book(DEVICE)
+    made = []
+    for name in ("_turned", "pair_lists"):
+        make = getattr(books, name)
+        monkeypatch.setattr(books, name, lambda *a, n=name, f=make: made.append(n) or f(*a))
+    for _ in range(2):
+        x, w = (t.to(DEVICE).requires_grad_() for t in (layer.features, layer.weight))
+        ops.conv(x, w, None, *book, rows, 1, False).sum().backward()
+    assert sorted(made) == (["pair_lists"] if kernels_turn_at_once() else ["_turned", "pair_lists"])
+
+
+def kernels_turn_at_once():
+    """Whether building a strided map gives the table read backwards as well."""
+    return ON_GPU and bool(sp.ops._C.cuda_architectures)
+
+
+def test_a_rulebook_read_backwards_is_the_callers_own(kernels):
+    """A compiled graph writes into what an operator gave it."""
     layer = Layer("strided", 2, 90, 16, 8, stride=2)
     rows, book = layer.book(DEVICE)
-    book = ops.Rulebook(*book)
-    first = kernels.turn(book, 90, rows, 9)
-    assert kernels.turn(book, 90, rows, 9).pair_in is first.pair_in
+    first = ops.transpose_rulebook(*book, 90, rows, 9)
+    kept = [part.clone() for part in first]
+    for part in first:
+        part.fill_(-7)
+    again = ops.transpose_rulebook(*book, 90, rows, 9)
+    assert torch.equal(again[0], kept[0])
+    assert torch.equal(again[1], kept[1])
+
+
+def test_what_a_capture_makes_is_not_kept_and_what_a_stream_made_is_its_own(monkeypatch):
+    """A captured kernel runs at the replay, and another stream has not waited."""
+    from spconv_lite.kernels.triton import books
+
+    table, state = SimpleNamespace(is_cuda=True, device=None), SimpleNamespace(cuda_stream=1)
+    capturing, count = [True], iter(range(9))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing[0])
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: state)
+    ask = lambda: books._kept("lists", table, lambda: next(count))  # noqa: E731
+    assert [ask(), ask()] == [0, 1]  # captured: made each time
+    capturing[0] = False
+    assert [ask(), ask()] == [2, 2]
+    state.cuda_stream = 2
+    assert [ask(), ask()] == [3, 3]
+    capturing[0] = True
+    assert ask() == 2  # complete before the capture began
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"rows": 5}, r"conv: the rulebook has 20 rows, got 5"),
+        ({"groups": 0}, r"groups must be at most 65535 and divide the 4 output channels, got 0"),
+        ({"groups": 3}, r"groups must be at most 65535 and divide the 4 output channels, got 3"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused_before_a_kernel_runs(kernels, change, error):
+    layer = Layer("submanifold", 2, 20, 4, 4)
+    rows, book = layer.book(DEVICE)
+    x, w = layer.features.to(DEVICE), layer.weight.to(DEVICE)
+    settings = {"rows": rows, "groups": 1} | change
+    with pytest.raises(ValueError, match=error):
+        kernels.conv(x, w, None, ops.Rulebook(*book), *settings.values())
+
+
+def test_tensors_of_two_devices_are_refused(kernels):
+    layer = Layer("submanifold", 2, 20, 4, 4)
+    rows, book = layer.book(DEVICE)
+    x, w = layer.features.to(DEVICE), layer.weight.to(DEVICE)
+    away = "cpu" if ON_GPU else "meta"
+    with pytest.raises(ValueError, match=f"features is on {DEVICE}.*, weight on {away}"):
+        kernels.conv(x, w.to(away), None, ops.Rulebook(*book), rows, 1)
+    with pytest.raises(ValueError, match=f"the rulebook is on {away}"):
+        kernels.conv(x, w, None, ops.Rulebook(*(t.to(away) for t in book)), rows, 1)
 
 
 def test_float64_is_refused_with_the_kernels_that_take_it(kernels):

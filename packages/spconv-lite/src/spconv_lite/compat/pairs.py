@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..kernels import ops
@@ -53,11 +53,13 @@ def indice_conv_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of features (N, C) and filters (out, k..., C) for `out_bp` (M, out), that of the
     output of `indice_conv`."""
-    with torch.enable_grad():
-        leaves = features.detach().requires_grad_(), filters.detach().requires_grad_()
-        out = ops.indice_conv(*leaves, indice_pairs, indice_pair_num, out_bp.shape[0], inverse)
-    of_features, of_filters = torch.autograd.grad(out, leaves, out_bp)
-    return of_features, of_filters
+    rows, volume = (features.shape[0], out_bp.shape[0]), math.prod(filters.shape[1:-1])
+    pairs = indice_pairs, indice_pair_num
+    book = ops.book_of_pairs("indice_conv_backward", *pairs, volume, *rows, inverse)
+    return (
+        ops.conv_input_grad(out_bp, filters, *book, rows[0], 1, False),
+        ops.conv_weight_grad(features, out_bp, *book, filters.shape, 1, False),
+    )
 
 
 def indice_maxpool(
@@ -79,7 +81,7 @@ def indice_maxpool_backward(
     indice_pair_num: Tensor,
 ) -> Tensor:
     """The gradient of the features (N, C) of `indice_maxpool` for `out_bp` (M, C)."""
-    with torch.enable_grad():
-        leaf = features.detach().requires_grad_()
-        out = indice_maxpool(leaf, indice_pairs, indice_pair_num, out_bp.shape[0])
-    return torch.autograd.grad(out, leaf, out_bp)[0]
+    rows, volume = (features.shape[0], out_bp.shape[0]), indice_pairs.shape[1]
+    pairs = indice_pairs, indice_pair_num
+    book = ops.book_of_pairs("indice_maxpool_backward", *pairs, volume, *rows, False)
+    return ops.select_sum(out_bp, out_features, features, *book, volume, True)

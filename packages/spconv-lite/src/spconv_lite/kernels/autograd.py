@@ -4,6 +4,7 @@ message)."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -60,12 +61,7 @@ def _make_functions(
         _save(ctx, formula, inputs, output)
 
     def backward(ctx: Any, grad: Tensor | None) -> Any:
-        inputs, output = _saved(ctx, formula)
-        none = [None] * len(inputs)
-        if grad is None:
-            return tuple(none)
-        grads = formula.backward(inputs, output, ctx.needs_input_grad, grad)
-        return (*grads, *none[len(grads) :])
+        return _backward(formula, ctx, grad)
 
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
         inputs, output = _saved(ctx, formula)
@@ -89,11 +85,103 @@ def _make_functions(
     return outside, under
 
 
+class Bilinear(NamedTuple):
+    """Formulas of a convolution and its gradients."""
+
+    conv: Formula
+    conv_input_grad: Formula
+    conv_weight_grad: Formula
+
+
+def bilinear(
+    conv: Callable[..., Tensor],
+    conv_input_grad: Callable[..., Tensor],
+    conv_weight_grad: Callable[..., Tensor],
+) -> Bilinear:
+    """The derivatives of three operators by each other: conv is linear in its features and in its
+    weight, and so are its gradients in what they are given."""
+
+    def of_conv(inputs, output, needs, grad):
+        features, weight, bias, *book, _, groups, symmetric = inputs
+        settings = groups, symmetric
+        return (
+            conv_input_grad(grad, weight, *book, features.shape[0], *settings)
+            if needs[0]
+            else None,
+            conv_weight_grad(features, grad, *book, weight.shape, *settings) if needs[1] else None,
+            grad.sum(0) if bias is not None and needs[2] else None,
+        )
+
+    def tangent_of_conv(inputs, output, tangents):
+        features, weight, _, *rest = inputs
+        x, w, b, *_ = tangents
+        parts = [] if x is None else [conv(x, weight, None, *rest)]
+        parts += [] if w is None else [conv(features, w, None, *rest)]
+        total = sum(parts[1:], parts[0]) if parts else b.expand(rest[3], -1)
+        return total + b if parts and b is not None else total
+
+    def of_input_grad(inputs, output, needs, turned):
+        grad, weight, *book, _, groups, symmetric = inputs
+        settings = groups, symmetric
+        return (
+            conv(turned, weight, None, *book, grad.shape[0], *settings) if needs[0] else None,
+            conv_weight_grad(turned, grad, *book, weight.shape, *settings) if needs[1] else None,
+        )
+
+    def of_weight_grad(inputs, output, needs, turned):
+        features, grad, *book, _, groups, symmetric = inputs
+        settings = groups, symmetric
+        return (
+            conv_input_grad(grad, turned, *book, features.shape[0], *settings)
+            if needs[0]
+            else None,
+            conv(features, turned, None, *book, grad.shape[0], *settings) if needs[1] else None,
+        )
+
+    def tangent_of(call):
+        def tangent(inputs, output, tangents):
+            first, second, *rest = inputs
+            parts = [] if tangents[0] is None else [call(tangents[0], second, *rest)]
+            parts += [] if tangents[1] is None else [call(first, tangents[1], *rest)]
+            return sum(parts[1:], parts[0])
+
+        return tangent
+
+    return Bilinear(
+        Formula(of_conv, tangent_of_conv),
+        Formula(of_input_grad, tangent_of(conv_input_grad)),
+        Formula(of_weight_grad, tangent_of(conv_weight_grad)),
+    )
+
+
+def register(op: torch.library.CustomOpDef, formula: Formula) -> None:
+    """The gradients of an operator that torch.library.custom_op or triton_op made."""
+
+    def setup_context(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
+        _save(ctx, formula, inputs, output)
+
+    op.register_autograd(functools.partial(_backward, formula), setup_context=setup_context)
+
+
+def _backward(formula: Formula, ctx: Any, grad: Tensor | None) -> Any:
+    inputs, output = _saved(ctx, formula)
+    none = [None] * len(inputs)
+    if grad is None:
+        return tuple(none)
+    grads = formula.backward(inputs, output, ctx.needs_input_grad, grad)
+    return (*grads, *none[len(grads) :])
+
+
 def differentiable(
-    lib: torch.library.Library, name: str, op: Callable[..., Tensor], formula: Formula
+    lib: torch.library.Library,
+    name: str,
+    op: Callable[..., Tensor],
+    formula: Formula,
+    traced: Callable[[Tensor], Callable[..., Tensor] | None],
 ) -> Callable[..., Tensor]:
     """Registers the derivatives of `op`, and gives the function to call in its place: it works
-    under torch.func, too, where the bare operator raises."""
+    under torch.func, too, where the bare operator raises. `traced`: what stands for it in a graph,
+    by the first argument, where there is such."""
     outside, under = _make_functions(name, op, formula)
 
     def impl(*args: Any) -> Tensor:
@@ -111,7 +199,9 @@ def differentiable(
     lib.impl(name, impl, "Autograd")
 
     def call(*args: Any) -> Tensor:
-        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        if torch.compiler.is_compiling():
+            return (traced(args[0]) or op)(*args)
+        if torch._C._are_functorch_transforms_active():
             return under.apply(*args)
         return op(*args)
 

@@ -15,6 +15,7 @@ from ..geometry import SUBMANIFOLD, Geometry, Rulebook, block_offsets
 WAITS: frozenset[str] = frozenset()
 SORTED_ROWS = 4096  # from here on a map is built in site order: fewer rows stay in a cache anyway
 _NARROW = (torch.float16, torch.bfloat16)
+MERGES = frozenset({torch.float32, torch.float64})
 
 
 def explain(name: str, first: str, x: Tensor, second: str, w: Tensor, groups: int) -> None:
@@ -108,8 +109,8 @@ def widens(dtype: torch.dtype, weight_shape: Sequence[int], groups: int) -> bool
 
 
 class Ends(NamedTuple):
-    """What becomes of a convolution's sums: times `scale` (out,), which leaves the bias to be added
-    after it, and then at least zero where `rectified`."""
+    """What becomes of a convolution's sums before they are rounded: times `scale` (out,), which
+    leaves the bias to be added after it, and then at least zero where `rectified`."""
 
     scale: Tensor | None = None
     rectified: bool = False
@@ -131,6 +132,7 @@ def conv(
         if widens(dtype, weight.shape, groups):
             features, weight = features.float(), weight.float()
         bias = None if bias is None else bias.float()
+        ends = ends._replace(scale=None if ends.scale is None else ends.scale.float())
     out = features.new_empty((out_rows, weight.shape[0]))
     try:
         _C.convolve(

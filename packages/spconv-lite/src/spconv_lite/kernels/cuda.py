@@ -39,6 +39,7 @@ __all__ = [
     "turn",
 ]
 
+MERGES: frozenset[torch.dtype] = frozenset()
 WAITS = frozenset({"get_indice_pairs", "subm_rulebook", "rulebook", "max_pool", "select_sum"})
 TILE_ROWS = 64  # as tile_rows in csrc/cuda/rulebook.h
 _NO_ROW = 0x7F7F7F7F  # as Report::none in csrc/cuda/rulebook.h

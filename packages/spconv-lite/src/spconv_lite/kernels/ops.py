@@ -7,6 +7,7 @@ is bilinear in features and weight, so the derivatives of the three operators `c
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -27,7 +28,7 @@ from ..geometry import (
 from . import cpu as cpu
 from . import cuda as cuda
 from . import plain as plain
-from .autograd import Formula, differentiable
+from .autograd import Formula, bilinear, differentiable
 from .table import _KERNELS as _KERNELS
 from .table import ConvAlgo as ConvAlgo
 from .table import Kernels, set_kernels
@@ -190,57 +191,8 @@ def _conv_weight_grad(features, grad, a, b, c, weight_shape, groups, symmetric):
     return kernels_for(features).conv_weight_grad(features, grad, book, weight_shape, groups)
 
 
-def _conv_backward(inputs, output, needs, grad):
-    features, weight, bias, *book, _, groups, symmetric = inputs
-    settings = groups, symmetric
-    return (
-        conv_input_grad(grad, weight, *book, features.shape[0], *settings) if needs[0] else None,
-        conv_weight_grad(features, grad, *book, weight.shape, *settings) if needs[1] else None,
-        grad.sum(0) if bias is not None and needs[2] else None,
-    )
-
-
-def _conv_tangent(inputs, output, tangents):
-    features, weight, _, *rest = inputs
-    x, w, b, *_ = tangents
-    parts = [] if x is None else [conv(x, weight, None, *rest)]
-    parts += [] if w is None else [conv(features, w, None, *rest)]
-    total = sum(parts[1:], parts[0]) if parts else b.expand(rest[3], -1)
-    return total + b if parts and b is not None else total
-
-
-def _input_grad_backward(inputs, output, needs, turned):
-    grad, weight, *book, _, groups, symmetric = inputs
-    settings = groups, symmetric
-    return (
-        conv(turned, weight, None, *book, grad.shape[0], *settings) if needs[0] else None,
-        conv_weight_grad(turned, grad, *book, weight.shape, *settings) if needs[1] else None,
-    )
-
-
-def _weight_grad_backward(inputs, output, needs, turned):
-    features, grad, *book, _, groups, symmetric = inputs
-    settings = groups, symmetric
-    return (
-        conv_input_grad(grad, turned, *book, features.shape[0], *settings) if needs[0] else None,
-        conv(features, turned, None, *book, grad.shape[0], *settings) if needs[1] else None,
-    )
-
-
-def _bilinear_tangent(call):
-    """The tangent of an operator that is linear in its first and in its second argument."""
-
-    def tangent(inputs, output, tangents):
-        first, second, *rest = inputs
-        parts = [] if tangents[0] is None else [call(tangents[0], second, *rest)]
-        parts += [] if tangents[1] is None else [call(first, tangents[1], *rest)]
-        return sum(parts[1:], parts[0])
-
-    return tangent
-
-
-# In inference, with what follows a layer: sum * scale + shift, and then at least zero. By the
-# compiled CPU kernels alone, and without derivatives.
+# In inference, with what follows a layer: sum * scale + shift, and then at least zero; rounded once
+# where the kernels do it all. Without derivatives.
 _lib.define(
     f"conv_affine(Tensor features, Tensor weight, Tensor scale, Tensor shift, {_BOOK}, SymInt "
     "out_rows, int groups, bool rectified) -> Tensor",
@@ -249,19 +201,12 @@ _lib.define(
 
 
 def _conv_affine(features, weight, scale, shift, a, b, c, out_rows, groups, rectified):
-    ends = cpu.Ends(scale, rectified)
-    return cpu.conv(features, weight, shift, Rulebook(a, b, c), out_rows, groups, ends)
+    kernels, call = kernels_for(features), (Rulebook(a, b, c), out_rows, groups)
+    if kernels is cpu or features.dtype in kernels.MERGES:
+        return kernels.conv(features, weight, shift, *call, cpu.Ends(scale, rectified))
+    out = kernels.conv(features, weight, None, *call) * scale + shift
+    return (out.relu() if rectified else out).to(features.dtype)
 
-
-_lib.impl("conv_affine", _conv_affine, "CPU")
-torch.library.register_fake(
-    "spconv_lite::conv_affine",
-    lambda features, weight, scale, shift, a, b, c, out_rows, groups, rectified: features.new_empty(
-        (out_rows, weight.shape[0])
-    ),
-    lib=_lib,
-)
-conv_affine = torch.ops.spconv_lite.conv_affine.default
 
 # ---------------------------------------------------------------------------------- pools
 
@@ -346,6 +291,13 @@ for _name, _run, _fake in (
         ),
     ),
     (
+        "conv_affine",
+        _conv_affine,
+        lambda features, weight, scale, shift, a, b, c, out_rows, *rest: features.new_empty(
+            (out_rows, weight.shape[0])
+        ),
+    ),
+    (
         "conv_input_grad",
         _conv_input_grad,
         lambda grad, weight, a, b, c, in_rows, groups, symmetric: grad.new_empty(
@@ -380,22 +332,27 @@ get_indice_pairs = torch.ops.spconv_lite.get_indice_pairs.default
 subm_rulebook = torch.ops.spconv_lite.subm_rulebook.default
 rulebook = torch.ops.spconv_lite.rulebook.default
 transpose_rulebook = torch.ops.spconv_lite.transpose_rulebook.default
+conv_affine = torch.ops.spconv_lite.conv_affine.default
 
 
-def _differentiable(name, backward, tangent, keeps_output=False):
+def _traced(name, first):
+    """The operator that stands in a graph for the one of this name; None for itself."""
+    return getattr(kernels_for(first), "VISIBLE", {}).get(name)
+
+
+def _differentiable(name, formula):
     op = getattr(torch.ops.spconv_lite, name).default
-    return differentiable(_lib, name, op, Formula(backward, tangent, keeps_output))
+    return differentiable(_lib, name, op, formula, functools.partial(_traced, name))
 
 
-conv = _differentiable("conv", _conv_backward, _conv_tangent)
-conv_input_grad = _differentiable(
-    "conv_input_grad", _input_grad_backward, _bilinear_tangent(lambda *a: conv_input_grad(*a))
+_of_conv = bilinear(
+    lambda *a: conv(*a), lambda *a: conv_input_grad(*a), lambda *a: conv_weight_grad(*a)
 )
-conv_weight_grad = _differentiable(
-    "conv_weight_grad", _weight_grad_backward, _bilinear_tangent(lambda *a: conv_weight_grad(*a))
-)
-max_pool = _differentiable("max_pool", _max_pool_backward, _max_pool_tangent, keeps_output=True)
-select_sum = _differentiable("select_sum", _select_sum_backward, _select_sum_tangent)
+conv = _differentiable("conv", _of_conv.conv)
+conv_input_grad = _differentiable("conv_input_grad", _of_conv.conv_input_grad)
+conv_weight_grad = _differentiable("conv_weight_grad", _of_conv.conv_weight_grad)
+max_pool = _differentiable("max_pool", Formula(_max_pool_backward, _max_pool_tangent, True))
+select_sum = _differentiable("select_sum", Formula(_select_sum_backward, _select_sum_tangent))
 
 
 def indice_conv(

@@ -32,6 +32,7 @@ from ..geometry import (
 )
 from .cpu import explain
 
+MERGES: frozenset[torch.dtype] = frozenset()
 WAITS = frozenset(
     {
         "get_indice_pairs",
@@ -39,6 +40,7 @@ WAITS = frozenset(
         "rulebook",
         "transpose_rulebook",
         "conv",
+        "conv_affine",
         "conv_input_grad",
         "conv_weight_grad",
         "max_pool",

@@ -10,10 +10,12 @@ import enum
 from collections.abc import Sequence
 from typing import Protocol, cast
 
+import torch
 from torch import Tensor
 
 from ..geometry import Geometry, Rulebook
 from . import cpu, cuda, plain
+from .cpu import Ends
 
 
 class ConvAlgo(enum.Enum):
@@ -28,6 +30,7 @@ class Kernels(Protocol):
     """What a module of kernels offers; outputs are allocated in there."""
 
     WAITS: frozenset[str]  # the operators that wait for the device
+    MERGES: frozenset[torch.dtype]  # of layers whose BatchNorm and ReLU behind it `conv` takes
 
     def padded_pairs(self, indices: Tensor, g: Geometry) -> tuple[Tensor, Tensor, Tensor]: ...
 
@@ -43,7 +46,8 @@ class Kernels(Protocol):
         book: Rulebook,
         out_rows: int,
         groups: int,
-    ) -> Tensor: ...
+        ends: Ends = ...,
+    ) -> Tensor: ...  # `ends` where MERGES has the dtype
 
     def conv_input_grad(
         self,
@@ -86,6 +90,11 @@ _KERNELS: dict[tuple[str, str], Kernels] = {
     ("cuda", "torch"): cast(Kernels, plain),
 }
 _chosen: dict[str, Kernels] = {"cpu": cast(Kernels, cpu), "cuda": cast(Kernels, plain)}
+
+
+def merges(device_type: str, dtype: torch.dtype) -> bool:
+    """Whether a layer takes the BatchNorm and ReLU behind it along."""
+    return device_type in _chosen and dtype in _chosen[device_type].MERGES
 
 
 def cpu_kernels_run(device_type: str) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 
-from ..kernels.table import cpu_kernels_run
+from ..kernels.table import merges
 
 
 class Followers(NamedTuple):
@@ -36,16 +36,20 @@ def followers_of(
         return None
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    scale = torch.rsqrt(norm.running_var + norm.eps)
+    scale = torch.rsqrt(_wide(norm.running_var) + norm.eps)
     if norm.weight is not None:
         scale = scale * norm.weight
     shift = -norm.running_mean * scale
     if layer.bias is not None:
-        shift = torch.addcmul(shift, layer.bias, scale)
+        shift = torch.addcmul(shift, _wide(layer.bias), scale)
     if norm.bias is not None:
         shift = shift + norm.bias
     rectified = len(modules) > 1 and type(modules[1]) is nn.ReLU and not _is_watched(modules[1])
     return Followers(scale, shift, rectified, 2 if rectified else 1)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _may_merge(layer: nn.Module, norm: nn.BatchNorm1d, features: Tensor) -> bool:
@@ -55,13 +59,12 @@ def _may_merge(layer: nn.Module, norm: nn.BatchNorm1d, features: Tensor) -> bool
         return False
     device, weight = features.device.type, layer.weight
     mean, variance = norm.running_mean, norm.running_var
-    if torch.is_autocast_enabled(device) or not cpu_kernels_run(device):
+    if torch.is_autocast_enabled(device) or not merges(device, features.dtype):
         return False
     if norm.training or mean is None or variance is None or mean.shape[0] != weight.shape[0]:
         return False
     tensors = (features, *layer.parameters(), *norm.parameters(), mean, variance)
-    wide = features.dtype in (torch.float32, torch.float64) and features.shape[0] > 0
-    if not wide or any(
+    if features.shape[0] == 0 or any(
         t.dtype is not features.dtype or t.device != features.device for t in tensors
     ):
         return False

@@ -5,21 +5,24 @@ Triton comes with every CUDA build of torch and is imported here only; nothing e
 needs it.
 """
 
+from .books import build, padded_pairs, turn
 from .operators import (
-    WAITS,
-    build,
+    MERGES,
     conv,
     conv_input_grad,
     conv_weight_grad,
     max_pool,
-    padded_pairs,
     require_kernels,
     select_sum,
-    turn,
 )
 from .tiles import list_words as mask_words
+from .traced import VISIBLE
+
+WAITS = frozenset({"get_indice_pairs", "subm_rulebook", "rulebook", "max_pool", "select_sum"})
 
 __all__ = [
+    "MERGES",
+    "VISIBLE",
     "WAITS",
     "build",
     "conv",

@@ -1,30 +1,29 @@
-"""The operators over Triton's kernels (products.py, tiles.py), and which configuration they take.
+"""The operators over Triton's kernels (products.py, depthwise.py), and their configurations.
 
-Rulebooks have the table form, with the lists of tiles.py for `block_offset`. What a table can be
-asked again for (the table read backwards, its pair lists) is kept with it, so that a training step
-makes it once a map and not once a layer.
+The same lines run at once and are traced: `wrap_triton` lets torch.compile see a kernel. What
+belongs to a map and not to a layer (a table read backwards, pair lists) stays an operator there.
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import triton
 from torch import Tensor
+from torch.library import wrap_triton
 
-from ... import _C
-from ...geometry import SUBMANIFOLD, Geometry, Rulebook
+from ...geometry import Rulebook
 from .. import cuda, plain
-from ..cpu import explain
+from ..cpu import Ends, explain
+from .books import check_book, on_device, pairs_of, runs, turned_of
+from .depthwise import masked_depthwise, pair_depthwise
 from .products import add_splits, masked_product, pair_product
-from .tiles import TILE_ROWS, PairLists, list_words, ordered, pair_lists
+from .tiles import TILE_ROWS, PairLists, tile_count
 
-WAITS = frozenset({"get_indice_pairs", "subm_rulebook", "rulebook", "max_pool", "select_sum"})
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+MERGES = frozenset(_DTYPES)
 _MOST_SPLITS = 64
 
 
@@ -59,6 +58,14 @@ def pair_configuration(c_in: int, c_out: int, dtype: torch.dtype) -> PairConfigu
     return PairConfiguration(*side, 64 if dtype.itemsize == 2 else 32)
 
 
+def depthwise_lanes(channels: int) -> int:
+    """Channels of a tile of the depthwise kernels."""
+    return max(16, min(64, triton.next_power_of_2(channels)))
+
+
+PAIR_ROWS = 32  # of a tile of pair_depthwise
+
+
 def require_kernels() -> None:
     """Raises RuntimeError where a device is older than Triton takes."""
     if torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0):
@@ -68,96 +75,19 @@ def require_kernels() -> None:
         )
 
 
-def _on_device(tensor: Tensor) -> contextlib.AbstractContextManager:
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
-
-
 def _precision(dtype: torch.dtype) -> str:
     return "tf32" if dtype == torch.float32 and cuda.tf32_products() else "ieee"
 
 
-def _multiprocessors(tensor: Tensor) -> int:
-    if not tensor.is_cuda:
-        return 1  # Triton's interpreter
-    return torch.cuda.get_device_properties(tensor.device).multi_processor_count
-
-
-# ---------------------------------------------------------------------------------- rulebooks
-
-
-def _book(table: Tensor) -> Rulebook:
-    return Rulebook(table, *ordered(table))
-
-
-def _table_of(book: Rulebook, out_rows: int, volume: int) -> Tensor:
-    """The neighbour table of a compact rulebook; needs no order of the pairs."""
-    from ...geometry.rulebook import pair_offsets, pair_rows
-
-    table = book.pair_in.new_full((volume, out_rows), -1)
-    rows_in, rows_out = pair_rows(book, volume)
-    table[pair_offsets(book, volume), rows_out] = rows_in.int()
-    return table
-
-
-def padded_pairs(indices: Tensor, g: Geometry) -> tuple[Tensor, Tensor, Tensor]:
-    """As of the compiled kernels where this build has them, else of plain torch."""
-    maker = cuda if indices.is_cuda and _C.cuda_architectures else plain
-    return maker.padded_pairs(indices, g)
-
-
-def build(indices: Tensor, g: Geometry) -> tuple[Tensor, Rulebook]:
-    """Output sites (those of the input for a submanifold layer) and the rulebook. Tables come from
-    the compiled kernels where this build has them, else from plain torch."""
-    with _on_device(indices):
-        if indices.is_cuda and _C.cuda_architectures:
-            out_indices, table, targets = cuda.neighbour_tables(indices, g)
-        else:
-            out_indices, book = plain.build(indices, g)
-            table, targets = _table_of(book, out_indices.shape[0], g.volume), None
-        book = _book(table)
-        if targets is not None and g.kind != SUBMANIFOLD:
-            book.pair_in._spconv_lite_turned = _book(targets)
-        return out_indices, book
-
-
-def turn(book: Rulebook, in_rows: int, out_rows: int, volume: int) -> Rulebook:
-    """The rulebook read backwards."""
-    _check_form("transpose_rulebook", book)
-    kept = getattr(book.pair_in, "_spconv_lite_turned", None)
-    if kept is None or kept.pair_in.shape[1] != in_rows:
-        with _on_device(book.pair_in):
-            kept = _book(_turned(book.pair_in, in_rows))
-        book.pair_in._spconv_lite_turned = kept
-    return kept
-
-
-def _turned(table: Tensor, in_rows: int) -> Tensor:
-    """other[k, table[k, i]] = i. Rows without a neighbour go to a column that is cut off."""
-    volume, rows = table.shape
-    other = table.new_full((volume, in_rows + 1), -1)
-    place = torch.where(table >= 0, table, in_rows).long()
-    row = torch.arange(rows, device=table.device, dtype=torch.int32)
-    other.scatter_(1, place, row.expand(volume, -1))
-    return other[:, :in_rows].contiguous()
-
-
-def _pairs(book: Rulebook) -> PairLists:
-    kept = getattr(book.pair_in, "_spconv_lite_pairs", None)
-    if kept is None:
-        kept = book.pair_in._spconv_lite_pairs = pair_lists(book.pair_in)
-    return kept
-
-
-def _check_form(name: str, book: Rulebook) -> None:
-    volume, rows = book.pair_in.shape if book.is_table else (0, 0)
-    if not book.is_table or book.block_offset.shape[0] != list_words(rows, volume):
-        raise TypeError(
-            f"{name}: the rulebook was made by other kernels than Triton's, which are chosen for "
-            "this device; build it again, or choose the kernels that made it by set_kernels"
-        )
-
-
-# ---------------------------------------------------------------------------------- convolution
+def _splits(x: Tensor, rows: int, programs: int, pairs: int) -> int:
+    """Into how many parts the pairs of an offset go: enough programs to fill the device, and no
+    part without rows. No branch, as a traced number of rows is unknown."""
+    if x.is_cuda and torch.cuda.is_available():
+        width = torch.cuda.get_device_properties(x.device).multi_processor_count
+    else:
+        width = 1  # Triton's interpreter
+    wanted = min(triton.cdiv(8 * width, programs), _MOST_SPLITS)
+    return torch.sym_min(wanted, rows // pairs + 1)
 
 
 def _check(name: str, first: str, x: Tensor, second: str, w: Tensor, groups: int) -> None:
@@ -167,45 +97,65 @@ def _check(name: str, first: str, x: Tensor, second: str, w: Tensor, groups: int
             f"{name}: the Triton kernels take float16, bfloat16 and float32, got {x.dtype}; choose "
             'set_kernels("cuda", "native") or "torch" for it'
         )
-    if groups < 1 or w.shape[0] % groups:
+    if x.device != w.device:
+        raise ValueError(f"{name}: {first} is on {x.device}, {second} on {w.device}")
+
+
+def _check_groups(name: str, channels: int, groups: int) -> None:
+    if not 1 <= groups <= 65535 or channels % groups:
         raise ValueError(
-            f"{name}: groups must divide the {w.shape[0]} output channels, got {groups}"
+            f"{name}: groups must be at most 65535 and divide the {channels} output channels, got "
+            f"{groups}"
         )
+
+
+# ---------------------------------------------------------------------------------- forward
 
 
 def _product(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
+    shift: Tensor | None,
     book: Rulebook,
     groups: int,
-    back: bool,
-    mirror: bool,
+    ends: Ends = Ends(),  # noqa: B008
+    *,
+    back: bool = False,
+    mirror: bool = False,
 ) -> Tensor:
+    """The product of every row of the book; `back`: with the weight seen from its other side."""
     volume, rows = book.pair_in.shape
-    w = weight.contiguous().view(weight.shape[0], volume, weight.shape[-1])
     out, depth = weight.shape[0] // groups, weight.shape[-1]
-    strides = w.stride(0), w.stride(1), w.stride(2)
     c_out, c_in = (depth, out) if back else (out, depth)
-    w_out, w_offset, w_in = reversed(strides) if back else strides
     y = x.new_empty((rows, groups * c_out))
-    if rows == 0 or c_out == 0:
+    if c_out == 0:
         return y
     if c_in == 0:
-        return y.zero_() if bias is None else y.copy_(bias.expand_as(y))
-    x = x.contiguous()
-    if bias is not None:
-        bias = bias.contiguous()
+        y.zero_()
+        y = y if shift is None else y + shift
+        return (y.relu() if ends.rectified else y).to(x.dtype)
+    x, weight = x.contiguous(), weight.contiguous()
+    scale, shift = (None if t is None else t.contiguous() for t in (ends.scale, shift))
+    flags = scale is not None, shift is not None, ends.rectified
+    pointers = x, weight, x if scale is None else scale, x if shift is None else shift, y, *book
+    if c_in == c_out == 1:
+        lanes = depthwise_lanes(groups)
+        grid: tuple[int, ...] = tile_count(rows), triton.cdiv(groups, lanes)
+        run = masked_depthwise if runs(x) else wrap_triton(masked_depthwise)
+        run[grid](
+            *pointers, rows, rows, volume, groups, *flags, mirror, TILE_ROWS, lanes, num_warps=4
+        )
+        return y
     config = configuration(c_in, c_out, x.dtype)
-    grid = triton.cdiv(rows, TILE_ROWS), triton.cdiv(c_out, config.columns), groups
-    with _on_device(x):
-        masked_product[grid](
-            x, w, x if bias is None else bias, y,
-            *book, rows, rows, volume, c_in, c_out, groups, out * strides[0], w_out, w_offset, w_in,
-            bias is not None, mirror, _precision(x.dtype),
-            TILE_ROWS, config.columns, config.depth,
-            num_warps=config.warps, num_stages=config.stages,
-        )  # fmt: skip
+    strides = volume * depth, depth, 1  # of an output channel, an offset, an input channel
+    w_out, w_offset, w_in = reversed(strides) if back else strides
+    run = masked_product if runs(x) else wrap_triton(masked_product)
+    run[(tile_count(rows), triton.cdiv(c_out, config.columns), groups)](
+        *pointers, rows, rows, volume, c_in, c_out, groups,
+        out * strides[0], w_out, w_offset, w_in, *flags, mirror, _precision(x.dtype),
+        TILE_ROWS, config.columns, config.depth,
+        num_warps=config.warps, num_stages=config.stages,
+    )  # fmt: skip
     return y
 
 
@@ -216,47 +166,89 @@ def conv(
     book: Rulebook,
     out_rows: int,
     groups: int,
+    ends: Ends = Ends(),  # noqa: B008
 ) -> Tensor:
+    _check_groups("conv", weight.shape[0], groups)
     _check("conv", "features", features, "weight", weight, groups)
-    _check_form("conv", book)
-    return _product(features, weight, bias, book, groups, back=False, mirror=False)
+    check_book("conv", features, book, out_rows)
+    with on_device(features):
+        return _product(features, weight, bias, book, groups, ends)
+
+
+# ---------------------------------------------------------------------------------- gradients
 
 
 def conv_input_grad(
     grad: Tensor, weight: Tensor, book: Rulebook, in_rows: int, groups: int, symmetric: bool
 ) -> Tensor:
-    _check("conv_input_grad", "grad", grad, "weight of out channels", weight, groups)
-    _check_form("conv_input_grad", book)
+    name = "conv_input_grad"
+    _check_groups(name, weight.shape[0], groups)
+    _check(name, "grad", grad, "weight of out channels", weight, groups)
+    check_book(name, grad, book, grad.shape[0])
     if not symmetric:
-        book = turn(book, in_rows, grad.shape[0], math.prod(weight.shape[1:-1]))
-    return _product(grad, weight, None, book, groups, back=True, mirror=symmetric)
+        turn = turned_of if runs(grad) else _traced_turn
+        book = turn(book, in_rows)
+    with on_device(grad):
+        return _product(grad, weight, None, book, groups, back=True, mirror=symmetric)
+
+
+def _traced_turn(book: Rulebook, in_rows: int) -> Rulebook:
+    volume, rows = book.pair_in.shape
+    return Rulebook(*torch.ops.spconv_lite.transpose_rulebook(*book, in_rows, rows, volume))
+
+
+def _traced_pairs(table: Tensor) -> PairLists:
+    return PairLists(*torch.ops.spconv_lite.triton_pair_lists(table))
 
 
 def conv_weight_grad(
     features: Tensor, grad: Tensor, book: Rulebook, weight_shape: Sequence[int], groups: int
 ) -> Tensor:
+    name = "conv_weight_grad"
     total = features.new_empty(tuple(weight_shape))
-    _check("conv_weight_grad", "features", features, "grad", grad, 1)
-    _check_form("conv_weight_grad", book)
-    if total.numel() == 0 or book.pair_in.shape[1] == 0:
-        return total.zero_()
-    volume, c_in, c_out = book.pair_in.shape[0], total.shape[-1], total.shape[0] // groups
-    config = pair_configuration(c_in, c_out, features.dtype)
-    blocks = triton.cdiv(c_in, config.channels) * triton.cdiv(c_out, config.columns) * groups
-    wanted = triton.cdiv(8 * _multiprocessors(features), blocks * volume)
-    splits = max(1, min(wanted, _MOST_SPLITS, triton.cdiv(book.pair_in.shape[1], config.pairs)))
+    _check_groups(name, total.shape[0], groups)
+    _check(name, "features", features, "grad", grad, 1)
+    check_book(name, grad, book, grad.shape[0])
+    if total.numel() == 0:
+        return total
     features, grad = features.contiguous(), grad.contiguous()
-    with _on_device(features):
-        lists = _pairs(book)
-        partial = torch.empty((splits, *total.shape), dtype=torch.float32, device=features.device)
-        pair_product[(blocks, volume, splits)](
-            features, grad, partial, *lists,
-            lists.pairs_in.shape[1], volume, c_in, c_out, groups, splits,
-            _precision(features.dtype), *config, num_warps=4, num_stages=3,
-        )  # fmt: skip
-        size = total.numel()
-        add_splits[(triton.cdiv(size, 1024),)](partial, total, size, splits, 1024)
+    lists = pairs_of(book.pair_in) if runs(grad) else _traced_pairs(book.pair_in)
+    with on_device(features):
+        partial = _partial(features, grad, lists, total, groups)
+        size, splits = total.numel(), partial.shape[0]
+        run = add_splits if runs(grad) else wrap_triton(add_splits)
+        run[(triton.cdiv(size, 1024),)](partial, total, size, splits, 1024)
     return total
+
+
+def _partial(x: Tensor, grad: Tensor, lists: PairLists, total: Tensor, groups: int) -> Tensor:
+    """Sums float32 (splits, *total.shape) over parts of the pairs."""
+    volume, rows = lists.pairs_in.shape
+    c_in, c_out = total.shape[-1], total.shape[0] // groups
+
+    def sums(splits: int) -> Tensor:
+        return torch.empty((splits, *total.shape), dtype=torch.float32, device=x.device)
+
+    if c_in == c_out == 1:
+        lanes = depthwise_lanes(groups)
+        blocks = triton.cdiv(groups, lanes)
+        splits = _splits(x, rows, blocks * volume, PAIR_ROWS)
+        partial = sums(splits)
+        run = pair_depthwise if runs(x) else wrap_triton(pair_depthwise)
+        run[(blocks, volume, splits)](
+            x, grad, partial, *lists, rows, volume, groups, splits, lanes, PAIR_ROWS, num_warps=4
+        )
+        return partial
+    config = pair_configuration(c_in, c_out, x.dtype)
+    blocks = triton.cdiv(c_in, config.channels) * triton.cdiv(c_out, config.columns) * groups
+    splits = _splits(x, rows, blocks * volume, config.pairs)
+    partial = sums(splits)
+    run = pair_product if runs(x) else wrap_triton(pair_product)
+    run[(blocks, volume, splits)](
+        x, grad, partial, *lists, rows, volume, c_in, c_out, groups, splits,
+        _precision(x.dtype), *config, num_warps=4, num_stages=3,
+    )  # fmt: skip
+    return partial
 
 
 # ---------------------------------------------------------------------------------- pools

@@ -12,17 +12,33 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["rows", "table_pitch"])
+@triton.jit
+def ended(
+    total, scale, shift, n, inside,
+    HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, RECTIFIED: tl.constexpr,
+):  # fmt: skip
+    """Sums (rows, n) times scale[n], plus shift[n], at least zero; what is not a number stays."""
+    if HAS_SCALE:
+        total *= tl.load(scale + n, mask=inside, other=0.0)[None, :].to(tl.float32)
+    if HAS_SHIFT:
+        total += tl.load(shift + n, mask=inside, other=0.0)[None, :].to(tl.float32)
+    if RECTIFIED:
+        total = tl.where(total < 0.0, 0.0, total)
+    return total
+
+
+@triton.jit(do_not_specialize=["rows", "table_pitch", "volume"])
 def masked_product(
-    x, weight, bias, y,
+    x, weight, scale, shift, y,
     table, order, lists,
     rows, table_pitch, volume,
     c_in, c_out, groups,
     w_group, w_out, w_offset, w_in,
-    HAS_BIAS: tl.constexpr, MIRROR: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, RECTIFIED: tl.constexpr,
+    MIRROR: tl.constexpr, PRECISION: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """y[i, g, n] = bias[g, n] + sum over k, c of x[table[k, i], g, c] weight[g, n, k, c].
+    """y[i, g, n] = the end of the sum over k, c of x[table[k, i], g, c] weight[g, n, k, c].
 
     x (rows read, groups * c_in); weight by its strides w_group, w_out, w_offset and w_in; y (rows,
     groups * c_out). MIRROR: the table's offset k belongs to the weight's volume - 1 - k. A program
@@ -48,16 +64,14 @@ def masked_product(
         at = c.to(tl.int64)[:, None] * w_in + n.to(tl.int64)[None, :] * w_out
         b = tl.load(w + at, mask=(c < c_in)[:, None] & (n < c_out)[None, :], other=0.0)
         total = tl.dot(a, b, total, input_precision=PRECISION)
-    if HAS_BIAS:
-        total += tl.load(bias + group * c_out + n, mask=n < c_out, other=0.0)[None, :].to(
-            tl.float32
-        )
-    at = row.to(tl.int64)[:, None] * (groups * c_out) + (group * c_out + n)[None, :]
+    channel = group * c_out + n
+    total = ended(total, scale, shift, channel, n < c_out, HAS_SCALE, HAS_SHIFT, RECTIFIED)
+    at = row.to(tl.int64)[:, None] * (groups * c_out) + channel[None, :]
     mask = inside[:, None] & (n < c_out)[None, :]
     tl.store(y + at, total.to(y.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["pitch", "splits"])
+@triton.jit(do_not_specialize=["pitch", "volume", "splits"])
 def pair_product(
     x, gradient, partial,
     pairs_in, pairs_out, counts,
@@ -70,7 +84,7 @@ def pair_product(
     A program a tile of output and input channels of one group, an offset and a split.
     """
     across, down = tl.cdiv(c_in, BC), tl.cdiv(c_out, BN)
-    block, k, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    block, k, split = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
     c = block % across * BC + tl.arange(0, BC)
     n = block // across % down * BN + tl.arange(0, BN)
     group = block // across // down
@@ -78,13 +92,11 @@ def pair_product(
     share = tl.cdiv(tl.cdiv(count, BR), splits) * BR
     first = split * share
     last = tl.minimum(first + share, count)
-    list_in = pairs_in + k.to(tl.int64) * pitch
-    list_out = pairs_out + k.to(tl.int64) * pitch
     total = tl.zeros((BN, BC), dtype=tl.float32)
     for begin in range(first, last, BR):
         p = begin + tl.arange(0, BR)
-        i = tl.load(list_in + p, mask=p < last, other=-1).to(tl.int64)
-        o = tl.load(list_out + p, mask=p < last, other=-1).to(tl.int64)
+        i = tl.load(pairs_in + k * pitch + p, mask=p < last, other=-1).to(tl.int64)
+        o = tl.load(pairs_out + k * pitch + p, mask=p < last, other=-1).to(tl.int64)
         at = o[None, :] * (groups * c_out) + (group * c_out + n)[:, None]
         g = tl.load(gradient + at, mask=(o >= 0)[None, :] & (n < c_out)[:, None], other=0.0)
         at = i[:, None] * (groups * c_in) + (group * c_in + c)[None, :]

@@ -21,7 +21,8 @@ _BLOCK = 256
 
 
 def tile_count(rows: int) -> int:
-    """Tiles of a table; one more than are full, as graphs of torch.export have them."""
+    """Tiles of a table; one more than are full, so that there is one without rows, too, and no size
+    of a graph is 0 or 1."""
     return rows // TILE_ROWS + 1
 
 
@@ -30,9 +31,9 @@ def list_words(rows: int, volume: int) -> int:
     return tile_count(rows) * (volume + 1)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows", "volume"])
 def row_keys(table, keys, rows, volume, KEY_BITS: tl.constexpr, BLOCK: tl.constexpr):
-    """keys[i]: the place of row i's set of offsets in the Gray sequence, int64."""
+    """keys[i]: the place of row i's set of offsets in the Gray sequence."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < rows
     code = tl.zeros((BLOCK,), dtype=tl.int64)
@@ -42,10 +43,10 @@ def row_keys(table, keys, rows, volume, KEY_BITS: tl.constexpr, BLOCK: tl.conste
         code |= (source >= 0).to(tl.int64) << k
     for shift in tl.static_range(6):
         code ^= code >> (1 << shift)
-    tl.store(keys + i, code, mask=inside)
+    tl.store(keys + i, code.to(keys.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows", "volume"])
 def tile_lists(table, order, lists, rows, volume, BM: tl.constexpr):
     """lists[tile]: how many offsets any row of the tile has, then which."""
     tile = tl.program_id(0)
@@ -64,15 +65,15 @@ def tile_lists(table, order, lists, rows, volume, BM: tl.constexpr):
 
 
 def ordered(table: Tensor) -> tuple[Tensor, Tensor]:
-    """`order` int32 (M,) and the tiles' lists, flat, of a contiguous table."""
+    """`order` int32 (M,) and the tiles' lists, flat, of a contiguous table. Of a list only the
+    offsets that its count says are written."""
     volume, rows = table.shape
-    lists = table.new_zeros((list_words(rows, volume),))
-    if rows == 0:
-        return table.new_empty((0,)), lists
-    keys = table.new_empty((rows,), dtype=torch.int64)
-    row_keys[(triton.cdiv(rows, _BLOCK),)](table, keys, rows, volume, _KEY_BITS, _BLOCK)
+    # an int32 is sorted in half the passes of an int64
+    keys = table.new_empty((rows,), dtype=torch.int32 if volume < 32 else torch.int64)
+    row_keys[(rows // _BLOCK + 1,)](table, keys, rows, volume, _KEY_BITS, _BLOCK)
     order = keys.sort(stable=True).indices.int()
-    tile_lists[(triton.cdiv(rows, TILE_ROWS),)](table, order, lists, rows, volume, TILE_ROWS)
+    lists = table.new_empty((list_words(rows, volume),))
+    tile_lists[(tile_count(rows),)](table, order, lists, rows, volume, TILE_ROWS)
     return order, lists
 
 
@@ -87,25 +88,24 @@ class PairLists(NamedTuple):
     counts: Tensor
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows", "blocks"])
 def count_pairs(table, counts, rows, blocks, BLOCK: tl.constexpr):
     """counts[k, block]: how many rows of a block have the offset."""
-    block, k = tl.program_id(0), tl.program_id(1)
+    block, k = tl.program_id(0), tl.program_id(1).to(tl.int64)
     i = block * BLOCK + tl.arange(0, BLOCK)
-    source = tl.load(table + k.to(tl.int64) * rows + i, mask=i < rows, other=-1)
+    source = tl.load(table + k * rows + i, mask=i < rows, other=-1)
     tl.store(counts + k * blocks + block, tl.sum((source >= 0).to(tl.int32), 0))
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows", "blocks"])
 def write_pairs(table, ends, pairs_in, pairs_out, rows, blocks, BLOCK: tl.constexpr):
     """Moves the pairs of a block behind those of the blocks before it; `ends`: inclusive sums."""
-    block, k = tl.program_id(0), tl.program_id(1)
+    block, k = tl.program_id(0), tl.program_id(1).to(tl.int64)
     i = block * BLOCK + tl.arange(0, BLOCK)
-    line = k.to(tl.int64) * rows
-    source = tl.load(table + line + i, mask=i < rows, other=-1)
+    source = tl.load(table + k * rows + i, mask=i < rows, other=-1)
     has = (source >= 0).to(tl.int32)
     begin = tl.load(ends + k * blocks + block) - tl.sum(has, 0)
-    to = line + begin + tl.cumsum(has, 0) - 1
+    to = k * rows + begin + tl.cumsum(has, 0) - 1
     tl.store(pairs_in + to, source, mask=has > 0)
     tl.store(pairs_out + to, i, mask=has > 0)
 
@@ -114,9 +114,7 @@ def pair_lists(table: Tensor) -> PairLists:
     """The pairs of a contiguous table by offset and output row: two kernels and a prefix sum."""
     volume, rows = table.shape
     pairs_in, pairs_out = torch.empty_like(table), torch.empty_like(table)
-    if rows == 0:
-        return PairLists(pairs_in, pairs_out, table.new_zeros((volume,)))
-    blocks = triton.cdiv(rows, _BLOCK)
+    blocks = rows // _BLOCK + 1
     counts = table.new_empty((volume, blocks))
     count_pairs[(blocks, volume)](table, counts, rows, blocks, _BLOCK)
     ends = counts.cumsum(1, dtype=torch.int32)
