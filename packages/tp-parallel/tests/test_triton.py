@@ -65,7 +65,8 @@ for name in ("bf16", "fp32"):
                         block | {{"WITH_SUM": False}}, ("columns",), k.WARPS)
     floats = dict.fromkeys(("smoothing", "sum_weight", "z_loss"), "fp32")
     vectors = {{"lse": "*fp32", "grad": "*fp32", "out": f"*{{name}}"}}
-    gradient = Kernel(name, k.row_gradient, logits | vectors | common | floats, block,
+    between = {{"columns": "i32", "grad_stride": "i32"}}  # in the order of the kernel's arguments
+    gradient = Kernel(name, k.row_gradient, logits | vectors | between | common | floats, block,
                       ("columns",), k.WARPS)
     for kernel in (statistics, gradient):
         usage = compile_kernel(kernel, {architecture})

@@ -13,6 +13,7 @@ import torch
 from ..grid.context import ParallelContext
 from ..grid.mappings import copy_to_region
 from ..layers.precision import product_dtype
+from . import liger, ops
 from .cross_entropy import LossTerms, combine, local_statistics, logits_gradient, loss_terms
 
 CHUNK_BYTES = 32 << 20  # logits of a chunk
@@ -48,8 +49,9 @@ def vocab_parallel_linear_cross_entropy(
             below float32.
 
     Returns a scalar, the same bits on every rank. Both gradients are computed in the forward pass
-    when they are needed, so the result can be differentiated once. Raises ValueError or TypeError
-    for what does not fit; synchronises the axis once a chunk.
+    when they are needed, so the result can be differentiated once. On CUDA Liger's kernel computes
+    it where `ops.set_cuda_kernels` says so and the numbers are the same (`loss.liger`). Raises
+    ValueError or TypeError for what does not fit; synchronises the axis once a chunk.
     """
     name = "vocab_parallel_linear_cross_entropy"
     if reduction not in ("mean", "sum"):
@@ -71,6 +73,12 @@ def vocab_parallel_linear_cross_entropy(
     # the gradient of hidden is summed over the axis once, by the conjugate of this copy
     rows = copy_to_region(rows, context.tp, name)
     dtype = product_dtype(rows) or rows.dtype
+    if (
+        ops.uses_liger(rows)
+        and dtype == rows.dtype
+        and liger.serves(rows, weight, terms, context.tp)
+    ):
+        return liger.linear_cross_entropy(rows, weight, target.reshape(-1), terms, reduction)
     if chunk_rows is None:
         chunk_rows = CUDA_CHUNK_ROWS if hidden.is_cuda else default_rows(len(weight), dtype)
     return _LinearCrossEntropy.apply(

@@ -38,6 +38,7 @@ _CUDA_DTYPES = {
     "torch": (),
     "native": (torch.float32, torch.bfloat16),
     "triton": (torch.float32, torch.bfloat16, torch.float16),
+    "liger": (torch.float32, torch.bfloat16, torch.float16),
 }
 _cuda_kernels = "torch"
 
@@ -48,20 +49,28 @@ def set_cuda_kernels(kernels: str) -> str:
     Args:
         kernels: "torch", torch operators, the default. "native", the compiled kernels of this
             package, and "triton", Triton's, which come with a CUDA build of torch: both compiled
-            and simulated, never run. Logits of a dtype that they do not take (float64, and float16
-            for "native") run as torch operators.
+            and simulated, never run. "liger": the output layer and loss in one by Liger's kernel
+            where its numbers are the same (`loss.liger`), everything else as by "triton". Logits of
+            a dtype that they do not take (float64, and float16 for "native") run as torch
+            operators.
 
     Raises ValueError for another name, RuntimeError for kernels that this build does not have.
     """
     global _cuda_kernels
     if kernels not in _CUDA_DTYPES:
-        raise ValueError(f'set_cuda_kernels: takes "torch", "native" or "triton", got {kernels!r}')
+        raise ValueError(
+            f'set_cuda_kernels: takes "torch", "native", "triton" or "liger", got {kernels!r}'
+        )
     if kernels == "native" and not _C.cuda_architectures:
         raise RuntimeError(
             "set_cuda_kernels: this build of tp-parallel has no CUDA kernels; build it with GPU=ON"
         )
-    if kernels == "triton":
+    if kernels in ("triton", "liger"):
         _triton()
+    if kernels == "liger":
+        from . import liger
+
+        liger.function()
     before, _cuda_kernels = _cuda_kernels, kernels
     return before
 
@@ -80,7 +89,13 @@ def _triton() -> ModuleType:
 
 def uses_triton(tensor: torch.Tensor) -> bool:
     """Whether the loss of tensors like this one runs by Triton's kernels."""
-    return tensor.is_cuda and _cuda_kernels == "triton" and tensor.dtype in _CUDA_DTYPES["triton"]
+    chosen = _cuda_kernels in ("triton", "liger")
+    return tensor.is_cuda and chosen and tensor.dtype in _CUDA_DTYPES["triton"]
+
+
+def uses_liger(tensor: torch.Tensor) -> bool:
+    """Whether the output layer and loss of tensors like this one may run by Liger's kernel."""
+    return tensor.is_cuda and _cuda_kernels == "liger"
 
 
 def combine(
@@ -112,8 +127,7 @@ def _statistics(logits, target, start, valid, ignore_index, with_sum):
 def _into(out, logits, target, lse, grad, start, valid, ignore_index, smoothing, z_loss, classes):
     if uses_triton(logits):
         terms = start, valid, ignore_index, smoothing, z_loss, classes
-        vectors = target.contiguous(), lse.contiguous(), grad.contiguous()
-        _triton().gradient(logits, *vectors, *terms, out)
+        _triton().gradient(logits, target.contiguous(), lse.contiguous(), grad, *terms, out)
         return
     _C.loss_gradient(
         logits, target.contiguous(), lse.contiguous(), grad.contiguous(), start, valid,

@@ -34,7 +34,7 @@ def row_statistics(
     top = tl.full((), float("-inf"), tl.float32)
     total = tl.zeros((), tl.float32)
     plain = tl.zeros((), tl.float32)
-    for begin in range(0, columns, BLOCK):
+    for begin in range(0, valid, BLOCK):
         column = begin + tl.arange(0, BLOCK)
         inside = column < valid
         # Masked by the row's length, as a rule a multiple of 16 bytes, which are read at once.
@@ -88,10 +88,10 @@ def combine_ranks(
     tl.store(lse + token, value, mask=inside)
 
 
-@triton.jit(do_not_specialize=["start", "ignore_index"])
+@triton.jit(do_not_specialize=["grad_stride", "start", "ignore_index"])
 def row_gradient(
     logits, target, lse, grad, out,
-    columns, start, valid, ignore_index, smoothing, sum_weight, z_loss,
+    columns, grad_stride, start, valid, ignore_index, smoothing, sum_weight, z_loss,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """out = grad * d loss / d logits, a block of one row; 0 for ignored rows and for padding. May
@@ -99,7 +99,7 @@ def row_gradient(
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     label = tl.load(target + row)
-    scale = tl.load(grad + row).to(tl.float32)
+    scale = tl.load(grad + row * grad_stride).to(tl.float32)
     height = tl.load(lse + row)
     # An ignored row may hold infinities or NaN: zero times those is not zero.
     filled = tl.where((label != ignore_index) & (scale != 0.0), valid, 0)
@@ -141,7 +141,7 @@ def combine(
         with _on_device(every):
             combine_ranks[(triton.cdiv(tokens, 256),)](
                 every, target, loss, lse, tokens, ranks, ignore_index,
-                smoothing, smoothing / classes, z_loss, 256,
+                float(smoothing), smoothing / classes, float(z_loss), 256,
             )  # fmt: skip
     return loss, lse
 
@@ -159,12 +159,13 @@ def gradient(
     classes: int,
     out: Tensor,
 ) -> None:
-    """As ops.loss_gradient, into `out`, which may be `logits`. Does not synchronise."""
+    """As ops.loss_gradient, into `out`, which may be `logits`; `grad` may be one expanded number,
+    as a sum's is. Does not synchronise."""
     rows, columns = logits.shape
     if rows == 0 or columns == 0:
         return
     with _on_device(logits):
         row_gradient[(rows, triton.cdiv(columns, BLOCK))](
-            logits, target, lse, grad, out, columns, start, valid, ignore_index,
-            smoothing, smoothing / classes, z_loss, BLOCK, num_warps=WARPS,
+            logits, target, lse, grad, out, columns, grad.stride(0), start, valid, ignore_index,
+            float(smoothing), smoothing / classes, float(z_loss), BLOCK, num_warps=WARPS,
         )  # fmt: skip
