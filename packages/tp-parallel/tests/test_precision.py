@@ -1,6 +1,7 @@
 """Autocast, float32 sums of bfloat16 gradients, torch.compile, torch's tools on the optimizer."""
 
 import contextlib
+import types
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from tp_parallel import (
     finish_gradients,
     vocab_parallel_linear_cross_entropy,
 )
+from tp_parallel.data_parallel import optimizer as optimizer_module
+from tp_parallel.data_parallel.optimizer import fused_by_default
 from tp_parallel.pipeline import build_stages, run_schedule
 from tp_parallel.pipeline.schedules import make_schedule
 
@@ -159,6 +162,53 @@ def one_step(model, optimizer):
     optimizer.zero_grad()
     model(IDS, IDS).sum().backward()
     return optimizer.step()
+
+
+def test_one_kernel_updates_where_all_parameters_lie_on_cuda(monkeypatch):
+    on_cuda, here = types.SimpleNamespace(is_cuda=True), torch.zeros(1)
+    assert fused_by_default([on_cuda, on_cuda]) is True
+    assert fused_by_default([on_cuda, here]) is fused_by_default([here]) is None
+    assert fused_by_default([]) is None
+    monkeypatch.setattr(optimizer_module, "fused_by_default", lambda parameters: True)
+    assert optimized()[1].inner.defaults["fused"] is True
+    model = GPTModel(GPTConfig(**SHAPE), context=ParallelContext(device="cpu"))
+    assert AdamW([model], model.context, fused=False).inner.defaults["fused"] is False
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_fused_kernel_differs_from_torchs_default_by_rounding_alone(dtype):
+    results = []
+    for fused in (None, True):
+        model = GPTModel(GPTConfig(**SHAPE, dtype=dtype), context=ParallelContext(device="cpu"))
+        optimizer = AdamW([model], model.context, lr=1e-2, weight_decay=0.1, fused=fused)
+        assert optimizer.inner.defaults["fused"] is fused
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(5):  # the same gradients for both: what follows is the update's rounding
+            for p in optimizer.parameters:
+                p.grad = torch.randn(p.shape, generator=generator)
+            optimizer.step()
+        results.append([m.detach() for m in optimizer.inner.masters.values()])
+    for default, fused in zip(*results, strict=True):
+        torch.testing.assert_close(fused, default, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_the_norm_is_the_sum_of_squares_to_float64s_rounding_and_the_update_torchs_bits(dtype):
+    model = GPTModel(GPTConfig(**SHAPE, dtype=dtype), context=ParallelContext(device="cpu"))
+    optimizer = AdamW([model], model.context, lr=1e-2, weight_decay=0.0, clip_grad=0.5)
+    model(IDS, IDS).sum().backward()
+    masters = [p.detach().to(torch.promote_types(p.dtype, torch.float32)).clone()
+               for p in optimizer.parameters]  # fmt: skip
+    grads = [p.grad.clone() for p in optimizer.parameters]
+    squares = sum(g.double().square().sum() for g in grads)
+    norm = optimizer.step()
+    assert norm == pytest.approx(squares.sqrt().item(), rel=1e-14)
+    plain = torch.optim.AdamW(masters, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0)
+    for master, grad in zip(masters, grads, strict=True):
+        master.grad = grad.to(master.dtype) * (0.5 / norm)
+    plain.step()
+    for master, parameter in zip(masters, optimizer.parameters, strict=True):
+        assert torch.equal(parameter, master.to(parameter.dtype))
 
 
 def test_torchs_schedulers_change_the_learning_rate():

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..grid.context import ParallelContext
-from ..layers.layout import is_sharded, placed_parameters
+from ..layers.layout import held, is_sharded, placed_parameters
 from ..layers.precision import widen_gradients
 
 
@@ -28,21 +28,29 @@ def gradient_norm(models: Iterable[nn.Module], context: ParallelContext) -> torc
     `finish_gradients`. Synchronises tp and pp, and dp where FSDP2 is used. torch's
     `clip_grad_norm_` knows nothing of this: it sees one rank's part.
     """
-    whole = torch.zeros(1, dtype=torch.float64, device=context.device)
-    cut = torch.zeros_like(whole)  # over the data axis
+    parts: dict[bool, list[torch.Tensor]] = {False: [], True: []}  # by whether FSDP2 has cut them
     sharded = False
     for placed in placed_parameters(models, context):
-        sharded |= is_sharded(placed.parameter)
-        grad = placed.parameter.grad
-        total = cut if is_sharded(placed.parameter) else whole
-        for part in placed.counted(grad, context) if grad is not None else ():
-            total += part.double().square().sum()
+        cut = is_sharded(placed.parameter)
+        sharded |= cut
+        if placed.parameter.grad is not None:
+            parts[cut] += placed.counted(placed.parameter.grad, context)
+    whole, over_data = (_squares(parts[cut], context.device) for cut in (False, True))
     if sharded:
-        context.dp.all_reduce(cut, label="gradient_norm", kind="control")
-    whole += cut
+        context.dp.all_reduce(over_data, label="gradient_norm", kind="control")
+    whole += over_data
     context.tp.all_reduce(whole, label="gradient_norm", kind="control")
     context.pp.all_reduce(whole, label="gradient_norm", kind="control")
     return whole.sqrt_()[0]
+
+
+def _squares(parts: list[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """Sum of the squares of all `parts`, float64 [1]; on CUDA a few kernels for all of them."""
+    filled = [part for part in parts if part.numel()]
+    if not filled:
+        return torch.zeros(1, dtype=torch.float64, device=device)
+    norms = torch._foreach_norm(filled, 2, dtype=torch.float64)
+    return torch.stack(norms).square_().sum().reshape(1)
 
 
 class MasterAdamW(torch.optim.AdamW):
@@ -64,12 +72,11 @@ class MasterAdamW(torch.optim.AdamW):
     def step(self, closure: None = None, *, scale: float = 1.0) -> None:  # type: ignore[override]
         """One update with every gradient times `scale`, multiplied in float32."""
         for parameter, master in self.masters.items():
-            if parameter.grad is None:
-                continue
-            if master is not parameter:
+            if master is not parameter and parameter.grad is not None:
                 master.grad = parameter.grad.float()
-            if scale != 1.0:
-                master.grad.mul_(scale)
+        grads = [held(m.grad) for m in self.masters.values() if m.grad is not None]
+        if scale != 1.0 and grads:
+            torch._foreach_mul_(grads, scale)
         super().step()
         for parameter, master in self.masters.items():
             if master is not parameter:
@@ -79,9 +86,9 @@ class MasterAdamW(torch.optim.AdamW):
     @torch.no_grad()
     def masters_to_parameters(self) -> None:
         """Rounds the float32 copies into their parameters."""
-        for parameter, master in self.masters.items():
-            if master is not parameter:
-                parameter.copy_(master)
+        copied = [(held(p), held(m)) for p, m in self.masters.items() if m is not p]
+        if copied:
+            torch._foreach_copy_(*map(list, zip(*copied, strict=True)))
 
     def state_of(self, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
         """exp_avg, exp_avg_sq, step and, where kept, master; zeros where no step was made."""
@@ -108,7 +115,8 @@ class AdamW(torch.optim.Optimizer):
         zero: each data rank keeps moments and float32 copies of its share of the parameters only,
             updates those and sends them to the others, by torch's ZeroRedundancyOptimizer
             (Rajbhandari et al., 2020, arXiv 1910.02054, stage 1). The same numbers, bit for bit.
-        fused: torch's fused kernel; None is torch's choice.
+        fused: torch's fused kernel; None takes it where all parameters lie on CUDA, elsewhere
+            torch's default.
     """
 
     def __init__(
@@ -137,6 +145,7 @@ class AdamW(torch.optim.Optimizer):
         self.inner: MasterAdamW | None = None
         self._sharded: torch.optim.Optimizer | None = None
         options = {"lr": lr, "betas": betas, "eps": eps}
+        fused = fused_by_default(self.parameters) if fused is None else fused
         if not groups:  # a stage whose parameters are all frozen
             groups = [{"params": []}]
         super().__init__([dict(group) for group in groups], {**options, "weight_decay": 0.0})
@@ -248,6 +257,11 @@ def _sharded(
     return ZeroRedundancyOptimizer(
         groups, optimizer_class=MasterAdamW, process_group=context.dp.group, **options
     )
+
+
+def fused_by_default(parameters: list[nn.Parameter]) -> bool | None:
+    """True where one kernel can update all `parameters`; None leaves the choice to torch."""
+    return True if parameters and all(p.is_cuda for p in parameters) else None
 
 
 def _master(parameter: nn.Parameter) -> torch.Tensor:
