@@ -49,6 +49,12 @@ def test_the_kernels_equal_the_cpus_in_tritons_interpreter(pytestconfig):
     assert " passed" in run(command, TRITON_INTERPRET="1")
 
 
+@pytest.mark.skipif(ON_GPU, reason="a GPU's driver is not a stand-in")
+def test_torch_compile_and_export_see_the_kernels():
+    checks = HERE / "triton_checks" / "graphs.py"
+    assert " passed" in run(["-m", "pytest", "-q", "-p", "no:cacheprovider", checks])
+
+
 SPECIALISATIONS = HERE / "triton_checks" / "specialisations.py"
 needs_guard = pytest.mark.skipif(not TOOLS.is_dir(), reason="tests/cuda_sim is not in this tree")
 
@@ -69,10 +75,12 @@ def test_the_budget_itself_keeps_the_bars():
     budget = json.loads((HERE / "triton_checks" / "budget.json").read_text())
     for name, usage in budget["sm_90"].items():
         if name.split()[0] in ("forward", "input_gradient", "weight_gradient"):
-            assert "HGMMA" in usage["instructions"], name
+            # float32 without tf32 is what tensor cores do not have
+            assert ("HGMMA" in usage["instructions"]) == ("fp32" not in name), name
     for arch, kernels in budget.items():
         for name, usage in kernels.items():
-            assert usage["registers"] <= 168, (arch, name)
+            # three blocks of 128 threads a multiprocessor; without tensor cores one of 256 may do
+            assert usage["registers"] <= (176 if " fp32 " in name else 168), (arch, name)
             assert usage["shared"] <= 100 * 1024, (arch, name)
             assert usage["local"] == 0, (arch, name)
             if arch in ("sm_80", "sm_120"):

@@ -18,26 +18,39 @@ sys.path.insert(0, str(HERE.parents[3] / "tests" / "cuda_sim"))
 import triton_guard  # noqa: E402
 from triton_guard import Kernel  # noqa: E402
 
-from spconv_lite.kernels.triton import operators, products, tiles  # noqa: E402
+from spconv_lite.kernels.triton import depthwise, operators, products, tiles  # noqa: E402
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+DTYPES = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+}
+
+
+def ended(plain: bool) -> dict[str, bool]:
+    """Constants of a forward pass with all that may follow the sums, or of one with nothing."""
+    return dict.fromkeys(("HAS_SCALE", "HAS_SHIFT", "RECTIFIED"), not plain)
 
 
 def of_products() -> list[Kernel]:
-    """Forward and input gradient in the three configurations, tf32 for float32; pair products."""
+    """Forward and input gradient in the three configurations; pair products. float32 both by tensor
+    cores (tf32) and without (fp32)."""
     found = []
     for name, dtype in DTYPES.items():
-        precision = "tf32" if name == "fp32" else "ieee"
+        precision = "tf32" if name == "tf32" else "ieee"
+        value = "fp32" if name == "tf32" else name
         for channels in (32, 64, 128):
             config = operators.configuration(channels, channels, dtype)
             for back in (False, True):
                 # one stride of the weight is 1 and becomes a constant
                 unit, free = ("w_out", "w_in") if back else ("w_in", "w_out")
                 ints = ["rows", "table_pitch", "volume", "c_in", "c_out", "groups"]
-                signature = dict.fromkeys(["x", "weight", "bias", "y"], f"*{name}")
+                pointers = ["x", "weight", "scale", "shift", "y"]
+                signature = dict.fromkeys(pointers, f"*{value}")
                 signature |= dict.fromkeys(["table", "order", "lists"], "*i32")
                 signature |= dict.fromkeys([*ints, "w_group", free, "w_offset"], "i32")
-                constants = {unit: 1, "HAS_BIAS": not back, "MIRROR": back}
+                constants = {unit: 1, "MIRROR": back} | ended(plain=back)
                 constants |= {"PRECISION": precision, "BM": tiles.TILE_ROWS}
                 constants |= {"BN": config.columns, "BK": config.depth}
                 found.append(
@@ -52,8 +65,7 @@ def of_products() -> list[Kernel]:
                     )
                 )
         config = operators.pair_configuration(64, 64, dtype)
-        signature = {"x": f"*{name}", "gradient": f"*{name}", "partial": "*fp32"}
-        signature |= dict.fromkeys(["pairs_in", "pairs_out", "counts"], "*i32")
+        signature = pair_signature(value)
         ints = ["pitch", "volume", "c_in", "c_out", "groups", "splits"]
         signature |= dict.fromkeys(ints, "i32")
         constants = dict(zip(("BN", "BC", "BR"), config, strict=True)) | {"PRECISION": precision}
@@ -64,13 +76,34 @@ def of_products() -> list[Kernel]:
     return found
 
 
+def pair_signature(value: str) -> dict[str, str]:
+    signature = {"x": f"*{value}", "gradient": f"*{value}", "partial": "*fp32"}
+    return signature | dict.fromkeys(["pairs_in", "pairs_out", "counts"], "*i32")
+
+
+def of_depthwise() -> list[Kernel]:
+    found, lanes = [], operators.depthwise_lanes(64)
+    for value in ("bf16", "fp32"):
+        signature = dict.fromkeys(["x", "weight", "scale", "shift", "y"], f"*{value}")
+        signature |= dict.fromkeys(["table", "order", "lists"], "*i32")
+        signature |= dict.fromkeys(["rows", "table_pitch", "volume", "channels"], "i32")
+        constants = {"MIRROR": False, "BM": tiles.TILE_ROWS, "BC": lanes} | ended(plain=False)
+        forward = depthwise.masked_depthwise, signature, constants, ["channels"]
+        found.append(Kernel(f"depthwise forward {value}", *forward))
+        ints = dict.fromkeys(["pitch", "volume", "channels", "splits"], "i32")
+        constants = {"BC": lanes, "BR": operators.PAIR_ROWS}
+        back = depthwise.pair_depthwise, pair_signature(value) | ints, constants, ["channels"]
+        found.append(Kernel(f"depthwise weight_gradient {value}", *back))
+    return found
+
+
 def of_tiles() -> list[Kernel]:
     i32 = "*i32"
     return [
         Kernel(
             "row_keys",
             tiles.row_keys,
-            {"table": i32, "keys": "*i64", "rows": "i32", "volume": "i32"},
+            {"table": i32, "keys": i32, "rows": "i32", "volume": "i32"},
             {"KEY_BITS": 62, "BLOCK": 256},
         ),
         Kernel(
@@ -107,7 +140,8 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only kernels whose name has this text")
     parser.add_argument("--update", action="store_true", help="write what was measured as limits")
     options = parser.parse_args()
-    kernels = [k for k in of_products() + of_tiles() if options.only in k.name]
+    made = of_products() + of_depthwise() + of_tiles()
+    kernels = [k for k in made if options.only in k.name]
     report = triton_guard.measure(kernels, options.arch or triton_guard.ARCHITECTURES)
     if options.update:
         triton_guard.write(BUDGET, triton_guard.budget_of(report))
