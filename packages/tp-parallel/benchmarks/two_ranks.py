@@ -22,10 +22,7 @@ def start() -> subprocess.Popen | None:
     if os.environ.get("RANK") == "1":
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return None
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
               "OMP_NUM_THREADS": "1"}  # fmt: skip
     arguments = [a for a in sys.argv if a != "--json"]
     if "--json" in sys.argv:
@@ -34,6 +31,12 @@ def start() -> subprocess.Popen | None:
     atexit.register(other.kill)  # after an error here it would wait for its time-out
     os.environ.update(common | {"RANK": "0"})
     return other
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def peak_extra(call: Callable[[], object]) -> float:
