@@ -18,8 +18,15 @@ CASES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _of_any_size(monkeypatch):
+    monkeypatch.setattr(few_outputs, "FEWEST_NUMBERS", 0)
+
+
+@pytest.mark.parametrize("small", [False, True], ids=["planes", "as small frames go"])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_the_sum_of_moved_planes_is_the_convolution(case, difference):
+def test_the_sum_of_moved_planes_is_the_convolution(case, small, monkeypatch, difference):
+    monkeypatch.setattr(few_outputs, "FEWEST_NUMBERS", 10**6 if small else 0)
     rank, shape, channels, filters, kernel, pads = case
     x = torch.randn(*shape, channels, requires_grad=True)
     weight = (torch.randn(filters, channels, *kernel) / channels**0.5).requires_grad_()
@@ -27,7 +34,8 @@ def test_the_sum_of_moved_planes_is_the_convolution(case, difference):
     flat = [p for pair in reversed(pads) for p in pair]
     padded = torch.nn.functional.pad(x.movedim(-1, 1).double(), flat)
     want = CONV[rank](padded, weight.double()).movedim(1, -1)
-    assert difference(got.detach(), want.detach()) <= 1e-6
+    # torch's own convolution rounds the sum of 1,080 products to 1.2e-6
+    assert difference(got.detach(), want.detach()) <= (2e-6 if small else 1e-6)
     seed = torch.randn_like(got)
     grads = [torch.autograd.grad(y, (x, weight), seed.to(y.dtype)) for y in (got, want)]
     for a, b in zip(*grads, strict=True):

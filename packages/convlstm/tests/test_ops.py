@@ -260,6 +260,24 @@ def test_half_precision_keeps_the_cell_state_in_float32(dtype, difference):
     assert difference(c.detach(), want_c.detach()) <= bound
 
 
+@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_operator_itself_learns_in_half_precision(dtype, keep, difference):
+    wide = torch.randn(4, 2, 6, 5, 3), torch.zeros(2, 6, 5, 4), torch.zeros(2, 6, 5, 4)
+    wide = [*wide, torch.randn(16, 3, 3, 3) / 5, torch.randn(16, 4, 3, 3) / 5]
+    low = [t if k == 2 else t.to(dtype) for k, t in enumerate(wide)]
+    found = []
+    for tensors in (low, [t.float() for t in low]):
+        leaves = [t.clone().requires_grad_() for t in tensors]
+        options = [1, 1], [1, 1], True, 1, 2, keep, False
+        hs, c, *_ = torch.ops.convlstm.sequence(*leaves, None, None, None, *options)
+        total = hs.float().square().sum() + c.sum()
+        found.append([hs.detach(), *torch.autograd.grad(total, leaves)])
+    for got, want, tensor in zip(*found, [low[0], *low], strict=True):
+        assert got.dtype == tensor.dtype
+        assert difference(got.float(), want) <= 0.02
+
+
 @pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_learns_with_peepholes(dtype, recompute, difference):

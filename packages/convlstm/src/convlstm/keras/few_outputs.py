@@ -15,8 +15,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from ..sequence import convolutions
+
 # The most (output channels x taps): more planes than these move more memory than they save.
 MOST_PLANES = 64
+# Of inputs with fewer numbers the calls that move planes take longer than torch's convolution:
+# 2 to 3 times of 24x24x16, as long of 20x20x40 (measured).
+FEWEST_NUMBERS = 1 << 14
 
 
 def takes(
@@ -43,6 +48,9 @@ def convolve(x: Tensor, weight: Tensor, pads: Sequence[tuple[int, int]]) -> Tens
             f"Conv: input with its padding must be at least as large as the kernel "
             f"{tuple(kernel)}, got size {tuple(x.shape[1:-1])}"
         )
+    # (an exported graph is of any size)
+    if not torch.compiler.is_exporting() and x.numel() < FEWEST_NUMBERS:
+        return convolutions.convolve(x, weight, pads)
     matrix = weight.flatten(2).transpose(1, 2).reshape(-1, c)  # (K taps, C)
     planes = matrix @ x.reshape(-1, c).T
     planes = planes.view(k, math.prod(kernel), *x.shape[:-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -35,10 +36,19 @@ def tile_outputs(x: Tensor, size: Sequence[int], kernel: Sequence[int], calls: i
         return 1
     if not min(kernel) >= 2 or max(kernel) > WINOGRAD_KERNEL:
         return 1
-    best, fewest = 1, x.shape[0] * math.prod(size) * math.prod(kernel)
-    for out in (2, 4) if x.dtype == torch.float32 else (2,):
-        tiles = x.shape[0] * math.prod(-(-n // out) for n in size)
-        products = tiles * (out + 2) ** 2 * math.prod(-(-k // 3) for k in kernel)
+    widest = 4 if x.dtype == torch.float32 else 2
+    return _fewest_products(x.shape[0], *size, *kernel, calls, widest)
+
+
+@lru_cache(maxsize=1024)
+def _fewest_products(
+    frames: int, height: int, width: int, rows: int, columns: int, calls: int, widest: int
+) -> int:
+    """tile_outputs of so many frames (height, width) for a kernel (rows, columns)."""
+    best, fewest = 1, frames * height * width * rows * columns
+    for out in range(2, widest + 1, 2):
+        tiles = frames * -(-height // out) * -(-width // out)
+        products = tiles * (out + 2) ** 2 * -(-rows // 3) * -(-columns // 3)
         if products < GAIN * fewest and tiles >= TILES + TRANSFORM_TILES / max(1, calls):
             best, fewest = out, products
     return best

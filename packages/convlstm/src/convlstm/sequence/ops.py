@@ -7,6 +7,7 @@ time first and channels last, (T, B, size..., C), see problem.py.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 
 import torch
@@ -60,9 +61,16 @@ def _problem(x, h0, c0, w_ih, w_hh, bias, peephole, valid, *options) -> fused.Pr
     return fused.Problem(*tensors, spec)
 
 
+def _without_autocast(kind: str) -> contextlib.AbstractContextManager:
+    """(Where it is off already, to enter it is a part of a small sequence's time.)"""
+    if torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return contextlib.nullcontext()
+
+
 def _forward(*args) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     *problem, keep, last_only = args
-    with torch.autocast(problem[0].device.type, enabled=False):
+    with _without_autocast(problem[0].device.type):
         kept = fused.forward(_problem(*problem), keep, last_only)
     return kept.hs, kept.c, kept.cs, kept.gates
 
@@ -70,7 +78,7 @@ def _forward(*args) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def _backward_op(d_hs, d_c, *args) -> tuple[Tensor, ...]:
     *problem, hs, cs, gates, need_x = args
     p = _problem(*problem)
-    with torch.autocast(p.x.device.type, enabled=False):
+    with _without_autocast(p.x.device.type):
         kept = fused.Kept(hs, p.c0, cs, gates)
         g = fused.backward(p, kept, _contiguous(d_hs), _contiguous(d_c), need_x)
     none = p.x.new_empty(0)
@@ -169,10 +177,15 @@ _sequence_backward = torch.ops.convlstm.sequence_backward.default
 
 class _Eager(torch.autograd.Function):
     """The operator without the dispatcher, whose generated wrapper costs 0.1 ms a call in torch
-    2.13: as much as a small sequence itself."""
+    2.13: as much as a small sequence itself. One method, since torch reads the signature of a
+    forward with a setup_context at each call."""
 
-    forward = staticmethod(_forward)
-    setup_context = staticmethod(_setup)
+    @staticmethod
+    def forward(ctx, *inputs):
+        output = _forward(*inputs)
+        _setup(ctx, inputs, output)
+        return output
+
     backward = staticmethod(_backward)
 
 

@@ -168,6 +168,8 @@ class Gradients:
 
     def rounded(self, p: Problem) -> Gradients:
         """The same in the dtypes of p's tensors."""
+        self.x = None if self.x is None else self.x.to(p.x.dtype)
+        self.h0 = self.h0.to(p.h0.dtype)
         self.weight_ih = self.weight_ih.to(p.weight_ih.dtype)
         self.weight_hh = self.weight_hh.to(p.weight_hh.dtype)
         self.bias = None if self.bias is None else self.bias.to(p.bias.dtype)
