@@ -26,7 +26,8 @@ def tiles(shape, out, dtype):
     """A call for each pass: the products of all tiles of `out` outputs a side."""
     batch, channels, filters, kernel, height, width = shape
     rows = batch * -(-height // out) * -(-width // out)
-    inputs, gates = (channels + filters) * -((-kernel // 3) ** 2), 4 * filters
+    parts = ((kernel + 2) // 3) ** 2  # of 3x3
+    inputs, gates = (channels + filters) * parts, 4 * filters
     places = (out + 2) ** 2
     for m, k, n in ((rows, inputs, gates), (rows, gates, inputs), (inputs, rows, gates)):
         a, b = (torch.randn(places, *size).to(dtype) for size in ((m, k), (k, n)))
