@@ -45,7 +45,8 @@ class Record:
         self.path = Path(path) if path else None
         self.began = time.monotonic()
         self.values: dict[str, object] = {
-            "date": datetime.date.today().isoformat(), "machine": machine(), **first,
+            "benchmark": "soak", "date": datetime.date.today().isoformat(), "machine": machine(),
+            **first,
         }  # fmt: skip
         self.shots = dict.fromkeys([*KINDS, "in a save", "starts again"], 0)
 
@@ -160,6 +161,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", default=None)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that its processes end with it
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 200)
     record = Record(options.json, seed=options.seed, minutes=options.minutes)

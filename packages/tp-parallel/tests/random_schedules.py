@@ -243,11 +243,18 @@ def main() -> int:
     said = [pipe.recv() for pipe in pipes]
     wanted = [verdict(draw_schedule(seed)) for seed in seeds]
     other = [seed for seed in seeds if any(each[seed] != wanted[seed] for each in said)]
-    result = {"date": datetime.date.today().isoformat(), "torch": torch.__version__,
-              "load_average": round(os.getloadavg()[0], 2), "schedules": options.count,
-              "end": wanted.count("ends"),
-              "deadlock": wanted.count("deadlocks"), "seeds whose verdict differs": other,
-              "seconds": round(time.monotonic() - began)}  # fmt: skip
+    result = {
+        "benchmark": "schedules",
+        "date": datetime.date.today().isoformat(),
+        "machine": {"cores": os.cpu_count(), "load_average": round(os.getloadavg()[0], 2)},
+        "versions": {"torch": torch.__version__},
+        "schedules drawn": options.count,
+        "end": wanted.count("ends"),
+        "deadlock": wanted.count("deadlocks"),
+        "verdicts that differ from the run": len(other),
+        "seeds of these": other,
+        "seconds": round(time.monotonic() - began),
+    }
     print(json.dumps(result, indent=1))
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
