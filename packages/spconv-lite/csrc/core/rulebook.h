@@ -83,10 +83,8 @@ HD void kernel_offset(const Geometry& g, int64_t k, int64_t offset[max_axes]) {
   }
 }
 
-// The input site that output site `out` reads through offset k. False if it lies outside the grid.
-HD bool source_site(const Geometry& g, const Site& out, int64_t k, Site* in) {
-  int64_t offset[max_axes];
-  kernel_offset(g, k, offset);
+// The input site that output site `out` reads through an offset. False if it lies outside the grid.
+HD bool source_site(const Geometry& g, const Site& out, const int64_t offset[max_axes], Site* in) {
   in->batch = out.batch;
   bool fits = true;
   for (int axis = 0; axis < max_axes; ++axis) {
@@ -97,15 +95,17 @@ HD bool source_site(const Geometry& g, const Site& out, int64_t k, Site* in) {
   return fits;
 }
 
-// The coordinate on one axis of the output that reads input coordinate `in` through offset k, or -1.
+// The coordinate on one axis of the output that reads input coordinate `in` through offset k, or -1. Numbers
+// of a geometry are below 2^31, so that what is divided has 32 bits: a GPU takes a tenth of the time for it.
 HD int64_t target_coordinate(const Geometry& g, bool transposed, int axis, int64_t in, int64_t k) {
   int64_t out;
   if (transposed) {
     out = in * g.stride[axis] - g.padding[axis] + k * g.dilation[axis];
   } else {
     const int64_t scaled = in + g.padding[axis] - k * g.dilation[axis];
-    if (scaled < 0 || scaled % g.stride[axis] != 0) return -1;
-    out = scaled / g.stride[axis];
+    const auto value = static_cast<uint32_t>(scaled), stride = static_cast<uint32_t>(g.stride[axis]);
+    if (scaled < 0 || value % stride != 0) return -1;
+    out = value / stride;
   }
   return out >= 0 && out < g.out_shape[axis] ? out : -1;
 }

@@ -50,6 +50,20 @@ DEV_FN Pack<T, V> load_pack(const T* p) {
   return *reinterpret_cast<const Pack<T, V>*>(p);
 }
 
+// Where load number `load` of a step goes in a tile that is stored across: V columns from *column of row
+// *row, of `depth` rows. Two neighbouring lanes share a row, which is one sector of memory, and of the lanes
+// that store into one bank there are two and not eight. Single elements go along the row.
+template <int V, int depth, int columns>
+DEV_FN void place_across(int load, int* row, int* column) {
+  if constexpr (V == 1) {
+    *row = load / columns;
+    *column = load % columns;
+  } else {
+    *row = load / 2 % depth;
+    *column = (load % 2 + load / (2 * depth) * 2) * V;
+  }
+}
+
 // ---- forward, and backward for the input ----
 
 // y[i] = sum over k of x[table[k, i]] @ weight of k, for the channels of each group.
@@ -167,8 +181,7 @@ class ConvTile {
   DEV_FN void weight_place(int j, int* n, int* channel) const {
     if (p_.backward) {
       const int load = j * conv_threads + static_cast<int>(threadIdx.x);
-      *n = load % (block_columns / V) * V;
-      *channel = load / (block_columns / V);
+      place_across<V, depth, block_columns>(load, channel, n);
     } else {
       *n = row_of(j);
       *channel = depth_of(j);
@@ -287,7 +300,8 @@ class CorrelationTile {
     DEV_UNROLL_BY(4)
     for (int j = 0; j < loads; ++j) {
       const int load = j * conv_threads + static_cast<int>(threadIdx.x);
-      const int d = load / (side / V), channel = load % (side / V) * V;
+      int d, channel;
+      place_across<V, depth, side>(load, &d, &channel);
       const int64_t row = place + d < rows_.rows ? rows_.order[place + d] : -1;
       const int64_t source = row >= 0 ? rows_.table[k * rows_.rows + row] : -1;
       const int out = first_out_ + channel, in = first_in_ + channel;

@@ -14,13 +14,16 @@ inline constexpr int neighbour_threads = 256;
 DEV_KERNEL(neighbour_threads)
 find_sources(const int32_t* out_indices, int64_t out_rows, Geometry g, SiteMap in_map, int32_t* table) {
   const int64_t volume = g.volume();
-  for (int64_t k = blockIdx.y; k < volume; k += gridDim.y)
+  for (int64_t k = blockIdx.y; k < volume; k += gridDim.y) {
+    int64_t offset[max_axes];
+    kernel_offset(g, k, offset);
     for (int64_t i = dev::thread_index(); i < out_rows; i += dev::thread_count()) {
       const Site out = load_site(out_indices, i, g.ndim);
       Site in;
-      const bool reads = inside(out, g.batch_size, g.out_shape) && source_site(g, out, k, &in);
+      const bool reads = inside(out, g.batch_size, g.out_shape) && source_site(g, out, offset, &in);
       table[k * out_rows + i] = reads ? find_row(in_map, in) : -1;
     }
+  }
 }
 
 // table[k, i] = the output row that input site i reaches through offset k. out_map holds the output sites.
@@ -28,13 +31,17 @@ DEV_KERNEL(neighbour_threads)
 find_targets(const int32_t* in_indices, int64_t in_rows, Geometry g, bool transposed, SiteMap out_map,
              int32_t* table) {
   const int64_t volume = g.volume();
-  for (int64_t k = blockIdx.y; k < volume; k += gridDim.y)
+  for (int64_t k = blockIdx.y; k < volume; k += gridDim.y) {
+    int64_t offset[max_axes];
+    kernel_offset(g, k, offset);
     for (int64_t i = dev::thread_index(); i < in_rows; i += dev::thread_count()) {
       const Site in = load_site(in_indices, i, g.ndim);
       Site out;
-      const bool reaches = inside(in, g.batch_size, g.in_shape) && target_site(g, transposed, in, k, &out);
+      const bool reaches =
+          inside(in, g.batch_size, g.in_shape) && target_site(g, transposed, in, offset, &out);
       table[k * in_rows + i] = reaches ? find_row(out_map, out) : -1;
     }
+  }
 }
 
 // other[k, table[k, i]] = i: the same pairs seen from the rows that are read. `other` is -1 before. Each

@@ -59,13 +59,15 @@ DEV_FN void append_pair(const PairLists& lists, int64_t k, bool found, int32_t i
 DEV_KERNEL(threads_per_block)
 get_subm_indice_pairs(const int32_t* indices, int64_t rows, Geometry g, SiteMap map, PairLists lists) {
   for (int64_t k = blockIdx.y; k < lists.volume; k += gridDim.y) {
+    int64_t offset[max_axes];
+    kernel_offset(g, k, offset);
     for (int64_t i = dev::thread_index();; i += dev::thread_count()) {
       if (i - dev::lane() >= rows) break;  // whole warps leave together
       int32_t in = -1;
       if (i < rows) {
         const Site out = load_site(indices, i, g.ndim);
         Site neighbour;
-        if (inside(out, g.batch_size, g.out_shape) && source_site(g, out, k, &neighbour))
+        if (inside(out, g.batch_size, g.out_shape) && source_site(g, out, offset, &neighbour))
           in = find_row(map, neighbour);
       }
       append_pair(lists, k, in >= 0, in, static_cast<int32_t>(i));
@@ -82,11 +84,13 @@ find_out_sites(const int32_t* indices, int64_t rows, Geometry g, bool transposed
                unsigned long long* found, Report* report) {
   const int64_t volume = g.volume();
   for (int64_t k = blockIdx.y; k < volume; k += gridDim.y) {
+    int64_t offset[max_axes];
+    kernel_offset(g, k, offset);
     for (int64_t i = dev::thread_index(); i < rows; i += dev::thread_count()) {
       const Site in = load_site(indices, i, g.ndim);
       if (!inside(in, g.batch_size, g.in_shape)) continue;
       Site out;
-      if (!target_site(g, transposed, in, k, &out)) continue;
+      if (!target_site(g, transposed, in, offset, &out)) continue;
       const int64_t index = row_major_index(out, out_map.shape);
       bool fresh;
       if (take_slot(out_map, index, &fresh) < 0)
@@ -113,13 +117,15 @@ DEV_KERNEL(threads_per_block)
 get_conv_indice_pairs(const int32_t* indices, int64_t rows, Geometry g, bool transposed, SiteMap out_map,
                       PairLists lists) {
   for (int64_t k = blockIdx.y; k < lists.volume; k += gridDim.y) {
+    int64_t offset[max_axes];
+    kernel_offset(g, k, offset);
     for (int64_t i = dev::thread_index();; i += dev::thread_count()) {
       if (i - dev::lane() >= rows) break;
       int32_t out_row = -1;
       if (i < rows) {
         const Site in = load_site(indices, i, g.ndim);
         Site out;
-        if (inside(in, g.batch_size, g.in_shape) && target_site(g, transposed, in, k, &out))
+        if (inside(in, g.batch_size, g.in_shape) && target_site(g, transposed, in, offset, &out))
           out_row = find_row(out_map, out);
       }
       append_pair(lists, k, out_row >= 0, static_cast<int32_t>(i), out_row);

@@ -101,10 +101,9 @@ DEV_FN int32_t find_row(const SiteMap& map, const Site& site) {
   return row == no_row ? -1 : row;
 }
 
-// The output site that the site of an input row reaches through offset k. False if there is none.
-DEV_FN bool target_site(const Geometry& g, bool transposed, const Site& in, int64_t k, Site* out) {
-  int64_t offset[max_axes];
-  kernel_offset(g, k, offset);
+// The output site that the site of an input row reaches through an offset. False if there is none.
+DEV_FN bool target_site(const Geometry& g, bool transposed, const Site& in, const int64_t offset[max_axes],
+                        Site* out) {
   out->batch = in.batch;
   bool fits = true;
   for (int axis = 0; axis < max_axes; ++axis) {

@@ -42,7 +42,7 @@ DEV_FN __nv_bfloat16 from_sum<__nv_bfloat16, float>(float sum) {
 
 // ---- products ----
 
-// A lane holds 8 rows by 4 columns.
+// A lane holds 8 rows by 4 columns, 8 apart: rows of b that 8 lanes read at once begin in different banks.
 template <class Value, class Sum, int depth, int pitch>
 class ScalarProduct {
  public:
@@ -51,23 +51,23 @@ class ScalarProduct {
     for (int i = 0; i < 32; ++i) sum_[i / 4][i % 4] = 0;
   }
   DEV_FN void add(const Value* a, const Value* b) {
-    const int row = dev::lane() / 8 * 8, column = dev::lane() % 8 * 4;
+    const int row = dev::lane() / 8 * 8, column = dev::lane() % 8;
     DEV_UNROLL_BY(4)
     for (int d = 0; d < depth; ++d) {
       Sum x[8], y[4];
       DEV_UNROLL
       for (int i = 0; i < 8; ++i) x[i] = to_sum<Sum>(a[(row + i) * pitch + d]);
       DEV_UNROLL
-      for (int j = 0; j < 4; ++j) y[j] = to_sum<Sum>(b[(column + j) * pitch + d]);
+      for (int j = 0; j < 4; ++j) y[j] = to_sum<Sum>(b[(column + 8 * j) * pitch + d]);
       DEV_UNROLL
       for (int i = 0; i < 32; ++i) sum_[i / 4][i % 4] += x[i / 4] * y[i % 4];
     }
   }
   // stage: 32 rows of stage_pitch.
   DEV_FN void store(Sum* stage) const {
-    const int row = dev::lane() / 8 * 8, column = dev::lane() % 8 * 4;
+    const int row = dev::lane() / 8 * 8, column = dev::lane() % 8;
     DEV_UNROLL
-    for (int i = 0; i < 32; ++i) stage[(row + i / 4) * stage_pitch + column + i % 4] = sum_[i / 4][i % 4];
+    for (int i = 0; i < 32; ++i) stage[(row + i / 4) * stage_pitch + column + i % 4 * 8] = sum_[i / 4][i % 4];
   }
 
  private:
