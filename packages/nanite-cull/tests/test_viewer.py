@@ -433,7 +433,8 @@ def test_a_foreign_page_in_the_same_browser_gets_nothing(viewer, browser, tmp_pa
 
 @pytest.mark.slow
 def test_a_minute_of_load_takes_no_more_memory(tmp_path):
-    """Two pages' worth of requests from views that fly about, under a small budget."""
+    """Two pages' requests from views that fly about, under a small budget: a minute of them,
+    and 300 at least, for a slow machine still fills its caches then."""
     asset = nc.build(*meshes.planet(7))
     scene = nc.Scene(nc.open(asset.save(tmp_path / "a.ncl")))
     with Viewer(scene, "load") as viewer:
@@ -442,23 +443,22 @@ def test_a_minute_of_load_takes_no_more_memory(tmp_path):
 
         def look(seed):
             random = np.random.default_rng(seed)
-            while time.time() < end:
+            while time.time() < end or len(used) < 300:
                 eye = random.normal(size=3)
                 eye *= random.uniform(1.2, 4) / np.linalg.norm(eye)
                 wish = WISH | {"size": [640, 360], "eye": eye.tolist(), "budget": 1 << 21}
                 wish["kind"] = str(random.choice(KINDS[:6]))
                 status, _, _ = ask(viewer, "frame", wish)
                 failed.extend([status] if status != 200 else [])
+                pages = int(Path("/proc/self/statm").read_text().split()[1])
+                used.append(pages * resource.getpagesize() / 2**20)
 
         threads = [threading.Thread(target=look, args=(seed,)) for seed in range(2)]
         for thread in threads:
             thread.start()
-        while time.time() < end:
-            time.sleep(1)
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-            used.append(pages * resource.getpagesize() / 2**20)
         for thread in threads:
             thread.join()
         viewer.shutdown()
     assert failed == []
-    assert max(used[-20:]) < max(used[10:20]) + 30, used  # MiB
+    sixth = len(used) // 6
+    assert max(used[-2 * sixth :]) < max(used[sixth : 2 * sixth]) + 30, used[::sixth]  # MiB
