@@ -29,7 +29,8 @@ from convlstm.forecasting.metrics import by_lead_time, mse
 from ffmpeg_gpu_build import read_frames, write_frames
 
 FPS, GIVEN, AHEAD = 12, 8, 8
-METRES_A_FRAME = 0.9
+METRES_A_FRAME = 0.5
+UPDATES = 2000  # at most
 SEEN = (96, 64)  # width and height of a video
 READ = (48, 32)  # of what the forecaster reads
 CODE = """\
@@ -80,11 +81,13 @@ def read(path: Path) -> tuple[Tensor, list[float]]:
     return torch.stack(frames)[..., None] / 255, [frame.time for frame in frames]
 
 
-def train(recordings: list[Tensor], updates: int) -> torch.nn.Module:
+def train(recordings: list[Tensor], seconds: float) -> torch.nn.Module:
     """A forecaster of AHEAD frames from GIVEN; of ten recordings the last is held out."""
     source = Frames([r.numpy() for r in recordings], steps=GIVEN + AHEAD)
     model = convlstm.forecasting.forecaster(READ[::-1], given=GIVEN, ahead=AHEAD, width=32)
-    options = TrainOptions(steps=updates, batch=4, lr=2e-3, decay=True, clip=1.0, every=updates)
+    options = TrainOptions(
+        steps=UPDATES, seconds=seconds, batch=4, lr=2e-3, decay=True, clip=1.0, every=UPDATES
+    )
     Trainer(model, source, options).run()
     return model
 
@@ -107,9 +110,9 @@ def windows(clip: Tensor) -> tuple[Tensor, Tensor]:
 def main() -> None:
     parser = arguments(__doc__)
     options = parser.parse_args()
-    out, drives, frames, updates = options.out, 10, 48, 400
+    out, drives, frames, seconds = options.out, 10, 60, 120.0
     if options.small:
-        drives, frames, updates = 1, 34, 2
+        drives, frames, seconds = 1, 34, 1.0
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     started = time.perf_counter()
@@ -119,7 +122,7 @@ def main() -> None:
     print(
         f"{sum(map(len, times))} frames drawn, encoded and read in {drawn:.0f} s", file=sys.stderr
     )
-    model = train(list(recordings), updates)
+    model = train(list(recordings), seconds)
 
     given, truth = windows(recordings[-1])
     forecasts = {
