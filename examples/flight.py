@@ -64,13 +64,15 @@ def drive(
 
 
 def record(folder: Path, drives: int, frames: int) -> list[Path]:
-    """A video of each drive; eight of them are in one town, the others in the next."""
+    """A video of each drive: eight in one town, there and back, then others in the next town, each
+    along a street of its own."""
     paths = []
     for number in tqdm(range(drives), "drives", disable=None):
         if number % 8 == 0:
             town = make_town(number // 8)
         paths.append(folder / f"drive{number}.mp4")
-        pictures = (frame.picture() for frame in drive(town, number, frames))
+        way = number if number < 8 else 2 * (number - 8)
+        pictures = (frame.picture() for frame in drive(town, way, frames))
         write_frames(paths[-1], pictures, fps=FPS, overwrite=True)
     return paths
 

@@ -87,11 +87,12 @@ def main() -> None:
     optimizer = tp.AdamW([model], context, lr=2e-3)
     buckets = tp.GradientBuckets([model], context)
     town = make_town(0, blocks=3)
+    first_life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
 
     found = checkpoint.resume(root, [model], optimizer, context=context)
     first = found["step"] if found else 0
     for step in range(first, options.steps):
-        if step == options.kill_at and not found and context.dp.rank == context.dp.size - 1:
+        if step == options.kill_at and first_life and context.dp.rank == context.dp.size - 1:
             os.kill(os.getpid(), signal.SIGKILL)
         picture, voxels, share = place(town, step * context.dp.size + context.dp.rank)
         buckets.zero()

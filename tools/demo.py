@@ -102,7 +102,8 @@ def main() -> int:
     out = options.out.resolve()
     scripts = [(package.name, package.folder / "demo.py", arguments) for package in wanted]
     for name in together or ([] if alone else ["flight"]):
-        scripts.append((name, workspace.ROOT / "examples" / f"{name}.py", []))
+        given = arguments if together else []
+        scripts.append((name, workspace.ROOT / "examples" / f"{name}.py", given))
     cards = []
     for number, (name, script, given) in enumerate(scripts, 1):
         print(f"[{number}/{len(scripts)}] {name}", file=sys.stderr, flush=True)
