@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from examples.drawing import canvas, draw_points, draw_segmentation, dress, street
 from torch import nn
 
 import spconv_lite as sp
 from examples import segmentation
+from examples.drawing import canvas, draw_points, draw_segmentation, dress, street
 
 TRAINING_STEPS = 90
 RANGE = (-40.0, -40.0, -2.4, 40.0, 40.0, 4.0)
