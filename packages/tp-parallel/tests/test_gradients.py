@@ -90,6 +90,16 @@ def test_a_sharded_optimizer_holds_half_the_state_and_gives_the_same_bits(world,
     assert max(result[2] for result in sharded) < 0.6 * whole[0][2]
 
 
+def shared_and_fused():
+    context = ParallelContext(dp=2, device="cpu")
+    optimizer = AdamW(build_stages(GPTConfig(**SHAPE), context), context, zero=True, fused=True)
+    return optimizer.inner.defaults["fused"]  # which says where its states are made
+
+
+def test_the_choice_of_the_kernel_reaches_the_shared_optimizer(world):
+    assert world(2, shared_and_fused) == [True, True]
+
+
 def test_without_a_data_axis_zero_sets_gradients_to_none():
     context = ParallelContext(device="cpu")
     models = build_stages(GPTConfig(**SHAPE), context)

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tp_parallel import (
     AdamW,
@@ -20,7 +21,7 @@ from tp_parallel import (
     vocab_parallel_linear_cross_entropy,
 )
 from tp_parallel.data_parallel import optimizer as optimizer_module
-from tp_parallel.data_parallel.optimizer import fused_by_default
+from tp_parallel.data_parallel.optimizer import MasterAdamW, fused_by_default
 from tp_parallel.pipeline import build_stages, run_schedule
 from tp_parallel.pipeline.schedules import make_schedule
 
@@ -238,6 +239,45 @@ def test_state_dict_continues_a_run_bitwise_with_float32_states():
     one_step(other, again)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(),
                                                  strict=True))  # fmt: skip
+
+
+@pytest.mark.parametrize("fused", [None, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_states_made_to_be_read_into_lie_where_torchs_do_on_cuda(fused, dtype):
+    """The fused kernel needs `step` on the device; fake tensors have one without memory."""
+    with FakeTensorMode():
+        parameter = nn.Parameter(torch.zeros(4, 4, dtype=dtype, device="cuda"))
+        parameter.grad = torch.zeros_like(parameter)
+        stepped, made = (MasterAdamW([{"params": [parameter]}], fused=fused) for _ in range(2))
+        stepped.step()
+        states = [optimizer.state_of(parameter) for optimizer in (stepped, made)]
+    places = [{k: (v.device, v.dtype) for k, v in state.items()} for state in states]
+    assert places[0] == places[1]
+    assert places[0]["step"] == (torch.device("cuda:0" if fused else "cpu"), torch.float32)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("fused", [None, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_run_on_cuda_continues_where_a_state_is_loaded_before_the_first_step(dtype, fused):
+    def build():
+        context = ParallelContext(device="cuda")
+        model = GPTModel(GPTConfig(**SHAPE, dtype=dtype), context=context)
+        return model, AdamW([model], context, lr=1e-2, fused=fused)
+
+    def step(model, optimizer):
+        generator = torch.Generator("cuda").manual_seed(0)
+        for p in optimizer.parameters:
+            p.grad = torch.randn(p.shape, device="cuda", generator=generator)
+        optimizer.step()
+
+    (model, optimizer), (other, again) = build(), build()
+    step(model, optimizer)
+    other.load_state_dict(model.state_dict())
+    again.load_state_dict(optimizer.state_dict())
+    for each in ((model, optimizer), (other, again)):
+        step(*each)
+    assert all(map(torch.equal, model.parameters(), other.parameters()))
 
 
 def test_grad_scaler_runs_with_it_and_skips_a_step_that_overflows():

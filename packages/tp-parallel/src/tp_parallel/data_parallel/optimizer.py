@@ -91,11 +91,16 @@ class MasterAdamW(torch.optim.AdamW):
             torch._foreach_copy_(*map(list, zip(*copied, strict=True)))
 
     def state_of(self, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
-        """exp_avg, exp_avg_sq, step and, where kept, master; zeros where no step was made."""
+        """exp_avg, exp_avg_sq, step and, where kept, master; zeros where no step was made.
+
+        step lies where torch would have it: the fused kernel counts on the device, the others read
+        it on the CPU.
+        """
         master = self.masters[parameter]
         state = self.state[master]
         if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32)
+            device = master.device if self.defaults["fused"] else "cpu"
+            state["step"] = torch.zeros((), dtype=torch.float32, device=device)
             state["exp_avg"] = torch.zeros_like(master, requires_grad=False)
             state["exp_avg_sq"] = torch.zeros_like(master, requires_grad=False)
         return dict(state) if master is parameter else {**state, "master": master.detach()}
