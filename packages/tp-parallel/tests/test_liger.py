@@ -85,6 +85,24 @@ def test_a_mean_over_no_tokens_is_nan_as_in_torch():
     assert calls == [torch.float32] * 2
 
 
+@pytest.mark.parametrize("kernels", ["liger", "ours"])
+def test_a_second_backward_is_refused_as_the_kept_gradients_were_scaled_in_place(
+    monkeypatch, kernels
+):
+    monkeypatch.setattr(ops, "uses_liger", lambda tensor: kernels == "liger")
+    loss = loss_of(*operands())
+    (2 * loss).backward(retain_graph=True)
+    message = "takes one backward pass" if kernels == "liger" else "modified by an inplace"
+    with pytest.raises(RuntimeError, match=message):
+        loss.backward()
+
+
+def test_a_second_derivative_is_refused():
+    hidden, weight, target = operands()
+    with pytest.raises(RuntimeError, match=r"no second derivative; cure: .*create_graph=True"):
+        torch.autograd.grad(loss_of(hidden, weight, target), hidden, create_graph=True)
+
+
 def test_what_it_would_compute_otherwise_stays_here():
     hidden, weight, target = operands(torch.bfloat16)
     loss_of(hidden, weight, target)

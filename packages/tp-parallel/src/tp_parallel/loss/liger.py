@@ -53,10 +53,32 @@ def linear_cross_entropy(
     """As vocab_parallel_linear_cross_entropy, of hidden [tokens, features], where `serves`. Waits
     for the device once: Liger reads the number of tokens.
     """
-    loss = function().apply(
+    loss = _Once.apply(function().apply(
         hidden, weight, target, None, None, terms.ignore_index, terms.z_loss,
         terms.label_smoothing, reduction, None, False, torch.float32,
-    )[0]  # fmt: skip
+    )[0])  # fmt: skip
     if reduction == "mean":  # no tokens: NaN, as in torch, where Liger says 0
         loss = loss / (target != terms.ignore_index).any()
     return loss
+
+
+class _Once(torch.autograd.Function):
+    """Passes a loss on, and one gradient back to it: Liger's backward scales the gradients that it
+    has kept in place, and has no derivative.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, loss: torch.Tensor) -> torch.Tensor:
+        ctx.used = False
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        if ctx.used or torch.is_grad_enabled():  # enabled by create_graph=True
+            raise RuntimeError(
+                "vocab_parallel_linear_cross_entropy: Liger's loss takes one backward pass and has "
+                "no second derivative; cure: compute the loss anew in place of retain_graph=True, "
+                "and leave create_graph=True out"
+            )
+        ctx.used = True
+        return grad
