@@ -225,22 +225,27 @@ def _rank(rank: int, port: int, seeds: range, board: str, pipe) -> None:
     dist.destroy_process_group()
 
 
+def _played(seeds: range) -> list[list[str]]:
+    """What each of `RANKS` new processes says of the schedules of `seeds`."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    pipes, method = [], multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(prefix="schedules-") as folder:
+        for rank in range(RANKS):
+            here, there = method.Pipe()
+            arguments = rank, store.port, seeds, str(Path(folder) / "board"), there
+            method.Process(target=_rank, args=arguments, daemon=True).start()
+            there.close()
+            pipes.append(here)
+        return [pipe.recv() for pipe in pipes]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     began, seeds = time.monotonic(), range(options.count)
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    board = str(Path(tempfile.mkdtemp(prefix="schedules-")) / "board")
-    pipes, method = [], multiprocessing.get_context("spawn")
-    for rank in range(RANKS):
-        here, there = method.Pipe()
-        arguments = rank, store.port, seeds, board, there
-        method.Process(target=_rank, args=arguments, daemon=True).start()
-        there.close()
-        pipes.append(here)
-    said = [pipe.recv() for pipe in pipes]
+    said = _played(seeds)
     wanted = [verdict(draw_schedule(seed)) for seed in seeds]
     other = [seed for seed in seeds if any(each[seed] != wanted[seed] for each in said)]
     result = {
