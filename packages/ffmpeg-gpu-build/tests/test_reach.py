@@ -8,7 +8,7 @@ import pytest
 
 from ffmpeg_gpu_build import FfmpegError, Video, probe, read_audio, read_frames, transcode
 from ffmpeg_gpu_build.__main__ import main
-from ffmpeg_gpu_build.media import reach
+from ffmpeg_gpu_build.media import pipeline, reach
 
 ENGINES = ("pipe", "av")
 
@@ -70,12 +70,19 @@ def sdp(segment):
     )
 
 
+def forged(line):
+    """HLS that has FFmpeg write a line into its log, before it says what it opened."""
+    return lambda segment: hls(segment).replace("#EXT-X-V", f"{line}\n#EXT-X-V", 1)
+
+
 LISTS = {
     "a.m3u8": hls,
     "b.ffconcat": lambda segment: f"ffconcat version 1.0\nfile '{segment}'\n",
     "c.mpd": dash,
     "d.sdp": sdp,
     "e.mp4": hls,  # in disguise
+    "f.mp4": forged("#Input #0, mpegts, from"),
+    "g.mp4": forged(("#" + "x" * 900 + "\n") * 5000),  # more than is kept of a log
 }
 
 
@@ -126,6 +133,49 @@ def test_a_playlist_opens_what_it_names_where_that_was_asked_for(folder, server,
     assert transcode(near, tmp_path / "o.mkv", hw="cpu", urls=True).frames == 10
     assert main(["probe", str(near)]) == 1
     assert main(["probe", "--urls", str(near)]) == 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_picture_with_a_pattern_for_a_name_is_read_itself(ffmpeg, tmp_path, engine):
+    pytest.importorskip("av")
+    for name, tone in (("im1.png", "red"), ("im2.png", "red"), ("one.png", "blue")):
+        source = f"color={tone}:s=16x16:d=1"
+        assert ffmpeg.run("-f", "lavfi", "-i", source, "-frames:v", "1", str(tmp_path / name)).ok
+    for name in ("im%d.png", "im%*.png"):
+        file = (tmp_path / "one.png").rename(tmp_path / name)
+        (frame,) = read_frames(file, engine=engine)
+        assert frame[0, 0].argmax() == 2
+        assert len(Video(file, engine=engine)) == 1
+        assert probe(file).video.size == (16, 16)
+        file.rename(tmp_path / "one.png")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_address_longer_than_a_file_name_is_one(engine):
+    pytest.importorskip("av")
+    with pytest.raises(ValueError, match="urls=True opens it"):
+        read_frames("http://" + "x" * 5000, engine=engine)
+    with pytest.raises(FfmpegError):
+        list(read_frames("lavfi:color=s=16x16:d=1," + "null," * 2000 + "nil", urls=True))
+
+
+def test_a_trial_on_a_device_opens_what_the_reading_may(ffmpeg, folder, tmp_path):
+    (tmp_path / "a.ts").write_bytes((folder / "a.ts").read_bytes())
+    (tmp_path / "a.m3u8").write_text(hls("a.ts"))
+    asked = []
+
+    class Told(type(ffmpeg)):
+        def run(self, *arguments, **options):
+            asked.append(arguments)
+            return super().run(*arguments, **options)
+
+    for urls in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pipeline, "Ffmpeg", Told)
+            video = probe(tmp_path / "a.m3u8", urls=True).video
+            pipeline.tried(ffmpeg, tmp_path / "a.m3u8", video, "vaapi", "", urls)
+    shut, opened = asked
+    assert ("-format_whitelist" in shut, "-format_whitelist" in opened) == (True, False)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -122,7 +122,7 @@ def _run(
         count = wished["channels"]
         form += f":channel_layouts={LAYOUTS.get(count, f'{count}c')}"
     command = [
-        "-copyts", *seek, *source.given, "-map", f"0:a:{stream}",
+        "-copyts", *seek, *source.given(program.demuxers), "-map", f"0:a:{stream}",
         "-af", ",".join([*chain, form, "ashowinfo@last"]),
         "-f", "f32le", "-c:a", "pcm_f32le", "pipe:1",
     ]  # fmt: skip
@@ -163,7 +163,6 @@ def _sounds(
         pipe, shown, origin = _begun(program, source, wished, begin, stream)
         index = 0
         try:
-            source.refuse_playlist("read_audio", pipe.container)
             while shown is not None:
                 samples, channels = shown.size
                 memory = pipe.read(samples * channels * 4)
@@ -177,7 +176,7 @@ def _sounds(
                 shown = pipe.next()
             code = pipe.end()
             if index == 0 and not begin:
-                raise source.refused("read_audio") or no_frames(
+                raise source.refused("read_audio", pipe.log) or no_frames(
                     "read_audio", source.name, pipe.log, code
                 )
         finally:

@@ -65,6 +65,7 @@ def _decoding(
     device: str,
     file: Path | None = None,
     notes: list[str] | None = None,
+    urls: bool = False,
 ) -> tuple[list[str], str]:
     """Arguments before -i and the filters that bring frames down, for hw as in `read_frames`.
 
@@ -74,8 +75,10 @@ def _decoding(
         path = f"decode.{NAMES_IN_PATHS.get(video.codec, video.codec)}_{KINDS[kind].decoder}"
         verdict = turned_verdict(path) if video.turned else proof(program, path, device)
         if verdict.status == PROVEN:
-            here = file is not None
-            verdict = tried(program, file, video, kind, device) if here else covered(verdict, video)
+            if file is None:
+                verdict = covered(verdict, video)
+            else:
+                verdict = tried(program, file, video, kind, device, urls)
         if verdict.status == PROVEN:
             name = f"{kind}=d" + (f":{device}" if device else "")
             layout = "p010le" if video.depth > 8 else "nv12"
@@ -240,7 +243,7 @@ def read_frames(
         media = probe(source.file, urls=urls, ffmpeg=program)
         if media.video is None:
             raise FfmpegError(f"read_frames: {source.name!r} has no video stream", "bad-input")
-        before, down = _decoding(program, media.video, hw, device, source.file, notes)
+        before, down = _decoding(program, media.video, hw, device, source.file, notes, urls)
     return Frames(_frames(program, source, wish, before, down, notes, held), notes, engine)
 
 
@@ -284,7 +287,7 @@ def _run(
         return InProcess(source, wish.stream, wish.steps(), begin=begin, seek=seek)
     seek = [] if coarse is None else ["-noaccurate_seek", "-ss", f"{float(coarse):.6f}"]
     command = [
-        *before, "-copyts", *seek, *EXACT, *source.given,
+        *before, "-copyts", *seek, *EXACT, *source.given(program.demuxers),
         "-map", f"0:V:{wish.stream}", "-vf", wish.chain(down, begin),
         *(["-frames:v", str(min(wish.count, 1 << 62))] if wish.count else []),
         *program.every_frame, "-f", "rawvideo", "-pix_fmt", PIXELS[wish.pixels][0], "pipe:1",
@@ -319,7 +322,9 @@ def _begun(
         found = _first(program, source, f"0:V:{wish.stream}")
     first = found.shown
     if first is None:
-        raise source.refused("read_frames") or no_frames("read_frames", source.name, found.log)
+        raise source.refused("read_frames", found.log) or no_frames(
+            "read_frames", source.name, found.log
+        )
     if first.ticks is None:
         raise FfmpegError(
             f"read_frames: start cannot be found in {source.name!r}, whose frames have no times",
@@ -353,7 +358,7 @@ def _first(program: Ffmpeg, source: Source, stream: str) -> First:
     """`first_shown`, kept for a file that has not changed."""
     key = (program.path, source.stamp, stream) if source.stamp else None
     if key is None or key not in _FIRST:
-        found = first_shown(program, source.given, stream, source.descriptors)
+        found = first_shown(program, source.given(program.demuxers), stream, source.descriptors)
         if key is None:
             return found
         if len(_FIRST) > 256:
@@ -404,7 +409,6 @@ def _frames(
         pipe, shown, origin = _begun(program, source, wish, before, down)
         index = 0
         try:
-            source.refuse_playlist("read_frames", pipe.container)
             by_program = wish.engine == "pipe"
             alone = by_program and not down
             if alone and pipe.codec == "av1" and not program.decodes_on_cpu("av1"):
@@ -429,7 +433,7 @@ def _frames(
                 shown = pipe.next()
             done = pipe.end() == 0 and (shown is None or index == wish.count)
             if index == 0:
-                refused = source.refused("read_frames")
+                refused = source.refused("read_frames", pipe.log)
                 if refused:
                     raise refused
                 if source.content:

@@ -48,8 +48,9 @@ class Index:
 
 def of_packets(program: Ffmpeg, source: Source, stream: int) -> Index | None:
     """The index by packets; None where they do not tell."""
+    given = source.given(program.demuxers)
     done = program.run(
-        "-nostdin", "-v", "error", "-copyts", *source.given,
+        "-nostdin", "-v", "error", "-copyts", *given,
         "-map", f"0:V:{stream}", "-c", "copy", "-copyinkf", "-f", "framecrc", "pipe:1",
         timeout=3600,
     )  # fmt: skip
@@ -58,8 +59,7 @@ def of_packets(program: Ffmpeg, source: Source, stream: int) -> Index | None:
         return None
     tick = Fraction(int(base[1]), int(base[2]))
     rows = [(int(m[1]), int(m[2], 16) if m[2] else KEY) for m in _PACKET.finditer(done.out)]
-    first = first_shown(program, source.given, f"0:V:{stream}", source.descriptors)
-    source.refuse_playlist("Video", first.container)
+    first = first_shown(program, given, f"0:V:{stream}", source.descriptors)
     return _of_rows(rows, tick, first)
 
 
@@ -90,7 +90,7 @@ def _of_rows(rows: list[tuple[int, int]], tick: Fraction, first: First) -> Index
 def of_frames(program: Ffmpeg, source: Source, stream: int, engine: str = "pipe") -> Index:
     """The index by decoding everything. Raises FfmpegError where nothing is decoded."""
     arguments = [
-        "-copyts", *EXACT, *source.given, "-map", f"0:V:{stream}",
+        "-copyts", *EXACT, *source.given(program.demuxers), "-map", f"0:V:{stream}",
         "-vf", LAST, *program.every_frame, "-f", "null", "-",
     ]  # fmt: skip
     run: Pipe | InProcess
@@ -105,9 +105,8 @@ def of_frames(program: Ffmpeg, source: Source, stream: int, engine: str = "pipe"
         code = run.end()
     finally:
         run.close()
-    source.refuse_playlist("Video", run.container)
     if not found:
-        raise source.refused("Video") or no_frames("Video", source.name, run.log, code)
+        raise source.refused("Video", run.log) or no_frames("Video", source.name, run.log, code)
     keys = frozenset(i for i, (_, key) in enumerate(found) if key)
     return Index(tuple(pts for pts, _ in found), keys, True)
 

@@ -19,6 +19,7 @@ from .hdr import Step
 from .overheard import EAR
 from .pipe import BARE, EXACT, First, Shown
 from .probing import is_cover
+from .reach import for_av
 from .sources import Source
 
 NO_TIME = -(1 << 63)  # AV_NOPTS_VALUE
@@ -106,24 +107,16 @@ class InProcess:
         self._fed = self._came = 0  # packets that hold a picture, and pictures
         EAR.open(av)
         self._heard: int | None = EAR.listen()
-        whitelist = {source.protocols[0][1:]: source.protocols[1]}
+        name, form, options = for_av(source.given(av.formats_available))
         try:
-            self._file = av.open(
-                source.argument, format=source.device or None, options=whitelist,
-                metadata_errors="ignore",
-            )  # fmt: skip
+            self._file = av.open(name, format=form, options=options, metadata_errors="ignore")
         except (av.FFmpegError, OSError) as error:
             EAR.close(av)
-            raise source.refused("read_frames") or FfmpegError(
+            raise source.refused("read_frames", str(error)) or FfmpegError(
                 f"read_frames: {source.name!r} is damaged or of an unknown format ({error})",
                 "bad-input", str(error),
             ) from None  # fmt: skip
         self.container: str = self._file.format.name
-        try:
-            source.refuse_playlist("read_frames", self.container)
-        except FfmpegError:
-            self.close()
-            raise
         moving = [s for s in self._file.streams.video if not is_cover(s)]
         if stream >= len(moving):
             self.close()

@@ -71,7 +71,7 @@ EAR = _Ear()
 def log_of_program(program: Ffmpeg, source: Source, stream: int) -> str | None:
     """What the ffmpeg program says of a whole stream; None where it does not decode it."""
     arguments = [
-        *source.given, "-map", f"0:V:{stream}",
+        *source.given(program.demuxers), "-map", f"0:V:{stream}",
         *program.every_frame, "-f", "null", "-",
     ]  # fmt: skip
     run = Pipe(program, arguments, descriptors=source.descriptors)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import kept
-from ..ffmpeg import Ffmpeg, FfmpegError, file_argument
+from ..ffmpeg import Ffmpeg, FfmpegError
 from ..verification.checks import (
     CLIPS_OF,
     CODEC_OF,
@@ -34,7 +34,7 @@ from ..verification.verdict import NOT_TRIED, PROVEN, Verdict
 from . import arguments as check
 from .hdr import HDR
 from .probing import VideoStream
-from .reach import PROTOCOLS
+from .reach import opening_file
 
 SOFTWARE = {codec: encoder for encoder, codec in CODEC_OF.items()}
 # component of the description that brings the software encoder
@@ -151,7 +151,7 @@ DOWNLOADS = {"yuv420p": "nv12", "yuvj420p": "nv12", "yuv420p10le": "p010le"}
 @lru_cache(maxsize=256)
 def _tried(
     path: Path, env: tuple[tuple[str, str], ...], file: Path, stamp: tuple[int, int],
-    index: int, codec: str, pixels: str, kind: str, device: str,
+    index: int, codec: str, pixels: str, kind: str, device: str, urls: bool,
 ) -> Verdict:  # fmt: skip
     """See `tried`; `stamp` is of the file, so that a changed one is tried again."""
     program, where = Ffmpeg(path, dict(env)), f"decode of this file on {kind}"
@@ -164,7 +164,7 @@ def _tried(
         ([], ""),
     ):
         done = program.run(
-            *QUIET, *before, *PROTOCOLS, "-i", file_argument(file), "-map", f"0:{index}",
+            *QUIET, *before, *opening_file(file, program.demuxers, urls), "-map", f"0:{index}",
             "-frames:v", str(TRIAL_FRAMES), "-vf", f"{chain}format={out}",
             *program.every_frame, "-f", "rawvideo", "pipe:1", timeout=90,
         )  # fmt: skip
@@ -175,8 +175,12 @@ def _tried(
     return same_frames(where, *runs, exact=known.get("exact", True), deep=out.endswith("10le"))
 
 
-def tried(program: Ffmpeg, file: Path, video: VideoStream, kind: str, device: str) -> Verdict:
-    """Decode the first frames of this very file on a device and on the CPU and compare them."""
+def tried(
+    program: Ffmpeg, file: Path, video: VideoStream, kind: str, device: str, urls: bool = False
+) -> Verdict:
+    """Decode the first frames of this very file on a device and on the CPU and compare them; `urls`
+    lets it name others.
+    """
     where = f"decode of this file on {kind}"
     if video.pixels not in DOWNLOADS:
         text = f"{video.codec} in {video.pixels} does not come down from a device unchanged"
@@ -185,6 +189,7 @@ def tried(program: Ffmpeg, file: Path, video: VideoStream, kind: str, device: st
     return _tried(
         program.path, tuple(sorted(program.env.items())), file.absolute(),
         (facts.st_mtime_ns, facts.st_size), video.index, video.codec, video.pixels, kind, device,
+        urls,
     )  # fmt: skip
 
 
@@ -263,6 +268,7 @@ def plan_pipeline(
     encode: str | None = None,
     device: str = "",
     file: Path | None = None,
+    urls: bool = False,
 ) -> Pipeline:
     """Decide where each stage runs; see `transcode` for the arguments. With `file` its own first
     frames are tried on the device.
@@ -303,6 +309,7 @@ def plan_pipeline(
         encode == "cpu",
         notes,
         file,
+        urls,
     )
 
 
@@ -433,6 +440,7 @@ def _on_device(
     encode_on_cpu: bool,
     notes: list[str],
     file: Path | None = None,
+    urls: bool = False,
 ) -> Pipeline:
     """A pipeline on one device; CPU `filters` bring the frames down and up again."""
     spoken = KINDS[kind]
@@ -449,7 +457,9 @@ def _on_device(
     decodes = not (decode_on_cpu or video.turned) and proven("decode", path)
     if decodes:
         plain = Verdict(path, PROVEN, "pixels", "")
-        known = tried(program, file, video, kind, device) if file else covered(plain, video)
+        known = covered(plain, video)
+        if file:
+            known = tried(program, file, video, kind, device, urls)
         decodes = known.status == PROVEN
         if not decodes and hw != "auto":
             raise HardwareError("decode", kind, known)

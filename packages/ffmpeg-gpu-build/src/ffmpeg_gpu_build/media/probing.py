@@ -16,7 +16,7 @@ from .. import proc
 from ..doctor.failures import diagnose, last_lines
 from ..ffmpeg import Ffmpeg, FfmpegError, file_argument
 from .formats import no_reader
-from .reach import PROTOCOLS, is_playlist, playlist_error, protocols, refuse_playlist
+from .reach import PROTOCOLS, for_av, is_playlist, opening_file, playlist_error
 from .session import is_stream
 
 # AVColorTransferCharacteristic -> FFmpeg's name, those that we look at
@@ -171,7 +171,6 @@ def probe(
     ask = _ask_ffprobe if program.probe_path else _ask_av
     answer = ask(Path(path), program, urls)
     container = answer.get("format", {}).get("format_name", "unknown")
-    refuse_playlist("probe", os.fspath(path), container, urls)
     streams = answer.get("streams", [])
     # a cover picture is a video stream to FFmpeg, not to us
     moving = [
@@ -205,14 +204,14 @@ def _ask_ffprobe(path: Path, program: Ffmpeg, urls: bool) -> dict[str, Any]:
     """ffprobe's JSON on a file."""
     if program.probe_path is None:
         raise RuntimeError(f"{program}: no ffprobe stands beside it, which reads {path}")
+    its_own = Ffmpeg(program.probe_path, program.env).demuxers
     done = proc.run(
         [program.probe_path, "-v", "error", "-of", "json", "-show_format", "-show_streams",
-         "-show_chapters",
-         *protocols(urls), "-i", file_argument(path)],
+         "-show_chapters", *opening_file(path, its_own, urls)],
         env=program.env,
     )  # fmt: skip
     if not done.ok:
-        if not urls and is_playlist(path):
+        if not urls and is_playlist(path, done.err):
             raise playlist_error("probe", os.fspath(path))
         lacking = no_reader("probe", program.demuxers, path, os.fspath(path))
         if lacking:
@@ -235,8 +234,8 @@ def _ask_av(path: Path, _: Ffmpeg, urls: bool) -> dict[str, Any]:
             "no-ffprobe",
         ) from None
     try:
-        name, allowed = protocols(urls)
-        with av.open(file_argument(path), options={name[1:]: allowed}) as file:
+        name, form, options = for_av(opening_file(path, av.formats_available, urls))
+        with av.open(name, format=form, options=options) as file:
             streams = [_stream_of_av(stream) for stream in file.streams]
             for video in file.streams.video[:1]:
                 frame = next(file.decode(video), None)
@@ -244,15 +243,15 @@ def _ask_av(path: Path, _: Ffmpeg, urls: bool) -> dict[str, Any]:
                 matrix = {"displaymatrix": _matrix(frame), "rotation": turned}
                 streams[video.index]["side_data_list"] = [matrix]
             chapters = file.chapters() if hasattr(file, "chapters") else []
-            form = {"format_name": file.format.name}
+            facts = {"format_name": file.format.name}
             if file.duration is not None:
-                form["duration"] = str(file.duration / av.time_base)
+                facts["duration"] = str(file.duration / av.time_base)
     except (av.FFmpegError, OSError) as error:
         if not urls and is_playlist(path):
             raise playlist_error("probe", os.fspath(path)) from None
         text = f"the input is damaged or of an unknown format ({error})"
         raise FfmpegError(f"probe: {os.fspath(path)!r}: {text}", "bad-input", str(error)) from None
-    return {"streams": streams, "format": form, "chapters": chapters}
+    return {"streams": streams, "format": facts, "chapters": chapters}
 
 
 def is_cover(stream: Any) -> bool:

@@ -1,28 +1,38 @@
 """What a reading may open besides what it was given: nothing, unless addresses are asked for.
 
 FFmpeg's whitelist of protocols holds for what a demuxer opens. Past it go playlists, which name
-other files (the whitelist must have `file`), filters, which open files and addresses by themselves,
-and screens of other machines. All of them are held here.
+other files (the whitelist must have `file`): its whitelist of demuxers leaves those out, before
+anything in the file is followed. Then there are filters, which open files and addresses by
+themselves, and screens of other machines. All of them are held here.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..ffmpeg import FfmpegError
+from ..ffmpeg import FfmpegError, file_argument
 
 # What a local file may make FFmpeg open: that file, keys and data within it.
 PROTOCOLS = ("-protocol_whitelist", "file,crypto,data")
 _WEB = "http,https,tcp,tls,httpproxy,crypto,data"
-# Demuxers whose files name other files or addresses, by FFmpeg's names of all times
+# Demuxers whose files name other files or addresses, or are read with those beside them: FFmpeg's
+# names of all times
 PLAYLISTS = {
     *("hls", "applehttp", "dash", "webm_dash_manifest", "concat", "imf", "sdp", "rtsp", "sap"),
-    *("avisynth", "vapoursynth"),
+    *("avisynth", "vapoursynth", "mlv", "vobsub"),
 }
 _HEADS = re.compile(
-    rb"\s*(#EXTM3U|ffconcat version|v=0\s|<\?xml.*?<(MPD|CompositionPlaylist)\b)", re.S
+    rb"\s*(#EXTM3U|ffconcat version|v=0\s|MLVI|# VobSub)|.*<(MPD|CompositionPlaylist)\b", re.S
 )
+_SHUT = "Format not on whitelist"  # libavformat/demux.c
+# Pictures that FFmpeg looks for by number or pattern where there is a % in the name
+_STILLS = {
+    *(".bmp", ".dds", ".dpx", ".exr", ".hdr", ".j2k", ".jls", ".jp2", ".jpeg", ".jpg", ".jxl"),
+    *(".pam", ".pbm", ".pcx", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".ras", ".sgi"),
+    *(".tga", ".tif", ".tiff", ".webp", ".xbm", ".xpm", ".xwd"),
+}
 # Filters that open nothing: what `lavfi` is for, pictures and tones that are computed, and what
 # changes them.
 PLAIN = {
@@ -67,16 +77,47 @@ def playlist_error(where: str, name: str) -> FfmpegError:
     )
 
 
-def refuse_playlist(where: str, name: str, container: str, urls: bool) -> None:
-    """Raise FfmpegError, code "playlist", for a `container` ("hls", "mov,mp4") that names other
-    files or addresses, unless these were asked for.
+def _itself(path: str) -> tuple[str, ...]:
+    """The demuxer of a picture with a % in its name, by which FFmpeg would read others."""
+    suffix = Path(path).suffix.lower()
+    if "%" not in path or suffix not in {*_STILLS, ".gif"}:
+        return ()
+    return ("-f", "gif") if suffix == ".gif" else ("-f", "image2", "-pattern_type", "none")
+
+
+def opening(
+    argument: str, demuxers: Iterable[str], urls: bool, allowed: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """The arguments that open a file, given as `file_argument` has it, with one of the `demuxers`
+    of a program: pairs, the last is -i. Without `urls` no playlist is opened.
     """
-    if not urls and PLAYLISTS & set(container.split(",")):
-        raise playlist_error(where, name)
+    form = _itself(argument)
+    words = (*(allowed or protocols(urls)), *form, "-i", argument)
+    if urls:
+        return words
+    every = {each for name in demuxers for each in name.split(",")} - PLAYLISTS
+    if "%" in argument and not form:
+        every.discard("image2")
+    return ("-format_whitelist", ",".join(sorted(every)), *words)
 
 
-def is_playlist(file: Path) -> bool:
-    """Whether a file that FFmpeg did not open begins as a playlist does."""
+def opening_file(path: Path, demuxers: Iterable[str], urls: bool) -> tuple[str, ...]:
+    """`opening` for a path."""
+    return opening(file_argument(path), demuxers, urls)
+
+
+def for_av(words: Sequence[str]) -> tuple[str, str | None, dict[str, str]]:
+    """The arguments of `opening` as PyAV takes them: file, format, options."""
+    options = {key[1:]: value for key, value in zip(words[::2], words[1::2], strict=True)}
+    return options.pop("i"), options.pop("f", None), options
+
+
+def is_playlist(file: Path | None, log: str = "") -> bool:
+    """Whether a file that FFmpeg did not open is a playlist, by its log or by how it begins."""
+    if _SHUT in log:
+        return True
+    if file is None:
+        return False
     try:
         with file.open("rb") as opened:
             return bool(_HEADS.match(opened.read(4096)))

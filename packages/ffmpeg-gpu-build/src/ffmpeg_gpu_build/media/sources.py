@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,10 @@ from ..ffmpeg import FfmpegError, file_argument
 from .reach import (
     PROTOCOLS,
     is_playlist,
+    opening,
     playlist_error,
     protocols,
     refuse_graph,
-    refuse_playlist,
     refuse_screen,
 )
 from .session import is_stream
@@ -49,20 +49,16 @@ class Source:
     device: str = ""
     urls: bool = False
 
-    def refuse_playlist(self, where: str, container: str) -> None:
-        """Raise FfmpegError for what FFmpeg opened as a playlist, unless that was asked for."""
-        refuse_playlist(where, self.name, container, self.urls)
-
-    def refused(self, where: str) -> FfmpegError | None:
+    def refused(self, where: str, log: str) -> FfmpegError | None:
         """The error of a playlist that FFmpeg did not open; None for what else it did not open."""
-        shut = not self.urls and self.content is not None and is_playlist(self.content)
+        shut = not (self.urls or self.device) and is_playlist(self.content, log)
         return playlist_error(where, self.name) if shut else None
 
-    @property
-    def given(self) -> tuple[str, ...]:
-        """The arguments that open it."""
-        form = ("-f", self.device) if self.device else ()
-        return (*self.protocols, *form, "-i", self.argument)
+    def given(self, demuxers: Iterable[str]) -> tuple[str, ...]:
+        """The arguments that open it with one of the demuxers of a program; see `opening`."""
+        if self.device:
+            return (*self.protocols, "-f", self.device, "-i", self.argument)
+        return opening(self.argument, demuxers, self.urls, self.protocols)
 
     @property
     def content(self) -> Path | None:
@@ -138,12 +134,12 @@ def opened(where: str, src: Any, urls: bool = False) -> Iterator[Source]:
     Raises FileNotFoundError, ValueError for a URL that was not asked for, TypeError.
     """
     kind, colon, rest = src.partition(":") if isinstance(src, str) else ("", "", "")
-    if colon and kind in DEVICES and not Path(src).exists():
+    if colon and kind in DEVICES and not os.path.exists(src):
         if kind in REFUSALS and not urls:
             REFUSALS[kind](where, rest)
         yield _of_device(where, kind, rest)
         return
-    if isinstance(src, str) and "://" in src and not Path(src).exists():
+    if isinstance(src, str) and "://" in src and not os.path.exists(src):
         if not urls:
             raise ValueError(
                 f"{where}: src must be a local file, got the URL {src!r}; urls=True opens it"

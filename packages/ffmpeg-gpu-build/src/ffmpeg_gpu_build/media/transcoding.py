@@ -26,7 +26,7 @@ from .pipeline import (
     require_decoder,
 )
 from .probing import Media, VideoStream, probe, require_whole
-from .reach import protocols, refuse_addresses
+from .reach import opening_file, refuse_addresses
 from .session import Cancelled, Progress, Run, is_stream, supervise, written_aside
 
 MUXERS = {
@@ -274,7 +274,7 @@ def transcode(
     plan = partial(
         _plan_animation if animated else plan_pipeline, program, video, codec=codec, size=size,
         filters=chain, decode=decode, encode=encode, device=device,
-        file=target if animated else source,
+        file=target if animated else source, urls=urls,
     )  # fmt: skip
     pipeline = plan(hw=hw)
     if animated:
@@ -296,7 +296,7 @@ def transcode(
             else:
                 rate = quality_arguments("transcode", pipeline.encoder, quality)
             arguments = [
-                *pipeline.before, *EXACT, *protocols(urls), "-i", file_argument(source),
+                *pipeline.before, *EXACT, *opening_file(source, program.demuxers, urls),
                 "-map", f"0:{media.video.index}",
                 *(["-vf", pipeline.filters] if pipeline.filters else []),
                 "-c:v", pipeline.encoder, *rate, *_vary(muxer, program), *sound, *words, *rest,
