@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from ffmpeg_gpu_build import FfmpegError, transcode, transcode_folder, write_frames
+from ffmpeg_gpu_build import Cancelled, FfmpegError, transcode, transcode_folder, write_frames
 
 CODE = """
 import sys, time
@@ -222,3 +223,28 @@ def test_a_log_that_found_no_room_is_no_sign_of_a_whole_source(
         transcode(short, target / "o.mkv", hw="cpu")
     assert caught.value.code == "disk-full"
     assert os.listdir(target) == []
+
+
+def test_a_run_that_was_cancelled_is_that_where_the_log_found_no_room_too(
+    short, full_disk, tmp_path, monkeypatch
+):
+    fill(full_disk)
+    monkeypatch.setattr(tempfile, "tempdir", str(full_disk))
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Cancelled):
+        transcode(short, tmp_path / "o.mkv", hw="cpu", size=(1920, 1080), cancel=stop)
+
+
+def test_a_log_on_a_file_system_that_does_not_tell_its_room_is_whole(short, tmp_path, monkeypatch):
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    mount = ["mount", "-t", "ramfs", "ramfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only where a file system can be mounted")
+    try:
+        assert os.statvfs(folder).f_bavail == 0
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        assert transcode(short, tmp_path / "o.mkv", hw="cpu").frames == 25
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)

@@ -213,8 +213,12 @@ def supervise(
             finished(process)
         log.seek(0)
         text = log.read().decode("utf-8", "replace")
-        room = os.fstatvfs(log.fileno())
-    if room.f_bavail * room.f_frsize < 4096:
+        whole = _takes_more(log.fileno())
+    if problem:
+        raise problem[0]
+    if why:
+        raise Cancelled(f"ffmpeg was ended: {why[0]}", "cancelled", text)
+    if not whole:
         raise FfmpegError(
             f"ffmpeg: no room is left in {tempfile.gettempdir()!r}, the folder of temporary files: "
             "what it said is not whole, and nobody knows whether the source is; free some, or set "
@@ -222,13 +226,21 @@ def supervise(
             "disk-full",
             text,
         )
-    if problem:
-        raise problem[0]
-    if why:
-        raise Cancelled(f"ffmpeg was ended: {why[0]}", "cancelled", text)
     if process.returncode != 0:
         raise failure(text, process.returncode)
     return Run(frames[0], text)
+
+
+def _takes_more(log: int) -> bool:
+    """Whether more can be written behind what was read: tried, since not every file system says how
+    much room it has, nor the same for every user.
+    """
+    try:
+        for _ in range(2):  # the first may fill what is left of a block
+            os.write(log, bytes(4096))
+    except OSError:
+        return False
+    return True
 
 
 def _watch(
