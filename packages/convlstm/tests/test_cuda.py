@@ -1,5 +1,7 @@
 """The CUDA paths: tests that need a GPU, and what is said without one."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
@@ -40,6 +42,28 @@ def test_a_graph_keeps_the_autocast_without_its_weights_and_gives_copies():
     assert first is not shown[0]
     assert second is not shown[1][0]
     assert len(second) == 3
+
+
+@dataclass(frozen=True)
+class Forecast:
+    frames: torch.Tensor
+    states: list
+    steps: int = 3
+
+
+def test_a_graph_copies_dataclasses_and_refuses_what_may_hold_tensors_unseen():
+    shown = {"forecast": Forecast(torch.zeros(2), [torch.zeros(3), None])}
+    found = graphs.copied(shown)["forecast"]
+    shown["forecast"].frames.fill_(7)
+    shown["forecast"].states[0].fill_(7)
+    assert type(found) is Forecast
+    assert found.steps == 3
+    assert found.states[1] is None
+    assert not found.frames.any()
+    assert not found.states[0].any()
+    for unseen in (object(), {1, 2}):
+        with pytest.raises(TypeError, match=r"got a (object|set), whose memory"):
+            graphs.copied([torch.zeros(1), unseen])
 
 
 @pytest.fixture(params=["native", "triton"])

@@ -7,11 +7,13 @@ here runs unless it is asked for.
 
 from __future__ import annotations
 
+import dataclasses
+from numbers import Number
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_map
 
 # Calls before the capture, so that libraries have chosen their algorithms and allocated.
 WARM_UP = 3
@@ -32,9 +34,10 @@ class Graphed:
     """A model's inference as a CUDA graph, for inputs of the shape and dtype of `example`.
 
     A call copies its input in, replays the graph, and returns a copy of the output (or of each
-    tensor in it); it does not synchronise. The weights are read where they lie, so updates in place
-    are seen; the autocast is that of the capture. The model must be in eval mode, on CUDA, and must
-    not keep state between calls. Raises ValueError for a model or an input that does not fit.
+    tensor in its tuples, lists, dicts and dataclasses); it does not synchronise. The weights are
+    read where they lie, so updates in place are seen; the autocast is that of the capture. The
+    model must be in eval mode, on CUDA, and must not keep state between calls. Raises ValueError
+    for a model or an input that does not fit, TypeError for an output with other objects in it.
     """
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
@@ -55,7 +58,7 @@ class Graphed:
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UP):
-                    model(self._input)
+                    copied(model(self._input))
             torch.cuda.current_stream().wait_stream(stream)
             self._graph = torch.cuda.CUDAGraph()
             # (other threads, of a loader that pins memory, may go on to use the device)
@@ -74,9 +77,28 @@ class Graphed:
         return copied(self._output)
 
 
+# What holds no memory of the graph.
+_PLAIN = (Number, str, bytes, type(None), torch.dtype, torch.device)
+
+
 def copied(output: Any) -> Any:
-    """The same with tensors of its own."""
-    return tree_map_only(Tensor, torch.clone, output)
+    """The same with tensors of its own. Raises TypeError for what may hold tensors unseen."""
+    return tree_map(_copied_leaf, output)
+
+
+def _copied_leaf(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return leaf.clone()
+    if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+        fields = [field for field in dataclasses.fields(leaf) if field.init]
+        copies = {field.name: copied(getattr(leaf, field.name)) for field in fields}
+        return dataclasses.replace(leaf, **copies)
+    if isinstance(leaf, _PLAIN):
+        return leaf
+    raise TypeError(
+        "graphed: the model must give tensors, in tuples, lists, dicts or dataclasses, got a "
+        f"{type(leaf).__name__}, whose memory the next call would overwrite; give its tensors"
+    )
 
 
 def graphed(model: nn.Module, example: Tensor) -> Graphed:
