@@ -121,6 +121,7 @@ def test_functions_over_pairs_give_what_the_layers_give(spconv):
     for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
         with mode():
             got = ops.indice_conv_backward(features, layer.weight, grad, *pairs)
+        assert not any(found.requires_grad for found in got)  # as spconv's
         assert all(torch.allclose(a, b) for a, b in zip(got, right, strict=True))
     up = spconv.SparseInverseConv3d(4, 3, 3, indice_key="d", bias=False).double()
     back = functional.indice_inverse_conv(down.features, up.weight, *pairs, 80)
@@ -138,9 +139,12 @@ def test_functions_over_pairs_give_what_the_layers_give(spconv):
         sp.set_max_pool(before)
     assert torch.equal(functional.indice_maxpool(features, *pairs, len(out)), pooled)
     right = torch.autograd.grad(pooled, leaf, grad[:, :3])[0]
-    with torch.inference_mode():
-        got = ops.indice_maxpool_backward(features, pooled, grad[:, :3], *pairs)
-    assert torch.equal(got, right)
+    wanted = grad[:, :3].clone().requires_grad_()
+    for mode in (torch.enable_grad, torch.inference_mode):
+        with mode():
+            got = ops.indice_maxpool_backward(features, pooled, wanted, *pairs)
+        assert torch.equal(got, right)
+        assert not got.requires_grad
     with pytest.raises(ValueError, match="indice_maxpool: the pairs name rows"):
         functional.indice_maxpool(features[:40], *pairs, len(out))
     with pytest.raises(ValueError, match=r"indice_pair_num must have shape \(27,\), got \(9,\)"):

@@ -349,6 +349,46 @@ def kernels_turn_at_once():
     return ON_GPU and bool(sp.ops._C.cuda_architectures)
 
 
+def test_features_padded_to_a_fixed_size_have_a_gradient(kernels):
+    """Rows that no site of the map has; beside the map's own rows, in either order."""
+    layer = Layer("strided", 2, 90, 8, 8, stride=2)
+    rows, book = layer.book(DEVICE)
+    w = layer.weight.to(DEVICE)
+    grad = torch.randn(rows, 8, device=DEVICE)
+    exact = layer.features.to(DEVICE, copy=True).requires_grad_()
+    ops.conv(exact, w, None, *layer.book(DEVICE)[1], rows, 1, False).backward(grad)
+    for padding in (30, 0, 7):
+        padded = torch.cat([layer.features, torch.zeros(padding, 8)]).to(DEVICE).requires_grad_()
+        ops.conv(padded, w, None, *book, rows, 1, False).backward(grad)
+        torch.testing.assert_close(padded.grad[:90], exact.grad, rtol=1e-5, atol=1e-5)
+        assert not padded.grad[90:].any()
+    with pytest.raises(ValueError, match="transpose_rulebook: the rulebook reads 90 rows, got 89"):
+        ops.conv_input_grad(grad, w, *book, 89, 1, False)
+
+
+class Named(torch.Tensor):
+    """A user's subclass: with numbers, as a plain tensor has."""
+
+
+def test_a_subclass_of_a_tensor_runs_as_one(kernels, monkeypatch):
+    from spconv_lite.kernels.triton import books
+
+    layer = Layer("strided", 2, 90, 8, 8, stride=2)
+    plain = layer.run(DEVICE, torch.float32)
+    layer.features = layer.features.as_subclass(Named)
+    found = layer.run(DEVICE, torch.float32)
+    assert type(found[0]) is Named
+    assert all(
+        torch.equal(a.as_subclass(torch.Tensor), b) for a, b in zip(found, plain, strict=True)
+    )
+
+    entered = []
+    monkeypatch.setattr(torch.cuda, "device", entered.append)
+    monkeypatch.setattr(Named, "is_cuda", True)
+    books.on_device(layer.features)
+    assert entered == [layer.features.device]
+
+
 def test_a_rulebook_read_backwards_is_the_callers_own(kernels):
     """A compiled graph writes into what an operator gave it."""
     layer = Layer("strided", 2, 90, 16, 8, stride=2)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..kernels import ops
@@ -40,6 +41,7 @@ def indice_inverse_conv(*args: Any, **kwargs: Any) -> Tensor:
     return indice_conv(*args, **kwargs, inverse=True)
 
 
+@torch.no_grad()
 def indice_conv_backward(
     features: Tensor,
     filters: Tensor,
@@ -52,7 +54,7 @@ def indice_conv_backward(
     timer: object = None,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of features (N, C) and filters (out, k..., C) for `out_bp` (M, out), that of the
-    output of `indice_conv`."""
+    output of `indice_conv`; spconv's, and so without a graph of their own."""
     rows, volume = (features.shape[0], out_bp.shape[0]), math.prod(filters.shape[1:-1])
     pairs = indice_pairs, indice_pair_num
     book = ops.book_of_pairs("indice_conv_backward", *pairs, volume, *rows, inverse)
@@ -73,6 +75,7 @@ def indice_maxpool(
     return ops.max_pool(features, *book, num_activate_out, volume, True)
 
 
+@torch.no_grad()
 def indice_maxpool_backward(
     features: Tensor,
     out_features: Tensor,

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 
 from ... import _C
 from ...geometry import SUBMANIFOLD, Geometry, Rulebook
@@ -19,11 +21,12 @@ from .. import cuda, plain
 from .tiles import PairLists, list_words, ordered, pair_lists
 
 Made = TypeVar("Made")
+_READS = "_spconv_lite_reads"  # of a table: how many rows it was built for
 
 
 def runs(tensor: Tensor) -> bool:
     """Whether this tensor has numbers; else torch.compile or torch.export traces."""
-    return type(tensor) in (Tensor, nn.Parameter)
+    return not isinstance(tensor, (FakeTensor, FunctionalTensor))
 
 
 def on_device(tensor: Tensor) -> contextlib.AbstractContextManager:
@@ -74,22 +77,25 @@ def build(indices: Tensor, g: Geometry) -> tuple[Tensor, Rulebook]:
             out_indices, book = plain.build(indices, g)
             table, targets = _table_of(book, out_indices.shape[0], g.volume), None
         book = _book(table)
+        table.__dict__[_READS] = indices.shape[0]
         if targets is not None and g.kind != SUBMANIFOLD:
-            _kept("_spconv_lite_turned", table, lambda: _book(targets))
+            _kept(_turned_name(targets.shape[1]), table, lambda: _book(targets))
         return out_indices, book
 
 
+def _turned_name(in_rows: int) -> str:
+    return f"_spconv_lite_turned_{in_rows}"
+
+
 def turned_of(book: Rulebook, in_rows: int) -> Rulebook:
-    """The rulebook read backwards, of a rulebook that reads `in_rows` rows; kept, and not to be
-    given away. Raises ValueError for other rows than it was kept for."""
+    """The rulebook read backwards, for features of `in_rows` rows: all that it reads, or more, as
+    of features padded to a fixed size. Kept, and not to be given away. Raises ValueError for fewer
+    rows than it was built for."""
     table = book.pair_in
+    if in_rows < (reads := table.__dict__.get(_READS, 0)):
+        raise ValueError(f"transpose_rulebook: the rulebook reads {reads} rows, got {in_rows}")
     with on_device(table):
-        turned = _kept("_spconv_lite_turned", table, lambda: _book(_turned(table, in_rows)))
-    if turned.pair_in.shape[1] != in_rows:
-        raise ValueError(
-            f"transpose_rulebook: the rulebook reads {turned.pair_in.shape[1]} rows, got {in_rows}"
-        )
-    return turned
+        return _kept(_turned_name(in_rows), table, lambda: _book(_turned(table, in_rows)))
 
 
 def turn(book: Rulebook, in_rows: int, out_rows: int, volume: int) -> Rulebook:
