@@ -1,5 +1,6 @@
 """What a reading may open besides what it was given: heard by a server on the loopback."""
 
+import base64
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -9,6 +10,7 @@ import pytest
 from ffmpeg_gpu_build import FfmpegError, Video, probe, read_audio, read_frames, transcode
 from ffmpeg_gpu_build.__main__ import main
 from ffmpeg_gpu_build.media import pipeline, reach
+from ffmpeg_gpu_build.media.graph import filters_of
 
 ENGINES = ("pipe", "av")
 
@@ -230,6 +232,9 @@ def test_the_server_hears_a_graph_that_was_asked_for(server, engine):
         "testsrc2=s=64x48:r=10:d=1", "color=red:s=64x48,format=rgb24", "sine=440:d=1",
         "testsrc2=d=1[a];color=blue[b];[a][b]hstack=inputs=2[out0]", "smptebars, scale=64:48",
         "sws_flags=bicubic;testsrc=d=1", "testsrc@first=d=1,drawbox@x=c=red", r"geq=lum='p(X\,Y)'",
+        "testsrc,rotate='if(lt(t,2),t,2)'", "testsrc,geq=lum='if(gt(X,100),Y,N)'",
+        "sine,aresample=8000,afade=d=1,atempo=2", "testsrc[a];testsrc[b];[a][b]xfade,gblur",
+        "sine,showwaves", "testsrc,lutyuv=y=negval,tile=2x2,tpad=stop=1",
     ],
 )  # fmt: skip
 def test_pictures_that_are_computed_are_graphs_as_before(graph):
@@ -238,19 +243,31 @@ def test_pictures_that_are_computed_are_graphs_as_before(graph):
 
 CHAINS = (
     r"subtitles=http\\://127.0.0.1\\:{port}/a.srt",
-    "movie='http://127.0.0.1:{port}/a.mkv'[b];[in][b]overlay",
+    r"movie='http\://127.0.0.1\:{port}/a.mkv'[b];[in][b]overlay",
     r"removelogo=HTTP\\://127.0.0.1\\:{port}/a.png",
     r"metadata=print:file=tcp\\:127.0.0.1\\:{port}",
     r"movie=async\\:http\\:127.0.0.1\\:{port}[b];[in][b]overlay",
     "zmq=bind_address='tcp://127.0.0.1:5555'",
     "scale=64:48,zmq",
     "subtitles=/filename=address.txt",
+    "subtitles=/filename =address.txt",
+    r"movie='data\:application/x-mpegurl;base64,{playlist}'[b];[in][b]overlay",
+    r"movie='cache\:data\:application/x-mpegurl;base64,{playlist}'[b];[in][b]overlay",
+    r"movie='subfile,,start,0,end,0,,\:http\://127.0.0.1\:{port}/a.mkv'[b];[in][b]overlay",
+    r"subtitles=filename='concat\:a|http\://127.0.0.1\:{port}/a.srt'",
+    r"movie=f=lavfi:filename='movie=http\\\\\://127.0.0.1/a.mkv'[b];[in][b]overlay",
+    r"movie=x:f=X11grab[b];[in][b]overlay",
+    r"sws_flags=';movie=http\\://127.0.0.1\\:{port}/a.mkv[b];[in][b]overlay'",
+    r"[in'];null['][x];movie=http\\://127.0.0.1\\:{port}/a.mkv[b];[x][b]overlay",
+    "movie = x:format_opts='protocol_whitelist=http'[b];[in][b]overlay",
 )
 
 
 @pytest.mark.parametrize("chain", CHAINS)
 def test_filters_of_a_transcode_open_no_address(folder, server, tmp_path, chain):
-    filters = chain.format(port=server.server_port)
+    address = hls(f"http://127.0.0.1:{server.server_port}/a.ts")
+    playlist = base64.b64encode(address.encode()).decode()
+    filters = chain.format(port=server.server_port, playlist=playlist)
     with pytest.raises(ValueError, match="transcode: filters must"):
         transcode(folder / "a.mkv", tmp_path / "o.mkv", hw="cpu", filters=filters)
     assert server.heard == []
@@ -259,15 +276,49 @@ def test_filters_of_a_transcode_open_no_address(folder, server, tmp_path, chain)
 @pytest.mark.parametrize(
     "chain",
     ["unsharp_opencl=la=1.5", "subtitles=/a/b.srt", "drawtext=text='12:30':x=4", "movie=logo.png",
-     r"drawtext=text='%{pts\:hms}'", "lut3d=file=/luts/a.cube", "crop=iw/2:ih/2", ""],
+     r"drawtext=text='%{pts\:hms}'", "lut3d=file=/luts/a.cube", "crop=iw/2:ih/2", "",
+     r"drawtext=text='https\://example.org'", r"drawtext=text='HTTP\: ok'", "drawtext=text='UDP'",
+     "subtitles=/a/my_srt:force_style='Fontsize=20,Outline=1'", "drawtext=textfile=/a/udp:reload=1",
+     "subtitles=filename=/mnt=1/x.srt", "metadata=add:key=x:value='http\\://a'",
+     "movie=file\\:///a/b.mkv", r"drawtext=timecode='00\:00\:00\:00':r=25"],
 )  # fmt: skip
 def test_filters_that_name_files_of_this_machine_are_taken(chain):
     reach.refuse_addresses("transcode", chain)
 
 
-@pytest.mark.parametrize("display", ["10.0.0.1:0", "tcp/127.0.0.1:0", "[::1]:0", "host:0.0"])
+@pytest.mark.parametrize(
+    "display",
+    [
+        "10.0.0.1:0",
+        "tcp/127.0.0.1:0",
+        "[::1]:0",
+        "host:0.0",
+        "::1:77",
+        ":::1:77",
+        "unix:::1:7",
+        ":0:1",
+    ],
+)
 def test_a_screen_of_another_machine_is_not_read_unasked(display):
     with pytest.raises(ValueError, match="a screen of this machine"):
         read_frames(f"x11grab:{display}")
-    for own in ("", ":0", ":0.0+10,20", "unix:0"):
+    for own in ("", ":0", ":0.0+10,20", "unix:0", "/tmp/.X11-unix/X0", "+1,2"):
         reach.refuse_screen("read_frames", own)
+
+
+@pytest.mark.parametrize(
+    ("text", "filters"),
+    [
+        ("scale=64:48, hflip", [("scale", [("", "64"), ("", "48")]), ("hflip", [])]),
+        (r"[in]a@b=x='1,2'\:3[o];[o]c", [("a", [("x", "1,2"), ("", "3")]), ("c", [])]),
+        (r"[in]a@b='x=1,2:y=\'\''[o];c", [("a", [("x", "1,2"), ("y", "'[o];c")])]),
+        (r"movie=a\\:b\,c:s=v", [("movie", [("", "a:b,c"), ("s", "v")])]),
+        ("sws_flags=bicubic;null", [("null", [])]),
+        ("sws_flags=bicubic", []),
+        ("a= k = ' v ' :/x/y=1", [("a", [("k", "v"), ("/x/y", "1")])]),
+        ("a='open", [("a", [("", "open")])]),
+        ("a\\", [("a\\", [])]),
+    ],
+)
+def test_a_graph_is_taken_apart_as_ffmpeg_does(text, filters):
+    assert [(one.name, list(one.options)) for one in filters_of(text)] == filters

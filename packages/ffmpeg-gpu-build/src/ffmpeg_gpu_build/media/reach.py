@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..ffmpeg import FfmpegError, file_argument
+from .graph import Filter, filters_of
 
 # What a local file may make FFmpeg open: that file, keys and data within it.
 PROTOCOLS = ("-protocol_whitelist", "file,crypto,data")
@@ -38,24 +39,79 @@ _STILLS = {
 PLAIN = {
     *("allrgb", "allyuv", "color", "colorchart", "colorspectrum", "gradients", "haldclutsrc"),
     *("mandelbrot", "nullsrc", "pal75bars", "pal100bars", "perlin", "rgbtestsrc", "sierpinski"),
-    *("smptebars", "smptehdbars", "testsrc", "testsrc2", "yuvtestsrc", "zoneplate", "aevalsrc"),
-    *("anoisesrc", "anullsrc", "sine", "null", "copy", "fps", "scale", "format", "setsar"),
-    *("setdar", "setpts", "settb", "setparams", "setrange", "setfield", "crop", "pad", "hflip"),
-    *("vflip", "transpose", "rotate", "hue", "eq", "geq", "negate", "noise", "fade", "split"),
-    *("overlay", "hstack", "vstack", "concat", "interlace", "tinterlace", "telecine", "select"),
-    *("reverse", "loop", "trim", "drawbox", "drawgrid", "zoompan", "colorspace", "realtime"),
-    *("anull", "volume", "aformat", "asetpts", "atrim", "asplit", "amix"),
+    *("smptebars", "smptehdbars", "testsrc", "testsrc2", "yuvtestsrc", "zoneplate", "cellauto"),
+    *("life", "null", "copy", "fps", "scale", "format", "noformat", "setsar", "setdar", "setpts"),
+    *("settb", "setparams", "setrange", "setfield", "crop", "pad", "hflip", "vflip", "transpose"),
+    *("rotate", "hue", "eq", "geq", "negate", "noise", "fade", "split", "overlay", "hstack"),
+    *("vstack", "xstack", "concat", "interlace", "tinterlace", "telecine", "select", "reverse"),
+    *("loop", "trim", "tpad", "drawbox", "drawgrid", "zoompan", "colorspace", "realtime"),
+    *("xfade", "blend", "tblend", "gblur", "boxblur", "avgblur", "smartblur", "unsharp", "sharpen"),
+    *("lut", "lut2", "lutyuv", "lutrgb", "colorchannelmixer", "colorbalance", "colorlevels"),
+    *("colortemperature", "vibrance", "exposure", "chromakey", "colorkey", "lumakey", "despill"),
+    *("tile", "yadif", "bwdif", "w3fdif", "field", "fieldorder", "framerate", "minterpolate"),
+    *("framestep", "extractplanes", "mergeplanes", "alphaextract", "alphamerge", "premultiply"),
+    *("zscale", "tonemap", "vignette", "histogram", "waveform", "vectorscope", "edgedetect"),
+    *("sobel", "convolution", "pixelize", "swapuv", "shuffleplanes", "monochrome", "v360"),
+    *(
+        "perspective",
+        "lenscorrection",
+        "shear",
+        "palettegen",
+        "paletteuse",
+        "random",
+        "shuffleframes",
+    ),
+    *("aevalsrc", "anoisesrc", "anullsrc", "sine", "sinc", "hilbert", "afirsrc", "anull", "volume"),
+    *("aformat", "aresample", "asetpts", "asettb", "asetrate", "atrim", "asplit", "amix", "amerge"),
+    *(
+        "join",
+        "pan",
+        "afade",
+        "acrossfade",
+        "atempo",
+        "adelay",
+        "aecho",
+        "aloop",
+        "apad",
+        "areverse",
+    ),
+    *("lowpass", "highpass", "bandpass", "bandreject", "equalizer", "bass", "treble", "tremolo"),
+    *("vibrato", "chorus", "flanger", "aphaser", "acompressor", "alimiter", "agate", "dynaudnorm"),
+    *("aselect", "aeval", "channelmap", "channelsplit", "stereotools", "extrastereo"),
+    *("showwaves", "showwavespic", "showspectrum", "showfreqs", "avectorscope"),
 }
 # FFmpeg's protocols that leave this machine, or what is stored on it
 ADDRESSES = (
-    "amqp", "ffrtmpcrypt", "ffrtmphttp", "ftp", "gopher", "gophers", "http", "httpproxy", "https",
-    "icecast", "ipfs", "ipns", "mmsh", "mmst", "prompeg", "rist", "rtmp", "rtmpe", "rtmps",
-    "rtmpt", "rtmpte", "rtmpts", "rtp", "rtsp", "rtsps", "sap", "sctp", "sftp", "smb", "srt",
-    "srtp", "tcp", "tls", "udp", "udplite", "unix", "zmq",
+    "amqp", "dtls", "ffrtmpcrypt", "ffrtmphttp", "ftp", "gopher", "gophers", "http", "httpproxy",
+    "https", "icecast", "ipfs", "ipns", "mmsh", "mmst", "prompeg", "rist", "rtmp", "rtmpe",
+    "rtmps", "rtmpt", "rtmpte", "rtmpts", "rtp", "rtsp", "rtsps", "sap", "sctp", "sftp", "smb",
+    "srt", "srtp", "tcp", "tls", "udp", "udplite", "unix", "zmq",
 )  # fmt: skip
-_ADDRESS = re.compile(rf"(?<![a-z0-9.-])((?:{'|'.join(ADDRESSES)}):|[a-z][a-z0-9+.-]*://)")
-_FROM_FILE = re.compile(r"[=:]\s*/\w+=")  # FFmpeg 7.1: an option whose value lies in a file
-_FILTER = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:@[^=]*)?(?:=.*)?$", re.S)
+# Those that hand on to another one, hold what they give, or stand for no file
+_AROUND = (
+    "android_content", "async", "bluray", "cache", "concat", "concatf", "crypto", "data", "fd",
+    "hls", "md5", "pipe", "shared", "subfile", "tee",
+)  # fmt: skip
+_ADDRESS = re.compile(
+    rf"((?:{'|'.join((*ADDRESSES, *_AROUND))})(?:\+[^:]*)?:|subfile,|(?!file:)[a-z][\w+.-]*://)"
+)
+# Options that are words: in all others FFmpeg might see an address
+_WORDS = {"text", "value", "key", "force_style"}
+# Input devices, which take what is no file for a name
+_DEVICES = {
+    *("alsa", "android_camera", "avfoundation", "bktr", "decklink", "dshow", "fbdev", "gdigrab"),
+    *(
+        "gfxcapture",
+        "iec61883",
+        "jack",
+        "kmsgrab",
+        "lavfi",
+        "libcdio",
+        "libdc1394",
+        "libndi_newtek",
+    ),
+    *("openal", "oss", "pulse", "sndio", "v4l2", "vfwcap", "video4linux2", "x11grab", "xcbgrab"),
+}
 
 
 def protocols(urls: bool, address: str = "") -> tuple[str, str]:
@@ -125,44 +181,52 @@ def is_playlist(file: Path | None, log: str = "") -> bool:
         return False
 
 
-def _plainly(graph: str) -> str:
-    """A filter graph without what hides its words: quotes and escapes."""
-    return re.sub(r"[\\']", "", graph)
+def _outward(one: Filter) -> str:
+    """What of a filter opens an address, loads options, or reads a device; "" if nothing."""
+    if one.name in ("zmq", "azmq"):
+        return one.name
+    for key, value in one.options:
+        if key.startswith("/"):  # FFmpeg 7.1: the value lies in a file
+            return key
+        found = None if key in _WORDS else _ADDRESS.match(value.lower())
+        if found:
+            return found[1]
+        if one.name not in ("movie", "amovie"):
+            continue
+        if key in ("", "f", "format_name") and (_DEVICES | PLAYLISTS) & {*value.lower().split(",")}:
+            return value
+        if "whitelist" in value:
+            return value
+    return ""
 
 
 def refuse_addresses(where: str, chain: str) -> None:
     """Raise ValueError for a filter chain that names an address, or takes an option from a file."""
-    text = _plainly(chain).lower()
-    found = _ADDRESS.search(text) or re.search(r"(?<!\w)(a?zmq)(?!\w)", text)
-    if found:
-        raise ValueError(
-            f"{where}: filters must not open addresses, got {found[1]!r} in {chain!r}: fetch the "
-            "file and name it"
-        )
-    if _FROM_FILE.search(text):
-        raise ValueError(
-            f"{where}: filters must hold their options, not name files of them: {chain!r}"
-        )
+    for one in filters_of(chain):
+        found = _outward(one)
+        if found:
+            raise ValueError(
+                f"{where}: filters must name files of this machine and hold their options, got "
+                f"{found!r} in {one.name} of {chain!r}: fetch the file and name it, or pass "
+                "urls=True (--urls)"
+            )
 
 
 def refuse_graph(where: str, graph: str) -> None:
-    """Raise ValueError for a graph of `lavfi` with a filter that may open, load or write something.
-
-    Commas within quotes count as those between filters: too much is refused rather than too little.
+    """Raise ValueError for a graph of `lavfi` with a filter that may open, load or write something,
+    or that takes an option from a file.
     """
-    text = re.sub(r"\[[\w:]*\]", ";", graph)
-    for part in re.split(r"[],;[]", _plainly(text)):
-        found = _FILTER.match(part)
-        if found and found[1] not in PLAIN and found[1] != "sws_flags":
+    for one in filters_of(graph):
+        if one.name not in PLAIN or _outward(one):
             raise ValueError(
-                f"{where}: 'lavfi:' takes filters that open nothing, got {found[1]!r} in "
+                f"{where}: 'lavfi:' takes filters that open nothing, got {one.name!r} in "
                 f"{graph!r}; urls=True takes any"
             )
 
 
 def refuse_screen(where: str, display: str) -> None:
     """Raise ValueError for an X display of another machine."""
-    if not re.match(r"(unix)?:|/|$", display):
+    if not re.fullmatch(r"((unix)?:\d+(\.\d+)?|/[^\0]*|)(\+.*)?", display, re.S):
         raise ValueError(
             f"{where}: src must be a screen of this machine, such as 'x11grab::0', got "
             f"{display!r}; urls=True opens others"
