@@ -199,7 +199,8 @@ def test_what_follows_a_layer_is_of_its_pass_and_rounded_once(
     torch.testing.assert_close(found, right, rtol=tolerance, atol=1e-4)
 
 
-def test_in_inference_a_layer_its_norm_and_its_relu_are_one_kernel(kernels, monkeypatch):
+def test_in_inference_a_layers_kernel_ends_with_its_norm_and_its_relu(kernels, monkeypatch):
+    """What torch launches to fold the norm, in every call, comes before it."""
     net = sp.SparseSequential(sp.SubMConv2d(4, 8, 3), nn.BatchNorm1d(8), nn.ReLU()).eval()
     net[1].running_mean.uniform_(-1, 1)
     net[1].running_var.uniform_(0.5, 2)
