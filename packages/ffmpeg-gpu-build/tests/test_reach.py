@@ -1,7 +1,10 @@
 """What a reading may open besides what it was given: heard by a server on the loopback."""
 
 import base64
+import socket
+import subprocess
 import threading
+import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -189,6 +192,37 @@ def test_a_playlist_of_the_web_names_no_file_of_this_machine(folder, server, eng
     assert len(list(read_frames(f"{address}/far.m3u8", engine=engine, urls=True))) == 10
     with pytest.raises(FfmpegError):
         list(read_frames(f"{address}/theft.m3u8", engine=engine, urls=True))
+
+
+@pytest.mark.parametrize("scheme", ["udp", "rtp"])
+def test_a_stream_is_an_address_too_and_names_no_file(ffmpeg, folder, scheme):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"{scheme}://127.0.0.1:{port}"
+    send = "rtp_mpegts" if scheme == "rtp" else "mpegts"
+    command = [
+        ffmpeg.path, "-v", "error", "-re", "-stream_loop", "-1", "-i", folder / "a.ts", "-c",
+        "copy", "-f", send, address,
+    ]  # fmt: skip
+    sender = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        time.sleep(1)
+        (frame,) = read_frames(f"{address}?timeout=60000000", urls=True, count=1, strict=False)
+        assert frame.shape == (48, 64, 3)
+    finally:
+        sender.kill()
+        sender.wait()
+    assert "file" not in reach.protocols(True, address)[1].split(",")
+    with pytest.raises(ValueError, match="urls=True opens it"):
+        read_frames(address)
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "rtsps", "srt", "rtmp", "sftp"])
+def test_the_protocols_of_a_stream_are_those_of_its_kind(scheme):
+    allowed = reach.protocols(True, f"{scheme}://host/a")[1].split(",")
+    assert {scheme, "rtp", "udp", "tcp"} <= {*allowed}
+    assert not {"file", "unix", "pipe", "fd", "concat", "subfile"} & {*allowed}
 
 
 GRAPHS = (

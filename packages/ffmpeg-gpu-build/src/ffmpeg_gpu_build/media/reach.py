@@ -116,12 +116,17 @@ _DEVICES = {
 
 def protocols(urls: bool, address: str = "") -> tuple[str, str]:
     """The whitelist for an `address`, or a local file without one. What lies on the web never
-    names a file of this machine.
+    names a file of this machine; a file or bytes may name both files and addresses, and so may
+    what they lead to. A stream ("rtsp://", "udp://", "srt://") may use all protocols of its kind.
     """
     if not urls:
         return PROTOCOLS
-    local = not address or address.startswith("file:")
-    return PROTOCOLS[0], f"file,{_WEB}" if local else _WEB
+    if not address or address.startswith("file:"):
+        return PROTOCOLS[0], f"file,{_WEB}"
+    scheme = address.partition(":")[0].lower()
+    stream = scheme in ADDRESSES and scheme not in (*_WEB.split(","), "unix")
+    kind = [name for name in ADDRESSES if name != "unix"] if stream else []
+    return PROTOCOLS[0], ",".join([_WEB, *kind])
 
 
 def playlist_error(where: str, name: str) -> FfmpegError:
