@@ -1,12 +1,15 @@
 """Folding, fused convolutions, choosing by measuring: equal outputs, honest reports."""
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
 
 from resnet_zoo import fold_batchnorm, get_model, optimize
+from resnet_zoo.inference import fused
 from resnet_zoo.inference.fused import FusedResNet, unavailable
-from resnet_zoo.inference.optimization import _Compiled
+from resnet_zoo.inference.optimization import TOLERANCE, _Compiled
 from resnet_zoo.inference.timing import CLEARLY
 from resnet_zoo.models.fold import norm_pairs
 
@@ -115,17 +118,37 @@ def test_the_report_says_what_was_tried_and_what_was_kept(level, calibrate, monk
 
 def test_a_reduced_dtype_stays_within_its_stated_error_and_is_compared(calibrate):
     model = build("resnet18", calibrate)
-    fast = optimize(model, "fast", dtype=torch.bfloat16, example=(1, 3, 64, 64))
-    kept = next(t for t in fast.report.trials if t.name == fast.report.kept)
-    assert 0 < kept.error <= 0.05
     without = unavailable(torch.bfloat16)  # then float32 takes its place, and the report says why
+    with pytest.warns(UserWarning, match="float32") if without else contextlib.nullcontext():
+        fast = optimize(model, "fast", dtype=torch.bfloat16, example=(1, 3, 64, 64))
+    kept = next(t for t in fast.report.trials if t.name == fast.report.kept)
     assert fast.report.dtype is (torch.float32 if without else torch.bfloat16)
+    assert fast.report.tolerance == TOLERANCE[fast.report.dtype]
+    assert kept.error <= fast.report.tolerance
+    assert without or kept.error > 0
     assert fast.report.note == (f"in float32: {without}" if without else "")
     assert fast.report.note in str(fast.report)
     assert fast(torch.randn(1, 3, 64, 64).bfloat16()).dtype == torch.float32
     given = next(t for t in fast.report.trials if t.name == "as given")
     assert ("slower" in kept.note) == (kept.milliseconds > given.milliseconds)
     assert fast(torch.randn(1, 3, 64, 64)).dtype == torch.float32
+
+
+def test_float32_in_bfloat16s_place_is_warned_of_and_has_float32s_tolerance(calibrate, monkeypatch):
+    why = {torch.bfloat16: "no bfloat16 here"}
+    monkeypatch.setattr(fused, "unavailable", lambda dtype=torch.float32: why.get(dtype))
+    model = build("resnet18", calibrate)
+    message = r"bfloat16 was asked for.*float32: no bfloat16 here"
+    with pytest.warns(UserWarning, match=message) as told:
+        fast = optimize(model, "fast", dtype=torch.bfloat16, example=(1, 3, 64, 64))
+    assert [each.filename for each in told] == [__file__]
+    assert (fast.report.dtype, fast.report.tolerance) == (torch.float32, TOLERANCE[torch.float32])
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert relative(fast(x), model(x)) < 1e-5
+    with pytest.warns(UserWarning, match="bfloat16 was asked for"):
+        fast = optimize(model, dtype=torch.bfloat16, example=(1, 3, 64, 64), tolerance=0.5)
+    assert fast.report.tolerance == 0.5
 
 
 def test_nothing_within_the_tolerance_is_an_error(calibrate):

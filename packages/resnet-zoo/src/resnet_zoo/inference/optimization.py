@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -133,7 +134,8 @@ def optimize(
         level: "fold", "fast" or "max".
         dtype: arithmetic; float32, bfloat16 or float16, or int8 on the CPU, which needs
             `calibration`. Outputs are float32. On a CPU without bfloat16, where torch would be many
-            times slower, "fast" and "max" compute in float32, and `report.note` says it.
+            times slower, "fast" and "max" compute in float32; a UserWarning and `report.note` say
+            it, and the tolerance is float32's.
         example: an input, or its shape, that candidates are timed and compared on; (1, C, 224, 224)
             by default. Take the batch and size you will use, and real images if the error matters.
         tolerance: largest difference from the model's own outputs, as a share of the largest
@@ -149,12 +151,17 @@ def optimize(
     """
     _check(model, level, dtype, engine)
     pictures = _pictures(calibration, dtype)
-    tolerance = TOLERANCE[dtype] if tolerance is None else tolerance
     x = _example(model, example, 64 if level == "fold" and engine == "torch" else 224)
     other = x.flip(-1) * 0.5  # an engine that plays back its example is found out
     asked, note = dtype, _not_in(dtype, level, x) if engine in ("torch", "auto") else ""
     if note:
         dtype = torch.float32
+        warnings.warn(
+            f"resnet-zoo: optimize: {asked} was asked for, but it computes {note}; "
+            "dtype=torch.float32 gives the same without this warning",
+            stacklevel=2,
+        )
+    tolerance = TOLERANCE[dtype] if tolerance is None else tolerance
     plain = torch.autocast(x.device.type, enabled=False)
     with torch.inference_mode(False), torch.no_grad(), plain:
         references = [(y, outputs_of(model(y))) for y in pictures or (x, other)]
