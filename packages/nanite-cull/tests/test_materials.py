@@ -160,6 +160,27 @@ def test_colours_of_files_that_do_not_say_are_those_of_a_display():
     assert materials.unpack(older.getvalue())[0].vertex_colors == "display"
 
 
+def test_materials_pickled_before_colours_had_a_space_are_those_of_a_display():
+    assert pickle.loads(pickle.dumps(nc.Material())).vertex_colors == "linear"
+    older = nc.Material(name="scan")
+    del older.__dict__["vertex_colors"]
+    (again,) = pickle.loads(pickle.dumps([older]))
+    assert again.vertex_colors == "display"
+    (kept,) = materials.unpack(materials.pack([again]))
+    assert (kept.name, kept.vertex_colors) == ("scan", "display")
+
+
+def test_what_newer_files_say_of_a_material_is_passed_over():
+    data = materials.pack([nc.Material(name="paint", roughness=0.5)])
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        table = json.loads(archive.read("materials.json"))
+    newer = io.BytesIO()
+    with zipfile.ZipFile(newer, "w") as archive:
+        archive.writestr("materials.json", json.dumps([{**table[0], "clearcoat": 0.25}]))
+    (found,) = materials.unpack(newer.getvalue())
+    assert (found.name, found.roughness) == ("paint", 0.5)
+
+
 def test_base_colours_of_neighbours_do_not_run_into_each_other():
     paints = [nc.Material(base_color=(1.0, 0, 0, 1)), nc.Material(base_color=(0.0, 0, 1, 1))]
     faces = _plane()[1]

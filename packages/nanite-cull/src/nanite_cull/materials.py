@@ -5,7 +5,7 @@ import json
 import warnings
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -118,6 +118,10 @@ class Material:
         object.__setattr__(self, "wrap", tuple(self.wrap))
         object.__setattr__(self, "double_sided", bool(self.double_sided))
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """From a pickle; in older ones, without vertex_colors, pictures took a display's."""
+        self.__dict__.update({"vertex_colors": "display", **state})
+
     @property
     def _is_plain(self) -> bool:
         """The core has nothing to do for it."""
@@ -128,6 +132,8 @@ class Material:
             and self.vertex_colors == "display"
         )
 
+
+FIELDS = tuple(field.name for field in fields(Material))
 
 # those who share a texture have one pyramid of it; by its id, and whether its alpha is ignored
 _chains: WeakValueDictionary[tuple[int, bool], _C.MipChain] = WeakValueDictionary()
@@ -193,9 +199,9 @@ def pack(materials: Sequence[Material]) -> bytes:
     with zipfile.ZipFile(data, "w") as archive:
         table = []
         for material in materials:
-            fields = {k: v for k, v in vars(material).items() if k in asdict(Material())}
+            row = {field: getattr(material, field) for field in FIELDS}
             for kind in TEXTURES:
-                texture = fields[kind]
+                texture = row[kind]
                 if texture is None:
                     continue
                 if id(texture) not in names:
@@ -203,10 +209,10 @@ def pack(materials: Sequence[Material]) -> bytes:
                     image = io.BytesIO()
                     Image.fromarray(texture).save(image, "PNG")
                     archive.writestr(zipfile.ZipInfo(names[id(texture)]), image.getvalue())
-                fields[kind] = names[id(texture)]
-            if fields["uv_transform"] is not None:
-                fields["uv_transform"] = np.asarray(fields["uv_transform"], float).tolist()
-            table.append(fields)
+                row[kind] = names[id(texture)]
+            if row["uv_transform"] is not None:
+                row["uv_transform"] = np.asarray(row["uv_transform"], float).tolist()
+            table.append(row)
         archive.writestr(zipfile.ZipInfo("materials.json"), json.dumps(table))
     return data.getvalue()
 
@@ -241,20 +247,19 @@ def unpack(data: bytes) -> tuple[Material, ...]:
             }
             table: list[dict[str, Any]] = json.loads(_unpacked(archive, "materials.json"))
         out = []
-        for fields in table:
+        for row in table:
             for kind in TEXTURES:
-                if fields[kind] is not None:
-                    fields[kind] = textures[fields[kind]]
-            if fields["uv_transform"] is not None:
-                fields["uv_transform"] = np.array(fields["uv_transform"])
-            fields["base_color"], fields["wrap"] = (
-                tuple(fields["base_color"]),
-                tuple(fields["wrap"]),
+                if row[kind] is not None:
+                    row[kind] = textures[row[kind]]
+            if row["uv_transform"] is not None:
+                row["uv_transform"] = np.array(row["uv_transform"])
+            row["base_color"], row["wrap"] = (
+                tuple(row["base_color"]),
+                tuple(row["wrap"]),
             )
-            fields.setdefault(
-                "vertex_colors", "display"
-            )  # as pictures took them before it was said
-            out.append(Material(**fields))
+            row.setdefault("vertex_colors", "display")  # as pictures took them before it was said
+            # newer files may say more of a material than is known here
+            out.append(Material(**{k: v for k, v in row.items() if k in FIELDS}))
     except Exception as error:
         raise ValueError(f"read_ncl: the materials are damaged: {error}") from error
     return tuple(out)
