@@ -415,9 +415,9 @@ def test_a_camera_is_known_by_its_node(tmp_path):
         pytest.skip("only where a device node can be made")
     with opened("test", node) as source:
         assert (source.device, source.again) == ("v4l2", False)
-        assert source.given[-4:] == ("-f", "v4l2", "-i", str(node))
+        assert source.given(())[-4:] == ("-f", "v4l2", "-i", str(node))
     with opened("test", f"v4l2:{node}") as source:
-        assert source.given[-4:] == ("-f", "v4l2", "-i", str(node))
+        assert source.given(())[-4:] == ("-f", "v4l2", "-i", str(node))
     with pytest.raises(ValueError, match="src must be a file"):
         Video(node)
 
