@@ -429,8 +429,9 @@ def build(
     vertices: (N, 3) numbers; float64 is taken as it is. faces: (M, 3) integers. Optional: normals
     (N, 3), uvs (N, 2), colors (N, 3) or (N, 4), floats in 0 to 1 or uint8, material_ids (M,)
     integers, materials: what each id looks like (without ids the first is everywhere); their
-    base_color multiplies the vertices' colours. uvs count from the lower left corner of a picture.
-    Arrays are numpy, torch (cpu) or DLPack.
+    base_color multiplies the vertices' colours. colors are a display's (sRGB) without materials,
+    with them what each Material.vertex_colors says, "linear" unless given. uvs count from the lower
+    left corner of a picture. Arrays are numpy, torch (cpu) or DLPack.
 
     Positions are snapped to a power-of-two grid and welded, so a soup of separate triangles gives
     what the welded mesh gives. The grid follows from the extent of what faces use and from the

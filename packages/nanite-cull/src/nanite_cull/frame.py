@@ -161,7 +161,8 @@ class Frame:
     @cached_property
     def albedo(self) -> np.ndarray:
         """(height, width, 4) float32, linear: the material's texture, filtered for the pixel, times
-        `color` as linear light; zero where nothing was drawn. Pictures show it by sRGB's curve."""
+        `color` as linear light; zero where nothing was drawn. Pictures show it by sRGB's curve
+        where colours are linear; a display's colours multiply there what is displayed."""
         out = np.empty((self.height, self.width, 4), np.float32)
         self._core.resolve_albedo(self._view, out, self._threads)
         return out

@@ -454,7 +454,8 @@ class Renderer:
         Returns (cameras, height, width) float32, each as `Frame.depth`. Faster than as many frames
         where views are small: all are culled side by side, and no ids are kept. With occlusion each
         camera has a last frame of its own, by its place in `cameras`. `stats` counts all views
-        together; max_visible_clusters holds for all together.
+        together; max_visible_clusters holds for all together. With device="cuda" views are drawn
+        one after the other, without occlusion, each with the full max_visible_clusters.
         """
         cameras, core, seconds = list(cameras), self._take_core(), Counter[str]()
         if not 1 <= len(cameras) <= MAX_VIEWS:
