@@ -9,6 +9,7 @@ import trimesh
 
 import nanite_cull as nc
 from nanite_cull import meshes
+from nanite_cull.mesh_io import read_mesh
 
 pytestmark = pytest.mark.native
 
@@ -111,6 +112,104 @@ def test_colours_of_faces_are_kept(export):
     drawn = np.concatenate([asset.faces(int(c)) for c in leaves])
     expected = colors[asset.leaf_source[: len(drawn)]] / 255
     assert np.allclose(asset.colors[drawn], expected[:, None], atol=1e-6)
+
+
+GIVEN = np.uint8([[255, 0, 0], [0, 255, 0], [0, 0, 51]])
+PLACES = ["0 0 0", "1 0 0", "0 1 0"]
+COORDINATES = ["0 0", "1 0", "0 1"]
+
+
+def _triangle(path, *, uv=True, colors=True, mtl=None):
+    """A file of one triangle, of what PLY or OBJ say of it."""
+    if path.suffix == ".ply":
+        columns = [PLACES, COORDINATES, [" ".join(map(str, c)) for c in GIVEN]]
+        names = "float x,float y,float z,float s,float t,uchar red,uchar green,uchar blue"
+        lines = ["ply", "format ascii 1.0", "element vertex 3"]
+        lines += [f"property {name}" for name in names.split(",")]
+        lines += ["element face 1", "property list uchar int vertex_indices", "end_header"]
+        lines += [" ".join(row) for row in zip(*columns, strict=True)] + ["3 0 1 2"]
+    else:
+        tints = [" ".join(map(str, c / 255)) if colors else "" for c in GIVEN]
+        lines = [f"v {v} {c}" for v, c in zip(PLACES, tints, strict=True)]
+        lines += [f"vt {t}" for t in COORDINATES] if uv else []
+        if mtl is not None:
+            path.with_name("a.mtl").write_text(f"newmtl a\n{mtl}\n")
+            lines = ["mtllib a.mtl", *lines, "usemtl a"]
+        lines.append("f 1/1 2/2 3/3" if uv else "f 1 2 3")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        (".ply", {}),
+        (".obj", {}),
+        (".obj", {"uv": False}),
+        (".obj", {"mtl": "Ks 0 0 0"}),
+        (".obj", {"mtl": "Ks 0 0 0", "uv": False}),
+    ],
+)
+def test_colours_of_vertices_beside_coordinates_and_materials_are_a_displays(
+    suffix, options, tmp_path
+):
+    mesh = read_mesh(_triangle(tmp_path / f"a{suffix}", **options))
+    assert np.allclose(mesh["colors"], np.c_[GIVEN / 255, np.ones(3)], atol=1e-6)
+    assert mesh.get("uvs") is not None or not options.get("uv", True)
+    (material,) = mesh["materials"]
+    assert (material.albedo, material.base_color) == (None, (1.0, 1, 1, 1))
+    assert material.vertex_colors == "display"
+
+
+@pytest.mark.parametrize(("mtl", "tint"), [("Kd 0.6 0.2 1", (0.6, 0.2, 1)), ("Ks 0 0 0", (1,) * 3)])
+def test_a_material_file_tints_by_its_kd_alone(mtl, tint, tmp_path):
+    (material,) = read_mesh(_triangle(tmp_path / "a.obj", colors=False, mtl=mtl))["materials"]
+    assert np.allclose(material.base_color, (*tint, 1), atol=1e-6)
+    assert material.vertex_colors == "linear"
+
+
+def _glb(path, colors, *, painted):
+    """One triangle with COLOR_0 of bytes, 16 bits or floats."""
+    parts = [np.float32([[0, 0, 0], [1, 0, 0], [0, 1, 0]]), colors]
+    data = b"".join(part.tobytes() for part in parts)
+    component = {"uint8": 5121, "uint16": 5123, "float32": 5126}[colors.dtype.name]
+    color = {"componentType": component, "normalized": component != 5126, "type": "VEC4"}
+    place = {"componentType": 5126, "type": "VEC3", "min": [0, 0, 0], "max": [1, 1, 0]}
+    primitive = {"attributes": {"POSITION": 0, "COLOR_0": 1}}
+    header = {
+        "asset": {"version": "2.0"},
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"mesh": 0}],
+        "meshes": [{"primitives": [primitive]}],
+        "accessors": [{**a, "bufferView": i, "count": 3} for i, a in enumerate((place, color))],
+        "bufferViews": [
+            {"buffer": 0, "byteOffset": 0, "byteLength": 36},
+            {"buffer": 0, "byteOffset": 36, "byteLength": len(data) - 36},
+        ],
+        "buffers": [{"byteLength": len(data)}],
+    }
+    if painted:
+        primitive["material"] = 0
+        header["materials"] = [{"pbrMetallicRoughness": {"baseColorFactor": [1, 1, 0, 1]}}]
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 4)
+    size = 28 + len(text) + len(data)
+    head = struct.pack("<4sIIII", b"glTF", 2, size, len(text), 0x4E4F534A)
+    path.write_bytes(head + text + struct.pack("<I4s", len(data), b"BIN\0") + data)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".glb", ".vrm"])
+@pytest.mark.parametrize("painted", [False, True])
+@pytest.mark.parametrize(("dtype", "most"), [("uint8", 255), ("uint16", 65535), ("float32", 1)])
+def test_colours_of_gltf_are_linear_light(dtype, most, painted, suffix, tmp_path):
+    given = np.c_[GIVEN / 255, np.ones(3)]
+    colors = np.round(given * most, 6).astype(dtype)
+    mesh = read_mesh(_glb(tmp_path / f"a{suffix}", colors, painted=painted))
+    assert np.allclose(mesh["colors"], given, atol=1e-5)
+    (material,) = mesh["materials"]
+    assert material.vertex_colors == "linear"
+    assert material.base_color == ((1.0, 1, 0, 1) if painted else (1.0, 1, 1, 1))
 
 
 def test_quads_are_triangulated(tmp_path):

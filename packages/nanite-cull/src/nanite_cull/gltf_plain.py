@@ -164,7 +164,10 @@ def load_scene(path: Path, header: dict[str, Any]) -> Any:
         for primitive in mesh["primitives"]:
             _make_plain(primitive, accessors)
     if json.dumps(header.get("meshes")) == before:
-        return trimesh.load(path, process=False, resolver=files)
+        binary = path.suffix.lower() != ".gltf"  # a GLB by any other name (.vrm) too
+        return trimesh.load(
+            path, file_type="glb" if binary else "gltf", process=False, resolver=files
+        )
     for buffer in header["buffers"]:
         if "uri" not in buffer:
             buffer["uri"], files.held[BINARY] = BINARY, _binary_chunk(path)

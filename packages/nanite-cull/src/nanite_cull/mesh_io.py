@@ -90,6 +90,16 @@ def _image(value: Any, seen: dict[int, np.ndarray | None]) -> np.ndarray | None:
     return seen[id(value)]
 
 
+def _is_placeholder(image: Any, material: Any) -> bool:
+    """Whether a picture is the grey one that trimesh makes up for coordinates without a material:
+    no file's (those have a format), of a material that nothing is said of."""
+    return (
+        getattr(image, "format", "") is None
+        and image.size == (2, 2)
+        and not getattr(material, "kwargs", True)
+    )
+
+
 def _material(
     visual: Any,
     name: str,
@@ -99,9 +109,11 @@ def _material(
 ) -> Material:
     found = getattr(visual, "material", None)
     albedo = getattr(found, "baseColorTexture", None) or getattr(found, "image", None)
+    if _is_placeholder(albedo, found):
+        albedo = None
     base = _factor(getattr(found, "baseColorFactor", None), 4)
-    # the grey that trimesh gives an .mtl without Kd is no tint of its texture
-    tinted = albedo is None or "kd" in getattr(found, "kwargs", {})
+    # the grey that trimesh gives an .mtl without Kd, and what has none, is no tint
+    tinted = "kd" in getattr(found, "kwargs", {})
     if base is None and not hasattr(found, "baseColorFactor") and tinted:
         base = _factor(getattr(found, "diffuse", None), 4)
     metallic, roughness = (getattr(found, n, None) for n in ("metallicFactor", "roughnessFactor"))
@@ -144,16 +156,19 @@ def _part(
         normals = None if normals is None else normals[corners]
         uvs = None if uvs is None else uvs[corners]
     elif visual.kind == "texture":
-        own = getattr(visual, "vertex_attributes", {}).get("color")
-        if own is not None and len(own) == len(vertices):
-            colors = np.asarray(own)
+        for attributes in (visual.vertex_attributes, mesh.vertex_attributes):  # of glTF; OBJ, PLY
+            own = attributes.get("color")
+            if own is not None and len(own) == len(vertices):
+                colors = np.asarray(own)
     if colors is not None:
         colors = colors.astype(np.float32) / (255 if colors.dtype.kind in "iu" else 1)
         if colors.shape[1] == 3:
             colors = np.concatenate([colors, np.ones((len(colors), 1), np.float32)], 1)
     space = "linear" if is_gltf or colors is None else "display"  # factors are linear everywhere
     material = _material(visual, name, images, sampling, space)
-    named = bool(sampling) or getattr(getattr(visual, "material", None), "image", None) is not None
+    found = getattr(visual, "material", None)
+    image = getattr(found, "image", None)
+    named = bool(sampling) or (image is not None and not _is_placeholder(image, found))
     missing = ""
     if material.albedo is None and named:
         missing = "cannot be read"
@@ -174,8 +189,8 @@ def _parts(scene: Any, path: str | Path) -> dict[str, _Part]:
     import trimesh
 
     images: dict[int, np.ndarray | None] = {}
-    sampling_of = samplings(scene.metadata.get(HEADER, {}))
-    is_gltf = Path(path).suffix.lower() in (".glb", ".gltf")
+    header = scene.metadata.get(HEADER, {})
+    sampling_of, is_gltf = samplings(header), bool(header)
     parts = {
         name: _part(mesh, name, images, sampling_of.get(name, {}), is_gltf)
         for name, mesh in scene.geometry.items()
@@ -246,7 +261,8 @@ def _read(path: str | Path) -> list[_Part]:
 
 def read_mesh(path: str | Path) -> dict[str, Any]:
     """The triangles of a file, every node's, as arguments for `build`: vertices, faces and what
-    attributes there are.
+    attributes there are. The materials say what space colours are in: glTF's are linear, those of
+    other files' vertices and faces a display's, as `build` takes them without materials.
 
     Raises FileNotFoundError, ValueError for a file without triangles or that cannot be read,
     ImportError when trimesh is not installed.
