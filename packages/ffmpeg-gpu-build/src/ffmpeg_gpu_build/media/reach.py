@@ -36,28 +36,27 @@ _STILLS = {
 }
 # Filters that open nothing: what `lavfi` is for, pictures and tones that are computed, and what
 # changes them.
-PLAIN = set(
-    """
-    allrgb allyuv color colorchart colorspectrum gradients haldclutsrc mandelbrot nullsrc
-    pal75bars pal100bars perlin rgbtestsrc sierpinski smptebars smptehdbars testsrc testsrc2
-    yuvtestsrc zoneplate cellauto life null copy fps scale format noformat setsar setdar setpts
-    settb setparams setrange setfield crop pad hflip vflip transpose rotate hue eq geq negate
-    noise fade split overlay hstack vstack xstack concat interlace tinterlace telecine select
-    reverse loop trim tpad drawbox drawgrid zoompan colorspace realtime xfade blend tblend gblur
-    boxblur avgblur smartblur unsharp sharpen lut lut2 lutyuv lutrgb colorchannelmixer
-    colorbalance colorlevels colortemperature vibrance exposure chromakey colorkey lumakey
-    despill tile yadif bwdif w3fdif field fieldorder framerate minterpolate framestep
-    extractplanes mergeplanes alphaextract alphamerge premultiply zscale tonemap vignette
-    histogram waveform vectorscope edgedetect sobel convolution pixelize swapuv shuffleplanes
-    monochrome v360 perspective lenscorrection shear palettegen paletteuse random shuffleframes
-    aevalsrc anoisesrc anullsrc sine sinc hilbert afirsrc anull volume aformat aresample asetpts
-    asettb asetrate atrim asplit amix amerge join pan afade acrossfade atempo adelay aecho aloop
-    apad areverse lowpass highpass bandpass bandreject equalizer bass treble tremolo vibrato
-    chorus flanger aphaser acompressor alimiter agate dynaudnorm aselect aeval channelmap
-    channelsplit stereotools extrastereo showwaves showwavespic showspectrum showfreqs
-    avectorscope
-    """.split()
-)
+_PLAIN_NAMES = """
+allrgb allyuv color colorchart colorspectrum gradients haldclutsrc mandelbrot nullsrc
+pal75bars pal100bars perlin rgbtestsrc sierpinski smptebars smptehdbars testsrc testsrc2
+yuvtestsrc zoneplate cellauto life null copy fps scale format noformat setsar setdar setpts
+settb setparams setrange setfield crop pad hflip vflip transpose rotate hue eq geq negate
+noise fade split overlay hstack vstack xstack concat interlace tinterlace telecine select
+reverse loop trim tpad drawbox drawgrid zoompan colorspace realtime xfade blend tblend gblur
+boxblur avgblur smartblur unsharp sharpen lut lut2 lutyuv lutrgb colorchannelmixer
+colorbalance colorlevels colortemperature vibrance exposure chromakey colorkey lumakey
+despill tile yadif bwdif w3fdif field fieldorder framerate minterpolate framestep
+extractplanes mergeplanes alphaextract alphamerge premultiply zscale tonemap vignette
+histogram waveform vectorscope edgedetect sobel convolution pixelize swapuv shuffleplanes
+monochrome v360 perspective lenscorrection shear palettegen paletteuse random shuffleframes
+aevalsrc anoisesrc anullsrc sine sinc hilbert afirsrc anull volume aformat aresample asetpts
+asettb asetrate atrim asplit amix amerge join pan afade acrossfade atempo adelay aecho aloop
+apad areverse lowpass highpass bandpass bandreject equalizer bass treble tremolo vibrato
+chorus flanger aphaser acompressor alimiter agate dynaudnorm aselect aeval channelmap
+channelsplit stereotools extrastereo showwaves showwavespic showspectrum showfreqs
+avectorscope
+"""
+PLAIN = set(_PLAIN_NAMES.split())
 # FFmpeg's protocols that leave this machine, or what is stored on it
 ADDRESSES = (
     "amqp", "dtls", "ffrtmpcrypt", "ffrtmphttp", "ftp", "gopher", "gophers", "http", "httpproxy",
@@ -76,13 +75,12 @@ _ADDRESS = re.compile(
 # Options that are words: in all others FFmpeg might see an address
 _WORDS = {"text", "value", "key", "force_style"}
 # Input devices, which take what is no file for a name
-_DEVICES = set(
-    """
-    alsa android_camera avfoundation bktr decklink dshow fbdev gdigrab gfxcapture iec61883 jack
-    kmsgrab lavfi libcdio libdc1394 libndi_newtek openal oss pulse sndio v4l2 vfwcap
-    video4linux2 x11grab xcbgrab
-    """.split()
-)
+_DEVICES_NAMES = """
+alsa android_camera avfoundation bktr decklink dshow fbdev gdigrab gfxcapture iec61883 jack
+kmsgrab lavfi libcdio libdc1394 libndi_newtek openal oss pulse sndio v4l2 vfwcap
+video4linux2 x11grab xcbgrab
+"""
+_DEVICES = set(_DEVICES_NAMES.split())
 
 
 def protocols(urls: bool, address: str = "") -> tuple[str, str]:
