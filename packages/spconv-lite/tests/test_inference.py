@@ -10,7 +10,7 @@ import spconv_lite as sp
 pytestmark = pytest.mark.native
 
 SHAPE = [9, 10, 11]
-AFFINE = torch.ops.spconv_lite.conv_affine.default
+NORM = torch.ops.spconv_lite.conv_norm.default
 
 
 class Calls(torch.utils._python_dispatch.TorchDispatchMode):
@@ -19,7 +19,7 @@ class Calls(torch.utils._python_dispatch.TorchDispatchMode):
     count = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func is AFFINE
+        self.count += func is NORM
         return func(*args, **(kwargs or {}))
 
 
@@ -166,8 +166,10 @@ def test_the_operator_takes_narrow_tensors(sparse, dtype, kernels):
         book = sp.ops.subm_rulebook(sites, 2, SHAPE, [3] * 3, [1] * 3)
         x, w = torch.randn(60, 4).to(dtype), torch.randn(8, 3, 3, 3, 4).to(dtype)
         scale, shift = torch.randn(2, 8).to(dtype)
-        got = AFFINE(x, w, scale, shift, *book, 60, 1, True)
-        same = AFFINE(x, w, scale.float(), shift.float(), *book, 60, 1, True)
+        still = torch.zeros(8, dtype=dtype), torch.ones(8, dtype=dtype)
+        got = NORM(x, w, None, *still, scale, shift, 0.0, *book, 60, 1, True)
+        wide = scale.float(), shift.float()
+        same = NORM(x, w, None, *still, *wide, 0.0, *book, 60, 1, True)
         sums = sp.ops.conv(x.double(), w.double(), None, *book, 60, 1, True)
     finally:
         sp.set_kernels("cpu", before)
@@ -186,8 +188,8 @@ def test_the_operator_takes_narrow_tensors(sparse, dtype, kernels):
 def test_the_operator_passes_opcheck_and_counts_its_work(sparse):
     sites = sparse.random_sites(60, 2, SHAPE, 3)
     book = sp.ops.subm_rulebook(sites, 2, SHAPE, [3] * 3, [1] * 3)
-    tensors = torch.randn(60, 3), torch.randn(8, 3, 3, 3, 3), torch.randn(8), torch.randn(8)
-    torch.library.opcheck(AFFINE, (*tensors, *book, 60, 1, True))
+    tensors = torch.randn(60, 3), torch.randn(8, 3, 3, 3, 3), None, *torch.rand(4, 8), 1e-5
+    torch.library.opcheck(NORM, (*tensors, *book, 60, 1, True))
     with FlopCounterMode(display=False) as counter:
-        AFFINE(*tensors, *book, 60, 1, True)
+        NORM(*tensors, *book, 60, 1, True)
     assert counter.get_total_flops() == 2 * len(book[1]) * 3 * 8

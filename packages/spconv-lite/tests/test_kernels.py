@@ -350,3 +350,29 @@ def test_work_goes_to_the_current_stream(sparse, name):
         got, expected = kernels.beside_the_cpu(run)
         for value, exact in zip(got, expected, strict=True):
             assert (value.cpu() - exact).abs().max() <= 1e-5 * exact.abs().max()
+
+
+def test_fewer_features_than_the_map_reads_are_refused_before_a_kernel_runs(kernels, sparse):
+    """A device would read beyond them, or stop at an assertion of torch's."""
+    device = kernels.device
+    indices = sparse.random_sites(37, 2, SHAPES[2], 1).to(device)
+    with kernels.chosen():
+        out, book = build(indices, 2, "convolution")
+        rows, volume = len(out), math.prod(geometry(2, "convolution")[0])
+        few, w = torch.ones(36, 3, device=device), torch.ones(5, 3, 2, 3, device=device)
+        grad, pooled = torch.ones(rows, 5, device=device), torch.ones(rows, 3, device=device)
+        conv, shape = (*book, rows, 1, False), list(w.shape)
+        calls = {
+            "conv": lambda: ops.conv(few, w, None, *conv),
+            "conv_weight_grad": lambda: ops.conv_weight_grad(few, grad, *book, shape, 1, False),
+            "max_pool": lambda: ops.max_pool(few, *book, rows, volume, False),
+            "select_sum": lambda: ops.select_sum(few, few, pooled, *book, volume, False),
+            "transpose_rulebook": lambda: ops.transpose_rulebook(*book, 36, rows, volume),
+            "conv_input_grad|transpose_rulebook": lambda: ops.conv_input_grad(
+                grad, w, *book, 36, 1, False
+            ),
+        }
+        words = "the rulebook names rows that these features do not have; .* 37 rows, got 36"
+        for name, call in calls.items():
+            with pytest.raises(ValueError, match=f"({name}): {words}"):
+                call()

@@ -217,6 +217,7 @@ def test_opcheck_passes_for_every_operator(case):
     m, n = out.shape[0], indices.shape[0]
     geometry = (2, [6, 7], [3, 2], [2, 1], [1, 0], [1, 1], [0, 0])
     names = torch.ops.spconv_lite
+    columns = [bias, bias, bias.abs(), bias, bias]  # bias, mean, variance, gain and offset
     calls = [
         (names.get_indice_pairs, (indices, *geometry, False, False)),
         (names.get_indice_pairs, (indices, *geometry, True, False)),
@@ -225,8 +226,8 @@ def test_opcheck_passes_for_every_operator(case):
         (names.transpose_rulebook, (*book, n, m, 6)),
         (names.conv, (x, weight, bias, *book, m, 2, False)),
         (
-            names.conv_affine,
-            (*(t.detach() for t in (x, weight, bias, bias)), *book, m, 2, True),
+            names.conv_norm,
+            (*(t.detach() for t in (x, weight, *columns)), 1e-5, *book, m, 2, True),
         ),
         (names.conv_input_grad, (grad, weight, *book, n, 2, False)),
         (names.conv_weight_grad, (x, grad, *book, list(weight.shape), 2, False)),

@@ -188,10 +188,12 @@ def test_what_follows_a_layer_is_of_its_pass_and_rounded_once(
     rows, book = layer.book(DEVICE)
     x, w = (t.to(DEVICE, dtype) for t in (layer.features, layer.weight))
     x[3] = float("nan")
-    scale, shift = torch.randn(2, 12, device=DEVICE)
-    found = ops.conv_affine(x, w, scale, shift, *book, rows, groups, True)
+    bias, mean, gain, offset = torch.randn(4, 12, device=DEVICE)
+    variance = torch.rand(12, device=DEVICE) + 0.5
+    norm = mean, variance, gain, offset, 1e-3
+    found = ops.conv_norm(x, w, bias, *norm, *book, rows, groups, True)
     sums = ops.conv(x.float(), w.float(), None, *book, rows, groups, True)
-    right = (sums * scale + shift).relu().to(dtype)
+    right = ((sums + bias - mean) / (variance + 1e-3).sqrt() * gain + offset).relu().to(dtype)
     assert found.dtype is dtype
     assert torch.equal(found.isnan(), right.isnan())
     tolerance = 1e-5 if dtype is torch.float32 else 2**-8
@@ -214,9 +216,13 @@ def test_in_inference_a_layers_kernel_ends_with_its_norm_and_its_relu(kernels, m
         net[0].indice_key = "a"  # with the map at hand
         x.indice_dict = net[0](x).indice_dict
         names = launched(monkeypatch, lambda: net(x))
+        net[1].weight.data.fill_(0.5)  # unseen by the version of the tensor
+        net[1].bias.data.fill_(3.0)
+        again = net(x).features
+        right = net[2](net[1](net[0](x).features))
     torch.testing.assert_close(found, three, rtol=4e-3, atol=4e-3)
-    assert [name for name in names if name.startswith("masked")] == ["masked_product"]
-    assert not any("batch_norm" in name or "relu" in name for name in names)
+    torch.testing.assert_close(again, right, rtol=4e-3, atol=4e-3)
+    assert names == ["masked_product"]  # which folds the norm, too
 
 
 def test_results_are_the_same_bits_in_every_run(kernels):
@@ -284,6 +290,10 @@ class Launches(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.name().removeprefix("aten::")
+        if name.startswith("spconv_lite::"):  # launches nothing itself
+            keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, DEVICE.upper()))
+            with self:
+                return function.redispatch(keys, *args, **(kwargs or {}))
         if not any(name.startswith(free) for free in self.FREE) and "new_empty" not in name:
             self.names.append(name)
         return function(*args, **(kwargs or {}))
@@ -363,8 +373,52 @@ def test_features_padded_to_a_fixed_size_have_a_gradient(kernels):
         ops.conv(padded, w, None, *book, rows, 1, False).backward(grad)
         torch.testing.assert_close(padded.grad[:90], exact.grad, rtol=1e-5, atol=1e-5)
         assert not padded.grad[90:].any()
-    with pytest.raises(ValueError, match="transpose_rulebook: the rulebook reads 90 rows, got 89"):
+    with pytest.raises(ValueError, match=r"transpose_rulebook: .* it reads 90 rows, got 89"):
         ops.conv_input_grad(grad, w, *book, 89, 1, False)
+
+
+@pytest.mark.parametrize("groups", [1, 8])
+def test_fewer_features_than_the_map_reads_are_refused_before_a_kernel_runs(kernels, groups):
+    """A device would read beyond them."""
+    layer = Layer("strided", 2, 90, 8 // groups, 8 // groups, stride=2, groups=groups)
+    rows, book = layer.book(DEVICE)
+    few, w = layer.features[:89].to(DEVICE), layer.weight.to(DEVICE)
+    grad, column = torch.randn(rows, 8, device=DEVICE), torch.ones(8, device=DEVICE)
+    norm = column, column, None, None, 1e-3
+    of_map = *book, rows, 9
+    foreign = "the rulebook names rows that these features do not have; .* reads 90 rows, got 89"
+    for name, call in {
+        "conv": lambda: ops.conv(few, w, None, *book, rows, groups, False),
+        "conv_norm": lambda: ops.conv_norm(few, w, None, *norm, *book, rows, groups, True),
+        "conv_weight_grad": lambda: ops.conv_weight_grad(few, grad, *book, w.shape, groups, False),
+        "max_pool": lambda: ops.max_pool(few, *of_map, False),
+        "select_sum": lambda: ops.select_sum(few, few, grad, *book, 9, False),
+        "transpose_rulebook": lambda: ops.transpose_rulebook(*book, 89, rows, 9),
+    }.items():
+        with pytest.raises(ValueError, match=f"{name}: {foreign}"):
+            call()
+    back = ops.transpose_rulebook(*book, 90, rows, 9)
+    few = grad[: rows - 1]
+    with pytest.raises(ValueError, match=f"conv: .* reads {rows} rows, got {rows - 1}"):
+        ops.conv(few, w, None, *back, 90, groups, False)
+    layer = Layer("submanifold", 2, 90, 8 // groups, 8 // groups, groups=groups)
+    rows, book = layer.book(DEVICE)
+    with pytest.raises(ValueError, match="conv_input_grad: the rulebook has 90 rows, got 89"):
+        ops.conv_input_grad(layer.features[:89].to(DEVICE), w, *book, 90, groups, True)
+
+
+def test_what_follows_a_layer_has_a_value_for_each_output_channel(kernels):
+    layer = Layer("submanifold", 2, 20, 4, 4)
+    rows, book = layer.book(DEVICE)
+    x, w, column = layer.features.to(DEVICE), layer.weight.to(DEVICE), torch.ones(4, device=DEVICE)
+    call = lambda bias, *norm: ops.conv_norm(  # noqa: E731
+        x, w, bias, *norm, 1e-3, *book, rows, 1, True
+    )
+    for at, name in enumerate(("bias", "mean", "variance", "gain", "offset")):
+        columns = [column] * 5
+        columns[at] = torch.ones(3, device=DEVICE)
+        with pytest.raises(ValueError, match=f"{name} must have shape \\(4,\\), got \\(3,\\)"):
+            call(*columns)
 
 
 class Named(torch.Tensor):

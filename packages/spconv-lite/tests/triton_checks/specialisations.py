@@ -26,11 +26,13 @@ DTYPES = {
     "fp32": torch.float32,
     "tf32": torch.float32,
 }
+POINTERS = ["x", "weight", "bias", "mean", "variance", "gain", "offset", "y"]
 
 
 def ended(plain: bool) -> dict[str, bool]:
     """Constants of a forward pass with all that may follow the sums, or of one with nothing."""
-    return dict.fromkeys(("HAS_SCALE", "HAS_SHIFT", "RECTIFIED"), not plain)
+    names = "HAS_BIAS", "NORM", "HAS_GAIN", "HAS_OFFSET", "RECTIFIED"
+    return dict.fromkeys(names, not plain)
 
 
 def of_products() -> list[Kernel]:
@@ -46,8 +48,7 @@ def of_products() -> list[Kernel]:
                 # one stride of the weight is 1 and becomes a constant
                 unit, free = ("w_out", "w_in") if back else ("w_in", "w_out")
                 ints = ["rows", "table_pitch", "volume", "c_in", "c_out", "groups"]
-                pointers = ["x", "weight", "scale", "shift", "y"]
-                signature = dict.fromkeys(pointers, f"*{value}")
+                signature = dict.fromkeys(POINTERS, f"*{value}") | {"eps": "fp32"}
                 signature |= dict.fromkeys(["table", "order", "lists"], "*i32")
                 signature |= dict.fromkeys([*ints, "w_group", free, "w_offset"], "i32")
                 constants = {unit: 1, "MIRROR": back} | ended(plain=back)
@@ -84,7 +85,7 @@ def pair_signature(value: str) -> dict[str, str]:
 def of_depthwise() -> list[Kernel]:
     found, lanes = [], operators.depthwise_lanes(64)
     for value in ("bf16", "fp32"):
-        signature = dict.fromkeys(["x", "weight", "scale", "shift", "y"], f"*{value}")
+        signature = dict.fromkeys(POINTERS, f"*{value}") | {"eps": "fp32"}
         signature |= dict.fromkeys(["table", "order", "lists"], "*i32")
         signature |= dict.fromkeys(["rows", "table_pitch", "volume", "channels"], "i32")
         constants = {"MIRROR": False, "BM": tiles.TILE_ROWS, "BC": lanes} | ended(plain=False)

@@ -25,6 +25,7 @@ from ..geometry import (
 )
 from .cpu import explain
 from .plain import max_pool, select_sum  # on the device, over either form of a rulebook
+from .reads import demand_reads, note_reads
 
 __all__ = [
     "build",
@@ -168,16 +169,17 @@ def build(indices: Tensor, g: Geometry) -> tuple[Tensor, Rulebook]:
     """Output sites (those of the input for a submanifold layer) and the rulebook."""
     with _on_device(indices):
         out_indices, table, _ = neighbour_tables(indices, g)
-        return out_indices, _ordered(table)
+        return out_indices, note_reads(_ordered(table), indices.shape[0])
 
 
 def turn(book: Rulebook, in_rows: int, out_rows: int, volume: int) -> Rulebook:
     """The rulebook read backwards."""
     _check_form("transpose_rulebook", book)
+    demand_reads("transpose_rulebook", in_rows, book)
     with _on_device(book.pair_in):
         table = book.pair_in.new_empty((volume, in_rows))
         _C.cuda.turn_neighbours(book.pair_in.contiguous(), table)
-        return _ordered(table)
+        return note_reads(_ordered(table), book.pair_in.shape[1])
 
 
 # ---------------------------------------------------------------------------------- convolution
@@ -218,6 +220,7 @@ def conv(
 ) -> Tensor:
     _check_form("conv", book)
     explain("conv", "features", features, "weight", weight, groups)
+    demand_reads("conv", features.shape[0], book)
     out = features.new_empty((out_rows, weight.shape[0]))
     with _on_device(features):
         _C.cuda.convolve(
@@ -237,7 +240,9 @@ def conv_input_grad(
 ) -> Tensor:
     _check_form("conv_input_grad", book)
     explain("conv_input_grad", "grad", grad, "weight of out channels", weight, groups)
-    if not symmetric:
+    if symmetric:  # the table itself is read, mirrored
+        demand_reads("conv_input_grad", grad.shape[0], book)
+    else:
         book = turn(book, in_rows, grad.shape[0], math.prod(weight.shape[1:-1]))
     out = grad.new_empty((in_rows, weight.shape[-1] * groups))
     with _on_device(grad):
@@ -258,6 +263,7 @@ def conv_weight_grad(
 ) -> Tensor:
     _check_form("conv_weight_grad", book)
     explain("conv_weight_grad", "features", features, "grad", grad, groups)
+    demand_reads("conv_weight_grad", features.shape[0], book)
     features, grad = features.contiguous(), grad.contiguous()
     out = features.new_empty(tuple(weight_shape))
     settings = groups, _arithmetic(features)

@@ -35,18 +35,22 @@ def conv_flops(
     return _flops(weight, pair_in, pair_out)
 
 
-@register_flop_formula(torch.ops.spconv_lite.conv_affine)
-def conv_affine_flops(
+@register_flop_formula(torch.ops.spconv_lite.conv_norm)
+def conv_norm_flops(
     features: Shape,
     weight: Shape,
-    scale: Shape,
-    shift: Shape,
+    bias: Shape | None,
+    mean: Shape,
+    variance: Shape,
+    gain: Shape | None,
+    offset: Shape | None,
+    eps: float,
     pair_in: Shape,
     pair_out: Shape,
     *_: Any,
     **__: Any,
 ) -> int:
-    """Of the forward pass; scale and shift are not counted, as torch does not count BatchNorm."""
+    """Of the forward pass; BatchNorm is not counted, as torch does not count it."""
     return _flops(weight, pair_in, pair_out)
 
 

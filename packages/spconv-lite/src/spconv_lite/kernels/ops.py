@@ -29,6 +29,7 @@ from . import cpu as cpu
 from . import cuda as cuda
 from . import plain as plain
 from .autograd import Formula, bilinear, differentiable
+from .norm import Norm
 from .table import _KERNELS as _KERNELS
 from .table import ConvAlgo as ConvAlgo
 from .table import Kernels, set_kernels
@@ -191,18 +192,24 @@ def _conv_weight_grad(features, grad, a, b, c, weight_shape, groups, symmetric):
     return kernels_for(features).conv_weight_grad(features, grad, book, weight_shape, groups)
 
 
-# In inference, with what follows a layer: sum * scale + shift, and then at least zero; rounded once
-# where the kernels do it all. Without derivatives.
+# In inference, with what follows a layer: the BatchNorm of norm.py, and then at least zero;
+# rounded once where the kernels do it all. Without derivatives.
 _lib.define(
-    f"conv_affine(Tensor features, Tensor weight, Tensor scale, Tensor shift, {_BOOK}, SymInt "
-    "out_rows, int groups, bool rectified) -> Tensor",
+    "conv_norm(Tensor features, Tensor weight, Tensor? bias, Tensor mean, Tensor variance, Tensor? "
+    f"gain, Tensor? offset, float eps, {_BOOK}, SymInt out_rows, int groups, bool rectified) -> "
+    "Tensor",
     tags=_tags,
 )
 
 
-def _conv_affine(features, weight, scale, shift, a, b, c, out_rows, groups, rectified):
-    kernels, call = kernels_for(features), (Rulebook(a, b, c), out_rows, groups)
-    if kernels is cpu or features.dtype in kernels.MERGES:
+def _conv_norm(features, weight, bias, *rest):
+    *norm, a, b, c, out_rows, groups, rectified = rest
+    norm, kernels = Norm(*norm), kernels_for(features)
+    call = Rulebook(a, b, c), out_rows, groups
+    if hasattr(kernels, "conv_norm") and features.dtype in kernels.MERGES:
+        return kernels.conv_norm(features, weight, bias, norm, *call, rectified)
+    scale, shift = norm.folded(bias)
+    if kernels is cpu:
         return kernels.conv(features, weight, shift, *call, cpu.Ends(scale, rectified))
     out = kernels.conv(features, weight, None, *call) * scale + shift
     return (out.relu() if rectified else out).to(features.dtype)
@@ -286,16 +293,14 @@ for _name, _run, _fake in (
     (
         "conv",
         _conv,
-        lambda features, weight, bias, a, b, c, out_rows, groups, symmetric: features.new_empty(
+        lambda features, weight, bias, a, b, c, out_rows, groups, symmetric: weight.new_empty(
             (out_rows, weight.shape[0])
         ),
     ),
     (
-        "conv_affine",
-        _conv_affine,
-        lambda features, weight, scale, shift, a, b, c, out_rows, *rest: features.new_empty(
-            (out_rows, weight.shape[0])
-        ),
+        "conv_norm",
+        _conv_norm,
+        lambda features, weight, *rest: weight.new_empty((rest[-3], weight.shape[0])),
     ),
     (
         "conv_input_grad",
@@ -332,7 +337,7 @@ get_indice_pairs = torch.ops.spconv_lite.get_indice_pairs.default
 subm_rulebook = torch.ops.spconv_lite.subm_rulebook.default
 rulebook = torch.ops.spconv_lite.rulebook.default
 transpose_rulebook = torch.ops.spconv_lite.transpose_rulebook.default
-conv_affine = torch.ops.spconv_lite.conv_affine.default
+conv_norm = torch.ops.spconv_lite.conv_norm.default
 
 
 def _traced(name, first):
@@ -429,8 +434,8 @@ __all__ = [
     "ConvAlgo",
     "Rulebook",
     "conv",
-    "conv_affine",
     "conv_input_grad",
+    "conv_norm",
     "conv_weight_grad",
     "get_conv_output_size",
     "get_deconv_output_size",

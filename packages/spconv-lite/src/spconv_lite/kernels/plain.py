@@ -31,6 +31,7 @@ from ..geometry import (
     sites_of,
 )
 from .cpu import explain
+from .reads import demand_reads, note_reads
 
 MERGES: frozenset[torch.dtype] = frozenset()
 WAITS = frozenset(
@@ -40,8 +41,8 @@ WAITS = frozenset(
         "rulebook",
         "transpose_rulebook",
         "conv",
-        "conv_affine",
         "conv_input_grad",
+        "conv_norm",
         "conv_weight_grad",
         "max_pool",
         "select_sum",
@@ -122,14 +123,17 @@ def padded_pairs(indices: Tensor, g: Geometry) -> tuple[Tensor, Tensor, Tensor]:
 def build(indices: Tensor, g: Geometry) -> tuple[Tensor, Rulebook]:
     """Output sites (those of the input for a submanifold layer) and the rulebook."""
     out_indices, rows_in, rows_out, offset = _pairs(indices, g)
-    return out_indices, compact(rows_in, rows_out, offset, out_indices.shape[0], g.volume)
+    book = compact(rows_in, rows_out, offset, out_indices.shape[0], g.volume)
+    return out_indices, note_reads(book, indices.shape[0])
 
 
 def turn(book: Rulebook, in_rows: int, out_rows: int, volume: int) -> Rulebook:
     """The rulebook read backwards."""
     _check_form("transpose_rulebook", book)
+    demand_reads("transpose_rulebook", in_rows, book)
     rows_in, rows_out = pair_rows(book, volume)
-    return compact(rows_out, rows_in, pair_offsets(book, volume), in_rows, volume)
+    turned = compact(rows_out, rows_in, pair_offsets(book, volume), in_rows, volume)
+    return note_reads(turned, out_rows)
 
 
 # ---------------------------------------------------------------------------------- convolution
@@ -197,6 +201,7 @@ def conv(
 ) -> Tensor:
     explain("conv", "features", features, "weight", weight, groups)
     _check_form("conv", book)
+    demand_reads("conv", features.shape[0], book)
     x, w, b = _wide(features, weight, bias)
     out = x.new_zeros((out_rows, w.shape[0]))
     w = _weights("conv", w, groups)
@@ -212,6 +217,7 @@ def conv_input_grad(
 ) -> Tensor:
     explain("conv_input_grad", "grad", grad, "weight of out channels", weight, groups)
     _check_form("conv_input_grad", book)
+    demand_reads("conv_input_grad", in_rows, book)
     g, w = _wide(grad, weight)
     out = g.new_zeros((in_rows, w.shape[-1] * groups))
     w = _weights("conv_input_grad", w, groups)
@@ -227,6 +233,7 @@ def conv_weight_grad(
 ) -> Tensor:
     explain("conv_weight_grad", "features", features, "grad", grad, groups)
     _check_form("conv_weight_grad", book)
+    demand_reads("conv_weight_grad", features.shape[0], book)
     x, g = _wide(features, grad)
     out = x.new_zeros(tuple(weight_shape))
     w = _weights("conv_weight_grad", out, groups)  # a view
@@ -242,6 +249,7 @@ def conv_weight_grad(
 def max_pool(
     features: Tensor, book: Rulebook, out_rows: int, volume: int, from_zero: bool
 ) -> Tensor:
+    demand_reads("max_pool", features.shape[0], book)
     out = features.new_full((out_rows, features.shape[1]), 0.0 if from_zero else -torch.inf)
     reached = torch.zeros(out_rows, dtype=torch.bool, device=features.device)
     for _, rows_in, rows_out in _by_offset(book, volume):
@@ -258,6 +266,7 @@ def select_sum(
     volume: int,
     turned: bool,
 ) -> Tensor:
+    demand_reads("select_sum", (of_output if turned else features).shape[0], book)
     (x,) = _wide(features)
     out = torch.zeros_like(of_output, dtype=x.dtype)
     for _, *rows in _by_offset(book, volume):

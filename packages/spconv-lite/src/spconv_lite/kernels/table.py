@@ -30,7 +30,9 @@ class Kernels(Protocol):
     """What a module of kernels offers; outputs are allocated in there."""
 
     WAITS: frozenset[str]  # the operators that wait for the device
-    MERGES: frozenset[torch.dtype]  # of layers whose BatchNorm and ReLU behind it `conv` takes
+    # Of layers that take the BatchNorm and ReLU behind them along: by `conv_norm` where a module
+    # has it, else by the `ends` of `conv`.
+    MERGES: frozenset[torch.dtype]
 
     def padded_pairs(self, indices: Tensor, g: Geometry) -> tuple[Tensor, Tensor, Tensor]: ...
 

@@ -277,10 +277,8 @@ class SparseConvolution(SparseModule):
         if followers is None:
             sums = ops.conv(features, weight, bias, *book, rows, self.groups, symmetric)
         else:
-            affine = followers.scale, followers.shift
-            sums = ops.conv_affine(
-                features, weight, *affine, *book, rows, self.groups, followers.rectified
-            )
+            ends = *followers.norm, *book, rows, self.groups, followers.rectified
+            sums = ops.conv_norm(features, weight, bias, *ends)
         out = input.with_sites(sums.to(dtype), indices, shape, known=True)
         out.indice_dict = indice_dict
         return out

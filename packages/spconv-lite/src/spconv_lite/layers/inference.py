@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 
+from ..kernels.norm import Norm
 from ..kernels.table import merges
 
 
 class Followers(NamedTuple):
-    """The first `count` modules behind a layer, as what they make of its sums: times `scale`
-    (out,), plus `shift` (out,), and at least zero where `rectified`."""
+    """The first `count` modules behind a layer, as what they make of its sums: the BatchNorm
+    `norm`, and at least zero where `rectified`."""
 
-    scale: Tensor
-    shift: Tensor
+    norm: Norm
     rectified: bool
     count: int
 
@@ -36,20 +36,9 @@ def followers_of(
         return None
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    scale = torch.rsqrt(_wide(norm.running_var) + norm.eps)
-    if norm.weight is not None:
-        scale = scale * norm.weight
-    shift = -norm.running_mean * scale
-    if layer.bias is not None:
-        shift = torch.addcmul(shift, _wide(layer.bias), scale)
-    if norm.bias is not None:
-        shift = shift + norm.bias
+    followed = Norm(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
     rectified = len(modules) > 1 and type(modules[1]) is nn.ReLU and not _is_watched(modules[1])
-    return Followers(scale, shift, rectified, 2 if rectified else 1)
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    return Followers(followed, rectified, 2 if rectified else 1)
 
 
 def _may_merge(layer: nn.Module, norm: nn.BatchNorm1d, features: Tensor) -> bool:

@@ -18,10 +18,10 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 from ... import _C
 from ...geometry import SUBMANIFOLD, Geometry, Rulebook
 from .. import cuda, plain
+from ..reads import demand_reads, note_reads
 from .tiles import PairLists, list_words, ordered, pair_lists
 
 Made = TypeVar("Made")
-_READS = "_spconv_lite_reads"  # of a table: how many rows it was built for
 
 
 def runs(tensor: Tensor) -> bool:
@@ -47,8 +47,9 @@ def _kept(name: str, table: Tensor, make: Callable[[], Made]) -> Made:
     return made[stream]
 
 
-def _book(table: Tensor) -> Rulebook:
-    return Rulebook(table, *ordered(table))
+def _book(table: Tensor, reads: int) -> Rulebook:
+    """The rulebook of a table that names rows below `reads`."""
+    return note_reads(Rulebook(table, *ordered(table)), reads)
 
 
 def _table_of(book: Rulebook, out_rows: int, volume: int) -> Tensor:
@@ -76,10 +77,9 @@ def build(indices: Tensor, g: Geometry) -> tuple[Tensor, Rulebook]:
         else:
             out_indices, book = plain.build(indices, g)
             table, targets = _table_of(book, out_indices.shape[0], g.volume), None
-        book = _book(table)
-        table.__dict__[_READS] = indices.shape[0]
+        book, rows = _book(table, indices.shape[0]), table.shape[1]
         if targets is not None and g.kind != SUBMANIFOLD:
-            _kept(_turned_name(targets.shape[1]), table, lambda: _book(targets))
+            _kept(_turned_name(targets.shape[1]), table, lambda: _book(targets, rows))
         return out_indices, book
 
 
@@ -91,18 +91,17 @@ def turned_of(book: Rulebook, in_rows: int) -> Rulebook:
     """The rulebook read backwards, for features of `in_rows` rows: all that it reads, or more, as
     of features padded to a fixed size. Kept, and not to be given away. Raises ValueError for fewer
     rows than it was built for."""
-    table = book.pair_in
-    if in_rows < (reads := table.__dict__.get(_READS, 0)):
-        raise ValueError(f"transpose_rulebook: the rulebook reads {reads} rows, got {in_rows}")
+    table, rows = book.pair_in, book.pair_in.shape[1]
+    demand_reads("transpose_rulebook", in_rows, book)
     with on_device(table):
-        return _kept(_turned_name(in_rows), table, lambda: _book(_turned(table, in_rows)))
+        return _kept(_turned_name(in_rows), table, lambda: _book(_turned(table, in_rows), rows))
 
 
 def turn(book: Rulebook, in_rows: int, out_rows: int, volume: int) -> Rulebook:
     """The rulebook read backwards, a copy: a compiled graph takes the memory of what an operator
     gave it for other things."""
     check_book("transpose_rulebook", book.pair_in, book, out_rows)
-    return Rulebook(*(part.clone() for part in turned_of(book, in_rows)))
+    return note_reads(Rulebook(*(part.clone() for part in turned_of(book, in_rows))), out_rows)
 
 
 def _turned(table: Tensor, in_rows: int) -> Tensor:

@@ -9,10 +9,11 @@ from .products import ended
 
 @triton.jit(do_not_specialize=["rows", "table_pitch", "volume"])
 def masked_depthwise(
-    x, weight, scale, shift, y,
+    x, weight, bias, mean, variance, gain, offset, y,
     table, order, lists,
-    rows, table_pitch, volume, channels,
-    HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, RECTIFIED: tl.constexpr,
+    rows, table_pitch, volume, eps, channels,
+    HAS_BIAS: tl.constexpr, NORM: tl.constexpr, HAS_GAIN: tl.constexpr, HAS_OFFSET: tl.constexpr,
+    RECTIFIED: tl.constexpr,
     MIRROR: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """y[i, c] = the end of the sum over k of x[table[k, i], c] weight[c, k].
@@ -36,7 +37,10 @@ def masked_depthwise(
         kw = volume - 1 - k if MIRROR else k
         w = tl.load(weight + c.to(tl.int64) * volume + kw, mask=within, other=0.0)
         total += a.to(tl.float32) * w.to(tl.float32)[None, :]
-    total = ended(total, scale, shift, c, within, HAS_SCALE, HAS_SHIFT, RECTIFIED)
+    total = ended(
+        total, bias, mean, variance, gain, offset, eps, c, within,
+        HAS_BIAS, NORM, HAS_GAIN, HAS_OFFSET, RECTIFIED,
+    )  # fmt: skip
     at = row.to(tl.int64)[:, None] * channels + c[None, :]
     tl.store(y + at, total.to(y.dtype.element_ty), mask=inside[:, None] & within[None, :])
 

@@ -16,7 +16,9 @@ from torch.library import wrap_triton
 
 from ...geometry import Rulebook
 from .. import cuda, plain
-from ..cpu import Ends, explain
+from ..cpu import explain
+from ..norm import Norm
+from ..reads import demand_reads
 from .books import check_book, on_device, pairs_of, runs, turned_of
 from .depthwise import masked_depthwise, pair_depthwise
 from .products import add_splits, masked_product, pair_product
@@ -115,15 +117,17 @@ def _check_groups(name: str, channels: int, groups: int) -> None:
 def _product(
     x: Tensor,
     weight: Tensor,
-    shift: Tensor | None,
+    bias: Tensor | None,
     book: Rulebook,
     groups: int,
-    ends: Ends = Ends(),  # noqa: B008
     *,
+    norm: Norm | None = None,
+    rectified: bool = False,
     back: bool = False,
     mirror: bool = False,
 ) -> Tensor:
-    """The product of every row of the book; `back`: with the weight seen from its other side."""
+    """The product of every row of the book, and what follows it; `back`: with the weight seen from
+    its other side."""
     volume, rows = book.pair_in.shape
     out, depth = weight.shape[0] // groups, weight.shape[-1]
     c_out, c_in = (depth, out) if back else (out, depth)
@@ -132,26 +136,29 @@ def _product(
         return y
     if c_in == 0:
         y.zero_()
+        shift = bias if norm is None else norm.folded(bias)[1]
         y = y if shift is None else y + shift
-        return (y.relu() if ends.rectified else y).to(x.dtype)
+        return (y.relu() if rectified else y).to(x.dtype)
     x, weight = x.contiguous(), weight.contiguous()
-    scale, shift = (None if t is None else t.contiguous() for t in (ends.scale, shift))
-    flags = scale is not None, shift is not None, ends.rectified
-    pointers = x, weight, x if scale is None else scale, x if shift is None else shift, y, *book
+    *of_norm, eps = (None, None, None, None, 0.0) if norm is None else norm
+    behind = [None if t is None else t.contiguous() for t in (bias, *of_norm)]
+    flags = behind[0] is not None, norm is not None, *(t is not None for t in behind[3:]), rectified
+    pointers = x, weight, *(x if t is None else t for t in behind), y, *book
     if c_in == c_out == 1:
         lanes = depthwise_lanes(groups)
         grid: tuple[int, ...] = tile_count(rows), triton.cdiv(groups, lanes)
         run = masked_depthwise if runs(x) else wrap_triton(masked_depthwise)
         run[grid](
-            *pointers, rows, rows, volume, groups, *flags, mirror, TILE_ROWS, lanes, num_warps=4
-        )
+            *pointers, rows, rows, volume, eps, groups, *flags, mirror, TILE_ROWS, lanes,
+            num_warps=4,
+        )  # fmt: skip
         return y
     config = configuration(c_in, c_out, x.dtype)
     strides = volume * depth, depth, 1  # of an output channel, an offset, an input channel
     w_out, w_offset, w_in = reversed(strides) if back else strides
     run = masked_product if runs(x) else wrap_triton(masked_product)
     run[(tile_count(rows), triton.cdiv(c_out, config.columns), groups)](
-        *pointers, rows, rows, volume, c_in, c_out, groups,
+        *pointers, rows, rows, volume, eps, c_in, c_out, groups,
         out * strides[0], w_out, w_offset, w_in, *flags, mirror, _precision(x.dtype),
         TILE_ROWS, config.columns, config.depth,
         num_warps=config.warps, num_stages=config.stages,
@@ -166,13 +173,54 @@ def conv(
     book: Rulebook,
     out_rows: int,
     groups: int,
-    ends: Ends = Ends(),  # noqa: B008
 ) -> Tensor:
-    _check_groups("conv", weight.shape[0], groups)
-    _check("conv", "features", features, "weight", weight, groups)
-    check_book("conv", features, book, out_rows)
+    _check_forward("conv", features, weight, book, out_rows, groups, bias=bias)
     with on_device(features):
-        return _product(features, weight, bias, book, groups, ends)
+        return _product(features, weight, bias, book, groups)
+
+
+def conv_norm(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm: Norm,
+    book: Rulebook,
+    out_rows: int,
+    groups: int,
+    rectified: bool,
+) -> Tensor:
+    """One kernel, which folds the BatchNorm from tensors as they are at its launch: folded by torch
+    it takes more launches than it saves, and a fold that is kept would be stale where somebody
+    writes to `.data`."""
+    columns = dict(zip(norm._fields[:-1], norm[:-1], strict=True))
+    _check_forward("conv_norm", features, weight, book, out_rows, groups, bias=bias, **columns)
+    with on_device(features):
+        return _product(features, weight, bias, book, groups, norm=norm, rectified=rectified)
+
+
+def _check_forward(
+    name: str,
+    features: Tensor,
+    weight: Tensor,
+    book: Rulebook,
+    out_rows: int,
+    groups: int,
+    **columns: Tensor | None,
+) -> None:
+    """`columns`: of what a kernel reads one value an output channel."""
+    _check_groups(name, weight.shape[0], groups)
+    _check(name, "features", features, "weight", weight, groups)
+    check_book(name, features, book, out_rows)
+    demand_reads(name, features.shape[0], book)
+    for what, column in columns.items():
+        if column is None:
+            continue
+        if column.shape != weight.shape[:1]:
+            raise ValueError(
+                f"{name}: {what} must have shape ({weight.shape[0]},), got {tuple(column.shape)}"
+            )
+        if column.device != features.device:
+            raise ValueError(f"{name}: features is on {features.device}, {what} on {column.device}")
 
 
 # ---------------------------------------------------------------------------------- gradients
@@ -185,7 +233,9 @@ def conv_input_grad(
     _check_groups(name, weight.shape[0], groups)
     _check(name, "grad", grad, "weight of out channels", weight, groups)
     check_book(name, grad, book, grad.shape[0])
-    if not symmetric:
+    if symmetric:  # the table itself is read, mirrored
+        demand_reads(name, grad.shape[0], book)
+    else:
         turn = turned_of if runs(grad) else _traced_turn
         book = turn(book, in_rows)
     with on_device(grad):
@@ -209,6 +259,7 @@ def conv_weight_grad(
     _check_groups(name, total.shape[0], groups)
     _check(name, "features", features, "grad", grad, 1)
     check_book(name, grad, book, grad.shape[0])
+    demand_reads(name, features.shape[0], book)
     if total.numel() == 0:
         return total
     features, grad = features.contiguous(), grad.contiguous()

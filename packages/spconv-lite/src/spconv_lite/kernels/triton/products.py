@@ -14,14 +14,25 @@ import triton.language as tl
 
 @triton.jit
 def ended(
-    total, scale, shift, n, inside,
-    HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, RECTIFIED: tl.constexpr,
+    total, bias, mean, variance, gain, offset, eps, n, inside,
+    HAS_BIAS: tl.constexpr, NORM: tl.constexpr, HAS_GAIN: tl.constexpr, HAS_OFFSET: tl.constexpr,
+    RECTIFIED: tl.constexpr,
 ):  # fmt: skip
-    """Sums (rows, n) times scale[n], plus shift[n], at least zero; what is not a number stays."""
-    if HAS_SCALE:
-        total *= tl.load(scale + n, mask=inside, other=0.0)[None, :].to(tl.float32)
-    if HAS_SHIFT:
-        total += tl.load(shift + n, mask=inside, other=0.0)[None, :].to(tl.float32)
+    """Sums (rows, n) plus bias[n]; NORM: folded as norm.py does, less mean[n], over the root of
+    variance[n] + eps, times gain[n], plus offset[n]; at least zero. What is not a number stays."""
+    shift = tl.zeros(n.shape, dtype=tl.float32)
+    if HAS_BIAS:
+        shift = tl.load(bias + n, mask=inside, other=0.0).to(tl.float32)
+    if NORM:
+        scale = tl.rsqrt(tl.load(variance + n, mask=inside, other=1.0).to(tl.float32) + eps)
+        if HAS_GAIN:
+            scale *= tl.load(gain + n, mask=inside, other=0.0).to(tl.float32)
+        shift = (shift - tl.load(mean + n, mask=inside, other=0.0).to(tl.float32)) * scale
+        if HAS_OFFSET:
+            shift += tl.load(offset + n, mask=inside, other=0.0).to(tl.float32)
+        total *= scale[None, :]
+    if HAS_BIAS or NORM:
+        total += shift[None, :]
     if RECTIFIED:
         total = tl.where(total < 0.0, 0.0, total)
     return total
@@ -29,12 +40,13 @@ def ended(
 
 @triton.jit(do_not_specialize=["rows", "table_pitch", "volume"])
 def masked_product(
-    x, weight, scale, shift, y,
+    x, weight, bias, mean, variance, gain, offset, y,
     table, order, lists,
-    rows, table_pitch, volume,
+    rows, table_pitch, volume, eps,
     c_in, c_out, groups,
     w_group, w_out, w_offset, w_in,
-    HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, RECTIFIED: tl.constexpr,
+    HAS_BIAS: tl.constexpr, NORM: tl.constexpr, HAS_GAIN: tl.constexpr, HAS_OFFSET: tl.constexpr,
+    RECTIFIED: tl.constexpr,
     MIRROR: tl.constexpr, PRECISION: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
@@ -65,7 +77,10 @@ def masked_product(
         b = tl.load(w + at, mask=(c < c_in)[:, None] & (n < c_out)[None, :], other=0.0)
         total = tl.dot(a, b, total, input_precision=PRECISION)
     channel = group * c_out + n
-    total = ended(total, scale, shift, channel, n < c_out, HAS_SCALE, HAS_SHIFT, RECTIFIED)
+    total = ended(
+        total, bias, mean, variance, gain, offset, eps, channel, n < c_out,
+        HAS_BIAS, NORM, HAS_GAIN, HAS_OFFSET, RECTIFIED,
+    )  # fmt: skip
     at = row.to(tl.int64)[:, None] * (groups * c_out) + channel[None, :]
     mask = inside[:, None] & (n < c_out)[None, :]
     tl.store(y + at, total.to(y.dtype.element_ty), mask=mask)
