@@ -1,15 +1,18 @@
 """Two networks at lidar 120k on a GPU, maps included: spconv's 14 layers of 64 to 256 channels, and
 SECOND's middle encoder. float16, bfloat16 and tf32; inference and a training step.
 
-The CUDA kernels beside this package's plain torch operators (gather, matrix product and scatter in
-the same dtype), and beside spconv where it can be imported. Their results are compared first.
-Without a GPU and a build with CUDA kernels it says so and ends with exit code 3; `--device cpu
---sites 300` runs the whole script with the CPU kernels instead, to find its faults.
+The CUDA kernels, and then Triton's, beside this package's plain torch operators (gather, matrix
+product and scatter in the same dtype); last, the CUDA kernels beside spconv where it can be
+imported. Results are compared first; kernels that differ or raise leave a fact, and exit code 1
+after all other rows. Without a GPU and a build with CUDA kernels it says so and ends with exit code
+3; `--device cpu --sites 300` runs the whole script with the CPU kernels, to find its faults.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -27,7 +30,8 @@ import spconv_lite as sp
 from spconv_lite import ops, plain, street
 
 SHAPE = [41, 1440, 1440]
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "tf32": torch.float32}
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.float32}
+BY = {"native": "", "triton": ", by Triton"}  # in the name of a row
 
 
 def fourteen_layers(library: ModuleType) -> nn.Module:
@@ -68,7 +72,13 @@ def second_encoder(library: ModuleType) -> nn.Module:
     )
 
 
-NETWORKS = {"14 layers": fourteen_layers, "SECOND encoder": second_encoder}
+NETWORKS = {"SECOND encoder": second_encoder, "14 layers": fourteen_layers}
+
+
+def choices(device: str) -> list[str]:
+    """The kernels that are measured there."""
+    has_triton = device == "cuda" and importlib.util.find_spec("triton") is not None
+    return ["native", "triton"] if has_triton else ["native"]
 
 
 @contextmanager
@@ -139,23 +149,49 @@ def peer_library(device: str) -> ModuleType | None:
     return spconv.pytorch
 
 
-def compare(bench: Bench, name: str, dtype_name: str, indices: torch.Tensor) -> None:
+def compare(bench: Bench, choice: str, name: str, dtype_name: str, indices: torch.Tensor) -> None:
+    """One choice of kernels beside plain torch."""
     device, dtype, make = indices.device.type, DTYPES[dtype_name], NETWORKS[name]
-    ours = Runner(sp, make, indices, dtype, lambda: kernels(device, "native"))
+    ours = Runner(sp, make, indices, dtype, lambda: kernels(device, choice))
     peer = Runner(sp, make, indices, dtype, lambda: kernels(device, "torch"))
-    case, (a, b) = f"{name}, {dtype_name}", (ours.infer(), peer.infer())
+    case = f"{name}, {dtype_name}"
+    rows = {f"{case}, {what}{BY[choice]}": what for what in ("inference", "training step")}
+    if not any(map(bench.wants, rows)):
+        return
+    a, b = ours.infer(), peer.infer()
     assert torch.equal(a.indices, b.indices), f"{case}: the kinds of kernels find other sites"
     error = (a.features.float() - b.features.float()).norm() / b.features.float().norm()
     assert error < 0.05, f"{case}: the kinds of kernels differ by {error:.2g} relative"
-    bench.fact(f"{case}: relative difference from plain torch", f"{error:.1g}")
-    bench.compare(f"{case}, inference", ours.infer, peer.infer, warmup=3)
-    bench.compare(f"{case}, training step", ours.step, peer.step, warmup=3)
+    bench.fact(f"{case}{BY[choice]}: relative difference from plain torch", f"{error:.1g}")
+    for row, what in rows.items():
+        bench.compare(row, *(call_of(runner, what) for runner in (ours, peer)), warmup=3)
+
+
+def beside_spconv(bench: Bench, name: str, dtype_name: str, indices: torch.Tensor) -> None:
+    """The compiled kernels beside spconv's, which has no bfloat16."""
+    device, dtype, make = indices.device.type, DTYPES[dtype_name], NETWORKS[name]
     library = peer_library(device)
-    if library is None or dtype == torch.bfloat16:  # spconv has no bfloat16
+    if library is None or dtype == torch.bfloat16:
         return
+    ours = Runner(sp, make, indices, dtype, lambda: kernels(device, "native"))
     theirs = Runner(library, make, indices, dtype)
-    bench.compare(f"{case}, inference, beside spconv", ours.infer, theirs.infer, warmup=3)
-    bench.compare(f"{case}, training step, beside spconv", ours.step, theirs.step, warmup=3)
+    for what in ("inference", "training step"):
+        calls = (call_of(runner, what) for runner in (ours, theirs))
+        bench.compare(f"{name}, {dtype_name}, {what}, beside spconv", *calls, warmup=3)
+
+
+def call_of(runner: Runner, what: str) -> Callable[[], object]:
+    return runner.infer if what == "inference" else runner.step
+
+
+def survived(bench: Bench, what: str, function: Callable[..., None], *arguments: object) -> bool:
+    """Whether a call ended well; where it raised, the fact is kept and the next rows follow."""
+    try:
+        function(bench, *arguments)
+    except Exception as error:
+        bench.fact(f"{what}: failed", f"{type(error).__name__}: {error}"[-500:])
+        return False
+    return True
 
 
 def main() -> None:
@@ -172,16 +208,19 @@ def main() -> None:
     title = f"networks, lidar of {options.sites} sites"
     if options.device == "cpu":
         title += ", a trial on the CPU"
-    bench = Bench(title, "plain torch, gather-matmul-scatter", versions=versions, repeats=15)
+    bench = Bench(title, "plain torch, gather-matmul-scatter", versions=versions, repeats=7)
     torch.set_float32_matmul_precision("high")  # tf32
     indices = torch.from_numpy(street.voxel_sites(options.sites)).to(options.device)
-    for name in NETWORKS:
-        for dtype_name in DTYPES:
-            if any(
-                bench.wants(f"{name}, {dtype_name}, {w}") for w in ("inference", "training step")
-            ):
-                compare(bench, name, dtype_name, indices)
+    cases = list(itertools.product(NETWORKS, DTYPES))
+    ended = [
+        survived(bench, ", ".join(case) + BY[choice], compare, choice, *case, indices)
+        for choice in choices(options.device)
+        for case in cases
+    ]
+    for case in cases:
+        ended.append(survived(bench, ", ".join(case), beside_spconv, *case, indices))
     bench.finish()
+    sys.exit(0 if all(ended) else 1)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,30 @@ def test_a_gpu_benchmark_runs_on_the_cpu(script, networks, tmp_path):
     assert {row["case"] for row in written["rows"]} == expected
 
 
+def test_a_choice_of_kernels_that_raises_leaves_the_rows_of_the_others(tmp_path, monkeypatch):
+    """Plain torch in Triton's place; the first choice is no kernels at all."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setattr(sys, "argv", ["gpu_networks.py", "--device", "cpu", "--sites", "40"])
+    result = tmp_path / "result.json"
+    only = "SECOND encoder, tf32, inference"
+    sys.argv += ["--quick", "--only", only, "--json", str(result)]
+    import gpu_networks as script
+
+    before = script.torch.get_float32_matmul_precision()
+    monkeypatch.setattr(script, "choices", lambda device: ["none", "triton"])
+    monkeypatch.setattr(script, "BY", script.BY | {"none": ""})
+    monkeypatch.setitem(script.ops._KERNELS, ("cpu", "triton"), script.plain)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            script.main()
+    finally:
+        script.torch.set_float32_matmul_precision(before)
+    assert ended.value.code == 1
+    written = json.loads(result.read_text())
+    assert [row["case"] for row in written["rows"]] == [f"{only}, by Triton"]
+    assert "ValueError: set_kernels" in written["facts"]["SECOND encoder, tf32: failed"]
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_a_gpu_benchmark_says_what_it_lacks(script):
     import torch
