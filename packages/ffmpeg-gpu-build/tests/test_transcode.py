@@ -24,7 +24,7 @@ from ffmpeg_gpu_build.ffmpeg import Ffmpeg
 from ffmpeg_gpu_build.media import frames, session
 from ffmpeg_gpu_build.media import probing as media
 from ffmpeg_gpu_build.media.frames import _decoding
-from ffmpeg_gpu_build.media.pipeline import plan_pipeline, proof
+from ffmpeg_gpu_build.media.pipeline import covered, plan_pipeline, proof
 from ffmpeg_gpu_build.verification import checks
 from ffmpeg_gpu_build.verification.verdict import Verdict
 
@@ -335,6 +335,37 @@ def test_a_turned_picture_is_decoded_where_it_is_put_upright(
     assert _decoding(ffmpeg, video, "auto", "") == ([], "")
     with pytest.raises(HardwareError, match="stored turned"):
         _decoding(ffmpeg, video, "cuda", "")
+
+
+@pytest.mark.parametrize(
+    ("codec", "pixels", "profile", "code"),
+    [
+        ("h264", "yuv420p", "High", "pixels"),
+        ("h264", "yuvj420p", "Main", "pixels"),
+        ("h264", "yuv420p", "Constrained Baseline", "pixels"),
+        ("h264", "yuv420p", "Baseline", "other-profile"),  # slices in any order: no GPU has them
+        ("h264", "yuv420p", "unknown", "other-profile"),
+        ("h264", "yuv420p10le", "High 10", "other-pixels"),
+        ("h264", "yuv422p", "High 4:2:2", "other-pixels"),
+        ("hevc", "yuv420p10le", "Main 10", "pixels"),
+        ("hevc", "yuv422p10le", "Rext", "other-pixels"),
+        ("mpeg2video", "yuv420p", "Simple", "pixels"),
+        ("mpeg4", "yuv420p", "Advanced Simple Profile", "other-profile"),
+        ("vc1", "yuv420p", "Advanced", "other-pixels"),  # no clip shows it
+    ],
+)
+def test_the_proof_of_a_decoder_is_of_its_clips_pixels_and_profiles(codec, pixels, profile, code):
+    """Where there is no file whose own frames are tried: a stream."""
+    video = media.VideoStream(0, codec, (64, 48), pixels, 8, Fraction(25), None, profile=profile)
+    found = covered(Verdict("decode", "proven", "pixels", ""), video)
+    assert found.code == code
+    assert (found.status == "proven") == (code == "pixels")
+
+
+@pytest.mark.parametrize("name", list(checks.clips()))
+def test_the_clips_have_the_profiles_that_are_written_of_them(name):
+    fact, video = checks.clips()[name], probe(checks.CLIPS / f"{name}.mkv").video
+    assert (video.pixels, video.profile) == (fact["pixels"], fact["profile"])
 
 
 @pytest.mark.parametrize(

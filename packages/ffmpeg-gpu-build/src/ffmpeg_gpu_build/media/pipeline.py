@@ -124,24 +124,47 @@ def proof(program: Ffmpeg, stage: str, device: str = "") -> Verdict:
 
 
 def covered(verdict: Verdict, video: VideoStream) -> Verdict:
-    """A proof of a decoder, held to what it was made of: it says nothing of other pixel formats.
+    """A proof of a decoder, held to what it was made of: it says nothing of other pixel formats, or
+    of profiles with other tools.
 
-    NVDEC decodes H.264 in 8 bits and 4:2:0 on every GPU, in 10 bits or 4:2:2 on hardly any.
+    NVDEC decodes H.264 in 8 bits and 4:2:0 on every GPU, in 10 bits or 4:2:2 on hardly any, and
+    nothing of Baseline's slices in any order.
     """
-    formats = proven_pixels(video.codec)
-    if video.pixels in formats:
+    formats, profiles = proven_pixels(video.codec), proven_profiles(video.codec)
+    if video.pixels not in formats:
+        kind, found, proven = "pixels", f"in {video.pixels}", formats
+    elif video.profile not in profiles:
+        kind, found, proven = "profile", f"of profile {video.profile}", profiles
+    else:
         return verdict
-    text = f"{video.codec} in {video.pixels} was not tried: the proof is of {' and '.join(formats)}"
-    return replace(verdict, status=NOT_TRIED, code="other-pixels", sentence=text, cure="")
+    text = f"{video.codec} {found} was not tried: the proof is of {' and '.join(proven)}"
+    return replace(verdict, status=NOT_TRIED, code=f"other-{kind}", sentence=text, cure="")
+
+
+def _shown(codec: str) -> list[dict[str, Any]]:
+    """The clips by which a decoder of this codec is judged."""
+    name = NAMES_IN_PATHS.get(codec, codec)
+    return [clips()[c] for c in CLIPS_OF.get(name, (name,)) if c in clips()]
 
 
 def proven_pixels(codec: str) -> tuple[str, ...]:
     """The pixel formats of the clips by which a decoder of this codec is judged."""
-    name = NAMES_IN_PATHS.get(codec, codec)
-    found = [clips()[c]["pixels"] for c in CLIPS_OF.get(name, (name,)) if c in clips()]
+    found = [clip["pixels"] for clip in _shown(codec)]
     return tuple(dict.fromkeys([*found, *("yuvj420p" for p in found if p == "yuv420p")]))
 
 
+def proven_profiles(codec: str) -> tuple[str, ...]:
+    """The profiles of those clips, and those whose tools are among theirs."""
+    found = [clip["profile"] for clip in _shown(codec)]
+    return tuple(dict.fromkeys([*found, *(p for f in found for p in WITHIN.get((codec, f), ()))]))
+
+
+# (codec, profile) -> the profiles that use no other tools, as FFmpeg names them.
+WITHIN = {
+    ("h264", "High"): ("Main", "Constrained Baseline"),
+    ("hevc", "Main"): ("Main Still Picture",),
+    ("mpeg2video", "Main"): ("Simple",),
+}
 TRIAL_FRAMES = 8
 PROOF_SECONDS = 86_400  # hardware fails too: a proof is not for ever
 # Pixel formats that come down from a device as they are -> the layout in which they do.
