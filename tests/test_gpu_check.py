@@ -11,7 +11,7 @@ import gpu_check
 import measure
 import pytest
 import workspace
-from gpu import report
+from gpu import lines, report
 
 ROOT = workspace.ROOT
 
@@ -70,7 +70,7 @@ def test_a_hanging_phase_is_ended_with_all_that_it_started(tmp_path):
     marker = f"{time.time_ns()}"
     command = ["sh", "-c", f"sleep 600.{marker} & sleep 600.{marker}"]
     started = time.monotonic()
-    verdict = gpu_check.run_phase(gpu_check.Phase("p", command, 1.5), results, started + 60)
+    verdict = gpu_check.run_phase(gpu_check.Phase("p", command, 1.5), results, started)
     assert verdict == "hung"
     assert time.monotonic() - started < 20
     assert marker not in subprocess.run(["ps", "-ef"], capture_output=True, text=True).stdout
@@ -78,9 +78,53 @@ def test_a_hanging_phase_is_ended_with_all_that_it_started(tmp_path):
 
 def test_what_lies_beyond_the_deadline_is_counted_as_not_reached(tmp_path):
     results = gpu_check.Results(tmp_path)
-    phase = gpu_check.Phase("late", ["true"], 10)
-    assert gpu_check.run_phase(phase, results, time.monotonic()) == "not reached"
+    phase, began = gpu_check.Phase("late", ["true"], 10), time.monotonic() - gpu_check.LIMIT_S
+    assert gpu_check.run_phase(phase, results, began) == "not reached"
     assert gpu_check.exit_code(gpu_check.count(results.lines())) == 2
+
+
+def test_a_kind_of_phase_that_had_its_share_leaves_the_rest_to_the_next(tmp_path):
+    results, began = gpu_check.Results(tmp_path), time.monotonic()
+    slow = [gpu_check.Phase(f"a {n}", ["sleep", "9"], 5, end_s=2) for n in range(3)]
+    next_one = gpu_check.Phase("b", ["true"], 5, end_s=20)
+    verdicts = [gpu_check.run_phase(phase, results, began) for phase in (*slow, next_one)]
+    assert verdicts == ["hung", "not reached", "not reached", "passed"]
+
+
+def test_files_of_tests_run_side_by_side_and_what_they_say_stays_apart(tmp_path):
+    side = [
+        gpu_check.Phase(n, ["sh", "-c", f"echo {n}1; sleep 3; echo {n}2"], 9, at_once=2)
+        for n in "ab"
+    ]
+    started = time.monotonic()
+    assert gpu_check.run_all({}, [*side, gpu_check.Phase("c", ["true"], 9)], tmp_path) == 0
+    assert time.monotonic() - started < 5.5
+    said = (tmp_path / "gpu-check.log").read_text()
+    assert "a1\na2\n" in said
+    assert "b1\nb2\n" in said
+
+
+def test_the_second_command_runs_what_the_first_did_not_reach(tmp_path):
+    """And the build, as a machine comes bare."""
+    names = "build: ninja", "tests a", "tests b", "benchmark c", "kernels"
+    phases = [gpu_check.Phase(name, ["true"], 5) for name in names]
+    results = gpu_check.Results(tmp_path)
+    for name, verdict in zip(names, ("passed", "failed", "hung", "not reached"), strict=False):
+        results.add(kind="phase", name=name, verdict=verdict)
+    left = [phase.name for phase in gpu_check.left_over(phases, [results.path])]
+    assert left == ["build: ninja", "tests b", "benchmark c", "kernels"]
+
+
+def test_a_phase_that_says_too_much_leaves_a_log_that_comes_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_check, "MOST_WORDS", 1000)
+    results = gpu_check.Results(tmp_path)
+    for name in ("first", "second"):
+        command = ["sh", "-c", f"echo begin {name}; yes | head -c 99999; echo end {name}"]
+        assert gpu_check.run_phase(gpu_check.Phase(name, command, 9), results, time.monotonic())
+    said = results.log.read_text()
+    assert len(said) < 3000
+    for part in ("begin first", "end first", "begin second", "end second"):
+        assert part in said
 
 
 @pytest.mark.parametrize(
@@ -105,6 +149,16 @@ def test_half_a_line_of_a_killed_process_is_left_out(tmp_path):
     assert list(gpu_check.read_lines(path)) == [{"kind": "row"}]
 
 
+def test_half_a_line_spoils_neither_the_next_nor_the_restart(tmp_path, monkeypatch):
+    results = gpu_check.Results(tmp_path)
+    with results.path.open("a") as file:
+        file.write('{"kind": "te')
+    results.add(kind="test", run=lines.RUN, id="a", outcome="hung")
+    monkeypatch.setenv("GPU_CHECK_RESULTS", str(results.path))
+    assert [line["id"] for line in results.lines()] == ["a"]
+    assert lines.seen() == {"a"}
+
+
 def test_the_plan_has_a_process_for_each_file_and_choice_of_kernels():
     packages = workspace.packages(["spconv-lite", "convlstm"])
     names = [phase.name for phase in gpu_check.test_phases(packages)]
@@ -112,9 +166,28 @@ def test_the_plan_has_a_process_for_each_file_and_choice_of_kernels():
         assert f"tests spconv-lite test_kernels {choice}" in names
     assert "tests convlstm test_cuda" in names
     assert len(names) == len(set(names))
+
+
+def test_the_plan_is_cheap_first_and_no_kind_can_take_the_share_of_the_next(tmp_path, monkeypatch):
+    (tmp_path / "programs").mkdir()
+    (tmp_path / "programs" / "a-sm_90").touch()
+    monkeypatch.setattr(gpu_check, "CARRY", tmp_path)
     total = gpu_check.plan({"architecture": "90"}, workspace.packages(None))
-    assert total[0].name == "ceilings"
-    assert total[-1].name.startswith("benchmark")
+    kinds = list(dict.fromkeys(phase.name.split()[0].rstrip(":") for phase in total))
+    sanitizers = ["memcheck", "racecheck", "initcheck", "synccheck"]
+    assert kinds == [*list(gpu_check.ENDS_S)[:-1], *sanitizers]
+    ends = list(gpu_check.ENDS_S.values())
+    assert ends == sorted(ends)
+    assert ends[-1] == gpu_check.LIMIT_S <= 480  # of the 600 of one command
+    for phase in total:
+        kind = phase.name.split()[0].rstrip(":")
+        late = 20 if "install" in phase.name else 0  # what was built is installed in any case
+        assert phase.end_s == gpu_check.ENDS_S.get(kind, gpu_check.LIMIT_S) + late, phase.name
+        if phase.tests:  # a test that hangs is ended before its phase
+            limit = float(phase.environment["GPU_CHECK_TEST_LIMIT"])
+            assert 2 * limit < phase.cap_s, phase.name
+    big = [phase.name for phase in total if phase.name.startswith("tests")][-1]
+    assert big == "tests spconv-lite test_many_rows"
 
 
 def test_the_report_makes_result_files_and_tables_of_the_lines(tmp_path, monkeypatch, capsys):
@@ -163,15 +236,21 @@ def test_nobody_switches_cudnn_off_by_setting_another_of_its_flags():
 def test_the_times_of_single_kernels_are_written_line_by_line(tmp_path):
     """With the CPU kernels, so that the first run on a GPU finds none of the script's faults."""
     results = tmp_path / "r.jsonl"
+    hung = {"kind": "test", "run": "kernels", "id": "gates, torch", "outcome": "hung"}
+    results.write_text(json.dumps(hung) + "\n")  # before this process was started again
     done = subprocess.run(
         [sys.executable, ROOT / "tools" / "gpu" / "kernels.py", "--device", "cpu", "--small"],
         capture_output=True,
         text=True,
-        env=os.environ | {"GPU_CHECK_RESULTS": str(results)},
+        env=os.environ | {"GPU_CHECK_RESULTS": str(results), "GPU_CHECK_RUN": "kernels"},
     )
-    lines = list(gpu_check.read_lines(results))
-    assert done.returncode == 0, [line for line in lines if "error" in line]
-    cases = {line["case"] for line in lines}
+    every = list(gpu_check.read_lines(results))
+    assert done.returncode == 0, [line for line in every if "error" in line]
+    ends = {line["id"]: line["outcome"] for line in every if line["kind"] == "test"}
+    assert ends.pop("gates, torch") == "hung"
+    assert set(ends.values()) == {"passed"}
+    times = [line for line in every if line["kind"] == "kernel"]
+    cases = {line["case"] for line in times}
     for case in (
         "submanifold map, native",
         "convolution forward C64 bfloat16, native",
@@ -181,4 +260,5 @@ def test_the_times_of_single_kernels_are_written_line_by_line(tmp_path):
         "frame of 0 M instanced triangles, 64x48, persistent",
     ):
         assert case in cases
-    assert all(line["us"] > 0 for line in lines)
+    assert "40 filters, T 10, forward float32, torch" not in cases
+    assert all(line["us"] > 0 for line in times)

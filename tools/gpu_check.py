@@ -3,16 +3,19 @@
 
     python tools/gpu_check.py --prepare             here: builds what travels, into build/gpu/carry
     python tools/gpu_check.py [--package X]         there: offline, with the python3 that has torch
+    python tools/gpu_check.py --after FILES         there: what these results do not have yet
     python tools/gpu_check.py --report FILES        here: results into benchmarks/results and tables
 
 A rehearsal without a GPU, with phases and tests that hang and crash: tests/gpu_rehearsal.py.
 
 The run is a list of phases, each in a process group of its own with a cap: ceilings of the device,
-one native build of all packages, the simulator's programs as device binaries (plain, then under
-compute-sanitizer), GPU tests (a pytest process per file and choice of kernels, restarted without
-the culprit after a hang or a sticky CUDA error), times of single kernels, benchmarks. After every
-test, row and phase a line of JSON is appended to OUT/gpu-check.jsonl; OUT is --out, else $OUT, else
-build/gpu. What the phases said stands in OUT/gpu-check.log.
+one native build of all packages, the simulator's programs as device binaries, GPU tests (a pytest
+process per file and choice of kernels, some side by side, each restarted without the culprit after
+a hang or a sticky CUDA error), times of single kernels, benchmarks, and the programs again under
+compute-sanitizer, which may take any time. ENDS_S says when each kind has had its share, so that
+none starves the next; what one leaves over is the next one's. After every test, row and phase a
+line of JSON is appended to OUT/gpu-check.jsonl; OUT is --out, else $OUT, else build/gpu. What the
+phases said stands in OUT/gpu-check.log, of each its first and last words.
 
 Exit codes: 0 everything passed, 1 something failed, hung or crashed, 2 nothing failed but something
 was skipped or not reached, 3 this machine has no usable GPU.
@@ -22,43 +25,65 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import IO
 
 import workspace
+from gpu.lines import STICKY
 from workspace import ROOT
 
 TOOLS = Path(__file__).resolve().parent
 SITE = ROOT / "build" / "gpu" / "site"  # the packages as built for this GPU
 CARRY = ROOT / "build" / "gpu" / "carry"  # what --prepare made and the tree takes along
 LIMIT_S = 470  # the whole run
-TEST_LIMIT_S = 60  # one test
+TESTS_AT_ONCE = 6  # files of tests: mostly they import, compile and compare on the CPU
+# Seconds after the start at which a kind of phase has had its share.
+ENDS_S = {
+    "ceilings": 30,
+    "build": 170,
+    "program": 200,
+    "tests": 300,
+    "kernels": 350,
+    "benchmark": 450,
+    "sanitizer": LIMIT_S,
+}
+TEST_LIMIT_S = 25  # one test: less than its phase's cap, so that the rest of the file is run
 RESTARTS = 6  # of one file of tests
-MOST_FILES = 8  # that come back from a borrowed machine
+MOST_WORDS = 200_000  # bytes of a phase in the log: one file comes back up to 16 MiB
 SKIPPED = 3  # exit code of a script that lacks what it needs
 
 # Which kernels a package's tests can be told to run, as `pytest -k` selects them.
 KERNELS = {"spconv-lite": ("native-cuda", "torch-cuda")}
+SCRIPTS = "ceilings.py", "kernels.py"  # in tools/gpu
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One command with the seconds it may take; `tests`: a pytest run, restarted after a stop."""
+    """One command with the seconds it may take; `tests`: it writes a line before and after each of
+    its tests, and is restarted after a stop; `end_s`: when its share of the run ends; `at_once`:
+    how many phases like this one run side by side."""
 
     name: str
     command: Sequence[str]
     cap_s: float
     environment: dict[str, str] = field(default_factory=dict)
     tests: bool = False
+    end_s: float = LIMIT_S
+    at_once: int = 1
 
 
 class Results:
@@ -69,10 +94,18 @@ class Results:
         self.path, self.log = out / "gpu-check.jsonl", out / "gpu-check.log"
         self.path.write_text("")
         self.log.write_text("")
+        self._adding = threading.Lock()
 
     def add(self, **line: object) -> None:
-        with self.path.open("a") as file:  # one write a line: several processes append
-            file.write(json.dumps(line) + "\n")
+        with self._adding:
+            before = self.path.read_bytes()
+            half = bool(before) and not before.endswith(b"\n")  # of a process that was killed
+            with self.path.open("a") as file:
+                file.write("\n" * half + json.dumps(line) + "\n")
+
+    def add_words(self, phase: Phase, said: str) -> None:
+        with self._adding, self.log.open("a") as file:
+            file.write(f"\n==== {phase.name}: {' '.join(phase.command)}\n{said}")
 
     def lines(self) -> list[dict[str, object]]:
         return list(read_lines(self.path))
@@ -109,17 +142,14 @@ def run_once(phase: Phase, results: Results, cap_s: float) -> tuple[int | None, 
     environment = os.environ | phase.environment
     environment |= {"GPU_CHECK_RESULTS": str(results.path), "GPU_CHECK_RUN": phase.name}
     started = time.monotonic()
-    with results.log.open("ab") as log:
-        log.write(f"\n==== {phase.name}: {' '.join(phase.command)}\n".encode())
-        log.flush()
-        at = log.tell()
+    with tempfile.TemporaryFile() as words:
         try:
             process = subprocess.Popen(
                 list(phase.command),
                 cwd=ROOT,
                 env=environment,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=words,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
@@ -131,8 +161,20 @@ def run_once(phase: Phase, results: Results, cap_s: float) -> tuple[int | None, 
             code = None
         finally:
             end_group(process)
-    said = results.log.read_bytes()[at:].decode(errors="replace")
+        said = ends_of(words)
+    results.add_words(phase, said)
     return code, time.monotonic() - started, said
+
+
+def ends_of(words: IO[bytes]) -> str:
+    """What a file holds; beyond MOST_WORDS its first and last words."""
+    half, size = MOST_WORDS // 2, words.seek(0, os.SEEK_END)
+    words.seek(0)
+    said = words.read(half)
+    if size > MOST_WORDS:
+        said += b"\n[...]\n"
+        words.seek(-half, os.SEEK_END)
+    return (said + words.read()).decode(errors="replace")
 
 
 def unfinished(phase: Phase, results: Results) -> list[str]:
@@ -147,9 +189,10 @@ def unfinished(phase: Phase, results: Results) -> list[str]:
     return list(open_tests)
 
 
-def run_phase(phase: Phase, results: Results, deadline: float) -> str:
-    """Runs a phase to its end or its cap; returns and writes the verdict."""
-    stop = min(deadline, time.monotonic() + phase.cap_s)
+def run_phase(phase: Phase, results: Results, started: float) -> str:
+    """Runs a phase of a run that began at `started` (seconds of the monotonic clock) to its end or
+    its cap; returns and writes the verdict."""
+    stop = min(started + phase.end_s, time.monotonic() + phase.cap_s)
     if stop - time.monotonic() < 1:
         results.add(kind="phase", name=phase.name, verdict="not reached", seconds=0.0)
         return "not reached"
@@ -161,7 +204,7 @@ def run_phase(phase: Phase, results: Results, deadline: float) -> str:
         for test in stopped:
             outcome = "hung" if code is None or "Timeout (" in said else "crashed"
             results.add(kind="test", run=phase.name, id=test, outcome=outcome, detail=said[-600:])
-        again = phase.tests and (stopped or code == 97)  # 97: the plugin saw a sticky CUDA error
+        again = phase.tests and (stopped or code == STICKY)
         if not again or code is None or restarts == RESTARTS or stop - time.monotonic() < 5:
             break
         restarts, broken = restarts + 1, True
@@ -169,7 +212,7 @@ def run_phase(phase: Phase, results: Results, deadline: float) -> str:
         verdict = "hung"
     elif code == SKIPPED or (phase.tests and code == 5 and not broken):  # 5: pytest ran nothing
         verdict = "skipped"
-    elif code < 0 or code in (97, 134, 139):
+    elif code < 0 or code in (STICKY, 134, 139):
         verdict = "crashed"
     else:
         verdict = "failed" if code or broken else "passed"
@@ -183,18 +226,34 @@ def run_phase(phase: Phase, results: Results, deadline: float) -> str:
 
 
 def device_programs(architecture: str) -> list[Phase]:
-    """The simulator's programs as --prepare built them, plain and under compute-sanitizer."""
-    programs = sorted((CARRY / "programs").glob(f"*-sm_{architecture}"))
+    """The simulator's programs as --prepare built them."""
+    programs = carried_programs(architecture)
     if not programs:
         reason = "--prepare has made no programs for this device"
-        return [Phase("programs", ["sh", "-c", f"echo {reason}; exit {SKIPPED}"], 5)]
-    phases = [Phase(f"program {p.name}", [str(p), "--all", "--seeds", "3"], 20) for p in programs]
+        return [Phase("program", ["sh", "-c", f"echo {reason}; exit {SKIPPED}"], 5)]
+    end = ENDS_S["program"]
+    return [
+        Phase(f"program {p.name}", [str(p), "--all", "--seeds", "3"], 20, end_s=end)
+        for p in programs
+    ]
+
+
+def carried_programs(architecture: str) -> list[Path]:
+    return sorted((CARRY / "programs").glob(f"*-sm_{architecture}"))
+
+
+def sanitizer_phases(architecture: str) -> list[Phase]:
+    """The same programs under compute-sanitizer, tool by tool."""
     sanitizer = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
-    for tool in ("memcheck", "racecheck", "initcheck", "synccheck"):
-        for program in programs:
-            command = [sanitizer, "--tool", tool, "--error-exitcode", "1", str(program), "--all"]
-            phases.append(Phase(f"{tool} {program.name}", command, 12))
-    return phases
+    return [
+        Phase(
+            f"{tool} {program.name}",
+            [sanitizer, "--tool", tool, "--error-exitcode", "1", str(program), "--all"],
+            12,
+        )
+        for tool in ("memcheck", "racecheck", "initcheck", "synccheck")
+        for program in carried_programs(architecture)
+    ]
 
 
 def has_kernels(package: workspace.Package) -> bool:
@@ -212,12 +271,17 @@ def build_phases(architecture: str, packages: Sequence[workspace.Package]) -> li
     configure += ["-DGPU=ON", "-DNATIVE_TESTS=OFF", f"-DNATIVE_PACKAGES={';'.join(wanted)}"]
     configure += [f"-DCMAKE_CUDA_ARCHITECTURES={architecture}"]
     configure += [f"-DPython_EXECUTABLE={sys.executable}"]
-    install = ["cmake", "--install", tree, "--component", "python", "--prefix", str(SITE)]
-    return [
-        Phase("build: configure", configure, 40, carried),
-        Phase("build: ninja", ["cmake", "--build", tree, "--", "-k", "0"], 90, carried),
-        Phase("build: install", install, 20, carried),
+    build = ["cmake", "--build", tree, "--", "-k", "0"]
+    install, options = ["cmake", "--install"], ["--component", "python", "--prefix", str(SITE)]
+    end = ENDS_S["build"]
+    phases = [
+        Phase("build: configure", configure, 40, carried, end_s=end),
+        Phase("build: ninja", build, 110, carried, end_s=end),
     ]
+    for name in wanted:  # one by one: what was not built ends the installation that it is part of
+        command = [*install, f"{tree}/packages/{name}", *options]
+        phases.append(Phase(f"build: install {name}", command, 10, carried, end_s=end + 20))
+    return phases
 
 
 def python_path(packages: Sequence[workspace.Package]) -> dict[str, str]:
@@ -246,14 +310,22 @@ def test_phases(packages: Sequence[workspace.Package]) -> list[Phase]:
                 command += ["-p", "no:cacheprovider", "--full", "-m", "gpu", str(path)]
                 command += ["-k", choice] if choice else []
                 name = f"tests {package.name} {path.stem} {choice}".strip()
-                phases.append(Phase(name, command, 60, environment, tests=True))
-    return phases
+                big = "many_rows" in path.stem  # takes memory: alone, and last
+                phase = Phase(name, command, 90, environment, tests=True, end_s=ENDS_S["tests"])
+                phases.append(replace(phase, at_once=1 if big else TESTS_AT_ONCE))
+    return sorted(phases, key=lambda phase: -phase.at_once)
 
 
 def benchmark_phases(packages: Sequence[workspace.Package]) -> list[Phase]:
-    environment = python_path(workspace.packages(None))
+    environment, end = python_path(workspace.packages(None)), ENDS_S["benchmark"]
     return [
-        Phase(f"benchmark {p.name} {path.stem}", [sys.executable, str(path)], 75, environment)
+        Phase(
+            f"benchmark {p.name} {path.stem}",
+            [sys.executable, str(path)],
+            45,
+            environment,
+            end_s=end,
+        )
         for p in packages
         for path in sorted((p.folder / "benchmarks").glob("gpu_*.py"))
     ]
@@ -261,15 +333,24 @@ def benchmark_phases(packages: Sequence[workspace.Package]) -> list[Phase]:
 
 def plan(gpu: dict[str, object], packages: Sequence[workspace.Package]) -> list[Phase]:
     architecture = str(gpu["architecture"])
-    everything = python_path(workspace.packages(None))
+    limited = python_path(workspace.packages(None)) | {"GPU_CHECK_TEST_LIMIT": "30"}
+    ceilings, kernels = ([sys.executable, str(TOOLS / "gpu" / f)] for f in SCRIPTS)
     return [
-        Phase("ceilings", [sys.executable, str(TOOLS / "gpu" / "ceilings.py")], 30),
+        Phase("ceilings", ceilings, 30, end_s=ENDS_S["ceilings"]),
         *build_phases(architecture, packages),
         *device_programs(architecture),
         *test_phases(packages),
-        Phase("kernels", [sys.executable, str(TOOLS / "gpu" / "kernels.py")], 60, everything),
+        Phase("kernels", kernels, 120, limited, tests=True, end_s=ENDS_S["kernels"]),
         *benchmark_phases(packages),
+        *sanitizer_phases(architecture),
     ]
+
+
+def left_over(phases: Sequence[Phase], files: Sequence[Path]) -> list[Phase]:
+    """The phases that these results have no end of; the build again, as a machine comes bare."""
+    lines = [line for path in files for line in read_lines(path) if line.get("kind") == "phase"]
+    done = {line["name"] for line in lines if line["verdict"] not in ("hung", "not reached")}
+    return [p for p in phases if p.name not in done or p.name.startswith("build")]
 
 
 # ---------------------------------------------------------------------------------- the run
@@ -327,9 +408,10 @@ def exit_code(counts: Counter) -> int:
 def run_all(gpu: dict[str, object], phases: Sequence[Phase], out: Path) -> int:
     results = Results(out)
     results.add(kind="machine", date=datetime.date.today().isoformat(), **gpu)
-    deadline = time.monotonic() + LIMIT_S
-    for phase in phases:
-        run_phase(phase, results, deadline)
+    started = time.monotonic()
+    for at_once, group in itertools.groupby(phases, key=lambda p: p.at_once):
+        with ThreadPoolExecutor(at_once) as pool:
+            list(pool.map(lambda phase: run_phase(phase, results, started), group))
     counts = count(results.lines())
     results.add(kind="summary", counts=dict(counts))
     print(", ".join(f"{number} {kind}" for kind, number in sorted(counts.items())))
@@ -346,6 +428,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--prepare", action="store_true", help="build what travels to the machine")
     parser.add_argument("--ffmpeg", type=Path, help="with --prepare: a static ffmpeg to take along")
     parser.add_argument("--architecture", default="90", help="with --prepare: of the device (90)")
+    parser.add_argument("--after", nargs="+", type=Path, help="results files of earlier runs")
     parser.add_argument("--report", nargs="+", type=Path, help="results files to turn into tables")
     options = parser.parse_args(argv)
     packages = workspace.packages(options.package)
@@ -360,7 +443,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = options.out or Path(os.environ.get("OUT") or ROOT / "build" / "gpu")
     gpu = find_gpu()
     print(f"{gpu['gpu']}, sm_{gpu['architecture']}, torch {gpu['torch']}, CUDA {gpu['cuda']}")
-    return run_all(gpu, plan(gpu, packages), out)
+    return run_all(gpu, left_over(plan(gpu, packages), options.after or ()), out)
 
 
 if __name__ == "__main__":

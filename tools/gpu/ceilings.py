@@ -5,22 +5,20 @@ Each line is written at once. Times are of CUDA events, the median of ten after 
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import torch
+from gpu import lines
 
 
 def write(label: str, value: float, unit: str) -> None:
     print(f"{label}: {value:.4g} {unit}", flush=True)
-    if target := os.environ.get("GPU_CHECK_RESULTS"):
-        line = {"kind": "ceiling", "label": label, "value": float(f"{value:.4g}"), "unit": unit}
-        with Path(target).open("a") as file:
-            file.write(json.dumps(line) + "\n")
+    lines.write("ceiling", label=label, value=float(f"{value:.4g}"), unit=unit)
 
 
 def seconds(call: Callable[[], object]) -> float:

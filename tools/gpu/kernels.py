@@ -2,14 +2,15 @@
 channels), the loss (bfloat16 [8192, 50304]), the gates and a culled frame, by every choice of
 kernels there is.
 
-A choice that raises has its error for a line and does not stop the next. `--device cpu --small`:
-the same lines come from the CPU kernels: for a test of this file.
+Each choice is a test of gpu_check's: one that raises has failed and does not stop the next, one
+that hangs or loses the device ends this process, which is started again and goes on behind it.
+`--device cpu --small`: the same lines come from the CPU kernels: for a test of this file.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import faulthandler
 import os
 import statistics
 import sys
@@ -17,17 +18,17 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import torch
+from gpu import lines
 
 Cases = Iterator[tuple[str, Callable[[], object]]]
 
 
 def write(case: str, **facts: object) -> None:
     print(f"{case}: {facts}", flush=True)
-    if target := os.environ.get("GPU_CHECK_RESULTS"):
-        line = {"kind": "kernel", "run": os.environ.get("GPU_CHECK_RUN", ""), "case": case, **facts}
-        with Path(target).open("a") as file:
-            file.write(json.dumps(line) + "\n")
+    lines.write("kernel", case=case, **facts)
 
 
 def microseconds(call: Callable[[], object], device: str, repeats: int = 20) -> list[float]:
@@ -126,8 +127,6 @@ def gates(device: str, kernels: str, small: bool) -> Cases:
 
 def frame(device: str, kernels: str, small: bool) -> Cases:
     """Culling, drawing and the way back of a picture, after its equality with the CPU's is seen."""
-    if kernels != "native":
-        return
     import nanite_cull as nc
     from nanite_cull import meshes
 
@@ -153,6 +152,28 @@ def frame(device: str, kernels: str, small: bool) -> Cases:
         )
 
 
+def run(family: Callable[[str, str, bool], Cases], kernels: str, device: str, small: bool) -> bool:
+    """The lines of one choice; whether it ran to its end."""
+    name = f"{family.__name__}, {kernels}"
+    lines.write_test(name, "started")
+    faulthandler.dump_traceback_later(lines.LIMIT_S, exit=True)
+    try:
+        for case, call in family(device, kernels, small):
+            times = microseconds(call, device, 2 if small else 20)
+            write(case, us=round(statistics.median(times), 1), least=round(min(times), 1))
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"[-800:]
+        write(name, error=why)
+        lines.write_test(name, "failed", detail=why)
+        if lines.device_is_lost():
+            os._exit(lines.STICKY)
+        return False
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    lines.write_test(name, "passed")
+    return True
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
@@ -162,20 +183,15 @@ def main() -> int:
         print("no CUDA device answers")
         return 3
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    failed = 0
     choices = ("triton", "native", "torch") if options.device == "cuda" else ("native", "torch")
-    for family in (convolution, loss, gates, frame):
-        for kernels in choices:
-            try:
-                for case, call in family(options.device, kernels, options.small):
-                    times = microseconds(call, options.device, 2 if options.small else 20)
-                    write(case, us=round(statistics.median(times), 1), least=round(min(times), 1))
-            except Exception as error:
-                failed += 1
-                write(
-                    f"{family.__name__}, {kernels}", error=f"{type(error).__name__}: {error}"[-800:]
-                )
-    return 1 if failed else 0
+    every = [(family, kernels) for family in (convolution, loss, gates) for kernels in choices]
+    before = lines.seen()
+    ended = [
+        run(family, kernels, options.device, options.small)
+        for family, kernels in [*every, (frame, "native")]
+        if f"{family.__name__}, {kernels}" not in before
+    ]
+    return 0 if all(ended) else 1
 
 
 if __name__ == "__main__":
