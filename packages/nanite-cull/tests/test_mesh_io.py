@@ -8,7 +8,7 @@ import pytest
 import trimesh
 
 import nanite_cull as nc
-from nanite_cull import meshes
+from nanite_cull import materials, meshes
 from nanite_cull.mesh_io import read_mesh
 
 pytestmark = pytest.mark.native
@@ -166,6 +166,26 @@ def test_a_material_file_tints_by_its_kd_alone(mtl, tint, tmp_path):
     (material,) = read_mesh(_triangle(tmp_path / "a.obj", colors=False, mtl=mtl))["materials"]
     assert np.allclose(material.base_color, (*tint, 1), atol=1e-6)
     assert material.vertex_colors == "linear"
+
+
+def test_a_kd_tints_white_vertices_as_it_tints_a_mesh_without_colours(tmp_path):
+    """Kd is linear light, the vertices' colours of an OBJ are a display's."""
+    assets = []
+    for name, tint in (("plain", ""), ("white", " 1 1 1"), ("grey", " 0.6 0.6 0.6")):
+        path = tmp_path / f"{name}.obj"
+        corners = "".join(f"v {place}{tint}\n" for place in PLACES)
+        path.write_text(f"mtllib a.mtl\n{corners}usemtl a\nf 1 2 3\n")
+        (tmp_path / "a.mtl").write_text("newmtl a\nKd 0.2 0.4 0.8\n")
+        assets.append(nc.load(path, progress=False))
+    assert [a.material_table[0].vertex_colors for a in assets] == ["linear", "display", "display"]
+    camera = nc.Camera.look_at((0.3, 0.3, 2), (0.3, 0.3, 0))
+    plain, white, grey = (nc.Renderer(80, 60).render(nc.Scene(a), camera) for a in assets)
+    seen = plain.coverage
+    assert np.allclose(plain.albedo[seen][:, :3], (0.2, 0.4, 0.8), atol=0.002)
+    assert np.allclose(white.albedo[seen], plain.albedo[seen], atol=0.004)  # bytes of two
+    assert np.abs(white.picture().astype(int) - plain.picture()).max() <= 1
+    expected = materials.display(np.array([0.2, 0.4, 0.8])) * 0.6
+    assert np.allclose(grey.color[seen][:, :3], expected, atol=0.003)
 
 
 def _glb(path, colors, *, painted):

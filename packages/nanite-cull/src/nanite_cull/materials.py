@@ -23,6 +23,11 @@ TEXTURES = ("albedo", "normal")
 MOST_TEXELS = 16384  # in a direction
 
 
+def display(light: np.ndarray) -> np.ndarray:
+    """Linear light as a display is sent it, both 0 to 1 (IEC 61966-2-1)."""
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
 @dataclass(frozen=True, eq=False)
 class Material:
     """What a surface looks like.

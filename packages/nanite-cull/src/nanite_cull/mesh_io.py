@@ -9,7 +9,7 @@ import numpy as np
 
 from nanite_cull.asset import Asset, build
 from nanite_cull.gltf import read_header, samplings
-from nanite_cull.materials import Material, warn_of_blending
+from nanite_cull.materials import Material, display, warn_of_blending
 
 # glTF extensions whose geometry trimesh cannot decode: it would read nothing, or noise
 COMPRESSED = ("KHR_draco_mesh_compression", "EXT_meshopt_compression", "KHR_meshopt_compression")
@@ -116,6 +116,8 @@ def _material(
     tinted = "kd" in getattr(found, "kwargs", {})
     if base is None and not hasattr(found, "baseColorFactor") and tinted:
         base = _factor(getattr(found, "diffuse", None), 4)
+    if base is not None and colors == "display":  # factors are linear light in every format
+        base[:3] = display(base[:3])
     metallic, roughness = (getattr(found, n, None) for n in ("metallicFactor", "roughnessFactor"))
     cutoff = getattr(found, "alphaCutoff", None)
     return Material(
@@ -164,7 +166,7 @@ def _part(
         colors = colors.astype(np.float32) / (255 if colors.dtype.kind in "iu" else 1)
         if colors.shape[1] == 3:
             colors = np.concatenate([colors, np.ones((len(colors), 1), np.float32)], 1)
-    space = "linear" if is_gltf or colors is None else "display"  # factors are linear everywhere
+    space = "linear" if is_gltf or colors is None else "display"
     material = _material(visual, name, images, sampling, space)
     found = getattr(visual, "material", None)
     image = getattr(found, "image", None)

@@ -7,6 +7,7 @@ import numpy as np
 from nanite_cull.asset import NONE, Asset
 from nanite_cull.frame import Frame
 from nanite_cull.lights import Sun
+from nanite_cull.materials import display
 from nanite_cull.pictures import LEVEL_RAMP, LIGHT, RELIEF, background, ramp
 
 SUBPIXELS = 256
@@ -278,11 +279,6 @@ def picture(frame: Frame, kind: str, light: Any = None) -> np.ndarray:
     color = _base(frame, kind) * np.clip(_light(frame, light) * _relief(frame), 0, 1.2)
     color = np.where(frame.coverage[..., None], color, background(frame.height)[:, None])
     return (np.clip(color, 0, 1) ** (1 / 1.1) * 255 + 0.5).astype(np.uint8)
-
-
-def display(light: np.ndarray) -> np.ndarray:
-    """Linear light as a display is sent it, both 0 to 1 (IEC 61966-2-1)."""
-    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
 def linear_light(srgb: np.ndarray) -> np.ndarray:
