@@ -1,8 +1,10 @@
-"""The 40-filter model on a GPU: fused, and as a CUDA graph, beside the plain torch loop.
+"""The 40-filter model on a GPU: fused, and as a CUDA graph, beside the plain torch loop; last, with
+Triton's gates.
 
 Without an NVIDIA GPU it says so and ends with exit code 3.
 """
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from plain_loop import PlainSeedModel
 
 import convlstm
 from convlstm import _C
+from convlstm.sequence.gates import set_cuda_gates
 
 BATCH, STEPS, SIZE = 5, 10, 40
 
@@ -81,6 +84,13 @@ def main() -> None:
     bench.compare(
         f"{case}, training step, graph", training(graphed, x, y), training(plain, xp, yp), warmup=5
     )
+    if importlib.util.find_spec("triton"):
+        set_cuda_gates("triton")
+        ours.eval(), plain.eval()
+        gates = f"{case}, inference, Triton's gates"
+        bench.compare(f"{gates}, fused", inference(ours, x), peer, warmup=5)
+        graph = convlstm.graphed(ours, x)
+        bench.compare(f"{gates}, graph", waited(lambda: graph(x)), peer, warmup=5)
     bench.finish()
 
 
