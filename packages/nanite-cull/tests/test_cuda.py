@@ -31,7 +31,7 @@ def test_an_unknown_device_is_refused():
 @built
 @pytest.mark.parametrize(
     "option",
-    [{"traversal": "instances"}, {"hierarchy": False}, {"velocity": True}, {"overdraw": True}],
+    [{"traversal": "instances"}, {"hierarchy": False}, {"overdraw": True}],
 )
 def test_what_a_device_does_not_do_is_refused(option):
     with pytest.raises(
@@ -158,3 +158,25 @@ def test_what_changes_in_a_scene_changes_on_the_device(scene):
             scene.remove(slice(0, 300))
         expected, frame = cpu.render(scene, camera), cuda.render(scene, camera)
         assert np.array_equal(frame.visibility, expected.visibility)
+
+
+@pytest.mark.gpu
+@built
+@pytest.mark.parametrize("occlusion", [False, True])
+def test_planes_resolved_on_a_device_are_those_of_the_cpu(leaves, occlusion):
+    options = {"velocity": True, "occlusion": occlusion}
+    cpu, cuda = (nc.Renderer(640, 360, device=d, **options) for d in ("cpu", "cuda"))
+    planes = ("instance", "level", "material", "normal", "uv", "color", "albedo", "velocity")
+    moved = np.tile(np.eye(4), (20, 1, 1))
+    for step in range(4):
+        moved[:, 1, 3] = np.linspace(-4, 4, 20) + step
+        leaves.update(10, moved)
+        camera = nc.Camera.look_at((0.4 * step, 9, 2), (0, 0, 0))
+        frames = [renderer.render(leaves, camera) for renderer in (cpu, cuda)]
+        for plane in planes:
+            assert np.array_equal(getattr(frames[1], plane), getattr(frames[0], plane)), plane
+        assert frames[0].velocity.any() == (step > 0)
+    first, second = nc.Renderer(640, 360), nc.Renderer(640, 360, device="cuda")
+    frame, expected = second.render(leaves, camera), first.render(leaves, camera)
+    second.render(leaves, nc.Camera.look_at((5, 5, 2), (0, 0, 0)))
+    assert np.array_equal(frame.normal, expected.normal)  # another picture is on the device

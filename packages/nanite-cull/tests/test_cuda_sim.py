@@ -34,6 +34,7 @@ KERNELS = {
         "draw_small", "set_up_large", "draw_pieces", "rename_pixels", "split_pixels",
     },
     "raster/two_pass.cu": {"halve_depths"},
+    "resolve/resolve.cu": {"project_before", "resolve_pixels", "resolve_albedos"},
 }  # fmt: skip
 
 if not TOOLS.is_dir():
@@ -76,7 +77,7 @@ def test_workers_at_one_queue_lose_and_repeat_nothing():
 @pytest.mark.slow
 @needs_simulator
 @pytest.mark.parametrize("flavour", ["asan", "tsan"])
-@pytest.mark.parametrize("program", ["cull", "raster", "traversal"])
+@pytest.mark.parametrize("program", ["cull", "raster", "resolve", "traversal"])
 def test_simulated_kernels_give_what_the_cpu_gives(program, flavour):
     _run_all(program, flavour, {"asan": 6, "tsan": 2}[flavour])
 
@@ -121,7 +122,7 @@ def test_kernels_have_neither_doubles_nor_contraction(name):
 @needs_nvcc
 def test_nvcc_compiles_what_the_budget_leaves_out(tmp_path):
     """The sort is CUB's, the rest has no kernels."""
-    for source in ("scene/device_scene.cu", "cull/sort.cu", "raster/device_frame.cu"):
+    for source in ("scene/device_scene.cu", "cull/sort.cu", "resolve/device_frame.cu"):
         command = [nvcc_guard.nvcc(), "-std=c++17", "-fmad=false", "-arch=sm_90", "-c"]
         command += ["-Werror=all-warnings", f"-I{CSRC}", f"-I{PACKAGE.parents[1]}/cmake/include"]
         done = subprocess.run(

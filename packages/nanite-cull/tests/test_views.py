@@ -161,3 +161,47 @@ def test_renderers_of_one_scene_each_remember_their_own_last_frame(torus_asset):
             if frame:
                 assert np.array_equal(drawn.velocity, truth), (frame, name)
             places[name] = x
+
+
+def test_room_for_other_pixels_is_refused(scene):
+    renderer, core = nc.Renderer(20, 15), _C.Frame()
+    views = [camera._core(20, 15, 1.0) for camera in _cameras(3)]
+
+    def draw(views, out):
+        core.draw_views(
+            scene._core, views, renderer._cull, renderer._raster, renderer._streamer, out
+        )
+
+    for shape in ((2, 15, 20), (3, 15, 19), (3, 20, 15), (900,)):
+        with pytest.raises(ValueError, match=r"out must have shape \(3, 15, 20\), got \("):
+            draw(views, np.empty(shape, np.float32))
+    other = _cameras(1)[0]._core(20, 16, 1.0)
+    with pytest.raises(ValueError, match="views must be of one size, got 20 x 15 and 20 x 16"):
+        draw([*views, other], np.empty((4, 15, 20), np.float32))
+    with pytest.raises(ValueError, match="views must not be empty"):
+        draw([], np.empty((0, 15, 20), np.float32))
+    draw(views, np.empty((3, 15, 20), np.float32))
+
+
+@pytest.mark.parametrize("plane", ["id", "uv", "albedo", "unproject", "share", "direct", "shade"])
+def test_planes_for_another_image_are_refused(plane, scene):
+    frame = nc.Renderer(20, 15, lights=[nc.Sun()]).render(scene, _cameras(1)[0])
+    core, lens, place = frame._core, frame._lens(), frame._to_world()
+    ids, values = np.empty((15, 19), np.uint32), np.empty((15, 19, 2), np.float32)
+    wrong = np.empty((15, 20, 2), np.uint8)
+    none = (None,) * 4
+    background = np.zeros((15, 3), np.float32)
+    lamp, ramp = np.zeros(3, np.float32), np.zeros((2, 3), np.float32)
+    calls = {
+        "id": lambda: core.resolve(frame._view, ids, *none, *none, 0),
+        "uv": lambda: core.resolve(frame._view, *none, None, None, values, None, None, 0),
+        "albedo": lambda: core.resolve_albedo(frame._view, values, 0),
+        "unproject": lambda: core.unproject(lens, *place, values, 0),
+        "share": lambda: frame._find_light(share=np.empty((2, 15, 20), np.float32)),
+        "direct": lambda: frame._find_light(direct=np.empty((20, 15), np.float32)),
+        "shade": lambda: core.shade(
+            frame._view, lens, _C.Base.plain, lamp, None, 0, ramp, 1, background, wrong, 0
+        ),
+    }
+    with pytest.raises(ValueError, match=r"must have shape \(.*15, 20.*\), got \("):
+        calls[plane]()

@@ -10,6 +10,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include "native/check.h"
+
 namespace nb = nanobind;
 using namespace nb::literals;
 
@@ -23,6 +25,19 @@ using Out = nb::ndarray<nb::numpy, T>;
 template <class T>
 const T* data_or_null(const std::optional<nb::ndarray<const T, nb::c_contig, nb::device::cpu>>& array) {
   return array ? array->data() : nullptr;
+}
+
+// Throws native::ValueError unless an array, which `name` says what it is of, has these extents.
+template <class A>
+void check_extents(const char* name, const A& array, const std::vector<size_t>& wanted) {
+  bool same = array.ndim() == wanted.size();
+  for (size_t i = 0; same && i < wanted.size(); ++i) same = array.shape(i) == wanted[i];
+  native::demand(same, [&] {
+    std::string want, got;
+    for (const size_t extent : wanted) want += (want.empty() ? "" : ", ") + std::to_string(extent);
+    for (size_t i = 0; i < array.ndim(); ++i) got += (i == 0 ? "" : ", ") + std::to_string(array.shape(i));
+    return std::string(name) + " must have shape (" + want + "), got (" + got + ")";
+  });
 }
 
 // A read-only view of a vector that `owner` keeps alive.

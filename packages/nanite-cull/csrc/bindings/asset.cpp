@@ -73,6 +73,10 @@ void nanite_cull::bind_asset(nb::module_& m) {
       .def_rw("normal_weight", &BuildOptions::normal_weight)
       .def_rw("uv_weight", &BuildOptions::uv_weight)
       .def_rw("color_weight", &BuildOptions::color_weight)
+      .def("set_linear_colors",
+           [](BuildOptions& o, const std::vector<bool>& of_materials) {
+             o.linear_colors.assign(of_materials.begin(), of_materials.end());
+           })
       .def_rw("keep_source", &BuildOptions::keep_source)
       .def_rw("threads", &BuildOptions::threads);
 

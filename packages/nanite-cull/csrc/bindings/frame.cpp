@@ -13,7 +13,7 @@
 #include "resolve/shade.h"
 
 #ifdef WITH_CUDA
-#include "raster/device_frame.h"
+#include "resolve/device_frame.h"
 #endif
 
 using namespace nanite_cull;
@@ -29,6 +29,7 @@ struct Frame {
   Motion motion;
   CullStats cull_stats;
   RasterStats raster_stats;
+  uint64_t picture = 0;  // of a device: see DeviceFrame::draw
 };
 
 nb::dict cull_stats(const CullStats& s) {
@@ -52,9 +53,50 @@ nb::dict raster_stats(const RasterStats& s) {
   return d;
 }
 
+// A plane or more of an image that the core writes to, of `channels` numbers a pixel (0: one, without an
+// axis); null where it is not there.
 template <class T>
-T* writable(const std::optional<nb::ndarray<T, nb::c_contig, nb::device::cpu>>& array) {
-  return array ? array->data() : nullptr;
+T* plane_of(const char* name, const std::optional<nb::ndarray<T, nb::c_contig, nb::device::cpu>>& array,
+            const VisibilityBuffer& image, size_t channels) {
+  if (!array) return nullptr;
+  std::vector<size_t> extents = {size_t(image.height), size_t(image.width)};
+  if (channels > 0) extents.push_back(channels);
+  check_extents(name, *array, extents);
+  return array->data();
+}
+
+using Ids = std::optional<nb::ndarray<uint32_t, nb::c_contig, nb::device::cpu>>;
+using Values = std::optional<nb::ndarray<float, nb::c_contig, nb::device::cpu>>;
+
+// `ids`: instance, cluster, triangle, level, material; `values`: normal, uv, colour, velocity.
+ResolveTargets targets_of(const VisibilityBuffer& image, const std::array<Ids, 5>& ids,
+                          const std::array<Values, 4>& values) {
+  ResolveTargets t;
+  t.instance = plane_of("resolve: instance", ids[0], image, 0);
+  t.cluster = plane_of("resolve: cluster", ids[1], image, 0);
+  t.triangle = plane_of("resolve: triangle", ids[2], image, 0);
+  t.level = plane_of("resolve: level", ids[3], image, 0);
+  t.material = plane_of("resolve: material", ids[4], image, 0);
+  t.normal = plane_of("resolve: normal", values[0], image, 3);
+  t.uv = plane_of("resolve: uv", values[1], image, 2);
+  t.color = plane_of("resolve: color", values[2], image, 4);
+  t.velocity = plane_of("resolve: velocity", values[3], image, 2);
+  return t;
+}
+
+using Depths = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
+
+// Depths of views have room for exactly these, which are of one size.
+void check_depths(const std::vector<View>& views, const Depths& out) {
+  native::demand(!views.empty(), [] { return std::string("draw_views: views must not be empty"); });
+  const View& first = views.front();
+  for (const View& view : views)
+    native::demand(view.width == first.width && view.height == first.height, [&] {
+      return "draw_views: views must be of one size, got " + std::to_string(first.width) + " x " +
+             std::to_string(first.height) + " and " + std::to_string(view.width) + " x " +
+             std::to_string(view.height);
+    });
+  check_extents("draw_views: out", out, {views.size(), size_t(first.height), size_t(first.width)});
 }
 
 // A lens that owns its rays.
@@ -101,8 +143,6 @@ void nanite_cull::bind_shading(nb::module_& m) {
 }
 
 void nanite_cull::bind_frame(nb::module_& m) {
-  using Ids = std::optional<nb::ndarray<uint32_t, nb::c_contig, nb::device::cpu>>;
-  using Values = std::optional<nb::ndarray<float, nb::c_contig, nb::device::cpu>>;
   nb::class_<History>(m, "History")
       .def(
           "__init__",
@@ -120,7 +160,7 @@ void nanite_cull::bind_frame(nb::module_& m) {
             h.enter(scene);
             h.pyramid.build(depth.data(), static_cast<int>(depth.shape(1)), static_cast<int>(depth.shape(0)),
                             0);
-            h.keep(view);
+            h.keep(view, scene);
           },
           "scene"_a, "view"_a, "depth"_a.noconvert())
       // all levels one behind the other, sizes as core/hzb_layout.h has them
@@ -155,9 +195,9 @@ void nanite_cull::bind_frame(nb::module_& m) {
       .def(
           "draw_views",
           [](Frame& f, const Scene& scene, const std::vector<View>& views, const CullOptions& culling,
-             const RasterOptions& options, const Streamer& streamer,
-             nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu> out,
+             const RasterOptions& options, const Streamer& streamer, Depths out,
              const std::vector<History*>& histories) {
+            check_depths(views, out);
             {
               nb::gil_scoped_release released;
               f.context.init_context(views, culling);
@@ -187,11 +227,8 @@ void nanite_cull::bind_frame(nb::module_& m) {
           "resolve",
           [](const Frame& f, const View& view, Ids instance, Ids cluster, Ids triangle, Ids level,
              Ids material, Values normal, Values uv, Values color, Values velocity, int threads) {
-            ResolveTargets t;
-            t.instance = writable(instance), t.cluster = writable(cluster), t.triangle = writable(triangle),
-            t.level = writable(level);
-            t.material = writable(material), t.normal = writable(normal), t.uv = writable(uv),
-            t.color = writable(color), t.velocity = writable(velocity);
+            const ResolveTargets t = targets_of(f.buffer, {instance, cluster, triangle, level, material},
+                                                {normal, uv, color, velocity});
             nb::gil_scoped_release released;
             resolve(f.draws, view, f.visible, f.buffer, f.motion, t, threads);
           },
@@ -200,19 +237,19 @@ void nanite_cull::bind_frame(nb::module_& m) {
           "threads"_a)
       .def(
           "resolve_albedo",
-          [](const Frame& f, const View& view, nb::ndarray<float, nb::c_contig, nb::device::cpu> out,
-             int threads) {
+          [](const Frame& f, const View& view, Values out, int threads) {
+            float* const albedo = plane_of("resolve_albedo: out", out, f.buffer, 4);
             nb::gil_scoped_release released;
-            resolve_albedo(f.draws, view, f.visible, f.buffer, out.data(), threads);
+            resolve_albedo(f.draws, view, f.visible, f.buffer, albedo, threads);
           },
           "view"_a, "out"_a.noconvert(), "threads"_a)
       .def(
           "unproject",
           [](const Frame& f, const OwningLens& lens, Array<double, nb::shape<3, 3>> to_world,
-             Array<double, nb::shape<3>> eye, nb::ndarray<float, nb::c_contig, nb::device::cpu> out,
-             int threads) {
+             Array<double, nb::shape<3>> eye, Values out, int threads) {
+            float* const places = plane_of("unproject: out", out, f.buffer, 3);
             nb::gil_scoped_release released;
-            unproject(f.buffer, lens, to_world.data(), eye.data(), out.data(), threads);
+            unproject(f.buffer, lens, to_world.data(), eye.data(), places, threads);
           },
           "lens"_a, "to_world"_a.noconvert(), "eye"_a.noconvert(), "out"_a.noconvert(), "threads"_a)
       // `depth`: (maps, size, size) of `maps`; `share` (lights, height, width) and `direct` (height, width)
@@ -222,10 +259,14 @@ void nanite_cull::bind_frame(nb::module_& m) {
              Array<double, nb::shape<3, 3>> to_world, Array<double, nb::shape<3>> eye,
              const std::vector<Light>& lights, const std::vector<View>& maps,
              Array<float, nb::shape<-1, -1, -1>> depth, Values share, Values direct, int threads) {
+            const size_t height = size_t(f.buffer.height), width = size_t(f.buffer.width);
+            if (share) check_extents("find_light: share", *share, {lights.size(), height, width});
+            check_extents("find_light: depth", depth, {maps.size(), depth.shape(1), depth.shape(1)});
+            float* const shares = share ? share->data() : nullptr;
+            float* const sum = plane_of("find_light: direct", direct, f.buffer, 0);
             nb::gil_scoped_release released;
             find_light(f.draws, view, f.visible, f.buffer, {lens, to_world.data(), eye.data()}, lights,
-                       {maps, depth.data(), static_cast<int>(depth.shape(1))}, writable(share),
-                       writable(direct), threads);
+                       {maps, depth.data(), static_cast<int>(depth.shape(1))}, shares, sum, threads);
           },
           "view"_a, "lens"_a, "to_world"_a.noconvert(), "eye"_a.noconvert(), "lights"_a, "maps"_a,
           "depth"_a.noconvert(), "share"_a.none(), "direct"_a.none(), "threads"_a)
@@ -234,14 +275,17 @@ void nanite_cull::bind_frame(nb::module_& m) {
           [](Frame& f, const View& view, const OwningLens& lens, Base base, Array<float, nb::shape<3>> light,
              Values direct, float relief, Array<float, nb::shape<-1, 3>> ramp, uint32_t top_level,
              Array<float, nb::shape<-1, 3>> background,
-             nb::ndarray<uint8_t, nb::c_contig, nb::device::cpu> out, int threads) {
+             std::optional<nb::ndarray<uint8_t, nb::c_contig, nb::device::cpu>> out, int threads) {
             ShadeOptions options;
             options.base = base, options.relief = relief, options.top_level = top_level;
-            std::copy_n(light.data(), 3, options.light), options.direct = writable(direct);
+            std::copy_n(light.data(), 3, options.light);
+            options.direct = plane_of("shade: direct", direct, f.buffer, 0);
+            uint8_t* const picture = plane_of("shade: out", out, f.buffer, 3);
+            check_extents("shade: background", background, {size_t(f.buffer.height), 3});
             options.ramp = ramp.data(), options.ramp_size = static_cast<int>(ramp.shape(0));
             options.background = background.data();
             nb::gil_scoped_release released;
-            shade(f.draws, view, f.visible, f.buffer, lens, options, out.data(), threads);
+            shade(f.draws, view, f.visible, f.buffer, lens, options, picture, threads);
           },
           "view"_a, "lens"_a, "base"_a, "light"_a.noconvert(), "direct"_a.none(), "relief"_a,
           "ramp"_a.noconvert(), "top_level"_a, "background"_a.noconvert(), "out"_a.noconvert(), "threads"_a)
@@ -321,29 +365,54 @@ void nanite_cull::bind_frame(nb::module_& m) {
              }
              return cull_stats(f.cull_stats);
            })
-      .def("draw",
-           [](cuda::DeviceFrame& device, Frame& f, const Scene& scene, const View& view,
-              const CullOptions& culling, const RasterOptions& options, bool occlusion) {
-             {
-               nb::gil_scoped_release released;
-               f.context.init_context(view, culling);
-               const std::shared_lock held(scene.lock);
-               device.draw(scene, view, culling, options, occlusion, f.visible, f.cull_stats, f.buffer,
-                           f.raster_stats);
-               f.context.find_assets(scene, Streamer::Hold(nullptr));
-               f.context.collect_draws(scene, f.visible, f.draws);
-               f.motion.to_clip.clear();
-             }
-             nb::dict d = cull_stats(f.cull_stats);
-             d.update(raster_stats(f.raster_stats));
-             return d;
-           })
+      .def(
+          "draw",
+          [](cuda::DeviceFrame& device, Frame& f, const Scene& scene, const View& view,
+             const CullOptions& culling, const RasterOptions& options, bool occlusion, History* history) {
+            {
+              nb::gil_scoped_release released;
+              f.context.init_context(view, culling);
+              const std::shared_lock held(scene.lock);
+              f.picture = device.draw(scene, view, culling, options, occlusion, history, f.visible,
+                                      f.cull_stats, f.buffer, f.raster_stats);
+              f.context.find_assets(scene, Streamer::Hold(nullptr));
+              f.context.collect_draws(scene, f.visible, f.draws);
+              f.motion.to_clip.clear();
+              if (history && history->before.epoch > 0)
+                find_motion(scene, f.draws, history->before.view, *history->track, history->before.epoch,
+                            culling.threads, f.motion);
+            }
+            nb::dict d = cull_stats(f.cull_stats);
+            d.update(raster_stats(f.raster_stats));
+            return d;
+          },
+          "frame"_a, "scene"_a, "view"_a, "culling"_a, "options"_a, "occlusion"_a, "history"_a.none())
+      // Frame.resolve and Frame.resolve_albedo of the picture that the device holds; False: of another one
+      .def(
+          "resolve",
+          [](cuda::DeviceFrame& device, const Frame& f, Ids instance, Ids cluster, Ids triangle, Ids level,
+             Ids material, Values normal, Values uv, Values color, Values velocity) {
+            const ResolveTargets targets = targets_of(
+                f.buffer, {instance, cluster, triangle, level, material}, {normal, uv, color, velocity});
+            nb::gil_scoped_release released;
+            return device.resolve(f.picture, targets);
+          },
+          "frame"_a, "instance"_a.none(), "cluster"_a.none(), "triangle"_a.none(), "level"_a.none(),
+          "material"_a.none(), "normal"_a.none(), "uv"_a.none(), "color"_a.none(), "velocity"_a.none())
+      .def(
+          "resolve_albedo",
+          [](cuda::DeviceFrame& device, const Frame& f, Values out) {
+            float* const albedo = plane_of("resolve_albedo: out", out, f.buffer, 4);
+            nb::gil_scoped_release released;
+            return device.resolve_albedo(f.picture, albedo);
+          },
+          "frame"_a, "out"_a.noconvert())
       // Frame.draw_views without histories
       .def(
           "draw_views",
           [](cuda::DeviceFrame& device, Frame& f, const Scene& scene, const std::vector<View>& views,
-             const CullOptions& culling, const RasterOptions& options,
-             nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu> out) {
+             const CullOptions& culling, const RasterOptions& options, Depths out) {
+            check_depths(views, out);
             {
               nb::gil_scoped_release released;
               f.context.init_context(views, culling);

@@ -4,7 +4,7 @@
 #include "native/dispatch.h"
 #include "native/parallel.h"
 #ifdef WITH_CUDA
-#include "raster/device_frame.h"
+#include "resolve/device_frame.h"
 #endif
 
 #include <nanobind/stl/string.h>

@@ -1,7 +1,9 @@
 // From a welded mesh to the graph of clusters.
 #pragma once
 
+#include <cstdint>
 #include <functional>
+#include <vector>
 
 #include "build/asset.h"
 #include "build/weld.h"
@@ -18,6 +20,9 @@ struct BuildOptions {
   double origin[3] = {0, 0, 0};  // of the grid, where set_origin says so
   bool drop_vanishing = false;   // triangles with an area that the grid has no room for: dropped, or an error
   float normal_weight = 0.5f, uv_weight = 0.2f, color_weight = 0.2f;  // in the simplifier's error
+  // Of each material whether colours are linear light; of those it does not reach they are what a display is
+  // sent. Errors are weighed as a display shows them, which is nearer to how eyes do.
+  std::vector<uint8_t> linear_colors;
   bool keep_source = true;  // remember which face each leaf triangle came from
   int threads = 0;          // 0: as many as OpenMP gives; never changes the result
 };

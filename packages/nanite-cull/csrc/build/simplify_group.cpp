@@ -9,6 +9,7 @@
 #include "build/key_table.h"
 #include "build/local_ids.h"
 #include "build/meshopt_api.h"
+#include "build/srgb.h"
 #include "core/lod.h"
 
 namespace nanite_cull {
@@ -65,6 +66,15 @@ struct Attributes {
   std::vector<float> values, weights;
 };
 
+// A colour's r, g, b, a, the first three as a display is sent them.
+void put_color(const WeldedMesh& mesh, uint32_t wedge, const BuildOptions& options, std::vector<float>& out) {
+  const uint32_t material = mesh.materials.empty() ? 0 : mesh.materials[wedge];
+  const bool linear = material < options.linear_colors.size() && options.linear_colors[material];
+  const float* const color = &mesh.colors[4 * size_t(wedge)];
+  for (int c = 0; c < 3; ++c) out.push_back(linear ? display_of(color[c]) : color[c]);
+  out.push_back(color[3]);
+}
+
 Attributes attributes_of(const WeldedMesh& mesh, const Patch& patch, const BuildOptions& options) {
   Attributes out;
   auto weigh = [&](const std::vector<float>& values, int width, float weight) {
@@ -82,7 +92,7 @@ Attributes attributes_of(const WeldedMesh& mesh, const Patch& patch, const Build
     };
     put(mesh.normals, 3);
     put(mesh.uvs, 2);
-    put(mesh.colors, 4);
+    if (!mesh.colors.empty()) put_color(mesh, wedge, options, out.values);
   }
   return out;
 }

@@ -4,6 +4,7 @@
 #include <array>
 #include <string>
 
+#include "build/srgb.h"
 #include "native/check.h"
 #include "native/parallel.h"
 
@@ -11,14 +12,11 @@ namespace nanite_cull {
 
 namespace {
 
-// The transfer function of sRGB (IEC 61966-2-1), its bytes as linear light.
+// Of sRGB's bytes: linear light.
 const std::array<float, 256>& linear_of_bytes() {
   static const std::array<float, 256> table = [] {
     std::array<float, 256> t;
-    for (int i = 0; i < 256; ++i) {
-      const double c = i / 255.0;
-      t[i] = float(c <= 0.04045 ? c / 12.92 : std::pow((c + 0.055) / 1.055, 2.4));
-    }
+    for (int i = 0; i < 256; ++i) t[i] = float(exact_light(i / 255.0));
     return t;
   }();
   return table;

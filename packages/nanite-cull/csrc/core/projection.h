@@ -24,6 +24,10 @@ HD inline ClipVertex to_clip(const float* m, const float* p) {
           ((m[12] * p[0] + m[13] * p[1]) + m[14] * p[2]) + m[15]};
 }
 
+struct ImageSize {
+  int width, height;
+};
+
 // The pixel grid of one image.
 struct Screen {
   int width, height;

@@ -36,6 +36,9 @@ class Culler {
   const CullCounts* counts() const { return counts_.data() + (passes_ - 1); }
   const DeviceArray<Visible>& visible() const { return visible_; }
   const float* to_clip() const { return to_clip_.data(); }
+  const uint32_t* entered() const {
+    return entered_.data();
+  }  // instances in the frustum; how many, counts() says
 
   // After a post pass: the sorted list of the main pass, its counts, and that of both.
   const uint64_t* main_keys() const { return main_keys_.data(); }

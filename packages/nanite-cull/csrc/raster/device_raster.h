@@ -1,6 +1,7 @@
 // Drawing on a device: what it needs of memory, and its launches. Compiled and simulated, never run.
 #pragma once
 
+#include "core/projection.h"
 #include "cull/device_cull.h"
 #include "raster/raster.h"
 #include "raster/raster_pass.h"
@@ -21,6 +22,7 @@ class Rasteriser {
 
   // (height, width) words: depth above id.
   const DeviceArray<Count>& pixels() const { return pixels_; }
+  ImageSize image() const { return {width_, height_}; }
 
   // Copies the picture to the host, or its (height, width) depths alone. Waits for the stream.
   void read_back(VisibilityBuffer& out, dev::Stream stream);

@@ -118,8 +118,7 @@ void draw_views(const DeviceScene& scene, Culler& culler, Rasteriser& rasteriser
     rasteriser.read_back_depths(out, stream);
     out += size_t(view.width) * view.height;
     culler.add_stats(cull_stats, stream);
-    raster_stats.clusters += drawn.clusters, raster_stats.drawn_triangles += drawn.drawn_triangles;
-    raster_stats.clipped_triangles += drawn.clipped_triangles;
+    raster_stats.add(drawn);
   }
 }
 

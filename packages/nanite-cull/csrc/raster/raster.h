@@ -30,6 +30,11 @@ struct RasterOptions {
 
 struct RasterStats {
   uint64_t clusters = 0, clipped_triangles = 0, drawn_triangles = 0;
+
+  void add(const RasterStats& other) {
+    clusters += other.clusters, clipped_triangles += other.clipped_triangles;
+    drawn_triangles += other.drawn_triangles;
+  }
 };
 
 // Draws every visible cluster of one of the views that were culled. Throws native::ValueError when the buffer

@@ -23,11 +23,6 @@ void rename(const CullContext::Merge& merge, size_t slots, int threads, Visibili
   });
 }
 
-void add(const RasterStats& from, RasterStats& to) {
-  to.clusters += from.clusters, to.drawn_triangles += from.drawn_triangles;
-  to.clipped_triangles += from.clipped_triangles;
-}
-
 }  // namespace
 
 void History::enter(const Scene& scene) {
@@ -80,7 +75,7 @@ void draw_two_pass(CullContext& context, const Scene& scene, const View& view, c
   if (motion && history.before.epoch > 0)
     find_motion(scene, draws, history.before.view, *history.track, history.before.epoch, options.threads,
                 *motion);
-  history.keep(view);
+  history.keep(view, scene);
 }
 
 void draw_views(CullContext& context, const Scene& scene, const std::vector<View>& views,
@@ -106,7 +101,7 @@ void draw_views(CullContext& context, const Scene& scene, const std::vector<View
     RasterStats stats;
     raster(draws, views[i], visible, options, buffer, stats, static_cast<uint32_t>(i));
     std::copy(buffer.depth.begin(), buffer.depth.end(), out + i * pixels);
-    add(stats, raster_stats);
+    raster_stats.add(stats);
   }
   if (histories.empty()) return;
 
@@ -132,7 +127,7 @@ void draw_views(CullContext& context, const Scene& scene, const std::vector<View
       pyramid_of(i, drawn[i]);
     }
     std::swap(histories[i]->pyramid, drawn[i]);
-    histories[i]->keep(views[i]);
+    histories[i]->keep(views[i], scene);
   }
 }
 

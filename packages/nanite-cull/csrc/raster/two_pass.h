@@ -21,7 +21,8 @@ struct History {
   std::shared_ptr<Track> track;  // of the scene that was drawn last
   struct Seen {
     View view;
-    uint64_t epoch = 0;  // of the track, since that frame; 0: there was none
+    uint64_t epoch = 0;     // of the track, since that frame; 0: there was none
+    uint64_t revision = 0;  // of the scene, in that frame
   };
   Seen last;    // what the pyramid is of
   Seen before;  // the last frame as a whole: one that waits for pages is drawn more than once
@@ -32,7 +33,7 @@ struct History {
   void enter(const Scene& scene);
   // What this frame leaves out as hidden; the history stays as it is meanwhile.
   Occluders look_back() const;
-  void keep(const View& view) { last = {view, track->begin()}; }
+  void keep(const View& view, const Scene& scene) { last = {view, track->begin(), scene.revision()}; }
 };
 
 // Draws the scene, leaving out what is hidden, and makes this frame the history. `context` knows view and

@@ -2,9 +2,10 @@
 
 #include <algorithm>
 
+#include "build/srgb.h"
+#include "core/resolve_pixel.h"
 #include "native/parallel.h"
 #include "resolve/interpolator.h"
-#include "resolve/srgb.h"
 
 namespace nanite_cull {
 
@@ -43,6 +44,8 @@ uint32_t material_of(const Draws& draws, const VisibleClusters& visible, uint32_
 void resolve_albedo(const Draws& draws, const View& view, const VisibleClusters& visible,
                     const VisibilityBuffer& buffer, float* out, int threads) {
   const MaterialBins bins(draws);
+  const ImageSize image{view.width, view.height};
+  const float* const light = light_table();
   const int columns = (buffer.width + tile_width - 1) / tile_width,
             rows = (buffer.height + tile_height - 1) / tile_height;
   native::parallel_for(int64_t(columns) * rows, 1, threads, [&](int64_t t, int64_t) {
@@ -74,18 +77,11 @@ void resolve_albedo(const Draws& draws, const View& view, const VisibleClusters&
       if (bin_of[i] != none) pixels[begin[bin_of[i]]++] = i;
 
     Interpolator tri;
-    const Wants wants{false, false, true, false, true};
     for (uint32_t i : pixels) {
       const int x = x0 + static_cast<int>(i) % (x1 - x0), y = y0 + static_cast<int>(i) / (x1 - x0);
       const size_t at = size_t(y) * buffer.width + x;
-      if (!tri.valid || tri.id != buffer.id[at]) tri.prepare(draws, visible, buffer.id[at], wants);
-      float weight[3] = {0, 0, 0}, color[4];
-      if (tri.interpolates) tri.weights(view, x, y, weight);
-      tri.color(weight, color);
-      for (int c = 0; c < 3 && !tri.linear_colors; ++c) color[c] = light_of(color[c]);
-      const Texel texel = tri.texel(view, x, y);
-      const float both[4] = {texel.r * color[0], texel.g * color[1], texel.b * color[2], texel.a * color[3]};
-      std::copy_n(both, 4, out + 4 * at);
+      if (!tri.valid || tri.id != buffer.id[at]) tri.prepare(draws, visible, buffer.id[at], albedo_wants());
+      albedo_of(tri, x, y, image, light, out + 4 * at);
     }
   });
 }

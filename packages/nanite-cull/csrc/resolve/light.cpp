@@ -109,7 +109,7 @@ void find_light(const Draws& draws, const View& view, const VisibleClusters& vis
           unproject_pixel(lens, places.to_world, places.eye, x, int(y), buffer.depth[pixel], point);
           if (!tri.valid || tri.id != buffer.id[pixel])
             tri.prepare(draws, visible, buffer.id[pixel], Wants{true, false, false, false});
-          if (tri.interpolates) tri.weights(view, x, int(y), weight);
+          if (tri.interpolates) tri.weights(x, int(y), view.width, view.height, weight);
           tri.normal(weight, normal);
           float eye[3];
           towards_eye(lens, x, int(y), eye);

@@ -5,10 +5,10 @@
 #include <limits>
 #include <memory>
 
+#include "build/srgb.h"
 #include "native/parallel.h"
 #include "resolve/hollows.h"
 #include "resolve/interpolator.h"
-#include "resolve/srgb.h"
 
 namespace nanite_cull {
 
@@ -80,7 +80,7 @@ void base_of(const Interpolator& tri, const Visible& visible, const View& view, 
     case Base::plain: out[0] = 0.80f, out[1] = 0.76f, out[2] = 0.70f; return;
     case Base::color: {
       tri.color(weight, color);
-      const Texel texel = tri.texel(view, x, y);
+      const Texel texel = tri.texel(x, y, view.width, view.height);
       const float light[3] = {texel.r, texel.g, texel.b};
       for (int c = 0; c < 3; ++c)
         out[c] = tri.linear_colors ? display_of(color[c] * light[c]) : color[c] * display_of(light[c]);
@@ -90,9 +90,7 @@ void base_of(const Interpolator& tri, const Visible& visible, const View& view, 
     case Base::triangle: return stable_color(tri.triangle, out);
     case Base::instance: return stable_color(visible.instance, out);
     case Base::level:
-      return ramp_color(
-          options, float(tri.asset->clusters[tri.cluster].level) / float(std::max(1u, options.top_level)),
-          out);
+      return ramp_color(options, float(tri.level) / float(std::max(1u, options.top_level)), out);
   }
 }
 
@@ -150,7 +148,7 @@ class TileShader {
       const uint32_t id = seen.buffer.id[at];
       const Interpolator& tri = triangles_.of(seen.draws, seen.visible, id, wants);
       float weight[3] = {0, 0, 0};
-      if (tri.interpolates) tri.weights(seen.view, x, y, weight);
+      if (tri.interpolates) tri.weights(x, y, seen.view.width, seen.view.height, weight);
       tri.normal(weight, normal_[x - tile.x0]);
       base_of(tri, seen.visible.buffer[id >> triangle_bits], seen.view, x, y, weight, options,
               base_[x - tile.x0]);

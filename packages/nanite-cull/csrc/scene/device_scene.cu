@@ -6,23 +6,29 @@
 #include <utility>
 #include <vector>
 
+#include "build/srgb.h"
 #include "core/queue_layout.h"
 #include "native/check.h"
 
 namespace nanite_cull::cuda {
 
 AssetArrays DeviceScene::AssetMemory::arrays() const {
-  return {nodes.data(),     groups.data(),      clusters.data(),  bounds.data(),
-          positions.data(), vertex_refs.data(), triangles.data(), static_cast<uint32_t>(clusters.size()),
-          source->box,      root_of(*source),   drawn.data(),     static_cast<uint32_t>(drawn.size()),
-          materials.data(), uvs.data(),         colors.data()};
+  return {nodes.data(),     groups.data(),
+          clusters.data(),  bounds.data(),
+          positions.data(), vertex_refs.data(),
+          triangles.data(), static_cast<uint32_t>(clusters.size()),
+          source->box,      root_of(*source),
+          drawn.data(),     static_cast<uint32_t>(drawn.size()),
+          materials.data(), uvs.data(),
+          colors.data(),    normals.data(),
+          looks.data(),     static_cast<uint32_t>(looks.size())};
 }
 
 bool DeviceScene::AssetMemory::is(const std::shared_ptr<const Asset>& asset) const {
   return source == asset && surfaces == asset->surfaces;
 }
 
-// A texture that decides about holes; assets that have the same one share it.
+// Assets that have the same texture share it.
 std::shared_ptr<DeviceScene::TextureMemory> DeviceScene::bring_texture(const Surfaces& surfaces,
                                                                        const Texture& texture,
                                                                        dev::Stream stream) {
@@ -63,6 +69,44 @@ void DeviceScene::bring_surfaces(AssetMemory& memory, dev::Stream stream) {
   dev::wait(stream);  // before the host's table goes
 }
 
+// All that pixels are resolved to, where bring_surfaces() left it out.
+void DeviceScene::bring_looks(AssetMemory& memory, dev::Stream stream) {
+  if (memory.resolves) return;
+  const Asset& a = *memory.source;
+  memory.normals.upload(a.normals, stream);
+  if (memory.materials.size() == 0) memory.materials.upload(a.materials, stream);
+  if (memory.uvs.size() == 0) memory.uvs.upload(a.uvs, stream);
+  if (memory.colors.size() == 0) memory.colors.upload(a.colors, stream);
+  std::vector<Surface> table = memory.surfaces ? memory.surfaces->table : std::vector<Surface>();
+  for (Surface& surface : table) {
+    if (!surface.texture.texels) continue;
+    memory.textures.push_back(bring_texture(*memory.surfaces, surface.texture, stream));
+    surface.texture.texels = memory.textures.back()->texels.data();
+    surface.texture.linear = linear_.data();
+  }
+  memory.looks.upload(table, stream);
+  memory.resolves = true;
+  dev::wait(stream);  // before the host's table goes
+}
+
+void DeviceScene::bring_arrays(dev::Stream stream) {
+  std::vector<AssetArrays> arrays;
+  for (const AssetMemory& memory : assets_) arrays.push_back(memory.arrays());
+  asset_arrays_.upload(arrays, stream);
+  dev::wait(stream);  // the host's copies end here
+}
+
+void DeviceScene::bring_attributes(dev::Stream stream) {
+  if (light_.size() == 0) {
+    light_.resize(light_entries);
+    light_.upload(light_table(), 0, light_entries, stream);
+  }
+  const bool complete = std::all_of(assets_.begin(), assets_.end(), [](auto& m) { return m.resolves; });
+  if (complete) return;
+  for (AssetMemory& memory : assets_) bring_looks(memory, stream);
+  bring_arrays(stream);
+}
+
 void DeviceScene::add(std::shared_ptr<const Asset> asset, dev::Stream stream) {
   native::demand(!asset->file, [] {
     return std::string(
@@ -101,7 +145,6 @@ void DeviceScene::bring_assets(const Scene& scene, dev::Stream stream) {
   std::vector<AssetMemory> before = std::move(assets_);
   assets_.clear();
   depth_ = 0, most_clusters_ = 0, any_masked_ = false;
-  std::vector<AssetArrays> arrays;
   for (const auto& asset : scene.assets) {
     const auto kept = std::find_if(before.begin(), before.end(),
                                    [&](const AssetMemory& memory) { return memory.is(asset); });
@@ -109,15 +152,13 @@ void DeviceScene::bring_assets(const Scene& scene, dev::Stream stream) {
       add(asset, stream);
     else
       assets_.push_back(std::move(*kept));
-    arrays.push_back(assets_.back().arrays());
     depth_ = std::max(depth_, asset->depth);
     any_masked_ |= asset->surfaces && asset->surfaces->any_masked();
-    most_clusters_ = std::max(most_clusters_, arrays.back().cluster_count);
+    most_clusters_ = std::max(most_clusters_, static_cast<uint32_t>(asset->clusters.size()));
   }
-  asset_arrays_.upload(arrays, stream);
+  bring_arrays(stream);
   textures_.erase(std::remove_if(textures_.begin(), textures_.end(), [](auto& t) { return t.expired(); }),
                   textures_.end());
-  dev::wait(stream);  // the host's copies end here
 }
 
 void DeviceScene::bring_instances(const Scene& scene, int64_t first, int64_t count, dev::Stream stream) {
@@ -142,25 +183,52 @@ void DeviceScene::bring_instances(const Scene& scene, int64_t first, int64_t cou
   copied_bytes_ += count * (sizeof(InstanceRecord) + sizeof(Sphere));
 }
 
+// Neighbouring stretches that changed in one piece, at most 16 of them.
+template <class Changed, class Bring>
+void DeviceScene::each_stretch(Changed&& changed, Bring&& bring) const {
+  for (int64_t first = 0; first < count_;) {
+    int64_t last = first;
+    while (last < count_ && last - first < 16 * Scene::stretch && changed(last / Scene::stretch))
+      last = std::min(last + Scene::stretch, count_);
+    if (last > first) bring(first, last - first);
+    first = last > first ? last : first + Scene::stretch;
+  }
+}
+
 void DeviceScene::update(const Scene& scene, dev::Stream stream) {
   copied_bytes_ = 0;
   const int64_t count = scene.size();
   const bool anew = scene_ != &scene || count_ != count;
   const bool has_assets = holds_assets(scene);
-  if (!anew && has_assets && revision_ == scene.revision()) return;
+  changed_ = anew || !has_assets || revision_ != scene.revision();
+  if (!changed_) return;
   scene_ = nullptr;  // until all is there
   if (!has_assets) bring_assets(scene, stream);
   if (anew) instances_.resize(count), spheres_.resize(count);
-  for (int64_t first = 0; first < count;) {
-    // neighbouring stretches in one copy
-    int64_t last = first;
-    while (last < count && last - first < 16 * Scene::stretch &&
-           (anew || scene.changed_since(revision_, last / Scene::stretch)))
-      last = std::min(last + Scene::stretch, count);
-    if (last > first) bring_instances(scene, first, last - first, stream);
-    first = last > first ? last : first + Scene::stretch;
-  }
-  scene_ = &scene, count_ = count, revision_ = scene.revision();
+  count_ = count;
+  each_stretch([&](int64_t number) { return anew || scene.changed_since(revision_, number); },
+               [&](int64_t first, int64_t n) { bring_instances(scene, first, n, stream); });
+  scene_ = &scene, revision_ = scene.revision();
+}
+
+void DeviceScene::bring_motion(const Scene& scene, const Track& track, uint64_t epoch, uint64_t revision,
+                               dev::Stream stream) {
+  motion_.resize(instances_.size());
+  dev::copy_on_device(motion_.data(), instances_.data(), instances_.size() * sizeof(InstanceRecord), stream);
+  std::vector<InstanceRecord> records;
+  each_stretch([&](int64_t number) { return scene.changed_since(revision, number); },
+               [&](int64_t first, int64_t count) {
+                 records.assign(count, InstanceRecord());
+                 for (int64_t k = 0; k < count; ++k) {
+                   const Placement now = scene.placement(first + k);
+                   Placement place;
+                   if (!track.previous(first + k, epoch, now, place)) place = now;
+                   std::memcpy(records[k].linear, place.linear, sizeof(records[k].linear));
+                   std::memcpy(records[k].translation, place.translation, sizeof(records[k].translation));
+                 }
+                 motion_.upload(records.data(), first, count, stream);
+                 dev::wait(stream);  // before the records are others
+               });
 }
 
 void DeviceScene::keep_places(dev::Stream stream) {

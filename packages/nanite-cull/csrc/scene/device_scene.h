@@ -3,6 +3,7 @@
 #pragma once
 
 #include "build/surfaces.h"
+#include "core/drawn_triangle.h"
 #include "core/instance_view.h"
 #include "core/records.h"
 #include "core/wide.h"
@@ -32,12 +33,20 @@ struct AssetArrays {
   const uint32_t* materials;  // (V), or null: all of the first
   const float* uvs;           // (V, 2) or null
   const float* colors;        // (V, 4) or null
+  // What pixels are resolved to; null before bring_attributes().
+  const float* normals;  // (V, 3) or null
+  const Surface* looks;  // all materials, with their textures
+  uint32_t look_count;
 
   HD float bound(int row, uint32_t cluster) const { return bounds[int64_t(row) * cluster_count + cluster]; }
   HD const float* position(const Cluster& c, int local) const {
     return positions + 3 * int64_t(vertex(c, local));
   }
   HD uint32_t vertex(const Cluster& c, int local) const { return vertex_refs[c.vertex_begin + local]; }
+  HD VertexArrays attributes() const { return {positions, normals, uvs, colors, materials}; }
+  HD const Surface* look(uint32_t material) const {
+    return material < look_count ? looks + material : nullptr;
+  }
   // What the material of a triangle with that first vertex decides; null: nothing.
   HD const Surface* surface(uint32_t first_vertex) const {
     if (!surfaces) return nullptr;
@@ -73,16 +82,28 @@ class DeviceScene {
 
   SceneArrays arrays() const;
 
+  // Brings what pixels are resolved to, of the assets that are there and have it not yet: attributes of all
+  // vertices, materials and their textures.
+  void bring_attributes(dev::Stream stream);
+  const float* light() const { return light_.data(); }  // of build/srgb.h
+
   // Keeps where the instances are, for the next frame's occlusion.
   void keep_places(dev::Stream stream);
   const InstanceRecord* places_before() const { return places_before_.data(); }
   uint32_t count_before() const { return static_cast<uint32_t>(places_before_.size()); }
   const Scene* source() const { return scene_; }  // compared, not followed
 
+  // Brings where the instances were when `epoch` of a track began, for velocities; one that was not there
+  // counts as standing still. `revision`: of the scene at that time. The scene is up to date.
+  void bring_motion(const Scene& scene, const Track& track, uint64_t epoch, uint64_t revision,
+                    dev::Stream stream);
+  const InstanceRecord* motion() const { return motion_.data(); }
+
   bool any_masked() const { return any_masked_; }            // holes are somewhere
   int depth() const { return depth_; }                       // of the deepest hierarchy, in nodes
   uint32_t most_clusters() const { return most_clusters_; }  // of an asset
   uint64_t copied_bytes() const { return copied_bytes_; }    // by the last update
+  bool changed_by_last_update() const { return changed_; }
 
  private:
   struct TextureMemory {
@@ -103,29 +124,37 @@ class DeviceScene {
     std::vector<std::shared_ptr<TextureMemory>> textures;
     DeviceArray<uint32_t> materials;
     DeviceArray<float> uvs, colors;
+    // where pixels are resolved
+    bool resolves = false;
+    DeviceArray<Surface> looks;
+    DeviceArray<float> normals;
     AssetArrays arrays() const;
     bool is(const std::shared_ptr<const Asset>& asset) const;
   };
   void add(std::shared_ptr<const Asset> asset, dev::Stream stream);
   void bring_surfaces(AssetMemory& memory, dev::Stream stream);
+  void bring_looks(AssetMemory& memory, dev::Stream stream);
+  void bring_arrays(dev::Stream stream);
   std::shared_ptr<TextureMemory> bring_texture(const Surfaces& surfaces, const Texture& texture,
                                                dev::Stream stream);
   bool holds_assets(const Scene& scene) const;
   void bring_assets(const Scene& scene, dev::Stream stream);
   void bring_instances(const Scene& scene, int64_t first, int64_t count, dev::Stream stream);
+  template <class Changed, class Bring>
+  void each_stretch(Changed&& changed, Bring&& bring) const;
 
   const Scene* scene_ = nullptr;  // compared, not followed
   uint64_t revision_ = 0, copied_bytes_ = 0;
   int64_t count_ = 0;
   int depth_ = 0;
   uint32_t most_clusters_ = 0;
-  bool any_masked_ = false;
+  bool any_masked_ = false, changed_ = false;
   std::vector<AssetMemory> assets_;
   std::vector<std::weak_ptr<TextureMemory>> textures_;  // those that assets share
-  DeviceArray<float> linear_;                           // of Texture
+  DeviceArray<float> linear_, light_;                   // of Texture, of colours of vertices
   DeviceArray<AssetArrays> asset_arrays_;
   DeviceArray<Sphere> spheres_;
-  DeviceArray<InstanceRecord> instances_, places_before_;
+  DeviceArray<InstanceRecord> instances_, places_before_, motion_;
   uint64_t places_revision_ = 0;
 };
 

@@ -430,8 +430,9 @@ def build(
     (N, 3), uvs (N, 2), colors (N, 3) or (N, 4), floats in 0 to 1 or uint8, material_ids (M,)
     integers, materials: what each id looks like (without ids the first is everywhere); their
     base_color multiplies the vertices' colours. colors are a display's (sRGB) without materials,
-    with them what each Material.vertex_colors says, "linear" unless given. uvs count from the lower
-    left corner of a picture. Arrays are numpy, torch (cpu) or DLPack.
+    with them what each Material.vertex_colors says, "linear" unless given; levels of detail weigh
+    their errors as a display shows them. uvs count from the lower left corner of a picture. Arrays
+    are numpy, torch (cpu) or DLPack.
 
     Positions are snapped to a power-of-two grid and welded, so a soup of separate triangles gives
     what the welded mesh gives. The grid follows from the extent of what faces use and from the
@@ -480,6 +481,7 @@ def build(
     if len(f) and len(v) and int(f.max()) < len(v):
         mask = _lock_mask(lock, v, f)
         v, f, n, t, c, mask = _with_base_colors((v, f, n, t, c, mask), ids, materials)
+        options.set_linear_colors([m.vertex_colors == "linear" for m in materials])
     else:
         mask = None  # the core says what is wrong
 

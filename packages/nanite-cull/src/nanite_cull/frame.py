@@ -1,5 +1,6 @@
 """One rendered frame: what its pixels saw, as arrays and pictures."""
 
+import threading
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -56,9 +57,11 @@ class Frame:
         lights: tuple[Sun | Lamp, ...] = (),
         shadows: Shadows | None = None,
         has_velocity: bool = False,
+        device: tuple[Any, threading.Lock] | None = None,
     ) -> None:
         self._core, self._assets, self._view, self._threads = core, assets, view, threads
         self.lights, self._shadows, self._has_velocity = lights, shadows, has_velocity
+        self._device = device
         self.camera, self.stats = camera, stats
         self.width, self.height = view.width, view.height
         self._samples: list[Frame] = []
@@ -100,7 +103,18 @@ class Frame:
     def _resolve(self, **targets: np.ndarray) -> None:
         names = ("instance", "cluster", "triangle", "level", "material", "normal", "uv", "color",
                  "velocity")  # fmt: skip
-        self._core.resolve(self._view, *(targets.get(name) for name in names), self._threads)
+        planes = [targets.get(name) for name in names]
+        if not self._on_device("resolve", *planes):
+            self._core.resolve(self._view, *planes, self._threads)
+
+    def _on_device(self, function: str, *planes: np.ndarray | None) -> bool:
+        """Has planes resolved on the device that drew this frame, while it holds it; whether it
+        does. The core's are the same bits."""
+        if self._device is None:
+            return False
+        device, drawing = self._device
+        with drawing:
+            return bool(getattr(device, function)(self._core, *planes))
 
     @cached_property
     def _ids(self) -> dict[str, np.ndarray]:
@@ -164,7 +178,8 @@ class Frame:
         `color` as linear light; zero where nothing was drawn. Pictures show it by sRGB's curve
         where colours are linear; a display's colours multiply there what is displayed."""
         out = np.empty((self.height, self.width, 4), np.float32)
-        self._core.resolve_albedo(self._view, out, self._threads)
+        if not self._on_device("resolve_albedo", out):
+            self._core.resolve_albedo(self._view, out, self._threads)
         return out
 
     @cached_property

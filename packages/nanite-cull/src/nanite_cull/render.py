@@ -70,7 +70,7 @@ def _check_device(options: dict[str, Any]) -> None:
     wanted = {
         "traversal": options["traversal"] == "instances",
         "hierarchy": not options["hierarchy"],
-        **{k: options[k] for k in ("velocity", "overdraw", "large_path_only")},
+        **{k: options[k] for k in ("overdraw", "large_path_only")},
     }
     for name, given in wanted.items():
         if given:
@@ -98,8 +98,9 @@ class Renderer:
     device: "cpu", or "cuda": culling and drawing by CUDA kernels, on the device that is current,
     with the bits of the CPU; the scene stays there and what changes is copied. Compiled and
     simulated, never run. Needs a build with CUDA (GPU=ON); takes assets in memory, and draws
-    without velocity, overdraw and cull_camera; shadow maps and `render_depths` there take a view
-    after the other, without occlusion.
+    without overdraw and cull_camera; shadow maps and `render_depths` there take a view after the
+    other, without occlusion. Planes of the last frame (ids, normal, uv, color, albedo, velocity)
+    are resolved there, those of older ones on the CPU, with the same bits; pictures are the CPU's.
 
     traversal: the order in which the hierarchies are gone through; what is found is the same. None
     is "instances" on the CPU and "levels" on a device.
@@ -351,24 +352,25 @@ class Renderer:
         if self._device is not None and cull_camera is not None:
             raise ValueError('Renderer.render: cull_camera needs device "cpu"')
         core, seconds = self._take_core(), Counter[str]()
-        if self._device is not None:
-            view, stats = self._draw_on_device(scene, camera, core, seconds, self.occlusion)
-        elif (self.occlusion or self.velocity) and cull_camera is None:
+        if (self.occlusion or self.velocity) and cull_camera is None:
             history = self.__dict__.pop("_history", None) or _C.History(self.occlusion)
             if self.velocity:
                 history.begin_frame()
-
-            def draw(view: _C.View) -> dict[str, Any]:
-                return core.draw_two_pass(
-                    scene._core, view, self._cull, self._raster, history, self._streamer
+            if self._device is not None:
+                view, stats = self._draw_on_device(
+                    scene, camera, core, seconds, self.occlusion, history if self.velocity else None
                 )
-
-            view, stats = self._cull_until_resident(scene, camera, seconds, draw)
+            else:
+                view, stats = self._draw_by_history(scene, camera, core, seconds, history)
             self._history = history
+        elif self._device is not None:
+            view, stats = self._draw_on_device(scene, camera, core, seconds, False)
         else:
             view, stats = self._draw(scene, camera, cull_camera or camera, core, seconds)
         shadows = self._draw_shadows(scene, camera, core.depth, seconds) if self.lights else None
-        shared = {"lights": self.lights, "shadows": shadows, "has_velocity": self.velocity}
+        device = None if self._device is None else (self._device, self._drawing)
+        shared = {"lights": self.lights, "shadows": shadows, "has_velocity": self.velocity,
+                  "device": device}  # fmt: skip
         frame = Frame(core, scene.assets, camera, view, self.threads, stats, **shared)
         start = perf_counter()
         for x, y in _sample_offsets(self.samples)[1:]:
@@ -410,6 +412,23 @@ class Renderer:
         seconds["raster"] = perf_counter() - start
         return view, stats
 
+    def _draw_by_history(
+        self,
+        scene: Scene,
+        camera: Camera,
+        core: _C.Frame,
+        seconds: Counter[str],
+        history: _C.History,
+    ) -> tuple[_C.View, dict[str, Any]]:
+        """Culls and draws in two passes, or with what velocities need of the last frame."""
+
+        def draw(view: _C.View) -> dict[str, Any]:
+            return core.draw_two_pass(
+                scene._core, view, self._cull, self._raster, history, self._streamer
+            )
+
+        return self._cull_until_resident(scene, camera, seconds, draw)
+
     def _draw_on_device(
         self,
         scene: Scene,
@@ -417,13 +436,17 @@ class Renderer:
         core: _C.Frame,
         seconds: Counter[str],
         occlusion: bool,
+        history: _C.History | None = None,
     ) -> tuple[_C.View, dict[str, Any]]:
-        """Culls and draws on a device; with occlusion by its last such frame."""
+        """Culls and draws on a device; with occlusion by its last such frame. `history`: for
+        velocities."""
         device: Any = self._device
 
         def draw(view: _C.View) -> dict[str, Any]:
             with self._drawing:
-                return device.draw(core, scene._core, view, self._cull, self._raster, occlusion)
+                return device.draw(
+                    core, scene._core, view, self._cull, self._raster, occlusion, history
+                )
 
         return self._cull_until_resident(scene, camera, seconds, draw)
 

@@ -4,7 +4,8 @@
 
 #include <memory>
 
-#include "raster/raster.h"
+#include "core/resolve_pixel.h"
+#include "raster/two_pass.h"
 
 namespace nanite_cull::cuda {
 
@@ -25,10 +26,17 @@ class DeviceFrame {
             CullStats& stats);
 
   // Culls and draws: the picture that raster() makes. With `occlusion` what the last frame so drawn, and then
-  // this one, hide is left out, the picture the same (raster/two_pass.h). Else as cull().
-  void draw(const Scene& scene, const View& view, const CullOptions& culling, const RasterOptions& drawing,
-            bool occlusion, VisibleClusters& visible, CullStats& cull_stats, VisibilityBuffer& out,
-            RasterStats& raster_stats);
+  // this one, hide is left out, the picture the same (raster/two_pass.h). `history`: for velocities, what
+  // moved since the frame that it knows, and then this one; null: there are none. Else as cull(). Returns the
+  // number of the picture.
+  uint64_t draw(const Scene& scene, const View& view, const CullOptions& culling,
+                const RasterOptions& drawing, bool occlusion, History* history, VisibleClusters& visible,
+                CullStats& cull_stats, VisibilityBuffer& out, RasterStats& raster_stats);
+
+  // What resolve() and resolve_albedo() of resolve/ give for that picture, into host memory; false, and
+  // nothing is written, where the device holds another one by now. Waits for the device.
+  bool resolve(uint64_t picture, const ResolveTargets& targets);
+  bool resolve_albedo(uint64_t picture, float* out);
 
   // Depth alone of views of one size, one behind the other in `out`: what draw_views() has without histories.
   // Else as cull().

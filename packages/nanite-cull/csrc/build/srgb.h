@@ -5,11 +5,25 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/srgb.h"
+
 namespace nanite_cull {
 
-inline float light_of(float display) {
-  const float c = std::clamp(display, 0.0f, 1.0f);
-  return c <= 0.04045f ? c / 12.92f : std::pow((c + 0.055f) / 1.055f, 2.4f);
+inline double exact_light(double display) {
+  return display <= 0.04045 ? display / 12.92 : std::pow((display + 0.055) / 1.055, 2.4);
+}
+
+// (light_entries), for light_of().
+inline const float* light_table() {
+  struct Table {
+    float at[light_entries];
+    Table() {
+      for (int i = 0; i <= light_bins; ++i) at[i] = float(exact_light(double(i) / light_bins));
+      at[light_bins + 1] = at[light_bins];
+    }
+  };
+  static const Table table;
+  return table.at;
 }
 
 // The other way: its value by the root, where it bends least.

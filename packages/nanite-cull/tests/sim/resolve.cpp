@@ -1,0 +1,230 @@
+// Resolving kernels beside the CPU: the same numbers for every pixel.
+#include <cull/cull.cu>
+#include <raster/raster.cu>
+#include <raster/two_pass.cu>
+#include <resolve/resolve.cu>
+#include <scene/device_scene.cu>
+
+#include "cusim_test.h"
+#include "resolve/albedo.h"
+#include "resolve/resolve.h"
+#include "scenes.h"
+#include "sort.h"
+
+namespace gpu = nanite_cull::cuda;
+using namespace nanite_cull;
+using cusim::Buffer;
+
+namespace {
+
+// The leafy patch with normals, every second material of linear colours, all of them with a picture.
+std::shared_ptr<const Asset> painted(const Asset& patch) {
+  Asset a = *scenes::leafy(patch);
+  for (size_t v = 0; v < a.vertex_count(); ++v) {
+    const float x = a.positions[3 * v], y = a.positions[3 * v + 1];
+    a.normals.insert(a.normals.end(), {0.3f * x, 0.2f * y, 1});
+  }
+  Surfaces surfaces = *a.surfaces;
+  for (size_t i = 0; i < surfaces.table.size(); ++i) {
+    Surface& surface = surfaces.table[i];
+    surface.texture = surfaces.textures[0]->texture(), surface.linear_colors = i % 2;
+    surface.sampler.wrap[0] = i == 2 ? Wrap::clamp : Wrap::repeat;
+    surface.sampler.mip = i == 0 ? MipFilter::nearest : MipFilter::linear;
+    surface.sampler.magnify = i == 1 ? Filter::nearest : Filter::linear;
+    surface.to_picture[1] = 0.25f * static_cast<float>(i);
+  }
+  surfaces.table[0].masked = 0;
+  a.surfaces = std::make_shared<const Surfaces>(std::move(surfaces));
+  return std::make_shared<const Asset>(std::move(a));
+}
+
+// Instances with normals and without, of textures, colours, materials and of none.
+void fill(Scene& scene, int count, scenes::Random& random) {
+  scenes::fill(scene, count, 1.5, random, true);
+  const uint32_t asset = scene.add_asset(painted(*scenes::patch(4, 1, 3)));
+  for (int i = 0; i < count / 2; ++i) {
+    double place[12];
+    for (double& x : place) x = random(-1, 1);
+    for (int k = 0; k < 3; ++k) place[5 * k] += 1.2;
+    scene.add(asset, place, 1, 1);
+  }
+}
+
+View look(scenes::Random& random, double distance, int width, int height) {
+  const double eye[3] = {random(-1, 1), random(-1, 1), distance}, centre[3] = {0, 0, 0};
+  return scenes::perspective(eye, centre, 1.2, 0.2, width, height, 1);
+}
+
+CullOptions options() {
+  CullOptions out;
+  out.threads = 1, out.traversal = Traversal::levels;
+  out.max_candidate_nodes = out.max_candidate_clusters = out.max_visible_clusters = 2048;
+  return out;
+}
+
+// The planes of an image, by the host or by the device.
+struct Planes {
+  std::vector<uint32_t> ids[5];
+  std::vector<float> normal, uv, color, velocity, albedo;
+
+  explicit Planes(size_t pixels)
+      : normal(3 * pixels, -7.0f),
+        uv(2 * pixels, -7.0f),
+        color(4 * pixels, -7.0f),
+        velocity(2 * pixels, -7.0f),
+        albedo(4 * pixels, -7.0f) {
+    for (auto& plane : ids) plane.assign(pixels, 7u);
+  }
+};
+
+struct Host {
+  CullContext context;
+  History history;
+  VisibleClusters visible;
+  Draws draws;
+  VisibilityBuffer buffer;
+  Motion motion;
+  CullStats stats;
+  RasterStats drawn;
+
+  Planes draw(const Scene& scene, const View& view) {
+    RasterOptions drawing;
+    drawing.threads = 1;
+    history.begin_frame();
+    context.init_context(view, options());
+    draw_two_pass(context, scene, view, drawing, history, visible, draws, buffer, stats, drawn, nullptr,
+                  &motion);
+    Planes out(buffer.id.size());
+    ResolveTargets t;
+    t.instance = out.ids[0].data(), t.cluster = out.ids[1].data(), t.triangle = out.ids[2].data();
+    t.level = out.ids[3].data(), t.material = out.ids[4].data();
+    t.normal = out.normal.data(), t.uv = out.uv.data(), t.color = out.color.data();
+    t.velocity = out.velocity.data();
+    resolve(draws, view, visible, buffer, motion, t, 1);
+    resolve_albedo(draws, view, visible, buffer, out.albedo.data(), 1);
+    return out;
+  }
+};
+
+struct Device {
+  gpu::DeviceScene scene;
+  gpu::Culler culler;
+  gpu::Rasteriser rasteriser;
+  gpu::DeviceHistory occluders;
+  gpu::Resolver resolver;
+  History history;  // of what moved
+
+  Planes draw(cusim::Device& device, const Scene& from, const View& view, bool occlusion) {
+    RasterStats drawn;
+    scene.update(from, &device);
+    history.enter(from), history.begin_frame();
+    if (occlusion) {
+      occluders.draw(scene, culler, rasteriser, view, options(), {}, drawn, &device);
+    } else {
+      culler.cull(scene, view, options(), &device);
+      rasteriser.draw(scene, culler, view, {}, drawn, &device);
+    }
+    resolver.find_motion(scene, culler, from, *history.track, history.before, &device);
+    history.keep(view, from);
+    return planes(device);
+  }
+
+  Planes planes(cusim::Device& device) {
+    const size_t pixels = rasteriser.pixels().size();
+    Planes out(pixels);
+    Buffer<uint32_t> ids[5] = {Buffer<uint32_t>(pixels), Buffer<uint32_t>(pixels), Buffer<uint32_t>(pixels),
+                               Buffer<uint32_t>(pixels), Buffer<uint32_t>(pixels)};
+    Buffer<float> normal(3 * pixels), uv(2 * pixels), color(4 * pixels), velocity(2 * pixels),
+        albedo(4 * pixels);
+    ResolveTargets t;
+    t.instance = ids[0].data(), t.cluster = ids[1].data(), t.triangle = ids[2].data();
+    t.level = ids[3].data(), t.material = ids[4].data();
+    t.normal = normal.data(), t.uv = uv.data(), t.color = color.data(), t.velocity = velocity.data();
+    resolver.resolve(scene, culler, rasteriser, t, &device);
+    resolver.resolve_albedo(scene, culler, rasteriser, albedo.data(), &device);
+    device.wait();
+    for (int i = 0; i < 5; ++i) out.ids[i] = ids[i].host();
+    out.normal = normal.host(), out.uv = uv.host(), out.color = color.host();
+    out.velocity = velocity.host(), out.albedo = albedo.host();
+    return out;
+  }
+};
+
+void require_equal(const Planes& got, const Planes& want) {
+  for (int i = 0; i < 5; ++i) CUSIM_REQUIRE(got.ids[i] == want.ids[i]);
+  CUSIM_REQUIRE(got.normal == want.normal);
+  CUSIM_REQUIRE(got.uv == want.uv);
+  CUSIM_REQUIRE(got.color == want.color);
+  CUSIM_REQUIRE(got.velocity == want.velocity);
+  CUSIM_REQUIRE(got.albedo == want.albedo);
+}
+
+bool has_other_than(const std::vector<float>& plane, float value) {
+  return std::any_of(plane.begin(), plane.end(), [=](float x) { return x != value; });
+}
+
+}  // namespace
+
+CUSIM_CASE(attributes_and_colours_are_those_of_the_host) {
+  scenes::Random random(device.config.seed);
+  Scene scene;
+  fill(scene, 8, random);
+  Device on_device;
+  Host host;
+  for (const double distance : {6.0, 0.4, -3.0}) {  // the second crosses the near plane
+    const View view = look(random, distance, 61, 43);
+    const Planes want = host.draw(scene, view);
+    require_equal(on_device.draw(device, scene, view, false), want);
+    CUSIM_REQUIRE(has_other_than(want.normal, 0) && has_other_than(want.uv, 0));
+    const auto seen = [&](size_t i) { return host.buffer.depth[i] > 0; };
+    size_t textured = 0, nothing = 0, two_thirds = 0;
+    for (size_t i = 0; i < host.buffer.depth.size(); ++i) {
+      nothing += !seen(i), two_thirds += seen(i) && want.ids[4][i] == 2;
+      textured += seen(i) && want.albedo[4 * i] != want.color[4 * i];
+    }
+    CUSIM_REQUIRE(distance != 6.0 || (textured > 0 && nothing > 0 && two_thirds > 0));
+  }
+}
+
+// Some move, some come, some go; the camera moves, is cut, and looks at another scene.
+void velocities(cusim::Device& device, bool occlusion) {
+  scenes::Random random(device.config.seed);
+  Scene scene, other;
+  fill(scene, 8, random), fill(other, 2, random);
+  Device on_device;
+  Host host;
+  host.history.occlusion = occlusion;
+  const auto move = [&](int64_t i) {
+    double place[12];
+    scene.transform(i, place);
+    place[3] += 0.2, place[7] -= 0.1;
+    scene.update(i, place, 1, 1);
+  };
+  for (int frame = 0; frame < 7; ++frame) {
+    if (frame == 2) move(1), move(1), move(5);
+    if (frame == 3) move(7), scene.remove(2, 3);  // numbers move down
+    if (frame == 4) scenes::fill(scene, 3, 1, random), move(0);
+    if (frame == 5) host.history.forget(), on_device.history.forget(), on_device.occluders.forget();
+    const Scene& drawn = frame == 6 ? other : scene;
+    const View view = look(random, 6 - 0.2 * frame, 53, 37);
+    const Planes want = host.draw(drawn, view);
+    require_equal(on_device.draw(device, drawn, view, occlusion), want);
+    CUSIM_REQUIRE(has_other_than(want.velocity, 0) == (frame > 0 && frame < 5));
+  }
+}
+
+CUSIM_CASE(velocities_are_those_of_the_host) { velocities(device, false); }
+CUSIM_CASE(velocities_with_occlusion_are_too) { velocities(device, true); }
+
+CUSIM_CASE(an_empty_view_resolves_to_nothing) {
+  Scene scene;
+  Host host;
+  Device on_device;
+  scenes::Random random(1);
+  const View view = look(random, 3, 7, 1);
+  const Planes got = on_device.draw(device, scene, view, false);
+  require_equal(got, host.draw(scene, view));
+  CUSIM_REQUIRE(got.ids[0] == std::vector<uint32_t>(7, none) && !has_other_than(got.albedo, 0));
+}
+
+CUSIM_MAIN
