@@ -80,3 +80,57 @@ def test_autocast_to_a_dtype_that_is_widened_rounds_the_result_alone(kernel, spa
     assert torch.equal(got, layer(x).features.half())
     got.float().sum().backward()
     assert features.grad.dtype is torch.float32
+
+
+@pytest.mark.parametrize("followed", [False, True])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_autocast_to_bfloat16_in_inference_rounds_the_weight_and_the_result(
+    kernel, followed, sparse
+):
+    indices = sparse.random_sites(200, 1, [8] * 3, 0)
+    layer = sp.SubMConv3d(4, 6, kernel)
+    net = sp.SparseSequential(layer, torch.nn.BatchNorm1d(6), torch.nn.ReLU()).eval()
+    net = net if followed else layer
+    x = sp.SparseConvTensor(torch.randn(200, 4), indices, [8] * 3, 1)
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            got = net(x).features
+        x = x.replace_feature(x.features.bfloat16().float())
+        with torch.autocast("cpu", torch.bfloat16):
+            again = net(x).features
+        layer.weight.copy_(layer.weight.bfloat16())
+        right = net(x).features
+    assert got.dtype is again.dtype is torch.bfloat16
+    assert torch.allclose(again.float(), right, rtol=2**-7, atol=1e-3)
+    assert torch.allclose(got.float(), right, rtol=2**-5, atol=2e-2)
+
+
+def test_shuffled_rows_of_bfloat16_are_those_in_order():
+    """From 4,096 rows on a map is built in site order, and features are placed as they are read."""
+    side = torch.arange(24)
+    grid = torch.stack(torch.meshgrid(side, side, side, indexing="ij"), -1).reshape(-1, 3)
+    indices = torch.nn.functional.pad(grid, (1, 0))[: 24 * 24 * 20].int()
+    order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    layer = sp.SubMConv3d(6, 10, 3).bfloat16()
+    features = torch.randn(len(indices), 6).bfloat16()
+    straight = results(layer, features, indices, [24] * 3, torch.bfloat16)
+    x = sp.SparseConvTensor(features[order], indices[order].contiguous(), [24] * 3, 1)
+    with torch.no_grad():
+        assert torch.equal(layer(x).features, straight[0][order])
+    wide = results(
+        layer.float(), features[order], indices[order].contiguous(), [24] * 3, torch.float32
+    )
+    narrow = results(layer.bfloat16(), features[order], indices[order], [24] * 3, torch.bfloat16)
+    for one, right in zip(narrow, wide, strict=True):
+        assert torch.allclose(one.float(), right, rtol=2**-7, atol=1e-4 * float(right.abs().max()))
+
+
+def test_mixed_dtypes_that_are_no_autocast_are_refused(sparse):
+    indices = sparse.random_sites(50, 1, [8] * 3, 0)
+    layer = sp.SubMConv3d(4, 6, 3)
+    x = sp.SparseConvTensor(torch.randn(50, 4).bfloat16(), indices, [8] * 3, 1)
+    with pytest.raises(TypeError, match="of one floating dtype"):
+        layer(x)
+    with pytest.raises(TypeError, match="of one floating dtype"):
+        layer.half()(x.replace_feature(torch.randn(50, 4)))

@@ -203,8 +203,9 @@ struct Operands {
 Operands check_operands(const char* name, const Tensor& x, const Tensor& weight, const Tensor& y,
                         int64_t groups, const std::string& arithmetic) {
   const Arithmetic kind = arithmetic_of(arithmetic);
+  const native::DType dtype = dtype_of(kind);
   const auto sizes =
-      spconv_lite::bindings::check_operands(name, x, weight, y, groups, device, dtype_of(kind));
+      spconv_lite::bindings::check_operands(name, x, weight, y, groups, device, {dtype, dtype, dtype});
   native::require_one_device(name, x, weight, y);
   return {kind,
           {sizes.in_channels / groups, sizes.out_channels / groups, groups},

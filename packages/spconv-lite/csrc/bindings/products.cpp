@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <type_traits>
 
 #include <bindings/cpu.h>
 #include <bindings/stages.h>
@@ -19,39 +20,65 @@ namespace spconv_lite::bindings {
 namespace {
 
 struct Operands : Sizes {
-  native::DType dtype;
+  DTypes dtypes;
 };
 
+// All of one dtype; but bfloat16 features go with float32 weights, which then is computed with, and make a
+// bfloat16 result, as float32 features may. Without multiplication of bfloat16 that is the only way.
 Operands check_cpu_operands(const char* function, const Tensor& x, const Tensor& weight, const Tensor& y,
                             int64_t groups) {
-  const bool narrow = x.dtype == native::bfloat16 && narrow::available();
-  const native::DType dtype = narrow ? native::bfloat16 : float_or_double(x);
-  return {check_operands(function, x, weight, y, groups, cpu, dtype), dtype};
+  const bool narrow = x.dtype == native::bfloat16;
+  DTypes dtypes{x.dtype, x.dtype, x.dtype};
+  if (!narrow) dtypes.x = dtypes.weight = dtypes.y = float_or_double(x);
+  if (weight.dtype == native::float32 && narrow) dtypes.weight = native::float32;
+  if (dtypes.weight == native::float32 && y.dtype == native::bfloat16) dtypes.y = native::bfloat16;
+  if (narrow && dtypes.weight == native::bfloat16 && !narrow::available())
+    dtypes = {native::float32, native::float32, native::float32};  // for require to refuse
+  return {check_operands(function, x, weight, y, groups, cpu, dtypes), dtypes};
 }
 
+void require_one_dtype(const char* function, const DTypes& dtypes) {
+  native::demand(dtypes.x == dtypes.y, [&] {
+    return std::string(function) + ": features and gradient must be of one dtype, or both of bfloat16";
+  });
+}
+
+// Calls run(T, X), the types of the weight and of the features, without the GIL.
 template <class Run>
-void by_dtype(native::DType dtype, Run&& run) {
-  if (!(dtype == native::bfloat16)) return by_wide_dtype(dtype, run);
+void by_dtypes(const DTypes& dtypes, Run&& run) {
   nb::gil_scoped_release released;
-  run(Bfloat16{});
+  if (dtypes.weight == native::float64)
+    run(double{}, double{});
+  else if (dtypes.weight == native::bfloat16)
+    run(Bfloat16{}, Bfloat16{});
+  else if (dtypes.x == native::bfloat16)
+    run(float{}, Bfloat16{});
+  else
+    run(float{}, float{});
 }
 
 void convolve(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& pair_in,
               const Tensor& pair_out, const Tensor& block_offset, const Tensor& y, int64_t groups,
               int threads, const std::optional<Tensor>& scale, bool rectified) {
   const Operands op = check_cpu_operands("conv", x, weight, y, groups);
-  const native::DType sums = op.dtype == native::bfloat16 ? native::float32 : op.dtype;
+  const native::DType sums = op.dtypes.weight == native::bfloat16 ? native::float32 : op.dtypes.weight;
   if (bias) require(*bias, "conv", "bias", cpu, sums, op.out_channels);
   if (scale) require(*scale, "conv", "scale", cpu, sums, op.out_channels);
   native::demand(bias || !scale, [] { return std::string("conv: a scale comes with a bias"); });
   const auto map = make_map("conv", pair_in, pair_out, block_offset, op.in_rows, op.out_rows, op.volume);
-  by_dtype(op.dtype, [&](auto zero) {
-    using T = decltype(zero);
+  by_dtypes(op.dtypes, [&](auto weight_type, auto x_type) {
+    using T = decltype(weight_type);
+    using X = decltype(x_type);
     using Sum = typename spconv_lite::SumType<T>::type;
-    spconv_lite::convolve<T>(
-        map, x.data_as<T>(), op.in_channels, weight.data_as<T>(),
-        {bias ? bias->data_as<Sum>() : nullptr, scale ? scale->data_as<Sum>() : nullptr, rectified},
-        op.out_channels, groups, y.data_as<T>(), threads);
+    const auto run = [&](auto* result) {
+      spconv_lite::convolve<T>(
+          map, x.data_as<X>(), op.in_channels, weight.data_as<T>(),
+          {bias ? bias->data_as<Sum>() : nullptr, scale ? scale->data_as<Sum>() : nullptr, rectified},
+          op.out_channels, groups, result, threads);
+    };
+    if constexpr (std::is_same_v<T, float>)
+      if (op.dtypes.y == native::bfloat16) return run(y.data_as<Bfloat16>());
+    if constexpr (std::is_same_v<T, X>) run(y.data_as<T>());
   });
 }
 
@@ -60,23 +87,27 @@ void convolve_back(const Tensor& gradient, const Tensor& weight, const Tensor& p
                    const Tensor& pair_out, const Tensor& block_offset, bool mirror, const Tensor& x_gradient,
                    int64_t groups, int threads) {
   const Operands op = check_cpu_operands("conv_input_grad", x_gradient, weight, gradient, groups);
+  require_one_dtype("conv_input_grad", op.dtypes);
   const auto map =
       make_map("conv_input_grad", pair_in, pair_out, block_offset, op.out_rows, op.in_rows, op.volume);
-  by_dtype(op.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    spconv_lite::convolve_back<T>(map, mirror, gradient.data_as<T>(), op.out_channels, weight.data_as<T>(),
-                                  op.in_channels, groups, x_gradient.data_as<T>(), threads);
+  by_dtypes(op.dtypes, [&](auto weight_type, auto x_type) {
+    using T = decltype(weight_type);
+    using X = decltype(x_type);
+    spconv_lite::convolve_back<T>(map, mirror, gradient.data_as<X>(), op.out_channels, weight.data_as<T>(),
+                                  op.in_channels, groups, x_gradient.data_as<X>(), threads);
   });
 }
 
 void correlate(const Tensor& x, const Tensor& gradient, const Tensor& pair_in, const Tensor& pair_out,
                const Tensor& block_offset, const Tensor& weight_gradient, int64_t groups, int threads) {
   const Operands op = check_cpu_operands("conv_weight_grad", x, weight_gradient, gradient, groups);
+  require_one_dtype("conv_weight_grad", op.dtypes);
   const auto map =
       make_map("conv_weight_grad", pair_in, pair_out, block_offset, op.in_rows, op.out_rows, op.volume);
-  by_dtype(op.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    spconv_lite::correlate<T>(map, x.data_as<T>(), op.in_channels, gradient.data_as<T>(), op.out_channels,
+  by_dtypes(op.dtypes, [&](auto weight_type, auto x_type) {
+    using T = decltype(weight_type);
+    using X = decltype(x_type);
+    spconv_lite::correlate<T>(map, x.data_as<X>(), op.in_channels, gradient.data_as<X>(), op.out_channels,
                               groups, weight_gradient.data_as<T>(), threads);
   });
 }

@@ -51,19 +51,24 @@ struct Sizes {
   int64_t in_rows, in_channels, out_rows, out_channels, volume;
 };
 
-// The features and weights of one convolution, all of one dtype. `weight` is (out, k..., in / groups).
+// Of the features, the weight and the result of a convolution.
+struct DTypes {
+  native::DType x, weight, y;
+};
+
+// The features and weights of one convolution. `weight` is (out, k..., in / groups).
 inline Sizes check_operands(const char* function, const native::Tensor& x, const native::Tensor& weight,
-                            const native::Tensor& y, int64_t groups, int32_t device, native::DType dtype) {
+                            const native::Tensor& y, int64_t groups, int32_t device, const DTypes& dtypes) {
   native::Dim in_rows("N"), in("C"), out_rows("M"), out("C_out"), volume("K");
-  native::require(x, function, "features", device, dtype, in_rows, in);
+  native::require(x, function, "features", device, dtypes.x, in_rows, in);
   native::demand(groups > 0 && in.length() % groups == 0, [&] {
     return std::string(function) + ": groups must divide the " + std::to_string(in.length()) +
            " channels, got " + std::to_string(groups);
   });
   int64_t shape[3];
-  native::require(join_kernel_axes(weight, shape), function, "weight", device, dtype, out, volume,
+  native::require(join_kernel_axes(weight, shape), function, "weight", device, dtypes.weight, out, volume,
                   in.length() / groups);
-  native::require(y, function, "output features", device, dtype, out_rows, out);
+  native::require(y, function, "output features", device, dtypes.y, out_rows, out);
   native::demand(out.length() % groups == 0, [&] {
     return std::string(function) + ": groups must divide the " + std::to_string(out.length()) +
            " output channels, got " + std::to_string(groups);

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include <cpu/conv.h>
@@ -88,25 +89,32 @@ void check_offsets(const Map& map) {
   if (!fits) throw_foreign();
 }
 
-// The rows of x in the order of the places: what a block reads then lies side by side.
-template <class T>
+// The rows of x in the order of the places: what a block reads then lies side by side. bfloat16 (X) that is
+// computed with as float (T) is widened on the way.
+template <class T, class X = T>
 class Placed {
  public:
-  Placed(const Map& map, const T* x, int64_t channels, int threads) : at_(x) {
-    if (map.order == nullptr) return;
+  Placed(const Map& map, const X* x, int64_t channels, int threads) {
+    if constexpr (std::is_same_v<X, T>) {
+      at_ = x;
+      if (map.order == nullptr) return;
+    }
     held_ = Scratch<T>(map.in_rows * channels);
-    native::parallel_for(map.in_rows, 4096, threads, [&](int64_t begin, int64_t end) {
-      NATIVE_CALL_ISA(gather_rows)(reinterpret_cast<const char*>(x), map.order, begin, end,
-                                   channels * static_cast<int64_t>(sizeof(T)),
-                                   reinterpret_cast<char*>(held_.get()));
-    });
     at_ = held_.get();
+    native::parallel_for(map.in_rows, 4096, threads, [&](int64_t begin, int64_t end) {
+      if constexpr (std::is_same_v<X, T>)
+        NATIVE_CALL_ISA(gather_rows)(reinterpret_cast<const char*>(x), map.order, begin, end,
+                                     channels * static_cast<int64_t>(sizeof(T)),
+                                     reinterpret_cast<char*>(held_.get()));
+      else
+        NATIVE_CALL_ISA(widen_rows)(x, map.order, begin, end, channels, held_.get());
+    });
   }
   const T* get() const { return at_; }
 
  private:
   Scratch<T> held_;
-  const T* at_;
+  const T* at_ = nullptr;
 };
 
 BlockMap block_of(const Map& map, int64_t block) {
@@ -162,8 +170,9 @@ int64_t blocks_together(const Map& map, const GroupWeights<T>& w) {
   return bytes <= cached_weights ? 1 : blocks_at_once;
 }
 
-template <class T>
-void run(const Map& map, const Features<T>& f, const GroupWeights<T>& w, const Ends<SumOf<T>>& ends,
+// f.y is of another type (Y) only as bfloat16 that is computed as float: `y` then takes its place.
+template <class T, class Y>
+void run(const Map& map, const Features<T>& f, const GroupWeights<T>& w, const Ends<SumOf<T>>& ends, Y* y,
          int threads) {
   const int64_t blocks = (map.out_rows + block_rows - 1) / block_rows, panels = w.panels();
   const int64_t together = blocks <= blocks_at_once ? blocks_at_once : blocks_together(map, w);
@@ -176,20 +185,34 @@ void run(const Map& map, const Features<T>& f, const GroupWeights<T>& w, const E
   native::parallel_for(stripes * panels, grain, threads, [&](int64_t begin, int64_t end) {
     const Scratch<SumOf<T>> sums(std::min(together, blocks) * block_rows * panel_columns);
     const Scratch<T> one(stripes > 1 ? 0 : size);
+    constexpr bool rounds = !std::is_same_v<T, Y>;
+    const Scratch<T> wide(rounds ? std::min(together, blocks) * block_rows * panel_columns : 0);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t block = task / panels * together, panel = task % panels;
       const int64_t first = panel * panel_columns, count = std::min(together, blocks - block);
       BlockMap slice = block_of(map, block);
       slice.rows = std::min(map.out_rows - block * block_rows, count * block_rows);
       Features<T> part = f;
-      part.y += first;
       part.y_channels = w.columns(panel);
+      if constexpr (rounds) {
+        part.y = wide.get();
+        part.y_stride = part.y_channels;
+        slice.first = 0;
+        slice.order = nullptr;
+      } else {
+        part.y = y + first;
+      }
       const T* const ready = stripes > 1 ? packed.get() + panel * map.volume * size : nullptr;
       const PanelWeights<T> weights{w.raw + first * w.y_step, w.y_step, w.k_step, w.x_step, ready, size};
       const Ends<SumOf<T>> of_panel{ends.bias != nullptr ? ends.bias + first : nullptr,
                                     ends.scale != nullptr ? ends.scale + first : nullptr, ends.rectified};
       if (!Loops<T>::convolve_panel(slice, count, part, weights, of_panel, one.get(), sums.get()))
         throw_foreign();
+      if constexpr (rounds) {
+        BlockMap places = block_of(map, block);
+        places.rows = slice.rows;
+        NATIVE_CALL_ISA(round_rows)(wide.get(), part.y_channels, places, y + first, f.y_stride);
+      }
     }
   });
 }
@@ -301,57 +324,47 @@ bool depthwise(int64_t in_channels, int64_t out_channels, int64_t groups) {
 
 }  // namespace
 
-template <class T>
-void convolve(const Map& map, const T* x, int64_t in_channels, const T* weight,
-              const Ends<typename SumType<T>::type>& ends, int64_t out_channels, int64_t groups, T* y,
+template <class T, class X, class Y>
+void convolve(const Map& map, const X* x, int64_t in_channels, const T* weight,
+              const Ends<typename SumType<T>::type>& ends, int64_t out_channels, int64_t groups, Y* y,
               int threads) {
   check_offsets(map);
-  if constexpr (Loops<T>::exact)
+  if constexpr (Loops<T>::exact && std::is_same_v<X, T> && std::is_same_v<Y, T>)
     if (depthwise(in_channels, out_channels, groups) && ends.scale == nullptr && !ends.rectified)
       return convolve_lanes(map, false, x, weight, ends.bias, groups, y, threads);
   const int64_t in = in_channels / groups, out = out_channels / groups, k = map.volume;
-  const Placed<T> placed(map, x, in_channels, threads);
+  const Placed<T, X> placed(map, x, in_channels, threads);
   const Padded<SumOf<T>> bias(ends.bias, out), scale(ends.scale, out);
   for (int64_t g = 0; g < groups; ++g) {
     const GroupWeights<T> weights{weight + g * out * k * in, in, out, k * in, in, 1};
-    const Features<T> f{placed.get() + g * in, map.in_rows, in_channels, in, y + g * out, out_channels, out};
-    run(map, f, weights, Ends<SumOf<T>>{bias.of_group(g), scale.of_group(g), ends.rectified}, threads);
+    const Features<T> f{placed.get() + g * in, map.in_rows, in_channels, in, nullptr, out_channels, out};
+    run(map, f, weights, Ends<SumOf<T>>{bias.of_group(g), scale.of_group(g), ends.rectified}, y + g * out,
+        threads);
   }
 }
 
-template <class T>
-void convolve_back(const Map& map, bool mirror, const T* gradient, int64_t out_channels, const T* weight,
-                   int64_t in_channels, int64_t groups, T* x, int threads) {
+template <class T, class X>
+void convolve_back(const Map& map, bool mirror, const X* gradient, int64_t out_channels, const T* weight,
+                   int64_t in_channels, int64_t groups, X* x, int threads) {
   check_offsets(map);
-  if constexpr (Loops<T>::exact)
+  if constexpr (Loops<T>::exact && std::is_same_v<X, T>)
     if (depthwise(in_channels, out_channels, groups))
       return convolve_lanes(map, mirror, gradient, weight, static_cast<const T*>(nullptr), groups, x,
                             threads);
   const int64_t in = in_channels / groups, out = out_channels / groups, k = map.volume;
-  const Placed<T> placed(map, gradient, out_channels, threads);
+  const Placed<T, X> placed(map, gradient, out_channels, threads);
   for (int64_t g = 0; g < groups; ++g) {
     const T* const raw = weight + g * out * k * in + (mirror ? (k - 1) * in : 0);
     const GroupWeights<T> weights{raw, out, in, 1, mirror ? -in : in, k * in};
-    const Features<T> f{placed.get() + g * out, map.in_rows, out_channels, out, x + g * in, in_channels, in};
-    run(map, f, weights, Ends<SumOf<T>>{}, threads);
+    const Features<T> f{placed.get() + g * out, map.in_rows, out_channels, out, nullptr, in_channels, in};
+    run(map, f, weights, Ends<SumOf<T>>{}, x + g * in, threads);
   }
 }
 
 // The sum over blocks is cut into parts by the problem, not by the threads, and added in their order.
 template <class T>
-void correlate(const Map& map, const T* x, int64_t in_channels, const T* gradient, int64_t out_channels,
-               int64_t groups, T* weight_gradient, int threads) {
-  check_offsets(map);
-  if constexpr (Loops<T>::exact)
-    if (depthwise(in_channels, out_channels, groups))
-      return correlate_lanes(map, x, gradient, groups, weight_gradient, threads);
-  if (map.order != nullptr) {  // both sides in the order of the places
-    const Placed<T> placed_x(map, x, in_channels, threads), placed_y(map, gradient, out_channels, threads);
-    Map rest = map;
-    rest.order = nullptr;
-    return correlate(rest, placed_x.get(), in_channels, placed_y.get(), out_channels, groups, weight_gradient,
-                     threads);
-  }
+void correlate_placed(const Map& map, const T* x, int64_t in_channels, const T* gradient,
+                      int64_t out_channels, int64_t groups, T* weight_gradient, int threads) {
   const int64_t in = in_channels / groups, out = out_channels / groups, volume = map.volume;
   // With input channels along the vectors a sum lies as the gradient does; fewer would leave lanes empty.
   const bool turned = in % pad_to == 0;
@@ -395,6 +408,23 @@ void correlate(const Map& map, const T* x, int64_t in_channels, const T* gradien
   }
 }
 
+template <class T, class X>
+void correlate(const Map& map, const X* x, int64_t in_channels, const X* gradient, int64_t out_channels,
+               int64_t groups, T* weight_gradient, int threads) {
+  check_offsets(map);
+  if constexpr (Loops<T>::exact && std::is_same_v<X, T>)
+    if (depthwise(in_channels, out_channels, groups))
+      return correlate_lanes(map, x, gradient, groups, weight_gradient, threads);
+  Map of_gradient = map;  // an order is that of both sides
+  of_gradient.in_rows = map.out_rows;
+  const Placed<T, X> placed_x(map, x, in_channels, threads);
+  const Placed<T, X> placed_y(of_gradient, gradient, out_channels, threads);
+  Map placed = map;
+  placed.order = nullptr;
+  correlate_placed(placed, placed_x.get(), in_channels, placed_y.get(), out_channels, groups, weight_gradient,
+                   threads);
+}
+
 template <class T>
 void max_pool(const Map& map, const T* x, int64_t channels, T least, T* y, int threads) {
   check_offsets(map);
@@ -425,15 +455,24 @@ bool narrow::available() {
 #endif
 }
 
-#define SPCONV_LITE_CONV(T)                                                                                 \
-  template void convolve<T>(const Map&, const T*, int64_t, const T*, const Ends<SumOf<T>>&, int64_t,        \
-                            int64_t, T*, int);                                                              \
-  template void convolve_back<T>(const Map&, bool, const T*, int64_t, const T*, int64_t, int64_t, T*, int); \
-  template void correlate<T>(const Map&, const T*, int64_t, const T*, int64_t, int64_t, T*, int);
-SPCONV_LITE_CONV(float)
-SPCONV_LITE_CONV(double)
-SPCONV_LITE_CONV(Bfloat16)
+#define SPCONV_LITE_CONV(T, X, Y)                                                                          \
+  template void convolve<T, X, Y>(const Map&, const X*, int64_t, const T*, const Ends<SumOf<T>>&, int64_t, \
+                                  int64_t, Y*, int);
+#define SPCONV_LITE_GRADIENTS(T, X)                                                                      \
+  template void convolve_back<T, X>(const Map&, bool, const X*, int64_t, const T*, int64_t, int64_t, X*, \
+                                    int);                                                                \
+  template void correlate<T, X>(const Map&, const X*, int64_t, const X*, int64_t, int64_t, T*, int);
+SPCONV_LITE_CONV(float, float, float)
+SPCONV_LITE_CONV(float, float, Bfloat16)
+SPCONV_LITE_CONV(float, Bfloat16, Bfloat16)
+SPCONV_LITE_CONV(double, double, double)
+SPCONV_LITE_CONV(Bfloat16, Bfloat16, Bfloat16)
+SPCONV_LITE_GRADIENTS(float, float)
+SPCONV_LITE_GRADIENTS(float, Bfloat16)
+SPCONV_LITE_GRADIENTS(double, double)
+SPCONV_LITE_GRADIENTS(Bfloat16, Bfloat16)
 #undef SPCONV_LITE_CONV
+#undef SPCONV_LITE_GRADIENTS
 
 template void max_pool<float>(const Map&, const float*, int64_t, float, float*, int);
 template void max_pool<double>(const Map&, const double*, int64_t, double, double*, int);

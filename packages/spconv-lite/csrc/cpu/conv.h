@@ -30,21 +30,23 @@ struct SumType<Bfloat16> {
 
 // y (out_rows, out_channels) = the sum over k of the pairs' x (in_rows, in_channels) @ weight[:, k].T, ended
 // by what `ends` (out_channels) says.
-// Throws native::ValueError if the map names rows that x or y do not have.
-template <class T>
-void convolve(const Map& map, const T* x, int64_t in_channels, const T* weight,
-              const Ends<typename SumType<T>::type>& ends, int64_t out_channels, int64_t groups, T* y,
+// Throws native::ValueError if the map names rows that x or y do not have. Features that are not of the type
+// T of the weight are bfloat16 and T float: they are widened as they are read, and rounded as they are
+// written.
+template <class T, class X, class Y>
+void convolve(const Map& map, const X* x, int64_t in_channels, const T* weight,
+              const Ends<typename SumType<T>::type>& ends, int64_t out_channels, int64_t groups, Y* y,
               int threads);
 
 // x (in_rows of the forward map, in_channels) = sum over k of the pairs' gradient @ weight[:, k]. `map`
 // is the transposed map; for a submanifold with an odd kernel it may be the forward map with mirror.
-template <class T>
-void convolve_back(const Map& map, bool mirror, const T* gradient, int64_t out_channels, const T* weight,
-                   int64_t in_channels, int64_t groups, T* x, int threads);
+template <class T, class X>
+void convolve_back(const Map& map, bool mirror, const X* gradient, int64_t out_channels, const T* weight,
+                   int64_t in_channels, int64_t groups, X* x, int threads);
 
 // weight_gradient (out_channels, K, in_channels / groups), over the forward map.
-template <class T>
-void correlate(const Map& map, const T* x, int64_t in_channels, const T* gradient, int64_t out_channels,
+template <class T, class X>
+void correlate(const Map& map, const X* x, int64_t in_channels, const X* gradient, int64_t out_channels,
                int64_t groups, T* weight_gradient, int threads);
 
 // y (out_rows, channels) = the maximum of `least` and the x of a row's pairs; 0 for a row without pairs.

@@ -9,10 +9,6 @@
 
 namespace spconv_lite {
 
-struct Bfloat16 {
-  uint16_t bits;
-};
-
 namespace narrow {
 
 // Whether this build and this processor have the instructions (and NATIVE_ISA does not forbid them).

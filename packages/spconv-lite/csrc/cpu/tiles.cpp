@@ -176,20 +176,42 @@ inline void turn_square(const T* from, int64_t from_stride, T* to, int64_t to_st
     for (int i = 0; i < 16; ++i) to[c * to_stride + i] = from[i * from_stride + c];
 }
 
+// Packed weights lie group by group of the columns that a tile takes at once: what it reads is one run of
+// memory. (Rows of a wider panel, of which a tile takes a part, would meet in few sets of the cache.)
+template <class T>
+constexpr int64_t group_columns = most_vectors * VectorOf<T>::width;
+
+// The weights of an offset as tiles read them: those of input channel c that a tile from column n on meets
+// begin at of(n) + c * step(n).
+template <class T>
+struct Weights {
+  const T* at;
+  int64_t columns, x_channels, raw_step;  // raw_step: 0 for packed ones
+
+  const T* of(int64_t n) const {
+    const int64_t first = n / group_columns<T> * group_columns<T>;
+    return raw_step != 0 ? at + n : at + first * x_channels + (n - first);
+  }
+  int64_t step(int64_t n) const {
+    const int64_t left = columns - n / group_columns<T> * group_columns<T>;
+    return raw_step != 0 ? raw_step : left < group_columns<T> ? left : group_columns<T>;
+  }
+};
+
 template <class T>
 void pack(const T* raw, int64_t x_channels, int64_t x_step, int64_t columns, int64_t y_step, T* packed) {
   const int64_t stride = padded(columns);
-  for (int64_t n = 0; n < stride; n += pad_to) {
-    const int64_t count = columns - n < pad_to ? columns - n : pad_to;
+  constexpr int64_t piece = group_columns<T> < pad_to ? group_columns<T> : pad_to;
+  const Weights<T> to{packed, stride, x_channels, 0};
+  for (int64_t n = 0; n < stride; n += piece) {
+    const int64_t count = columns - n < piece ? columns - n : piece, step = to.step(n);
     const T* const from = raw + n * y_step;
+    T* const at = packed + (to.of(n) - packed);
     int64_t c = 0;
     if (count == pad_to && x_step == 1)
-      for (; c + pad_to <= x_channels; c += pad_to)
-        turn_square(from + c, y_step, packed + c * stride + n, stride);
-    for (; c < x_channels; ++c) {
-      T* const to = packed + c * stride + n;
-      for (int64_t i = 0; i < pad_to; ++i) to[i] = i < count ? from[c * x_step + i * y_step] : T(0);
-    }
+      for (; c + pad_to <= x_channels; c += pad_to) turn_square(from + c, y_step, at + c * step, step);
+    for (; c < x_channels; ++c)
+      for (int64_t i = 0; i < piece; ++i) at[c * step + i] = i < count ? from[c * x_step + i * y_step] : T(0);
   }
 }
 
@@ -201,11 +223,10 @@ constexpr int64_t few_pairs = 24;
 // The pairs of one block and offset; those of the block go on up to `end`.
 template <class T>
 inline void multiply_pairs(const Features<T>& f, const int32_t* in, const uint8_t* out, int64_t pairs,
-                           const int32_t* end, const T* weight, int64_t weight_stride, T* sums,
-                           int64_t stride) {
+                           const int32_t* end, const Weights<T>& weights, T* sums, int64_t stride) {
   by_columns<most_vectors, VectorOf<T>::width>(stride, [&](int64_t n, auto vectors) {
-    multiply_columns<T, decltype(vectors)::value>(f, in, out, pairs, end, weight + n, weight_stride, sums + n,
-                                                  stride);
+    multiply_columns<T, decltype(vectors)::value>(f, in, out, pairs, end, weights.of(n), weights.step(n),
+                                                  sums + n, stride);
   });
 }
 
@@ -274,15 +295,14 @@ bool convolve(const BlockMap& map, int64_t blocks, const Features<T>& f, const P
       pairs += map.offset[block * map.volume + k + 1] - map.offset[block * map.volume + k];
     if (pairs == 0) continue;
     const T* const raw = weights.raw + k * weights.k_step;
-    const T* from = weights.packed != nullptr ? weights.packed + k * weights.packed_step : nullptr;
-    int64_t from_stride = stride;
+    const bool packed = weights.packed != nullptr;
+    Weights<T> from{packed ? weights.packed + k * weights.packed_step : panel, stride, f.x_channels, 0};
     bool few = false;
-    if (weights.packed == nullptr) {
+    if (!packed) {
       few = pairs <= few_pairs && weights.x_step == 1;
-      from = panel;
       if (pairs <= few_pairs && weights.y_step == 1 && stride == f.y_channels) {  // as good as packed
-        from = raw;
-        from_stride = weights.x_step;
+        from.at = raw;
+        from.raw_step = weights.x_step;
       } else if (!few) {
         pack(raw, f.x_channels, weights.x_step, f.y_channels, weights.y_step, panel);
       }
@@ -295,8 +315,7 @@ bool convolve(const BlockMap& map, int64_t blocks, const Features<T>& f, const P
       if (few)
         multiply_few(f, map.pair_in + begin, map.pair_out + begin, count, raw, weights.y_step, stride, to);
       else
-        multiply_pairs(f, map.pair_in + begin, map.pair_out + begin, count, end, from, from_stride, to,
-                       stride);
+        multiply_pairs(f, map.pair_in + begin, map.pair_out + begin, count, end, from, to, stride);
     }
   }
   if (!in_place || ends.scale != nullptr || ends.rectified) end_rows(map, f, sums, stride, ends);
@@ -396,6 +415,31 @@ void gather_rows(const char* from, const int32_t* order, int64_t begin, int64_t 
     for (; b + piece <= bytes; b += piece) __builtin_memcpy(to + i * bytes + b, row + b, piece);
     for (; b + 4 <= bytes; b += 4) __builtin_memcpy(to + i * bytes + b, row + b, 4);
     for (; b < bytes; ++b) to[i * bytes + b] = row[b];
+  }
+}
+
+void widen_rows(const Bfloat16* from, const int32_t* order, int64_t begin, int64_t end, int64_t channels,
+                float* to) {
+  for (int64_t row = begin; row < end; ++row) {
+    const Bfloat16* const at = from + (order != nullptr ? order[row] : row) * channels;
+    if (order != nullptr)
+      ask_for(from + order[row + rows_ahead < end ? row + rows_ahead : end - 1] * channels, channels);
+    for (int64_t c = 0; c < channels; ++c) {
+      const uint32_t bits = static_cast<uint32_t>(at[c].bits) << 16;
+      __builtin_memcpy(to + row * channels + c, &bits, sizeof bits);
+    }
+  }
+}
+
+void round_rows(const float* from, int64_t channels, const BlockMap& map, Bfloat16* to, int64_t to_stride) {
+  for (int64_t row = 0; row < map.rows; ++row) {
+    Bfloat16* const at = to + row_at(map, row) * to_stride;
+    for (int64_t c = 0; c < channels; ++c) {
+      uint32_t bits;
+      __builtin_memcpy(&bits, from + row * channels + c, sizeof bits);
+      const bool number = (bits & 0x7FFFFFFFu) <= 0x7F800000u;
+      at[c].bits = number ? static_cast<uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16) : 0x7FC0;
+    }
   }
 }
 

@@ -9,6 +9,10 @@
 
 namespace spconv_lite {
 
+struct Bfloat16 {
+  uint16_t bits;
+};
+
 // The pairs of one block of output rows: offset k has pairs [offset[k], offset[k + 1]).
 struct BlockMap {
   const int32_t* pair_in;
@@ -68,7 +72,16 @@ struct Ends {
 NATIVE_DECLARE_ISA(void gather_rows(const char* from, const int32_t* order, int64_t begin, int64_t end,
                                     int64_t bytes, char* to))
 
-// packed[x * padded(columns) + y] = raw[x * x_step + y * y_step], zeros beyond `columns`.
+// to[i] = from[order[i]] (from[i] where order is null) for i in [begin, end), as float32.
+NATIVE_DECLARE_ISA(void widen_rows(const Bfloat16* from, const int32_t* order, int64_t begin, int64_t end,
+                                   int64_t channels, float* to))
+
+// The rows of to at the places of `map` = those of from, map.rows side by side; to nearest, ties to even.
+NATIVE_DECLARE_ISA(void round_rows(const float* from, int64_t channels, const BlockMap& map, Bfloat16* to,
+                                   int64_t to_stride))
+
+// packed = the weights raw[x * x_step + y * y_step] as the tiles of this instruction set read them, with
+// zeros up to padded(columns); x_channels * padded(columns) values.
 NATIVE_DECLARE_ISA(template <class T> void pack_panel(const T* raw, int64_t x_channels, int64_t x_step,
                                                       int64_t columns, int64_t y_step, T* packed))
 

@@ -108,6 +108,17 @@ def widens(dtype: torch.dtype, weight_shape: Sequence[int], groups: int) -> bool
     return not (even and _C.multiplies_bfloat16())
 
 
+def _readable(
+    dtype: torch.dtype, weight_shape: Sequence[int], groups: int, *features: Tensor
+) -> tuple[torch.dtype, list[Tensor]]:
+    """For a layer of this dtype that `widens`: the dtype in which the core writes features, and
+    those that it reads. It widens and rounds bfloat16 itself, except in a depthwise layer."""
+    depthwise = weight_shape[-1] == 1 and weight_shape[0] == groups
+    if dtype is torch.bfloat16 and not depthwise:
+        return dtype, list(features)
+    return torch.float32, [f.float() for f in features]
+
+
 class Ends(NamedTuple):
     """What becomes of a convolution's sums before they are rounded: times `scale` (out,), which
     leaves the bias to be added after it, and then at least zero where `rectified`."""
@@ -125,15 +136,20 @@ def conv(
     groups: int,
     ends: Ends = Ends(),  # noqa: B008
 ) -> Tensor:
-    dtype = features.dtype
-    if weight.dtype is not dtype:
+    """(out_rows, out) of the weight's dtype. Features may be float32 beside a bfloat16 weight where
+    that `widens`: autocast then need not round what is widened again."""
+    dtype = written = weight.dtype
+    wide = widens(dtype, weight.shape, groups)
+    mixed = wide and dtype is torch.bfloat16 and features.dtype is torch.float32
+    if features.dtype is not dtype and not mixed:
         explain("conv", "features", features, "weight", weight, groups)
     if dtype in _NARROW:  # sums in float32, one rounding at the end
-        if widens(dtype, weight.shape, groups):
-            features, weight = features.float(), weight.float()
+        if wide:
+            written, (features,) = _readable(dtype, weight.shape, groups, features)
+            weight = weight.float()
         bias = None if bias is None else bias.float()
         ends = ends._replace(scale=None if ends.scale is None else ends.scale.float())
-    out = features.new_empty((out_rows, weight.shape[0]))
+    out = features.new_empty((out_rows, weight.shape[0]), dtype=written)
     try:
         _C.convolve(
             features.contiguous(),
@@ -154,13 +170,14 @@ def conv(
 def conv_input_grad(
     grad: Tensor, weight: Tensor, book: Rulebook, in_rows: int, groups: int, symmetric: bool
 ) -> Tensor:
-    dtype = grad.dtype
+    dtype = written = grad.dtype
     if widens(dtype, weight.shape, groups):
-        grad, weight = grad.float(), weight.float()
+        written, (grad,) = _readable(dtype, weight.shape, groups, grad)
+        weight = weight.float()
     weight = weight.contiguous()
     if not symmetric:
         book = turn(book, in_rows, grad.shape[0], math.prod(weight.shape[1:-1]))
-    out = grad.new_empty((in_rows, weight.shape[-1] * groups))
+    out = grad.new_empty((in_rows, weight.shape[-1] * groups), dtype=written)
     try:
         _C.convolve_back(
             grad.contiguous(), weight, *book, symmetric, out, groups, torch.get_num_threads()
@@ -174,10 +191,11 @@ def conv_input_grad(
 def conv_weight_grad(
     features: Tensor, grad: Tensor, book: Rulebook, weight_shape: Sequence[int], groups: int
 ) -> Tensor:
-    dtype = features.dtype
+    dtype = summed = features.dtype
     if widens(dtype, weight_shape, groups):
-        features, grad = features.float(), grad.float()
-    out = features.new_empty(weight_shape)
+        _, (features, grad) = _readable(dtype, weight_shape, groups, features, grad)
+        summed = torch.float32
+    out = features.new_empty(weight_shape, dtype=summed)
     try:
         _C.correlate(
             features.contiguous(), grad.contiguous(), *book, out, groups, torch.get_num_threads()

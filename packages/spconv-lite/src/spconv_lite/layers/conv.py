@@ -285,7 +285,8 @@ class SparseConvolution(SparseModule):
 
     def _cast(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor | None, torch.dtype]:
         """What is computed with, and the dtype of the result: autocast's, where it is on. float32
-        features that the kernels would only widen again stay what they are."""
+        features that the kernels would only widen again stay what they are; in inference the
+        kernels then round the result, for which a weight of autocast's dtype asks."""
         weight: Tensor = self.weight
         bias: Tensor | None = self.bias
         dtype, device = features.dtype, features.device.type
@@ -293,7 +294,10 @@ class SparseConvolution(SparseModule):
             return features, weight, bias, dtype
         dtype = torch.get_autocast_dtype(device)
         stays = features.dtype == weight.dtype == torch.float32 and cpu_kernels_run(device)
-        if not (stays and widens(dtype, self.weight_shape, self.groups)):
+        if stays and widens(dtype, self.weight_shape, self.groups):
+            if dtype == torch.bfloat16 and not torch.is_grad_enabled():
+                weight = weight.to(dtype)
+        else:
             features, weight = features.to(dtype), weight.to(dtype)
             bias = None if bias is None else bias.to(dtype)
         return features, weight, bias, dtype
