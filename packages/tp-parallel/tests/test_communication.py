@@ -9,7 +9,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from tp_parallel import GPTConfig, ParallelContext, finish_gradients
-from tp_parallel.grid.axis import Axis
+from tp_parallel.grid.axis import Arrival, Axis
 from tp_parallel.pipeline import (
     Action,
     Exchange,
@@ -154,7 +154,8 @@ def test_a_frozen_first_stage_leaves_the_other_stages_gradients_as_they_are(worl
 
 
 def held(batches):
-    """The most storages of sent messages that are alive at once while `batches` micro-batches run.
+    """How many messages were sent, and the most storages of sent and of received ones that are
+    alive at once while `batches` micro-batches run.
 
     Counted by weak references to the storages: what a process occupies in all moves by tens of MiB
     with the allocator's arenas, far more than the messages that must not be kept.
@@ -162,23 +163,31 @@ def held(batches):
     context = ParallelContext(pp=2, device="cpu")
     models = build_stages(GPTConfig(**SHAPE), context)
     ids = torch.zeros(batches, 8, dtype=torch.int64)
-    sent, most, exchange = [], [0], Axis.exchange
+    sent, received, most = [], [], [0, 0]
+    exchange, message = Axis.exchange, Arrival.message
 
     def counted(axis, sends, receives):
         sent.extend(StorageWeakRef(tensor.untyped_storage()) for tensor, *_ in sends)
         started = exchange(axis, sends, receives)
-        most[0] = max(most[0], sum(not reference.expired() for reference in sent))
+        for place, references in enumerate((sent, received)):
+            alive = sum(not reference.expired() for reference in references)
+            most[place] = max(most[place], alive)
         return started
 
-    Axis.exchange = counted
+    def noted(arrival):
+        buffer = message(arrival)
+        received.append(StorageWeakRef(buffer.untyped_storage()))
+        return buffer
+
+    Axis.exchange, Arrival.message = counted, noted
     try:
         run_schedule(
             make_schedule("1f1b", 2, batches), models, list(ids.split(1)),
             lambda m, x, n: m.loss_sum(x, ids[:1]), context=context, shape=(1, 8),
         )  # fmt: skip
     finally:
-        Axis.exchange = exchange
-    return len(sent), most[0]
+        Axis.exchange, Arrival.message = exchange, message
+    return len(sent), most
 
 
 def test_a_pipeline_rank_holds_no_more_messages_for_more_micro_batches(world):
@@ -186,4 +195,5 @@ def test_a_pipeline_rank_holds_no_more_messages_for_more_micro_batches(world):
     assert [sent for sent, _ in few] == [4, 4]
     assert [sent for sent, _ in many] == [32, 32]
     for (_, before), (_, after) in zip(few, many, strict=True):
-        assert 0 < after <= before + 1  # of 28 more messages
+        assert 0 < after[0] <= before[0] + 1  # of 28 more messages
+        assert after[1] <= before[1]

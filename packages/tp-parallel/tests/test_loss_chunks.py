@@ -4,7 +4,11 @@ import types
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from tp_parallel import ParallelContext, vocab_parallel_linear_cross_entropy
+from tp_parallel.layers.precision import computed_dtype
 from tp_parallel.loss import cross_entropy, linear_cross_entropy
 
 
@@ -32,3 +36,37 @@ def test_on_a_cpu_the_temporary_of_a_chunk_stays_in_the_cache():
 )  # fmt: skip
 def test_the_chunked_loss_takes_its_rows_by_their_bytes(columns, dtype, rows):
     assert linear_cross_entropy.default_rows(columns, dtype) == rows
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bfloat16_is_multiplied_in_float32_only_on_a_processor_that_has_no_products_of_it(
+    monkeypatch, fast
+):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
+    x = torch.zeros(2, dtype=torch.bfloat16)
+    assert computed_dtype(torch.bfloat16, x) == (torch.bfloat16 if fast else torch.float32)
+    for other in (torch.float32, torch.float64):
+        assert computed_dtype(other, x) == other
+    assert computed_dtype(torch.bfloat16, x.to("meta")) == torch.bfloat16
+    with FakeTensorMode():  # a plan must not depend on the processor on which it is made
+        assert computed_dtype(torch.bfloat16, torch.zeros(2)) == torch.bfloat16
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_bfloat16_loss_is_right_whatever_the_processor_multiplies_in(monkeypatch, fast):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(70, 16, generator=generator).bfloat16().requires_grad_()
+    weight = torch.randn(50, 16, generator=generator).bfloat16().requires_grad_()
+    target = torch.randint(50, (70,), generator=generator)
+    loss = vocab_parallel_linear_cross_entropy(
+        hidden, weight, target, context=ParallelContext(device="cpu"), vocab_size=50, chunk_rows=32
+    )
+    found = loss, *torch.autograd.grad(loss, (hidden, weight))
+    x, w = (each.detach().float().requires_grad_() for each in (hidden, weight))
+    right = F.cross_entropy(F.linear(x, w), target)
+    wanted = right, *torch.autograd.grad(right, (x, w))
+    assert [each.dtype for each in found] == [torch.float32, torch.bfloat16, torch.bfloat16]
+    for ours, theirs in zip(found, wanted, strict=True):
+        bound = 0.02 if fast else 0.004  # of the logits in bfloat16, or of the result alone
+        assert (ours.float() - theirs).abs().max() <= bound * theirs.abs().max()

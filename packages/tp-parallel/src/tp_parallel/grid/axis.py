@@ -249,7 +249,8 @@ class Axis:
         directions cannot wait for each other; on gloo a send waits for nothing.
 
         Each is (tensor, place of the other rank, tag, label); a tensor to be received gives shape
-        and dtype only and may be on "meta". A sent tensor must stay unchanged until `sent()`.
+        and dtype only and may be on "meta". A sent tensor must stay unchanged until what was
+        `started` has been waited for.
         With gloo and `check_shapes`, an arrival raises MismatchError if the sender's shape differs.
         """
         if self._device().type == "cuda":
@@ -356,15 +357,11 @@ class Axis:
 
 @dataclass
 class Exchanged:
-    """A group of messages under way."""
+    """A group of messages under way; what was `started` is waited for before a sent tensor may be
+    changed or let go."""
 
     started: list[Pending]
     arrivals: list[Arrival]
-
-    def sent(self) -> None:
-        """Returns when the sent tensors have left."""
-        for pending in self.started:
-            pending.wait()
 
 
 class Arrival:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .layout import is_sharded
 
@@ -23,6 +24,22 @@ def product_dtype(x: torch.Tensor) -> torch.dtype | None:
     if x.dtype == torch.float64 or not torch.amp.is_autocast_available(kind):
         return None
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+
+def computed_dtype(dtype: torch.dtype, x: torch.Tensor) -> torch.dtype:
+    """The dtype in which a product of `x` in `dtype` is made: float32 where torch is slow in it.
+
+    On a processor without AVX-512 torch multiplies bfloat16 in loops of its own, tens of times
+    slower than float32. What is only planned (a fake tensor) is planned for a device.
+    """
+    if x.device.type != "cpu" or isinstance(x, FakeTensor):
+        return dtype
+    onednn = torch.ops.mkldnn
+    fast = {
+        torch.bfloat16: onednn._is_mkldnn_bf16_supported,
+        torch.float16: onednn._is_mkldnn_fp16_supported,
+    }
+    return dtype if dtype not in fast or fast[dtype]() else torch.float32
 
 
 def gradient_dtype(parameter: torch.Tensor) -> torch.dtype:

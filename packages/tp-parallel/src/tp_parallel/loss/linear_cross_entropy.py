@@ -12,7 +12,7 @@ import torch
 
 from ..grid.context import ParallelContext
 from ..grid.mappings import copy_to_region
-from ..layers.precision import product_dtype
+from ..layers.precision import computed_dtype, product_dtype
 from . import liger, ops
 from .cross_entropy import LossTerms, combine, local_statistics, logits_gradient, loss_terms
 
@@ -46,7 +46,7 @@ def vocab_parallel_linear_cross_entropy(
         label_smoothing, ignore_index, z_loss: as in vocab_parallel_cross_entropy.
         chunk_rows: tokens at a time; the memory is chunk_rows * ceil(vocab_size / tp) values.
             None: 1024 on CUDA; on the CPU what makes 32 MiB of logits, at least 128 tokens, or 512
-            below float32.
+            below float32. On a processor that does not multiply bfloat16 the logits are float32.
 
     Returns a scalar, the same bits on every rank. Both gradients are computed in the forward pass
     when they are needed, so the result can be differentiated once. On CUDA Liger's kernel computes
@@ -79,6 +79,7 @@ def vocab_parallel_linear_cross_entropy(
         and liger.serves(rows, weight, terms, context.tp)
     ):
         return liger.linear_cross_entropy(rows, weight, target.reshape(-1), terms, reduction)
+    dtype = computed_dtype(dtype, rows)
     if chunk_rows is None:
         chunk_rows = CUDA_CHUNK_ROWS if hidden.is_cuda else default_rows(len(weight), dtype)
     return _LinearCrossEntropy.apply(
@@ -97,7 +98,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, target, terms: LossTerms, axis, reduction, chunk_rows, dtype):
         ctx.hidden_dtype, ctx.weight_dtype = hidden.dtype, weight.dtype
-        if dtype != hidden.dtype:  # autocast, to which a product into given memory is not subject
+        if dtype != hidden.dtype:  # autocast does not see a product into given memory
             hidden, weight = hidden.to(dtype), weight.to(dtype)
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         count = (target != terms.ignore_index).sum().to(wide)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ..data_parallel.gradients import GradientBuckets
-from ..grid.axis import Arrival, Exchanged
+from ..grid.axis import Arrival, Pending
 from ..grid.context import ParallelContext
 from ..layers.layout import is_sharded
 from ..layers.precision import widen_gradients
@@ -45,7 +45,7 @@ class _Run:
     losses: dict[int, torch.Tensor] = field(default_factory=dict)
     ready: dict[Transfer, torch.Tensor] = field(default_factory=dict)  # to be sent
     arriving: dict[Transfer, Arrival] = field(default_factory=dict)
-    under_way: deque[Exchanged] = field(default_factory=deque)
+    under_way: deque[list[Pending]] = field(default_factory=deque)
 
     @property
     def rank(self) -> int:
@@ -66,7 +66,7 @@ class _Run:
         while waiting:
             self.issue(waiting.popleft())
         while self.under_way:
-            self.under_way.popleft().sent()
+            self.retire()
         return [self.losses[b] for b in sorted(self.losses)]
 
     # -- messages -----------------------------------------------------------------------------
@@ -74,7 +74,7 @@ class _Run:
     def issue(self, exchange: Exchange) -> None:
         """Starts the messages of one group and lets an old one go."""
         while len(self.under_way) >= _UNDER_WAY:
-            self.under_way.popleft().sent()
+            self.retire()
         sends, receives, coming = [], [], []
         for transfer in sorted(exchange.transfers):  # NCCL has no tags: both ends need one order
             if sender(self.schedule, transfer) == self.rank:
@@ -86,8 +86,13 @@ class _Run:
                 coming.append(transfer)
         exchanged = self.context.pp.exchange(sends, receives)
         self.arriving |= zip(coming, exchanged.arrivals, strict=True)
-        if sends:
-            self.under_way.append(exchanged)
+        if sends:  # not the arrivals: what came is let go by the action that took it
+            self.under_way.append(exchanged.started)
+
+    def retire(self) -> None:
+        """Returns when the sent tensors of the oldest group have left."""
+        for pending in self.under_way.popleft():
+            pending.wait()
 
     def give(self, action: Action, tensor: torch.Tensor) -> None:
         """Makes `tensor` the message of `action`, or hands it over inside this rank."""
