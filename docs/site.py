@@ -12,6 +12,7 @@ import importlib
 import json
 import posixpath
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,10 +26,8 @@ HOUSE = {"README.md": "index.md"} | {
     for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
     if (ROOT / name).exists()
 }
-FIGURES = (
-    "Made from the files under `benchmarks/results/`. Every row was measured beside its peer in "
-    "the same run; a ratio above 1 means faster than the peer."
-)
+# What results on a CPU do not measure.
+NOT_MEASURED = ("*.cu", "*.cuh", "**/cuda/**", "**/triton/**", "*.pyi")
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```$", re.M | re.S)
 
@@ -102,7 +101,26 @@ def benchmarks(package: str) -> str:
         f"# {package}: figures\n\nMade from the files under `benchmarks/results/`; every row was "
     )
     head += "measured beside its peer in the same run, and a ratio above 1 means faster than it.\n"
+    if changed := last_change(package):
+        head += f"What they measure last changed on {changed}: earlier figures are of older code.\n"
     return head + "\n".join(tables)
+
+
+def last_change(package: str) -> str:
+    """The day (ISO) of the last commit to a package's sources; "" where git does not know it."""
+    folder = f"packages/{package}"
+    paths = [f"{folder}/src", f"{folder}/csrc"]
+    paths += [f":(exclude,glob){folder}/**/{pattern}" for pattern in NOT_MEASURED]
+    command = ["git", "-C", str(ROOT), "log", "-1", "--format=%cs", "--", *paths]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
+
+
+def stale(path: Path) -> bool:
+    """Whether a committed result is of a day before the last change of what it measures."""
+    return json.loads(path.read_text())["date"] < last_change(path.parents[2].name)
 
 
 def benchmark(path: Path) -> str:
@@ -113,6 +131,8 @@ def benchmark(path: Path) -> str:
     lines[-1] += ", ".join(str(machine[key]) for key in ("processor", "system") if key in machine)
     lines[-1] += f", {machine.get('cores', '?')} cores. "
     lines[-1] += ", ".join(f"{name} {value}" for name, value in versions.items()) + "\n"
+    if stale(path):
+        lines.append("**Older than the last change of what it measures.**\n")
     if rows := [row for row in result.get("rows", []) if row.get("ours")]:
         lines += [
             "| case | ours, ms | peer, ms | ratio | by CPU time | spread |",

@@ -2,6 +2,7 @@
 
 import html
 import importlib
+import importlib.util
 import inspect
 import json
 import re
@@ -46,6 +47,45 @@ def test_every_exported_name_is_documented(package, site):
     assert not names - shown
     things = {name: getattr(module, name) for name in names}
     assert not [n for n, thing in things.items() if callable(thing) and not inspect.getdoc(thing)]
+
+
+@pytest.fixture(scope="module")
+def hook():
+    spec = importlib.util.spec_from_file_location("pages_of_the_site", ROOT / "docs" / "site.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_figures_older_than_the_code_they_measure_are_marked(site, hook):
+    marked, old = set(), set()
+    for package in PACKAGES:
+        page = (site / package.name / "benchmarks.html").read_text()
+        sections = dict(re.findall(r'<h2 id="([^"]+)">(.*?)(?=<h2|$)', page, re.S))
+        for path in (package.folder / "benchmarks" / "results").glob("*.json"):
+            old |= {path} if hook.stale(path) else set()
+            marked |= {path} if "Older than the last change" in sections[path.stem] else set()
+    print("to be measured again:", *sorted(path.stem for path in old), sep="\n")
+    assert marked == old
+
+
+def test_kernels_for_cuda_do_not_make_figures_of_a_cpu_old(tmp_path, monkeypatch, hook):
+    monkeypatch.setattr(hook, "ROOT", tmp_path)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    for day, name in (("02", "cpu/a.cpp"), ("03", "cuda/a.cpp"), ("04", "core/a.cu")):
+        file = tmp_path / "packages" / "one" / "csrc" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+        monkeypatch.setenv("GIT_COMMITTER_DATE", f"2020-01-{day}T12:00:00")
+        subprocess.run([*git, "add", "."], check=True)
+        subprocess.run([*git, "commit", "--quiet", "-m", "a"], check=True)
+    assert hook.last_change("one") == "2020-01-02"
+    results = tmp_path / "packages" / "one" / "benchmarks" / "results"
+    results.mkdir(parents=True)
+    for date, old in (("2020-01-01", True), ("2020-01-02", False)):
+        (results / "a.json").write_text(json.dumps({"date": date}))
+        assert hook.stale(results / "a.json") is old
 
 
 def test_links_between_pages_lead_somewhere(site):
