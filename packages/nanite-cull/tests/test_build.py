@@ -358,3 +358,23 @@ def test_an_interrupt_stops_a_build(planet, monkeypatch):
     monkeypatch.setattr(tqdm, "set_postfix_str", interrupt)
     with pytest.raises(KeyboardInterrupt):
         nc.build(*planet)
+
+
+def test_errors_of_colours_are_weighed_as_a_display_shows_them():
+    """Dark stripes: linear light of 17 / 255 is what a display is sent as 73 / 255, and as bright
+    stripes are they kept."""
+    vertices, faces = meshes.heightfield(65)
+    stripe = np.arange(len(vertices)) % 65 // 9 % 2
+    off = {}
+    for space, byte in (("linear", 17), ("display", 73), ("display", 17)):
+        colors = np.repeat((stripe * byte).astype(np.uint8)[:, None], 3, 1)
+        asset = nc.build(
+            vertices, faces, colors=colors, materials=[nc.Material(vertex_colors=space)]
+        )
+        camera = nc.Camera.around(asset, 30, 60, 1.0)
+        full, cut = (
+            nc.Renderer(320, 240, threshold=t).render(nc.Scene(asset), camera).color for t in (0, 2)
+        )
+        off[space, byte] = float(np.abs(full - cut)[..., 0].mean() / (byte / 255))
+    assert off["linear", 17] == pytest.approx(off["display", 73], rel=0.1)  # ties fall differently
+    assert off["display", 17] > 5 * off["linear", 17]
