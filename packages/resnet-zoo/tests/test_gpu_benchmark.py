@@ -1,6 +1,7 @@
 """The GPU benchmark's ways to run the network agree; on the CPU, small and without compiling."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,34 @@ def test_the_ways_to_train_agree_and_learn(script):
     losses = {name: [call().item() for _ in range(4)] for name, call in calls.items()}
     assert losses["ours"][0] == pytest.approx(losses["eager"][0], rel=0.05)
     assert all(row[-1] < row[0] for row in losses.values())
+
+
+def test_rows_without_a_compiler_have_names_of_their_own(script, monkeypatch):
+    """They come first, and stay where the compiler has no time left."""
+    asked = []
+
+    def ways(model, x, dtype, compiled):
+        asked.append((tuple(x.shape), compiled))
+        return dict.fromkeys(["ours", "eager", *["torch.compile"] * compiled], lambda: x)
+
+    monkeypatch.setattr(sys, "argv", ["bench", "--quick"])
+    monkeypatch.setattr(script, "INFERENCE", [(torch.bfloat16, 1)])
+    monkeypatch.setattr(script, "TRAINING", [(torch.bfloat16, 2)])
+    for name in ("inference", "training"):
+        monkeypatch.setattr(script, name, ways)
+    bench = script.Bench("tiny", "the way named")
+    for compiled in (False, True):
+        script.every_case(bench, None, compiled, "cpu", 8)
+    assert asked == [((n, 3, 8, 8), compiled) for compiled in (False, True) for n in (1, 2)]
+    first, second = "inference, resnet50, bfloat16, batch 1", "training step, resnet50, bfloat16"
+    assert [row.case for row in bench.rows] == [
+        f"{first}, eager",
+        f"{second}, batch 2, eager",
+        f"{first}, compiled, eager",
+        f"{first}, compiled, torch.compile",
+        f"{second}, batch 2, compiled, eager",
+        f"{second}, batch 2, compiled, torch.compile",
+    ]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
