@@ -1,5 +1,5 @@
-"""Losses over [8192, 50304] logits on one GPU: the CUDA kernels beside torch, and Liger if it is
-there; the chunked output layer and loss beside linear then F.cross_entropy.
+"""Losses over [8192, 50304] logits on one GPU: the CUDA kernels and Triton's beside torch, and
+Liger if it is there; the chunked output layer and loss beside linear then F.cross_entropy.
 
 Forward and backward, bfloat16 and float32; peak memory beyond what was there before. The kernels'
 numbers are compared with torch's first. Without a GPU it says so and ends with exit code 3.
@@ -77,12 +77,26 @@ def measure(bench: Bench, device: str, tokens: int, vocabulary: int, features: i
         bench.compare(f"{name}: native kernels, beside torch", native, torchs)
         default = timed(lambda ours=ours: ours(False), device)
         bench.compare(f"{name}: the library's loss, beside torch", default, torchs)
-        for label, call in (("native kernels", native), ("the library's loss", default),
-                            ("torch", torchs)):  # fmt: skip
+        calls = {"native kernels": native, "the library's loss": default, "torch": torchs}
+        if importlib.util.find_spec("triton"):
+            calls["Triton's kernels"] = timed(lambda ours=ours: by_triton(ours), device)
+            bench.compare(
+                f"{name}: Triton's kernels, beside torch", calls["Triton's kernels"], torchs
+            )
+        for label, call in calls.items():
             extra = peak(call, device) / (logits.numel() * logits.element_size())
             bench.fact(f"{name}: extra peak memory, {label}, of the logits", round(extra, 2))
         del logits
     linear(bench, context, target, vocabulary, features)
+
+
+def by_triton(ours: Callable[[bool], None]) -> None:
+    """The library's loss by Triton's kernels; on the CPU as ever."""
+    before = ops.set_cuda_kernels("triton")
+    try:
+        ours(False)
+    finally:
+        ops.set_cuda_kernels(before)
 
 
 def linear(
