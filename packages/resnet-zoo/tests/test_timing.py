@@ -55,6 +55,26 @@ def test_beside_a_busy_core_the_choice_is_the_same_in_all_of_twenty_runs(scale):
     assert chosen == {"ov"}
 
 
+class Long(Candidate):
+    """Calls of a second on a machine that others use: some per cent more each time."""
+
+    def forward(self, x):
+        self.calls += 1
+        self.clock.now += self.seconds * (1 + self.chance.expovariate(10))
+        return x
+
+
+def test_of_long_calls_those_that_are_close_get_the_rounds_that_tell_them_apart():
+    costs = {"graph": 0.97, "fused": 1.03, "ort": 0.925, "fold": 1.3, "as given": 1.35}
+    chosen = []
+    for seed in range(40):
+        clock, chance = Clock(), random.Random(seed)
+        candidates = {name: Long(clock, cost, chance) for name, cost in costs.items()}
+        chosen.append(choose(time_interleaved(candidates, torch.zeros(1), clock)))
+        assert candidates["ort"].calls == timing.ENOUGH > candidates["as given"].calls
+    assert chosen.count("ort") >= 35  # of two rounds: 21
+
+
 def test_it_ends_when_the_budget_is_spent_but_compares_each_twice():
     clock, chance = Clock(), random.Random(0)
     candidates = {name: Candidate(clock, cost, chance) for name, cost in COSTS.items()}

@@ -10,9 +10,13 @@ import torch
 from torch import Tensor, nn
 
 ROUNDS = 24  # at most
-BUDGET = 5.0  # seconds for all together, after two rounds
+BUDGET = 5.0  # seconds for all together
+ENOUGH = 6  # rounds of what is close, though the budget be spent: two would be chance
+LONGEST = 8  # times the budget: then two are enough
+HURRIED = 1.2  # times the best: dropped after any round once the budget is spent
 HOPELESS = {2: 2.0, 5: 1.3, 10: 1.1}  # after so many rounds, times the best: dropped
 EQUAL = 1.03  # times this close are equal: then the candidate listed first is chosen
+EQUAL_BY_LEAST = 1.02  # the same of the least of few rounds
 CLEARLY = 1.07  # as fast, over all rounds: chosen in any case
 PARTS = 8  # of the rounds, in all of which but one a later candidate must win
 
@@ -26,7 +30,8 @@ def time_interleaved(
 
     The calls are interleaved, so that a disturbance meets all; what is clearly slower is dropped
     early, and the rounds go to those that are close. It ends after `ROUNDS` rounds, or `BUDGET`
-    seconds of `clock` or three times as many on the wall, but not before the second round.
+    seconds of `clock` or three times as many on the wall; of long calls after `ENOUGH` rounds, or
+    `LONGEST` times the budget, but not before the second round.
 
     Args:
         modules: what is called with `x`.
@@ -46,12 +51,13 @@ def time_interleaved(
             if x.device.type == "cuda":
                 torch.cuda.synchronize(x.device)
             times[name].append(clock() - start)
-        late = clock() - begin > BUDGET or time.perf_counter() - begin_wall > 3 * BUDGET
-        if rounds >= 2 and late:
+        spent = max(clock() - begin, (time.perf_counter() - begin_wall) / 3) / BUDGET
+        if rounds >= 2 and spent > (1 if rounds >= ENOUGH else LONGEST):
             break
-        if rounds in HOPELESS:
+        limit = HURRIED if rounds >= 2 and spent > 1 else HOPELESS.get(rounds)
+        if limit is not None:
             best = min(map(min, times.values()))
-            running = [n for n in running if min(times[n]) <= HOPELESS[rounds] * best]
+            running = [name for name in running if min(times[name]) <= limit * best]
     return times
 
 
@@ -65,13 +71,13 @@ def choose(times: dict[str, list[float]]) -> str:
 
     A later one takes the place of an earlier one where it wins clearly, or by more than `EQUAL` in
     all parts of the rounds but one: what wins in some only is noise, and would change from run to
-    run. Of few rounds there are no parts; then it is the first that is as fast as the fastest.
+    run. Of few rounds there are no parts; then it is the first whose least time is about the least.
     """
     most = max(map(len, times.values()))
     last = {name: runs for name, runs in times.items() if len(runs) == most}  # the others are slow
     if most < 2 * PARTS:
-        best = min(map(lower_quartile, last.values()))
-        return next(name for name in last if lower_quartile(last[name]) <= EQUAL * best)
+        best = min(map(min, last.values()))
+        return next(name for name in last if min(last[name]) <= EQUAL_BY_LEAST * best)
     kept, *others = last
     for name in others:
         if _wins(last[name], last[kept]):
