@@ -255,6 +255,41 @@ def test_cameras_that_make_no_sense_are_refused(planet_asset):
         nc.Renderer(64, 64, threshold=-1).render(scene, nc.Camera.look_at((0, 0, 3)))
 
 
+@pytest.mark.parametrize(
+    "view", [np.eye(4)[::-1], np.array([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, -3, 1]])]
+)
+def test_a_view_or_a_pose_that_is_transposed_is_refused(view, planet_asset):
+    with pytest.raises(ValueError, match=r"view: the last row must be \(0, 0, 0, 1\)"):
+        nc.Renderer(64, 64).render(nc.Scene(planet_asset), nc.Camera(view))
+    with pytest.raises(ValueError, match=r"pose: the last row must be \(0, 0, 0, 1\)"):
+        nc.Camera.from_intrinsics(50, 50, 32, 32, 64, 64, view)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_cameras_of_what_is_not_finite_are_refused_by_name(bad, planet_asset):
+    with pytest.raises(ValueError, match="eye must be finite"):
+        nc.Camera.look_at((0, 0, bad))
+    with pytest.raises(ValueError, match="cx, cy must be finite"):
+        nc.Camera.from_intrinsics(50, 50, bad, 32, 64, 64)
+    with pytest.raises(ValueError, match="positive and finite"):
+        nc.Camera.from_intrinsics(bad, 50, 32, 32, 64, 64)
+    with pytest.raises(ValueError, match="pose must be finite"):
+        nc.Camera.from_intrinsics(50, 50, 32, 32, 64, 64, np.full((3, 4), bad))
+    scene, renderer = nc.Scene(planet_asset), nc.Renderer(64, 64)
+    for options in ({"near": bad}, {"far": bad, "fov_y": None}):
+        with pytest.raises(ValueError, match="near must be positive, finite and below far"):
+            renderer.render(scene, nc.Camera.look_at((0, 0, 3), **options))
+
+
+def test_cameras_of_other_shapes_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"target must be finite, of shape \(3,\)"):
+        nc.Camera.look_at((0, 0, 3), (0, 0))
+    with pytest.raises(TypeError, match="eye must be numbers, got 'here'"):
+        nc.Camera.look_at("here")
+    with pytest.raises(ValueError, match="pose must hold a rotation"):
+        nc.Camera.from_intrinsics(50, 50, 32, 32, 64, 64, np.zeros((3, 4)))
+
+
 def test_far_instances_are_drawn_as_their_root_alone(planet_asset, field_asset):
     """The short way for far instances, eight at a time, finds what testing every cluster finds."""
     scene = nc.Scene()

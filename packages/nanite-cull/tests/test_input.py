@@ -200,6 +200,45 @@ def test_locks_that_are_none_are_refused():
             nc.build(vertices, faces, lock=bad)
 
 
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        ((1, 0, 0, 0), "plane of 4 floats"),  # else: the vertices 0 and 1
+        ((0, 1, 0, -1), "plane of 4 floats"),
+        ((1.0, 0, 0, np.inf), "numbers"),
+        ([[np.nan] * 3, [1.0] * 3], "numbers"),
+        ([[1, 1, 1], [0, 0, 0]], "lower corner"),
+    ],
+)
+def test_locks_that_would_hold_nothing_or_something_else_are_refused(bad, why):
+    with pytest.raises(ValueError, match=f"lock.*{why}"):
+        nc.build(*meshes.planet(1), lock=bad)
+
+
+def test_a_box_to_infinity_locks_a_half_space():
+    vertices, faces = meshes.planet(1)
+    half = nc.build(vertices, faces, lock=[[-np.inf] * 3, [0, np.inf, np.inf]])
+    assert np.array_equal(
+        half.clusters, nc.build(vertices, faces, lock=vertices[:, 0] <= 0).clusters
+    )
+
+
+def test_one_material_and_what_is_none_are_refused_by_name():
+    vertices, faces = meshes.planet(1)
+    for bad in (nc.Material(), 3, [3], None):
+        with pytest.raises(TypeError, match="materials must be a sequence of Material"):
+            nc.build(vertices, faces, materials=bad)
+    given = (nc.Material(name=name) for name in ("a", "b"))
+    assert [m.name for m in nc.build(vertices, faces, materials=given).material_table] == ["a", "b"]
+
+
+def test_tensors_of_types_that_numpy_lacks_are_refused_by_name():
+    torch = pytest.importorskip("torch")
+    vertices, faces = meshes.planet(1)
+    with pytest.raises(TypeError, match=r"vertices must be of a type that numpy has.*bfloat16"):
+        nc.build(torch.from_numpy(vertices).bfloat16(), faces)
+
+
 def test_facetted_meshes_are_as_small_and_as_simple_as_welded_ones(tmp_path):
     vertices, faces = meshes.planet(5)
     corners = vertices[faces]

@@ -178,9 +178,41 @@ def test_assets_and_scenes_are_pickled_and_copied(torus_asset, planet_asset, tmp
         frame = copy.deepcopy(renderer).render(other, pickle.loads(pickle.dumps(camera)))
         assert np.array_equal(frame.visibility, expected.visibility)
         assert np.array_equal(frame.normal, expected.normal)
+    assert len(copy.deepcopy(nc.Scene())) == len(pickle.loads(pickle.dumps(nc.Scene()))) == 0
     other = pickle.loads(pickle.dumps(planet_asset))
     assert np.array_equal(other.leaf_source, planet_asset.leaf_source)
     assert copy.deepcopy(planet_asset) is planet_asset
+
+
+class NamedScene(nc.Scene):
+    """A scene with something of its own."""
+
+    def __init__(self, *assets):
+        super().__init__(*assets)
+        self.name = "town"
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))]
+)
+def test_a_copy_of_a_subclass_has_what_the_subclass_added(copied, planet_asset):
+    other = copied(NamedScene(planet_asset))
+    assert (type(other), other.name, len(other)) == (NamedScene, "town", 1)
+
+
+@pytest.mark.parametrize("bad", [0.0, 1.5, "0", None, [0, 1], np.zeros(2, bool), np.arange(2)])
+def test_instances_are_named_by_whole_numbers_and_slices(bad, planet_asset):
+    scene = nc.Scene(planet_asset, planet_asset)
+    for change in (scene.hide, scene.remove):
+        with pytest.raises(TypeError, match=r"instances must be a whole number or a slice, got"):
+            change(bad)
+    assert len(scene) == 2
+
+
+@pytest.mark.parametrize("kind", [complex, str])
+def test_transforms_are_real_numbers(kind, planet_asset):
+    with pytest.raises(TypeError, match="transforms must be real numbers"):
+        nc.Scene().add(planet_asset, np.eye(4).astype(kind))
 
 
 def test_a_transform_that_is_refused_changes_nothing(planet_asset):

@@ -16,7 +16,13 @@ def as_numpy(value: Any, function: str, name: str) -> np.ndarray:
             raise TypeError(
                 f"{function}: {name} must be on the cpu, got {value.device}; call .cpu()"
             )
-        return np.from_dlpack(value)
+        try:
+            return np.from_dlpack(value)
+        except (RuntimeError, BufferError, TypeError) as error:  # bfloat16 and its like
+            raise TypeError(
+                f"{function}: {name} must be of a type that numpy has, got "
+                f"{getattr(value, 'dtype', type(value).__name__)}; convert it, tensors by .float()"
+            ) from error
     if isinstance(value, (list, tuple)):
         return np.asarray(value)
     raise TypeError(

@@ -1,7 +1,7 @@
 """Built meshes: what `build` and `load` return and a scene draws."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -335,6 +335,14 @@ def _lock_mask(lock: Any, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray
     if array.dtype == bool and array.shape == (len(vertices),):
         return np.ascontiguousarray(array, dtype=np.uint8)
     out = np.zeros(len(vertices), np.uint8)
+    plane = array.dtype.kind == "f" and array.shape == (4,)
+    if array.dtype.kind == "f" and (np.isnan(array) | (plane & np.isinf(array))).any():
+        raise ValueError(f"build: lock must hold numbers, got {array.tolist()}")
+    if array.dtype.kind in "iu" and array.shape == (4,) and len(np.unique(array)) < 4:
+        raise ValueError(
+            "build: lock must name a vertex once, or be a plane of 4 floats, got the integers "
+            f"{array.tolist()}; write a plane as (1.0, 0.0, 0.0, 0.0)"
+        )
     if array.dtype.kind in "iu" and array.ndim == 1:
         if array.size and not 0 <= int(array.min()) <= int(array.max()) < len(vertices):
             raise ValueError(
@@ -342,7 +350,7 @@ def _lock_mask(lock: Any, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray
                 f"got {array.min()} to {array.max()}"
             )
         out[array] = 1
-    elif array.dtype.kind == "f" and array.shape == (4,):  # plane: n . p + d = 0
+    elif plane:  # n . p + d = 0
         length = np.linalg.norm(array[:3])
         if not length > 0:
             raise ValueError(f"build: lock: a plane (a, b, c, d) needs a normal, got {array}")
@@ -350,6 +358,10 @@ def _lock_mask(lock: Any, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray
         extent = float((used.max(0) - used.min(0)).max()) if len(used) else 0.0
         out[np.abs(vertices @ array[:3] + array[3]) / length <= 1e-6 * extent] = 1
     elif array.shape == (2, 3):  # box: lower and upper corner
+        if (array[0] > array[1]).any():
+            raise ValueError(
+                f"build: lock: the lower corner of a box must come first, got {array.tolist()}"
+            )
         out[((vertices >= array[0]) & (vertices <= array[1])).all(1)] = 1
     else:
         raise ValueError(
@@ -357,6 +369,19 @@ def _lock_mask(lock: Any, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray
             f"of shape (2, 3), got {array.dtype} {array.shape}"
         )
     return out
+
+
+def _materials(materials: Any) -> tuple[Material, ...]:
+    """What `build(materials=...)` may be."""
+    found = tuple(materials) if isinstance(materials, Iterable) else (materials,)
+    for material in found:
+        if not isinstance(material, Material):
+            raise TypeError(
+                f"build: materials must be a sequence of Material, got {type(material).__name__}"
+            )
+    if found and found[0] is materials:
+        raise TypeError("build: materials must be a sequence of Material: put the one into a list")
+    return found
 
 
 def _border_mask(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -374,9 +399,6 @@ def _with_base_colors(
 ) -> tuple[Any, ...]:
     """A mesh (vertices, faces, normals, uvs, colors, lock mask) whose colours are multiplied by the
     materials' base colours; where two materials with different ones meet, vertices are split."""
-    for material in materials:
-        if not isinstance(material, Material):
-            raise TypeError(f"build: materials must be Material, got {type(material).__name__}")
     if materials and ids is not None and len(ids) and int(ids.max()) >= len(materials):
         raise ValueError(
             f"build: material_ids must be 0 to {len(materials) - 1} (there are {len(materials)} "
@@ -465,6 +487,7 @@ def build(
         for name, array, wide in (("normals", normals, 3), ("uvs", uvs, 2))
     )
     c = None if colors is None else rgba(colors, "build", "colors", len(v))
+    materials = _materials(materials)
     ids = (
         None if material_ids is None else indices(material_ids, "build", "material_ids", (len(f),))
     )

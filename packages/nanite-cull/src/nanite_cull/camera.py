@@ -8,6 +8,29 @@ import numpy as np
 from nanite_cull import _C  # type: ignore[attr-defined]
 
 
+def _numbers(function: str, name: str, value: Any, *shapes: tuple[int, ...]) -> np.ndarray:
+    """A finite float64 array of one of the shapes. Raises ValueError, TypeError by name."""
+    try:
+        array = np.asarray(value, float)
+    except (TypeError, ValueError):
+        raise TypeError(f"Camera.{function}: {name} must be numbers, got {value!r}") from None
+    if array.shape not in shapes or not np.isfinite(array).all():
+        raise ValueError(
+            f"Camera.{function}: {name} must be finite, of shape "
+            f"{' or '.join(map(str, shapes))}, got {array.tolist()}"
+        )
+    return array
+
+
+def _require_affine(what: str, matrix: np.ndarray) -> None:
+    """Hold a (4, 4) matrix to its last row: a transposed one would be another camera."""
+    if not np.allclose(matrix[3], [0, 0, 0, 1], rtol=0, atol=1e-6):
+        raise ValueError(
+            f"{what}: the last row must be (0, 0, 0, 1), got {matrix[3].tolist()}; transpose a "
+            "matrix that has its shift there"
+        )
+
+
 @dataclass(frozen=True)
 class Camera:
     """A pinhole or an orthographic camera, right-handed, looking along its -z axis.
@@ -31,7 +54,10 @@ class Camera:
         cls, eye: Any, target: Any = (0, 0, 0), up: Any = (0, 1, 0), **options: Any
     ) -> "Camera":
         """A camera at `eye`, looking at `target`. Raises ValueError if `up` is along the view."""
-        eye, target, up = (np.asarray(a, float) for a in (eye, target, up))
+        eye, target, up = (
+            _numbers("look_at", name, value, (3,))
+            for name, value in (("eye", eye), ("target", target), ("up", up))
+        )
         back = eye - target
         right = np.cross(up, back)
         if not (np.linalg.norm(back) > 0 and np.linalg.norm(right) > 0):
@@ -74,20 +100,22 @@ class Camera:
                 f"Camera.from_intrinsics: convention must be one of {', '.join(flips)}, "
                 f"got {convention!r}"
             )
-        if not (fx > 0 and fy > 0 and width > 0 and height > 0):
+        if not all(0 < side < np.inf for side in (fx, fy, width, height)):
             raise ValueError(
-                "Camera.from_intrinsics: fx, fy, width and height must be positive, "
+                "Camera.from_intrinsics: fx, fy, width and height must be positive and finite, "
                 f"got {fx}, {fy}, {width}, {height}"
             )
+        _numbers("from_intrinsics", "cx, cy", (cx, cy), (2,))
         to_world = np.eye(4)
         if pose is not None:
-            pose = np.asarray(pose, float)
-            if pose.shape not in ((3, 4), (4, 4)):
-                raise ValueError(
-                    "Camera.from_intrinsics: pose must have shape (4, 4) or (3, 4), "
-                    f"got {pose.shape}"
-                )
+            pose = _numbers("from_intrinsics", "pose", pose, (4, 4), (3, 4))
             to_world[: len(pose)] = pose
+            _require_affine("Camera.from_intrinsics: pose", to_world)
+            if not np.linalg.det(to_world[:3, :3]):
+                raise ValueError(
+                    "Camera.from_intrinsics: pose must hold a rotation, got the singular "
+                    f"{to_world[:3, :3].tolist()}"
+                )
         to_world[:3, :3] *= flips[convention]
         rotation = np.linalg.inv(to_world[:3, :3])
         view = np.eye(4)
@@ -199,6 +227,7 @@ class Camera:
         view = np.ascontiguousarray(self.view, dtype=np.float64)
         if view.shape != (4, 4) or not np.isfinite(view).all():
             raise ValueError("Camera: the view matrix must be finite, of shape (4, 4)")
+        _require_affine("Camera: view", view)
         gram, scale = view[:3, :3] @ view[:3, :3].T, self.scale
         if not np.linalg.det(view[:3, :3]) > 0 or not np.allclose(
             gram, scale**2 * np.eye(3), atol=1e-3 * scale**2
@@ -207,9 +236,11 @@ class Camera:
                 "Camera: view must be a rotation, a shift and one scale (no mirror, no shear); "
                 "put other changes into the transforms of the scene"
             )
-        if not self.near > 0 or (self.orthographic and not self.far > self.near):
+        last = self.far if self.orthographic else np.inf
+        if not 0 < self.near < last or (self.orthographic and not np.isfinite(last)):
             raise ValueError(
-                f"Camera: near must be positive and below far, got {self.near} and {self.far}"
+                "Camera: near must be positive, finite and below far, which is finite in an "
+                f"orthographic camera, got {self.near} and {self.far}"
             )
         if self.orthographic and not (self.height > 0 and np.isfinite(self.height)):
             raise ValueError(f"Camera: height must be positive, got {self.height}")

@@ -1,5 +1,7 @@
 """What is drawn: instances of assets, kept resident between frames."""
 
+import itertools
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from nanite_cull.mesh_io import load_instances
 def _rows(transforms: Any, function: str) -> np.ndarray:
     """Transforms of shape (N, 4, 4), (N, 3, 4), (4, 4) or (3, 4) as contiguous (N, 12) float64."""
     array = as_numpy(transforms, function, "transforms")
+    if array.dtype.kind not in "fiubO":
+        raise TypeError(f"{function}: transforms must be real numbers, got {array.dtype}")
     if array.ndim == 2:
         array = array[None]
     if array.ndim != 3 or array.shape[1:] not in ((3, 4), (4, 4)):
@@ -103,11 +107,18 @@ class Scene:
             if stride != 1:
                 raise ValueError(f"{function}: a slice must be whole, got step {stride}")
             return first, max(0, last - first)
-        if not 0 <= instances < len(self):
+        try:
+            number = operator.index(instances)
+        except TypeError:
+            raise TypeError(
+                f"{function}: instances must be a whole number or a slice, got {instances!r}; "
+                "call it once for each of several"
+            ) from None
+        if not 0 <= number < len(self):
             raise ValueError(
-                f"{function}: instance {instances} does not exist; the scene has {len(self)}"
+                f"{function}: instance {number} does not exist; the scene has {len(self)}"
             )
-        return int(instances), 1
+        return number, 1
 
     def hide(self, instances: int | slice, hidden: bool = True) -> None:
         """Leaves instances out of every view, or shows them again; their numbers stay."""
@@ -119,16 +130,18 @@ class Scene:
 
     def __getstate__(self) -> dict[str, Any]:
         transforms, asset_of, hidden = self._core.instances()
+        own = {k: v for k, v in self.__dict__.items() if k not in ("_core", "_assets")}
         return {"assets": self._assets, "transforms": transforms, "asset_of": asset_of,
-                "hidden": hidden}  # fmt: skip
+                "hidden": hidden, "own": own}  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state.get("own", {}))  # of a subclass
         self._core, self._assets = _C.Scene(), list(state["assets"])
         for asset in self._assets:
             self._core.add_asset(asset._core)
         asset_of, transforms = state["asset_of"], state["transforms"]
         starts = np.flatnonzero(np.diff(asset_of, prepend=asset_of[:1] + 1)).tolist()
-        for first, last in zip(starts, [*starts[1:], len(asset_of)], strict=True):
+        for first, last in itertools.pairwise([*starts, len(asset_of)]):
             self._core.add(int(asset_of[first]), transforms[first:last], 0)
         for i in np.flatnonzero(state["hidden"]).tolist():
             self._core.hide(i, 1, True)
