@@ -186,8 +186,10 @@ def test_the_plan_is_cheap_first_and_no_kind_can_take_the_share_of_the_next(tmp_
         if phase.tests:  # a test that hangs is ended before its phase
             limit = float(phase.environment["GPU_CHECK_TEST_LIMIT"])
             assert 2 * limit < phase.cap_s, phase.name
-    big = [phase.name for phase in total if phase.name.startswith("tests")][-1]
-    assert big == "tests spconv-lite test_many_rows"
+    tests = [phase for phase in total if phase.name.startswith("tests")]
+    assert all(phase.name.endswith("test_triton") for phase in tests[:3])
+    assert tests[-1].name == "tests spconv-lite test_many_rows"
+    assert [phase.at_once for phase in tests[-2:]] == [gpu_check.TESTS_AT_ONCE, 1]
 
 
 def test_the_report_makes_result_files_and_tables_of_the_lines(tmp_path, monkeypatch, capsys):
