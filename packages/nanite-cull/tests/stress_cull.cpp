@@ -1,8 +1,11 @@
 // Whole persistent culls and two-pass frames on several threads, at ample and at tiny capacities: run under
 // the thread sanitizer by test_traversal.py. What is found must be what one thread finds instance by
 // instance.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
+#include <tuple>
 
 #include "raster/two_pass.h"
 #include "scenes.h"
@@ -12,6 +15,7 @@ using namespace nanite_cull;
 namespace {
 
 int failures = 0;
+uint64_t hidden = 0, brought = 0, dropped = 0;  // by all runs: what was left out, and came after all
 
 void expect(bool holds, const char* what, int seed) {
   if (!holds && failures++ < 5) std::printf("failed: %s, seed %d\n", what, seed);
@@ -24,16 +28,30 @@ CullOptions options(Traversal traversal, int threads, uint64_t room) {
   return out;
 }
 
-std::vector<Visible> found(const VisibleClusters& v) {
-  std::vector<Visible> out(v.buffer.begin(), v.buffer.begin() + static_cast<std::ptrdiff_t>(v.small));
-  for (uint64_t i = 0; i < v.large; ++i) out.push_back(v.large_at(i));
+using Key = std::tuple<uint32_t, uint32_t, uint32_t, bool>;  // in the order of a list
+
+// Small clusters or large ones.
+std::vector<Key> found(const VisibleClusters& v, bool large) {
+  std::vector<Key> out;
+  for (uint64_t i = 0; i < (large ? v.large : v.small); ++i) {
+    const Visible& c = large ? v.large_at(i) : v.buffer[i];
+    out.emplace_back(c.view, c.instance, c.cluster, large);
+  }
   return out;
 }
 
-bool equal(const std::vector<Visible>& a, const std::vector<Visible>& b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const Visible& x, const Visible& y) {
-    return x.view == y.view && x.instance == y.instance && x.cluster == y.cluster;
-  });
+bool equal(const VisibleClusters& a, const VisibleClusters& b) {
+  return found(a, false) == found(b, false) && found(a, true) == found(b, true);
+}
+
+// Each cluster once, in order, and none that `all` does not have.
+bool is_part(const VisibleClusters& some, const VisibleClusters& all) {
+  for (const bool large : {false, true}) {
+    const std::vector<Key> a = found(some, large), b = found(all, large);
+    if (std::adjacent_find(a.begin(), a.end(), std::greater_equal<Key>()) != a.end()) return false;
+    if (!std::includes(b.begin(), b.end(), a.begin(), a.end())) return false;
+  }
+  return true;
 }
 
 View look(scenes::Random& random, double distance) {
@@ -62,12 +80,13 @@ void cull(int seed) {
     const View view = look(random, 6);
     one.run(scene, view, options(Traversal::instances, 1, 4096));
     many.run(scene, view, options(Traversal::persistent, 2 + seed % 5, 4096));
-    expect(equal(found(one.visible), found(many.visible)), "the clusters differ", seed);
+    expect(equal(one.visible, many.visible), "the clusters differ", seed);
     expect(one.stats.triangles == many.stats.triangles, "the triangles differ", seed);
     many.run(scene, view, options(Traversal::persistent, 4, 1 + seed % 7));
-    expect(many.stats.dropped_nodes + many.stats.dropped_candidate_clusters > 0 ||
-               equal(found(one.visible), found(many.visible)),
-           "what does not fit is not counted", seed);
+    const uint64_t lost = many.stats.dropped_nodes + many.stats.dropped_candidate_clusters;
+    expect(lost > 0 || equal(one.visible, many.visible), "what does not fit is not counted", seed);
+    expect(is_part(many.visible, one.visible), "what fits is out of order or nowhere else", seed);
+    dropped += lost;
   }
 }
 
@@ -92,6 +111,9 @@ void draw(int seed) {
     draw_two_pass(walked.context, scene, view, drawing[1], history, walked.visible, draws[1], pictures[1],
                   walked.stats, stats);
     expect(pictures[0].depth == pictures[1].depth, "the depths differ", seed);
+    expect(is_part(walked.visible, plain.visible), "what is drawn is out of order or not in view", seed);
+    hidden += walked.stats.occluded_instances + walked.stats.occluded_nodes + walked.stats.occluded_clusters;
+    brought += walked.stats.post_clusters;
   }
 }
 
@@ -100,6 +122,9 @@ void draw(int seed) {
 int main(int, char** arguments) {
   const int runs = std::atoi(arguments[1]);
   for (int seed = 1; seed <= runs; ++seed) cull(seed), draw(seed);
+  expect(dropped > 0, "every run had room", 0);
+  expect(hidden > 0, "nothing was hidden", 0);
+  expect(brought > 0, "no post pass brought anything", 0);
   std::printf("%d runs, %d failures\n", runs, failures);
   return failures > 0;
 }
