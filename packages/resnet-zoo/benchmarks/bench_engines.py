@@ -16,9 +16,16 @@ import sys
 from engines import Engine, built_alike, compare, interleaved, keep_other_cases
 from measure import Bench, Row
 
-HUGE = "--huge" in sys.argv and not sys.argv.remove("--huge")
-QUICKLY = "--no-compile" in sys.argv and not sys.argv.remove("--no-compile")
-AUTO = "--auto" in sys.argv and not sys.argv.remove("--auto")
+
+def _asked(option: str) -> bool:
+    """Whether the command line has an option that measure does not know; takes it off."""
+    there = option in sys.argv
+    if there:
+        sys.argv.remove(option)
+    return there
+
+
+HUGE, QUICKLY, AUTO = map(_asked, ("--huge", "--no-compile", "--auto"))
 RIVALS = ("torchvision", *([] if QUICKLY else ["compile"]), "onnxruntime", "openvino")
 CASES = [
     (model, dtype, batch)
