@@ -180,3 +180,24 @@ def test_planes_resolved_on_a_device_are_those_of_the_cpu(leaves, occlusion):
     frame, expected = second.render(leaves, camera), first.render(leaves, camera)
     second.render(leaves, nc.Camera.look_at((5, 5, 2), (0, 0, 0)))
     assert np.array_equal(frame.normal, expected.normal)  # another picture is on the device
+
+
+@pytest.mark.gpu
+@built
+@pytest.mark.parametrize("occlusion", [False, True])
+def test_a_streamed_frame_of_a_device_is_that_of_the_mesh_in_memory(occlusion, tmp_path):
+    asset = nc.build(*meshes.planet(6))
+    memory, file = nc.Scene(asset), nc.Scene(nc.open(asset.save(tmp_path / "a.ncl")))
+    whole = nc.Renderer(320, 200)
+    options = {"device": "cuda", "occlusion": occlusion}
+    waits = nc.Renderer(320, 200, wait_resident=True, **options)
+    comes = nc.Renderer(320, 200, budget=1 << 20, **options)
+    for distance in (4.0, 1.6, 1.2, 3.0):
+        camera = nc.Camera.look_at((0.1, 0.2, distance), (0, 0, 0), near=0.01)
+        expected = whole.render(memory, camera)
+        frame = waits.render(file, camera)
+        for plane in ("depth", "cluster", "triangle", "normal"):
+            assert np.array_equal(getattr(frame, plane), getattr(expected, plane)), plane
+        coarse = comes.render(file, camera)
+        assert np.abs(coarse.coverage.mean() - expected.coverage.mean()) < 0.02  # no hole
+    assert comes.stats["resident_bytes"] <= 1 << 20

@@ -122,7 +122,9 @@ def test_kernels_have_neither_doubles_nor_contraction(name):
 @needs_nvcc
 def test_nvcc_compiles_what_the_budget_leaves_out(tmp_path):
     """The sort is CUB's, the rest has no kernels."""
-    for source in ("scene/device_scene.cu", "cull/sort.cu", "resolve/device_frame.cu"):
+    for source in (
+        "scene/device_pages.cu", "scene/device_scene.cu", "cull/sort.cu", "resolve/device_frame.cu"
+    ):  # fmt: skip
         command = [nvcc_guard.nvcc(), "-std=c++17", "-fmad=false", "-arch=sm_90", "-c"]
         command += ["-Werror=all-warnings", f"-I{CSRC}", f"-I{PACKAGE.parents[1]}/cmake/include"]
         done = subprocess.run(

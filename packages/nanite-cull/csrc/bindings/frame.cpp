@@ -356,26 +356,28 @@ void nanite_cull::bind_frame(nb::module_& m) {
       .def("forget", &cuda::DeviceFrame::forget)
       .def("cull",
            [](cuda::DeviceFrame& device, Frame& f, const Scene& scene, const View& view,
-              const CullOptions& options) {
+              const CullOptions& options, const Streamer& streamer) {
              {
                nb::gil_scoped_release released;
                f.context.init_context(view, options);
                const std::shared_lock held(scene.lock);
-               device.cull(scene, view, options, f.visible, f.cull_stats);
+               device.cull(scene, Streamer::Hold(&streamer), view, options, f.visible, f.cull_stats);
              }
              return cull_stats(f.cull_stats);
            })
       .def(
           "draw",
           [](cuda::DeviceFrame& device, Frame& f, const Scene& scene, const View& view,
-             const CullOptions& culling, const RasterOptions& options, bool occlusion, History* history) {
+             const CullOptions& culling, const RasterOptions& options, bool occlusion, History* history,
+             const Streamer& streamer) {
             {
               nb::gil_scoped_release released;
               f.context.init_context(view, culling);
               const std::shared_lock held(scene.lock);
-              f.picture = device.draw(scene, view, culling, options, occlusion, history, f.visible,
+              const Streamer::Hold streamed(&streamer);
+              f.picture = device.draw(scene, streamed, view, culling, options, occlusion, history, f.visible,
                                       f.cull_stats, f.buffer, f.raster_stats);
-              f.context.find_assets(scene, Streamer::Hold(nullptr));
+              f.context.find_assets(scene, streamed);
               f.context.collect_draws(scene, f.visible, f.draws);
               f.motion.to_clip.clear();
               if (history && history->before.epoch > 0)
@@ -386,7 +388,8 @@ void nanite_cull::bind_frame(nb::module_& m) {
             d.update(raster_stats(f.raster_stats));
             return d;
           },
-          "frame"_a, "scene"_a, "view"_a, "culling"_a, "options"_a, "occlusion"_a, "history"_a.none())
+          "frame"_a, "scene"_a, "view"_a, "culling"_a, "options"_a, "occlusion"_a, "history"_a.none(),
+          "streamer"_a)
       // Frame.resolve and Frame.resolve_albedo of the picture that the device holds; False: of another one
       .def(
           "resolve",
@@ -411,19 +414,20 @@ void nanite_cull::bind_frame(nb::module_& m) {
       .def(
           "draw_views",
           [](cuda::DeviceFrame& device, Frame& f, const Scene& scene, const std::vector<View>& views,
-             const CullOptions& culling, const RasterOptions& options, Depths out) {
+             const CullOptions& culling, const RasterOptions& options, Depths out, const Streamer& streamer) {
             check_depths(views, out);
             {
               nb::gil_scoped_release released;
               f.context.init_context(views, culling);
               const std::shared_lock held(scene.lock);
-              device.draw_views(scene, views, culling, options, out.data(), f.cull_stats, f.raster_stats);
+              device.draw_views(scene, Streamer::Hold(&streamer), views, culling, options, out.data(),
+                                f.cull_stats, f.raster_stats);
             }
             nb::dict d = cull_stats(f.cull_stats);
             d.update(raster_stats(f.raster_stats));
             return d;
           },
-          "frame"_a, "scene"_a, "views"_a, "culling"_a, "options"_a, "out"_a.noconvert());
+          "frame"_a, "scene"_a, "views"_a, "culling"_a, "options"_a, "out"_a.noconvert(), "streamer"_a);
 #endif
 
   m.def("object_to_clip", [](const View& view, const Scene& scene, uint32_t instance) {

@@ -164,11 +164,11 @@ DEV_KERNEL(cull_threads, cull_blocks) cull_nodes(CullPass pass, int level) {
         if (sight != Sight::hidden) child = node.child[i];
       }
       if (child != none && child & leaf_bit) {
-        const Group& group = asset.groups[child & ~leaf_bit];
-        if (!too_coarse(view.lod, group.bounds))
+        const uint32_t group = child & ~leaf_bit;
+        if (!expands(asset, view.lod, group))
           child = none;
         else
-          offered_clusters += group.cluster_count;
+          offered_clusters += asset.groups[group].cluster_count;
       }
     }
     const bool take = child != none, leaf = (child & leaf_bit) != 0;

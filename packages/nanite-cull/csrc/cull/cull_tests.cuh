@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/queue_layout.h"
+#include "core/requests.h"
 #include "core/size_class.h"
 #include "cull/cull_pass.h"
 
@@ -34,6 +35,17 @@ DEV_FN bool child_wanted(const Node& n, int i, const InstanceView& view) {
 DEV_FN Sight look_at_child(const CullPass& pass, const Candidate& from, const Node& n, int i) {
   const float lo[3] = {n.lo[0][i], n.lo[1][i], n.lo[2][i]}, hi[3] = {n.hi[0][i], n.hi[1][i], n.hi[2][i]};
   return look_at(pass, from.instance, lo, hi, node_widening, from.missed);
+}
+
+// Whether the clusters of a group are candidates: their parents are too coarse.
+DEV_FN bool expands(const AssetArrays& asset, const LodView& lod, uint32_t g) {
+  const LodBounds& bounds = asset.groups[g].bounds;
+  if (asset.wishes) {
+    const float pixels = pixels_without(lod, bounds);
+    const uint32_t word = pixels > 0 ? request_word(asset.wish_frame, pixels) : 0;
+    if (word > dev::load_relaxed(asset.wishes + g)) atomicMax(asset.wishes + g, word);
+  }
+  return too_coarse(lod, bounds);
 }
 
 // Whether a cluster is in the cut and in view; its parents are too coarse.

@@ -37,7 +37,7 @@ struct DeviceWork {
       const uint32_t child = node.child[i], item = child & ~leaf_bit;
       if (!(child & leaf_bit)) {
         out.node[out.nodes++] = pack({0, from.instance, item, sight == Sight::missed});
-      } else if (too_coarse(view.lod, asset.groups[item].bounds)) {
+      } else if (expands(asset, view.lod, item)) {
         out.group[out.groups++] = pack({0, from.instance, item, sight == Sight::missed});
         offered_clusters += asset.groups[item].cluster_count;
       }

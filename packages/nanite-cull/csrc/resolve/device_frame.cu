@@ -27,8 +27,8 @@ struct DeviceFrame::Parts {
   uint64_t pictures = 0;  // how many were drawn
   uint64_t drawn = 0;     // the number of the one that is there, with its scene; 0: none
 
-  void update(const Scene& from) {
-    scene.update(from, nullptr);
+  void update(const Scene& from, const Streamer::Hold& streamed) {
+    scene.update(from, nullptr, streamed);
     if (scene.changed_by_last_update()) drawn = 0;
   }
 
@@ -68,23 +68,24 @@ DeviceFrame::DeviceFrame() : parts_(std::make_unique<Parts>()) {
 
 DeviceFrame::~DeviceFrame() = default;
 
-void DeviceFrame::cull(const Scene& scene, const View& view, const CullOptions& options, VisibleClusters& out,
-                       CullStats& stats) {
+void DeviceFrame::cull(const Scene& scene, const Streamer::Hold& streamed, const View& view,
+                       const CullOptions& options, VisibleClusters& out, CullStats& stats) {
   const On on(parts_->device);
   Parts& p = *parts_;
-  p.update(scene);
+  p.update(scene, streamed);
   p.view_culler.cull(p.scene, view, options, nullptr);
   p.view_culler.read_back(out, stats, nullptr);
+  p.scene.hand_back_wishes(streamed, nullptr);
 }
 
-uint64_t DeviceFrame::draw(const Scene& scene, const View& view, const CullOptions& culling,
-                           const RasterOptions& drawing, bool occlusion, History* history,
-                           VisibleClusters& visible, CullStats& cull_stats, VisibilityBuffer& out,
-                           RasterStats& raster_stats) {
+uint64_t DeviceFrame::draw(const Scene& scene, const Streamer::Hold& streamed, const View& view,
+                           const CullOptions& culling, const RasterOptions& drawing, bool occlusion,
+                           History* history, VisibleClusters& visible, CullStats& cull_stats,
+                           VisibilityBuffer& out, RasterStats& raster_stats) {
   const On on(parts_->device);
   Parts& p = *parts_;
   p.drawn = 0;  // until all is there
-  p.update(scene);
+  p.update(scene, streamed);
   if (occlusion) {
     p.history.draw(p.scene, p.culler, p.rasteriser, view, culling, drawing, raster_stats, nullptr);
   } else {
@@ -99,6 +100,7 @@ uint64_t DeviceFrame::draw(const Scene& scene, const View& view, const CullOptio
   }
   p.culler.read_back(visible, cull_stats, nullptr);
   p.rasteriser.read_back(out, nullptr);
+  p.scene.hand_back_wishes(streamed, nullptr);
   return p.drawn = ++p.pictures;
 }
 
@@ -133,14 +135,16 @@ bool DeviceFrame::resolve_albedo(uint64_t picture, float* out) {
   return true;
 }
 
-void DeviceFrame::draw_views(const Scene& scene, const std::vector<View>& views, const CullOptions& culling,
+void DeviceFrame::draw_views(const Scene& scene, const Streamer::Hold& streamed,
+                             const std::vector<View>& views, const CullOptions& culling,
                              const RasterOptions& drawing, float* out, CullStats& cull_stats,
                              RasterStats& raster_stats) {
   const On on(parts_->device);
   Parts& p = *parts_;
-  p.update(scene);
+  p.update(scene, streamed);
   cuda::draw_views(p.scene, p.view_culler, p.view_rasteriser, views, culling, drawing, out, cull_stats,
                    raster_stats, nullptr);
+  p.scene.hand_back_wishes(streamed, nullptr);
 }
 
 void DeviceFrame::forget() { parts_->history.forget(); }

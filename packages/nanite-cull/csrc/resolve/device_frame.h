@@ -20,18 +20,21 @@ class DeviceFrame {
   ~DeviceFrame();
 
   // The clusters in view: what CullContext::cull() finds, in the same slots. The caller holds the scene's
-  // lock. Waits for the device. Throws native::ValueError for a streamed asset, for capacities beyond 2^28,
-  // and for a traversal that goes by instances; std::runtime_error for what CUDA refuses.
-  void cull(const Scene& scene, const View& view, const CullOptions& options, VisibleClusters& out,
-            CullStats& stats);
+  // lock; `streamed`: the pages of a streamer that has begun a frame of the scene's assets, which gets the
+  // wishes of this one. Waits for the device. Throws native::ValueError for a streamed asset that it did not
+  // begin with, for capacities beyond 2^28, and for a traversal that goes by instances; std::runtime_error
+  // for what CUDA refuses.
+  void cull(const Scene& scene, const Streamer::Hold& streamed, const View& view, const CullOptions& options,
+            VisibleClusters& out, CullStats& stats);
 
   // Culls and draws: the picture that raster() makes. With `occlusion` what the last frame so drawn, and then
   // this one, hide is left out, the picture the same (raster/two_pass.h). `history`: for velocities, what
   // moved since the frame that it knows, and then this one; null: there are none. Else as cull(). Returns the
   // number of the picture.
-  uint64_t draw(const Scene& scene, const View& view, const CullOptions& culling,
-                const RasterOptions& drawing, bool occlusion, History* history, VisibleClusters& visible,
-                CullStats& cull_stats, VisibilityBuffer& out, RasterStats& raster_stats);
+  uint64_t draw(const Scene& scene, const Streamer::Hold& streamed, const View& view,
+                const CullOptions& culling, const RasterOptions& drawing, bool occlusion, History* history,
+                VisibleClusters& visible, CullStats& cull_stats, VisibilityBuffer& out,
+                RasterStats& raster_stats);
 
   // What resolve() and resolve_albedo() of resolve/ give for that picture, into host memory; false, and
   // nothing is written, where the device holds another one by now. Waits for the device.
@@ -40,8 +43,9 @@ class DeviceFrame {
 
   // Depth alone of views of one size, one behind the other in `out`: what draw_views() has without histories.
   // Else as cull().
-  void draw_views(const Scene& scene, const std::vector<View>& views, const CullOptions& culling,
-                  const RasterOptions& drawing, float* out, CullStats& cull_stats, RasterStats& raster_stats);
+  void draw_views(const Scene& scene, const Streamer::Hold& streamed, const std::vector<View>& views,
+                  const CullOptions& culling, const RasterOptions& drawing, float* out, CullStats& cull_stats,
+                  RasterStats& raster_stats);
 
   // The next frame takes nothing from the last one.
   void forget();

@@ -46,7 +46,7 @@ DEV_FN uint32_t drawn_triangle(const ResolvePass& pass, uint32_t id, const Wants
   out.vertices = asset.attributes();
   for (int k = 0; k < 3; ++k) out.corner[k] = asset.vertex(cluster, corner[k]);
   out.to_clip = pass.to_clip + 16 * int64_t(v.instance), out.inverse = record.inverse;
-  out.cluster = v.cluster, out.level = cluster.level, out.triangle = cluster.triangle_begin + local;
+  out.cluster = v.cluster, out.level = cluster.level, out.triangle = asset.first_triangle(v.cluster) + local;
   out.prepare(asset.look(out.material()), wants);
   return v.instance;
 }

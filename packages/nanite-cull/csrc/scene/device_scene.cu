@@ -13,15 +13,20 @@
 namespace nanite_cull::cuda {
 
 AssetArrays DeviceScene::AssetMemory::arrays() const {
-  return {nodes.data(),     groups.data(),
-          clusters.data(),  bounds.data(),
-          positions.data(), vertex_refs.data(),
-          triangles.data(), static_cast<uint32_t>(clusters.size()),
-          source->box,      root_of(*source),
-          drawn.data(),     static_cast<uint32_t>(drawn.size()),
-          materials.data(), uvs.data(),
-          colors.data(),    normals.data(),
-          looks.data(),     static_cast<uint32_t>(looks.size())};
+  AssetArrays out{};
+  if (pages) {
+    pages->fill(out);
+  } else {
+    out.nodes = nodes.data(), out.groups = groups.data(), out.clusters = clusters.data();
+    out.bounds = bounds.data(), out.cluster_count = static_cast<uint32_t>(clusters.size());
+    out.box = source->box, out.root = root_of(*source);
+    out.positions = positions.data(), out.vertex_refs = vertex_refs.data(), out.triangles = triangles.data();
+    out.materials = materials.data(), out.uvs = uvs.data(), out.colors = colors.data();
+    out.normals = normals.data();
+  }
+  out.surfaces = drawn.data(), out.surface_count = static_cast<uint32_t>(drawn.size());
+  out.looks = looks.data(), out.look_count = static_cast<uint32_t>(looks.size());
+  return out;
 }
 
 bool DeviceScene::AssetMemory::is(const std::shared_ptr<const Asset>& asset) const {
@@ -73,7 +78,7 @@ void DeviceScene::bring_surfaces(AssetMemory& memory, dev::Stream stream) {
 void DeviceScene::bring_looks(AssetMemory& memory, dev::Stream stream) {
   if (memory.resolves) return;
   const Asset& a = *memory.source;
-  memory.normals.upload(a.normals, stream);
+  memory.normals.upload(a.normals, stream);  // of a streamed asset all are empty: pages have them
   if (memory.materials.size() == 0) memory.materials.upload(a.materials, stream);
   if (memory.uvs.size() == 0) memory.uvs.upload(a.uvs, stream);
   if (memory.colors.size() == 0) memory.colors.upload(a.colors, stream);
@@ -108,10 +113,6 @@ void DeviceScene::bring_attributes(dev::Stream stream) {
 }
 
 void DeviceScene::add(std::shared_ptr<const Asset> asset, dev::Stream stream) {
-  native::demand(!asset->file, [] {
-    return std::string(
-        "Renderer: device \"cuda\" draws assets that are in memory; a streamed one needs device \"cpu\"");
-  });
   native::demand(std::max(asset->nodes.size(), asset->groups.size()) <= most_items, [] {
     return "Renderer: device \"cuda\" takes assets of at most " + std::to_string(most_items) +
            " nodes and groups; larger ones need device \"cpu\"";
@@ -119,16 +120,16 @@ void DeviceScene::add(std::shared_ptr<const Asset> asset, dev::Stream stream) {
   AssetMemory memory;
   memory.source = std::move(asset);
   const Asset& a = *memory.source;
+  if (a.file) {
+    memory.pages = std::make_unique<DevicePages>(memory.source);
+    bring_surfaces(memory, stream);
+    assets_.push_back(std::move(memory));
+    return;
+  }
   memory.nodes.upload(a.nodes, stream), memory.groups.upload(a.groups, stream);
   memory.clusters.upload(a.clusters, stream), memory.positions.upload(a.positions, stream);
   memory.vertex_refs.upload(a.vertex_refs, stream), memory.triangles.upload(a.triangles, stream);
-  const std::vector<float>* const rows[bounds_rows] = {
-      &a.bounds.lo[0], &a.bounds.lo[1], &a.bounds.lo[2], &a.bounds.hi[0], &a.bounds.hi[1], &a.bounds.hi[2],
-      &a.bounds.x,     &a.bounds.y,     &a.bounds.z,     &a.bounds.r,     &a.bounds.error};
-  const size_t count = a.clusters.size();
-  memory.bounds.resize(bounds_rows * count);
-  for (size_t row = 0; row < bounds_rows; ++row)
-    memory.bounds.upload(rows[row]->data(), row * count, count, stream);
+  upload_bounds(a.bounds, memory.bounds, stream);
   bring_surfaces(memory, stream);
   assets_.push_back(std::move(memory));
 }
@@ -195,15 +196,40 @@ void DeviceScene::each_stretch(Changed&& changed, Bring&& bring) const {
   }
 }
 
-void DeviceScene::update(const Scene& scene, dev::Stream stream) {
+// Whether pages came or went, or frames of wishes are counted on: then kernels are told.
+bool DeviceScene::bring_pages(const Streamer::Hold& streamed, dev::Stream stream) {
+  bool changed = false, any = false;
+  for (AssetMemory& memory : assets_) {
+    if (!memory.pages) continue;
+    const Residency* const residency = streamed.find(*memory.source);
+    native::demand(residency != nullptr, [] {
+      return std::string(
+          "Renderer: an asset is streamed from a file; give a Streamer that has begun a frame of it");
+    });
+    any = true, changed |= memory.pages->update(*residency, stream);
+    memory.pages->begin_wishes(residency->requests().frame, stream);
+  }
+  if (any) bring_arrays(stream);
+  return changed;
+}
+
+void DeviceScene::hand_back_wishes(const Streamer::Hold& streamed, dev::Stream stream) const {
+  for (const AssetMemory& memory : assets_)
+    if (memory.pages) memory.pages->hand_back_wishes(*streamed.find(*memory.source), stream);
+}
+
+void DeviceScene::update(const Scene& scene, dev::Stream stream, const Streamer::Hold& streamed) {
   copied_bytes_ = 0;
   const int64_t count = scene.size();
   const bool anew = scene_ != &scene || count_ != count;
   const bool has_assets = holds_assets(scene);
-  changed_ = anew || !has_assets || revision_ != scene.revision();
-  if (!changed_) return;
-  scene_ = nullptr;  // until all is there
+  const bool scene_changed = anew || !has_assets || revision_ != scene.revision();
+  changed_ = true;
+  if (scene_changed) scene_ = nullptr;  // until all is there
   if (!has_assets) bring_assets(scene, stream);
+  const bool pages_changed = bring_pages(streamed, stream);
+  changed_ = scene_changed || pages_changed;
+  if (!scene_changed) return;
   if (anew) instances_.resize(count), spheres_.resize(count);
   count_ = count;
   each_stretch([&](int64_t number) { return anew || scene.changed_since(revision_, number); },

@@ -2,83 +2,26 @@
 // instances in pieces as they change; a frame of a scene that stands still copies nothing.
 #pragma once
 
+#include <memory>
+
 #include "build/surfaces.h"
-#include "core/drawn_triangle.h"
-#include "core/instance_view.h"
-#include "core/records.h"
-#include "core/wide.h"
-#include "scene/device_array.h"
+#include "scene/device_pages.h"
 #include "scene/scene.h"
+#include "store/streamer.h"
 
 namespace nanite_cull::cuda {
-
-// Rows of AssetArrays::bounds, each an entry a cluster.
-enum BoundsRow : int { row_lo, row_hi = 3, row_x = 6, row_y, row_z, row_r, row_error, bounds_rows };
-
-// Pointers to device memory.
-struct AssetArrays {
-  const Node* nodes;
-  const Group* groups;
-  const Cluster* clusters;
-  const float* bounds;
-  const float* positions;       // (V, 3)
-  const uint32_t* vertex_refs;  // as in Asset
-  const uint8_t* triangles;
-  uint32_t cluster_count;
-  Box box;
-  RootCluster root;
-  // What decides about holes and sides; null where no material of the asset does.
-  const Surface* surfaces;
-  uint32_t surface_count;
-  const uint32_t* materials;  // (V), or null: all of the first
-  const float* uvs;           // (V, 2) or null
-  const float* colors;        // (V, 4) or null
-  // What pixels are resolved to; null before bring_attributes().
-  const float* normals;  // (V, 3) or null
-  const Surface* looks;  // all materials, with their textures
-  uint32_t look_count;
-
-  HD float bound(int row, uint32_t cluster) const { return bounds[int64_t(row) * cluster_count + cluster]; }
-  HD const float* position(const Cluster& c, int local) const {
-    return positions + 3 * int64_t(vertex(c, local));
-  }
-  HD uint32_t vertex(const Cluster& c, int local) const { return vertex_refs[c.vertex_begin + local]; }
-  HD VertexArrays attributes() const { return {positions, normals, uvs, colors, materials}; }
-  HD const Surface* look(uint32_t material) const {
-    return material < look_count ? looks + material : nullptr;
-  }
-  // What the material of a triangle with that first vertex decides; null: nothing.
-  HD const Surface* surface(uint32_t first_vertex) const {
-    if (!surfaces) return nullptr;
-    const uint32_t material = materials ? materials[first_vertex] : 0;
-    return material < surface_count ? surfaces + material : nullptr;
-  }
-};
-
-// One instance, as scene/scene.h has it.
-struct InstanceRecord {
-  Wide linear[9], translation[3];
-  float inverse[9], largest, smallest;
-  uint32_t asset, mirrored;
-
-  HD BasicPlacement<Wide> placement() const {
-    return {linear, {translation[0], translation[1], translation[2]}};
-  }
-};
-
-struct SceneArrays {
-  uint32_t count;
-  const Sphere* spheres;  // in the world; a hidden instance's radius is minus infinity
-  const InstanceRecord* instances;
-  const AssetArrays* assets;
-};
 
 class DeviceScene {
  public:
   // Brings what changed since the last call, and waits for the stream where there was anything. The caller
-  // holds the scene's lock. Throws native::ValueError for a streamed asset, std::runtime_error for what CUDA
-  // refuses.
-  void update(const Scene& scene, dev::Stream stream);
+  // holds the scene's lock; `streamed`: what is there of the pages of streamed assets. Throws
+  // native::ValueError for a streamed asset that no frame of the streamer began with, std::runtime_error for
+  // what CUDA refuses.
+  void update(const Scene& scene, dev::Stream stream,
+              const Streamer::Hold& streamed = Streamer::Hold(nullptr));
+
+  // After a pass: what it would rather have shown of streamed assets. Waits for the stream.
+  void hand_back_wishes(const Streamer::Hold& streamed, dev::Stream stream) const;
 
   SceneArrays arrays() const;
 
@@ -113,6 +56,7 @@ class DeviceScene {
   struct AssetMemory {
     std::shared_ptr<const Asset> source;
     std::shared_ptr<const Surfaces> surfaces;  // of the source, when it was brought
+    std::unique_ptr<DevicePages> pages;        // of a streamed one, in place of what follows
     DeviceArray<Node> nodes;
     DeviceArray<Group> groups;
     DeviceArray<Cluster> clusters;
@@ -138,6 +82,7 @@ class DeviceScene {
   std::shared_ptr<TextureMemory> bring_texture(const Surfaces& surfaces, const Texture& texture,
                                                dev::Stream stream);
   bool holds_assets(const Scene& scene) const;
+  bool bring_pages(const Streamer::Hold& streamed, dev::Stream stream);
   void bring_assets(const Scene& scene, dev::Stream stream);
   void bring_instances(const Scene& scene, int64_t first, int64_t count, dev::Stream stream);
   template <class Changed, class Bring>

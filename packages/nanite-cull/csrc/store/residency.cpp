@@ -44,8 +44,9 @@ void each_group(const NclFile& file, uint32_t page, Body&& body) {
 
 }  // namespace
 
-void Requests::ask(uint32_t group, float pixels) {
-  const uint32_t word = request_word(frame, pixels);
+void Requests::ask(uint32_t group, float pixels) { raise(group, request_word(frame, pixels)); }
+
+void Requests::raise(uint32_t group, uint32_t word) {
   uint32_t old = words[group].load(std::memory_order_relaxed);
   while (old < word && !words[group].compare_exchange_weak(old, word, std::memory_order_relaxed)) {}
 }
@@ -108,6 +109,7 @@ void Residency::evict(uint32_t page) {
 }
 
 void Residency::tell_groups_of(uint32_t page, int change) {
+  ++version_;
   each_group(*source_->file, page, [&](uint32_t group) { set_waiting(group, change); });
 }
 

@@ -22,6 +22,7 @@ struct Requests {
 
   explicit Requests(size_t groups) : words(groups) {}
   void ask(uint32_t group, float pixels);
+  void raise(uint32_t group, uint32_t word);  // to a word that was written elsewhere
 };
 
 class Residency {
@@ -49,6 +50,9 @@ class Residency {
   // least as much as itself is wanted.
   void wanted_pages(uint32_t frame, std::vector<float>& out) const;
 
+  // Another number after every page that came or went; never zero.
+  uint64_t version() const { return version_; }
+
   Requests& requests() const { return *requests_; }
 
  private:
@@ -72,6 +76,7 @@ class Residency {
   std::vector<Slot> slot_of_group_, slot_of_node_;
   std::vector<uint32_t> promises_;  // of a node's slot: clusters below that stand for a group
   std::unique_ptr<Requests> requests_;
+  uint64_t version_ = 1;
 };
 
 }  // namespace nanite_cull

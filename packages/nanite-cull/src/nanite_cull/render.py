@@ -97,10 +97,11 @@ class Renderer:
 
     device: "cpu", or "cuda": culling and drawing by CUDA kernels, on the device that is current,
     with the bits of the CPU; the scene stays there and what changes is copied. Compiled and
-    simulated, never run. Needs a build with CUDA (GPU=ON); takes assets in memory, and draws
-    without overdraw and cull_camera; shadow maps and `render_depths` there take a view after the
-    other, without occlusion. Planes of the last frame (ids, normal, uv, color, albedo, velocity)
-    are resolved there, those of older ones on the CPU, with the same bits; pictures are the CPU's.
+    simulated, never run. Needs a build with CUDA (GPU=ON), and draws without overdraw and
+    cull_camera; shadow maps and `render_depths` there take a view after the other, without
+    occlusion. Planes of the last frame (ids, normal, uv, color, albedo, velocity) are resolved
+    there, those of older ones on the CPU, with the same bits; pictures are the CPU's. Pages of
+    streamed assets are decoded on the CPU and copied as they come.
 
     traversal: the order in which the hierarchies are gone through; what is found is the same. None
     is "instances" on the CPU and "levels" on a device.
@@ -334,7 +335,7 @@ class Renderer:
         def cull(view: _C.View) -> dict[str, Any]:
             if self._device is not None:
                 with self._drawing:
-                    return self._device.cull(core, scene._core, view, self._cull)
+                    return self._device.cull(core, scene._core, view, self._cull, self._streamer)
             return core.cull(scene._core, view, self._cull, False, self._streamer, view)
 
         _, stats = self._cull_until_resident(scene, camera, seconds, cull)
@@ -445,8 +446,9 @@ class Renderer:
         def draw(view: _C.View) -> dict[str, Any]:
             with self._drawing:
                 return device.draw(
-                    core, scene._core, view, self._cull, self._raster, occlusion, history
-                )
+                    core, scene._core, view, self._cull, self._raster, occlusion, history,
+                    self._streamer,
+                )  # fmt: skip
 
         return self._cull_until_resident(scene, camera, seconds, draw)
 
@@ -520,7 +522,7 @@ class Renderer:
             if self._device is not None:
                 with self._drawing:
                     return self._device.draw_views(
-                        core, scene._core, views, self._cull, self._raster, out
+                        core, scene._core, views, self._cull, self._raster, out, self._streamer
                     )
             return core.draw_views(
                 scene._core, views, self._cull, self._raster, self._streamer, out, histories

@@ -1,5 +1,6 @@
 // Culling kernels beside the CPU: the same clusters in the same slots.
 #include <cull/cull.cu>
+#include <scene/device_pages.cu>
 #include <scene/device_scene.cu>
 
 #include "cusim_test.h"

@@ -2,6 +2,7 @@
 #include <cull/cull.cu>
 #include <raster/raster.cu>
 #include <raster/two_pass.cu>
+#include <scene/device_pages.cu>
 #include <scene/device_scene.cu>
 
 #include "cusim_test.h"

@@ -3,13 +3,18 @@
 #include <raster/raster.cu>
 #include <raster/two_pass.cu>
 #include <resolve/resolve.cu>
+#include <scene/device_pages.cu>
 #include <scene/device_scene.cu>
 
+#include <fstream>
+
+#include "core/requests.h"
 #include "cusim_test.h"
 #include "resolve/albedo.h"
 #include "resolve/resolve.h"
 #include "scenes.h"
 #include "sort.h"
+#include "store/ncl_file.h"
 
 namespace gpu = nanite_cull::cuda;
 using namespace nanite_cull;
@@ -55,9 +60,9 @@ View look(scenes::Random& random, double distance, int width, int height) {
   return scenes::perspective(eye, centre, 1.2, 0.2, width, height, 1);
 }
 
-CullOptions options() {
+CullOptions options(Traversal traversal = Traversal::levels) {
   CullOptions out;
-  out.threads = 1, out.traversal = Traversal::levels;
+  out.threads = 1, out.traversal = traversal;
   out.max_candidate_nodes = out.max_candidate_clusters = out.max_visible_clusters = 2048;
   return out;
 }
@@ -87,12 +92,12 @@ struct Host {
   CullStats stats;
   RasterStats drawn;
 
-  Planes draw(const Scene& scene, const View& view) {
+  Planes draw(const Scene& scene, const View& view, const Streamer* streamer = nullptr) {
     RasterOptions drawing;
     drawing.threads = 1;
     history.begin_frame();
     context.init_context(view, options());
-    draw_two_pass(context, scene, view, drawing, history, visible, draws, buffer, stats, drawn, nullptr,
+    draw_two_pass(context, scene, view, drawing, history, visible, draws, buffer, stats, drawn, streamer,
                   &motion);
     Planes out(buffer.id.size());
     ResolveTargets t;
@@ -114,18 +119,21 @@ struct Device {
   gpu::Resolver resolver;
   History history;  // of what moved
 
-  Planes draw(cusim::Device& device, const Scene& from, const View& view, bool occlusion) {
+  Planes draw(cusim::Device& device, const Scene& from, const View& view, bool occlusion,
+              Traversal traversal = Traversal::levels, const Streamer* streamer = nullptr) {
     RasterStats drawn;
-    scene.update(from, &device);
+    const Streamer::Hold streamed(streamer);
+    scene.update(from, &device, streamed);
     history.enter(from), history.begin_frame();
     if (occlusion) {
-      occluders.draw(scene, culler, rasteriser, view, options(), {}, drawn, &device);
+      occluders.draw(scene, culler, rasteriser, view, options(traversal), {}, drawn, &device);
     } else {
-      culler.cull(scene, view, options(), &device);
+      culler.cull(scene, view, options(traversal), &device);
       rasteriser.draw(scene, culler, view, {}, drawn, &device);
     }
     resolver.find_motion(scene, culler, from, *history.track, history.before, &device);
     history.keep(view, from);
+    scene.hand_back_wishes(streamed, &device);
     return planes(device);
   }
 
@@ -215,6 +223,94 @@ void velocities(cusim::Device& device, bool occlusion) {
 
 CUSIM_CASE(velocities_are_those_of_the_host) { velocities(device, false); }
 CUSIM_CASE(velocities_with_occlusion_are_too) { velocities(device, true); }
+
+// A real mesh in pages of a few clusters, streamed; `bytes` are its file, and stay.
+std::shared_ptr<const Asset> streamed_torus(std::vector<uint8_t>& bytes) {
+  const std::string here = __FILE__, name = "/data/torus.ncl";
+  std::string path = here.substr(0, here.rfind("/sim/")) + name;
+  if (!std::ifstream(path)) path = "packages/nanite-cull/tests" + name;  // built on another machine
+  bytes = encode_ncl(read_ncl(NclBytes::of_file(path), {true, 1}), 1, 4096);
+  return streamed_asset(
+      std::make_shared<const NclFile>(NclBytes(bytes.data(), bytes.size()), ReadOptions{true, 1}));
+}
+
+// What the frame that just ended wished for; then forgotten.
+std::vector<uint32_t> take_wishes(const Streamer& streamer, const Asset& asset) {
+  const Streamer::Hold held(&streamer);
+  Requests& requests = held.find(asset)->requests();
+  std::vector<uint32_t> out;
+  for (auto& word : requests.words) {
+    const uint32_t wish = word.exchange(0);
+    out.push_back(request_frame(wish) == requests.frame ? wish : 0);
+  }
+  return out;
+}
+
+// Pages come and go by chance: whatever is there, host and device draw the same and wish for the same.
+void pages_come_and_go(cusim::Device& device, bool occlusion, Traversal traversal) {
+  scenes::Random random(device.config.seed);
+  std::vector<uint8_t> bytes;
+  const std::shared_ptr<const Asset> asset = streamed_torus(bytes);
+  Scene scene;
+  scenes::fill(scene, 3, 1, random);  // beside what is in memory
+  const uint32_t torus = scene.add_asset(asset);
+  for (const double x : {-0.7, 0.8}) {
+    const double place[12] = {1, 0, 0, x, 0, 1, 0, 0.2, 0, 0, 1, 0.5 * x};
+    scene.add(torus, place, 1, 1);
+  }
+  Streamer streamer({uint64_t(1) << 30, 128, 1, true});
+  Device on_device;
+  Host host;
+  host.history.occlusion = occlusion;
+  const size_t pages = asset->file->tables().pages.size();
+  CUSIM_REQUIRE(pages >= 6);
+  std::vector<uint8_t> there(pages);
+  size_t wished = 0, pictures = 0;
+  Planes before(0);
+  for (int frame = 0; frame < 6; ++frame) {
+    streamer.begin_frame(scene.assets);
+    for (uint8_t& page : there) page = frame == 0 ? 0 : frame == 5 ? 1 : random(0, 1) < 0.6;
+    streamer.set_pages(asset, there.data());
+    take_wishes(streamer, *asset);
+    const View view = look(random, 2.2, 47, 33);
+    const Planes want = host.draw(scene, view, &streamer);
+    const std::vector<uint32_t> wishes = take_wishes(streamer, *asset);
+    require_equal(on_device.draw(device, scene, view, occlusion, traversal, &streamer), want);
+    CUSIM_REQUIRE(take_wishes(streamer, *asset) == wishes);
+    for (const uint32_t word : wishes) wished += word > 0;
+    pictures += want.ids[2] != before.ids[2];
+    before = want;
+  }
+  CUSIM_REQUIRE(wished > 0 && pictures == 6);
+  // a view that stands still, of pages that do: nothing is copied
+  const View view = look(random, 2.2, 47, 33);
+  for (int frame = 0; frame < 2; ++frame)
+    on_device.draw(device, scene, view, occlusion, traversal, &streamer);
+  CUSIM_REQUIRE(!on_device.scene.changed_by_last_update());
+}
+
+CUSIM_CASE(streamed_pages_draw_and_wish_as_on_the_host) {
+  pages_come_and_go(device, false, Traversal::levels);
+}
+CUSIM_CASE(streamed_pages_in_two_persistent_passes_do_too) {
+  pages_come_and_go(device, true, Traversal::persistent);
+}
+
+CUSIM_CASE(an_asset_of_no_streamer_is_refused) {
+  std::vector<uint8_t> bytes;
+  Scene scene;
+  const double place[12] = {1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0};
+  scene.add(scene.add_asset(streamed_torus(bytes)), place, 1, 1);
+  Device on_device;
+  scenes::Random random(1);
+  bool refused = false;
+  try {
+    on_device.draw(device, scene, look(random, 3, 7, 5), false);
+  } catch (const native::ValueError&) {
+    refused = true;
+  }
+  CUSIM_REQUIRE(refused);
+}
 
 CUSIM_CASE(an_empty_view_resolves_to_nothing) {
   Scene scene;
