@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from resnet_zoo import (
+    ImageClassification,
     ResNet50_Weights,
     WeightsError,
     imagenet_categories,
@@ -20,6 +21,7 @@ from resnet_zoo import (
     resolve,
     save_weights,
 )
+from resnet_zoo.weights.cards import card_from
 
 TINY = {"stem": "small", "planes": 8}
 V2 = ResNet50_Weights.IMAGENET1K_V2
@@ -146,6 +148,62 @@ def test_a_snapshot_of_transformers_has_its_preprocessing(torchvision, tmp_path,
     image = Image.effect_noise((500, 400), 60).convert("RGB")
     theirs = processor(image, return_tensors="pt")["pixel_values"][0]
     assert torch.allclose(source.transforms()(image), theirs, atol=1e-5)
+
+
+HF = {"model_type": "resnet", "id2label": {"0": "cat", "1": "dog"}}
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            {"size": {"height": 64, "width": 48}},
+            {"crop_size": (64, 48), "resize_size": (64, 48), "crop_mode": "squash"},
+        ),
+        (
+            {"size": {"shortest_edge": 96}, "crop_size": {"height": 64, "width": 48}},
+            {"crop_size": (64, 48), "resize_size": 96},
+        ),
+        (
+            {"size": {"shortest_edge": 224}, "do_normalize": False},
+            {"crop_size": 224, "resize_size": 256, "mean": [0.0] * 3, "std": [1.0] * 3},
+        ),
+    ],
+)
+def test_a_preprocessor_of_another_kind_is_followed(said, expected):
+    card = card_from(HF, said)
+    assert ImageClassification(**card["transforms"]) == ImageClassification(**expected)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"do_resize": False}, {"do_rescale": False}, {"rescale_factor": 1 / 127.5},
+        {"resample": 1},
+        {"size": {"shortest_edge": 256}, "crop_size": 224, "do_center_crop": False},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_a_preprocessor_asks_for_in_vain_is_told(said):
+    with pytest.warns(UserWarning, match="is not done here"):
+        assert "transforms" not in card_from(HF, said)
+
+
+@pytest.mark.parametrize(
+    ("config", "preprocessor"),
+    [
+        ({"architecture": "resnet18", "pretrained_cfg": {"input_size": 224}}, None),
+        ({"architecture": "resnet18", "pretrained_cfg": {"crop_pct": "0.9"}}, None),
+        ({"architecture": "resnet18", "pretrained_cfg": [1]}, None),
+        (HF, {"size": [224, 224]}),
+        (HF, {"size": {"longest_edge": 224}}),
+        ({**HF, "id2label": ["cat"]}, None),
+    ],
+    ids=str,
+)
+def test_a_card_of_other_types_is_refused_by_name(config, preprocessor):
+    with pytest.raises(WeightsError, match="correct or remove it"):
+        card_from(config, preprocessor)
 
 
 def test_a_resnet_that_strides_in_the_first_convolution_is_refused(tmp_path):

@@ -7,6 +7,7 @@ arguments).
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ _SQUASH_FROM = 384  # transformers' ConvNextImageProcessor does not crop from th
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises WeightsError for anything else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, OSError) as error:
         raise WeightsError(f"weights: {path} is not JSON: {error}") from error
     if not isinstance(content, dict):
@@ -32,11 +33,20 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def card_from(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The card of a config.json, and of preprocessor_config.json; {} for another tool's file."""
-    if "architecture" in config or "pretrained_cfg" in config:
-        return _from_timm(config)
-    if config.get("model_type") == "resnet" or "ResNet" in str(config.get("architectures")):
-        return _from_transformers(config, preprocessor)
+    """The card of a config.json, and of preprocessor_config.json; {} for another tool's file.
+
+    Raises WeightsError for values of other types than those files have.
+    """
+    try:
+        if "architecture" in config or "pretrained_cfg" in config:
+            return _from_timm(config)
+        if config.get("model_type") == "resnet" or "ResNet" in str(config.get("architectures")):
+            return _from_transformers(config, preprocessor)
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        raise WeightsError(
+            f"weights: {CONFIG} or {PREPROCESSOR} beside the weights holds what no such file does "
+            f"({error}); cure: correct or remove it"
+        ) from error
     return {}
 
 
@@ -78,20 +88,48 @@ def _from_transformers(
         described["categories"] = [labels[key] for key in sorted(labels, key=int)]
     if preprocessor is None:
         return described
+    if told := _not_done_here(preprocessor):
+        warnings.warn(
+            f"resnet-zoo: {PREPROCESSOR} says {told}, which is not done here; it is not used",
+            stacklevel=5,
+        )
+        return described
     size, crop = preprocessor.get("size", 224), preprocessor.get("crop_size")
-    short = size if isinstance(size, int) else size.get("shortest_edge", size.get("height"))
+    normal = preprocessor.get("do_normalize", True)
     transforms: dict[str, Any] = {
-        "crop_size": short,
-        "resize_size": short,
-        "mean": list(preprocessor.get("image_mean") or IMAGENET_MEAN),
-        "std": list(preprocessor.get("image_std") or IMAGENET_STD),
-        "interpolation": _RESAMPLE.get(preprocessor.get("resample", 2), "bilinear"),
+        "mean": list(preprocessor.get("image_mean") or IMAGENET_MEAN) if normal else [0.0] * 3,
+        "std": list(preprocessor.get("image_std") or IMAGENET_STD) if normal else [1.0] * 3,
+        "interpolation": _RESAMPLE[preprocessor.get("resample", 2)],
     }
-    if crop is not None and preprocessor.get("do_center_crop", True):
-        transforms["crop_size"] = crop if isinstance(crop, int) else crop["height"]
-    elif short < _SQUASH_FROM:
-        transforms["resize_size"] = int(short / preprocessor.get("crop_pct", 0.875))
-    else:
+    if isinstance(size, Mapping) and "height" in size:  # exactly that size, whatever the ratio
+        transforms["resize_size"] = transforms["crop_size"] = [size["height"], size["width"]]
         transforms["crop_mode"] = "squash"
-    described["transforms"] = transforms
+    else:
+        short = size if isinstance(size, int) else size["shortest_edge"]
+        transforms["resize_size"] = transforms["crop_size"] = short
+        if crop is None and short < _SQUASH_FROM:
+            transforms["resize_size"] = int(short / (preprocessor.get("crop_pct") or 0.875))
+        elif crop is None:
+            transforms["crop_mode"] = "squash"
+    if crop is not None and preprocessor.get("do_center_crop", True):
+        transforms["crop_size"] = crop if isinstance(crop, int) else [crop["height"], crop["width"]]
+    described["transforms"] = {
+        key: value[0]
+        if isinstance(value, list) and key.endswith("_size") and value[0] == value[1]
+        else value
+        for key, value in transforms.items()
+    }
     return described
+
+
+def _not_done_here(preprocessor: Mapping[str, Any]) -> str:
+    """A setting that `ImageClassification` has no argument for; "" if there is none."""
+    by_ratio = "height" not in str(preprocessor.get("size"))
+    uncropped = by_ratio and preprocessor.get("crop_size") is not None
+    for name, value in (("do_resize", True), ("do_rescale", True), ("do_center_crop", True)):
+        if preprocessor.get(name, value) is not value and (name != "do_center_crop" or uncropped):
+            return f"{name}={preprocessor[name]}"
+    if preprocessor.get("resample", 2) not in _RESAMPLE:
+        return f"resample={preprocessor['resample']}"
+    factor = preprocessor.get("rescale_factor", 1 / 255)
+    return "" if abs(factor * 255 - 1) < 1e-3 else f"rescale_factor={factor}"
