@@ -33,6 +33,7 @@ _LAUNCHERS = (
     _Launcher("flux run", "FLUX_TASK_RANK", "FLUX_JOB_SIZE", "FLUX_TASK_LOCAL_ID"),
     _Launcher("jsrun", "JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_LOCAL_RANK"),
     _Launcher("mpiexec (PALS)", "PALS_RANKID", None, "PALS_LOCAL_RANKID"),
+    _Launcher("aprun", "ALPS_APP_PE", None, ""),
     _Launcher("a PMIx launcher", "PMIX_RANK", None, ""),
 )  # fmt: skip
 _ALONE = "RANK=0 WORLD_SIZE=1 with them for a single process"
@@ -77,11 +78,19 @@ def _check_torchruns(environment: Mapping[str, str]) -> None:
             f"ParallelContext: RANK is set but {', '.join(missing)} is not, or empty; start "
             "with torchrun, or unset RANK to run as a single process"
         )
-    rank, size, _ = (_number(environment, name) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+    rank, size, port = (
+        _number(environment, name) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT")
+    )
     if not 0 <= (rank or 0) < (size or 0):
         raise RuntimeError(
             f"ParallelContext: RANK must be in [0, WORLD_SIZE), got {rank} of {size}; start with "
             "torchrun, which sets both"
+        )
+    least = 0 if size == 1 else 1  # 0, any free port, is one that others would not know
+    if not least <= (port or 0) < 1 << 16:
+        raise RuntimeError(
+            f"ParallelContext: MASTER_PORT must be in [{least}, 65535], got {port}; export a free "
+            "port, the same for all tasks"
         )
 
 
