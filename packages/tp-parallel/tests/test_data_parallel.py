@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections import namedtuple
+from collections import defaultdict, namedtuple
 
 import pytest
 import torch
@@ -136,6 +136,47 @@ def test_what_does_not_fit_is_refused():
         gather(["a", "b"], "cpu")
     with pytest.raises(RuntimeError, match="must lie on device_ids"):
         DataParallel(nn.Linear(2, 2, device="meta"), cpus(2))(torch.zeros(2, 2))
+    with pytest.raises(ValueError, match=r"a dimension 0, got the shape \(\);"):
+        scatter((torch.zeros(4), torch.tensor(1.0)), cpus(2))
+    with pytest.raises(TypeError, match="compiled module keeps its parameters"):
+        replicate(torch.compile(nn.Linear(2, 2)), cpus(2))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "error", "message"),
+    [
+        ([None, torch.zeros(1)], TypeError, "same kind, got NoneType and Tensor"),
+        ([torch.zeros(1), (torch.zeros(1),)], TypeError, "same kind, got Tensor and tuple"),
+        ([[torch.zeros(1)], [torch.zeros(1)] * 2], ValueError, "as many items, got .1, 2."),
+        ([{torch.zeros(1)}, {torch.zeros(1)}], TypeError, "got set"),
+        ([iter(()), iter(())], TypeError, "got tuple_iterator"),
+    ],
+)
+def test_outputs_that_do_not_correspond_are_refused_and_none_is_dropped(outputs, error, message):
+    with pytest.raises(error, match=message):
+        gather(outputs, "cpu")
+
+
+@dataclasses.dataclass(frozen=True)
+class Doubled:
+    value: torch.Tensor
+    scale: dataclasses.InitVar[float]
+    twice: torch.Tensor = dataclasses.field(init=False)
+
+    def __post_init__(self, scale):
+        object.__setattr__(self, "twice", scale * self.value)
+
+
+def test_containers_whose_constructors_take_more_than_their_items_are_kept():
+    x = torch.arange(4.0)
+    whole = gather([Doubled(part, 2.0) for part in x.split(2)], "cpu")
+    assert torch.equal(whole.value, x)
+    assert torch.equal(whole.twice, 2 * x)
+    parts = scatter(defaultdict(list, a=x), cpus(2))
+    assert parts[1].default_factory is list
+    back = gather(parts, "cpu")
+    assert isinstance(back, defaultdict)
+    assert torch.equal(back["a"], x)
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])

@@ -9,15 +9,19 @@ add up in the source module by themselves. For many processes and hosts use
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 Device = torch.device | int | str
+_NO_CONTAINERS = (str, bytes, Iterator, Set)  # a set has no order in which items correspond
 
 
 class DataParallel(nn.Module):
@@ -83,7 +87,8 @@ def replicate(module: nn.Module, devices: Sequence[Device]) -> list[nn.Module]:
     The first replica shares the source's buffers, so that its changes remain; the others hold
     copies; a buffer that requires a gradient is copied as a parameter is. A module may define
     torch's `_replicate_for_data_parallel`. A replica is for one forward pass: its parameters are
-    plain tensors. Raises TypeError for a ScriptModule, whose parameters cannot be replaced.
+    plain tensors. Raises TypeError for a ScriptModule and for what torch.compile returns, whose
+    parameters cannot be replaced.
     """
     replicas = []
     for index, device in enumerate(map(_device, devices)):
@@ -108,7 +113,7 @@ def scatter(inputs: Any, devices: Sequence[Device], dim: int = 0) -> list[Any]:
 
     Parts are those of torch.chunk, so there may be fewer than devices; a part is moved to its
     device. Without any tensor every device gets the inputs as they are. Raises ValueError if two
-    tensors give different numbers of parts.
+    tensors give different numbers of parts, or one has no dimension `dim`.
     """
     places = [_device(device) for device in devices]
     counts: set[int] = set()
@@ -118,7 +123,7 @@ def scatter(inputs: Any, devices: Sequence[Device], dim: int = 0) -> list[Any]:
             f"scatter: all tensors must have the same length along dimension {dim}, but they fall "
             f"into {sorted(counts)} parts; pass what is no batch as something other than a tensor"
         )
-    nothing = inputs in ((), {}, ((), {}))
+    nothing = isinstance(inputs, (tuple, dict)) and inputs in ((), {}, ((), {}))
     number = counts.pop() if counts else 1 if nothing else len(places)
     return [_part(inputs, i, number, places[i], len(places), dim) for i in range(number)]
 
@@ -178,9 +183,14 @@ def gather(outputs: Sequence[Any], device: Device, dim: int = 0) -> Any:
 
     Tuples, lists, mappings, dataclasses, and other iterables that are made of what they yield, such
     as transformers' caches. `device` -1 is the CPU, as in torch. Raises ValueError if dicts differ
-    in their keys, TypeError for outputs that cannot be joined.
+    in their keys or sequences in their lengths, TypeError for outputs that cannot be joined.
     """
     device, first = _device(device), outputs[0]
+    kinds = {"Tensor" if isinstance(o, torch.Tensor) else type(o).__name__ for o in outputs}
+    if len(kinds) > 1:
+        raise TypeError(
+            f"gather: every replica must return the same kind, got {' and '.join(sorted(kinds))}"
+        )
     if isinstance(first, torch.Tensor):
         moved = [output.to(device) for output in outputs]
         if first.dim() == 0:
@@ -191,22 +201,38 @@ def gather(outputs: Sequence[Any], device: Device, dim: int = 0) -> Any:
     if isinstance(first, Mapping):  # transformers' outputs too, which are dataclasses as well
         if any(output.keys() != first.keys() for output in outputs):
             raise ValueError("gather: every replica must return a dict with the same keys")
-        make: Any = type(first)
-        return make({k: gather([o[k] for o in outputs], device, dim) for k in first})
+        return _maker(first)({k: gather([o[k] for o in outputs], device, dim) for k in first})
     if isinstance(first, (tuple, list)):
-        items = [gather(list(column), device, dim) for column in zip(*outputs, strict=True)]
+        items = _joined(outputs, device, dim)
         return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
     if dataclasses.is_dataclass(first):
-        names = [each.name for each in dataclasses.fields(first)]
-        joined = {n: gather([getattr(o, n) for o in outputs], device, dim) for n in names}
-        return dataclasses.replace(first, **joined)  # type: ignore[type-var]
-    if isinstance(first, Iterable) and not isinstance(first, (str, bytes)):
-        make = type(first)
-        return make([gather(list(column), device, dim) for column in zip(*outputs, strict=True)])
+        whole = copy.copy(first)  # whatever its __init__ takes
+        for each in dataclasses.fields(first):
+            value = gather([getattr(o, each.name) for o in outputs], device, dim)
+            object.__setattr__(whole, each.name, value)  # frozen ones too
+        return whole
+    if isinstance(first, Iterable) and not isinstance(first, _NO_CONTAINERS):
+        return _maker(first)(_joined(outputs, device, dim))
     raise TypeError(
         f"gather: outputs must be tensors, None, or tuples, lists, dicts and dataclasses of them, "
         f"got {type(first).__name__}"
     )
+
+
+def _joined(outputs: Sequence[Iterable[Any]], device: torch.device, dim: int) -> list[Any]:
+    """What the outputs yield, item by item."""
+    rows = [list(output) for output in outputs]
+    lengths = sorted({len(row) for row in rows})
+    if len(lengths) > 1:
+        raise ValueError(f"gather: every replica must return as many items, got {lengths}")
+    return [gather(column, device, dim) for column in zip(*rows, strict=True)]
+
+
+def _maker(like: Any) -> Any:
+    """What makes a container of the kind of `like` from its items."""
+    if isinstance(like, defaultdict):
+        return partial(type(like), like.default_factory)
+    return type(like)
 
 
 def _replica(module: nn.Module, copy_of, memo: dict[int, Any]) -> nn.Module:
@@ -215,6 +241,11 @@ def _replica(module: nn.Module, copy_of, memo: dict[int, Any]) -> nn.Module:
     if isinstance(module, torch.jit.ScriptModule):
         raise TypeError(
             "replicate: a ScriptModule keeps its parameters; hand over the module it was made from"
+        )
+    if hasattr(module, "_orig_mod"):  # torch.compile's wrapper calls the source it has compiled
+        raise TypeError(
+            "replicate: a compiled module keeps its parameters; hand over the module it was made "
+            "from, and compile the DataParallel"
         )
     replica: Any = module._replicate_for_data_parallel()  # RNNs renew their flat weights there
     memo[id(module)] = replica
@@ -235,6 +266,11 @@ def _replica(module: nn.Module, copy_of, memo: dict[int, Any]) -> nn.Module:
 
 def _count_parts(item: Any, devices: int, dim: int, counts: set[int]) -> None:
     if isinstance(item, torch.Tensor):
+        if not -item.dim() <= dim < item.dim():
+            raise ValueError(
+                f"scatter: every tensor must have a dimension {dim}, got the shape "
+                f"{tuple(item.shape)}; pass what is no batch as something other than a tensor"
+            )
         counts.add(len(item.chunk(devices, dim)))
     elif isinstance(item, Mapping):
         for value in item.values():
@@ -248,11 +284,11 @@ def _part(item: Any, index: int, number: int, device: torch.device, devices: int
     if isinstance(item, torch.Tensor):
         return item.chunk(devices, dim)[index].to(device)
     if isinstance(item, Mapping):
-        make: Any = type(item)
-        return make({k: _part(v, index, number, device, devices, dim) for k, v in item.items()})
+        parts = {k: _part(v, index, number, device, devices, dim) for k, v in item.items()}
+        return _maker(item)(parts)
     if isinstance(item, (tuple, list)):
-        parts = [_part(v, index, number, device, devices, dim) for v in item]
-        return type(item)(*parts) if hasattr(item, "_fields") else type(item)(parts)
+        made = [_part(v, index, number, device, devices, dim) for v in item]
+        return type(item)(*made) if hasattr(item, "_fields") else type(item)(made)
     return item
 
 
