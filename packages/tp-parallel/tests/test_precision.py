@@ -1,6 +1,9 @@
 """Autocast, float32 sums of bfloat16 gradients, torch.compile, torch's tools on the optimizer."""
 
 import contextlib
+import copy
+import math
+import pickle
 import types
 
 import pytest
@@ -30,7 +33,7 @@ IDS = torch.arange(16).reshape(2, 8)
 
 
 @pytest.mark.parametrize("layer", [ColumnParallelLinear, RowParallelLinear])
-def test_autocast_gives_a_parallel_layer_the_bits_of_nn_linear(layer):
+def test_autocast_gives_a_parallel_layer_the_dtype_and_values_of_nn_linear(layer):
     ours, plain = layer(8, 6, context=ParallelContext(device="cpu")), nn.Linear(8, 6)
     plain.load_state_dict(ours.state_dict())
     x = torch.randn(4, 8)
@@ -39,6 +42,7 @@ def test_autocast_gives_a_parallel_layer_the_bits_of_nn_linear(layer):
         mine = x.clone().requires_grad_()
         with torch.autocast("cpu", torch.bfloat16):
             y = module(mine)
+        assert y.dtype == torch.bfloat16
         y.float().square().sum().backward()
         results.append((y.float(), mine.grad, module.weight.grad, module.bias.grad))
     for got, want in zip(*results, strict=True):
@@ -239,6 +243,44 @@ def test_state_dict_continues_a_run_bitwise_with_float32_states():
     one_step(other, again)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(),
                                                  strict=True))  # fmt: skip
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_copy_of_model_and_optimizer_goes_on_alone_and_bitwise(again, dtype):
+    model = GPTModel(GPTConfig(**SHAPE, dtype=dtype), context=ParallelContext(device="cpu"))
+    optimizer = AdamW([model], model.context, lr=1e-2)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)  # wraps the step of this one
+    one_step(model, optimizer)
+    other, twin = again((model, optimizer))
+    one_step(other, twin)
+    assert all(p.grad.dtype == torch.float32 for p in other.parameters())
+    before = [p.detach().clone() for p in model.parameters()]
+    one_step(model, optimizer)
+    assert not all(map(torch.equal, before, model.parameters()))
+    assert all(map(torch.equal, model.parameters(), other.parameters()))
+    assert schedule.optimizer is optimizer
+
+
+def test_a_state_of_another_model_is_refused_and_changes_nothing():
+    model, optimizer = optimized()
+    one_step(model, optimizer)
+    whole = optimizer.state_dict()
+    lacking = {**whole, "state": {k: v for k, v in whole["state"].items() if k != 1}}
+    other = {**whole, "state": {**whole["state"], 1: {**whole["state"][1], "exp_avg": IDS}}}
+    before = [p.detach().clone() for p in model.parameters()]
+    for state, message in ((lacking, "parameter 1 needs 'step' .*none"), (other, "got .2, 8.")):
+        state["param_groups"] = [{**g, "lr": 9.0} for g in whole["param_groups"]]
+        with pytest.raises(ValueError, match=message):
+            optimizer.load_state_dict(state)
+    assert all(group["lr"] != 9.0 for group in optimizer.param_groups)
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0, math.nan])
+def test_a_bound_of_the_norm_that_is_none_is_refused(bound):
+    with pytest.raises(ValueError, match="clip_grad must be above 0, or None, got"):
+        AdamW([], ParallelContext(device="cpu"), clip_grad=bound)
 
 
 @pytest.mark.parametrize("fused", [None, True])

@@ -68,6 +68,9 @@ class MasterAdamW(torch.optim.AdamW):
             copies.append({**group, "params": [self.masters[p] for p in group["params"]]})
         super().__init__(copies, **options)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "masters": self.masters}
+
     @torch.no_grad()
     def step(self, closure: None = None, *, scale: float = 1.0) -> None:  # type: ignore[override]
         """One update with every gradient times `scale`, multiplied in float32."""
@@ -137,6 +140,8 @@ class AdamW(torch.optim.Optimizer):
         zero: bool = False,
         fused: bool | None = None,
     ) -> None:
+        if clip_grad is not None and not clip_grad > 0:
+            raise ValueError(f"AdamW: clip_grad must be above 0, or None, got {clip_grad}")
         self.models, self.context, self.clip_grad = list(models), context, clip_grad
         placed = [p for p in placed_parameters(self.models, context) if p.parameter.requires_grad]
         self.names = [each.name for each in placed]
@@ -161,6 +166,14 @@ class AdamW(torch.optim.Optimizer):
             self.inner = self._sharded.optim
         else:
             self.inner = MasterAdamW(groups, **options, fused=fused)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, together with the models: torch's keeps its own fields alone."""
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in _OWN}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        widen_gradients(self.parameters)  # a copy of a parameter has torch's dtype again
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Only while it is built: raises RuntimeError afterwards."""
@@ -238,20 +251,42 @@ class AdamW(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes what `state_dict` gave, float32 states as they are.
 
-        Raises ValueError if groups or shapes differ.
+        Raises ValueError, changing nothing, if groups, parameters or shapes differ.
         """
         saved = state_dict["param_groups"]
         sizes, wanted = ([len(g["params"]) for g in gs] for gs in (saved, self.param_groups))
         if sizes != wanted:
             raise ValueError(f"AdamW.load_state_dict: groups must hold {wanted}, got {sizes}")
+        pairs = []
+        for mine, theirs in zip(self.param_groups, saved, strict=True):
+            for number, parameter in zip(theirs["params"], mine["params"], strict=True):
+                if self.inner is not None and parameter in self.inner.masters:
+                    states = self.inner.state_of(parameter)
+                    pairs += _paired(number, states, state_dict["state"].get(number, {}))
+        for value, given in pairs:
+            value.copy_(given)
         for mine, theirs in zip(self.param_groups, saved, strict=True):
             mine.update({key: value for key, value in theirs.items() if key != "params"})
-            for number, parameter in zip(theirs["params"], mine["params"], strict=True):
-                if self.inner is None or parameter not in self.inner.masters:
-                    continue
-                for key, value in self.inner.state_of(parameter).items():
-                    value.copy_(state_dict["state"][number][key])
         self.masters_to_parameters()
+
+
+# what a copy of AdamW has besides torch's fields
+_OWN = ("models", "context", "clip_grad", "names", "parameters", "inner", "_sharded")
+
+
+def _paired(
+    number: int, mine: dict[str, torch.Tensor], given: dict[str, Any]
+) -> list[tuple[torch.Tensor, Any]]:
+    """Each state of parameter `number` with what is given for it."""
+    for key, value in mine.items():
+        got = tuple(torch.as_tensor(given[key]).shape) if key in given else "none"
+        if got != tuple(value.shape):
+            raise ValueError(
+                f"AdamW.load_state_dict: parameter {number} needs {key!r} of shape "
+                f"{tuple(value.shape)}, got {got}; load a state of the same model on the same grid "
+                "(a checkpoint goes to any)"
+            )
+    return [(value, given[key]) for key, value in mine.items()]
 
 
 def _sharded(

@@ -229,7 +229,7 @@ class ColumnParallelLinear(ParallelLayer):
         label = "ColumnParallelLinear"
         y = parallel_linear(x, self.weight, self.context, self.sequence_parallel, label)
         if self.bias is not None and not self.skip_bias_add:
-            y = y + self.bias
+            y = y + self.bias.to(y.dtype)  # not wider under autocast
         if self.gather_output:
             y = gather_from_region(y, self.axis, -1, label)
         return (y, self.bias) if self.skip_bias_add else y
@@ -297,7 +297,7 @@ class RowParallelLinear(ParallelLayer):
             y = reduce_from_region(y, self.axis, label)
         if self.skip_bias_add:
             return y, self.bias
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features} over tp {self.axis.size}"
