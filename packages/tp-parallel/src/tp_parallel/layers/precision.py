@@ -18,6 +18,13 @@ from .layout import is_sharded
 _LOW = (torch.bfloat16, torch.float16)
 
 
+# The operators that say whether oneDNN has products of a dtype on this processor.
+_ONEDNN = {
+    torch.bfloat16: "_is_mkldnn_bf16_supported",
+    torch.float16: "_is_mkldnn_fp16_supported",
+}
+
+
 def product_dtype(x: torch.Tensor) -> torch.dtype | None:
     """The dtype in which `torch.autocast` wants a matrix product with `x`; None: as it comes."""
     kind = x.device.type
@@ -32,14 +39,10 @@ def computed_dtype(dtype: torch.dtype, x: torch.Tensor) -> torch.dtype:
     On a processor without AVX-512 torch multiplies bfloat16 in loops of its own, tens of times
     slower than float32. What is only planned (a fake tensor) is planned for a device.
     """
-    if x.device.type != "cpu" or isinstance(x, FakeTensor):
+    if dtype not in _ONEDNN or x.device.type != "cpu" or isinstance(x, FakeTensor):
         return dtype
-    onednn = torch.ops.mkldnn
-    fast = {
-        torch.bfloat16: onednn._is_mkldnn_bf16_supported,
-        torch.float16: onednn._is_mkldnn_fp16_supported,
-    }
-    return dtype if dtype not in fast or fast[dtype]() else torch.float32
+    fast = torch.backends.mkldnn.is_available() and getattr(torch.ops.mkldnn, _ONEDNN[dtype])()
+    return dtype if fast else torch.float32
 
 
 def gradient_dtype(parameter: torch.Tensor) -> torch.dtype:
