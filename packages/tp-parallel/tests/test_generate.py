@@ -1,10 +1,21 @@
 """Generation: cached keys and values change no number; the same text on every split."""
 
+import json
+
 import pytest
 import torch
 
-from tp_parallel import CodeGeeXModel, GPTConfig, GPTModel, KeyValueCache, ParallelContext
-from tp_parallel.training.generate import generate
+from tp_parallel import (
+    CheckpointError,
+    CodeGeeXModel,
+    GPTConfig,
+    GPTModel,
+    KeyValueCache,
+    ParallelContext,
+    checkpoint,
+)
+from tp_parallel.training.generate import generate, load_model
+from tp_parallel.training.settings import Settings
 
 SHAPE = {"vocab_size": 41, "hidden": 16, "layers": 2, "heads": 4, "max_positions": 12,
          "dtype": "float64", "init_std": 0.5}  # fmt: skip
@@ -119,3 +130,19 @@ def test_what_a_cache_cannot_do_is_refused(world):
 def test_what_cannot_be_continued_is_refused(ids, options, message):
     with pytest.raises(ValueError, match=message):
         generate(build("gpt2", 1), ids, **{"tokens": 2, **options})
+
+
+def test_a_checkpoint_that_no_run_wrote_is_continued_and_one_of_no_known_model_refused(tmp_path):
+    model = build("llama", 1)
+    context = ParallelContext(device="cpu")
+    checkpoint.save(tmp_path, 0, [model], None, context=context)
+    path = checkpoint.latest(tmp_path)
+    again, _ = load_model(path, context)
+    assert torch.equal(again(prompt()), model(prompt()))
+    assert Settings(load=str(path)).model(0) == model.config
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["model"]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    for read in (lambda: load_model(path, context), lambda: Settings(load=str(path)).model(0)):
+        with pytest.raises(CheckpointError, match="does not say of which model"):
+            read()

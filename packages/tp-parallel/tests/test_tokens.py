@@ -56,6 +56,10 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
         (tmp_path / "c.idx").write_bytes(content)
         with pytest.raises(ValueError, match=message):
             open_tokens(tmp_path / "c")
+    for place in (-8, -1):  # the last boundary of a document: far beyond the sequences, negative
+        (tmp_path / "c.idx").write_bytes(index[:place] + b"\xff" + index[place:][1:])
+        with pytest.raises(ValueError, match="documents begin among its"):
+            open_tokens(tmp_path / "c")
     (tmp_path / "c.idx").write_bytes(index)
     (tmp_path / "c.bin").write_bytes(b"1234")
     with pytest.raises(ValueError, match="does not hold what"):

@@ -242,10 +242,27 @@ def _config_of(models: Iterable[nn.Module]) -> dict[str, Any] | None:
     return config.to_dict() if isinstance(config, GPTConfig) else None
 
 
+def model_fields(manifest: dict[str, Any]) -> dict[str, Any] | None:
+    """The fields of the GPTConfig of a checkpoint's model; None where it does not say them."""
+    return manifest.get("model") or manifest["extra"].get("config")
+
+
+def demand_config(name: str, path: str | os.PathLike[str], manifest: dict[str, Any]) -> GPTConfig:
+    """The config of a checkpoint's model. Raises CheckpointError, in the name of the caller, where
+    the manifest does not say it."""
+    fields = model_fields(manifest)
+    if fields is None:
+        raise CheckpointError(
+            f"{name}: {path} does not say of which model it is; save it from a GPTModel, or build "
+            "the model yourself and use checkpoint.load"
+        )
+    return GPTConfig(**fields)
+
+
 def _check_config(
     path: Path, manifest: dict[str, Any], models: list[nn.Module], allow: Iterable[str]
 ) -> None:
-    saved = manifest.get("model") or manifest["extra"].get("config")
+    saved = model_fields(manifest)
     mine = _config_of(models)
     if saved is None or mine is None:
         return

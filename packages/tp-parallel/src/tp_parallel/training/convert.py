@@ -22,7 +22,6 @@ from typing import Any
 import torch
 
 from ..grid.context import planned_grid
-from ..grid.errors import CheckpointError
 from ..layers.config import GPTConfig
 from ..models.families import FAMILIES, ROPE_NAMES
 from ..models.huggingface import (
@@ -210,10 +209,7 @@ def export_folder(
     """
     path, folder = checkpoint.latest(path) or Path(path), Path(folder)
     manifest = checkpoint.read_manifest(path)
-    saved = manifest.get("model") or manifest["extra"].get("config")
-    if saved is None:
-        raise CheckpointError(f"convert: {path} does not say of which model it is")
-    config = GPTConfig(**saved)
+    config = checkpoint.demand_config("convert", path, manifest)
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"convert: {folder} must be empty; choose another folder")
     hf = manifest["extra"].get("huggingface") or config_to_huggingface(config)

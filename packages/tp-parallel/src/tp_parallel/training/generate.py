@@ -16,7 +16,6 @@ from ..grid.context import ParallelContext
 from ..grid.mappings import gather_from_region
 from ..grid.rng import derive_seed
 from ..layers.cache import KeyValueCache
-from ..layers.config import GPTConfig
 from ..models.gpt import GPTModel
 from . import checkpoint
 from .data import make_tokenizer
@@ -86,11 +85,12 @@ def _choose(
 
 
 def load_model(path: str, context: ParallelContext) -> tuple[GPTModel, dict]:
-    """The whole model of a checkpoint that `pretrain` wrote, cut over `context.tp`, and its
-    manifest.
+    """The whole model of a checkpoint, cut over `context.tp`, and its manifest. Raises
+    CheckpointError for one that is not whole or does not say of which model it is.
     """
     manifest = checkpoint.read_manifest(path)
-    config = replace(GPTConfig(**manifest["extra"]["config"]), sequence_parallel=False)
+    config = checkpoint.demand_config("load_model", path, manifest)
+    config = replace(config, sequence_parallel=False)
     model = GPTModel(config, context=context, initialize=False)
     checkpoint.load(path, [model], context=context)
     return model, manifest

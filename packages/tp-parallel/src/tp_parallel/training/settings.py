@@ -15,7 +15,7 @@ from ..layers.config import GPTConfig
 from ..layers.kinds import check_kinds
 from ..models.huggingface import config_from_huggingface
 from ..pipeline.schedules import SCHEDULES
-from .checkpoint import latest, read_manifest
+from .checkpoint import demand_config, latest, read_manifest
 
 
 def _option(default: Any, help: str, **more: Any) -> Any:
@@ -104,7 +104,7 @@ class Settings:
             run["dtype"] = self.dtype
         if self.load:
             manifest = read_manifest(latest(self.load) or self.load)
-            return GPTConfig(**(manifest.get("model") or manifest["extra"]["config"]) | run)
+            return GPTConfig(**demand_config("load", self.load, manifest).to_dict() | run)
         if self.architecture:
             return config_from_huggingface(json.loads(Path(self.architecture).read_text()), **run)
         return GPTConfig(

@@ -72,6 +72,11 @@ def _open_indexed(prefix: Path) -> Tokens:
     lengths = np.frombuffer(content, "<i4", sequences, at).astype(np.int64)
     pointers = np.frombuffer(content, "<i8", sequences, at + 4 * sequences)
     documents = np.frombuffer(content, "<i8", boundaries, at + 12 * sequences)
+    if np.any(lengths < 0) or np.any(documents < 0) or np.any(documents > sequences):
+        raise ValueError(
+            f"open_tokens: {index} is damaged: its lengths must be at least 0 and its documents "
+            f"begin among its {sequences} sequences"
+        )
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     item = np.dtype(_CODES[code]).itemsize
     if binary.stat().st_size < starts[-1] * item or np.any(pointers != starts[:-1] * item):
