@@ -395,3 +395,87 @@ def test_sixteen_bits_in_colour_are_refused_not_cut(tmp_path):
     for path in (tmp_path / "f", tmp_path / "f" / "a.png"):
         with pytest.raises(ValueError, match="16 bits for each of several channels"):
             load_frames(path, channels=3)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", "cut"])
+def test_a_damaged_picture_is_named_and_ends_no_command_in_a_traceback(tmp_path, capsys, content):
+    noise = np.random.default_rng(0).integers(0, 255, (16, 16), np.uint8)
+    folder = folder_of(tmp_path / "frames", {1: noise, 2: noise})
+    if content == "cut":
+        content = (folder / "frame1.png").read_bytes()[:150]
+    (folder / "frame1.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"frame1\.png is no picture, or damaged"):
+        load_frames(folder)
+    assert main(["train", "--out", str(tmp_path / "run"), "--data", str(folder)]) == 1
+    assert "frame1.png" in capsys.readouterr().err
+
+
+def test_what_systems_leave_beside_pictures_is_no_frame(tmp_path):
+    folder = folder_of(tmp_path / "frames", {1: np.zeros((4, 4), np.uint8)})
+    (folder / "._frame1.png").write_bytes(b"of macOS")
+    (folder / "frame2.png").mkdir()
+    assert len(load_frames(folder)) == 1
+    for name in (".ipynb_checkpoints", "__MACOSX"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(b"nothing")
+    assert len(load_recordings(tmp_path)[0]) == 1
+
+
+def tiff_of(values):
+    """An uncompressed TIFF of one channel with the numbers of an array, signed or not."""
+    h, w = values.shape
+    data = values.astype(values.dtype.newbyteorder("<")).tobytes()
+    tags = [
+        (256, 4, w), (257, 4, h), (258, 3, 8 * values.itemsize), (259, 3, 1), (262, 3, 1),
+        (273, 4, 8), (277, 3, 1), (278, 4, h), (279, 4, len(data)),
+        (339, 3, {"u": 1, "i": 2, "f": 3}[values.dtype.kind]),
+    ]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    start = b"II*\0" + struct.pack("<I", 8 + len(data)) + data
+    return start + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "high", "said"),
+    [
+        ("int8", -100, 100, "signed 8"), ("uint32", 0, 4e9, "unsigned 32"),
+        ("uint8", 0, 255, ""), ("uint16", 0, 6e4, ""), ("int16", -3e4, 3e4, ""),
+        ("int32", -1e6, 1e6, ""), ("uint32", 0, 2e9, ""), ("float32", -1, 5, ""),
+    ],
+)  # fmt: skip
+def test_numbers_of_a_tiff_keep_their_sign_or_are_refused(tmp_path, kind, low, high, said):
+    values = np.linspace(low, high, 64).reshape(8, 8).astype(kind)
+    (tmp_path / "a.tif").write_bytes(tiff_of(values))
+    if said:
+        with pytest.raises(ValueError, match=said):
+            load_frames(tmp_path)
+        return
+    recordings, scale = load_recordings(tmp_path)
+    back = scale.undo(recordings[0].astype(np.float64))[0, ..., 0]
+    assert np.allclose(back, values.astype(np.float64), rtol=0, atol=1e-6 * max(abs(low), high))
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_frames_of_two_or_four_channels_are_no_recordings(tmp_path, channels):
+    np.save(tmp_path / "a.npy", np.zeros((6, 8, 8, channels), np.uint8))
+    with pytest.raises(ValueError, match="with 1 or 3 channels"):
+        load_frames(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("option", [{"limit": 0}, {"limit": -1}, {"channels": 2}])
+def test_counts_that_make_no_sense_are_refused_by_name(tmp_path, option):
+    np.save(tmp_path / "a.npy", np.zeros((6, 8, 8), np.uint8))
+    with pytest.raises(ValueError, match=f"{next(iter(option))} must be"):
+        load_frames(tmp_path / "a.npy", **option)
+
+
+def test_panels_of_an_animation_go_together_or_are_refused(tmp_path):
+    frames = np.random.default_rng(0).random((3, 1, 500, 1))
+    pictures.animation({"wide": frames, "list": frames.tolist()}, tmp_path / "a.gif")
+    assert Image.open(tmp_path / "a.gif").n_frames == 3
+    with pytest.raises(ValueError, match=r"frames of one size, got a \(3, 1, 500, 1\), b"):
+        pictures.gif({"a": frames, "b": frames[:, :, :9]}, tmp_path / "b.gif")
+    with pytest.raises(ValueError, match="side must be at least 1"):
+        pictures.gif({"a": frames}, tmp_path / "b.gif", side=0)
+    with pytest.raises(ValueError, match="milliseconds must be at least 1"):
+        pictures.mp4({"a": frames}, tmp_path / "b.mp4", milliseconds=0)

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+import convlstm
 from convlstm import keras_files, models
+from convlstm.__main__ import main
 
 BATCH = (2, 4, 8, 8, 1)
 
@@ -189,3 +191,19 @@ def test_a_model_with_branches_loads_as_a_graph(keras, tmp_path):
     assert isinstance(ours, models.GraphModel)
     x = torch.rand(2, 3, 6, 6, 1)
     assert (ours(x) - theirs(x)).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("name", ["model.hdf5", "model.H5", "a model"])
+def test_commands_take_a_legacy_file_by_any_name(tmp_path, capsys, name):
+    convlstm.save_keras(convlstm.next_frame("small", size=(8, 8), filters=2), tmp_path / "m.h5")
+    (tmp_path / "m.h5").rename(tmp_path / name)
+    assert main(["export", str(tmp_path / name), str(tmp_path / "again.keras")]) == 0
+    assert (tmp_path / "again.keras").exists()
+
+
+def test_a_model_in_bfloat16_is_written_in_float32(tmp_path):
+    model = convlstm.next_frame("small", size=(8, 8), filters=2).bfloat16()
+    convlstm.save_keras(model, tmp_path / "m.keras")
+    again = convlstm.load_keras(tmp_path / "m.keras").state_dict()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value.float(), again[name])

@@ -188,3 +188,42 @@ def test_shapes_are_known_on_the_meta_device():
     with torch.device("meta"):
         m = convlstm.ConvLSTM2d(1, 4, 3)
     assert m(torch.zeros(1, 2, 1, 8, 8, device="meta")).shape == (1, 4, 6, 6)
+
+
+@pytest.mark.parametrize(
+    "option", [{}, {"norm": "layer"}, {"peephole": True}, {"truncate": 2}], ids=str
+)
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_last_output_is_a_tensor_of_its_own(option, masked):
+    layer = convlstm.ConvLSTM2d(2, 3, 3, padding="same", **option).eval()
+    with torch.no_grad():
+        out = layer(torch.rand(X), lengths=torch.tensor([4, 2]) if masked else None)
+    assert out.untyped_storage().nbytes() == out.numel() * 4
+
+
+def test_a_call_that_fails_leaves_a_stateful_layer_as_it_was():
+    layer = convlstm.ConvLSTM2d(2, 3, 3, padding="same", stateful=True)
+    with pytest.raises(TypeError, match="dtype"):
+        layer(torch.rand(5, *X[1:]).double())
+    assert layer(torch.rand(X)).shape[0] == X[0]
+    with pytest.raises(ValueError, match="forgotten by reset_state"):
+        layer(torch.rand(2, 4, 2, 9, 9))
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda layer, x: layer(x.numpy()), "x must be a tensor, got ndarray"),
+        (lambda layer, x: layer(x, lengths=[4, 4]), "lengths must be a tensor, got list"),
+        (lambda layer, x: layer(x, mask=np.ones((2, 4), bool)), "mask must be a tensor"),
+        (lambda layer, x: convlstm.forecast(layer, x.numpy(), 1), "x must be a tensor"),
+    ],
+)
+def test_what_is_no_tensor_is_named(call, named):
+    with pytest.raises(TypeError, match=named):
+        call(convlstm.ConvLSTM2d(2, 3, 3), torch.rand(X))
+
+
+def test_a_part_of_a_step_is_not_forecast():
+    with pytest.raises(ValueError, match=r"a whole number of at least 1, got 2\.5"):
+        convlstm.forecast(convlstm.next_frame("small", size=(8, 8)), torch.rand(1, 2, 8, 8, 1), 2.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 import torch
@@ -54,8 +55,13 @@ def main(arguments: list[str] | None = None) -> int:
     if not hasattr(options, "run"):
         return show_version()
     try:
-        return options.run(options)
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        code = options.run(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader of stdout left: `convlstm predict run | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError, RuntimeError) as error:
         print(f"convlstm: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..keras.exporting import export_onnx
+from ..keras.h5 import is_hdf5
 from . import (
     advection,
     data,
@@ -67,7 +68,8 @@ def source_of(
 
 def load_model(path: str) -> models.KerasModel:
     """A model from a checkpoint (file or folder) or a Keras file."""
-    if path.endswith((".keras", ".h5")) or (Path(path) / "saved_model.pb").exists():
+    named = path.lower().endswith((".keras", ".h5"))
+    if named or (Path(path) / "saved_model.pb").exists() or is_hdf5(path):
         return models.load_keras(path)
     return training.load_checkpoint(path)
 

@@ -49,7 +49,7 @@ def _check_ending(function: str, path: str | os.PathLike[str], ending: str, othe
 def _tile(frame: np.ndarray, side: int):
     image = _pillow()[0]
     picture = image.fromarray(to_bytes(frame))
-    height = round(side * frame.shape[0] / frame.shape[1])
+    height = max(1, round(side * frame.shape[0] / frame.shape[1]))
     return picture.resize((side, height), image.Resampling.NEAREST)
 
 
@@ -144,6 +144,8 @@ def mp4(
         raise RuntimeError(
             f"mp4: writing {path} needs PyAV: pip install av (or write a .gif)"
         ) from None
+    if milliseconds < 1:
+        raise ValueError(f"mp4: milliseconds must be at least 1, got {milliseconds}")
     pages = [np.asarray(picture) for picture in _pages(panels, side, given)]
     even = [n - n % 2 for n in pages[0].shape[:2]]  # the format halves the colours
     with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
@@ -161,12 +163,18 @@ def _pages(panels: Mapping[str, np.ndarray], side: int, given: int) -> list:
     """One picture for each time: the panels under their labels, and what is shown below."""
     image, draw_module, font_module = _pillow()
     font, small = font_module.load_default(16), font_module.load_default(13)
+    if side < 1:
+        raise ValueError(f"gif: side must be at least 1 pixel, got {side}")
+    panels = {name: np.asarray(panel) for name, panel in panels.items()}
+    if len({panel.shape[1:3] for panel in panels.values()}) > 1:
+        shapes = ", ".join(f"{name} {panel.shape}" for name, panel in panels.items())
+        raise ValueError(f"gif: all panels must have frames of one size, got {shapes}")
     steps = {len(p) for p in panels.values()}
     if len(steps) != 1 or steps == {0}:
         raise ValueError(f"gif: all panels must have one number of frames, got {sorted(steps)}")
     count, gap, top, bottom = steps.pop(), 14, 36, 30
     first = next(iter(panels.values()))
-    height = round(side * first.shape[1] / first.shape[2])
+    height = max(1, round(side * first.shape[1] / first.shape[2]))
     size = (gap + len(panels) * (side + gap), top + height + bottom)
     pages = []
     for t in range(count):

@@ -131,6 +131,10 @@ def open_recordings(
     several sizes and for values that are known to be of another unit than the scale, RuntimeError
     where a package is missing.
     """
+    if channels not in (1, 3):
+        raise ValueError(f"load_frames: channels must be 1 or 3, got {channels!r}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"load_frames: limit must be at least 1 frame, got {limit!r}")
     found = _values(Path(path), channels, limit)
     if scale is None:
         scales = [values.scale() for values in found]
@@ -210,10 +214,12 @@ def _values(path: Path, channels: int, limit: int | None) -> list[Values]:
     if suffix in GRIDDED_ENDINGS:
         return _gridded(Path(file), variable, channels, limit)
     if path.is_dir():
-        files = natural_order(p for p in path.iterdir() if p.suffix.lower() in IMAGE_ENDINGS)
+        shown = [p for p in path.iterdir() if not p.name.startswith((".", "__MACOSX"))]
+        inner = natural_order(p for p in shown if p.is_dir())
+        files = natural_order(p for p in shown if p.suffix.lower() in IMAGE_ENDINGS)
+        files = [p for p in files if p not in inner]
         if files:
             return [_folder(files[:limit], channels)]
-        inner = natural_order(p for p in path.iterdir() if p.is_dir())
         found = [r for p in inner for r in _values(p, channels, limit)]
         if not found:
             raise ValueError(f"load_frames: {path} has no pictures ({', '.join(IMAGE_ENDINGS)})")
@@ -295,7 +301,7 @@ def _array_recordings(path: Path, channels: int, limit: int | None) -> list[Valu
         recordings = [loaded[..., None]]
     elif loaded.ndim == 4 and shape[-1] in (1, 3):
         recordings = [loaded]
-    elif loaded.ndim == 4:
+    elif loaded.ndim == 4 and shape[-1] not in (2, 4):  # which are channels, not columns
         recordings = [r[..., None] for r in _sequences_first(loaded)]
     elif loaded.ndim == 5 and shape[-1] in (1, 3):
         recordings = list(loaded)
@@ -339,7 +345,15 @@ def _pillow():
 
 
 def _open(path: Path):
-    return _pillow().open(path)
+    image = _pillow()
+    try:
+        return image.open(path)
+    except (OSError, SyntaxError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"load_frames: {path} is no picture, or damaged: {error}")
 
 
 def _one(path: Path, *missing: float | None):
@@ -357,6 +371,10 @@ def _one(path: Path, *missing: float | None):
             f"first {missing[0]}"
         )
     _refuse_cut_depth(picture, path)
+    try:
+        picture.load()
+    except (OSError, SyntaxError) as error:
+        raise _damaged(path, error) from error
     return picture
 
 
@@ -369,8 +387,18 @@ def _animation(path: Path):
 
 
 def _refuse_cut_depth(picture, path: Path) -> None:
-    """Raises ValueError for more than 8 bits of several channels: Pillow keeps 8 of them."""
+    """Raises ValueError for more than 8 bits of several channels, of which Pillow keeps 8, and for
+    numbers whose sign it takes for another."""
     modes = [str(tile[3]) for tile in getattr(picture, "tile", ())]
+    tags = getattr(picture, "tag_v2", {})
+    signed = tags.get(_SAMPLE_FORMAT, (1,))[0] == 2
+    if (picture.mode == "L" and signed) or (
+        picture.mode == "I" and not signed and tags and picture.getextrema()[0] < 0
+    ):
+        raise ValueError(
+            f"load_frames: {path} has {'signed 8' if signed else 'unsigned 32'}-bit numbers, which "
+            "Pillow reads as others; save the frames as an array (.npy)"
+        )
     if picture.mode not in _DEEP and any(";16" in mode for mode in modes):
         raise ValueError(
             f"load_frames: {path} has 16 bits for each of several channels, of which Pillow keeps "
@@ -378,6 +406,8 @@ def _refuse_cut_depth(picture, path: Path) -> None:
         )
 
 
+# The tag of a TIFF that tells signed (2) from unsigned numbers (1, also where it is absent).
+_SAMPLE_FORMAT = 339
 # GDAL's tag of a TIFF for the value of what is missing, as text.
 _GDAL_NODATA = 42113
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..keras.graph import Ref
 from ..keras.model import GraphModel
+from ..sequence.spec import is_integer
 from .streaming import CONVLSTM, Stream, why_not_streamed
 
 # How far the measured motion may go between two frames, in pixels.
@@ -28,8 +29,10 @@ def forecast(model: nn.Module, x: Tensor, steps: int, *, keep_modes: bool = Fals
     zero states, and neither the states that stateful layers keep nor any module's training flag
     are changed. keep_modes: as the modules are, in place of eval mode. Returns (B, steps, H, W, C).
     """
-    if steps < 1:
-        raise ValueError(f"forecast: steps must be at least 1, got {steps}")
+    if not is_integer(steps) or steps < 1:
+        raise ValueError(f"forecast: steps must be a whole number of at least 1, got {steps!r}")
+    if not isinstance(x, Tensor):
+        raise TypeError(f"forecast: x must be a tensor, got {type(x).__name__}")
     if x.dim() < 4 or x.shape[1] == 0:
         raise ValueError(f"forecast: x must be (B, T, ..., C) with T >= 1, got {tuple(x.shape)}")
     with nullcontext() if keep_modes else evaluating(model):

@@ -60,6 +60,8 @@ class Slot:
         """A copy in Keras' layout."""
         tensor = self.tensor.detach()
         tensor = tensor if self.axes is None else tensor.permute(self.axes)
+        if tensor.dtype is torch.bfloat16:  # numpy has none
+            tensor = tensor.float()
         return np.array(tensor.cpu().numpy(), order="C")  # ascontiguousarray gives a scalar an axis
 
     @torch.no_grad()

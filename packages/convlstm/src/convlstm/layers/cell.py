@@ -222,6 +222,8 @@ class ConvLSTMBase(nn.Module):
 
     def _check_input(self, x: Tensor, dims: int) -> None:
         name, order = type(self).__name__, "(B, " + ("T, " if dims == self.rank + 3 else "")
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name}: x must be a tensor, got {type(x).__name__}")
         if self.channels_last:
             order, axis = order + "size..., C)", -1
         else:
@@ -261,7 +263,8 @@ class ConvLSTMBase(nn.Module):
             if tuple(s.shape) != shape:
                 raise ValueError(
                     f"{type(self).__name__}: the initial {label} must have shape {shape} "
-                    f"(channels first), got {tuple(s.shape)}"
+                    f"(channels first), got {tuple(s.shape)}; a state that was kept is "
+                    "forgotten by reset_state() of a layer, reset() of a Stream"
                 )
             if s.device != x.device:
                 raise ValueError(

@@ -134,9 +134,7 @@ class _ConvLSTMLayer(ConvLSTMBase):
             self._batch = batch
 
     def _stateful_start(self, x: Tensor, initial_state: State | None) -> State | None:
-        if self._batch is None:
-            self._batch = x.shape[0]
-        if x.shape[0] != self._batch:
+        if self._batch is not None and x.shape[0] != self._batch:
             raise ValueError(
                 f"{type(self).__name__}: a stateful layer keeps its batch size {self._batch}, got "
                 f"a batch of {x.shape[0]}; call reset_state(batch={x.shape[0]}) first"
@@ -200,12 +198,18 @@ class _ConvLSTMLayer(ConvLSTMBase):
         extras = self._extras(x[:, 0], h)
         outputs, h, c = self._run(x, h, c, w_ih, w_hh, bias, mask, extras)
         if keep:
-            self._state = (_owned(h), _owned(c))
+            self._state, self._batch = (_owned(h), _owned(c)), x.shape[0]
         # The last h is a view of all steps: a state must not hold, nor change, the outputs.
         return self._outputs(outputs, mask), (self._to_format(h.clone()), self._to_format(c))
 
     def _mask(self, x: Tensor, mask: Tensor | None, lengths: Tensor | None) -> Tensor | None:
         name = type(self).__name__
+        for label, value in (("mask", mask), ("lengths", lengths)):
+            if value is not None and not isinstance(value, Tensor):
+                raise TypeError(
+                    f"{name}: {label} must be a tensor, got {type(value).__name__}; "
+                    f"torch.as_tensor({label})"
+                )
         if lengths is not None:
             if mask is not None:
                 raise ValueError(f"{name}: give mask or lengths, not both")
@@ -258,7 +262,8 @@ class _ConvLSTMLayer(ConvLSTMBase):
             shown = mask if self.zero_output_for_mask else mask.cummax(1).values
             shown = shown.view(*shown.shape, *(1,) * (self.rank + 1))
             states = torch.where(shown, states, torch.zeros_like(states))
-        return self._to_format(states if self.return_sequences else states[:, -1])
+        # The last output is a copy, too: a view would hold those of all steps.
+        return self._to_format(states if self.return_sequences else states[:, -1].clone())
 
 
 def _owned(state: Tensor) -> Tensor:

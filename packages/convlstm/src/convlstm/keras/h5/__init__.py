@@ -7,6 +7,7 @@ the file only claims. What Keras never writes (chunk indexes of HDF5 1.10, share
 files) is refused by name.
 """
 
+from .objects import is_hdf5
 from .reader import MAX_RATIO, MAX_TEXT_BYTES, Reader, Tree, h5py
 
-__all__ = ["MAX_RATIO", "MAX_TEXT_BYTES", "Reader", "Tree", "h5py"]
+__all__ = ["MAX_RATIO", "MAX_TEXT_BYTES", "Reader", "Tree", "h5py", "is_hdf5"]

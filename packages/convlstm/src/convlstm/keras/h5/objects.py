@@ -5,6 +5,7 @@ HDF5 File Format Specification 3.0 (The HDF Group); its section numbers stand be
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +20,16 @@ from .trees import leaves
 from .values import Values, attribute_of, shape_of, texts_of, type_of
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+def is_hdf5(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins as HDF5 does, whatever its name."""
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(SIGNATURE)) == SIGNATURE
+
+
 # Kinds of messages in an object's header (IV.A.2).
 SPACE, LINKS, TYPE, LINK, OUTSIDE, LAYOUT, FILTERS, ATTRIBUTE, MORE, TABLE, ATTRIBUTES = (
     0x01, 0x02, 0x03, 0x06, 0x07, 0x08, 0x0B, 0x0C, 0x10, 0x11, 0x15,
