@@ -29,6 +29,7 @@ from resnet_zoo import (
     resolve,
     save_weights,
 )
+from resnet_zoo.weights.checkpoint import load_into
 
 TINY = {"stem": "small", "planes": 8}
 
@@ -265,6 +266,9 @@ def test_default_is_version_two_where_it_exists():
         ("ResNet18_Weights.DEFAULT", TypeError, "must be of ResNet50_Weights"),
         ("IMAGENET1K_V3", ValueError, "there are IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT"),
         ("missing.safetensors", WeightsError, "there is no file missing.safetensors"),
+        ("sub/MISSING.PTH", WeightsError, "there is no file sub/MISSING.PTH"),
+        ("", ValueError, "the name is empty"),
+        ({"fc.weight": torch.zeros(1000, 2048)}, TypeError, "a state dict; cure: load_state_dict"),
         (3, TypeError, "got 3"),
         ("Res.Net", ValueError, "neither a file"),
     ],
@@ -305,3 +309,22 @@ def test_import_brings_only_the_declared_packages():
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     allowed = {"resnet_zoo", "PIL", "safetensors", "filelock", "tqdm", "torch"}
     assert {n for n in out.stdout.split() if not n.startswith("_")} <= allowed
+
+
+def test_a_file_of_torch_is_read_by_any_name(model, tmp_path):
+    torch.save(model.state_dict(), tmp_path / "w.safetensors")
+    loaded = read_state_dict(tmp_path / "w.safetensors")
+    assert torch.equal(loaded["conv1.weight"], model.state_dict()["conv1.weight"])
+
+
+def test_a_classifier_of_other_parts_is_told_from_none(model, tmp_path):
+    state = {k.replace("fc.", "fc.1."): v for k, v in model.state_dict().items()}
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="classifier is made of other parts"):
+        load_into(model, read_state_dict(tmp_path / "w.pth"), "w.pth")
+
+
+def test_tensors_without_numbers_are_refused(model):
+    state = {k: v.to("meta") for k, v in model.state_dict().items()}
+    with pytest.raises(WeightsError, match="without numbers"):
+        load_into(model, state, "w.pth")

@@ -370,7 +370,8 @@ def test_threads_that_share_a_fresh_copy_agree(fast):
 def test_copies_and_pickles_give_the_same_and_parents_train(fast):
     x = torch.randn(X)
     expected = fast(x)
-    for twin in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
+    pickles = [pickle.dumps(fast, protocol) for protocol in (2, 5)]  # torch.save takes 2
+    for twin in (copy.deepcopy(fast), *map(pickle.loads, pickles)):
         assert relative(twin(x), expected) < 1e-6
         assert twin.report.kept == fast.report.kept
     parent = nn.Sequential(fast, nn.Linear(6, 2)).train()
@@ -507,3 +508,15 @@ def test_an_engine_that_plays_back_its_example_is_found_out(model, monkeypatch):
     monkeypatch.setitem(engines.ENGINES, "onnxruntime", Parrot)
     with pytest.raises(RuntimeError, match="nothing stayed within"):
         optimize(model, engine="onnxruntime", example=X)
+
+
+@pytest.mark.parametrize("wrap", [torch.nn.DataParallel, torch.jit.script, torch.nn.Sequential])
+def test_a_network_that_is_none_of_ours_is_refused_by_its_type(model, wrap):
+    with pytest.raises(TypeError, match="fold_batchnorm: model must be a ResNet"):
+        fold_batchnorm(wrap(model))
+
+
+@pytest.mark.parametrize("norm", ["frozen", nn.BatchNorm2d(8)], ids=["name", "module"])
+def test_a_norm_layer_that_is_no_class_is_refused_by_name(norm):
+    with pytest.raises(ValueError, match="norm_layer must be called with a number of channels"):
+        get_model("resnet18", norm_layer=norm)

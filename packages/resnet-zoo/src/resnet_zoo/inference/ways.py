@@ -19,7 +19,12 @@ class Cast(nn.Module):
     def __init__(self, model: nn.Module, dtype: torch.dtype, layout: torch.memory_format) -> None:
         super().__init__()
         self.model = model.to(dtype=dtype).to(memory_format=layout)  # type: ignore[call-overload]
-        self.dtype, self.layout = dtype, layout
+        self.dtype, self.channels_last = dtype, layout is torch.channels_last
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """That of the maps; no attribute, since torch.save's pickle does not take one."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         return _float(self.model(x.to(self.dtype, memory_format=self.layout)))

@@ -82,7 +82,7 @@ def _legacy(name: str, pretrained: bool | None, weights: Any) -> Any:
     if pretrained is None:
         return weights
     if not isinstance(pretrained, bool):
-        raise TypeError(f"{name}: weights are given by keyword: {name}(weights={pretrained!r})")
+        raise TypeError(f"{name}: weights are given by keyword: {name}(weights={pretrained!r:.80})")
     if weights is not None:
         raise ValueError(f"{name}: give weights= or pretrained=, not both")
     if pretrained and name not in WEIGHTS:

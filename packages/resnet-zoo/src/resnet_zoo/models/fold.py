@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.parametrize import is_parametrized
 
 from .blocks import BasicBlock, Bottleneck
 from .features import ResNetFeatures
@@ -24,6 +25,7 @@ Trunk = TypeVar("Trunk", bound=ResNet | ResNetFeatures)
 _BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 # torchvision's, which is not imported here: fixed numbers, no parameters.
 _FROZEN = ("torchvision.ops.misc", "FrozenBatchNorm2d")
+_UNWRAP = "; cure: torch.nn.utils.parametrize.remove_parametrizations"
 
 
 def folded_weights(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -75,8 +77,13 @@ def fold_batchnorm(model: Trunk) -> Trunk:
     Raises ValueError, naming the module, for what cannot be folded without other results: a part in
     train mode (its norm depends on the batch), a norm without running statistics, subclasses of the
     norms, blocks and networks that change the forward, hooks, weight norms and other
-    parametrizations.
+    parametrizations; TypeError for another network.
     """
+    if not isinstance(model, (ResNet, ResNetFeatures)):
+        raise TypeError(
+            "fold_batchnorm: model must be a ResNet or its features (of a wrapper, the module "
+            f"inside), got {type(model).__module__}.{type(model).__name__}"
+        )
     if model.training:
         raise ValueError(
             "fold_batchnorm: the model must be in evaluation mode, since a norm in train mode "
@@ -133,8 +140,8 @@ def _not_foldable(model: ResNet | ResNetFeatures) -> str | None:
             return f"{name} has no running statistics (track_running_stats=False)"
         if type(conv) is not nn.Conv2d:
             return (
-                f"{names.get(id(conv), conv_name)} is a {type(conv).__name__}, not a plain Conv2d; "
-                "cure: torch.nn.utils.parametrize.remove_parametrizations"
+                f"{names.get(id(conv), conv_name)} is a {type(conv).__name__}, not a plain Conv2d"
+                + _UNWRAP * is_parametrized(conv)
             )
         for part in (conv, norm):
             if not runs_as_written(part):

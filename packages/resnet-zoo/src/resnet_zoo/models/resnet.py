@@ -130,6 +130,13 @@ class ResNet(Freezable):
             ("in_channels", in_channels, in_channels >= 1, "at least 1"),
             ("map_side", map_side, map_side >= 1, "at least 1"),
             (
+                "norm_layer",
+                norm_layer,
+                norm_layer is None
+                or (callable(norm_layer) and not isinstance(norm_layer, nn.Module)),
+                "called with a number of channels, as the class nn.BatchNorm2d is",
+            ),
+            (
                 "average_stride",
                 average_stride,
                 not average_stride or block is Bottleneck,

@@ -119,7 +119,8 @@ def _is_safetensors(path: Path) -> bool:
         return path.suffix == ".safetensors"
     (length,) = struct.unpack("<Q", start[:8])
     sound = start[8:] == b"{" and length <= path.stat().st_size
-    return sound or path.suffix == ".safetensors"
+    zipped = start.startswith(b"PK\x03\x04")  # what torch.save writes, by any name
+    return sound or (path.suffix == ".safetensors" and not zipped)
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -138,8 +139,9 @@ def _read_pickle(path: Path) -> Any:
     try:
         if is_legacy_tar(path):
             return read_legacy_tar(path)
-        with torch.serialization.safe_globals([*_HARMLESS, *_numpys()]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        allowed = torch.serialization.safe_globals([*_HARMLESS, *_numpys()])
+        with open(path, "rb") as file, allowed:  # of a path torch would judge the name
+            return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError,
             TypeError, struct.error, tarfile.TarError) as error:  # fmt: skip
         if re.search("unsupported (global|class)|can only |TorchScript", str(error), re.IGNORECASE):

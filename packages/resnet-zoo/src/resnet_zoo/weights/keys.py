@@ -364,7 +364,13 @@ def _refuse_mismatch(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], s
     if not faults:
         return
     cure = "check the model's name and arguments; for another number of classes say num_classes="
-    if missing and all(key.startswith("fc.") for key in missing):
+    other_head = [key for key in tensors if key.startswith("fc.") and key not in own]
+    if other_head and all(key.startswith("fc.") for key in missing):
+        cure = (
+            "the file's classifier is made of other parts: give a fresh model's fc the same parts "
+            "and call load_state_dict, or say num_classes=N for a fresh classifier"
+        )
+    elif missing and all(key.startswith("fc.") for key in missing):
         cure = (
             "the file has no classifier: say num_classes=N for a fresh one, num_classes=0 for "
             "none, or features_only=True for feature maps"
@@ -375,7 +381,9 @@ def _refuse_mismatch(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], s
 
 
 def _wrong_kind(given: Tensor, own: Tensor) -> str | None:
-    """Why a tensor's numbers are not those of the model: quantised, whole, complex, sparse."""
+    """Why a tensor's numbers are not those of the model: quantised, whole, complex, ..."""
+    if given.is_meta:
+        return "on the device meta, without numbers"
     if given.is_quantized or given.layout is not torch.strided:
         return "quantised" if given.is_quantized else f"of layout {given.layout}"
     if own.is_floating_point() and given.dtype not in _FLOATS:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from .names import WEIGHTS, WeightsEnum, published
 
 # Weight files of a folder, the best first: a snapshot's, a training run's.
 _IN_FOLDER = (*FILES, "best.safetensors", "final.safetensors")
+_STATE_DICT = " (a state dict; cure: load_state_dict on a fresh model)"
 ASSUMED = {"crop_size": 224, "resize_size": 256}
 
 
@@ -176,14 +178,16 @@ def resolve(
     for a file that is not there.
     """
     if isinstance(weights, (str, os.PathLike)):
-        text = os.fspath(weights)
+        text = os.fsdecode(weights)
+        if not text:  # Path("") would be the current folder
+            raise ValueError("weights: the name is empty; say None for a fresh model")
         if Path(text).is_file():
             return FileSource(text, offline, progress, model=model)
         if Path(text).is_dir():
             return FileSource(str(_file_in(Path(text))), offline, progress, model=model)
         if text.startswith(("https://", "http://")):
             return Source(text, offline, progress)
-        if text.endswith(SUFFIXES):
+        if text.lower().endswith(SUFFIXES):
             raise WeightsError(f"weights: there is no file {text}")
         if repo := Repo.parse(text):
             return HubSource(str(repo), offline, progress, repo)
@@ -191,7 +195,7 @@ def resolve(
     if not isinstance(weights, WeightsEnum):
         raise TypeError(
             "weights must be an entry, a name, a path, an address or a Hugging Face repo, "
-            f"got {weights!r}"
+            f"got {weights!r:.80}" + _STATE_DICT * isinstance(weights, Mapping)
         )
     if model is not None and not isinstance(weights, WEIGHTS.get(model, ())):
         wanted = f"of {WEIGHTS[model].__name__}" if model in WEIGHTS else "a file or a repo"
@@ -223,7 +227,9 @@ def _file_in(folder: Path) -> Path:
     for name in _IN_FOLDER:
         if (folder / name).is_file():
             return folder / name
-    found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
+    found = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()
+    )
     if len(found) != 1:
         told = ", ".join(path.name for path in found[:4]) or "none"
         raise WeightsError(
