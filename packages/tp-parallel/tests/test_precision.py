@@ -25,6 +25,7 @@ from tp_parallel import (
 )
 from tp_parallel.data_parallel import optimizer as optimizer_module
 from tp_parallel.data_parallel.optimizer import MasterAdamW, fused_by_default
+from tp_parallel.loss import linear_cross_entropy
 from tp_parallel.pipeline import build_stages, run_schedule
 from tp_parallel.pipeline.schedules import make_schedule
 
@@ -75,18 +76,22 @@ def test_a_model_trains_under_autocast(world, tp, loss, sequence):
         assert 1e-5 < off < 0.03
 
 
-def test_the_chunked_loss_under_autocast_is_that_of_bfloat16_operands():
-    context = ParallelContext(device="cpu")
-    hidden, weight = torch.randn(6, 8, requires_grad=True), torch.randn(32, 8, requires_grad=True)
+@pytest.mark.parametrize("products", [torch.bfloat16, torch.float32])
+def test_the_chunked_loss_under_autocast_is_that_of_bfloat16_operands(monkeypatch, products):
+    monkeypatch.setattr(linear_cross_entropy, "computed_dtype", lambda dtype, x: products)
+    ids, leaves = IDS.flatten()[:6], [torch.randn(6, 8), torch.randn(32, 8)]
+    mine = [leaf.clone().requires_grad_() for leaf in leaves]
     with torch.autocast("cpu", torch.bfloat16):
         got = vocab_parallel_linear_cross_entropy(
-            hidden, weight, IDS.flatten()[:6], context=context, vocab_size=32
+            *mine, ids, context=ParallelContext(device="cpu"), vocab_size=32
         )
-        want = F.cross_entropy(F.linear(hidden, weight).float(), IDS.flatten()[:6])
-    for ours, theirs in zip(torch.autograd.grad(got, (hidden, weight)),
-                            torch.autograd.grad(want, (hidden, weight)), strict=True):  # fmt: skip
+    plain = [leaf.bfloat16().to(products).requires_grad_() for leaf in leaves]
+    want = F.cross_entropy(F.linear(*plain).float(), ids)
+    bound = {"rtol": 2e-2, "atol": 2e-3} if products == torch.bfloat16 else {}  # of float32
+    for ours, theirs in zip(torch.autograd.grad(got, mine), torch.autograd.grad(want, plain),
+                            strict=True):  # fmt: skip
         assert ours.dtype == torch.float32
-        torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-3)
+        torch.testing.assert_close(ours, theirs.float(), **bound)
     torch.testing.assert_close(got, want, rtol=1e-2, atol=1e-2)
 
 

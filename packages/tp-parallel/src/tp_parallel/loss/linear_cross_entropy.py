@@ -79,9 +79,9 @@ def vocab_parallel_linear_cross_entropy(
         and liger.serves(rows, weight, terms, context.tp)
     ):
         return liger.linear_cross_entropy(rows, weight, target.reshape(-1), terms, reduction)
-    dtype = computed_dtype(dtype, rows)
     if chunk_rows is None:
-        chunk_rows = CUDA_CHUNK_ROWS if hidden.is_cuda else default_rows(len(weight), dtype)
+        computed = computed_dtype(dtype, rows)
+        chunk_rows = CUDA_CHUNK_ROWS if hidden.is_cuda else default_rows(len(weight), computed)
     return _LinearCrossEntropy.apply(
         rows, weight, target.reshape(-1), terms, context.tp, reduction, chunk_rows, dtype
     )
@@ -98,8 +98,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, target, terms: LossTerms, axis, reduction, chunk_rows, dtype):
         ctx.hidden_dtype, ctx.weight_dtype = hidden.dtype, weight.dtype
-        if dtype != hidden.dtype:  # autocast does not see a product into given memory
-            hidden, weight = hidden.to(dtype), weight.to(dtype)
+        # autocast does not see a product into given memory; its operands are rounded in any case
+        for kind in (dtype, computed_dtype(dtype, hidden)):
+            hidden, weight = hidden.to(kind), weight.to(kind)
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         count = (target != terms.ignore_index).sum().to(wide)
         scale = 1.0 / count if reduction == "mean" else count.new_ones(())
