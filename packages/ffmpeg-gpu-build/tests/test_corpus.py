@@ -94,8 +94,9 @@ def test_a_real_clip_is_that_of_pyav(clip, engine, program):
     with Video(clip, pixels="gray", engine=engine, ffmpeg=program) as video:
         assert len(video) == len(known)
         for index in [chance.randrange(len(known)) for _ in range(SEEKS)] + [len(known) - 1]:
-            assert np.array_equal(video[index], known[index][1])
-            assert video[index].pts == frames[index].pts
+            frame = video[index]
+            assert np.array_equal(frame, known[index][1])
+            assert frame.pts == frames[index].pts
 
 
 def test_there_are_enough_real_clips():
