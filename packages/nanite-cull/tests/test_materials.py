@@ -496,7 +496,7 @@ def test_wrong_materials_are_named():
             nc.Material(**options)
     with pytest.raises(ValueError, match="material_ids must be 0 to 0"):
         _plane_asset(nc.Material(), ids=np.ones(len(_plane()[1]), int))
-    with pytest.raises(TypeError, match="must be Material"):
+    with pytest.raises(TypeError, match="must be a sequence of Material"):
         _plane_asset("stone")
 
 
