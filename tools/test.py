@@ -165,27 +165,32 @@ def pytest_stage(name: str, folder: Path, options: argparse.Namespace) -> Stage:
     return Stage(name, command, junit="--junitxml")
 
 
-def instrumented_stage(preset: str, site: Path, package: Package, more: dict[str, str]) -> Stage:
-    """The tests marked `native` of a package, over its module in `site`.
+def instrumented_stage(
+    preset: str, site: Path, package: Package, more: dict[str, str], full: bool
+) -> Stage:
+    """The tests marked `native` of a package, over its module in `site`; long ones if `full`.
 
     -S keeps site.py out, so the editable install's import hook cannot bring back the plain module.
     """
     tests = str((package.folder / "tests").relative_to(ROOT))
     path = {"PYTHONPATH": f"{site}:{workspace.site_packages()}", "NATIVE_SANITIZED": "1"}
-    command = [str(PYTHON), "-S", "-m", "pytest", tests, "-q", "-m", "native"]
+    marks = "native" if full else "native and not once"
+    command = [str(PYTHON), "-S", "-m", "pytest", tests, "-q", "-m", marks]
     return Stage(f"{preset}: {package.name}", command, path | more, junit="--junitxml")
 
 
-def instrumented_stages(preset: str, native: list[Package], more: dict[str, str]) -> list[Stage]:
+def instrumented_stages(
+    preset: str, native: list[Package], more: dict[str, str], full: bool
+) -> list[Stage]:
     """Build a preset and its native tests, then run the packages' tests over its modules."""
     alone = native[0] if len(native) == 1 else None
     folder = ROOT / "build" / (f"{preset}-{alone.name}" if alone else preset)
     install = [f"{VENV}/bin/cmake", "--install", str(folder), "--prefix", str(folder / "site")]
     stages = [*preset_stages(preset, alone), Stage(f"{preset}: install", install)]
-    return stages + [instrumented_stage(preset, folder / "site", p, more) for p in native]
+    return stages + [instrumented_stage(preset, folder / "site", p, more, full) for p in native]
 
 
-def sanitizer_stages(native: list[Package]) -> list[Stage]:
+def sanitizer_stages(native: list[Package], full: bool) -> list[Stage]:
     """ASan with UBSan, and TSan. Leaks are looked for in the native tests: Python has its own."""
     libraries = [
         subprocess.run(
@@ -194,7 +199,7 @@ def sanitizer_stages(native: list[Package]) -> list[Stage]:
         for name in ("libasan.so", "libstdc++.so")
     ]
     preloaded = {"LD_PRELOAD": ":".join(libraries), "ASAN_OPTIONS": "detect_leaks=0"}
-    stages = instrumented_stages("asan", native, preloaded)
+    stages = instrumented_stages("asan", native, preloaded, full)
     if shutil.which("clang++-19"):
         stages += preset_stages("tsan")
     elif os.environ.get("CI"):  # where it could not be installed, nothing goes unseen
@@ -216,7 +221,7 @@ def coverage_stages(wanted: list[Package], native: list[Package]) -> list[Stage]
         filters = [w for p in native for w in ("--filter", f"packages/{p.name}/csrc/")]
         report = [f"{VENV}/bin/gcovr", "--root", ".", *filters, "build", "--txt"]
         report += ["--fail-under-line", "85", "--merge-lines"]
-        stages += instrumented_stages("coverage", native, {})
+        stages += instrumented_stages("coverage", native, {}, full=True)
         stages.append(Stage("coverage: C++", report))
     return stages
 
@@ -232,7 +237,7 @@ def plan(wanted: list[Package], options: argparse.Namespace) -> list[Stage]:
     else:
         stages += [stage for package in native for stage in preset_stages("cpu", package)]
     if options.sanitize and native:
-        stages += sanitizer_stages(native)
+        stages += sanitizer_stages(native, options.full)
     for package in wanted:
         stages.append(pytest_stage(package.name, package.folder / "tests", options))
     if options.coverage:

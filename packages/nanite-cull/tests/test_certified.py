@@ -108,6 +108,7 @@ def _distance(points, corners):
     return nearest, sure | (k == len(corners))
 
 
+@pytest.mark.once
 def test_no_point_lies_farther_than_the_error_says(case):
     """Cuts at many errors: random points of the source against the cut and the other way round."""
     name, vertices, faces, asset = case

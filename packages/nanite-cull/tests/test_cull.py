@@ -42,6 +42,7 @@ def test_the_cut_is_the_definition(planet_asset, random_camera):
         assert np.array_equal(np.sort(visible[:, 1]), expected)
 
 
+@pytest.mark.once
 def test_the_tree_finds_exactly_what_testing_every_cluster_finds(
     planet_asset, field_asset, random_camera
 ):

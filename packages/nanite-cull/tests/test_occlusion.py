@@ -107,6 +107,7 @@ def test_the_picture_is_the_same_whatever_the_history(assets, size):
         assert hidden > 100
 
 
+@pytest.mark.once
 def test_a_flight_through_a_scene_that_changes(assets):
     """Instances move, come, go, hide and show between frames; now and then the camera jumps."""
     random = np.random.default_rng(3)

@@ -89,6 +89,7 @@ def test_small_and_large_paths_draw_the_same(planet_asset, random_camera):
         assert np.array_equal(both.visibility, large.visibility)
 
 
+@pytest.mark.once
 def test_culling_does_not_change_the_picture(planet_asset, field_asset, random_camera):
     """Frustum culling on and off, tree on and off: the same depth bits and the same ids."""
     random = np.random.default_rng(4)
@@ -264,6 +265,7 @@ def test_an_unknown_picture_is_refused(planet_asset):
         _ = frame.overdraw
 
 
+@pytest.mark.once
 def test_the_silhouette_moves_by_about_the_threshold():
     """At one pixel of error the coverage differs from the source's only along the outline."""
     scene, camera = nc.Scene(nc.build(*meshes.planet(7))), nc.Camera.look_at((0, 0.4, 2.4))

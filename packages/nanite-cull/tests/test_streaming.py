@@ -102,6 +102,7 @@ def fly_over(asset, path, views, width, height, fov, **options):
     return frame.stats["evicted_pages"]
 
 
+@pytest.mark.once
 def test_a_file_ten_times_the_budget_gives_the_same_pictures(large_planet, tmp_path):
     path = store(large_planet, tmp_path / "a.ncl", 4096)
     assert fly_over(large_planet, path, 24, 320, 240, 8, threshold=16) > 50
@@ -219,6 +220,7 @@ def test_none_of_ten_thousand_eviction_traces_leaves_a_hole(random_camera, tmp_p
     check_traces(asset, store(asset, tmp_path / "a.ncl", 4096), 10_000, 2, random_camera)
 
 
+@pytest.mark.once
 def test_every_frame_of_a_flight_under_pressure_is_complete(large_planet, tmp_path):
     """Threads decode while the camera turns inside; the budget is far below what it would like."""
     path = store(large_planet, tmp_path / "a.ncl", 16_000)

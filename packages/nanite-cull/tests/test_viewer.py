@@ -81,6 +81,7 @@ def test_it_draws_what_the_library_draws(viewer, planet_asset):
     assert {"visited", "culled by frustum", "overflow", "resident pages", "cull ms"} <= set(stats)
 
 
+@pytest.mark.once
 def test_every_option_of_the_page_has_its_effect(viewer):
     def drawn(**changes):
         for _ in range(6):

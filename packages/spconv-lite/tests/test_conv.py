@@ -175,6 +175,7 @@ def test_a_network_survives_copy_pickle_and_weights_only_load(network):
         assert torch.equal(run(other, features, indices), expected)
 
 
+@pytest.mark.once
 def test_compile_fullgraph_equals_eager_with_dynamic_sizes(network):
     net, features, indices = network
     net.eval()

@@ -96,6 +96,7 @@ def test_an_exported_program_is_saved_and_loaded(inputs, tmp_path):
         loaded(features, indices)
 
 
+@pytest.mark.once
 def test_onnx_has_no_operator_for_a_rulebook_and_says_which(inputs):
     pytest.importorskip("onnxscript")
     with pytest.raises(Exception, match=r"spconv_lite\.subm_rulebook") as failure:

@@ -198,6 +198,7 @@ def case(sparse):
     return indices, out, book, draw(40, 4), draw(6, 3, 2, 2), draw(6), draw(out.shape[0], 6)
 
 
+@pytest.mark.once
 def test_gradcheck_and_gradgradcheck_of_every_convolution_operator(case):
     indices, out, book, x, weight, bias, grad = case
     m, n = out.shape[0], indices.shape[0]
@@ -212,6 +213,7 @@ def test_gradcheck_and_gradgradcheck_of_every_convolution_operator(case):
         assert torch.autograd.gradgradcheck(function, inputs), name
 
 
+@pytest.mark.once
 def test_opcheck_passes_for_every_operator(case):
     indices, out, book, x, weight, bias, grad = case
     m, n = out.shape[0], indices.shape[0]

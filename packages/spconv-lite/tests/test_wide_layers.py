@@ -17,7 +17,7 @@ def results(layer, features, indices, shape):
 
 
 # sites in a grid of 12^3: few pairs an offset, one stripe of blocks, more than one
-@pytest.mark.parametrize("sites", [1, 40, 700, 1500])
+@pytest.mark.parametrize("sites", [1, 40, 700, pytest.param(1500, marks=pytest.mark.once)])
 @pytest.mark.parametrize(
     "channels", [(64, 64, 1), (136, 72, 1), (80, 200, 1), (96, 160, 2), (33, 130, 1), (81, 81, 81)]
 )
