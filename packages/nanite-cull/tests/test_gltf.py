@@ -74,6 +74,9 @@ class Glb:
         return self
 
     def load(self, path):
+        return nc.load(self.save(path), progress=False)
+
+    def save(self, path):
         self.header["buffers"] = [{"byteLength": len(self.data)}]
         text = json.dumps(self.header).encode()
         text += b" " * (-len(text) % 4)
@@ -82,7 +85,7 @@ class Glb:
         head = struct.pack("<4sIII4s", b"glTF", 2, size, len(text), b"JSON")
         path = path / "a.glb"
         path.write_bytes(head + text + struct.pack("<I4s", len(data), b"BIN\0") + data)
-        return nc.load(path, progress=False)
+        return path
 
 
 def _seen(asset):
@@ -186,6 +189,106 @@ def test_fans_are_triangles(indexed, tmp_path):
     camera = nc.Camera.look_at((0, 0, 2.2), (0, 0, 0), fov_y=50)
     frame = nc.Renderer(32, 32, cull_back=True).render(nc.Scene(asset), camera)
     assert frame.coverage[4:28, 4:28].all()
+
+
+# -- nodes and extensions
+
+INSTANCES = "EXT_mesh_gpu_instancing"
+
+
+def _instanced(**attributes):
+    """A square at 10 along x, once for each row of the attributes, and once more below its node."""
+    glb = Glb()
+    extension = {"attributes": {name: glb.array(*value) for name, value in attributes.items()}}
+    glb.header["nodes"] = [
+        {
+            "mesh": 0,
+            "translation": [10, 0, 0],
+            "children": [1],
+            "extensions": {INSTANCES: extension},
+        },
+        {"mesh": 0, "translation": [0, 5, 0]},
+    ]
+    glb.header.update(extensionsUsed=[INSTANCES], extensionsRequired=[INSTANCES])
+    return glb
+
+
+def _arrays(words):
+    """Places, a quarter turn about z and sizes of three instances; words: turns as integers."""
+    turns = np.array([[0, 0, 0, 1], [0, 0, np.sqrt(0.5), np.sqrt(0.5)], [0, 0, 0, 1]], np.float32)
+    return {
+        "TRANSLATION": np.array([[0, 0, 0], [0, 0, 4], [1, 2, 3]], np.float32),
+        "ROTATION": np.round(turns * 32767).astype(np.int16) if words else turns,
+        "SCALE": np.array([[1, 1, 1], [2, 3, 1], [0.5, 0.5, 0.5]], np.float32),
+    }
+
+
+@pytest.mark.parametrize("words", [False, True])
+def test_instances_of_a_node_are_instances(words, tmp_path):
+    glb = _instanced()
+    extension = glb.header["nodes"][0]["extensions"][INSTANCES]
+    for name, values in _arrays(words).items():
+        normalised = {"normalized": True} if values.dtype == np.int16 else {}
+        extension["attributes"][name] = glb.array(values, **normalised)
+    path = glb.save(tmp_path)
+    scene = nc.load_scene(path, progress=False)
+    assert len(scene.assets) == 1
+    expected = np.array([
+        [[1, 0, 0, 10], [0, 1, 0, 0], [0, 0, 1, 0]],
+        [[1, 0, 0, 10], [0, 1, 0, 5], [0, 0, 1, 0]],  # the child, which is no instance
+        [[0, -3, 0, 10], [2, 0, 0, 0], [0, 0, 1, 4]],
+        [[0.5, 0, 0, 11], [0, 0.5, 0, 2], [0, 0, 0.5, 3]],
+    ])  # fmt: skip
+    found = np.array(sorted(scene.transforms.tolist(), key=lambda t: [row[3] for row in t]))
+    assert np.allclose(found, expected[[0, 2, 1, 3]], atol=1e-4)
+    whole = nc.load(path, progress=False)
+    assert whole.statistics()["source_triangles"] == 8
+    assert np.allclose(whole.box, [[7, -2, 0], [13, 6, 4]], atol=1e-3)
+
+
+def test_instances_may_have_some_of_their_attributes_or_others(tmp_path):
+    places = _arrays(False)["TRANSLATION"]
+    scene = nc.load_scene(_instanced(TRANSLATION=(places,)).save(tmp_path), progress=False)
+    assert len(scene) == 4
+    numbers = np.arange(5, dtype=np.float32)
+    scene = nc.load_scene(_instanced(_ID=(numbers,)).save(tmp_path), progress=False)
+    assert scene.transforms[:, 1, 3].tolist().count(0) == 5
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_instances_without_one_count_are_refused(rows, tmp_path):
+    arrays = _arrays(False)
+    both = {"TRANSLATION": (arrays["TRANSLATION"],), "SCALE": (arrays["SCALE"][:2],)}
+    glb = _instanced(**both) if rows else _instanced()
+    with pytest.raises(ValueError, match=r"a\.glb cannot .* node 0: all attributes must have one"):
+        glb.load(tmp_path)
+
+
+def test_an_extension_that_is_required_and_not_read_is_refused_by_name(tmp_path):
+    glb = Glb()
+    glb.header["extensionsRequired"] = ["KHR_mesh_quantization", "ACME_shape", "ACME_place"]
+    text = r"a\.glb requires ACME_place, ACME_shape, which is not read; .* KHR_texture_transform"
+    with pytest.raises(ValueError, match=text):
+        glb.load(tmp_path)
+
+
+def test_an_extension_of_nodes_or_meshes_that_is_not_read_is_warned_of(tmp_path):
+    for part in ("nodes", "meshes", "primitives"):
+        glb = Glb()
+        glb.header["extensionsUsed"] = ["ACME_shape", "ACME_sound"]
+        at = glb.square if part == "primitives" else glb.header[part][0]
+        at["extensions"] = {"ACME_shape": {}, "EXT_mesh_features": {}}
+        with pytest.warns(RuntimeWarning, match=r"a\.glb has ACME_shape at its nodes or meshes"):
+            glb.load(tmp_path)
+
+
+@pytest.mark.parametrize("read", [nc.load, nc.load_scene, nc.load_lights])
+def test_nodes_in_a_circle_are_an_error_that_names_the_file(read, tmp_path):
+    glb = Glb()
+    glb.header["nodes"] = [{"children": [1]}, {"children": [2], "mesh": 0}, {"children": [1]}]
+    path = glb.save(tmp_path)
+    with pytest.raises(ValueError, match=r"a\.glb .*in a circle \((1 > 2 > 1|2 > 1 > 2)\)"):
+        read(path)
 
 
 # -- pictures

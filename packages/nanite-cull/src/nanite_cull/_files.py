@@ -1,9 +1,33 @@
-"""Files that people share: whole or not at all, with the user's umask."""
+"""Files that people share: named where they are none; written whole or not at all, with the user's
+umask."""
 
 import os
 import secrets
 import stat
 from pathlib import Path
+
+
+def existing(path: str | Path, function: str) -> Path:
+    """The file at `path`. Raises TypeError for what is no path, IsADirectoryError for a folder,
+    FileNotFoundError where there is nothing, OSError for a device or a pipe."""
+    try:
+        path = Path(path)
+    except TypeError:
+        raise TypeError(
+            f"{function}: path must be a str or a pathlib.Path, got {type(path).__name__}; give "
+            "the name of a file"
+        ) from None
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{function}: path must be a file, got the folder {path}; name a file in it"
+        )
+    if not path.exists():
+        raise FileNotFoundError(f"{function}: {path} does not exist")
+    if not path.is_file():
+        raise OSError(
+            f"{function}: path must be a file, got the device or pipe {path}; copy it into a file"
+        )
+    return path
 
 
 def write_file(path: str | Path, data: bytes) -> Path:

@@ -1,5 +1,6 @@
 """What trimesh does not keep of a glTF file: samplers, texture transforms, lights."""
 
+import graphlib
 import json
 import struct
 import warnings
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from nanite_cull._files import existing
 from nanite_cull.lights import Lamp, Sun
 
 LIGHTS = "KHR_lights_punctual"
@@ -112,17 +114,28 @@ def _local(node: dict[str, Any]) -> np.ndarray:
     return out
 
 
+def require_trees(header: dict[str, Any]) -> None:
+    """Raises ValueError for nodes that are in a circle."""
+    children = {i: node.get("children", ()) for i, node in enumerate(header.get("nodes", ()))}
+    try:
+        graphlib.TopologicalSorter(children).prepare()
+    except graphlib.CycleError as error:
+        circle = " > ".join(map(str, error.args[1][::-1]))  # parents first
+        raise ValueError(
+            f"its nodes are in a circle ({circle}), and must be trees; take a child out there"
+        ) from None
+
+
 def load_lights(path: str | Path, *, scale: float = 1.0) -> tuple[Sun | Lamp, ...]:
     """The lights of a glTF or GLB file (KHR_lights_punctual), for `Renderer(lights=...)`.
 
     Directional ones become suns, point ones lamps that fade by the inverse square. Strengths are
     `scale` times the luminance that intensity and colour give: files count in lux and candela, a
     picture is fully lit at one. Spot lights are left out with a warning (RuntimeWarning). Raises
-    FileNotFoundError, ValueError for a damaged header.
+    FileNotFoundError, IsADirectoryError, TypeError for what is no path, ValueError for a damaged
+    header.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"load_lights: {path} does not exist")
+    path = existing(path, "load_lights")
     header = read_header(path)
     out: list[Sun | Lamp] = []
 
@@ -147,16 +160,15 @@ def load_lights(path: str | Path, *, scale: float = 1.0) -> tuple[Sun | Lamp, ..
         lights = header.get("extensions", {}).get(LIGHTS, {}).get("lights", [])
         scenes = header.get("scenes", [])
         roots = scenes[header.get("scene", 0)].get("nodes", []) if scenes else []
-        waiting = [(root, np.eye(4), 0) for root in roots]
+        require_trees(header)
+        waiting = [(root, np.eye(4)) for root in roots]
         while waiting:
-            number, above, depth = waiting.pop()
-            if depth > len(nodes):
-                raise ValueError("its nodes are in a circle")
+            number, above = waiting.pop()
             node, to_world = nodes[number], above @ _local(nodes[number])
             used = node.get("extensions", {}).get(LIGHTS)
             if used is not None:
                 add(lights[used["light"]], to_world)
-            waiting += [(child, to_world, depth + 1) for child in node.get("children", [])]
+            waiting += [(child, to_world) for child in node.get("children", [])]
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError(f"load_lights: the lights of {path} are damaged: {error!r}") from error
     return tuple(out)

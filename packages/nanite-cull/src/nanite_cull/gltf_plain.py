@@ -1,5 +1,6 @@
 """glTF files made plain for trimesh, which reads accessors as they lie: sparse ones, normalised
-integers, other sets of texture coordinates and fans become floats and lists of triangles."""
+integers, other sets of texture coordinates and fans become floats and lists of triangles, instances
+(EXT_mesh_gpu_instancing) become nodes."""
 
 import base64
 import io
@@ -11,7 +12,8 @@ from urllib.parse import unquote
 import numpy as np
 import trimesh
 
-from nanite_cull.gltf import albedo_texture
+from nanite_cull.gltf import albedo_texture, require_trees
+from nanite_cull.gltf_extensions import INSTANCES
 
 COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 CODES = {"<u4": 5125, "<f4": 5126}  # of what is added
@@ -143,6 +145,32 @@ def _make_plain(primitive: dict[str, Any], accessors: _Accessors) -> None:
         primitive.update(mode=TRIANGLES, indices=accessors.add(faces.reshape(-1, 1)))
 
 
+def _make_instances_plain(nodes: list[dict[str, Any]], accessors: _Accessors) -> None:
+    """Gives each node with instances a child in the place of each; its mesh is drawn there alone.
+
+    Raises ValueError where attributes differ in their number of instances, or there are none.
+    """
+    for number, node in enumerate(nodes[:]):
+        extension = node.get("extensions", {}).get(INSTANCES)
+        if extension is None or "mesh" not in node:
+            continue
+        attributes = extension["attributes"]
+        counts = {name: accessors.header["accessors"][a]["count"] for name, a in attributes.items()}
+        if len(set(counts.values())) != 1:
+            raise ValueError(
+                f"{INSTANCES} of node {number}: all attributes must have one count, got {counts}"
+            )
+        placed = {
+            name.lower(): accessors.read(attributes[name]).tolist()
+            for name in ("TRANSLATION", "ROTATION", "SCALE")
+            if name in attributes
+        }
+        mesh, first, count = node.pop("mesh"), len(nodes), max(counts.values())
+        for i in range(count):
+            nodes.append({"mesh": mesh, **{name: rows[i] for name, rows in placed.items()}})
+        node["children"] = [*node.get("children", []), *range(first, first + count)]
+
+
 def _binary_chunk(path: Path) -> bytes:
     """The buffer inside a GLB file."""
     with path.open("rb") as file:
@@ -157,13 +185,15 @@ def _binary_chunk(path: Path) -> bytes:
 
 def load_scene(path: Path, header: dict[str, Any]) -> Any:
     """What trimesh makes of a glTF or GLB file. `header`, its JSON, is made plain too."""
+    require_trees(header)
     files = _Files(path)
     accessors = _Accessors(header, files, path)
-    before = json.dumps(header.get("meshes"))
+    before = json.dumps(header.get("meshes")), len(header.get("nodes", []))
     for mesh in header.get("meshes", []):
         for primitive in mesh["primitives"]:
             _make_plain(primitive, accessors)
-    if json.dumps(header.get("meshes")) == before:
+    _make_instances_plain(header.get("nodes", []), accessors)
+    if (json.dumps(header.get("meshes")), len(header.get("nodes", []))) == before:
         binary = path.suffix.lower() != ".gltf"  # a GLB by any other name (.vrm) too
         return trimesh.load(
             path, file_type="glb" if binary else "gltf", process=False, resolver=files

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from nanite_cull._files import existing
 from nanite_cull.asset import Asset, build
 from nanite_cull.gltf import read_header, samplings
+from nanite_cull.gltf_extensions import require_read
 from nanite_cull.materials import Material, display, warn_of_blending
 
-# glTF extensions whose geometry trimesh cannot decode: it would read nothing, or noise
-COMPRESSED = ("KHR_draco_mesh_compression", "EXT_meshopt_compression", "KHR_meshopt_compression")
 HEADER = "nanite_cull_gltf"  # of a loaded scene's metadata
-TOOL = "decompress the file first (gltf-transform copy, or gltfpack -noq without -c)"
 
 
 @dataclass
@@ -31,9 +30,7 @@ class _Part:
 
 def _open(path: str | Path) -> Any:
     """The file as a trimesh.Scene."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"load: {path} does not exist")
+    path = existing(path, "load")
     try:
         import trimesh
     except ImportError as error:
@@ -41,9 +38,7 @@ def _open(path: str | Path) -> Any:
             "load: reading mesh files needs trimesh: pip install 'nanite-cull[io]'"
         ) from error
     header = read_header(path)
-    for name in COMPRESSED:
-        if name in [*header.get("extensionsUsed", ()), *header.get("extensionsRequired", ())]:
-            raise ValueError(f"load: {path} is compressed with {name}, which is not read; {TOOL}")
+    require_read(header, path)
     try:
         if header:
             from nanite_cull.gltf_plain import load_scene
@@ -266,7 +261,8 @@ def read_mesh(path: str | Path) -> dict[str, Any]:
     attributes there are. The materials say what space colours are in: glTF's are linear, those of
     other files' vertices and faces a display's, as `build` takes them without materials.
 
-    Raises FileNotFoundError, ValueError for a file without triangles or that cannot be read,
+    Raises FileNotFoundError, IsADirectoryError, TypeError for what is no path, ValueError for a
+    file without triangles, that cannot be read or that requires a glTF extension which is not read,
     ImportError when trimesh is not installed.
     """
     return _arguments(_read(path))
@@ -280,7 +276,7 @@ def load(path: str | Path, **options: Any) -> Asset:
     `vanishing` says otherwise; for an .ncl file only `threads` has a meaning. Raises what
     `read_mesh` and `build` do.
     """
-    if Path(path).suffix.lower() == ".ncl":
+    if existing(path, "load").suffix.lower() == ".ncl":
         from nanite_cull import ncl
 
         return ncl.read(path, threads=options.get("threads", 0))
@@ -293,7 +289,7 @@ def load_instances(path: str | Path, **options: Any) -> list[tuple[Asset, np.nda
 
     Nodes with a singular transform draw nothing and are left out. Raises what `load` does.
     """
-    if Path(path).suffix.lower() == ".ncl":
+    if existing(path, "load").suffix.lower() == ".ncl":
         return [(load(path, **options), np.eye(4)[None])]
     source = _open(path)
     parts = _parts(source, path)

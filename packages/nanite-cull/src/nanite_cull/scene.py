@@ -50,7 +50,8 @@ class Scene:
     @classmethod
     def from_file(cls, path: str | Path, **options: Any) -> "Scene":
         """Reads a mesh file (glTF, GLB, OBJ, PLY, STL): every mesh becomes an asset, every node
-        that uses it an instance. An .ncl file is a scene of one.
+        that uses it an instance, or as many as EXT_mesh_gpu_instancing says. An .ncl file is a
+        scene of one.
 
         `options` go to `build`. Each asset's `material_table` holds what the file says of its
         material. Raises what `load` does.
