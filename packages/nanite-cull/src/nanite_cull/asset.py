@@ -13,7 +13,8 @@ from nanite_cull import _C  # type: ignore[attr-defined]
 from nanite_cull._arrays import as_numpy, floats, indices
 from nanite_cull._arrays import colors as rgba
 from nanite_cull._core import open_meshoptimizer
-from nanite_cull._files import write_file
+from nanite_cull._files import existing, write_file
+from nanite_cull._numbers import real, whole
 from nanite_cull.materials import Material, pack, surfaces, unpack
 
 NONE = 0xFFFFFFFF
@@ -312,11 +313,10 @@ def open(path: str | Path) -> Asset:
 
     The file stays open: renaming another over it changes nothing here, what is cut off or written
     into it is a ValueError of the frame that needs it. Raises ValueError for a file that is
-    damaged or of version 2 (`load` reads that one), FileNotFoundError when there is none.
+    damaged or of version 2 (`load` reads that one), FileNotFoundError when there is none,
+    IsADirectoryError for a folder, TypeError for what is no path.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"open: {path} does not exist")
+    path = existing(path, "open")
     core = _C.open_asset(str(path))
     return Asset(core, unpack(core.stored_materials()), path=path.absolute())
 
@@ -474,7 +474,8 @@ def build(
     only.
 
     Raises ValueError for a mesh or an option that cannot be built, TypeError for the wrong kind of
-    array, RuntimeError when meshoptimizer is missing. KeyboardInterrupt stops it between passes.
+    array or number, RuntimeError when meshoptimizer is missing. KeyboardInterrupt stops it between
+    passes.
     """
     open_meshoptimizer()
     if vanishing not in ("error", "warn", "drop"):
@@ -492,10 +493,12 @@ def build(
         None if material_ids is None else indices(material_ids, "build", "material_ids", (len(f),))
     )
     options = _C.BuildOptions()
-    for name in ("max_triangles", "group_size", "width", "position_bits", "keep_source", "threads"):
-        setattr(options, name, locals()[name])
+    for name in ("max_triangles", "group_size", "width", "position_bits", "threads"):
+        setattr(options, name, whole(locals()[name], "build", name))
+    options.keep_source = keep_source
     options.drop_vanishing = vanishing != "error"
     if step is not None:
+        step = real(step, "build", "step")
         if not step > 0:
             raise ValueError(f"build: step must be a positive power of two, got {step}")
         options.step = step

@@ -31,7 +31,7 @@ def _require_affine(what: str, matrix: np.ndarray) -> None:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Camera:
     """A pinhole or an orthographic camera, right-handed, looking along its -z axis.
 
@@ -39,7 +39,7 @@ class Camera:
     angle in degrees, or None for orthographic. height: of the orthographic image in the camera's
     units. near, far: the camera's units (world units times the scale of `view`); a perspective
     camera has no far plane. lens: fx, fy, cx, cy, width, height in pixels where the camera comes
-    from intrinsics (`from_intrinsics`); fov_y then does not count.
+    from intrinsics (`from_intrinsics`); fov_y then does not count. A camera equals itself alone.
     """
 
     view: np.ndarray

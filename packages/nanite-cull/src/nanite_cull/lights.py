@@ -14,11 +14,11 @@ MARGIN = 4  # texels around what a map must hold: the filter's, and a point's li
 UNIFORM = 0.25  # share of equal slices in the cascades' split; the rest is logarithmic
 
 
-def _vector(value: Any, what: str) -> np.ndarray:
+def _vector(value: Any, what: str) -> tuple[float, ...]:
     array = np.asarray(value, float)
     if array.shape != (3,) or not np.isfinite(array).all():
         raise ValueError(f"{what} must be three finite numbers (x, y, z), got {value!r}")
-    return array
+    return tuple(array.tolist())
 
 
 def _check(light: "Sun | Lamp") -> None:
@@ -49,7 +49,9 @@ class Sun:
 
     def __post_init__(self) -> None:
         _check(self)
-        if not _vector(self.direction, "Sun: direction").any():
+        direction = _vector(self.direction, "Sun: direction")
+        object.__setattr__(self, "direction", direction)  # of arrays too: suns can be compared
+        if not any(direction):
             raise ValueError(f"Sun: direction must not be zero, got {self.direction!r}")
         if not 1 <= self.cascades <= 8:
             raise ValueError(f"Sun: cascades must be 1 to 8, got {self.cascades}")
@@ -111,7 +113,7 @@ class Lamp:
 
     def __post_init__(self) -> None:
         _check(self)
-        _vector(self.position, "Lamp: position")
+        object.__setattr__(self, "position", _vector(self.position, "Lamp: position"))
         for field in ("near", "fade", "range"):
             value = getattr(self, field)
             if value is not None and not 0 < value < np.inf:

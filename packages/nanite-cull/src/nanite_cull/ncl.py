@@ -8,6 +8,7 @@ import numpy as np
 
 from nanite_cull import _C
 from nanite_cull._core import open_meshoptimizer
+from nanite_cull._files import existing
 from nanite_cull.asset import Asset
 from nanite_cull.materials import Material, unpack
 
@@ -25,10 +26,10 @@ def read(path: str | Path, *, threads: int = 0) -> Asset:
     """Reads an .ncl file; all but `leaf_source` is what was written, bit for bit.
 
     Raises ValueError with the reason for a file that is truncated, damaged or of another version,
-    FileNotFoundError when there is none.
+    FileNotFoundError when there is none, IsADirectoryError for a folder, TypeError for no path.
     """
     open_meshoptimizer()
-    core, materials = _C.read_ncl(str(_existing(path)), threads)
+    core, materials = _C.read_ncl(str(existing(path, "load")), threads)
     return Asset(core, unpack(materials))
 
 
@@ -62,7 +63,7 @@ class File:
     """
 
     def __init__(self, path: str | Path, *, threads: int = 0) -> None:
-        self._core = _C.NclFile(str(_existing(path)), True, threads)
+        self._core = _C.NclFile(str(existing(path, "ncl.open")), True, threads)
 
     @cached_property
     def _graph(self) -> Asset:
@@ -147,12 +148,6 @@ def open(path: str | Path, *, threads: int = 0) -> File:
 
 def version(path: str | Path) -> int:
     """The version of an .ncl file: from 3 on it can be opened and streamed. 0 for another file."""
-    with _existing(path).open("rb") as file:
+    with existing(path, "ncl.version").open("rb") as file:
         head = file.read(12)
     return int.from_bytes(head[8:12], "little") if head[1:4] == b"NCL" else 0
-
-
-def _existing(path: str | Path) -> Path:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"load: {path} does not exist")
-    return Path(path)

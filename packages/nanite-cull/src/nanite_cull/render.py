@@ -4,7 +4,7 @@ import sys
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from time import perf_counter
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nanite_cull import _C  # type: ignore[attr-defined]
+from nanite_cull._numbers import real, whole
 from nanite_cull.camera import Camera
 from nanite_cull.frame import Frame, Shadows
 from nanite_cull.lights import Lamp, Sun, shadow_cameras
@@ -21,6 +22,7 @@ ON_OVERFLOW = ("raise", "warn")
 MAX_VIEWS = 255  # of one call
 TRAVERSALS = ("instances", "levels", "persistent")
 DEVICES = ("cpu", "cuda")
+CAPACITIES = ("max_candidate_nodes", "max_candidate_clusters", "max_visible_clusters")
 
 
 def _sample_offsets(count: int) -> np.ndarray:
@@ -36,7 +38,22 @@ def _sample_offsets(count: int) -> np.ndarray:
     return (out + 0.5) % 1 - 0.5
 
 
+def _check_numbers(options: dict[str, Any]) -> None:
+    for name in ("width", "height", "samples", "shadow_size", "threads", "decode_threads",
+                 "max_installs"):  # fmt: skip
+        whole(options[name], "Renderer", name)
+    for name in CAPACITIES:
+        whole(options[name], "Renderer", name, 0)
+    for name in ("threshold", "budget"):
+        real(options[name], "Renderer", name)
+
+
 def _check_lights(lights: Sequence[Sun | Lamp], size: int) -> tuple[Sun | Lamp, ...]:
+    if not isinstance(lights, Iterable):
+        raise TypeError(
+            f"Renderer: lights must be a sequence of Sun or Lamp, got {type(lights).__name__}; put "
+            "one light into a list, none is ()"
+        )
     lights = tuple(lights)
     for light in lights:
         if not isinstance(light, Sun | Lamp):
@@ -138,6 +155,8 @@ class Renderer:
     threshold rises, below 70 % it falls back (`Frame.stats["threshold"]`). With `wait_resident` a
     frame waits for its pages and is the picture that the whole mesh in memory gives; a view that
     does not fit the budget then is an overflow (see on_overflow).
+
+    Raises ValueError for a value out of its range, TypeError for one of the wrong kind.
     """
 
     def __init__(
@@ -168,6 +187,7 @@ class Renderer:
         max_installs: int = 128,
         device: str = "cpu",
     ) -> None:
+        _check_numbers(locals())
         if traversal is None:
             traversal = "levels" if device == "cuda" else "instances"
         if on_overflow not in ON_OVERFLOW:

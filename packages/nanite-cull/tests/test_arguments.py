@@ -1,0 +1,110 @@
+"""Arguments of the wrong kind: named, with what is asked for and what was given."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+
+import nanite_cull as nc
+from nanite_cull import meshes, ncl
+
+pytestmark = pytest.mark.native
+READERS = {
+    "load": nc.load,
+    "load_scene": nc.load_scene,
+    "open": nc.open,
+    "load_lights": nc.load_lights,
+    "ncl.read": ncl.read,
+    "ncl.open": ncl.open,
+    "ncl.version": ncl.version,
+}
+
+
+@pytest.fixture(params=READERS)
+def read(request):
+    if request.param in ("load", "load_scene"):
+        pytest.importorskip("trimesh")
+    return READERS[request.param]
+
+
+@pytest.mark.parametrize("given", [None, 3, b"a.glb", io.BytesIO(b"glTF")])
+def test_what_is_no_path_is_named(read, given):
+    kind = type(given).__name__
+    with pytest.raises(TypeError, match=f"path must be a str or a pathlib.Path, got {kind}; give"):
+        read(given)
+
+
+@pytest.mark.parametrize("name", ["folder", "folder.ncl"])
+def test_a_folder_is_none_and_says_so(read, name, tmp_path):
+    (tmp_path / name).mkdir()
+    with pytest.raises(IsADirectoryError, match=f"path must be a file, got the folder .*{name};"):
+        read(tmp_path / name)
+
+
+def test_a_pipe_exists_and_is_no_file(read, tmp_path):
+    os.mkfifo(tmp_path / "a.ncl")
+    with pytest.raises(OSError, match="path must be a file, got the device or pipe"):
+        read(tmp_path / "a.ncl")
+
+
+@pytest.mark.parametrize("number", [64.0, "64", None])
+@pytest.mark.parametrize(
+    "name",
+    ["width", "height", "samples", "shadow_size", "threads", "decode_threads", "max_installs",
+     "max_candidate_nodes", "max_candidate_clusters", "max_visible_clusters"],
+)  # fmt: skip
+def test_whole_numbers_of_a_renderer(name, number):
+    with pytest.raises(TypeError, match=f"Renderer: {name} must be a whole number, got {number!r}"):
+        nc.Renderer(**{name: number})
+
+
+def test_numbers_of_a_renderer():
+    for name in ("threshold", "budget"):
+        for bad in ("1", None, [1, 2]):
+            with pytest.raises(TypeError, match=f"Renderer: {name} must be a number, got "):
+                nc.Renderer(**{name: bad})
+    with pytest.raises(ValueError, match="max_visible_clusters must be 0 to 2147483647, got -1"):
+        nc.Renderer(max_visible_clusters=-1)
+    with pytest.raises(ValueError, match=r"threads must be .* 2147483647, got 1099511627776"):
+        nc.Renderer(threads=2**40)
+
+
+def test_numbers_of_numpy_are_numbers(planet_asset):
+    renderer = nc.Renderer(np.int64(32), np.uint8(24), threshold=np.float32(1), budget=1e9)
+    frame = renderer.render(nc.Scene(planet_asset), nc.Camera.around(planet_asset))
+    assert frame.coverage.shape == (24, 32)
+
+
+@pytest.mark.parametrize("lights", [nc.Sun(), nc.Lamp((0, 1, 0)), None])
+def test_one_light_is_no_list_of_them(lights):
+    kind = type(lights).__name__
+    with pytest.raises(TypeError, match=f"lights must be a sequence of Sun or Lamp, got {kind};"):
+        nc.Renderer(lights=lights)
+
+
+@pytest.mark.parametrize(
+    "name", ["threads", "max_triangles", "group_size", "width", "position_bits"]
+)
+def test_whole_numbers_of_a_build(name):
+    for bad in (1.5, "1", None):
+        with pytest.raises(TypeError, match=f"build: {name} must be a whole number, got {bad!r}"):
+            nc.build(*meshes.planet(1), **{name: bad})
+
+
+@pytest.mark.parametrize("step", ["1", [1, 2], b"1"])
+def test_the_step_of_a_build_is_a_number(step):
+    with pytest.raises(TypeError, match="build: step must be a number, got "):
+        nc.build(*meshes.planet(1), step=step)
+
+
+def test_cameras_and_lights_are_compared_and_hashed():
+    camera = nc.Camera.look_at((0, 0, 3))
+    assert camera == camera
+    assert {camera: 1}[camera] == 1
+    assert camera not in [nc.Camera.look_at((0, 0, 3))]
+    for make in (nc.Sun, nc.Lamp):
+        lists, arrays = make([1, 2, 3]), make(np.array([1.0, 2, 3]))
+        assert lists == arrays
+        assert hash(lists) == hash(arrays)
+        assert make((1, 2, 4)) not in {lists, arrays}
