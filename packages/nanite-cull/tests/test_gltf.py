@@ -272,13 +272,20 @@ def test_an_extension_that_is_required_and_not_read_is_refused_by_name(tmp_path)
         glb.load(tmp_path)
 
 
+def test_a_look_that_is_required_and_not_drawn_is_warned_of(tmp_path):
+    glb = Glb()
+    glb.header["extensionsRequired"] = ["KHR_materials_unlit", "KHR_materials_variants"]
+    with pytest.warns(RuntimeWarning, match=r"a\.glb has KHR_materials_unlit at its"):
+        assert len(glb.load(tmp_path).material_table) == 1
+
+
 def test_an_extension_of_nodes_or_meshes_that_is_not_read_is_warned_of(tmp_path):
     for part in ("nodes", "meshes", "primitives"):
         glb = Glb()
         glb.header["extensionsUsed"] = ["ACME_shape", "ACME_sound"]
         at = glb.square if part == "primitives" else glb.header[part][0]
         at["extensions"] = {"ACME_shape": {}, "EXT_mesh_features": {}}
-        with pytest.warns(RuntimeWarning, match=r"a\.glb has ACME_shape at its nodes or meshes"):
+        with pytest.warns(RuntimeWarning, match=r"a\.glb has ACME_shape at its nodes, meshes"):
             glb.load(tmp_path)
 
 

@@ -19,6 +19,9 @@ BESIDE = (
     "EXT_instance_features", "EXT_mesh_features", "EXT_structural_metadata",
     "KHR_materials_variants", "KHR_xmp_json_ld",
 )  # fmt: skip
+LOOK = (
+    "KHR_materials_"  # of how a surface looks (unlit, sheen, ...): its triangles and colours stay
+)
 # whose geometry trimesh cannot decode: it would read nothing, or noise
 COMPRESSED = ("KHR_draco_mesh_compression", "EXT_meshopt_compression", "KHR_meshopt_compression")
 TOOL = "decompress the file first (gltf-transform copy, or gltfpack -noq without -c)"
@@ -36,7 +39,8 @@ def _of_geometry(header: dict[str, Any]) -> set[str]:
 
 def require_read(header: dict[str, Any], path: Path) -> None:
     """Raises ValueError for a glTF file that needs an extension which is not read; warns
-    (RuntimeWarning) of one that is not read of its nodes, meshes and primitives."""
+    (RuntimeWarning) of one that is not read of its nodes, meshes and primitives, and of a look that
+    the file requires and that is not drawn."""
     try:
         required, used = (set(header.get(f"extensions{n}", ())) for n in ("Required", "Used"))
         of_geometry = _of_geometry(header)
@@ -45,17 +49,17 @@ def require_read(header: dict[str, Any], path: Path) -> None:
     for name in COMPRESSED:
         if name in used | required:
             raise ValueError(f"load: {path} is compressed with {name}, which is not read; {TOOL}")
-    unread = sorted(required - set(READ))
-    if unread:
+    unread = required - {*READ, *BESIDE}
+    looks = {name for name in unread if name.startswith(LOOK)}
+    if needed := sorted(unread - looks):
         raise ValueError(
-            f"load: {path} requires {', '.join(unread)}, which is not read; export it without, or "
+            f"load: {path} requires {', '.join(needed)}, which is not read; export it without, or "
             f"with those that are: {', '.join(READ)}"
         )
-    ignored = sorted(of_geometry - {*READ, *BESIDE})
-    if ignored:
+    if ignored := sorted((of_geometry - {*READ, *BESIDE}) | looks):
         warnings.warn(
-            f"load: {path} has {', '.join(ignored)} at its nodes or meshes, which is not read: "
-            "what is drawn may lack it",
+            f"load: {path} has {', '.join(ignored)} at its nodes, meshes or materials, which is "
+            "not read: what is drawn may lack it",
             RuntimeWarning,
             stacklevel=4,
         )
