@@ -134,3 +134,7 @@ def test_mixed_dtypes_that_are_no_autocast_are_refused(sparse):
         layer(x)
     with pytest.raises(TypeError, match="of one floating dtype"):
         layer.half()(x.replace_feature(torch.randn(50, 4)))
+    for kernel in (1, 3):  # a processor without bfloat16 products computes these under autocast
+        bfloat16 = sp.SubMConv3d(4, 6, kernel).bfloat16()
+        with torch.no_grad(), pytest.raises(TypeError, match="of one floating dtype"):
+            bfloat16(x.replace_feature(torch.randn(50, 4)))

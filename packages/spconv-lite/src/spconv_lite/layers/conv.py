@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..geometry import identity_book
 from ..kernels import ConvAlgo, ops
-from ..kernels.cpu import widens
+from ..kernels.cpu import explain, widens
 from ..kernels.table import cpu_kernels_run
 from .inference import Followers, followers_of
 from .modules import SparseModule
@@ -291,6 +291,8 @@ class SparseConvolution(SparseModule):
         bias: Tensor | None = self.bias
         dtype, device = features.dtype, features.device.type
         if not torch.is_autocast_enabled(device) or dtype == torch.float64:
+            if dtype is not weight.dtype:  # float32 beside bfloat16 is what autocast alone asks for
+                explain("conv", "features", features, "weight", weight, self.groups)
             return features, weight, bias, dtype
         dtype = torch.get_autocast_dtype(device)
         stays = features.dtype == weight.dtype == torch.float32 and cpu_kernels_run(device)
