@@ -304,3 +304,21 @@ def test_an_animation_of_autodesk_says_its_size(tmp_path):
     assert unfinished(film) is None
     film.write_bytes(film.read_bytes()[:-1])
     assert "says 200 bytes, 199 are there" in unfinished(film)
+
+
+@pytest.mark.parametrize(
+    "pixels", ["yuv420p", "yuv422p", "yuv444p", "yuv411p", "gray", "yuv420p10le", "gray10le"]
+)
+def test_frames_of_a_y4m_have_one_size(ffmpeg, tmp_path, pixels):
+    """Of an odd size, where chroma is rounded up."""
+    whole, cut = tmp_path / "whole.y4m", tmp_path / "cut.y4m"
+    film = ["-f", "lavfi", "-i", "testsrc2=size=65x33:rate=25:duration=0.4", "-strict", "-1"]
+    done = ffmpeg.run(*film, "-pix_fmt", pixels, str(whole))
+    assert done.ok, done.err
+    assert damage.unfinished(whole) is None
+    data = whole.read_bytes()
+    for lost in (1, len(data) * 7 // 10 | 1):
+        cut.write_bytes(data[:-lost])
+        for engine in ("av", "pipe"):
+            with pytest.raises(FfmpegError, match="a Y4M file that ends within a frame"):
+                list(read_frames(cut, size=(32, 32), engine=engine))

@@ -143,6 +143,28 @@ def _dv(head: bytes, tail: bytes, size: int) -> str | None:
     return f"a DV file that ends within a frame ({rest} bytes)" if rest else None
 
 
+# The luma samples beside and above one of chroma, by YUV4MPEG2's colours; 0: no chroma
+Y4M_COLOURS = re.compile(r"(420|422|444|411|mono)(?:jpeg|mpeg2|paldv|p?(\d+))?")
+Y4M_CHROMA = {"420": (2, 2), "422": (2, 1), "444": (1, 1), "411": (4, 1), "mono": (0, 0)}
+
+
+def _y4m(head: bytes, tail: bytes, size: int) -> str | None:
+    """Frames of one size, each behind the word FRAME (yuv4mpeg(5), mjpegtools)."""
+    line = head.partition(b"\n")[0]
+    words = {word[:1]: word[1:] for word in line.decode("latin-1").split()[1:]}
+    colours = Y4M_COLOURS.fullmatch(words.get("C", "420"))
+    width, height = words.get("W", ""), words.get("H", "")
+    if colours is None or not (width.isdigit() and height.isdigit()):
+        return None
+    if head[len(line) + 1 :][:6] != b"FRAME\n":  # with parameters, which may differ
+        return None
+    across, down = Y4M_CHROMA[colours[1]]
+    chroma = -(-int(width) // across) * -(-int(height) // down) if across else 0
+    frame = (int(width) * int(height) + 2 * chroma) * (2 if int(colours[2] or 8) > 8 else 1)
+    rest = (size - len(line) - 1) % (len(b"FRAME\n") + frame)
+    return f"a Y4M file that ends within a frame ({rest} bytes)" if rest else None
+
+
 def _grid(head: bytes, tail: bytes, size: int) -> str | None:
     """A transport stream is made of packets of 188 bytes (192 in M2TS, ISO/IEC 13818-1)."""
     for step, first in ((188, 0), (192, 4)):
@@ -171,7 +193,7 @@ def unfinished(path: Path) -> str | None:
     for mark, look in (
         (b"RIFF", _riff), (b"GIF8", _gif), (b"\x89PNG", _png), (b"OggS", _ogg), (b"FLV", _flv),
         (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", _asf), (b"\x1a\x45\xdf\xa3", _matroska),
-        (b"\x1f\x07\0", _dv),
+        (b"\x1f\x07\0", _dv), (b"YUV4MPEG2 ", _y4m),
     ):  # fmt: skip
         if head.startswith(mark):
             return look(head, tail, size)
