@@ -11,7 +11,7 @@ import gpu_check
 import measure
 import pytest
 import workspace
-from gpu import lines, report
+from gpu import lines, prepare, report
 
 ROOT = workspace.ROOT
 
@@ -190,6 +190,19 @@ def test_the_plan_is_cheap_first_and_no_kind_can_take_the_share_of_the_next(tmp_
     assert all(phase.name.endswith("test_triton") for phase in tests[:3])
     assert tests[-1].name == "tests spconv-lite test_many_rows"
     assert [phase.at_once for phase in tests[-2:]] == [gpu_check.TESTS_AT_ONCE, 1]
+
+
+def test_what_an_index_does_not_have_stops_nothing_else_that_travels(tmp_path, monkeypatch):
+    pytest.importorskip("meshoptimizer")
+    monkeypatch.setattr(prepare, "ROOT", tmp_path)
+    monkeypatch.setattr(prepare, "programs", list)
+    monkeypatch.setattr(prepare, "PYTHON_PACKAGES", ("no-such-package-of-any-index",))
+    ran = subprocess.CompletedProcess([], 1)
+    monkeypatch.setattr(prepare.subprocess, "run", lambda command: ran)
+    (tmp_path / "ffmpeg").touch()
+    assert prepare.prepare(tmp_path / "carry", "90", tmp_path / "ffmpeg") == 1
+    assert list((tmp_path / "carry" / "python" / "meshoptimizer").glob("*.so"))
+    assert (tmp_path / "carry" / "ffmpeg").is_file()
 
 
 def test_the_report_makes_result_files_and_tables_of_the_lines(tmp_path, monkeypatch, capsys):

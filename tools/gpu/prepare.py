@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,10 @@ SIMULATOR = ROOT / "tests" / "cuda_sim"
 FLAGS = {"nanite-cull": ["-fmad=false"]}
 CORES = {"nanite-cull": "libnanite_cull_core.a"}
 PYTHON = "3.12"  # of the machine
-PYTHON_PACKAGES = ("nanobind", "meshoptimizer>=0.2.30a0", "pillow", "tqdm")
+PYTHON_PACKAGES = ("nanobind",)  # its version decides what is built; the others are there
+# As they are here, since an index has no wheels of them: nanite-cull opens the library in it, for
+# whatever Python that was built.
+LIBRARIES = ("meshoptimizer",)
 MOST_BYTES = 40 * 2**20  # of the 64 MiB that tree and carried files have together
 
 
@@ -46,7 +50,8 @@ def build_program(source: Path, includes: list[Path], architecture: str, folder:
 
 
 def prepare(carry: Path, architecture: str, ffmpeg: Path | None) -> int:
-    """Fills `carry` anew; 1 if a program did not compile or the folder is too large to travel."""
+    """Fills `carry` anew; 1 if a program did not compile, a package cannot be had or the folder
+    is too large to travel."""
     shutil.rmtree(carry, ignore_errors=True)
     (carry / "programs").mkdir(parents=True)
     failed = 0
@@ -59,7 +64,12 @@ def prepare(carry: Path, architecture: str, ffmpeg: Path | None) -> int:
             print(f"{source} does not compile for a device:\n{error.stdout.decode()}")
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-compile"]
     pip += ["--only-binary", ":all:", "--python-version", PYTHON, "--target", str(carry / "python")]
-    subprocess.run([*pip, *PYTHON_PACKAGES], check=True)
+    if subprocess.run([*pip, *PYTHON_PACKAGES]).returncode:
+        failed = 1
+        print(f"not all of {', '.join(PYTHON_PACKAGES)} can be had")
+    for name in LIBRARIES:
+        (folder,) = importlib.util.find_spec(name).submodule_search_locations
+        shutil.copytree(folder, carry / "python" / name, dirs_exist_ok=True)
     if ffmpeg is not None:
         shutil.copy2(ffmpeg, carry / "ffmpeg")
     size = sum(path.stat().st_size for path in carry.rglob("*") if path.is_file())
