@@ -115,6 +115,9 @@ def test_missing_weights_offline_end_in_one_sentence_with_the_cure(trained, caps
         (["weights", "download"], "say which"),
         (["draw", "resnet18", "-o", "x.png"], "must end in .svg"),
         (["bench", "resnet18", "--device", "warp"], "warp"),
+        (["info", "resnet50d"], "resnet50d has no weights among torchvision's. Cure: name a file"),
+        (["list", "resnet50d"], "resnet50d has no weights among torchvision's. Cure: name a file"),
+        (["predict", ".", "--cam", __file__], "--cam must be a folder for pictures"),
     ],
 )
 def test_wrong_use_is_exit_code_two_and_names_the_fault(arguments, said, capsys):
@@ -135,6 +138,12 @@ def test_numbers_that_make_no_sense_are_refused_before_anything_is_done(argument
         main(arguments)
     assert caught.value.code == 2
     assert "at least 1" in capsys.readouterr().err
+
+
+def test_bench_times_a_trained_file(trained, capsys):
+    path, _, _ = trained
+    assert main(["bench", str(path), "--size", "16", "--level", "fold"]) == 0
+    assert "input 1x3x16x16" in capsys.readouterr().out
 
 
 def test_an_empty_folder_is_told(tmp_path, capsys):

@@ -65,6 +65,19 @@ def test_the_command_exports_a_trained_file(model, tmp_path, capsys):
         assert torch.allclose(run(out, x), model(x), atol=1e-5)
 
 
+def test_the_command_takes_no_choice_without_following_it(model, tmp_path, capsys):
+    path, target = tmp_path / "small.pth", tmp_path / "small.onnx"
+    small = get_model("resnet18", num_classes=3, stem="small").eval()
+    torch.save(small.state_dict(), path)
+    command = ["export", "resnet18", "--weights", str(path), "--onnx", str(target), "--size", "32"]
+    assert main([*command, "--stem", "small"]) == 0
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(run(target, x), small(x), atol=1e-5)
+    assert main(["export", str(path), *command[2:]]) == 2
+    assert "goes with a model's name" in capsys.readouterr().err
+
+
 def test_wrong_use_is_named(model, tmp_path):
     with pytest.raises(ValueError, match=r"must end in \.onnx"):
         export_onnx(model, tmp_path / "m.pb")

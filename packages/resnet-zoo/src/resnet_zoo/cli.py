@@ -118,16 +118,20 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stem", choices=("imagenet", "small"), default=None)
 
 
-def _structure(options: Any) -> tuple[ResNet, tuple[int, int, int, int]]:
-    """The model of a name or file, without downloading anything, and an input shape for it."""
+def _built(options: Any, device: str) -> ResNet:
+    """The model of a file, or of a name, without downloading anything."""
     from .models.builders import load_model
 
     changes = {"stem": options.stem} if options.stem else {}
     if Path(options.model).is_file():
-        model = load_model(options.model, **changes)
-    else:
-        with torch.device("meta"):  # shapes are enough: no memory, no initialisation
-            model = get_model(options.model, **changes)
+        return load_model(options.model, **changes)
+    with torch.device(device):
+        return get_model(options.model, **changes)
+
+
+def _structure(options: Any) -> tuple[ResNet, tuple[int, int, int, int]]:
+    """The model of a name or file, and an input shape for it."""
+    model = _built(options, "meta")  # shapes are enough: no memory, no initialisation
     return model, (1, input_channels(model), options.size, options.size)
 
 
@@ -173,6 +177,8 @@ def _predict(options: Any) -> int:
             raise ValueError(f"--{name} {value} goes with --optimize fast (or max)")
     if options.out is not None and options.out.is_dir():
         raise ValueError(f"--out must be a file to write, {options.out} is a folder")
+    if options.cam is not None and options.cam.exists() and not options.cam.is_dir():
+        raise ValueError(f"--cam must be a folder for pictures, {options.cam} is a file")
 
     files = find_images(options.images)
     with world(options.device) as here:
@@ -267,6 +273,8 @@ def _overlays(
 
 def _list(options: Any) -> int:
     entries = [entry for name in list_models(options.pattern) for entry in WEIGHTS[name]]
+    if not entries and (variants := list_models(options.pattern, variants=True)):
+        _model_name(variants[0])
     if not entries:
         raise ValueError(f"no model matches {options.pattern!r}; try: resnet-zoo list")
     if options.json:
@@ -298,6 +306,11 @@ def _entries(name: str) -> list[WeightsEnum]:
 
 
 def _model_name(name: str) -> str:
+    if name in list_models(variants=True) and name not in WEIGHTS:
+        raise ValueError(
+            f"{name} has no weights among torchvision's. Cure: name a file or a Hugging Face repo, "
+            "as in predict --model NAME --weights timm/..."
+        )
     if name not in WEIGHTS:
         raise ValueError(f"there is no model {name!r}; there are {', '.join(WEIGHTS)}")
     return name
@@ -350,25 +363,32 @@ def _export(options: Any) -> int:
     from .inference.export import export_onnx
     from .inference.predict import open_model
 
-    if Path(options.model).is_file():
-        model = open_model(None, options.model)
+    changes: dict[str, Any] = {"stem": options.stem} if options.stem else {}
+    if not Path(options.model).is_file():
+        changes["offline"] = options.offline
+        model = open_model(options.model, options.weights, **changes)
+    elif options.weights is None:
+        model = open_model(None, options.model, **changes)
     else:
-        model = open_model(options.model, options.weights, offline=options.offline)
+        raise ValueError(
+            f"--weights {options.weights} goes with a model's name; {options.model} is a file with "
+            "weights of its own. Cure: leave out --weights, or name the model"
+        )
     dynamic = not options.fixed_batch
     print(export_onnx(model, options.onnx, size=options.size, dynamic_batch=dynamic))
     return 0
 
 
 def _bench(options: Any) -> int:
-    """Random weights with calibrated norms: the speed does not depend on them."""
+    """A file's model, or a name's with random weights and calibrated norms: as fast as trained."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    changes = {"stem": options.stem} if options.stem else {}
     device = pick_device(options.device)
-    model = get_model(options.model, **changes).to(device)
-    shape = (options.batch, 3, options.size, options.size)
-    with torch.no_grad():
-        model.train()(torch.randn(4, 3, 64, 64, device=device))
+    model = _built(options, "cpu").to(device)
+    shape = (options.batch, input_channels(model), options.size, options.size)
+    if not Path(options.model).is_file():
+        with torch.no_grad():
+            model.train()(torch.randn(4, *shape[1:2], 64, 64, device=device))
     dtype = getattr(torch, options.dtype)
     chosen = {"dtype": dtype, "example": shape, "engine": options.engine}
     print(optimize(model.eval(), options.level, **chosen).report)

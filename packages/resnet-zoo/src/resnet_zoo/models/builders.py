@@ -135,7 +135,8 @@ def load_model(path: str | os.PathLike[str], **kwargs: Any) -> ResNet:
     if metadata.get("model") not in ALL:
         raise WeightsError(
             f"load_model: {path} does not say which model it belongs to; cure: "
-            f"get_model(NAME, weights={os.fspath(path)!r}), or --model NAME"
+            f"get_model(NAME, weights={os.fspath(path)!r}), or in a command the model's name and "
+            "the file as --weights"
         )
     arguments = {**metadata.get("model_args", {}), **kwargs}
     return get_model(metadata["model"], weights=path, **arguments)
