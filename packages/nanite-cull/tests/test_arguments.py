@@ -98,6 +98,49 @@ def test_the_step_of_a_build_is_a_number(step):
         nc.build(*meshes.planet(1), step=step)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["cull_back", "overdraw", "frustum", "hierarchy", "occlusion", "velocity", "large_path_only",
+     "wait_resident"],
+)  # fmt: skip
+@pytest.mark.parametrize("bad", ["no", 1, None])
+def test_switches_are_true_or_false(name, bad):
+    with pytest.raises(TypeError, match=f"Renderer: {name} must be True or False, got {bad!r}"):
+        nc.Renderer(**{name: bad})
+
+
+def test_switches_of_a_build_and_a_scene(planet_asset):
+    with pytest.raises(TypeError, match="build: keep_source must be True or False, got 'no'"):
+        nc.build(*meshes.planet(1), keep_source="no")
+    scene = nc.Scene(planet_asset)
+    with pytest.raises(TypeError, match=r"Scene\.hide: hidden must be True or False, got 'no'"):
+        scene.hide(0, "no")
+    scene.hide(0, np.bool_(False))
+
+
+@pytest.mark.parametrize("bad", ["a", (1, 2), (1, 2, np.nan), (1, 2, "x"), 3, ((1, 2, 3),)])
+def test_the_origin_of_a_build_is_a_point(bad):
+    with pytest.raises((TypeError, ValueError), match="build: origin must be 3 finite numbers"):
+        nc.build(*meshes.planet(1), origin=bad)
+
+
+def test_threads_are_none_below_zero(planet_asset, tmp_path):
+    path = planet_asset.save(tmp_path / "a.ncl", threads=1)
+    for name, use in {
+        "build": lambda n: nc.build(*meshes.planet(1), threads=n),
+        "Renderer": lambda n: nc.Renderer(threads=n),
+        "save": lambda n: planet_asset.save(tmp_path / "b.ncl", threads=n),
+        "load": lambda n: ncl.read(path, threads=n),
+        "ncl.open": lambda n: ncl.open(path, threads=n),
+        "Scene.add": lambda n: nc.Scene().add(planet_asset, threads=n),
+        "Scene.update": lambda n: nc.Scene(planet_asset).update(0, np.eye(4), threads=n),
+    }.items():
+        with pytest.raises(ValueError, match=f"{name}: threads must be 0 to 2147483647, got -1"):
+            use(-1)
+        with pytest.raises(TypeError, match=f"{name}: threads must be a whole number, got '1'"):
+            use("1")
+
+
 def test_cameras_and_lights_are_compared_and_hashed():
     camera = nc.Camera.look_at((0, 0, 3))
     assert camera == camera

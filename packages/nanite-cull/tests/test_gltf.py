@@ -289,6 +289,22 @@ def test_an_extension_of_nodes_or_meshes_that_is_not_read_is_warned_of(tmp_path)
             glb.load(tmp_path)
 
 
+@pytest.mark.parametrize("version", ["1.0", "3.1"])
+def test_another_version_is_named(version, tmp_path):
+    glb = Glb()
+    glb.header["asset"]["version"] = version
+    with pytest.raises(ValueError, match=rf"a\.glb is glTF {version}, and 2\.0 is read; convert"):
+        glb.load(tmp_path)
+
+
+@pytest.mark.parametrize("read", [nc.load, nc.load_scene, nc.load_lights])
+def test_a_node_below_two_others_is_an_error(read, tmp_path):
+    glb = Glb()
+    glb.header["nodes"] = [{"children": [2]}, {"children": [2]}, {"mesh": 0}]
+    with pytest.raises(ValueError, match="its node 2 is a child of 0 and of 1, and must have one"):
+        read(glb.save(tmp_path))
+
+
 @pytest.mark.parametrize("read", [nc.load, nc.load_scene, nc.load_lights])
 def test_nodes_in_a_circle_are_an_error_that_names_the_file(read, tmp_path):
     glb = Glb()

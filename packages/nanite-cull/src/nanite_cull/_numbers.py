@@ -1,5 +1,6 @@
 """Numbers at the door, checked by name."""
 
+import math
 import operator
 from typing import Any
 
@@ -25,3 +26,24 @@ def real(value: Any, function: str, name: str) -> float:
         except (TypeError, ValueError):
             pass
     raise TypeError(f"{function}: {name} must be a number, got {value!r}; convert it by float()")
+
+
+def flag(value: Any, function: str, name: str) -> bool:
+    """`value` as a bool, also numpy's. Raises TypeError by name: "no" would be true."""
+    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
+    raise TypeError(f"{function}: {name} must be True or False, got {value!r}")
+
+
+def point(value: Any, function: str, name: str) -> tuple[float, float, float]:
+    """`value` as three finite floats. Raises TypeError, ValueError by name."""
+    asked = f"{function}: {name} must be 3 finite numbers (x, y, z)"
+    if isinstance(value, str | bytes):
+        raise TypeError(f"{asked}, got {value!r}")
+    try:
+        numbers = [float(number) for number in value]
+    except (TypeError, ValueError):
+        raise TypeError(f"{asked}, got {value!r}") from None
+    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{asked}, got {value!r}")
+    return numbers[0], numbers[1], numbers[2]

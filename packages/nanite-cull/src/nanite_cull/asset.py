@@ -14,7 +14,7 @@ from nanite_cull._arrays import as_numpy, floats, indices
 from nanite_cull._arrays import colors as rgba
 from nanite_cull._core import open_meshoptimizer
 from nanite_cull._files import existing, write_file
-from nanite_cull._numbers import real, whole
+from nanite_cull._numbers import flag, point, real, whole
 from nanite_cull.materials import Material, pack, surfaces, unpack
 
 NONE = 0xFFFFFFFF
@@ -298,8 +298,9 @@ class Asset:
         The source map (`leaf_source`) is not stored. Raises OSError where it cannot be written.
         """
         open_meshoptimizer()
+        count = whole(threads, "save", "threads", 0)
         materials = pack(self._materials)
-        return write_file(path, _C.encode_ncl(self._core.whole(), threads, materials=materials))
+        return write_file(path, _C.encode_ncl(self._core.whole(), count, materials=materials))
 
     def __repr__(self) -> str:
         s = self.statistics()
@@ -493,9 +494,10 @@ def build(
         None if material_ids is None else indices(material_ids, "build", "material_ids", (len(f),))
     )
     options = _C.BuildOptions()
-    for name in ("max_triangles", "group_size", "width", "position_bits", "threads"):
+    for name in ("max_triangles", "group_size", "width", "position_bits"):
         setattr(options, name, whole(locals()[name], "build", name))
-    options.keep_source = keep_source
+    options.threads = whole(threads, "build", "threads", 0)
+    options.keep_source = flag(keep_source, "build", "keep_source")
     options.drop_vanishing = vanishing != "error"
     if step is not None:
         step = real(step, "build", "step")
@@ -503,7 +505,7 @@ def build(
             raise ValueError(f"build: step must be a positive power of two, got {step}")
         options.step = step
     if origin is not None:
-        options.set_origin(*(float(x) for x in np.asarray(origin, float).reshape(3)))
+        options.set_origin(*point(origin, "build", "origin"))
     if len(f) and len(v) and int(f.max()) < len(v):
         mask = _lock_mask(lock, v, f)
         v, f, n, t, c, mask = _with_base_colors((v, f, n, t, c, mask), ids, materials)

@@ -115,7 +115,7 @@ def _local(node: dict[str, Any]) -> np.ndarray:
 
 
 def require_trees(header: dict[str, Any]) -> None:
-    """Raises ValueError for nodes that are in a circle."""
+    """Raises ValueError for nodes that are in a circle, or below two others."""
     children = {i: node.get("children", ()) for i, node in enumerate(header.get("nodes", ()))}
     try:
         graphlib.TopologicalSorter(children).prepare()
@@ -124,6 +124,14 @@ def require_trees(header: dict[str, Any]) -> None:
         raise ValueError(
             f"its nodes are in a circle ({circle}), and must be trees; take a child out there"
         ) from None
+    parent_of: dict[int, int] = {}
+    for parent, below in children.items():
+        for child in below:
+            if parent_of.setdefault(child, parent) != parent or below.count(child) > 1:
+                raise ValueError(
+                    f"its node {child} is a child of {parent_of[child]} and of {parent}, and must "
+                    "have one parent; make a second node with the same mesh"
+                )
 
 
 def load_lights(path: str | Path, *, scale: float = 1.0) -> tuple[Sun | Lamp, ...]:

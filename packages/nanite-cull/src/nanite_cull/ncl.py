@@ -9,6 +9,7 @@ import numpy as np
 from nanite_cull import _C
 from nanite_cull._core import open_meshoptimizer
 from nanite_cull._files import existing
+from nanite_cull._numbers import whole
 from nanite_cull.asset import Asset
 from nanite_cull.materials import Material, unpack
 
@@ -29,7 +30,7 @@ def read(path: str | Path, *, threads: int = 0) -> Asset:
     FileNotFoundError when there is none, IsADirectoryError for a folder, TypeError for no path.
     """
     open_meshoptimizer()
-    core, materials = _C.read_ncl(str(existing(path, "load")), threads)
+    core, materials = _C.read_ncl(str(existing(path, "load")), whole(threads, "load", "threads", 0))
     return Asset(core, unpack(materials))
 
 
@@ -63,7 +64,8 @@ class File:
     """
 
     def __init__(self, path: str | Path, *, threads: int = 0) -> None:
-        self._core = _C.NclFile(str(existing(path, "ncl.open")), True, threads)
+        count = whole(threads, "ncl.open", "threads", 0)
+        self._core = _C.NclFile(str(existing(path, "ncl.open")), True, count)
 
     @cached_property
     def _graph(self) -> Asset:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nanite_cull import _C  # type: ignore[attr-defined]
-from nanite_cull._numbers import real, whole
+from nanite_cull._numbers import flag, real, whole
 from nanite_cull.camera import Camera
 from nanite_cull.frame import Frame, Shadows
 from nanite_cull.lights import Lamp, Sun, shadow_cameras
@@ -23,6 +23,8 @@ MAX_VIEWS = 255  # of one call
 TRAVERSALS = ("instances", "levels", "persistent")
 DEVICES = ("cpu", "cuda")
 CAPACITIES = ("max_candidate_nodes", "max_candidate_clusters", "max_visible_clusters")
+FLAGS = ("cull_back", "overdraw", "frustum", "hierarchy", "occlusion", "velocity",
+         "large_path_only", "wait_resident")  # fmt: skip
 
 
 def _sample_offsets(count: int) -> np.ndarray:
@@ -39,13 +41,14 @@ def _sample_offsets(count: int) -> np.ndarray:
 
 
 def _check_numbers(options: dict[str, Any]) -> None:
-    for name in ("width", "height", "samples", "shadow_size", "threads", "decode_threads",
-                 "max_installs"):  # fmt: skip
+    for name in ("width", "height", "samples", "shadow_size", "decode_threads", "max_installs"):
         whole(options[name], "Renderer", name)
-    for name in CAPACITIES:
+    for name in ("threads", *CAPACITIES):
         whole(options[name], "Renderer", name, 0)
     for name in ("threshold", "budget"):
         real(options[name], "Renderer", name)
+    for name in FLAGS:
+        flag(options[name], "Renderer", name)
 
 
 def _check_lights(lights: Sequence[Sun | Lamp], size: int) -> tuple[Sun | Lamp, ...]:

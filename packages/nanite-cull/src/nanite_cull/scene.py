@@ -9,6 +9,7 @@ import numpy as np
 
 from nanite_cull import _C  # type: ignore[attr-defined]
 from nanite_cull._arrays import as_numpy
+from nanite_cull._numbers import flag, whole
 from nanite_cull.asset import Asset
 from nanite_cull.mesh_io import load_instances
 
@@ -89,10 +90,11 @@ class Scene:
         if not isinstance(asset, Asset):
             raise TypeError(f"Scene.add: asset must be an Asset, got {type(asset).__name__}")
         rows = _rows(np.eye(4) if transforms is None else transforms, "Scene.add")
+        count = whole(threads, "Scene.add", "threads", 0)
         number = self._core.add_asset(asset._core)
         if number == len(self._assets):
             self._assets.append(asset)
-        first = self._core.add(number, rows, threads)
+        first = self._core.add(number, rows, count)
         return slice(first, first + len(rows))
 
     def update(self, first: int, transforms: Any, *, threads: int = 0) -> None:
@@ -100,7 +102,9 @@ class Scene:
 
         Raises ValueError as `add` does, and for instances that do not exist.
         """
-        self._core.update(first, _rows(transforms, "Scene.update"), threads)
+        first = whole(first, "Scene.update", "first", 0)
+        count = whole(threads, "Scene.update", "threads", 0)
+        self._core.update(first, _rows(transforms, "Scene.update"), count)
 
     def _slice(self, instances: int | slice, function: str) -> tuple[int, int]:
         if isinstance(instances, slice):
@@ -123,7 +127,7 @@ class Scene:
 
     def hide(self, instances: int | slice, hidden: bool = True) -> None:
         """Leaves instances out of every view, or shows them again; their numbers stay."""
-        self._core.hide(*self._slice(instances, "Scene.hide"), hidden)
+        self._core.hide(*self._slice(instances, "Scene.hide"), flag(hidden, "Scene.hide", "hidden"))
 
     def remove(self, instances: int | slice) -> None:
         """Takes instances out; the numbers of those after them move down."""
