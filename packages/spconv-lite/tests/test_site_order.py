@@ -137,3 +137,11 @@ def test_a_compiled_network_takes_maps_with_and_without_an_order(sites, monkeypa
         monkeypatch.setattr(cpu, "SORTED_ROWS", rows)
         right = layer(sp.SparseConvTensor(features, sites, SHAPE, 2)).features
         assert torch.allclose(run(features, sites), right, atol=1e-6)
+
+
+@pytest.mark.parametrize("more", [-1, 5])
+def test_features_of_other_rows_are_refused_with_both_numbers(sites, more):
+    book = sp.ops.subm_rulebook(sites, 2, SHAPE, [3, 3, 3], [1, 1, 1])
+    features = torch.randn(len(sites) + more, 4)
+    with pytest.raises(ValueError, match=f"is of 600 rows and the features have {600 + more}; bui"):
+        sp.ops.conv(features, torch.randn(8, 3, 3, 3, 4), None, *book, 600, 1, True)

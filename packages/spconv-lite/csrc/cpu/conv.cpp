@@ -83,7 +83,10 @@ void check_offsets(const Map& map) {
   const int64_t blocks = (map.out_rows + block_rows - 1) / block_rows;
   bool fits = map.block_offset[0] == 0 && map.block_offset[blocks * map.volume] == map.pairs;
   for (int64_t i = 0; i < blocks * map.volume; ++i) fits &= map.block_offset[i] <= map.block_offset[i + 1];
-  fits &= map.order == nullptr || map.in_rows == map.out_rows;
+  if (map.order != nullptr && map.in_rows != map.out_rows)
+    throw native::ValueError("spconv_lite: the rulebook is of " + std::to_string(map.out_rows) +
+                             " rows and the features have " + std::to_string(map.in_rows) +
+                             "; build it for these indices");
   for (int64_t i = 0; i < map.out_rows && map.order != nullptr; ++i)
     fits &= map.order[i] >= 0 && map.order[i] < map.out_rows;
   if (!fits) throw_foreign();
