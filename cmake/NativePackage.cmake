@@ -11,7 +11,8 @@
 #   GPU               AUTO (CUDA if a compiler is found) | ON (an error if not) | OFF
 #   CMAKE_CUDA_ARCHITECTURES   default: the current ones as machine code, the newest with PTX
 #   NATIVE_PYTHON     ON builds the Python module; OFF only the C++ library (for C++ users and ctest)
-#   NATIVE_WERROR     ON turns warnings into errors (CI)
+#   NATIVE_WERROR     ON turns warnings into errors; the presets say so where CI is set: a compiler that we
+#                     never met warns of other things
 #   NATIVE_SANITIZE   "address;undefined" or "thread"
 #   NATIVE_SANITIZE_ONE_LEVEL   packages whose tests run one level of instruction sets, the best that the machine
 #                     has: their other levels are compiled plain, since instrumenting them takes minutes
