@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 from resnet_zoo import get_model, save_weights
-from resnet_zoo.cli import main
+from resnet_zoo.cli import EXAMPLES, _parser, main
 
 
 @pytest.fixture
@@ -144,6 +145,15 @@ def test_bench_times_a_trained_file(trained, capsys):
     path, _, _ = trained
     assert main(["bench", str(path), "--size", "16", "--level", "fold"]) == 0
     assert "input 1x3x16x16" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", EXAMPLES)
+def test_the_help_of_a_command_ends_with_examples_that_it_takes(command, capsys):
+    for example in EXAMPLES[command]:
+        assert _parser().parse_args([command, *shlex.split(example)]).command == command
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert EXAMPLES[command][0] in capsys.readouterr().out.partition("examples:")[2]
 
 
 def test_an_empty_folder_is_told(tmp_path, capsys):

@@ -29,6 +29,25 @@ from .weights.cache import Remote, WeightsError, cache_dir, check
 from .weights.names import LICENCE_NOTE, WEIGHTS, WeightsEnum
 from .weights.sources import resolve
 
+EXAMPLES = {
+    "predict": (
+        "cat.jpg --model resnet50 --top-k 3",
+        "photos/ --weights run/best.safetensors --json -o guesses.jsonl",
+        "photos/ --optimize fast --engine auto --decode fast",
+    ),
+    "list": ("", '"resnext*" --json'),
+    "info": ("ResNet50_Weights.IMAGENET1K_V2",),
+    "summary": ("resnet50 --depth stage", "run/best.safetensors --size 32"),
+    "draw": ("resnet50", "resnet50 -o resnet50.svg"),
+    "export": ("resnet50 --onnx r50.onnx", "run/best.safetensors --onnx mine.onnx --size 96"),
+    "bench": ("resnet50 --batch 8 --threads 1", "resnet18 --engine auto"),
+    "weights": ("download resnet50", "verify", "path ResNet18_Weights.DEFAULT"),
+    "train": (
+        "flowers/train --valid flowers/test -o run --set epochs=10",
+        "digits.npz --valid held.npz -o run --preset small --restart",
+    ),
+}
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
@@ -65,7 +84,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[Any], int], text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
+        examples = "\n".join(f"  resnet-zoo {name} {rest}".rstrip() for rest in EXAMPLES[name])
+        sub = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=f"examples:\n{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         sub.set_defaults(run=run)
         return sub
 
