@@ -91,7 +91,11 @@ def scores(forecast: Tensor, truth: Tensor, rain: bool) -> dict[str, list[float]
 
 
 def measure(
-    kind: str, only: str, seconds: float, keep: Callable[[dict], None] = lambda rows: None
+    kind: str,
+    only: str,
+    seconds: float,
+    updates: int,
+    keep: Callable[[dict], None] = lambda rows: None,
 ) -> dict[str, dict]:
     """All rows of a set; `keep` gets those that there are after each model."""
     given, truth = held_out(kind)
@@ -99,7 +103,7 @@ def measure(
     for name in MODELS:
         if only and only not in name:
             continue
-        model, facts = trained(name, kind, seconds)
+        model, facts = trained(name, kind, seconds, updates)
         with torch.no_grad():
             forecast = forecasting.forecast(model, given, AHEAD)
         rows[name] = {**facts, **scores(forecast, truth, kind == "radar-like")}
@@ -131,8 +135,12 @@ def main() -> None:
     parser.add_argument("--only", default="", help="models whose name contains this")
     parser.add_argument("--data", choices=sorted(SETS), action="append", help="default: both")
     parser.add_argument("--seconds", type=float, default=180, help="of training each, CPU time")
+    parser.add_argument(
+        "--updates", type=int, help="so many each instead, however long they take on this processor"
+    )
     options = parser.parse_args()
-    seconds = 3 if options.quick else options.seconds
+    seconds = 3 if options.quick else 0 if options.updates else options.seconds
+    updates = options.updates or 10**6
     every: dict[str, dict] = {}
 
     def keep(kind: str, rows: dict) -> None:
@@ -141,7 +149,10 @@ def main() -> None:
             write(options.json, every, seconds)
 
     for kind in options.data or SETS:
-        keep(kind, measure(kind, options.only, seconds, lambda rows, kind=kind: keep(kind, rows)))
+        rows = measure(
+            kind, options.only, seconds, updates, lambda rows, kind=kind: keep(kind, rows)
+        )
+        keep(kind, rows)
 
 
 def write(path: Path, rows: dict[str, dict], seconds: float) -> None:
