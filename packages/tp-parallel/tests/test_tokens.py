@@ -182,6 +182,47 @@ def test_a_text_is_encoded_once_a_host_and_mapped_by_all_its_ranks(world, tmp_pa
         make_tokenizer("no.json")
 
 
+def test_what_is_no_tokenizer_no_npy_and_no_pair_is_named(tmp_path):
+    pytest.importorskip("tokenizers")
+    (tmp_path / "book.txt").write_text("the cat")
+    with pytest.raises(ValueError, match=r"path of a tokenizer\.json; '.*book\.txt' is none"):
+        make_tokenizer(str(tmp_path / "book.txt"))
+    (tmp_path / "bad.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(ValueError, match=r"bad\.npy is damaged or no \.npy: "):
+        open_tokens(tmp_path / "bad.npy")
+    (tmp_path / "x.bin").write_bytes(b"123")
+    with pytest.raises(FileNotFoundError, match=r"no file .*x\.idx; tokens are x\.bin and x\.idx"):
+        open_tokens(tmp_path / "x.bin")
+
+
+def test_data_may_be_the_prefix_of_a_pair(tmp_path):
+    write_tokens(tmp_path / "corpus", DOCUMENTS)
+    settings = pretrain.Settings(data=str(tmp_path / "corpus"), layers=1, hidden=16, heads=2, seq=4,
+                                 batch=2, steps=1, eval_every=0)  # fmt: skip
+    pretrain.check_settings(settings)
+    data = pretrain._data(settings, None, None)
+    assert data.facts() == TokenData(tmp_path / "corpus.bin", 4, held_out=0.0).facts()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"save": "book.txt"}, "save must be a folder, got '.*book.txt': .*book.txt is a file"),
+        ({"save": "book.txt/run"}, "save must be a folder, got .*: .*book.txt is a file"),
+        ({"tensorboard": "book.txt"}, "tensorboard must be a folder, got"),
+        ({"metrics": "."}, "metrics must be a file, got the folder"),
+        ({"metrics": "no/m.jsonl"}, "metrics must be a file in a folder that is there, .*; make "),
+        ({"data": "."}, "data must be a file, got the folder"),
+        ({"data": "none.txt"}, "data must name a text or token file, there is no '.*none.txt'"),
+    ],
+)
+def test_a_path_that_cannot_be_is_refused_before_the_first_step(setting, message, tmp_path):
+    (tmp_path / "book.txt").write_text("the cat sat " * 100)
+    paths = {name: str(tmp_path / path) for name, path in {"data": "book.txt", **setting}.items()}
+    with pytest.raises((ValueError, FileNotFoundError), match=f"pretrain: {message}"):
+        pretrain.pretrain(pretrain.Settings(**paths))
+
+
 def test_a_dry_run_prints_the_plan_and_says_what_does_not_fit(tmp_path, capsys):
     options = ["pretrain", "--dry-run", "--world", "16", "--tp", "2", "--pp", "2", "--layers", "4"]
     assert __main__.main(options) == 0

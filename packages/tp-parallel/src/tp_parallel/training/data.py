@@ -62,7 +62,13 @@ class FileTokenizer:
             raise FileNotFoundError(
                 f"tokenizer must be 'bytes' or the path of a tokenizer.json, got {str(path)!r}"
             )
-        self._tokenizer = Tokenizer.from_file(os.fspath(path))
+        try:
+            self._tokenizer = Tokenizer.from_file(os.fspath(path))
+        except Exception as error:  # the library's own has no other type
+            raise ValueError(
+                f"tokenizer must be 'bytes' or the path of a tokenizer.json; {str(path)!r} is none "
+                f"({error})"
+            ) from None
         self.vocab_size = self._tokenizer.get_vocab_size()
 
     def encode(self, text: str) -> list[int]:

@@ -311,7 +311,10 @@ class _Trainer:
 
 def _data(settings: Settings, tokenizer: Any, context: ParallelContext) -> TextData | TokenData:
     held_out = settings.held_out if settings.eval_every else 0.0
-    if Path(settings.data).suffix in (".npy", ".bin", ".idx"):
+    prefix = not Path(
+        settings.data
+    ).exists()  # of a .bin and an .idx, as Megatron's commands take it
+    if prefix or Path(settings.data).suffix in (".npy", ".bin", ".idx"):
         return TokenData(settings.data, settings.seq, seed=settings.seed, held_out=held_out,
                          end=settings.end_token, documents=settings.documents)  # fmt: skip
     if settings.documents:

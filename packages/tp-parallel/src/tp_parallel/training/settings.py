@@ -160,6 +160,31 @@ def check_settings(settings: Settings) -> None:
         if name not in known:
             raise ValueError(f"pretrain: allow must name fields of the model, got {name!r}")
     _check_effects(settings)
+    _check_paths(settings)
+
+
+def _check_paths(settings: Settings) -> None:
+    """Before the first step, not at the first save: an output that cannot be one, data that is not
+    there."""
+    for name in ("save", "tensorboard"):
+        path = getattr(settings, name)
+        held = path and next((p for p in (Path(path), *Path(path).parents) if p.exists()), None)
+        if held and not held.is_dir():
+            raise ValueError(f"pretrain: {name} must be a folder, got {path!r}: {held} is a file")
+    if settings.metrics and Path(settings.metrics).is_dir():
+        raise ValueError(f"pretrain: metrics must be a file, got the folder {settings.metrics!r}")
+    if settings.metrics and not Path(settings.metrics).parent.is_dir():
+        raise ValueError(
+            "pretrain: metrics must be a file in a folder that is there, got "
+            f"{settings.metrics!r}; make the folder {Path(settings.metrics).parent}"
+        )
+    if settings.data and Path(settings.data).is_dir():
+        raise ValueError(f"pretrain: data must be a file, got the folder {settings.data!r}")
+    files = (settings.data, f"{settings.data}.idx")  # Megatron's prefix names two files
+    if settings.data and not settings.dry_run and not any(Path(file).exists() for file in files):
+        raise FileNotFoundError(
+            f"pretrain: data must name a text or token file, there is no {settings.data!r}"
+        )
 
 
 def _check_choices(settings: Settings) -> None:

@@ -41,7 +41,10 @@ def open_tokens(path: str | os.PathLike[str], end: int | None = None) -> Tokens:
     path = Path(path)
     if path.suffix != ".npy":
         return _open_indexed(path.with_suffix("") if path.suffix in (".bin", ".idx") else path)
-    stream = np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        stream = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:  # it names no file
+        raise ValueError(f"open_tokens: {path} is damaged or no .npy: {error}") from error
     if stream.ndim != 1 or stream.dtype.kind not in "iu":
         raise ValueError(
             f"open_tokens: {path} must hold integers in one dimension, got {stream.dtype} of shape "
@@ -57,6 +60,12 @@ def open_tokens(path: str | os.PathLike[str], end: int | None = None) -> Tokens:
 
 def _open_indexed(prefix: Path) -> Tokens:
     index, binary = (prefix.with_name(prefix.name + end) for end in (".idx", ".bin"))
+    for part, other in ((index, binary), (binary, index)):
+        if not part.is_file():
+            raise FileNotFoundError(
+                f"open_tokens: there is no file {part}; tokens are {other.name} and {part.name}, "
+                "side by side"
+            )
     content = index.read_bytes()
     if len(content) < _HEADER.size or not content.startswith(_MAGIC):
         raise ValueError(f"open_tokens: {index} is no index of Megatron's indexed data sets")
