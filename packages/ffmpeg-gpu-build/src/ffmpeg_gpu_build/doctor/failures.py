@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .pasted import plain
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -75,6 +77,7 @@ def find(known: Sequence[Failure], log: str) -> Diagnosis | None:
 
     Errors come first: a warning names the cause only if no error does.
     """
+    log = plain(log)
     loud = _loud(log)
     return (_find(known, loud) if loud else None) or _find(known, log)
 

@@ -1,0 +1,47 @@
+"""Logs as people paste them: without colours, Windows' line ends and what web pages make
+of quotes, and in English.
+
+Systems translate their own messages, FFmpeg none. The phrases are in data/translations.toml.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import sys
+from functools import cache
+from pathlib import Path
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+TABLE = Path(__file__).parent.parent / "data" / "translations.toml"
+# Escapes of a terminal (ECMA-48), as bytes, as rsyslog and cat -v write them
+_COLOURS = re.compile(r"(\x1b|#033|\^\[|\\x1b|\\e|\\033)\[[0-9;?]*[A-Za-z]")
+_QUOTES = str.maketrans(
+    dict(zip("\u2018\u2019\u201c\u201d\u00a0\ufeff", ["'", "'", '"', '"', " ", ""], strict=True))
+)
+_UNICODE = re.compile(r"\\u00([2-7][0-9a-fA-F])")
+_QUOTED = re.compile(r"""\A\s*[\[({]\s*['"b]|\bb['"]""")  # JSON, a list, Python's bytes
+
+
+@cache
+def _phrases() -> tuple[tuple[re.Pattern[str], str], ...]:
+    rows = tomllib.loads(TABLE.read_text(encoding="utf-8"))["phrase"]
+    return tuple((re.compile(said), row["english"]) for row in rows for said in row["said"])
+
+
+def plain(log: str) -> str:
+    """The log as the program wrote it, in English."""
+    text = _COLOURS.sub("", log.replace("\r\n", "\n").replace("\r", "\n"))
+    if "&" in text:
+        text = html.unescape(text)
+    if _QUOTED.search(text):
+        text = re.sub(r"\\+r?\\+n|\\+n", "\n", text).replace('\\"', '"')
+    text = _UNICODE.sub(lambda found: chr(int(found[1], 16)), text).translate(_QUOTES)
+    said = text
+    for pattern, english in _phrases():
+        text = pattern.sub(english, text)
+    return text if text == said else text.replace(" : ", ": ")  # as French sets colons
