@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import standins
 from shipping.rattler_child import call, index
 from shipping.subdirs import SUBDIR
@@ -13,7 +14,10 @@ from standins import StandIn
 
 def test_a_python_without_torch_is_taken_only_where_it_is_asked_for(tmp_path):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
-    without = standins._environment(tmp_path / "env" / "bin" / "python", {"pytorch"})
+    try:
+        without = standins._environment(tmp_path / "env" / "bin" / "python", {"pytorch"})
+    except standins.UnsuitablePython as unsuitable:  # a distribution's, like Debian's own
+        pytest.skip(str(unsuitable))
     (newer,) = (package for package in without if package.name == "python")
     newer.version = "3.99.0"
     (tmp_path / SUBDIR).mkdir()
