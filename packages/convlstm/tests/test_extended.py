@@ -1,5 +1,7 @@
 """Dropout, norms, activations without a native kernel: native convolutions, by the definition."""
 
+import re
+
 import pytest
 import torch
 
@@ -106,11 +108,11 @@ def test_a_norm_with_a_state_of_its_own_is_called_once_a_step():
 
 def test_the_packed_convolution_refuses_what_does_not_fit():
     weight = torch.randn(8, 3, 3, 3)
-    with pytest.raises(ValueError, match="tile must be 1, 2 or 4, got 3"):
-        convlstm._C.Convolution(weight, None, before=(1, 1), tile=3, turned=False)
+    with pytest.raises(ValueError, match=re.escape("(4, 5) or (2, 7), got (3, 3)")):
+        convlstm._C.Convolution(weight, None, before=(1, 1), tile=(3, 3), turned=False)
     with pytest.raises(ValueError, match="before must lie in the kernel"):
-        convlstm._C.Convolution(weight, None, before=(3, 1), tile=1, turned=False)
-    packed = convlstm._C.Convolution(weight, None, before=(1, 1), tile=2, turned=False)
+        convlstm._C.Convolution(weight, None, before=(3, 1), tile=(1, 1), turned=False)
+    packed = convlstm._C.Convolution(weight, None, before=(1, 1), tile=(2, 3), turned=False)
     x, y = torch.randn(2, 5, 6, 3), torch.empty(2, 5, 6, 8)
     with pytest.raises(ValueError, match="all output channels from first on"):
         packed.run(x, None, y, first=1, y2=None, threads=1)

@@ -1,5 +1,6 @@
 """The fused operator against the definition, and its place in torch: opcheck, compile, autograd."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 import convlstm
 from convlstm import native_steps, ops, plain_loop, reference
 from convlstm import problem as problem_module
-from convlstm.convolutions import WINOGRAD_KERNEL, weight_gradient
+from convlstm.convolutions import WINDOWS, WINOGRAD_KERNEL, Tile, weight_gradient
 from convlstm.reference import CellExtras
 from convlstm.spec import CellSpec
 
@@ -97,22 +98,34 @@ def test_fused_equals_the_definition_forward_and_backward(
         assert difference(a, b) <= 3e-6
 
 
+def always(tile):
+    """In place of tile_of."""
+    return lambda *_, most=7: tile if tile.taps <= most else Tile(4, 3)
+
+
 @pytest.mark.parametrize("size", [(8, 8), (7, 9), (3, 1), (20, 22)])
 @pytest.mark.parametrize("filters", [1, 8, 12, 40])
-@pytest.mark.parametrize("kernel", [1, 2, 3, (2, 4), 5, (7, 3), 9])
-@pytest.mark.parametrize("tile", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("tile", "kernel"),
+    [
+        *itertools.product([WINDOWS, Tile(2, 3), Tile(4, 3)], [1, 2, 3, (2, 4), 5, (7, 3), 9]),
+        *itertools.product([Tile(4, 5)], [4, 5, (5, 4)]),  # others these are never chosen for
+        *itertools.product([Tile(2, 7)], [6, 7, (7, 5)]),
+    ],
+    ids=str,
+)
 def test_native_steps_of_any_size_equal_the_definition(
     tile, kernel, filters, size, monkeypatch, difference
 ):
     spec = CellSpec.make(2, filters, kernel, padding="same")
-    tile = tile if max(spec.kernel_size) <= WINOGRAD_KERNEL else 1
-    monkeypatch.setattr(native_steps, "tile_outputs", lambda *_: tile)
+    tile = tile if max(spec.kernel_size) <= WINOGRAD_KERNEL else WINDOWS
+    monkeypatch.setattr(native_steps, "tile_of", always(tile))
     tensors = problem(spec, steps=2, channels=5, size=size)
     want = run(tensors, spec, "loop")
     got = run(tensors, spec, "fused")
     terms = math.prod(spec.kernel_size) * (5 + filters)
     # Terms are added one after another; tiles of 4x4 outputs round more (csrc/cpu/tiles.h).
-    bound = 1.6e-5 if tile == 4 else 3e-6 if terms >= 300 else 1e-6
+    bound = 1.6e-5 if sum(tile) > 5 else 3e-6 if terms >= 300 else 1e-6
     for a, b in zip(got, want, strict=True):
         assert difference(a.detach(), b.detach()) <= bound
     seeds = [torch.randn(o.shape) for o in want]
@@ -121,12 +134,15 @@ def test_native_steps_of_any_size_equal_the_definition(
         assert difference(a, b) <= 3 * bound
 
 
-@pytest.mark.parametrize(("kernel", "further"), [(3, 2), (7, 4)])
+@pytest.mark.parametrize(
+    ("kernel", "tile", "further"),
+    [(3, Tile(4, 3), 2), (5, Tile(4, 5), 2), (7, Tile(4, 3), 4), (7, Tile(2, 7), 1)],
+)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_pixel_that_is_not_finite_spoils_its_tile_and_no_other_sequence(
-    kernel, further, bad, monkeypatch
+    kernel, tile, further, bad, monkeypatch
 ):
-    monkeypatch.setattr(native_steps, "tile_outputs", lambda *_: 4)
+    monkeypatch.setattr(native_steps, "tile_of", always(tile))
     spec = CellSpec.make(2, 2, kernel, padding="same", activation="linear")
     x, *rest = problem(spec, steps=1, channels=1, size=(16, 16), grad=False)
     for place in range(6, 10):
@@ -354,7 +370,7 @@ def test_the_native_steps_refuse_what_does_not_fit():
 
     def steps(out=None, weight=w_hh, before=(1, 1), state=h, codes=(1, 2)):
         out = torch.zeros(2, 1, 4, 4, 5) if out is None else out
-        plan = _C.Plan(before=before, activations=codes, tile=2, threads=1)
+        plan = _C.Plan(before=before, activations=codes, tile=(2, 3), threads=1)
         _C.run_steps(
             plan, x=x, pre=None, h_before=state, c=c, weight_ih=w_ih, weight_hh=weight, bias=None,
             peephole=None, valid=None, h=out, c_last=c.clone(), gates=None, every_step=True,
@@ -382,6 +398,25 @@ def test_autocast_runs_forward_and_backward():
     y.float().square().sum().backward()
     assert layer.weight_hh.grad.dtype == torch.float32
     assert layer.weight_hh.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(("kernel", "filters"), [(5, 40), (7, 40)])
+def test_large_tiles_give_the_same_bits_for_any_number_of_threads(kernel, filters):
+    spec = CellSpec.make(2, filters, kernel, padding="same")
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for n in (1, 2, 3):
+            torch.manual_seed(0)
+            tensors = problem(spec, steps=3, channels=21, size=(20, 17))
+            torch.set_num_threads(n)
+            states = run(tensors, spec, "fused")
+            results.append([*states, *gradients(tensors, states, [o.detach() for o in states])])
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert torch.equal(a, b)
 
 
 def test_results_do_not_depend_on_the_number_of_threads():
@@ -495,13 +530,13 @@ def test_the_private_backward_kernels_take_empty_tensors(size, filters):
     state, weight = torch.ones(1, *size, filters), torch.ones(4 * filters, filters, 3, 3)
     gates, cells = torch.ones(2, 1, *size, 4 * filters), torch.ones(3, 1, *size, filters)
     d_pre, d_weight = torch.ones_like(gates), torch.zeros_like(weight)
-    plan = _C.Plan(before=(1, 1), activations=(1, 2), tile=2, threads=1)
+    plan = _C.Plan(before=(1, 1), activations=(1, 2), tile=(2, 3), threads=1)
     _C.run_steps_backward(
         plan, gates=gates, cells=cells, d_hs=None, d_h=state, d_c=state.clone(), weight_ih=None,
         weight_hh=weight, peephole=None, valid=None, d_pre=d_pre, d_x=None,
     )  # fmt: skip
     x = torch.ones(2, *size, filters)
-    _C.weight_gradient(x, None, None, d_pre.flatten(0, 1), d_weight, None, None, 1, 1, 4, 1)
+    _C.weight_gradient(x, None, None, d_pre.flatten(0, 1), d_weight, None, None, 1, 1, (4, 3), 1)
     assert not d_weight.any()
 
 

@@ -206,9 +206,25 @@ void gates_backward_any(const Tensor& gates, A... rest) {
                           native::name(gates.dtype));
 }
 
+// (out, part) of a Tile.
+using Sides = std::pair<int64_t, int64_t>;
+
+std::string text(const Sides& s) {
+  return "(" + std::to_string(s.first) + ", " + std::to_string(s.second) + ")";
+}
+
+Tile tile_of(const Sides& s, const char* function, bool low = false) {
+  const Tile tile{s.first, s.second};
+  native::demand(tile.is_known(low), [&] {
+    return std::string(function) + ": tile must be (1, 1), (2, 3)" +
+           (low ? " for bfloat16" : ", (4, 3), (4, 5) or (2, 7)") + ", got " + text(s);
+  });
+  return tile;
+}
+
 void weight_gradient_any(const Maybe& x, const Maybe& first2, const Maybe& x2, const Tensor& d_out,
                          const Maybe& d_weight, const Maybe& d_weight2, const Maybe& d_bias, int64_t top,
-                         int64_t left, int64_t tile, int threads) {
+                         int64_t left, Sides sides, int threads) {
   const char* name = "weight_gradient";
   const auto cpu = native::dlpack::cpu;
   const auto f32 = native::float32;
@@ -233,11 +249,11 @@ void weight_gradient_any(const Maybe& x, const Maybe& first2, const Maybe& x2, c
   if (d_bias) native::require(*d_bias, name, "d_bias", cpu, f32, k);
   native::demand(top >= 0 && left >= 0 && top < kh.length() && left < kw.length(),
                  [] { return "weight_gradient: top and left must lie in the kernel"; });
-  native::demand(
-      tile == 1 || ((tile == 2 || tile == 4) && ho.length() == h.length() && wo.length() == w.length()), [&] {
-        return "weight_gradient: tile must be 1, or 2 or 4 where d_out has the size of the input; got " +
-               std::to_string(tile);
-      });
+  const Tile tile = tile_of(sides, name);
+  native::demand(!tile.winograd() || (ho.length() == h.length() && wo.length() == w.length()), [&] {
+    return "weight_gradient: tile must be (1, 1) where d_out has not the size of the input; got " +
+           text(sides);
+  });
   const WeightGradient g{n.length(),
                          h.length(),
                          w.length(),
@@ -270,13 +286,12 @@ constexpr bool is_low = sizeof(E) == 2;
 struct Plan {
   std::pair<int64_t, int64_t> before;  // zeros before the first row and column
   std::pair<int, int> activations;     // codes of activation and recurrent activation
-  int64_t tile;                        // a side of the outputs of a tile: 2 or 4; 1: windows of pixels
+  Sides tile;
   int threads;
 
-  Plan(std::pair<int64_t, int64_t> zeros, std::pair<int, int> codes, int64_t outputs, int workers)
-      : before(zeros), activations(codes), tile(outputs), threads(workers) {
-    native::demand(tile == 1 || tile == 2 || tile == 4,
-                   [&] { return "Plan: tile must be 1, 2 or 4, got " + std::to_string(tile); });
+  Plan(std::pair<int64_t, int64_t> zeros, std::pair<int, int> codes, Sides sides, int workers)
+      : before(zeros), activations(codes), tile(sides), threads(workers) {
+    tile_of(sides, "Plan");
   }
 
   Geometry geometry(const char* function, const Dim& t, const Dim& n, const Dim& height, const Dim& width,
@@ -294,7 +309,7 @@ struct Plan {
             kw.length(),
             top,
             left,
-            tile,
+            {tile.first, tile.second},
             static_cast<Activation>(activations.first),
             static_cast<Activation>(activations.second)};
   }
@@ -326,9 +341,7 @@ void run_steps_of(const Plan& plan, const Maybe& x, const Maybe& pre, const Tens
   native::require(c_last, name, "c_last", cpu, f32, n, height, width, f);
   if (gates) native::require(*gates, name, "gates", cpu, f32, t, n, height, width, 4 * filters);
 
-  native::demand(!is_low<E> || plan.tile <= 2, [] {
-    return "run_steps: tiles of 4x4 outputs are for float32; bfloat16 takes tile 1 or 2";
-  });
+  tile_of(plan.tile, name, is_low<E>);
 
   const Geometry geometry = plan.geometry(name, t, n, height, width, x ? channels.length() : 0, f, kh, kw);
   const Weights weights{data_of<const float>(weight_ih), weight_hh.data_as<const float>()};
@@ -404,7 +417,7 @@ void run_steps_backward_any(const Plan& plan, const Tensor& gates, const Tensor&
 class PackedConvolution {
  public:
   PackedConvolution(const Tensor& weight, const Maybe& weight2, std::pair<int64_t, int64_t> before,
-                    int64_t tile, bool turned) {
+                    Sides sides, bool turned) {
     const char* name = "Convolution";
     Dim k("K"), c("C"), c2("C2"), kh("kernel H"), kw("kernel W");
     native::require(weight, name, "weight", native::dlpack::cpu, native::float32, k, c, kh, kw);
@@ -413,8 +426,7 @@ class PackedConvolution {
     const auto [top, left] = before;
     native::demand(top >= 0 && left >= 0 && top < kh.length() && left < kw.length(),
                    [] { return "Convolution: before must lie in the kernel"; });
-    native::demand(tile == 1 || tile == 2 || tile == 4,
-                   [&] { return "Convolution: tile must be 1, 2 or 4, got " + std::to_string(tile); });
+    const Tile tile = tile_of(sides, name);
     const int64_t second = weight2 ? c2.length() : 0;
     sizes_ = {0, 0, 0, c.length(), second, k.length(), 0, kh.length(), kw.length(), top, left, tile, turned};
     if (turned) {
@@ -499,7 +511,7 @@ NB_MODULE(_C, m) {
   m.def("weight_gradient", &weight_gradient_any, nb::arg("x").none(), nb::arg("first2").none(),
         nb::arg("x2").none(), nb::arg("d_out"), nb::arg("d_weight").none(), nb::arg("d_weight2").none(),
         nb::arg("d_bias").none(), nb::arg("top"), nb::arg("left"), nb::arg("tile"), nb::arg("threads"));
-  nb::class_<Plan>(m, "Plan").def(nb::init<std::pair<int64_t, int64_t>, std::pair<int, int>, int64_t, int>(),
+  nb::class_<Plan>(m, "Plan").def(nb::init<std::pair<int64_t, int64_t>, std::pair<int, int>, Sides, int>(),
                                   nb::kw_only(), nb::arg("before"), nb::arg("activations"), nb::arg("tile"),
                                   nb::arg("threads"));
   m.def("run_steps", &run_steps_any<Tensor, Maybe, Tensor, Maybe, Maybe, Maybe, Tensor, Tensor, Maybe, bool>,
@@ -512,7 +524,7 @@ NB_MODULE(_C, m) {
         nb::arg("weight_hh"), nb::arg("peephole").none(), nb::arg("valid").none(), nb::arg("d_pre"),
         nb::arg("d_x").none());
   nb::class_<PackedConvolution>(m, "Convolution")
-      .def(nb::init<const Tensor&, const Maybe&, std::pair<int64_t, int64_t>, int64_t, bool>(),
+      .def(nb::init<const Tensor&, const Maybe&, std::pair<int64_t, int64_t>, Sides, bool>(),
            nb::arg("weight"), nb::arg("weight2").none(), nb::kw_only(), nb::arg("before"), nb::arg("tile"),
            nb::arg("turned"))
       .def("run", &PackedConvolution::run, nb::arg("x"), nb::arg("x2").none(), nb::arg("y"), nb::kw_only(),

@@ -34,10 +34,10 @@ __attribute__((target("avx512bf16"))) inline void store_rounded(uint16_t* out, _
 }
 
 // As tiles.h has it, of F(2x2, 3x3) alone.
-template <int Out>
+template <class T>
 __attribute__((target("avx512bf16"))) void transform_input(const uint16_t* const* d, int64_t channels,
                                                            uint16_t* out, int64_t stride) {
-  static_assert(Out == 2);
+  static_assert(T::side == 4);
   for (int64_t c = 0; c < channels; c += lanes) {
     const __mmask16 mask = static_cast<__mmask16>(channels - c >= lanes ? 0xffff : (1 << (channels - c)) - 1);
     auto load = [&](int k) __attribute__((target("avx512bf16"), always_inline)) {
@@ -67,7 +67,7 @@ __attribute__((target("avx512bf16"))) void transform_input(const uint16_t* const
 
 // As multiply for floats; `channels` is even.
 template <int Vectors, int Rows>
-__attribute__((target("avx512bf16"))) void multiply(const uint16_t* inputs, int64_t channels,
+__attribute__((target("avx512bf16"))) void multiply(const uint16_t* inputs, int64_t stride, int64_t channels,
                                                     const uint16_t* weights, float* products) {
   __m512 a[Rows], b[Rows];
   for (int r = 0; r < Rows; ++r) a[r] = b[r] = _mm512_setzero_ps();
@@ -77,7 +77,7 @@ __attribute__((target("avx512bf16"))) void multiply(const uint16_t* inputs, int6
 #pragma GCC unroll 12
     for (int r = 0; r < Rows; ++r) {
       int pair;
-      std::memcpy(&pair, inputs + r * channels + c, sizeof pair);
+      std::memcpy(&pair, inputs + r * stride + c, sizeof pair);
       const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
       a[r] = _mm512_dpbf16_ps(a[r], x, low);
       if constexpr (Vectors == 2) b[r] = _mm512_dpbf16_ps(b[r], x, high);

@@ -58,23 +58,25 @@ class Buffer {
 };
 
 // products (Rows, columns) = inputs (Rows, channels) * weights (channels, columns), of which the first
-// Vectors x lanes columns are wanted.
-template <int Vectors, int Rows>
-void multiply(const float* inputs, int64_t channels, const float* weights, float* products) {
+// Vectors x lanes columns are wanted; added to what is there where Add. Rows of the inputs lie `stride`
+// apart.
+template <int Vectors, int Rows, bool Add = false>
+void multiply(const float* inputs, int64_t stride, int64_t channels, const float* weights, float* products) {
   Vector a[Rows], b[Rows];
   for (int r = 0; r < Rows; ++r) a[r] = Vector{}, b[r] = Vector{};
   for (int64_t c = 0; c < channels; ++c, weights += columns) {
     const Vector low = at(weights), high = at(weights + lanes);
 #pragma GCC unroll 12
     for (int r = 0; r < Rows; ++r) {
-      const float x = inputs[r * channels + c];
+      const float x = inputs[r * stride + c];
       a[r] += x * low;
       if constexpr (Vectors == 2) b[r] += x * high;
     }
   }
   for (int r = 0; r < Rows; ++r) {
-    at(products + r * columns) = a[r];
-    if constexpr (Vectors == 2) at(products + r * columns + lanes) = b[r];
+    float* to = products + r * columns;
+    at(to) = Add ? at(to) + a[r] : a[r];
+    if constexpr (Vectors == 2) at(to + lanes) = Add ? at(to + lanes) + b[r] : b[r];
   }
 }
 

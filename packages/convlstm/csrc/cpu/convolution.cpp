@@ -17,7 +17,7 @@ Grid grid_of(const Convolution& c) {
   g.kernel_height = c.kernel_height, g.kernel_width = c.kernel_width;
   g.top = c.turned ? c.kernel_height - 1 - c.top : c.top;
   g.left = c.turned ? c.kernel_width - 1 - c.left : c.left;
-  g.out = c.tile;
+  g.tile = c.tile;
   return g;
 }
 

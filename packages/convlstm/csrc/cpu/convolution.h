@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "cpu/tile.h"
 #include "native/dispatch.h"
 
 namespace convlstm {
@@ -15,7 +16,7 @@ struct Convolution {
   int64_t outputs, outputs2;  // likewise, where not turned
   int64_t kernel_height, kernel_width;
   int64_t top, left;  // zeros before the first row and column, less than the kernel
-  int64_t tile;       // by minimal filtering in tiles of 2x2 or 4x4 outputs (tiles.h); 1: by windows
+  Tile tile;
   bool turned;
 };
 

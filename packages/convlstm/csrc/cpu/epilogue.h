@@ -157,10 +157,10 @@ CONVLSTM_NOINLINE void finish_group(const Step<E>& t, const Panel<E, Pixels>& pa
 // Asks for the cell states that a block of rows will read once its first products are made.
 template <class E>
 void prefetch_cells(const Step<E>& t, const Grid& g, int64_t first_row, int64_t count) {
-  const int64_t row_bytes = g.out * t.s.filters * sizeof(float);
+  const int64_t row_bytes = g.tile.out * t.s.filters * sizeof(float);
   Place place(g, first_row);
   for (int64_t k = 0; k < count; ++k, place.next(g))
-    for (int64_t down = 0; down < std::min(g.out, g.height - place.y); ++down) {
+    for (int64_t down = 0; down < std::min(g.tile.out, g.height - place.y); ++down) {
       const int64_t pixel = (place.frame * g.height + place.y + down) * g.width + place.x;
       const char* at = reinterpret_cast<const char*>(t.c_before + pixel * t.s.filters);
       for (int64_t b = 0; b < row_bytes; b += 64) __builtin_prefetch(at + b);

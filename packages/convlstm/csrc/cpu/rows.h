@@ -17,6 +17,7 @@ namespace {
 
 constexpr int64_t block_bytes = 256 * 1024;  // of a block's inputs: they stay in the second-level cache
 constexpr int64_t most_rows = 96, least_rows = 24;
+constexpr int64_t summed = 32;  // channels that are summed at a time in tiles of 8x8 inputs
 
 // A convolution's sizes. Two inputs of one size act as one with their channels side by side, without a copy.
 struct Grid {
@@ -24,19 +25,17 @@ struct Grid {
   int64_t channels, channels2;  // of the inputs; the first may have none
   int64_t kernel_height, kernel_width;
   int64_t top, left;  // zeros before the first row and column, less than the kernel
-  int64_t out;        // a side of the outputs of a tile: 2 or 4; 1: by windows
+  Tile tile;
 
-  bool winograd() const { return out > 1; }
-  int64_t part_size() const { return winograd() ? part : 1; }
-  int64_t parts_down() const { return (kernel_height + part_size() - 1) / part_size(); }
-  int64_t parts_across() const { return (kernel_width + part_size() - 1) / part_size(); }
-  int64_t products() const { return winograd() ? (out + part - 1) * (out + part - 1) : 1; }
+  int64_t parts_down() const { return (kernel_height + tile.part - 1) / tile.part; }
+  int64_t parts_across() const { return (kernel_width + tile.part - 1) / tile.part; }
+  int64_t products() const { return tile.side() * tile.side(); }
   int64_t every_channel() const { return channels + channels2; }
   int64_t used_depth() const { return parts_down() * parts_across() * every_channel(); }
   int64_t depth(bool low) const { return round_up(used_depth(), low ? 2 : 1); }
 
-  int64_t rows_across() const { return (width + out - 1) / out; }
-  int64_t rows_down() const { return (height + out - 1) / out; }
+  int64_t rows_across() const { return (width + tile.out - 1) / tile.out; }
+  int64_t rows_down() const { return (height + tile.out - 1) / tile.out; }
   int64_t rows() const { return frames * rows_down() * rows_across(); }
 
   // Rows of one block: a row is computed alike in any, so they may be fewer for the sake of the threads.
@@ -59,22 +58,22 @@ struct Place {
 
   Place(const Grid& g, int64_t row) {
     const int64_t across = g.rows_across(), down = g.rows_down();
-    frame = row / (across * down), y = row / across % down * g.out, x = row % across * g.out;
+    frame = row / (across * down), y = row / across % down * g.tile.out, x = row % across * g.tile.out;
   }
 
   void next(const Grid& g) {
-    if ((x += g.out) < g.width) return;
+    if ((x += g.tile.out) < g.width) return;
     x = 0;
-    if ((y += g.out) < g.height) return;
+    if ((y += g.tile.out) < g.height) return;
     y = 0, ++frame;
   }
 
   // Outputs [first, first + group) of a tile, row by row.
-  template <int Out>
+  template <class T>
   Pixels tile_pixels(const Grid& g, int first) const {
     Pixels p;
     for (int k = 0; k < group; ++k) {
-      const int64_t py = y + (first + k) / Out, px = x + (first + k) % Out;
+      const int64_t py = y + (first + k) / T::out, px = x + (first + k) % T::out;
       p.at[k] = py < g.height && px < g.width ? (frame * g.height + py) * g.width + px : -1;
     }
     return p;
@@ -96,13 +95,13 @@ struct Workspace {
   Buffer<E> zeros;         // a pixel outside the frame
 };
 
-template <int Out, class E>
+template <class T, class E>
 void load_tile(const Grid& g, Place p, const E* x, const E* x2, E* row, int64_t stride, const E* zeros) {
-  constexpr int side = Filtering<Out>::side, count = side * side;
+  constexpr int side = T::side, count = side * side;
   for (int64_t down = 0; down < g.parts_down(); ++down)
     for (int64_t across = 0; across < g.parts_across(); ++across) {
       const E *pixels[count], *pixels2[count];
-      const int64_t top = p.y + part * down - g.top, left = p.x + part * across - g.left;
+      const int64_t top = p.y + T::part * down - g.top, left = p.x + T::part * across - g.left;
       for (int i = 0; i < count; ++i) {
         const int64_t y = top + i / side, at = left + i % side;
         const bool inside = y >= 0 && y < g.height && at >= 0 && at < g.width;
@@ -110,8 +109,8 @@ void load_tile(const Grid& g, Place p, const E* x, const E* x2, E* row, int64_t 
         pixels[i] = inside && g.channels ? x + pixel * g.channels : zeros;
         pixels2[i] = inside && g.channels2 ? x2 + pixel * g.channels2 : zeros;
       }
-      if (g.channels) transform_input<Out>(pixels, g.channels, row, stride);
-      if (g.channels2) transform_input<Out>(pixels2, g.channels2, row + g.channels, stride);
+      if (g.channels) transform_input<T>(pixels, g.channels, row, stride);
+      if (g.channels2) transform_input<T>(pixels2, g.channels2, row + g.channels, stride);
       row += g.every_channel();
     }
 }
@@ -145,14 +144,31 @@ void load_rows(const Grid& g, const E* x, const E* x2, int64_t first, int64_t co
   Place place(g, first);
   for (int64_t k = 0; k < count; ++k, place.next(g)) {
     E* row = w.inputs.data() + k * depth;
-    if (g.out == 1)
+    if (g.tile.out == 1)
       load_window(g, place, x, x2, row);
-    else if (g.out == 2)
-      load_tile<2>(g, place, x, x2, row, stride, w.zeros.data());
-    else if constexpr (sizeof(E) == 4)
-      load_tile<4>(g, place, x, x2, row, stride, w.zeros.data());
+    else if constexpr (sizeof(E) == 2)
+      load_tile<Filtering<2, 3>>(g, place, x, x2, row, stride, w.zeros.data());
+    else
+      with_filtering(g.tile,
+                     [&](auto t) { load_tile<decltype(t)>(g, place, x, x2, row, stride, w.zeros.data()); });
     for (int64_t q = 0; used < depth && q < g.products(); ++q) row[q * stride + used] = E(0);
   }
+}
+
+// As multiply; in tiles of 8x8 inputs, whose products are large beside their sum, `summed` channels at a
+// time.
+template <int Vectors, int Rows, class E>
+CONVLSTM_INLINE void multiply_parts(const Grid& g, const E* inputs, int64_t depth, const E* weights,
+                                    float* products) {
+  if constexpr (sizeof(E) == 4)
+    if (g.tile.side() == 8) {
+      multiply<Vectors, Rows>(inputs, depth, std::min(depth, summed), weights, products);
+      for (int64_t c = summed; c < depth; c += summed)
+        multiply<Vectors, Rows, true>(inputs + c, depth, std::min(depth - c, summed), weights + c * columns,
+                                      products);
+      return;
+    }
+  multiply<Vectors, Rows>(inputs, depth, depth, weights, products);
 }
 
 // The products of all rows of w.inputs with panel `panel` of `panels`; of it the first Vectors x lanes
@@ -167,9 +183,9 @@ void multiply_panel(const Grid& g, const E* weights, int64_t panels, int64_t pan
     float* to = w.products.data() + q * spread<float>(rows * columns);
     int64_t r = 0;
     for (; r + tile_rows <= count; r += tile_rows)
-      multiply<Vectors, tile_rows>(from + r * depth, depth, by, to + r * columns);
+      multiply_parts<Vectors, tile_rows>(g, from + r * depth, depth, by, to + r * columns);
     for (; r < count; r += few_rows)
-      multiply<Vectors, few_rows>(from + r * depth, depth, by, to + r * columns);
+      multiply_parts<Vectors, few_rows>(g, from + r * depth, depth, by, to + r * columns);
   }
 }
 
@@ -181,12 +197,12 @@ struct PanelOutputs {
   int groups;
 };
 
-template <int Out, int Vectors>
+template <class T, int Vectors>
 void make_tile(const Grid& g, const Place& place, const float* products, int64_t stride,
                PanelOutputs<Vectors>& out) {
-  out.groups = Out * Out / group;
-  for (int v = 0; v < Vectors; ++v) tile_outputs<Out>(products + v * lanes, stride, out.y[v]);
-  for (int q = 0; q < out.groups; ++q) out.pixels[q] = place.tile_pixels<Out>(g, q * group);
+  out.groups = T::out * T::out / group;
+  for (int v = 0; v < Vectors; ++v) tile_outputs<T>(products + v * lanes, stride, out.y[v]);
+  for (int q = 0; q < out.groups; ++q) out.pixels[q] = place.tile_pixels<T>(g, q * group);
 }
 
 // The outputs of the first of `count` rows, one tile or `group` windows, whose place moves on. How many rows.
@@ -194,7 +210,7 @@ template <int Vectors>
 CONVLSTM_NOINLINE int64_t make_outputs(const Grid& g, Place& place, const float* products, int64_t rows,
                                        int64_t count, PanelOutputs<Vectors>& out) {
   const int64_t stride = spread<float>(rows * columns);
-  if (g.out == 1) {
+  if (g.tile.out == 1) {
     const int64_t made = std::min<int64_t>(group, count);
     out.groups = 1;
     for (int p = 0; p < group; ++p, products += columns) {
@@ -204,10 +220,7 @@ CONVLSTM_NOINLINE int64_t make_outputs(const Grid& g, Place& place, const float*
     }
     return made;
   }
-  if (g.out == 2)
-    make_tile<2>(g, place, products, stride, out);
-  else
-    make_tile<4>(g, place, products, stride, out);
+  with_filtering(g.tile, [&](auto t) { make_tile<decltype(t)>(g, place, products, stride, out); });
   place.next(g);
   return 1;
 }
@@ -216,13 +229,13 @@ CONVLSTM_NOINLINE int64_t make_outputs(const Grid& g, Place& place, const float*
 
 // One row of a panel: the taps of a part of the kernel for each column.
 struct PanelRow {
-  float g[part * part][columns];
+  float g[largest_part * largest_part][columns];
 };
 
 // Taps [down, across] on of one kernel, from its end where `turned`; `size` x `size` of them to column j.
 inline void gather_kernel(const Grid& g, const float* kernel, bool turned, int64_t down, int64_t across,
                           int j, PanelRow& row) {
-  const int64_t size = g.part_size(), taps = g.kernel_height * g.kernel_width;
+  const int64_t size = g.tile.part, taps = g.kernel_height * g.kernel_width;
   for (int64_t y = 0; y < size; ++y)
     for (int64_t x = 0; x < size; ++x) {
       const int64_t ky = size * down + y, kx = size * across + x;
@@ -260,10 +273,10 @@ void pack_panels(const Grid& g, int64_t panels, bool turned, Kernels kernel_of, 
       for (int j = 0; k < parts && j < columns; ++j)
         gather_kernel(g, kernel_of(channel, panel, j), turned, k / g.parts_across(), k % g.parts_across(), j,
                       from);
-      if (g.out == 2) transform_kernels<2>(from.g, u);
-      if (g.out == 4) transform_kernels<4>(from.g, u);
+      if (g.tile.winograd())
+        with_filtering(g.tile, [&](auto t) { transform_kernels<decltype(t)>(from.g, u); });
       for (int64_t q = 0; q < g.products(); ++q)
-        store_row(g.winograd() ? u[q] : from.g[0], row, packed + (q * panels + panel) * panel_size);
+        store_row(g.tile.winograd() ? u[q] : from.g[0], row, packed + (q * panels + panel) * panel_size);
     }
 }
 

@@ -20,7 +20,7 @@ Grid grid_of(const Geometry& s) {
   g.channels = s.channels, g.channels2 = s.filters;
   g.kernel_height = s.kernel_height, g.kernel_width = s.kernel_width;
   g.top = s.top, g.left = s.left;
-  g.out = s.tile;
+  g.tile = s.tile;
   return g;
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/gates.h"
+#include "cpu/tile.h"
 #include "native/dispatch.h"
 
 namespace convlstm {
@@ -15,7 +16,7 @@ struct Geometry {
   int64_t channels, filters;  // of the input (0: none, or its gradient is not wanted) and the state
   int64_t kernel_height, kernel_width;
   int64_t top, left;  // zeros before the first row and column in the forward pass, less than the kernel
-  int64_t tile;       // by minimal filtering with so many outputs a side: 2, or in float 4; 1: by windows
+  Tile tile;          // is_known(low)
   Activation activation, recurrent;
 
   int64_t pixels() const { return frames * height * width; }

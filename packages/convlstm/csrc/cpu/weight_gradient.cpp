@@ -151,7 +151,7 @@ void add_sums(const WeightGradient& w, const float* sums, int64_t shares, int64_
 
 void weight_gradient(const WeightGradient& w, int threads) {
   if (w.out_channels == 0 || w.out_height == 0 || w.out_width == 0) return;
-  if (w.tile > 1) return weight_gradient_tiles(w, threads);
+  if (w.tile.winograd()) return weight_gradient_tiles(w, threads);
   const int64_t padded_out = round_up(w.out_channels, columns);
   const int64_t size = (w.kernel_height * w.kernel_width * w.every_channel() + 1) * padded_out;
   const Shares shares(w.frames, size, 1);

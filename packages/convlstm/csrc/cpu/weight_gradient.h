@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "cpu/tile.h"
 #include "native/dispatch.h"
 
 namespace convlstm {
@@ -16,10 +17,10 @@ struct WeightGradient {
   int64_t channels, channels2;  // of the inputs; one of them may have none
   int64_t out_height, out_width, out_channels;
   int64_t kernel_height, kernel_width;
-  int64_t top, left;     // zeros before the first row and column
-  int64_t tile;          // where out and in have one size: in tiles of 2x2 or 4x4 outputs (tiles.h); else 1
-  const float* x;        // (frames, height, width, channels)
-  int64_t first_frames;  // of x2: so many frames lie in `first2`, the others from x2 on
+  int64_t top, left;         // zeros before the first row and column
+  Tile tile;                 // by minimal filtering only where out and in have one size
+  const float* x;            // (frames, height, width, channels)
+  int64_t first_frames;      // of x2: so many frames lie in `first2`, the others from x2 on
   const float *first2, *x2;  // (.., height, width, channels2)
   const float* d_out;        // (frames, out_height, out_width, out_channels)
   float* d_weight;           // (out_channels, channels, kernel_height, kernel_width)
@@ -30,6 +31,6 @@ struct WeightGradient {
 };
 
 NATIVE_DECLARE_ISA(void weight_gradient(const WeightGradient&, int threads))
-NATIVE_DECLARE_ISA(void weight_gradient_tiles(const WeightGradient&, int threads))  // tile > 1
+NATIVE_DECLARE_ISA(void weight_gradient_tiles(const WeightGradient&, int threads))  // in tiles
 
 }  // namespace convlstm

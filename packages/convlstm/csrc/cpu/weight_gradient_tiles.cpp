@@ -21,39 +21,38 @@ struct Operands {
   Buffer<float> outputs;  // (products, spread(block rows, columns))
 };
 
-// The grid of one part of the kernel: a kernel of 3x3 of its own.
+// The grid of one part of the kernel: a kernel of its own.
 Grid grid_of(const WeightGradient& w, int64_t down, int64_t across) {
   Grid g = {};
   g.height = w.height, g.width = w.width;
   g.channels = w.channels, g.channels2 = w.channels2;
-  g.kernel_height = g.kernel_width = part;
-  g.top = w.top - part * down, g.left = w.left - part * across;
-  g.out = w.tile;
+  g.kernel_height = g.kernel_width = w.tile.part;
+  g.top = w.top - w.tile.part * down, g.left = w.left - w.tile.part * across;
+  g.tile = w.tile;
   return g;
 }
 
 // A dY A' of one tile, of `count` output channels from `first` on, to positions `stride` apart; adds the sum
 // over its pixels to `bias`.
-template <int Out>
+template <class T>
 CONVLSTM_NOINLINE void load_outputs(const WeightGradient& w, const Grid& g, const Place& place,
                                     const float* d_out, int64_t count, float* to, int64_t stride,
                                     float* bias) {
-  using T = Filtering<Out>;
   for (int v = 0; v < 2; ++v, count -= lanes, d_out += lanes, to += lanes, bias += lanes) {
     const int64_t kept = std::clamp<int64_t>(count, 0, lanes);
-    Vector t[T::side * Out], line[Out], u[T::side], sum{};
-    for (int x = 0; x < Out; ++x) {
-      for (int y = 0; y < Out; ++y) {
+    Vector t[T::side * T::out], line[T::out], u[T::side], sum{};
+    for (int x = 0; x < T::out; ++x) {
+      for (int y = 0; y < T::out; ++y) {
         const bool inside = place.y + y < g.height && place.x + x < g.width;
         const int64_t pixel = (place.frame * g.height + place.y + y) * g.width + place.x + x;
         line[y] = inside ? load_some<float, lanes>(d_out + pixel * w.out_channels, kept) : Vector{};
         sum += line[y];
       }
-      T::outputs_back(line, t + x, Out);
+      T::outputs_back(line, t + x, T::out);
     }
     at(bias) += sum;
     for (int i = 0; i < T::side; ++i) {
-      for (int x = 0; x < Out; ++x) line[x] = t[Out * i + x];
+      for (int x = 0; x < T::out; ++x) line[x] = t[T::out * i + x];
       T::outputs_back(line, u, 1);
       for (int j = 0; j < T::side; ++j) at(to + (T::side * i + j) * stride) = u[j];
     }
@@ -74,10 +73,9 @@ void add_rows(const WeightGradient& w, const Grid& g, const float* x, const floa
     Place place(g, first);
     for (int64_t r = 0; r < count; ++r, place.next(g)) {
       float* to = o.outputs.data() + r * columns;
-      if (g.out == 2)
-        load_outputs<2>(w, g, place, d_out + k, kept, to, out_stride, bias + k);
-      else
-        load_outputs<4>(w, g, place, d_out + k, kept, to, out_stride, bias + k);
+      with_filtering(g.tile, [&](auto t) {
+        load_outputs<decltype(t)>(w, g, place, d_out + k, kept, to, out_stride, bias + k);
+      });
     }
     for (int64_t q = 0; q < g.products(); ++q) {
       const Group tiles{
@@ -108,12 +106,11 @@ void add_frames(const WeightGradient& w, Grid g, int64_t begin, int64_t end, flo
 
 // G' u G of the sums of all shares, in order, for one input channel and `lanes` output channels: added to the
 // taps of part (down, across) of the kernels at `d`, `stride` apart.
-template <int Out>
+template <class T>
 void add_kernels(const WeightGradient& w, const float* sums, const Shares& shares, int64_t size,
                  int64_t position_stride, int64_t down, int64_t across, float* d, int64_t stride,
                  int64_t outs) {
-  using T = Filtering<Out>;
-  Vector t[part * T::side], line[T::side], g[part], back[part];
+  Vector t[T::part * T::side], line[T::side], g[T::part], back[T::part];
   for (int j = 0; j < T::side; ++j) {
     for (int i = 0; i < T::side; ++i) {
       line[i] = Vector{};
@@ -121,13 +118,13 @@ void add_kernels(const WeightGradient& w, const float* sums, const Shares& share
         line[i] += at(sums + share * size + (T::side * i + j) * position_stride);
     }
     T::kernel_back(line, back);
-    for (int y = 0; y < part; ++y) t[T::side * y + j] = back[y];
+    for (int y = 0; y < T::part; ++y) t[T::side * y + j] = back[y];
   }
-  for (int y = 0; y < part && part * down + y < w.kernel_height; ++y) {
+  for (int y = 0; y < T::part && T::part * down + y < w.kernel_height; ++y) {
     for (int j = 0; j < T::side; ++j) line[j] = t[T::side * y + j];
     T::kernel_back(line, g);
-    for (int x = 0; x < part && part * across + x < w.kernel_width; ++x) {
-      float* tap = d + (part * down + y) * w.kernel_width + part * across + x;
+    for (int x = 0; x < T::part && T::part * across + x < w.kernel_width; ++x) {
+      float* tap = d + (T::part * down + y) * w.kernel_width + T::part * across + x;
       for (int64_t k = 0; k < outs; ++k) tap[k * stride] += g[x][k];
     }
   }
@@ -143,10 +140,10 @@ void add_sums(const WeightGradient& w, const Grid& g, const float* sums, const S
       const int64_t every = second ? w.channels2 : w.channels, own = second ? c - w.channels : c;
       float* d = (second ? w.d_weight2 : w.d_weight) + (first * every + own) * taps;
       const float* from = sums + c * padded_out + first;
-      if (g.out == 2)
-        add_kernels<2>(w, from, shares, size, channels * padded_out, down, across, d, every * taps, outs);
-      else
-        add_kernels<4>(w, from, shares, size, channels * padded_out, down, across, d, every * taps, outs);
+      with_filtering(g.tile, [&](auto t) {
+        add_kernels<decltype(t)>(w, from, shares, size, channels * padded_out, down, across, d, every * taps,
+                                 outs);
+      });
     }
     const float* bias = sums + g.products() * channels * padded_out + first;
     for (int64_t share = 0; w.d_bias && down + across == 0 && share < shares.count; ++share)
@@ -158,8 +155,8 @@ void add_sums(const WeightGradient& w, const Grid& g, const float* sums, const S
 
 void weight_gradient_tiles(const WeightGradient& w, int threads) {
   const int64_t padded_out = round_up(w.out_channels, columns);
-  for (int64_t down = 0; part * down < w.kernel_height; ++down)
-    for (int64_t across = 0; part * across < w.kernel_width; ++across) {
+  for (int64_t down = 0; w.tile.part * down < w.kernel_height; ++down)
+    for (int64_t across = 0; w.tile.part * across < w.kernel_width; ++across) {
       Grid g = grid_of(w, down, across);
       const int64_t size = (g.products() * w.every_channel() + 1) * padded_out;
       const int64_t tiles = g.rows_down() * g.rows_across();

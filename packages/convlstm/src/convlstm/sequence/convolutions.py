@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,41 +17,75 @@ from .spec import flat_pads
 
 Pads = Sequence[tuple[int, int]]
 
-# Winograd's filtering costs its weights' transform once, their way through the cache at each call;
-# it saves products for each tile. With fewer tiles than these a plain convolution is faster, and
-# tiles of 2x2 are faster than those of 4x4, whose weights are 2.25 times as many (measured with
-# benchmarks/bench_shapes.py).
-TILES = 12
-TRANSFORM_TILES = 60
-# The largest kernel that is cut into parts of 3x3.
+# The largest kernel that is cut into parts.
 WINOGRAD_KERNEL = 7
 # The products of tiles must be so few beside those of what is simpler.
 GAIN = 0.8
 
 
-def tile_outputs(x: Tensor, size: Sequence[int], kernel: Sequence[int], calls: int) -> int:
-    """How a stride-1 convolution of frames like x (N, H, W, C) to (N, *size, K), called `calls`
-    times with one kernel, is fastest: 2 or 4 for Winograd's filtering in tiles of so many outputs
-    a side (csrc/cpu/tiles.h), 1 for windows of pixels."""
+class Tile(NamedTuple):
+    """Winograd's filtering in tiles of outputs x outputs pixels for kernels cut into parts of
+    taps x taps (csrc/cpu/tiles.h)."""
+
+    outputs: int
+    taps: int
+
+
+WINDOWS = Tile(1, 1)  # of pixels: a convolution as it is defined
+
+
+def _fewest_tiles(isa: str) -> dict[Tile, tuple[int, int]]:
+    """How many of each kind pay (at each call, over all calls), measured with
+    benchmarks/bench_shapes.py. The weights' transform costs once, their way through the cache at
+    each call; products are saved for each tile. Weights are 16 times a kernel of 3x3, 36, and 64 in
+    place of four parts of 3x3 or nine. Narrow vectors gain sooner: their products last longer."""
+    each, once = (12, 60) if isa == "avx512" else (8, 8)
+    return {
+        Tile(2, 3): (each, once),
+        Tile(4, 3): (12, 60),
+        Tile(4, 5): (12, 60),
+        Tile(2, 7): (each // 2, once // 2),
+    }
+
+
+FEWEST_TILES = _fewest_tiles(_C.isa())
+# With fewer channels the transforms of tiles of 7x7 cost more than their products save.
+CHANNELS_OF_7 = 32
+
+
+def tile_of(
+    x: Tensor, size: Sequence[int], kernel: Sequence[int], calls: int, most: int = 7
+) -> Tile:
+    """The way in which a stride-1 convolution of frames like x (N, H, W, C) to (N, *size, K),
+    called `calls` times with one kernel, is fastest on this processor, in parts of at most `most`
+    taps: 5 for weights' gradients, which those of 7 round too much."""
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16) or len(kernel) != 2:
-        return 1
+        return WINDOWS
     if not min(kernel) >= 2 or max(kernel) > WINOGRAD_KERNEL:
-        return 1
-    widest = 4 if x.dtype == torch.float32 else 2
-    return _fewest_products(x.shape[0], *size, *kernel, calls, widest)
+        return WINDOWS
+    if x.dtype != torch.float32:
+        most = 3
+    elif x.shape[-1] < CHANNELS_OF_7:
+        most = min(most, 5)
+    return _fewest_products(x.shape[0], *size, *kernel, calls, most)
 
 
 @lru_cache(maxsize=1024)
 def _fewest_products(
-    frames: int, height: int, width: int, rows: int, columns: int, calls: int, widest: int
-) -> int:
-    """tile_outputs of so many frames (height, width) for a kernel (rows, columns)."""
-    best, fewest = 1, frames * height * width * rows * columns
-    for out in range(2, widest + 1, 2):
+    frames: int, height: int, width: int, rows: int, columns: int, calls: int, most: int
+) -> Tile:
+    """tile_of so many frames (height, width) for a kernel (rows, columns), of tiles of at most so
+    many taps; of 3, bfloat16's, of 2x2 alone."""
+    best, fewest = WINDOWS, frames * height * width * rows * columns
+    for tile, (each, once) in FEWEST_TILES.items():
+        out, taps = tile
+        unknown = taps > most or (most == 3 and out > 2)
+        if unknown or (taps > 3 and not 3 < min(rows, columns) <= max(rows, columns) <= taps):
+            continue
         tiles = frames * -(-height // out) * -(-width // out)
-        products = tiles * (out + 2) ** 2 * -(-rows // 3) * -(-columns // 3)
-        if products < GAIN * fewest and tiles >= TILES + TRANSFORM_TILES / max(1, calls):
-            best, fewest = out, products
+        products = tiles * (out + taps - 1) ** 2 * -(-rows // taps) * -(-columns // taps)
+        if products < GAIN * fewest and tiles >= each + once / max(1, calls):
+            best, fewest = tile, products
     return best
 
 
@@ -120,7 +155,7 @@ def weight_gradient(
         out = x.new_zeros(*weight.shape[:2], *kernel)
         top, left = 0 if rank == 1 else pads[0][0], pads[-1][0]
         same = x.shape[1:-1] == d_out.shape[1:-1]
-        tile = tile_outputs(x, x.shape[1:-1], kernel, 1) if same else 1
+        tile = tile_of(x, x.shape[1:-1], kernel, 1, most=5) if same else WINDOWS
         _C.weight_gradient(
             x, None, None, d_out, out, None, None, top, left, tile, torch.get_num_threads()
         )

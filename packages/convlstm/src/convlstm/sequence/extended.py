@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .. import _C  # type: ignore[attr-defined]
 from . import reference
 from .activations import NATIVE_ACTIVATIONS, NATIVE_CODES, NATIVE_RECURRENT
-from .convolutions import first, last, tile_outputs
+from .convolutions import Tile, first, last, tile_of
 from .problem import block
 from .reference import CellExtras
 from .spec import CellSpec
@@ -95,12 +95,12 @@ class _Part:
             for k in range(count)
         ]
 
-    def packed(self, spec: CellSpec, tile: int) -> _C.Convolution:
+    def packed(self, spec: CellSpec, tile: Tile) -> _C.Convolution:
         return _C.Convolution(
             self.weight_ih, self.weight_hh, before=_before(spec), tile=tile, turned=False
         )
 
-    def packed_back(self, spec: CellSpec, tile: int, need_x: bool) -> _C.Convolution:
+    def packed_back(self, spec: CellSpec, tile: Tile, need_x: bool) -> _C.Convolution:
         """From the arguments' gradients to those of the state and the input."""
         return _C.Convolution(
             self.weight_hh, self.weight_ih if need_x else None,
@@ -196,7 +196,7 @@ class _Steps(torch.autograd.Function):
     @staticmethod
     def forward(ctx, spec, extras, learns, x, h, c, w_ih, w_hh, bias, peephole, *parameters):
         parts = _Part.all(w_ih, w_hh, extras)
-        tile = tile_outputs(h, h.shape[1:-1], spec.kernel_size, x.shape[0])
+        tile = tile_of(h, h.shape[1:-1], spec.kernel_size, x.shape[0])
         packed = [part.packed(spec, tile) for part in parts]
         learnt = tuple(t for t in (peephole, *parameters) if t is not None and t.requires_grad)
         native = _NativeGates.fit(spec, extras)
@@ -309,7 +309,7 @@ def _step_back(
 
 def _add_weight_gradients(part: _Part, spec, x, h0, hs, d_pres, d_ih, d_hh, d_bias) -> None:
     d_frames = d_pres[..., part.channels].contiguous().flatten(0, 1)
-    tile = tile_outputs(d_frames, d_frames.shape[1:-1], spec.kernel_size, 1)
+    tile = tile_of(d_frames, d_frames.shape[1:-1], spec.kernel_size, 1, most=5)
     _C.weight_gradient(
         _masked(x, part.input_mask).flatten(0, 1), _masked(h0, part.state_mask),
         _masked(hs[:-1], part.state_mask).flatten(0, 1), d_frames, d_ih[part.channels],

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import _C  # type: ignore[attr-defined]
-from .convolutions import input_gradient, tile_outputs, weight_gradient
+from .convolutions import input_gradient, tile_of, weight_gradient
 from .problem import KEEP_GATES, KEEP_NOTHING, Gradients, Kept, Problem, block
 
 
@@ -62,7 +62,7 @@ def _before(p: Problem) -> tuple[int, int]:
 
 
 def _plan(p: Problem) -> _C.Plan:
-    tile = tile_outputs(p.h0, p.c0.shape[1:-1], p.spec.kernel_size, p.steps)
+    tile = tile_of(p.h0, p.c0.shape[1:-1], p.spec.kernel_size, p.steps)
     return _C.Plan(
         before=_before(p), activations=p.codes, tile=tile, threads=torch.get_num_threads()
     )
@@ -122,7 +122,7 @@ def _add_weight_gradients(p: Problem, out: Gradients, start, end, h, hs, d_pre) 
     d_frames = d_pre.flatten(0, 1)
     x, pads = p.input_frames(start, end)
     joint = p.is_joint
-    tile = tile_outputs(d_frames, d_frames.shape[1:-1], p.spec.kernel_size, 1)
+    tile = tile_of(d_frames, d_frames.shape[1:-1], p.spec.kernel_size, 1, most=5)
     _C.weight_gradient(
         x if joint else None, h, hs.flatten(0, 1), d_frames, out.weight_ih if joint else None,
         out.weight_hh, out.bias, *_before(p), tile, torch.get_num_threads(),

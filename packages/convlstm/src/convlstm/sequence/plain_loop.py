@@ -5,9 +5,12 @@ benchmarks/bench_shapes.py). The definition is reference.py.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from .. import _C  # type: ignore[attr-defined]
 from . import reference
 from .reference import CellExtras
 from .spec import CellSpec
@@ -15,6 +18,9 @@ from .spec import CellSpec
 # Weights with so many times the floats that a state channel has over all steps are heavy: arranging
 # them anew costs more than it saves.
 HEAVY = 2000
+# Without AVX-512 that is so for weights with so many times the floats that all states have, at many
+# steps; at one step twice as soon, since torch arranges its own at each.
+HEAVY_BESIDE_STATES = 10 if _C.isa() != "avx512" else math.inf
 
 
 def pays(x: Tensor, h: Tensor, weight_hh: Tensor, spec: CellSpec, extras: CellExtras) -> bool:
@@ -22,8 +28,11 @@ def pays(x: Tensor, h: Tensor, weight_hh: Tensor, spec: CellSpec, extras: CellEx
     one_grid = spec.padding == "same" and max(*spec.stride, *spec.dilation) == 1
     if not one_grid or extras.peephole is not None or x.dtype != torch.float32:
         return False
-    pixels = x.shape[1] * h.numel() // max(1, spec.hidden_channels)
-    return weight_hh.numel() > HEAVY * pixels
+    steps, weights = x.shape[1], weight_hh.numel()
+    states = steps * h.numel()
+    pixels = states // max(1, spec.hidden_channels)
+    few = weights * (steps + 1) > HEAVY_BESIDE_STATES * states * steps
+    return weights > HEAVY * pixels or few
 
 
 def sequence(
