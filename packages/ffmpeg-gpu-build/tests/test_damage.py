@@ -8,7 +8,7 @@ import pytest
 
 from ffmpeg_gpu_build import FfmpegError, probe, read_frames, transcode, write_frames
 from ffmpeg_gpu_build.ffmpeg import Ffmpeg
-from ffmpeg_gpu_build.media import damage, formats
+from ffmpeg_gpu_build.media import endings, formats
 from ffmpeg_gpu_build.media.damage import DamageWarning
 
 FILM = "testsrc2=size=160x96:rate=25:duration=8"
@@ -39,7 +39,7 @@ def clips(ffmpeg, tmp_path_factory):
 
 @pytest.mark.parametrize("name", CLIPS)
 def test_a_whole_file_is_not_accused(clips, name):
-    assert damage.unfinished(clips / name) is None
+    assert endings.unfinished(clips / name) is None
     frames = read_frames(clips / name, size=(32, 32))
     assert len(list(frames)) == 200
     assert frames.notes == []
@@ -286,7 +286,7 @@ def test_metadata_that_is_not_read_is_no_lost_picture():
 
 
 def test_a_matroska_that_is_cut_is_told_by_its_segment(clips, tmp_path):
-    from ffmpeg_gpu_build.media.damage import unfinished
+    from ffmpeg_gpu_build.media.endings import unfinished
 
     assert unfinished(clips / "a.mkv") is None
     cut = tmp_path / "a.mkv"
@@ -297,7 +297,7 @@ def test_a_matroska_that_is_cut_is_told_by_its_segment(clips, tmp_path):
 
 
 def test_an_animation_of_autodesk_says_its_size(tmp_path):
-    from ffmpeg_gpu_build.media.damage import unfinished
+    from ffmpeg_gpu_build.media.endings import unfinished
 
     film = tmp_path / "a.fli"
     film.write_bytes((200).to_bytes(4, "little") + b"\x11\xaf" + bytes(194))
@@ -315,7 +315,7 @@ def test_frames_of_a_y4m_have_one_size(ffmpeg, tmp_path, pixels):
     film = ["-f", "lavfi", "-i", "testsrc2=size=65x33:rate=25:duration=0.4", "-strict", "-1"]
     done = ffmpeg.run(*film, "-pix_fmt", pixels, str(whole))
     assert done.ok, done.err
-    assert damage.unfinished(whole) is None
+    assert endings.unfinished(whole) is None
     data = whole.read_bytes()
     for lost in (1, len(data) * 7 // 10 | 1):
         cut.write_bytes(data[:-lost])

@@ -7,7 +7,8 @@ import pytest
 
 from ffmpeg_gpu_build import DamageWarning, FfmpegError, Video, probe, read_frames, transcode
 from ffmpeg_gpu_build.ffmpeg import Ffmpeg
-from ffmpeg_gpu_build.media.damage import complaints, unfinished
+from ffmpeg_gpu_build.media.damage import complaints
+from ffmpeg_gpu_build.media.endings import unfinished
 
 av = pytest.importorskip("av")
 ENGINES = ("pipe", "av")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..ffmpeg import Ffmpeg, FfmpegError
-from .damage import unfinished
+from .endings import unfinished
 from .probing import count_packets, require_whole
 
 

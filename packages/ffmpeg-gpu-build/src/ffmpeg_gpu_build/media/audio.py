@@ -16,8 +16,10 @@ import numpy as np
 
 from ..ffmpeg import Ffmpeg
 from . import arguments as check
-from .damage import judge
-from .pipe import Pipe, Shown, no_frames
+from .damage import judge, nothing_came
+from .pipe import Pipe, Shown
+from .samples import missing
+from .session import failure
 from .sources import Source, opened
 from .transcoding import LAYOUTS
 
@@ -89,8 +91,9 @@ def read_audio(
     strict    a damaged file, or one that is not whole, is an FfmpegError (code "damaged") after
               its last frame; with False a DamageWarning
 
-    Raises FileNotFoundError, TypeError and ValueError for an argument, FfmpegError (code
-    "bad-input" where there is no such stream).
+    Raises FileNotFoundError, TypeError and ValueError for an argument (also for a start beyond the
+    end, when the first frame is asked for), FfmpegError (code "bad-input" where there is no such
+    stream).
     """
     wished = {
         name: None if value is None else check.whole("read_audio", name, value, 1)
@@ -150,9 +153,22 @@ def _begun(
         pipe = _run(program, source, wished, stream, first, coarse)
         shown = pipe.next()
         if pipe.landed:
+            if shown is None and pipe.end() == 0:
+                pipe.close()
+                raise _beyond(pipe, origin, begin)
             break
         pipe.close()
     return pipe, shown, origin
+
+
+def _beyond(pipe: _SoundPipe, origin: Fraction, begin: Fraction) -> ValueError:
+    """The error of a start behind the last sample."""
+    last = pipe.latest
+    end = last.pts + last.size[0] * last.base - origin if last and last.pts is not None else 0
+    return ValueError(
+        f"read_audio: start must be within the sound, which ends at {float(end):g} seconds, got "
+        f"{float(begin):g}"
+    )
 
 
 def _sounds(
@@ -161,7 +177,7 @@ def _sounds(
 ) -> Iterator[Sound]:  # fmt: skip
     with held:
         pipe, shown, origin = _begun(program, source, wished, begin, stream)
-        index = 0
+        index, seconds = 0, begin
         try:
             while shown is not None:
                 samples, channels = shown.size
@@ -173,12 +189,14 @@ def _sounds(
                 sound.time = float(shown.pts - origin) if shown.pts is not None else 0.0
                 yield sound
                 index += 1
+                seconds += samples * shown.base
                 shown = pipe.next()
             code = pipe.end()
-            if index == 0 and not begin:
-                raise source.refused("read_audio", pipe.log) or no_frames(
-                    "read_audio", source.name, pipe.log, code
-                )
+            if index == 0:
+                raise nothing_came("read_audio", source, pipe.log, code, program.demuxers)
+            if code or shown is not None:
+                raise failure(pipe.log, code)
         finally:
             pipe.close()
-        judge("read_audio", source, index, pipe.log_since_first if begin else pipe.log, strict)
+        log = pipe.log_since_first if begin else pipe.log
+        judge("read_audio", source, index, log, strict, missing(source, seconds, wished["rate"]))

@@ -1,18 +1,21 @@
-"""What a file lost: what FFmpeg's demuxers and decoders complain of, and endings that are missing.
+"""What a file lost: what FFmpeg's demuxers and decoders complain of, and what `endings` finds.
 
 FFmpeg ends with exit code 0 when a file stops in the middle or a frame is made up, and says so in
-its log alone. Some containers are cut without even that: their own size or end mark is looked at.
+its log alone.
 """
 
 from __future__ import annotations
 
 import re
-import struct
 import warnings
+from collections.abc import Container, Sequence
 from pathlib import Path
 
+from ..doctor.failures import diagnose
 from ..ffmpeg import FfmpegError
-from .crops import vint
+from .endings import unfinished
+from .formats import no_reader
+from .session import failure
 from .sources import Source
 
 # Warnings that mean a lost or made-up picture or sound; every line of level error or fatal does.
@@ -35,171 +38,26 @@ ELSEWHERE = re.compile(
 LEVEL = re.compile(r"\[(error|fatal|panic|warning)\]")
 
 
-def complaints(log: str) -> list[str]:
-    """The lines of a log of `-loglevel level+verbose` that tell of lost content, in order."""
+READ = re.compile(r"\] \[verbose\] Statistics: (\d+) bytes read")
+
+
+def complaints(log: str, file: Path | None = None) -> list[str]:
+    """The lines of a log of `-loglevel level+verbose` that tell of lost content, in order.
+
+    Older demuxers call the end of a `file` an error of reading: where all of it was read, none was.
+    """
+    read = max(map(int, READ.findall(log)), default=-1)
+    end = file is not None and read >= file.stat().st_size
     found = []
     for line in log.splitlines():
         level = LEVEL.search(line)
         if level is None or ELSEWHERE.search(line):
             continue
+        if end and line.endswith(": Input/output error"):
+            continue
         if level[1] != "warning" or WARNINGS.search(line):
             found.append(re.sub(r" @ 0x[0-9a-f]+", "", line.strip()))
     return found
-
-
-def _riff(head: bytes, tail: bytes, size: int) -> str | None:
-    (said,) = struct.unpack_from("<I", head, 4)
-    if head[8:12] in (b"AVI ", b"WEBP", b"WAVE") and 0 < said < 0xFFFFFFFF and said + 8 > size:
-        return f"its header says {said + 8} bytes, {size} are there"
-    return None
-
-
-def _gif(head: bytes, tail: bytes, size: int) -> str | None:
-    return None if tail.rstrip(b"\0").endswith(b";") else "a GIF without its end mark"
-
-
-def _png(head: bytes, tail: bytes, size: int) -> str | None:
-    return None if b"IEND" in tail else "a PNG without its end mark"
-
-
-def _ogg(head: bytes, tail: bytes, size: int) -> str | None:
-    """The last page of a stream bears a flag (RFC 3533, section 6)."""
-    at = tail.rfind(b"OggS")
-    if at < 0 or len(tail) < at + 27:
-        return "an Ogg file that ends within a page"
-    count = tail[at + 26]
-    length = 27 + count + sum(tail[at + 27 : at + 27 + count])
-    if at + length > len(tail):
-        return "an Ogg file that ends within a page"
-    return None if tail[at + 5] & 4 else "an Ogg file whose last page is not marked as the last"
-
-
-def _flv(head: bytes, tail: bytes, size: int) -> str | None:
-    """Each tag is followed by its size."""
-    (last,) = struct.unpack(">I", tail[-4:])
-    at = len(tail) - 4 - last
-    if at >= 0 and last >= 11 and tail[at] & 0x1F in (8, 9, 18):
-        return None
-    known = at >= 0 or last > size  # a tag longer than what was read is not judged
-    return "an FLV file that ends within a tag" if known else None
-
-
-def _asf(head: bytes, tail: bytes, size: int) -> str | None:
-    """The File Properties Object says the size of the file (ASF specification, 3.2)."""
-    at = head.find(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"))
-    if at < 0 or len(head) < at + 48:
-        return None
-    (said,) = struct.unpack_from("<Q", head, at + 40)
-    return f"its header says {said} bytes, {size} are there" if said > size else None
-
-
-def _flic(head: bytes, tail: bytes, size: int) -> str | None:
-    """An FLI or FLC begins with its own size (Autodesk Animator, file formats)."""
-    (said,) = struct.unpack_from("<I", head)
-    return f"its header says {said} bytes, {size} are there" if said > size else None
-
-
-def _matroska(head: bytes, tail: bytes, size: int) -> str | None:
-    """The Segment says its size, in a file that is no live stream (RFC 9559, section 5.1)."""
-    if not head[4]:
-        return None
-    length, at = vint(head, 4)
-    at += length or 0
-    if head[at : at + 4] != b"\x18\x53\x80\x67" or len(head) < at + 13 or not head[at + 4]:
-        return None
-    length, at = vint(head, at + 4)
-    if length is None or at + length <= size:
-        return None
-    return f"its Segment should end at byte {at + length}, the file has {size}"
-
-
-def _boxes(path: Path, size: int) -> str | None:
-    """Boxes of the top level must end where the file does (ISO/IEC 14496-12, 4.2)."""
-    at = 0
-    with path.open("rb") as file:
-        while at + 8 <= size:
-            file.seek(at)
-            head = file.read(16)
-            (length,) = struct.unpack_from(">I", head)
-            if not re.fullmatch(rb"[\x20-\x7e\xa9]{4}", head[4:8]):
-                return None  # no box: what follows is not ours to judge
-            if length == 0:  # to the end of the file
-                return None
-            if length == 1 and len(head) == 16:
-                (length,) = struct.unpack_from(">Q", head, 8)
-            if length < 8:
-                return None
-            if at + length > size:
-                name = head[4:8].decode("latin-1")
-                return f"its box {name!r} should end at byte {at + length}, the file has {size}"
-            at += length
-    return None
-
-
-def _dv(head: bytes, tail: bytes, size: int) -> str | None:
-    """Raw DV is made of frames of one size, by the number of lines (SMPTE 314M)."""
-    frame = 144_000 if head[3] & 0x80 else 120_000
-    rest = size % frame
-    return f"a DV file that ends within a frame ({rest} bytes)" if rest else None
-
-
-# The luma samples beside and above one of chroma, by YUV4MPEG2's colours; 0: no chroma
-Y4M_COLOURS = re.compile(r"(420|422|444|411|mono)(?:jpeg|mpeg2|paldv|p?(\d+))?")
-Y4M_CHROMA = {"420": (2, 2), "422": (2, 1), "444": (1, 1), "411": (4, 1), "mono": (0, 0)}
-
-
-def _y4m(head: bytes, tail: bytes, size: int) -> str | None:
-    """Frames of one size, each behind the word FRAME (yuv4mpeg(5), mjpegtools)."""
-    line = head.partition(b"\n")[0]
-    words = {word[:1]: word[1:] for word in line.decode("latin-1").split()[1:]}
-    colours = Y4M_COLOURS.fullmatch(words.get("C", "420"))
-    width, height = words.get("W", ""), words.get("H", "")
-    if colours is None or not (width.isdigit() and height.isdigit()):
-        return None
-    if head[len(line) + 1 :][:6] != b"FRAME\n":  # with parameters, which may differ
-        return None
-    across, down = Y4M_CHROMA[colours[1]]
-    chroma = -(-int(width) // across) * -(-int(height) // down) if across else 0
-    frame = (int(width) * int(height) + 2 * chroma) * (2 if int(colours[2] or 8) > 8 else 1)
-    rest = (size - len(line) - 1) % (len(b"FRAME\n") + frame)
-    return f"a Y4M file that ends within a frame ({rest} bytes)" if rest else None
-
-
-def _grid(head: bytes, tail: bytes, size: int) -> str | None:
-    """A transport stream is made of packets of 188 bytes (192 in M2TS, ISO/IEC 13818-1)."""
-    for step, first in ((188, 0), (192, 4)):
-        marks = range(first, min(len(head), 20 * step), step)
-        if len(marks) > 4 and all(head[at] == 0x47 for at in marks):
-            rest = size % step
-            return f"a transport stream that ends within a packet ({rest} bytes)" if rest else None
-    return None
-
-
-def unfinished(path: Path) -> str | None:
-    """Why a container is not whole by its own account; None if it is, or says nothing of its end.
-
-    The log of a decoder does not tell of an AVI, GIF, Ogg, FLV or transport stream that is cut
-    between two frames.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(1 << 14)
-        file.seek(max(0, size - (1 << 17)))
-        tail = file.read()
-    if len(head) < 64:
-        return None
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"styp"):
-        return _boxes(path, size)
-    for mark, look in (
-        (b"RIFF", _riff), (b"GIF8", _gif), (b"\x89PNG", _png), (b"OggS", _ogg), (b"FLV", _flv),
-        (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", _asf), (b"\x1a\x45\xdf\xa3", _matroska),
-        (b"\x1f\x07\0", _dv), (b"YUV4MPEG2 ", _y4m),
-    ):  # fmt: skip
-        if head.startswith(mark):
-            return look(head, tail, size)
-    if head[4:6] in (b"\x11\xaf", b"\x12\xaf"):
-        return _flic(head, tail, size)
-    return _grid(head, tail, size)
 
 
 def sentence(found: list[str]) -> str:
@@ -212,13 +70,16 @@ class DamageWarning(UserWarning):
     """Frames were read with `strict=False` from a file that is damaged or not whole."""
 
 
-def judge(where: str, source: Source, index: int, log: str, strict: bool) -> list[str]:
-    """Hold `index` frames that came to what the decoder and the container say: an FfmpegError, code
-    "damaged", or, where it is not `strict`, a DamageWarning and the note.
+def judge(
+    where: str, source: Source, index: int, log: str, strict: bool, more: Sequence[str] = ()
+) -> list[str]:
+    """Hold `index` frames that came to what the decoder and the container say, and to what `more`
+    was found: an FfmpegError, code "damaged", or, where it is not `strict`, a DamageWarning and the
+    note.
     """
-    found = complaints(log)
+    found = complaints(log, source.content)
     cut = unfinished(source.content) if source.content else None
-    found += [cut] if cut else []
+    found += [*([cut] if cut else []), *more]
     if not found:
         return []
     text = f"{source.name!r} is damaged or not whole: {sentence(found)}"
@@ -230,3 +91,49 @@ def judge(where: str, source: Source, index: int, log: str, strict: bool) -> lis
         )
     warnings.warn(text, DamageWarning, stacklevel=4)
     return [text]
+
+
+# What names a decoder or a reader that was not built in: no damage, whatever else is wrong
+_LACKING = ("no-decoder", "not-built-in")
+
+
+def nothing_came(
+    where: str, source: Source, log: str, code: int = 1, demuxers: Container[str] | None = None
+) -> FfmpegError:
+    """The error of a source of which no frame came, from a run that ended with `code`: a playlist,
+    a file that is not whole, a reader that is not among `demuxers`, no such stream, no frame.
+    """
+    refused = source.refused(where, log)
+    if refused:
+        return refused
+    kind = "Audio" if where == "read_audio" else "Video"
+    named = "audio" if kind == "Audio" else "video"
+    known = re.search(rf"Stream #0:\d+.*?: {kind}: (?!none)", log) is not None
+    nowhere = "matches no streams" in log
+    lost = diagnose(log)
+    lacking = lost is not None and lost.code in _LACKING and "codec none" not in log
+    if source.content and not lacking and not (known and nowhere):
+        absent = None
+        if demuxers is not None:
+            absent = no_reader(where, demuxers, source.content, source.name)
+        if absent:
+            return absent
+        cut = unfinished(source.content)
+        if cut:
+            return not_whole(where, source.name, cut, log)
+    if nowhere:
+        return FfmpegError(f"{where}: {source.name!r} has no such {named} stream", "bad-input", log)
+    found = complaints(log, source.content)
+    if code:
+        return failure(log, code)
+    if found:
+        text = f"{where}: no frame of {source.name!r} can be decoded: {sentence(found)}"
+        return FfmpegError(text, "damaged", log)
+    text = f"{where}: {source.name!r} has a stream of {named}, but no frame in it"
+    return FfmpegError(text, "no-frames", log)
+
+
+def not_whole(where: str, name: str, cut: str, log: str = "") -> FfmpegError:
+    """The error of a file of which nothing came, since it is cut."""
+    text = f"{where}: {name!r} is damaged or not whole: {cut}; no frame came out of it"
+    return FfmpegError(text, "damaged", log)

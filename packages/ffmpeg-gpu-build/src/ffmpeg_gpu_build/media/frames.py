@@ -18,15 +18,14 @@ from ..verification.verdict import PROVEN
 from . import arguments as check
 from .animations import animation_of
 from .crops import not_cropped
-from .damage import complaints, judge
-from .formats import no_reader
+from .damage import complaints, judge, nothing_came
 from .frame import Frame
 from .hdr import Step, checked, tone_map, transfer_of
 from .index import index as index_of
 from .inprocess import InProcess, av_demuxers, av_filters, first_of_av, require_av
 from .on_gpu import choose, device_of_frames, frames_on_gpu
 from .overheard import log_of_program
-from .pipe import EXACT, FIRST, LAST, First, Pipe, Shown, first_shown, no_frames
+from .pipe import EXACT, FIRST, LAST, First, Pipe, Shown, first_shown
 from .pipeline import (
     KINDS,
     NAMES_IN_PATHS,
@@ -322,9 +321,7 @@ def _begun(
         found = _first(program, source, f"0:V:{wish.stream}")
     first = found.shown
     if first is None:
-        raise source.refused("read_frames", found.log) or no_frames(
-            "read_frames", source.name, found.log
-        )
+        raise nothing_came("read_frames", source, found.log)
     if first.ticks is None:
         raise FfmpegError(
             f"read_frames: start cannot be found in {source.name!r}, whose frames have no times",
@@ -407,7 +404,7 @@ def _frames(
         if wish.pixels == "rgba" and source.again and not before:
             before = _with_alpha(program, source, wish, notes)
         pipe, shown, origin = _begun(program, source, wish, before, down)
-        index = 0
+        index, sizes = 0, {shown.size} if shown else set()
         try:
             by_program = wish.engine == "pipe"
             alone = by_program and not down
@@ -419,7 +416,8 @@ def _frames(
             shape = (height, width, channels) if channels > 1 else (height, width)
             size = width * height * channels * dtype.itemsize
             while shown is not None and index != wish.count:
-                if shown.size != (width, height) and not notes:
+                if shown.size not in sizes:
+                    sizes.add(shown.size)
                     new = "x".join(map(str, shown.size))
                     notes.append(
                         f"the pictures are {new} from frame {index} on: scaled to {width}x{height}"
@@ -433,21 +431,16 @@ def _frames(
                 shown = pipe.next()
             done = pipe.end() == 0 and (shown is None or index == wish.count)
             if index == 0:
-                refused = source.refused("read_frames", pipe.log)
-                if refused:
-                    raise refused
-                if source.content:
-                    demuxers = program.demuxers if by_program else av_demuxers()
-                    lacking = no_reader("read_frames", demuxers, source.content, source.name)
-                    if lacking:
-                        raise lacking
-                if wish.rate and not pipe.code and not complaints(pipe.log):
+                pipe.close()  # its log is whole then
+                demuxers = program.demuxers if by_program else av_demuxers()
+                error = nothing_came("read_frames", source, pipe.log, pipe.code, demuxers)
+                if wish.rate and error.code == "no-frames":
                     raise FfmpegError(
                         f"read_frames: fps={wish.rate} leaves no frame of {source.name!r}, which "
                         "is shorter than half the time of one",
                         "no-frames",
                     )
-                raise no_frames("read_frames", source.name, pipe.log, pipe.code)
+                raise error
             if not done:
                 raise failure(pipe.log, pipe.code)
         finally:
@@ -455,7 +448,9 @@ def _frames(
         if wish.count is None or index < wish.count:
             log = pipe.log_since_first if wish.start else pipe.log
             if isinstance(pipe, InProcess) and pipe.suspicious and source.again:
-                log = log_of_program(program, source, wish.stream) or log
+                said = log_of_program(program, source, wish.stream)
+                if said and (complaints(said, source.content) or not pipe.refused):
+                    log = said  # else what the program decodes was lost here
             notes += judge("read_frames", source, index, log, wish.strict)
 
 

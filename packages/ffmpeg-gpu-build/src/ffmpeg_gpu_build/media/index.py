@@ -14,8 +14,9 @@ from itertools import pairwise
 from typing import Any
 
 from ..ffmpeg import Ffmpeg
+from .damage import nothing_came
 from .inprocess import NO_TIME, InProcess, first_of_av
-from .pipe import EXACT, LAST, First, Pipe, first_shown, no_frames
+from .pipe import EXACT, LAST, First, Pipe, first_shown
 from .sources import Source
 
 # AV_PKT_FLAG_KEY and AV_PKT_FLAG_DISCARD of libavcodec/packet.h
@@ -106,7 +107,7 @@ def of_frames(program: Ffmpeg, source: Source, stream: int, engine: str = "pipe"
     finally:
         run.close()
     if not found:
-        raise source.refused("Video", run.log) or no_frames("Video", source.name, run.log, code)
+        raise nothing_came("Video", source, run.log, code)
     keys = frozenset(i for i, (_, key) in enumerate(found) if key)
     return Index(tuple(pts for pts, _ in found), keys, True)
 

@@ -6,6 +6,7 @@ FFmpeg's own program does (fftools/ffmpeg_filter.c, `configure_input_video_filte
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -15,6 +16,8 @@ import numpy as np
 
 from ..ffmpeg import FfmpegError
 from .crops import crop_of
+from .damage import not_whole
+from .endings import unfinished
 from .hdr import Step
 from .overheard import EAR
 from .pipe import BARE, EXACT, First, Shown
@@ -71,11 +74,17 @@ def _degrees(a: int, b: int, c: int, d: int) -> float:
     return float(-np.degrees(np.arctan2(b / scale[1], a / scale[0])))
 
 
+def cut(source: Source) -> FfmpegError | None:
+    """The error of a file that is not whole; None for one that is, or does not tell."""
+    found = unfinished(source.content) if source.content else None
+    return not_whole("read_frames", source.name, found) if found else None
+
+
 class InProcess:
     """One reading of a stream by PyAV; see `pipe.Pipe` for what is said of it.
 
-    A packet that does not decode is noted in the log, and so is a frame that is marked corrupt, and
-    what was overheard, once it is closed.
+    A packet that does not decode is noted in the log and counted in `refused`; a frame that is
+    marked corrupt is noted, and what was overheard, once it is closed.
     """
 
     codec: str | None
@@ -91,7 +100,7 @@ class InProcess:
         seek: Fraction | None = None,
     ) -> None:
         av = require_av("read_frames")
-        self._name = source.name
+        self._source = source
         crop = crop_of(source.content, stream) if source.content else None
         self._crop = [crop.filter] if crop else []
         self._av, self._steps, self._begin = av, list(steps), begin
@@ -105,14 +114,14 @@ class InProcess:
         self._last: int | None = None
         self._own = False
         self._fed = self._came = 0  # packets that hold a picture, and pictures
+        self._swift, self.refused = True, 0  # by threads; packets that did not decode
         EAR.open(av)
         self._heard: int | None = EAR.listen()
-        name, form, options = for_av(source.given(av.formats_available))
         try:
-            self._file = av.open(name, format=form, options=options, metadata_errors="ignore")
+            self._file = self._opened()
         except (av.FFmpegError, OSError) as error:
             EAR.close(av)
-            raise source.refused("read_frames", str(error)) or FfmpegError(
+            raise source.refused("read_frames", str(error)) or cut(source) or FfmpegError(
                 f"read_frames: {source.name!r} is damaged or of an unknown format ({error})",
                 "bad-input", str(error),
             ) from None  # fmt: skip
@@ -120,23 +129,37 @@ class InProcess:
         moving = [s for s in self._file.streams.video if not is_cover(s)]
         if stream >= len(moving):
             self.close()
-            raise FfmpegError(f"read_frames: {source.name!r} has no such video stream", "bad-input")
-        self._stream = moving[stream]
+            raise (None if moving else cut(source)) or FfmpegError(
+                f"read_frames: {source.name!r} has no such video stream", "bad-input"
+            )
+        self._stream, self._number, self._seek = moving[stream], moving[stream].index, seek
         context = self._stream.codec_context
         self.codec = context.codec.canonical_name if context else None
-        if context is None:
+        if context is None:  # no decoder, or the file ends before it says its codec
             self.close()
-            raise FfmpegError(
+            raise cut(source) or FfmpegError(
                 f"read_frames: this PyAV has no decoder of {source.name!r}", "not-built-in"
             )
-        self._stream.thread_type = "AUTO"
+        self._frames = self._filtered() if self._begins() else iter(())
+
+    def _opened(self) -> Any:
+        """The file. Raises what PyAV does."""
+        name, form, options = for_av(self._source.given(self._av.formats_available))
+        return self._av.open(name, format=form, options=options, metadata_errors="ignore")
+
+    def _begins(self) -> bool:
+        """Set up the decoder, and seek; false where the demuxer knows no seek: nothing landed."""
+        context = self._stream.codec_context
+        context.thread_type = "AUTO" if self._swift else "NONE"
+        if not self._swift:
+            context.thread_count = 1
         context.options = {EXACT[0].lstrip("-"): EXACT[1]}
-        self._frames = self._filtered()
-        if seek is not None:
+        if self._seek is not None:
             try:
-                self._file.seek(int(seek / self._stream.time_base), stream=self._stream)
-            except (av.FFmpegError, OSError):  # a demuxer that knows no seek: nothing has landed
-                self._frames = iter(())
+                self._file.seek(int(self._seek / self._stream.time_base), stream=self._stream)
+            except (self._av.FFmpegError, OSError):
+                return False
+        return True
 
     @property
     def log(self) -> str:
@@ -153,23 +176,24 @@ class InProcess:
         return bool(self._errors) or self._fed > self._came
 
     def _packets(self) -> Iterator[Any]:
-        """The packets of the demuxer; what ends it early is noted."""
-        packets = self._file.demux(self._stream)
-        while True:
-            try:
-                packet = next(packets)
-            except StopIteration:
-                return
-            except self._av.FFmpegError as error:
-                self._errors.append(f"[demuxer] [error] {error}")
-                return
-            except IndexError:  # older PyAV know only the streams that the file began with
-                self._errors.append("[demuxer] [error] a stream appeared in the middle of the file")
-                return
-            yield packet
+        """The packets of the demuxer; what ends it early is noted. The last is empty: the decoder
+        then gives what it holds.
+        """
+        try:
+            yield from self._file.demux(self._stream)
+            return
+        except self._av.FFmpegError as error:
+            self._errors.append(f"[demuxer] [error] {error}")
+        except IndexError:  # older PyAV know only the streams that the file began with
+            self._errors.append("[demuxer] [error] a stream appeared in the middle of the file")
+        last = self._av.Packet()
+        last.stream, last.time_base = self._stream, self._stream.time_base
+        yield last
 
     def _decoded(self) -> Iterator[Any]:
-        """The frames of the decoder; what it refuses is noted and passed over."""
+        """The frames of the decoder; what it refuses is noted and passed over. Of several threads
+        it loses what was under way: then all is read again by one.
+        """
         for packet in self._packets():
             if not packet.size and packet.dts is not None:
                 continue  # "the picture before once more" in Ogg: FFmpeg's program skips it too
@@ -179,7 +203,11 @@ class InProcess:
             try:
                 frames = packet.decode()
             except self._av.FFmpegError as error:
+                if self._swift and self._source.again:
+                    yield from self._patiently()
+                    return
                 self._errors.append(f"[{self.codec}] [error] {error}")
+                self.refused += 1
                 continue
             for frame in frames:
                 self._timed(frame, self._came)
@@ -187,6 +215,19 @@ class InProcess:
                 if frame.is_corrupt:
                     self._errors.append(f"[{self.codec}] [warning] corrupt decoded frame")
                 yield frame
+        uneasy = self._fed > self._came and (self._errors or EAR.listen() != self._heard)
+        if uneasy and self._swift and self._source.again:
+            yield from self._patiently()
+
+    def _patiently(self) -> Iterator[Any]:
+        """The frames that are still to come, by a decoder of one thread from the beginning."""
+        given, self._swift, self._last = self._came, False, None
+        self._fed, self._came, self._errors = 0, 0, []
+        self._free()
+        self._file = self._opened()
+        self._stream = self._file.streams[self._number]
+        if self._begins():
+            yield from itertools.islice(self._decoded(), given, None)
 
     def _timed(self, frame: Any, number: int) -> None:
         """Give a frame the time that FFmpeg's program gives it where its container has none: in an
@@ -228,8 +269,9 @@ class InProcess:
             yield from self._through()
         except self._av.FFmpegError as error:
             steps = ",".join("=".join(step) for step in self._steps)
-            text = f"read_frames: the filters {steps} do not take a picture of {self._name!r}"
-            raise FfmpegError(f"{text} ({error})", "filter-graph", str(error)) from None
+            name, said = self._source.name, str(error)
+            text = f"read_frames: the filters {steps} do not take a picture of {name!r} ({said})"
+            raise FfmpegError(text, "filter-graph", said) from None
 
     def _through(self) -> Iterator[Any]:
         for frame in self._wanted():
@@ -319,14 +361,18 @@ class InProcess:
             return
         self._frames = iter(())
         self._frame = self._graph = None
-        if self._stream is not None and self._stream.codec_context is not None:
-            # its threads end what they do while they may speak: freed by one that holds the
-            # interpreter, they would wait for it, and it for them
-            self._stream.codec_context.flush_buffers()
+        self._free()
         if EAR.listen() != self._heard:
             self._errors.append(EAR.latest)
         self._heard = None
         EAR.close(self._av)
+
+    def _free(self) -> None:
+        """Close the file and its decoder."""
+        if self._stream is not None and self._stream.codec_context is not None:
+            # its threads end what they do while they may speak: freed by one that holds the
+            # interpreter, they would wait for it, and it for them
+            self._stream.codec_context.flush_buffers()
         self._file.close()
 
 

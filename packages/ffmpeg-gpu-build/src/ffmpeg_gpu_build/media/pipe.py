@@ -20,9 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from ..ffmpeg import Ffmpeg, FfmpegError
+from ..ffmpeg import Ffmpeg
 from ..proc import finished, start, stop
-from .damage import complaints, sentence
 
 FIRST = "showinfo@first=checksum=0"
 # Behind it the frames are numbered: no muxer, not even that of raw frames, takes times that run
@@ -240,20 +239,3 @@ def first_shown(
     finally:
         pipe.close()
     return First(shown, pipe.log, pipe.container)
-
-
-def no_frames(where: str, name: str, log: str, code: int = 1) -> FfmpegError:
-    """The error of a source in which there is no video stream to decode."""
-    from .session import failure
-
-    if "matches no streams" in log:
-        return FfmpegError(f"{where}: {name!r} has no such video stream", "bad-input", log)
-    found = complaints(log)
-    if not code and not found:
-        return FfmpegError(
-            f"{where}: {name!r} has a video stream, but no frame in it", "no-frames", log
-        )
-    if not code:
-        text = f"{where}: no frame of {name!r} can be decoded: {sentence(found)}"
-        return FfmpegError(text, "damaged", log)
-    return failure(log, code)

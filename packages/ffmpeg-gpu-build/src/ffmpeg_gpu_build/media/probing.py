@@ -15,6 +15,7 @@ from typing import Any
 from .. import proc
 from ..doctor.failures import diagnose, last_lines
 from ..ffmpeg import Ffmpeg, FfmpegError, file_argument
+from .endings import unfinished
 from .formats import no_reader
 from .reach import PROTOCOLS, for_av, is_playlist, opening_file, playlist_error
 from .session import is_stream
@@ -157,7 +158,8 @@ def probe(
     """Look into a file with the ffprobe that belongs to `ffmpeg`.
 
     Raises FileNotFoundError if there is no such file and FfmpegError if it is no media file (code
-    "bad-input"), or a playlist and not `urls` (code "playlist").
+    "bad-input"), is cut so that it does not say what is in it ("damaged"), or is a playlist and not
+    `urls` ("playlist").
     """
     if is_stream(Path(path)):
         raise ValueError(
@@ -216,6 +218,9 @@ def _ask_ffprobe(path: Path, program: Ffmpeg, urls: bool) -> dict[str, Any]:
         lacking = no_reader("probe", program.demuxers, path, os.fspath(path))
         if lacking:
             raise lacking
+        cut = unfinished(path)
+        if cut:
+            raise _not_whole(path, cut, done.err)
         found = diagnose(done.err)
         text = found.sentence if found else last_lines(done.err, 1)
         code = found.code if found else "bad-input"
@@ -249,9 +254,18 @@ def _ask_av(path: Path, _: Ffmpeg, urls: bool) -> dict[str, Any]:
     except (av.FFmpegError, OSError) as error:
         if not urls and is_playlist(path):
             raise playlist_error("probe", os.fspath(path)) from None
+        cut = unfinished(path)
+        if cut:
+            raise _not_whole(path, cut, str(error)) from None
         text = f"the input is damaged or of an unknown format ({error})"
         raise FfmpegError(f"probe: {os.fspath(path)!r}: {text}", "bad-input", str(error)) from None
     return {"streams": streams, "format": facts, "chapters": chapters}
+
+
+def _not_whole(path: Path, cut: str, log: str) -> FfmpegError:
+    """The error of a file that cannot be looked into, since it is cut."""
+    text = f"probe: {os.fspath(path)!r} is damaged or not whole: {cut}; it is not to be read"
+    return FfmpegError(text, "damaged", log)
 
 
 def is_cover(stream: Any) -> bool:

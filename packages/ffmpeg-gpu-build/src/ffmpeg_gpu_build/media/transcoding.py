@@ -14,7 +14,8 @@ from pathlib import Path
 from ..ffmpeg import Ffmpeg, FfmpegError, file_argument
 from .animations import ANIMATIONS, animation_of
 from .crops import not_cropped
-from .damage import complaints, sentence, unfinished
+from .damage import complaints, sentence
+from .endings import unfinished
 from .hdr import HDR, checked, tone_map
 from .pipe import EXACT
 from .pipeline import (
@@ -262,12 +263,12 @@ def transcode(
     animated = animation_of("transcode", target, program)
     muxer = animated.muxer if animated else muxer_of("transcode", target, codec)
     media = probe(source, urls=urls, ffmpeg=program)
+    cut = unfinished(source)
+    if cut and (strict or media.video is None):
+        raise _damaged(source, [cut])
     if media.video is None:
         raise FfmpegError(f"transcode: {os.fspath(src)!r} has no video stream", "bad-input")
     require_codec(program, media.video)
-    cut = unfinished(source)
-    if cut and strict:
-        raise _damaged(source, [cut])
     video, mapped, told = _tone_mapped(program, media.video, hdr, filters, hw)
     chain, notes = _deinterlaced(video, mapped, hw)
     notes += told
