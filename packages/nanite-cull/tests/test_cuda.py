@@ -1,10 +1,14 @@
 """Renderer(device="cuda"): refused where there are no kernels; on a GPU the pictures of the CPU."""
 
+import threading
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 import nanite_cull as nc
 from nanite_cull import _C, meshes
+from nanite_cull.frame import DEVICE_PLANES
 
 PLANES = ("depth", "visibility", "instance", "cluster", "triangle")
 built = pytest.mark.skipif(not _C.cuda_architectures, reason="a build without CUDA kernels")
@@ -38,6 +42,33 @@ def test_what_a_device_does_not_do_is_refused(option):
         ValueError, match=rf'{next(iter(option))}=.*is not to be had on device "cuda"'
     ):
         nc.Renderer(device="cuda", **option)
+
+
+class _Device:
+    """Stands for a device that holds one picture."""
+
+    held = True
+
+    def plane(self, core, which):
+        return core.depth if self.held and which == "the depth" else None
+
+
+def test_arrays_of_a_device_are_its_own_or_refused_by_name(planet_asset, monkeypatch):
+    frame = nc.Renderer(32, 24).render(nc.Scene(planet_asset), nc.Camera.around(planet_asset))
+    with pytest.raises(ValueError, match=r"plane must be one of depth, .*got 'picture'"):
+        frame.device_array("picture")
+    with pytest.raises(RuntimeError, match=r"needs a frame of .*cuda.*from_dlpack\(frame.uv\)"):
+        frame.device_array("uv")
+    planes = SimpleNamespace(depth="the depth", velocity="the velocity")
+    monkeypatch.setattr(_C, "Plane", planes, raising=False)
+    device = _Device()
+    frame._device = (device, threading.Lock())
+    assert np.shares_memory(frame.device_array("depth"), frame.depth)
+    with pytest.raises(RuntimeError, match=r"use Renderer\(..., velocity=True\)"):
+        frame.device_array("velocity")
+    device.held = False
+    with pytest.raises(RuntimeError, match="a later frame or another scene by now"):
+        frame.device_array("depth")
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +172,8 @@ def test_depths_of_views_and_shadows_on_a_device_are_those_of_the_cpu(leaves):
     assert np.array_equal(cuda.render_depths(leaves, cameras), cpu.render_depths(leaves, cameras))
     frames = [renderer.render(leaves, cameras[0]) for renderer in (cpu, cuda)]
     assert np.array_equal(frames[0].lit, frames[1].lit)
-    assert np.array_equal(frames[0].picture(), frames[1].picture())
+    for kind in ("shaded", "cluster", "triangle", "instance", "level"):
+        assert np.array_equal(frames[0].picture(kind), frames[1].picture(kind)), kind
 
 
 @pytest.mark.gpu
@@ -180,6 +212,24 @@ def test_planes_resolved_on_a_device_are_those_of_the_cpu(leaves, occlusion):
     frame, expected = second.render(leaves, camera), first.render(leaves, camera)
     second.render(leaves, nc.Camera.look_at((5, 5, 2), (0, 0, 0)))
     assert np.array_equal(frame.normal, expected.normal)  # another picture is on the device
+
+
+@pytest.mark.gpu
+@built
+def test_tensors_of_a_device_hold_its_planes(leaves):
+    torch = pytest.importorskip("torch")
+    renderer = nc.Renderer(320, 200, device="cuda", velocity=True)
+    camera = nc.Camera.look_at((0, 9, 2), (0, 0, 0))
+    frame = renderer.render(leaves, camera)
+    tensors = {n: torch.from_dlpack(frame.device_array(n)) for n in DEVICE_PLANES}
+    renderer.render(leaves, nc.Camera.look_at((5, 5, 2), (0, 0, 0)))
+    for name, tensor in tensors.items():
+        array = getattr(frame, name)
+        assert tensor.is_cuda
+        assert tensor.shape == array.shape
+        assert np.array_equal(tensor.cpu().numpy(), array), name
+    with pytest.raises(RuntimeError, match="a later frame"):
+        frame.device_array("depth")
 
 
 @pytest.mark.gpu

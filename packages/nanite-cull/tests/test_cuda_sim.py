@@ -34,7 +34,13 @@ KERNELS = {
         "draw_small", "set_up_large", "draw_pieces", "rename_pixels", "split_pixels",
     },
     "raster/two_pass.cu": {"halve_depths"},
-    "resolve/resolve.cu": {"project_before", "resolve_pixels", "resolve_albedos"},
+    "resolve/resolve.cu": {
+        "project_before", "resolve_pixels", "count_bins", "scan_bins", "scatter_pixels",
+        "resolve_albedos",
+    },
+    "resolve/shade.cu": {
+        "measure_pixels", "double_sums", "take_sums", "light_pixels", "shade_pixels",
+    },
 }  # fmt: skip
 
 if not TOOLS.is_dir():
@@ -77,7 +83,9 @@ def test_workers_at_one_queue_lose_and_repeat_nothing():
 @pytest.mark.slow
 @needs_simulator
 @pytest.mark.parametrize("flavour", ["asan", "tsan"])
-@pytest.mark.parametrize("program", ["cull", "raster", "resolve", "traversal"])
+@pytest.mark.parametrize(
+    "program", ["cull", "raster", "resolve", "shade", "device_frame", "traversal"]
+)
 def test_simulated_kernels_give_what_the_cpu_gives(program, flavour):
     _run_all(program, flavour, {"asan": 6, "tsan": 2}[flavour])
 

@@ -160,6 +160,21 @@ def test_a_lit_picture_is_that_of_the_reference(scene):
         assert (frame.picture() != plain.picture()).any()
 
 
+def test_light_far_from_the_origin_is_that_at_it(planet_asset):
+    """Places are seen from the eye: float32 loses nothing there."""
+    lit = []
+    for far in (0, 3e7):
+        scene = nc.Scene(planet_asset)
+        scene.add(planet_asset, [_place(far, 1.8, 0, 0.4)])
+        scene.update(0, _place(far, 0, 0))
+        camera = nc.Camera.look_at((far + 2, 3, 3), (far, 0.3, 0))
+        lights = nc.Sun((0.5, 1, 0.3)), nc.Lamp((far + 1, 3, 1), fade=2.0)
+        lit.append(_render(scene, camera, *lights).lit)
+    assert np.abs(lit[0] - lit[1]).max() < 0.05
+    assert np.abs(lit[0] - lit[1]).mean() < 1e-4
+    assert 0.05 < lit[0].mean() < 0.9
+
+
 def test_threads_and_copies_give_the_same_light(scene):
     lights = (LIGHTS["high"], LIGHTS["lamp"])
     one = nc.Renderer(160, 120, lights=lights, threads=1)

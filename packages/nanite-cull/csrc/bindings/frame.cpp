@@ -11,6 +11,7 @@
 #include "resolve/light.h"
 #include "resolve/resolve.h"
 #include "resolve/shade.h"
+#include "resolve/unproject.h"
 
 #ifdef WITH_CUDA
 #include "resolve/device_frame.h"
@@ -99,10 +100,41 @@ void check_depths(const std::vector<View>& views, const Depths& out) {
   check_extents("draw_views: out", out, {views.size(), size_t(first.height), size_t(first.width)});
 }
 
-// A lens that owns its rays.
-struct OwningLens : Lens {
-  std::vector<double> x, y;
+// A camera's, with its rays.
+struct CameraLens {
+  Unprojection exact;
+  Lens lens;
+  std::vector<float> x, y;
 };
+
+using Maps = Array<float, nb::shape<-1, -1, -1>>;
+
+// `depth`: (maps, size, size).
+Lights lights_of(const std::vector<Light>& lights, const std::vector<View>& maps, const Maps& depth) {
+  check_extents("find_light: depth", depth, {maps.size(), depth.shape(1), depth.shape(1)});
+  return {lights, maps, depth.data(), static_cast<int>(depth.shape(1))};
+}
+
+LightTargets light_targets_of(const VisibilityBuffer& image, size_t lights, const Values& share,
+                              const Values& direct) {
+  if (share) check_extents("find_light: share", *share, {lights, size_t(image.height), size_t(image.width)});
+  return {share ? share->data() : nullptr, plane_of("find_light: direct", direct, image, 0)};
+}
+
+using Ramp = Array<float, nb::shape<-1, 3>>;
+using Bytes = std::optional<nb::ndarray<uint8_t, nb::c_contig, nb::device::cpu>>;
+
+Shading shading_of(const VisibilityBuffer& image, Base base, const Array<float, nb::shape<3>>& light,
+                   float relief, const Ramp& ramp, uint32_t top_level, const Ramp& background) {
+  Shading out;
+  out.base = base, out.relief = relief, out.top_level = top_level;
+  std::copy_n(light.data(), 3, out.light);
+  native::demand(ramp.shape(0) >= 2, [] { return std::string("shade: ramp must have two rows or more"); });
+  check_extents("shade: background", background, {size_t(image.height), 3});
+  out.ramp = ramp.data(), out.ramp_size = static_cast<int>(ramp.shape(0));
+  out.background = background.data();
+  return out;
+}
 
 }  // namespace
 
@@ -114,22 +146,32 @@ void nanite_cull::bind_shading(nb::module_& m) {
       .value("triangle", Base::triangle)
       .value("instance", Base::instance)
       .value("level", Base::level);
-  nb::class_<OwningLens>(m, "Lens")
-      .def(nb::init<>())
-      .def_rw("orthographic", &OwningLens::orthographic)
-      .def_rw("near", &OwningLens::near_distance)
-      .def_rw("far", &OwningLens::far_distance)
-      .def_rw("scale", &OwningLens::scale)
-      .def_rw("pixel", &OwningLens::pixel)
-      .def(
-          "set",
-          [](OwningLens& l, Array<float, nb::shape<3, 3>> rotation, Array<double, nb::shape<-1>> x,
-             Array<double, nb::shape<-1>> y) {
-            std::copy_n(rotation.data(), 9, l.rotation);
-            l.x.assign(x.data(), x.data() + x.shape(0)), l.y.assign(y.data(), y.data() + y.shape(0));
-            l.ray_x = l.x.data(), l.ray_y = l.y.data();
-          },
-          "rotation"_a.noconvert(), "ray_x"_a.noconvert(), "ray_y"_a.noconvert());
+  nb::class_<CameraLens>(m, "Lens").def(
+      "__init__",
+      // `linear`: world to camera, (3, 3), with its scale; `eye`: world
+      [](CameraLens* self, Array<double, nb::shape<3, 3>> linear, Array<double, nb::shape<3, 3>> to_world,
+         Array<double, nb::shape<3>> eye, Array<double, nb::shape<-1>> x, Array<double, nb::shape<-1>> y,
+         bool orthographic, double near, double far, double scale, double pixel) {
+        auto& out = *new (self) CameraLens;
+        Unprojection& exact = out.exact;
+        Lens& lens = out.lens;
+        exact.ray_x.assign(x.data(), x.data() + x.shape(0));
+        exact.ray_y.assign(y.data(), y.data() + y.shape(0));
+        std::copy_n(to_world.data(), 9, exact.to_world), std::copy_n(eye.data(), 3, exact.eye);
+        exact.orthographic = orthographic, exact.near_distance = near, exact.far_distance = far;
+        out.x.assign(exact.ray_x.begin(), exact.ray_x.end());
+        out.y.assign(exact.ray_y.begin(), exact.ray_y.end());
+        lens.ray_x = out.x.data(), lens.ray_y = out.y.data();
+        for (int i = 0; i < 9; ++i) {
+          lens.rotation[i] = float(linear.data()[i] / scale);
+          lens.to_world[i] = float(to_world.data()[i]);
+        }
+        lens.orthographic = orthographic, lens.near_distance = float(near);
+        lens.far_distance = float(far), lens.extent = float(far - near);
+        lens.scale = float(scale), lens.pixel = float(pixel);
+      },
+      "linear"_a.noconvert(), "to_world"_a.noconvert(), "eye"_a.noconvert(), "ray_x"_a.noconvert(),
+      "ray_y"_a.noconvert(), "orthographic"_a, "near"_a, "far"_a, "scale"_a, "pixel"_a);
 
   nb::class_<Light>(m, "Light")
       .def(
@@ -245,50 +287,37 @@ void nanite_cull::bind_frame(nb::module_& m) {
           "view"_a, "out"_a.noconvert(), "threads"_a)
       .def(
           "unproject",
-          [](const Frame& f, const OwningLens& lens, Array<double, nb::shape<3, 3>> to_world,
-             Array<double, nb::shape<3>> eye, Values out, int threads) {
+          [](const Frame& f, const CameraLens& lens, Values out, int threads) {
             float* const places = plane_of("unproject: out", out, f.buffer, 3);
             nb::gil_scoped_release released;
-            unproject(f.buffer, lens, to_world.data(), eye.data(), places, threads);
+            unproject(f.buffer, lens.exact, places, threads);
           },
-          "lens"_a, "to_world"_a.noconvert(), "eye"_a.noconvert(), "out"_a.noconvert(), "threads"_a)
+          "lens"_a, "out"_a.noconvert(), "threads"_a)
       // `depth`: (maps, size, size) of `maps`; `share` (lights, height, width) and `direct` (height, width)
       .def(
           "find_light",
-          [](const Frame& f, const View& view, const OwningLens& lens,
-             Array<double, nb::shape<3, 3>> to_world, Array<double, nb::shape<3>> eye,
-             const std::vector<Light>& lights, const std::vector<View>& maps,
-             Array<float, nb::shape<-1, -1, -1>> depth, Values share, Values direct, int threads) {
-            const size_t height = size_t(f.buffer.height), width = size_t(f.buffer.width);
-            if (share) check_extents("find_light: share", *share, {lights.size(), height, width});
-            check_extents("find_light: depth", depth, {maps.size(), depth.shape(1), depth.shape(1)});
-            float* const shares = share ? share->data() : nullptr;
-            float* const sum = plane_of("find_light: direct", direct, f.buffer, 0);
+          [](const Frame& f, const CameraLens& lens, const std::vector<Light>& lights,
+             const std::vector<View>& maps, Maps depth, Values share, Values direct, int threads) {
+            const Lights all = lights_of(lights, maps, depth);
+            const LightTargets targets = light_targets_of(f.buffer, lights.size(), share, direct);
             nb::gil_scoped_release released;
-            find_light(f.draws, view, f.visible, f.buffer, {lens, to_world.data(), eye.data()}, lights,
-                       {maps, depth.data(), static_cast<int>(depth.shape(1))}, shares, sum, threads);
+            find_light(f.draws, f.visible, f.buffer, lens.lens, lens.exact.eye, all, targets, threads);
           },
-          "view"_a, "lens"_a, "to_world"_a.noconvert(), "eye"_a.noconvert(), "lights"_a, "maps"_a,
-          "depth"_a.noconvert(), "share"_a.none(), "direct"_a.none(), "threads"_a)
+          "lens"_a, "lights"_a, "maps"_a, "depth"_a.noconvert(), "share"_a.none(), "direct"_a.none(),
+          "threads"_a)
+      // `direct`: of find_light(), in place of the lamp's light; or None
       .def(
           "shade",
-          [](Frame& f, const View& view, const OwningLens& lens, Base base, Array<float, nb::shape<3>> light,
-             Values direct, float relief, Array<float, nb::shape<-1, 3>> ramp, uint32_t top_level,
-             Array<float, nb::shape<-1, 3>> background,
-             std::optional<nb::ndarray<uint8_t, nb::c_contig, nb::device::cpu>> out, int threads) {
-            ShadeOptions options;
-            options.base = base, options.relief = relief, options.top_level = top_level;
-            std::copy_n(light.data(), 3, options.light);
-            options.direct = plane_of("shade: direct", direct, f.buffer, 0);
+          [](Frame& f, const CameraLens& lens, Base base, Array<float, nb::shape<3>> light, float relief,
+             Ramp ramp, uint32_t top_level, Ramp background, Values direct, Bytes out, int threads) {
+            Shading shading = shading_of(f.buffer, base, light, relief, ramp, top_level, background);
+            shading.direct = plane_of("shade: direct", direct, f.buffer, 0);
             uint8_t* const picture = plane_of("shade: out", out, f.buffer, 3);
-            check_extents("shade: background", background, {size_t(f.buffer.height), 3});
-            options.ramp = ramp.data(), options.ramp_size = static_cast<int>(ramp.shape(0));
-            options.background = background.data();
             nb::gil_scoped_release released;
-            shade(f.draws, view, f.visible, f.buffer, lens, options, picture, threads);
+            shade(f.draws, f.visible, f.buffer, lens.lens, shading, picture, threads);
           },
-          "view"_a, "lens"_a, "base"_a, "light"_a.noconvert(), "direct"_a.none(), "relief"_a,
-          "ramp"_a.noconvert(), "top_level"_a, "background"_a.noconvert(), "out"_a.noconvert(), "threads"_a)
+          "lens"_a, "base"_a, "light"_a.noconvert(), "relief"_a, "ramp"_a.noconvert(), "top_level"_a,
+          "background"_a.noconvert(), "direct"_a.none(), "out"_a.noconvert(), "threads"_a)
       // the triangles of the cut: vertices (n, 3), faces (m, 3), of each face the instance and the cluster
       .def(
           "cut_mesh",
@@ -350,6 +379,18 @@ void nanite_cull::bind_frame(nb::module_& m) {
           "height"_a);
 
 #ifdef WITH_CUDA
+  nb::enum_<cuda::Plane>(m, "Plane")
+      .value("depth", cuda::Plane::depth)
+      .value("instance", cuda::Plane::instance)
+      .value("cluster", cuda::Plane::cluster)
+      .value("triangle", cuda::Plane::triangle)
+      .value("level", cuda::Plane::level)
+      .value("material", cuda::Plane::material)
+      .value("normal", cuda::Plane::normal)
+      .value("uv", cuda::Plane::uv)
+      .value("color", cuda::Plane::color)
+      .value("velocity", cuda::Plane::velocity)
+      .value("albedo", cuda::Plane::albedo);
   // Frame.cull, or cull and raster or draw_two_pass, on a device that keeps scene and history.
   nb::class_<cuda::DeviceFrame>(m, "DeviceFrame")
       .def(nb::init<>())
@@ -410,6 +451,56 @@ void nanite_cull::bind_frame(nb::module_& m) {
             return device.resolve_albedo(f.picture, albedo);
           },
           "frame"_a, "out"_a.noconvert())
+      // A plane in device memory, by DLPack; None: of another picture
+      .def(
+          "plane",
+          [](cuda::DeviceFrame& device, const Frame& f, cuda::Plane which) -> nb::object {
+            cuda::DevicePlane plane;
+            {
+              nb::gil_scoped_release released;
+              plane = device.plane(f.picture, which);
+            }
+            if (!plane.memory) return nb::none();
+            auto* const memory = new std::shared_ptr<void>(plane.memory);
+            const nb::capsule owner(memory,
+                                    [](void* p) noexcept { delete static_cast<std::shared_ptr<void>*>(p); });
+            const size_t width = size_t(cuda::plane_width(which));
+            const size_t shape[3] = {size_t(f.buffer.height), size_t(f.buffer.width), width};
+            const auto dtype = cuda::plane_of_ids(which) ? nb::dtype<uint32_t>() : nb::dtype<float>();
+            return nb::cast(nb::ndarray<>(memory->get(), width > 1 ? 3 : 2, shape, owner, nullptr, dtype,
+                                          nb::device::cuda::value, plane.device));
+          },
+          "frame"_a, "which"_a)
+      // Frame.find_light and Frame.shade, likewise; `lights`: as there, or None
+      .def(
+          "find_light",
+          [](cuda::DeviceFrame& device, const Frame& f, const CameraLens& lens,
+             const std::vector<Light>& lights, const std::vector<View>& maps, Maps depth, Values share,
+             Values direct) {
+            const Lights all = lights_of(lights, maps, depth);
+            const LightTargets targets = light_targets_of(f.buffer, lights.size(), share, direct);
+            nb::gil_scoped_release released;
+            return device.find_light(f.picture, lens.lens, lens.exact.eye, all, targets);
+          },
+          "frame"_a, "lens"_a, "lights"_a, "maps"_a, "depth"_a.noconvert(), "share"_a.none(),
+          "direct"_a.none())
+      .def(
+          "shade",
+          [](cuda::DeviceFrame& device, const Frame& f, const CameraLens& lens, Base base,
+             Array<float, nb::shape<3>> light, float relief, Ramp ramp, uint32_t top_level, Ramp background,
+             const std::optional<std::vector<Light>>& lights, const std::vector<View>& maps,
+             const std::optional<Maps>& depth, Bytes out) {
+            const Shading shading = shading_of(f.buffer, base, light, relief, ramp, top_level, background);
+            uint8_t* const picture = plane_of("shade: out", out, f.buffer, 3);
+            std::optional<Lights> all;
+            if (lights && depth) all = lights_of(*lights, maps, *depth);
+            nb::gil_scoped_release released;
+            return device.shade(f.picture, lens.lens, lens.exact.eye, all ? &*all : nullptr, shading,
+                                picture);
+          },
+          "frame"_a, "lens"_a, "base"_a, "light"_a.noconvert(), "relief"_a, "ramp"_a.noconvert(),
+          "top_level"_a, "background"_a.noconvert(), "lights"_a.none(), "maps"_a, "depth"_a.none(),
+          "out"_a.noconvert())
       // Frame.draw_views without histories
       .def(
           "draw_views",

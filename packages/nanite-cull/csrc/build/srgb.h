@@ -2,7 +2,6 @@
 // to 1.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 
 #include "core/srgb.h"
@@ -26,30 +25,22 @@ inline const float* light_table() {
   return table.at;
 }
 
-// The other way: its value by the root, where it bends least.
-class Display {
- public:
-  Display() {
-    for (int i = 0; i <= bins; ++i) {
-      const double light = double(i) / bins * i / bins;
-      at_[i] = float(light <= 0.0031308 ? 12.92 * light : 1.055 * std::pow(light, 1 / 2.4) - 0.055);
+// (display_entries), for display_of().
+inline const float* display_table() {
+  struct Table {
+    float at[display_entries];
+    Table() {
+      for (int i = 0; i <= display_bins; ++i) {
+        const double light = double(i) / display_bins * i / display_bins;
+        at[i] = float(light <= 0.0031308 ? 12.92 * light : 1.055 * std::pow(light, 1 / 2.4) - 0.055);
+      }
+      at[display_bins + 1] = at[display_bins];
     }
-    at_[bins + 1] = at_[bins];
-  }
-  float of(float light) const {
-    const float root = std::sqrt(std::clamp(light, 0.0f, 1.0f)) * bins;
-    const int bin = static_cast<int>(root);
-    return at_[bin] + (root - float(bin)) * (at_[bin + 1] - at_[bin]);
-  }
-
- private:
-  static constexpr int bins = 1024;
-  float at_[bins + 2];
-};
-
-inline float display_of(float light) {
-  static const Display display;
-  return display.of(light);
+  };
+  static const Table table;
+  return table.at;
 }
+
+inline float display_of(float light) { return display_of(display_table(), light); }
 
 }  // namespace nanite_cull

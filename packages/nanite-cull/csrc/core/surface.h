@@ -14,6 +14,11 @@ struct Surface {
   uint32_t linear_colors = 0;  // the vertices' are linear; else as a display is sent them
 };
 
+// Materials with textures have numbers of their own over all assets, from `first` on; 0: all others.
+HD inline uint32_t material_bin(const Surface* surface, uint32_t first, uint32_t material) {
+  return surface && surface->texture.texels ? first + material : 0;
+}
+
 // The corners of a triangle as a surface needs them.
 struct SurfaceCorners {
   ClipVertex clip[3];

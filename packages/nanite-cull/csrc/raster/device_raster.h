@@ -27,12 +27,14 @@ class Rasteriser {
   // Copies the picture to the host, or its (height, width) depths alone. Waits for the stream.
   void read_back(VisibilityBuffer& out, dev::Stream stream);
   void read_back_depths(float* out, dev::Stream stream);
+  // Queues them into device memory.
+  void copy_depths(float* out, dev::Stream stream);
 
   uint64_t piece_room = 1 << 18, triangle_room = 1 << 16;  // to begin with
 
  private:
   void run(RasterPass pass, RasterStats& stats, dev::Stream stream);
-  void split(dev::Stream stream);
+  void split(float* depths, dev::Stream stream);
 
   RasterPass pass_ = {};
   int width_ = 0, height_ = 0;

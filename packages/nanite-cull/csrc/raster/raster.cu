@@ -86,15 +86,16 @@ void Rasteriser::run(RasterPass pass, RasterStats& stats, dev::Stream stream) {
   stats.drawn_triangles += small.drawn + large.triangles, stats.clipped_triangles += large.clipped;
 }
 
-void Rasteriser::split(dev::Stream stream) {
+void Rasteriser::split(float* depths, dev::Stream stream) {
   const size_t count = pixels_.size();
-  depths_.resize(count), ids_.resize(count);
+  ids_.resize(count);
   dev::launch(split_pixels, dev::grid_blocks((count + piece_threads - 1) / piece_threads, 16), piece_threads,
-              0, stream, pixels_.data(), static_cast<int64_t>(count), depths_.data(), ids_.data());
+              0, stream, pixels_.data(), static_cast<int64_t>(count), depths, ids_.data());
 }
 
 void Rasteriser::read_back(VisibilityBuffer& out, dev::Stream stream) {
-  split(stream);
+  depths_.resize(pixels_.size());
+  split(depths_.data(), stream);
   const size_t count = pixels_.size();
   out.width = width_, out.height = height_;
   out.depth.resize(count), out.id.resize(count), out.overdraw.clear();
@@ -103,9 +104,12 @@ void Rasteriser::read_back(VisibilityBuffer& out, dev::Stream stream) {
 }
 
 void Rasteriser::read_back_depths(float* out, dev::Stream stream) {
-  split(stream);
+  depths_.resize(pixels_.size());
+  split(depths_.data(), stream);
   depths_.read_back(out, 0, pixels_.size(), stream);
 }
+
+void Rasteriser::copy_depths(float* out, dev::Stream stream) { split(out, stream); }
 
 void draw_views(const DeviceScene& scene, Culler& culler, Rasteriser& rasteriser,
                 const std::vector<View>& views, const CullOptions& culling, const RasterOptions& drawing,

@@ -24,8 +24,7 @@ class MaterialBins {
   }
   uint32_t count() const { return count_; }
   uint32_t of(uint32_t asset, const Surfaces* surfaces, uint32_t material) const {
-    const Surface* surface = surfaces ? surfaces->of(material) : nullptr;
-    return surface && surface->texture.texels ? first_[asset] + material : 0;
+    return material_bin(surfaces ? surfaces->of(material) : nullptr, first_[asset], material);
   }
 
  private:

@@ -4,6 +4,7 @@
 
 #include "raster/device_two_pass.h"
 #include "resolve/device_resolve.h"
+#include "resolve/device_shade.h"
 
 namespace nanite_cull::cuda {
 
@@ -21,6 +22,7 @@ struct DeviceFrame::Parts {
   Rasteriser rasteriser;
   DeviceHistory history;
   Resolver resolver;
+  Shader shader;
   // of views whose depths alone are asked for: a picture stays
   Culler view_culler;
   Rasteriser view_rasteriser;
@@ -40,7 +42,8 @@ struct DeviceFrame::Parts {
     return memory.data();
   }
   DeviceArray<uint32_t> ids[5];
-  DeviceArray<float> values[4];
+  DeviceArray<float> values[4], share, direct;
+  DeviceArray<uint8_t> shaded;
 };
 
 namespace {
@@ -132,6 +135,66 @@ bool DeviceFrame::resolve_albedo(uint64_t picture, float* out) {
   DeviceArray<float>& there = p.values[2];
   p.resolver.resolve_albedo(p.scene, p.culler, p.rasteriser, p.plane(there, out, 4), nullptr);
   there.read_back(out, 0, there.size(), nullptr);
+  return true;
+}
+
+DevicePlane DeviceFrame::plane(uint64_t picture, Plane which) {
+  Parts& p = *parts_;
+  if (picture == 0 || picture != p.drawn) return {};
+  const On on(p.device);
+  const auto memory = std::make_shared<DeviceArray<float>>();
+  memory->resize(plane_width(which) * p.rasteriser.pixels().size());
+  float* const values = memory->data();
+  auto* const ids = reinterpret_cast<uint32_t*>(values);
+  ResolveTargets t;
+  switch (which) {
+    case Plane::depth: p.rasteriser.copy_depths(values, nullptr); break;
+    case Plane::albedo: p.resolver.resolve_albedo(p.scene, p.culler, p.rasteriser, values, nullptr); break;
+    case Plane::instance: t.instance = ids; break;
+    case Plane::cluster: t.cluster = ids; break;
+    case Plane::triangle: t.triangle = ids; break;
+    case Plane::level: t.level = ids; break;
+    case Plane::material: t.material = ids; break;
+    case Plane::normal: t.normal = values; break;
+    case Plane::uv: t.uv = values; break;
+    case Plane::color: t.color = values; break;
+    case Plane::velocity: t.velocity = values; break;
+  }
+  if (which != Plane::depth && which != Plane::albedo)
+    p.resolver.resolve(p.scene, p.culler, p.rasteriser, t, nullptr);
+  dev::wait(nullptr);
+  return {std::shared_ptr<void>(memory, values), p.device};
+}
+
+bool DeviceFrame::find_light(uint64_t picture, const Lens& lens, const double* eye, const Lights& lights,
+                             const LightTargets& targets) {
+  Parts& p = *parts_;
+  if (picture == 0 || picture != p.drawn) return false;
+  const On on(p.device);
+  const LightTargets there{p.plane(p.share, targets.share, lights.lights.size()),
+                           p.plane(p.direct, targets.direct, 1)};
+  p.shader.find_light(p.scene, p.culler, p.rasteriser, lens, eye, lights, there, nullptr);
+  if (targets.share) p.share.read_back(targets.share, 0, p.share.size(), nullptr);
+  if (targets.direct) p.direct.read_back(targets.direct, 0, p.direct.size(), nullptr);
+  dev::wait(nullptr);  // the host's lens and maps end here
+  return true;
+}
+
+bool DeviceFrame::shade(uint64_t picture, const Lens& lens, const double* eye, const Lights* lights,
+                        const Shading& shading, uint8_t* out) {
+  Parts& p = *parts_;
+  if (picture == 0 || picture != p.drawn) return false;
+  const On on(p.device);
+  Shading there = shading;
+  there.direct = nullptr;
+  if (lights) {
+    p.direct.resize(p.rasteriser.pixels().size());
+    p.shader.find_light(p.scene, p.culler, p.rasteriser, lens, eye, *lights, {nullptr, p.direct.data()},
+                        nullptr);
+    there.direct = p.direct.data();
+  }
+  p.shader.shade(p.scene, p.culler, p.rasteriser, lens, there, p.plane(p.shaded, out, 3), nullptr);
+  p.shaded.read_back(out, 0, p.shaded.size(), nullptr);
   return true;
 }
 

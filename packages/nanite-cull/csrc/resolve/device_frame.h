@@ -6,11 +6,29 @@
 
 #include "core/resolve_pixel.h"
 #include "raster/two_pass.h"
+#include "resolve/light.h"
+#include "resolve/shade.h"
 
 namespace nanite_cull::cuda {
 
 // How many devices answer; 0 without a driver.
 int device_count();
+
+// What a pixel means, by name; the numbers it takes, and whether they are uint32, else float.
+enum class Plane { depth, instance, cluster, triangle, level, material, normal, uv, color, velocity, albedo };
+constexpr int plane_width(Plane plane) {
+  return plane == Plane::normal                            ? 3
+         : plane == Plane::uv || plane == Plane::velocity  ? 2
+         : plane == Plane::color || plane == Plane::albedo ? 4
+                                                           : 1;
+}
+constexpr bool plane_of_ids(Plane plane) { return plane >= Plane::instance && plane <= Plane::material; }
+
+// A plane in the memory of a device, (height, width) by plane_width(), until its last owner goes.
+struct DevicePlane {
+  std::shared_ptr<void> memory;  // null: there is none
+  int device = 0;
+};
 
 // On the device that was current when it was made, and the default stream. One thread at a time.
 class DeviceFrame {
@@ -40,6 +58,17 @@ class DeviceFrame {
   // nothing is written, where the device holds another one by now. Waits for the device.
   bool resolve(uint64_t picture, const ResolveTargets& targets);
   bool resolve_albedo(uint64_t picture, float* out);
+
+  // One of them in device memory, made for the caller and nobody else's; no memory where the device holds
+  // another picture by now. Waits for the device, so any stream may read it.
+  DevicePlane plane(uint64_t picture, Plane which);
+
+  // What find_light() and shade() of resolve/ give, likewise. `lights`: in place of the lamp's light; may be
+  // null. `direct` of `shading` is not read.
+  bool find_light(uint64_t picture, const Lens& lens, const double* eye, const Lights& lights,
+                  const LightTargets& targets);
+  bool shade(uint64_t picture, const Lens& lens, const double* eye, const Lights* lights,
+             const Shading& shading, uint8_t* out);
 
   // Depth alone of views of one size, one behind the other in `out`: what draw_views() has without histories.
   // Else as cull().

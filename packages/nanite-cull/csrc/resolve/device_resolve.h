@@ -7,6 +7,22 @@
 
 namespace nanite_cull::cuda {
 
+struct ResolvePass;
+
+// The drawn pixels of an image, by their material.
+class PixelBins {
+ public:
+  // Queued. `bins`: how many there are.
+  void find(const ResolvePass& pass, uint32_t bins, dev::Stream stream);
+
+  // In device memory: numbers of pixels, and how many.
+  const uint32_t* list() const { return list_.data(); }
+  const uint32_t* listed() const { return places_.data() + (places_.size() - 1); }
+
+ private:
+  DeviceArray<uint32_t> bins_, places_, list_;
+};
+
 class Resolver {
  public:
   // Queues what velocities need: where the instances in view were in the frame before, of which `before` says
@@ -24,6 +40,7 @@ class Resolver {
 
  private:
   bool has_motion_ = false;
+  PixelBins bins_;
   DeviceArray<float> before_;  // (instances, 16)
 };
 

@@ -2,8 +2,6 @@
 
 namespace nanite_cull::NATIVE_ISA {
 
-constexpr double tiny = 1e-300;  // keeps quotients finite where nothing was drawn
-
 void window_sums(const float* from, int count, int window, float* __restrict doubled, float* __restrict out) {
   for (int x = 0; x < count + window - 1; ++x) doubled[x] = from[x];
   for (int x = 0; x < count; ++x) out[x] = 0;
@@ -26,18 +24,14 @@ void perspective_distances(const float* depth, int count, float near_distance, f
   }
 }
 
-void add_hollows(const float* distance, const double* sum, const float* count, int width, double steady,
-                 double growing, float* __restrict hollow) {
-  for (int x = 0; x < width; ++x) {
-    const double here = distance[x] + tiny, mean = sum[x] / (count[x] + tiny);
-    hollow[x] += static_cast<float>((here - mean) / (steady + here * growing));
-  }
+void add_hollows(const float* distance, const float* sum, const float* count, int width,
+                 const HollowScale& scale, float* __restrict hollow) {
+  const HollowScale by = scale;
+  for (int x = 0; x < width; ++x) hollow[x] += hollow_of(distance[x], sum[x], count[x], by);
 }
 
-void add_row(const float* sums, const float* counts, int width, float sign, double* __restrict sum,
-             float* __restrict count) {
-  for (int x = 0; x < width; ++x) sum[x] += sign * sums[x];
-  for (int x = 0; x < width; ++x) count[x] += sign * counts[x];
+void add_row(const float* from, int width, float sign, float* __restrict to) {
+  for (int x = 0; x < width; ++x) to[x] += sign * from[x];
 }
 
 }  // namespace nanite_cull::NATIVE_ISA

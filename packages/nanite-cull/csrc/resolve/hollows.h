@@ -1,11 +1,10 @@
-// How much lower a pixel lies than its surroundings
-// (Luft, Colditz and Deussen, "Image Enhancement by Unsharp Masking the Depth Buffer", 2006).
+// Hollows of an image, tile by tile: core/hollow.h.
 #pragma once
 
 #include <vector>
 
+#include "core/hollow.h"
 #include "raster/raster.h"
-#include "resolve/lens.h"
 
 namespace nanite_cull {
 
@@ -25,14 +24,13 @@ class Hollows {
     std::vector<float> sum, count;  // of distances and of drawn pixels, along the rows
   };
   void sum_rows(const VisibilityBuffer& buffer, const Lens& lens);
-  void sum_columns(const Square& square, const Lens& lens);
+  void sum_columns(Square& square, const Lens& lens);
 
   int x0_ = 0, y0_ = 0, width_ = 0, height_ = 0;  // the tile
-  int first_row_ = 0, last_row_ = 0;              // rows of the image that its squares meet
+  int halo_ = 0;                                  // rows above it and below that squares reach
   Square squares_[2];                             // small, large
-  std::vector<float> distance_, hollow_;          // of the tile
-  std::vector<float> line_, seen_, doubled_;      // one row, wider by the radius at both ends
-  std::vector<double> column_sum_;
+  std::vector<float> distance_, hollow_, sum_;    // of the tile
+  std::vector<float> line_, seen_, doubled_;      // one row, wider by the halo at both ends
   std::vector<float> column_count_;
 };
 

@@ -2,26 +2,10 @@
 
 #include <cstring>
 
+#include "resolve/bins.cuh"
 #include "resolve/device_resolve.h"
 
 namespace nanite_cull::cuda {
-
-namespace {
-
-int64_t blocks_of(int64_t threads) {
-  return dev::grid_blocks((threads + resolve_threads - 1) / resolve_threads, 16);
-}
-
-ResolvePass pass_of(const DeviceScene& scene, const Culler& culler, const Rasteriser& rasteriser,
-                    const float* before) {
-  ResolvePass pass{};
-  pass.scene = scene.arrays(), pass.visible = culler.visible().data();
-  pass.pixels = rasteriser.pixels().data(), pass.to_clip = culler.to_clip(), pass.before = before;
-  pass.image = rasteriser.image();
-  return pass;
-}
-
-}  // namespace
 
 void Resolver::find_motion(DeviceScene& scene, const Culler& culler, const Scene& source, const Track& track,
                            const History::Seen& before, dev::Stream stream) {
@@ -33,7 +17,7 @@ void Resolver::find_motion(DeviceScene& scene, const Culler& culler, const Scene
   BasicView<Wide> view;
   static_assert(sizeof(view) == sizeof(before.view), "the same bits");
   std::memcpy(&view, &before.view, sizeof(view));
-  dev::launch(project_before, blocks_of(lanes), resolve_threads, 0, stream, view, scene.motion(),
+  dev::launch(project_before, resolve_blocks(lanes), resolve_threads, 0, stream, view, scene.motion(),
               culler.entered(), &culler.counts()->entered, before_.data());
 }
 
@@ -41,15 +25,30 @@ void Resolver::resolve(DeviceScene& scene, const Culler& culler, const Rasterise
                        const ResolveTargets& targets, dev::Stream stream) {
   scene.bring_attributes(stream);
   const ResolvePass pass = pass_of(scene, culler, rasteriser, has_motion_ ? before_.data() : nullptr);
-  dev::launch(resolve_pixels, blocks_of(rasteriser.pixels().size()), resolve_threads, 0, stream, pass,
+  dev::launch(resolve_pixels, resolve_blocks(rasteriser.pixels().size()), resolve_threads, 0, stream, pass,
               targets);
+}
+
+void PixelBins::find(const ResolvePass& pass, uint32_t bins, dev::Stream stream) {
+  const int64_t pixels = int64_t(pass.image.width) * pass.image.height;
+  bins_.resize(pixels), list_.resize(pixels), places_.resize(size_t(bins) + 1);
+  places_.fill(0, stream);
+  dev::launch(count_bins, resolve_blocks(pixels), resolve_threads, 0, stream, pass, bins_.data(),
+              places_.data());
+  dev::launch(scan_bins, 1, 32, 0, stream, places_.data(), bins);
+  dev::launch(scatter_pixels, resolve_blocks(pixels), resolve_threads, 0, stream, pass.image, bins_.data(),
+              places_.data(), list_.data());
 }
 
 void Resolver::resolve_albedo(DeviceScene& scene, const Culler& culler, const Rasteriser& rasteriser,
                               float* out, dev::Stream stream) {
   scene.bring_attributes(stream);
-  dev::launch(resolve_albedos, blocks_of(rasteriser.pixels().size()), resolve_threads, 0, stream,
-              pass_of(scene, culler, rasteriser, nullptr), scene.light(), out);
+  const ResolvePass pass = pass_of(scene, culler, rasteriser, nullptr);
+  const size_t pixels = rasteriser.pixels().size();
+  bins_.find(pass, scene.bins(), stream);
+  dev::fill_bytes(out, 0, 4 * pixels * sizeof(float), stream);
+  dev::launch(resolve_albedos, resolve_blocks(pixels), resolve_threads, 0, stream, pass, bins_.list(),
+              bins_.listed(), scene.light(), out);
 }
 
 }  // namespace nanite_cull::cuda

@@ -32,6 +32,7 @@ struct AssetArrays {
   const float* normals;  // (V, 3) or null
   const Surface* looks;  // all materials, with their textures
   uint32_t look_count;
+  uint32_t first_bin;  // of material_bin()
   // Of a streamed asset, else null.
   const uint32_t* triangle_numbers;  // of each cluster's first triangle, in the file
   uint32_t* wishes;                  // a word of core/requests.h for each group

@@ -96,7 +96,11 @@ void DeviceScene::bring_looks(AssetMemory& memory, dev::Stream stream) {
 
 void DeviceScene::bring_arrays(dev::Stream stream) {
   std::vector<AssetArrays> arrays;
-  for (const AssetMemory& memory : assets_) arrays.push_back(memory.arrays());
+  bins_ = 1;
+  for (const AssetMemory& memory : assets_) {
+    arrays.push_back(memory.arrays());
+    arrays.back().first_bin = bins_, bins_ += arrays.back().look_count;
+  }
   asset_arrays_.upload(arrays, stream);
   dev::wait(stream);  // the host's copies end here
 }

@@ -28,6 +28,7 @@ class DeviceScene {
   // Brings what pixels are resolved to, of the assets that are there and have it not yet: attributes of all
   // vertices, materials and their textures.
   void bring_attributes(dev::Stream stream);
+  uint32_t bins() const { return bins_; }               // of material_bin(), of all assets
   const float* light() const { return light_.data(); }  // of build/srgb.h
 
   // Keeps where the instances are, for the next frame's occlusion.
@@ -92,7 +93,7 @@ class DeviceScene {
   uint64_t revision_ = 0, copied_bytes_ = 0;
   int64_t count_ = 0;
   int depth_ = 0;
-  uint32_t most_clusters_ = 0;
+  uint32_t most_clusters_ = 0, bins_ = 1;
   bool any_masked_ = false, changed_ = false;
   std::vector<AssetMemory> assets_;
   std::vector<std::weak_ptr<TextureMemory>> textures_;  // those that assets share

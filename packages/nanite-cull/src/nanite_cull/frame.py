@@ -12,6 +12,9 @@ from nanite_cull.asset import NONE, Asset
 from nanite_cull.camera import Camera
 from nanite_cull.lights import Lamp, Sun
 
+DEVICE_PLANES = ("depth", "instance", "cluster", "triangle", "level", "material", "normal", "uv",
+                 "color", "velocity", "albedo")  # fmt: skip
+
 
 class CutMesh(NamedTuple):
     """The triangles of a cut, in the world: as they are for trimesh, Embree, OptiX.
@@ -107,14 +110,46 @@ class Frame:
         if not self._on_device("resolve", *planes):
             self._core.resolve(self._view, *planes, self._threads)
 
-    def _on_device(self, function: str, *planes: np.ndarray | None) -> bool:
-        """Has planes resolved on the device that drew this frame, while it holds it; whether it
-        does. The core's are the same bits."""
+    def _on_device(self, function: str, *arguments: Any) -> bool:
+        """Has planes or a picture made on the device that drew this frame, while it holds it;
+        whether it does. The core's are the same bits."""
         if self._device is None:
             return False
         device, drawing = self._device
         with drawing:
-            return bool(getattr(device, function)(self._core, *planes))
+            return bool(getattr(device, function)(self._core, *arguments))
+
+    def device_array(self, plane: str) -> Any:
+        """A plane as it is on the device that drew this frame: no copy, nothing comes to the CPU.
+
+        plane: "depth", "instance", "cluster", "triangle", "level", "material", "normal", "uv",
+        "color", "velocity" or "albedo", of the shape and dtype of the attribute. Returns an object
+        of the DLPack protocol, `torch.from_dlpack(frame.device_array("normal"))`, in memory of its
+        own, complete for any stream. Raises ValueError for another name; RuntimeError for a frame
+        of the CPU (`torch.from_dlpack(frame.normal)` shares memory there), for one after which its
+        Renderer drew another, and for velocities that were not kept track of.
+        """
+        if plane not in DEVICE_PLANES:
+            raise ValueError(
+                f"Frame.device_array: plane must be one of {', '.join(DEVICE_PLANES)}, "
+                f"got {plane!r}"
+            )
+        if self._device is None:
+            raise RuntimeError(
+                'Frame.device_array: needs a frame of Renderer(device="cuda"); on the CPU '
+                f"torch.from_dlpack(frame.{plane}) shares the memory of the array"
+            )
+        if plane == "velocity":
+            self._check_velocity()
+        device, drawing = self._device
+        with drawing:
+            array = device.plane(self._core, getattr(_C.Plane, plane))
+        if array is None:
+            raise RuntimeError(
+                "Frame.device_array: the device holds a later frame or another scene by now; take "
+                f"arrays before the next render, or frame.{plane} from the CPU"
+            )
+        return array
 
     @cached_property
     def _ids(self) -> dict[str, np.ndarray]:
@@ -191,11 +226,14 @@ class Frame:
         where nothing was drawn, and for what lay behind the eye then; what was added since counts
         as standing still. Needs Renderer(velocity=True).
         """
+        self._check_velocity()
+        return self._plane("velocity", 2)
+
+    def _check_velocity(self) -> None:
         if not self._has_velocity:
             raise RuntimeError(
                 "Frame.velocity: was not kept track of; use Renderer(..., velocity=True)"
             )
-        return self._plane("velocity", 2)
 
     @property
     def has_colors(self) -> bool:
@@ -247,10 +285,9 @@ class Frame:
         self, share: np.ndarray | None = None, direct: np.ndarray | None = None
     ) -> None:
         if self._shadows is not None:
-            self._core.find_light(
-                self._view, self._lens(), *self._to_world(), *self._shadows, share, direct,
-                self._threads,
-            )  # fmt: skip
+            wanted = (self._lens(), *self._shadows, share, direct)
+            if not self._on_device("find_light", *wanted):
+                self._core.find_light(*wanted, self._threads)
 
     @property
     def distance(self) -> np.ndarray:
@@ -266,37 +303,35 @@ class Frame:
         for an orthographic camera) for the depth's rounding.
         """
         out = np.empty((self.height, self.width, 3), np.float32)
-        self._core.unproject(self._lens(), *self._to_world(), out, self._threads)
+        self._core.unproject(self._lens(), out, self._threads)
         return out
 
-    def _to_world(self) -> tuple[np.ndarray, np.ndarray]:
-        """From the camera's space: linear part (3, 3) and eye (3,)."""
-        linear = np.linalg.inv(np.asarray(self.camera.view, float)[:3, :3])
-        return np.ascontiguousarray(linear), np.ascontiguousarray(self.camera.eye, float)
-
     def _lens(self) -> _C.Lens:
-        camera, lens = self.camera, _C.Lens()
-        lens.set(
-            np.ascontiguousarray(np.asarray(camera.view, float)[:3, :3] / camera.scale, np.float32),
-            *(np.ascontiguousarray(axis) for axis in camera.rays(self.width, self.height)),
-        )
-        lens.orthographic, lens.scale = camera.orthographic, camera.scale
-        lens.near, lens.far = camera.near, camera.far
-        lens.pixel = 2 / (camera._window(self.width, self.height)[1] * self.height * camera.scale)
-        return lens
+        camera = self.camera
+        linear = np.ascontiguousarray(np.asarray(camera.view, float)[:3, :3])
+        rays = (np.ascontiguousarray(axis) for axis in camera.rays(self.width, self.height))
+        scale = camera.scale
+        pixel = 2 / (camera._window(self.width, self.height)[1] * self.height * scale)
+        return _C.Lens(
+            linear, np.ascontiguousarray(np.linalg.inv(linear)),
+            np.ascontiguousarray(camera.eye, float), *rays, camera.orthographic, camera.near,
+            camera.far, scale, pixel,
+        )  # fmt: skip
 
     def _shade(self, kind: str, light: np.ndarray | None) -> np.ndarray:
         """(height, width, 3) uint8: the lit picture of a kind, `reference.picture`."""
-        direct = self._direct if light is None and self.lights else None
+        shadows = self._shadows if light is None else None
         lamp = (pictures.LIGHT if light is None else light).astype(np.float32)
         colored = self.has_colors or self.has_textures
         base = kind if kind != "shaded" else "color" if colored else "plain"
         out = np.empty((self.height, self.width, 3), np.uint8)
-        self._core.shade(
-            self._view, self._lens(), getattr(_C.Base, base), lamp, direct,
-            pictures.RELIEF, pictures.LEVEL_RAMP, self.top_level,
-            pictures.background(self.height), out, self._threads,
+        shading = (
+            self._lens(), getattr(_C.Base, base), lamp, pictures.RELIEF, pictures.LEVEL_RAMP,
+            self.top_level, pictures.background(self.height),
         )  # fmt: skip
+        if not self._on_device("shade", *shading, *(shadows or (None, [], None)), out):
+            direct = None if shadows is None else self._direct
+            self._core.shade(*shading, direct, out, self._threads)
         return out
 
     def picture(self, kind: str = "shaded", *, light: Any = None) -> np.ndarray:

@@ -119,9 +119,10 @@ class Renderer:
     with the bits of the CPU; the scene stays there and what changes is copied. Compiled and
     simulated, never run. Needs a build with CUDA (GPU=ON), and draws without overdraw and
     cull_camera; shadow maps and `render_depths` there take a view after the other, without
-    occlusion. Planes of the last frame (ids, normal, uv, color, albedo, velocity) are resolved
-    there, those of older ones on the CPU, with the same bits; pictures are the CPU's. Pages of
-    streamed assets are decoded on the CPU and copied as they come.
+    occlusion. Planes and lit pictures of the last frame (ids, normal, uv, color, albedo, velocity,
+    lit) are made there, those of older ones on the CPU, with the same bits; `Frame.device_array`
+    leaves planes where they are. Pages of streamed assets are decoded on the CPU and copied as
+    they come.
 
     traversal: the order in which the hierarchies are gone through; what is found is the same. None
     is "instances" on the CPU and "levels" on a device.

@@ -10,62 +10,18 @@
 
 #include "core/requests.h"
 #include "cusim_test.h"
+#include "painted.h"
 #include "resolve/albedo.h"
 #include "resolve/resolve.h"
-#include "scenes.h"
 #include "sort.h"
 #include "store/ncl_file.h"
 
 namespace gpu = nanite_cull::cuda;
 using namespace nanite_cull;
 using cusim::Buffer;
+using namespace painted;
 
 namespace {
-
-// The leafy patch with normals, every second material of linear colours, all of them with a picture.
-std::shared_ptr<const Asset> painted(const Asset& patch) {
-  Asset a = *scenes::leafy(patch);
-  for (size_t v = 0; v < a.vertex_count(); ++v) {
-    const float x = a.positions[3 * v], y = a.positions[3 * v + 1];
-    a.normals.insert(a.normals.end(), {0.3f * x, 0.2f * y, 1});
-  }
-  Surfaces surfaces = *a.surfaces;
-  for (size_t i = 0; i < surfaces.table.size(); ++i) {
-    Surface& surface = surfaces.table[i];
-    surface.texture = surfaces.textures[0]->texture(), surface.linear_colors = i % 2;
-    surface.sampler.wrap[0] = i == 2 ? Wrap::clamp : Wrap::repeat;
-    surface.sampler.mip = i == 0 ? MipFilter::nearest : MipFilter::linear;
-    surface.sampler.magnify = i == 1 ? Filter::nearest : Filter::linear;
-    surface.to_picture[1] = 0.25f * static_cast<float>(i);
-  }
-  surfaces.table[0].masked = 0;
-  a.surfaces = std::make_shared<const Surfaces>(std::move(surfaces));
-  return std::make_shared<const Asset>(std::move(a));
-}
-
-// Instances with normals and without, of textures, colours, materials and of none.
-void fill(Scene& scene, int count, scenes::Random& random) {
-  scenes::fill(scene, count, 1.5, random, true);
-  const uint32_t asset = scene.add_asset(painted(*scenes::patch(4, 1, 3)));
-  for (int i = 0; i < count / 2; ++i) {
-    double place[12];
-    for (double& x : place) x = random(-1, 1);
-    for (int k = 0; k < 3; ++k) place[5 * k] += 1.2;
-    scene.add(asset, place, 1, 1);
-  }
-}
-
-View look(scenes::Random& random, double distance, int width, int height) {
-  const double eye[3] = {random(-1, 1), random(-1, 1), distance}, centre[3] = {0, 0, 0};
-  return scenes::perspective(eye, centre, 1.2, 0.2, width, height, 1);
-}
-
-CullOptions options(Traversal traversal = Traversal::levels) {
-  CullOptions out;
-  out.threads = 1, out.traversal = traversal;
-  out.max_candidate_nodes = out.max_candidate_clusters = out.max_visible_clusters = 2048;
-  return out;
-}
 
 // The planes of an image, by the host or by the device.
 struct Planes {
@@ -192,6 +148,43 @@ CUSIM_CASE(attributes_and_colours_are_those_of_the_host) {
     }
     CUSIM_REQUIRE(distance != 6.0 || (textured > 0 && nothing > 0 && two_thirds > 0));
   }
+}
+
+// Every drawn pixel once, bin by bin, as many bins as the CPU has; ids that share a bin and those that do
+// not.
+CUSIM_CASE(pixels_are_listed_by_their_material) {
+  scenes::Random random(device.config.seed);
+  Scene scene;
+  for (int i = 0; i < 14; ++i) {  // more materials than a warp has lanes
+    const double place[12] = {0.3, 0, 0, 0.5 * (i % 4) - 0.8, 0, 0.3, 0, 0.5 * (i / 4) - 0.8, 0, 0, 0.3, 0};
+    scene.add(scene.add_asset(painted_patch(*scenes::patch(2, 1, 3))), place, 1, 1);
+  }
+  Device on_device;
+  Host host;
+  const View view = look(random, 3, 61, 43);
+  const Planes want = host.draw(scene, view);
+  require_equal(on_device.draw(device, scene, view, false), want);
+  const gpu::ResolvePass pass =
+      gpu::pass_of(on_device.scene, on_device.culler, on_device.rasteriser, nullptr);
+  CUSIM_REQUIRE(on_device.scene.bins() == 1 + 14 * 3);
+  gpu::PixelBins bins;
+  bins.find(pass, on_device.scene.bins(), &device);
+  uint32_t listed = 0;
+  dev::read_back(&listed, bins.listed(), sizeof(listed), &device);
+  std::vector<uint32_t> list(listed);
+  dev::read_back(list.data(), bins.list(), listed * sizeof(uint32_t), &device);
+  std::vector<int> bin_of(want.ids[0].size(), 0), met(scene.assets.size() * 3 + 1, 0);
+  int last = -1;
+  for (const uint32_t i : list) {
+    const uint32_t asset = scene.lanes.asset[want.ids[0][i]];
+    const int bin = static_cast<int>(1 + 3 * asset + want.ids[4][i]);
+    CUSIM_REQUIRE(want.ids[0][i] != none && bin_of[i] == 0 && bin >= last);
+    met[bin] = 1, bin_of[i] = last = bin;
+  }
+  const auto drawn = std::count_if(host.buffer.depth.begin(), host.buffer.depth.end(),
+                                   [](float depth) { return depth > 0; });
+  CUSIM_REQUIRE(drawn == static_cast<std::ptrdiff_t>(listed));
+  CUSIM_REQUIRE(last > 32 && std::count(met.begin(), met.end(), 1) > 16);
 }
 
 // Some move, some come, some go; the camera moves, is cut, and looks at another scene.
