@@ -216,6 +216,16 @@ def test_planes_resolved_on_a_device_are_those_of_the_cpu(leaves, occlusion):
 
 @pytest.mark.gpu
 @built
+def test_frozen_culling_on_a_device_is_that_of_the_cpu(leaves):
+    cpu, cuda = (nc.Renderer(320, 200, device=d, samples=2) for d in ("cpu", "cuda"))
+    camera, frozen = (nc.Camera.look_at((x, 9, 2), (0, 0, 0)) for x in (9.0, 0.1))
+    frames = [r.render(leaves, camera, cull_camera=frozen) for r in (cpu, cuda)]
+    assert np.array_equal(frames[0].visibility, frames[1].visibility)
+    assert np.array_equal(frames[0].picture("cluster"), frames[1].picture("cluster"))
+
+
+@pytest.mark.gpu
+@built
 def test_tensors_of_a_device_hold_its_planes(leaves):
     torch = pytest.importorskip("torch")
     renderer = nc.Renderer(320, 200, device="cuda", velocity=True)

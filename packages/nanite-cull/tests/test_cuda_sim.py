@@ -35,7 +35,7 @@ KERNELS = {
     },
     "raster/two_pass.cu": {"halve_depths"},
     "resolve/resolve.cu": {
-        "project_before", "resolve_pixels", "count_bins", "scan_bins", "scatter_pixels",
+        "project_instances", "resolve_pixels", "count_bins", "scan_bins", "scatter_pixels",
         "resolve_albedos",
     },
     "resolve/shade.cu": {

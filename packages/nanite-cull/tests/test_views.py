@@ -183,10 +183,13 @@ def test_room_for_other_pixels_is_refused(scene):
     draw(views, np.empty((3, 15, 20), np.float32))
 
 
-@pytest.mark.parametrize("plane", ["id", "uv", "albedo", "unproject", "share", "direct", "shade"])
+@pytest.mark.parametrize(
+    "plane", ["id", "uv", "albedo", "unproject", "lens", "share", "direct", "shade"]
+)
 def test_planes_for_another_image_are_refused(plane, scene):
     frame = nc.Renderer(20, 15, lights=[nc.Sun()]).render(scene, _cameras(1)[0])
-    core, lens, place = frame._core, frame._lens(), frame._to_world()
+    core, lens = frame._core, frame._lens()
+    other = nc.Renderer(20, 16).render(scene, _cameras(1)[0])._lens()
     ids, values = np.empty((15, 19), np.uint32), np.empty((15, 19, 2), np.float32)
     wrong = np.empty((15, 20, 2), np.uint8)
     none = (None,) * 4
@@ -196,11 +199,12 @@ def test_planes_for_another_image_are_refused(plane, scene):
         "id": lambda: core.resolve(frame._view, ids, *none, *none, 0),
         "uv": lambda: core.resolve(frame._view, *none, None, None, values, None, None, 0),
         "albedo": lambda: core.resolve_albedo(frame._view, values, 0),
-        "unproject": lambda: core.unproject(lens, *place, values, 0),
+        "unproject": lambda: core.unproject(lens, values, 0),
+        "lens": lambda: core.unproject(other, np.empty((15, 20, 3), np.float32), 0),
         "share": lambda: frame._find_light(share=np.empty((2, 15, 20), np.float32)),
         "direct": lambda: frame._find_light(direct=np.empty((20, 15), np.float32)),
         "shade": lambda: core.shade(
-            frame._view, lens, _C.Base.plain, lamp, None, 0, ramp, 1, background, wrong, 0
+            lens, _C.Base.plain, lamp, 0, ramp, 1, background, None, wrong, 0
         ),
     }
     with pytest.raises(ValueError, match=r"must have shape \(.*15, 20.*\), got \("):

@@ -107,6 +107,15 @@ struct CameraLens {
   std::vector<float> x, y;
 };
 
+// Throws unless it has the rays of this image.
+void check_lens(const VisibilityBuffer& image, const CameraLens& lens) {
+  native::demand(lens.x.size() == size_t(image.width) && lens.y.size() == size_t(image.height), [&] {
+    return "lens: ray_y and ray_x must have shape (" + std::to_string(image.height) + ", " +
+           std::to_string(image.width) + "), got (" + std::to_string(lens.y.size()) + ", " +
+           std::to_string(lens.x.size()) + ")";
+  });
+}
+
 using Maps = Array<float, nb::shape<-1, -1, -1>>;
 
 // `depth`: (maps, size, size).
@@ -288,6 +297,7 @@ void nanite_cull::bind_frame(nb::module_& m) {
       .def(
           "unproject",
           [](const Frame& f, const CameraLens& lens, Values out, int threads) {
+            check_lens(f.buffer, lens);
             float* const places = plane_of("unproject: out", out, f.buffer, 3);
             nb::gil_scoped_release released;
             unproject(f.buffer, lens.exact, places, threads);
@@ -298,6 +308,7 @@ void nanite_cull::bind_frame(nb::module_& m) {
           "find_light",
           [](const Frame& f, const CameraLens& lens, const std::vector<Light>& lights,
              const std::vector<View>& maps, Maps depth, Values share, Values direct, int threads) {
+            check_lens(f.buffer, lens);
             const Lights all = lights_of(lights, maps, depth);
             const LightTargets targets = light_targets_of(f.buffer, lights.size(), share, direct);
             nb::gil_scoped_release released;
@@ -310,6 +321,7 @@ void nanite_cull::bind_frame(nb::module_& m) {
           "shade",
           [](Frame& f, const CameraLens& lens, Base base, Array<float, nb::shape<3>> light, float relief,
              Ramp ramp, uint32_t top_level, Ramp background, Values direct, Bytes out, int threads) {
+            check_lens(f.buffer, lens);
             Shading shading = shading_of(f.buffer, base, light, relief, ramp, top_level, background);
             shading.direct = plane_of("shade: direct", direct, f.buffer, 0);
             uint8_t* const picture = plane_of("shade: out", out, f.buffer, 3);
@@ -410,14 +422,14 @@ void nanite_cull::bind_frame(nb::module_& m) {
           "draw",
           [](cuda::DeviceFrame& device, Frame& f, const Scene& scene, const View& view,
              const CullOptions& culling, const RasterOptions& options, bool occlusion, History* history,
-             const Streamer& streamer) {
+             const Streamer& streamer, const View* culled) {
             {
               nb::gil_scoped_release released;
-              f.context.init_context(view, culling);
+              f.context.init_context(culled ? *culled : view, culling, &view);
               const std::shared_lock held(scene.lock);
               const Streamer::Hold streamed(&streamer);
               f.picture = device.draw(scene, streamed, view, culling, options, occlusion, history, f.visible,
-                                      f.cull_stats, f.buffer, f.raster_stats);
+                                      f.cull_stats, f.buffer, f.raster_stats, culled);
               f.context.find_assets(scene, streamed);
               f.context.collect_draws(scene, f.visible, f.draws);
               f.motion.to_clip.clear();
@@ -430,7 +442,7 @@ void nanite_cull::bind_frame(nb::module_& m) {
             return d;
           },
           "frame"_a, "scene"_a, "view"_a, "culling"_a, "options"_a, "occlusion"_a, "history"_a.none(),
-          "streamer"_a)
+          "streamer"_a, "culled"_a.none() = nb::none())
       // Frame.resolve and Frame.resolve_albedo of the picture that the device holds; False: of another one
       .def(
           "resolve",
@@ -477,6 +489,7 @@ void nanite_cull::bind_frame(nb::module_& m) {
           [](cuda::DeviceFrame& device, const Frame& f, const CameraLens& lens,
              const std::vector<Light>& lights, const std::vector<View>& maps, Maps depth, Values share,
              Values direct) {
+            check_lens(f.buffer, lens);
             const Lights all = lights_of(lights, maps, depth);
             const LightTargets targets = light_targets_of(f.buffer, lights.size(), share, direct);
             nb::gil_scoped_release released;
@@ -490,6 +503,7 @@ void nanite_cull::bind_frame(nb::module_& m) {
              Array<float, nb::shape<3>> light, float relief, Ramp ramp, uint32_t top_level, Ramp background,
              const std::optional<std::vector<Light>>& lights, const std::vector<View>& maps,
              const std::optional<Maps>& depth, Bytes out) {
+            check_lens(f.buffer, lens);
             const Shading shading = shading_of(f.buffer, base, light, relief, ramp, top_level, background);
             uint8_t* const picture = plane_of("shade: out", out, f.buffer, 3);
             std::optional<Lights> all;

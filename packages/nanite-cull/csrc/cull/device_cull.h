@@ -36,6 +36,7 @@ class Culler {
   const CullCounts* counts() const { return counts_.data() + (passes_ - 1); }
   const DeviceArray<Visible>& visible() const { return visible_; }
   const float* to_clip() const { return to_clip_.data(); }
+  float* to_clip() { return to_clip_.data(); }
   const uint32_t* entered() const {
     return entered_.data();
   }  // instances in the frustum; how many, counts() says

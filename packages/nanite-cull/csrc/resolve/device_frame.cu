@@ -84,7 +84,7 @@ void DeviceFrame::cull(const Scene& scene, const Streamer::Hold& streamed, const
 uint64_t DeviceFrame::draw(const Scene& scene, const Streamer::Hold& streamed, const View& view,
                            const CullOptions& culling, const RasterOptions& drawing, bool occlusion,
                            History* history, VisibleClusters& visible, CullStats& cull_stats,
-                           VisibilityBuffer& out, RasterStats& raster_stats) {
+                           VisibilityBuffer& out, RasterStats& raster_stats, const View* culled) {
   const On on(parts_->device);
   Parts& p = *parts_;
   p.drawn = 0;  // until all is there
@@ -92,7 +92,8 @@ uint64_t DeviceFrame::draw(const Scene& scene, const Streamer::Hold& streamed, c
   if (occlusion) {
     p.history.draw(p.scene, p.culler, p.rasteriser, view, culling, drawing, raster_stats, nullptr);
   } else {
-    p.culler.cull(p.scene, view, culling, nullptr);
+    p.culler.cull(p.scene, culled ? *culled : view, culling, nullptr);
+    if (culled) p.resolver.draw_from(p.scene, p.culler, view, nullptr);
     p.rasteriser.draw(p.scene, p.culler, view, drawing, raster_stats, nullptr);
   }
   p.resolver.forget_motion();

@@ -47,12 +47,13 @@ class DeviceFrame {
 
   // Culls and draws: the picture that raster() makes. With `occlusion` what the last frame so drawn, and then
   // this one, hide is left out, the picture the same (raster/two_pass.h). `history`: for velocities, what
-  // moved since the frame that it knows, and then this one; null: there are none. Else as cull(). Returns the
+  // moved since the frame that it knows, and then this one; null: there are none. `culled`: the view in which
+  // is culled what `view` shows, without occlusion and history; null: the same. Else as cull(). Returns the
   // number of the picture.
   uint64_t draw(const Scene& scene, const Streamer::Hold& streamed, const View& view,
                 const CullOptions& culling, const RasterOptions& drawing, bool occlusion, History* history,
                 VisibleClusters& visible, CullStats& cull_stats, VisibilityBuffer& out,
-                RasterStats& raster_stats);
+                RasterStats& raster_stats, const View* culled = nullptr);
 
   // What resolve() and resolve_albedo() of resolve/ give for that picture, into host memory; false, and
   // nothing is written, where the device holds another one by now. Waits for the device.

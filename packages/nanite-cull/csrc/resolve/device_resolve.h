@@ -29,6 +29,8 @@ class Resolver {
   // what is known. The scene is up to date, and as it was when `culler` found what is in view.
   void find_motion(DeviceScene& scene, const Culler& culler, const Scene& source, const Track& track,
                    const History::Seen& before, dev::Stream stream);
+  // Queues: what `culler` found in its view is drawn in this one.
+  void draw_from(const DeviceScene& scene, Culler& culler, const View& view, dev::Stream stream);
   void forget_motion() { has_motion_ = false; }
 
   // Queues resolve() of resolve/resolve.h, of what `rasteriser` drew of what `culler` found. `targets` and

@@ -7,6 +7,20 @@
 
 namespace nanite_cull::cuda {
 
+namespace {
+
+// `out`: (instances, 16), of those that `culler` found in view where `places` says.
+void project(const DeviceScene& scene, const InstanceRecord* places, const Culler& culler, const View& from,
+             float* out, dev::Stream stream) {
+  BasicView<Wide> view;
+  static_assert(sizeof(view) == sizeof(from), "the same bits");
+  std::memcpy(&view, &from, sizeof(view));
+  dev::launch(project_instances, resolve_blocks(int64_t(scene.arrays().count) * 16), resolve_threads, 0,
+              stream, view, places, culler.entered(), &culler.counts()->entered, out);
+}
+
+}  // namespace
+
 void Resolver::find_motion(DeviceScene& scene, const Culler& culler, const Scene& source, const Track& track,
                            const History::Seen& before, dev::Stream stream) {
   has_motion_ = before.epoch > 0;
@@ -14,11 +28,11 @@ void Resolver::find_motion(DeviceScene& scene, const Culler& culler, const Scene
   scene.bring_motion(source, track, before.epoch, before.revision, stream);
   const int64_t lanes = int64_t(scene.arrays().count) * 16;
   before_.resize(static_cast<size_t>(lanes));
-  BasicView<Wide> view;
-  static_assert(sizeof(view) == sizeof(before.view), "the same bits");
-  std::memcpy(&view, &before.view, sizeof(view));
-  dev::launch(project_before, resolve_blocks(lanes), resolve_threads, 0, stream, view, scene.motion(),
-              culler.entered(), &culler.counts()->entered, before_.data());
+  project(scene, scene.motion(), culler, before.view, before_.data(), stream);
+}
+
+void Resolver::draw_from(const DeviceScene& scene, Culler& culler, const View& view, dev::Stream stream) {
+  project(scene, scene.arrays().instances, culler, view, culler.to_clip(), stream);
 }
 
 void Resolver::resolve(DeviceScene& scene, const Culler& culler, const Rasteriser& rasteriser,

@@ -1,9 +1,9 @@
 // From the visibility buffer to what a pixel means, on a device: a thread a pixel, by the functions of core/
 // that the CPU calls.
 //
-//   project_before   of the instances in view: object to clip in the last frame
-//   resolve_pixels   ids, normals, texture coordinates, colours, velocities
-//   resolve_albedos  the base pass: texture times colours, as linear light, material by material
+//   project_instances  of the instances in view: object to clip in the last frame, or in another view
+//   resolve_pixels     ids, normals, texture coordinates, colours, velocities
+//   resolve_albedos    the base pass: texture times colours, as linear light, material by material
 #pragma once
 
 #include "resolve/resolve_pass.cuh"
@@ -12,8 +12,8 @@ namespace nanite_cull::cuda {
 
 // A lane an entry.
 DEV_KERNEL(resolve_threads)
-project_before(BasicView<Wide> view, const InstanceRecord* places, const uint32_t* entered,
-               const Count* entered_count, float* out) {
+project_instances(BasicView<Wide> view, const InstanceRecord* places, const uint32_t* entered,
+                  const Count* entered_count, float* out) {
   const int64_t count = static_cast<int64_t>(*entered_count) * 16;
   for (int64_t i = dev::thread_index(); i < count; i += dev::thread_count()) {
     const uint32_t instance = entered[i / 16];

@@ -117,8 +117,8 @@ class Renderer:
 
     device: "cpu", or "cuda": culling and drawing by CUDA kernels, on the device that is current,
     with the bits of the CPU; the scene stays there and what changes is copied. Compiled and
-    simulated, never run. Needs a build with CUDA (GPU=ON), and draws without overdraw and
-    cull_camera; shadow maps and `render_depths` there take a view after the other, without
+    simulated, never run. Needs a build with CUDA (GPU=ON), and draws without overdraw;
+    shadow maps and `render_depths` there take a view after the other, without
     occlusion. Planes and lit pictures of the last frame (ids, normal, uv, color, albedo, velocity,
     lit) are made there, those of older ones on the CPU, with the same bits; `Frame.device_array`
     leaves planes where they are. Pages of streamed assets are decoded on the CPU and copied as
@@ -374,8 +374,6 @@ class Renderer:
         cull_camera: freezes culling: what this camera sees, in the detail that it sees it in, is
         drawn as `camera` sees it (without occlusion), to look at a cut from elsewhere.
         """
-        if self._device is not None and cull_camera is not None:
-            raise ValueError('Renderer.render: cull_camera needs device "cpu"')
         core, seconds = self._take_core(), Counter[str]()
         if (self.occlusion or self.velocity) and cull_camera is None:
             history = self.__dict__.pop("_history", None) or _C.History(self.occlusion)
@@ -389,7 +387,9 @@ class Renderer:
                 view, stats = self._draw_by_history(scene, camera, core, seconds, history)
             self._history = history
         elif self._device is not None:
-            view, stats = self._draw_on_device(scene, camera, core, seconds, False)
+            view, stats = self._draw_on_device(
+                scene, camera, core, seconds, False, cull_camera=cull_camera
+            )
         else:
             view, stats = self._draw(scene, camera, cull_camera or camera, core, seconds)
         shadows = self._draw_shadows(scene, camera, core.depth, seconds) if self.lights else None
@@ -402,7 +402,7 @@ class Renderer:
             sample, shifted = _C.Frame(), camera.shifted(x, y, self.width, self.height)
             if self._device is not None:
                 its_view, its_stats = self._draw_on_device(
-                    scene, shifted, sample, Counter[str](), False
+                    scene, shifted, sample, Counter[str](), False, cull_camera=cull_camera
                 )
             else:
                 its_view, its_stats = self._draw(
@@ -462,19 +462,23 @@ class Renderer:
         seconds: Counter[str],
         occlusion: bool,
         history: _C.History | None = None,
+        cull_camera: Camera | None = None,
     ) -> tuple[_C.View, dict[str, Any]]:
         """Culls and draws on a device; with occlusion by its last such frame. `history`: for
         velocities."""
         device: Any = self._device
+        drawn = camera._core(self.width, self.height, self.threshold)
 
         def draw(view: _C.View) -> dict[str, Any]:
+            views = (view, None) if cull_camera is None else (drawn, view)
             with self._drawing:
                 return device.draw(
-                    core, scene._core, view, self._cull, self._raster, occlusion, history,
-                    self._streamer,
+                    core, scene._core, views[0], self._cull, self._raster, occlusion, history,
+                    self._streamer, views[1],
                 )  # fmt: skip
 
-        return self._cull_until_resident(scene, camera, seconds, draw)
+        view, stats = self._cull_until_resident(scene, cull_camera or camera, seconds, draw)
+        return view if cull_camera is None else drawn, stats
 
     def _draw_shadows(
         self, scene: Scene, camera: Camera, depth: np.ndarray, seconds: Counter[str]

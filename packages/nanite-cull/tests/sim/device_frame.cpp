@@ -110,4 +110,38 @@ CUSIM_CASE(a_frame_and_its_planes_are_those_of_the_host) {
   CUSIM_REQUIRE(!there.plane(0, gpu::Plane::depth).memory);
 }
 
+// Frozen culling: what one camera sees, in its detail, as another sees it, near and behind it.
+CUSIM_CASE(what_one_view_culls_another_draws) {
+  scenes::Random random(device.config.seed);
+  Scene scene;
+  fill(scene, 8, random);
+  gpu::DeviceFrame there;
+  CullContext context;
+  VisibleClusters visible;
+  Draws draws;
+  VisibilityBuffer buffer;
+  CullStats stats;
+  RasterStats drawn;
+  for (const double distance : {7.0, 0.4, -3.0}) {  // the second crosses the near plane
+    const View culled = look(random, 4, 30, 30), view = look(random, distance, 47, 31);
+    context.init_context(culled, options(), &view);
+    context.cull(scene, visible, stats, &draws, nullptr);
+    raster(draws, view, visible, drawing(), buffer, drawn);
+    Drawn got;
+    got.picture = there.draw(scene, Streamer::Hold(nullptr), view, options(), drawing(), false, nullptr,
+                             got.visible, got.stats, got.buffer, got.raster, &culled);
+    CUSIM_REQUIRE(got.buffer.depth == buffer.depth && got.buffer.id == buffer.id);
+    const size_t pixels = buffer.id.size();
+    std::vector<float> normal(3 * pixels), velocity(2 * pixels, -7.0f), seen(3 * pixels);
+    ResolveTargets t;
+    t.normal = normal.data(), t.velocity = velocity.data();
+    resolve(draws, view, visible, buffer, {}, t, 1);
+    t.normal = seen.data();
+    CUSIM_REQUIRE(there.resolve(got.picture, t) && seen == normal);
+    CUSIM_REQUIRE(velocity == std::vector<float>(2 * pixels, 0.0f));
+    const Drawn alone = draw(there, scene, view, false);
+    CUSIM_REQUIRE(distance != 7.0 || alone.buffer.id != got.buffer.id);
+  }
+}
+
 CUSIM_MAIN
