@@ -245,6 +245,8 @@ def test_both_engines_give_all_frames_of_a_damaged_film(ffmpeg, tmp_path, name, 
     }
     if codecs[name][1] not in ffmpeg.encoders:
         pytest.skip(f"this ffmpeg has no {codecs[name][1]}")
+    if name == "av1.mp4" and int(ffmpeg.version.lstrip("n").split(".")[0]) > 8:
+        pytest.skip("FFmpeg 9 gives more frames of a damaged AV1 than PyAV's FFmpeg 8")
     clip, cut = tmp_path / name, tmp_path / f"cut-{name}"
     done = ffmpeg.run(*FILM, *codecs[name], "-movflags", "+faststart", str(clip))
     assert done.ok, done.err

@@ -103,6 +103,10 @@ def nothing_came(
     """The error of a source of which no frame came, from a run that ended with `code`: a playlist,
     a file that is not whole, a reader that is not among `demuxers`, no such stream, no frame.
     """
+    if source.content and demuxers is not None:
+        absent = no_reader(where, demuxers, source.content, source.name)
+        if absent:
+            return absent
     refused = source.refused(where, log)
     if refused:
         return refused
@@ -111,13 +115,9 @@ def nothing_came(
     known = re.search(rf"Stream #0:\d+.*?: {kind}: (?!none)", log) is not None
     nowhere = "matches no streams" in log
     lost = diagnose(log)
-    lacking = lost is not None and lost.code in _LACKING and "codec none" not in log
+    nameless = "codec none" in log or "found for: none" in log  # of a track that is cut away
+    lacking = lost is not None and lost.code in _LACKING and not nameless
     if source.content and not lacking and not (known and nowhere):
-        absent = None
-        if demuxers is not None:
-            absent = no_reader(where, demuxers, source.content, source.name)
-        if absent:
-            return absent
         cut = unfinished(source.content)
         if cut:
             return not_whole(where, source.name, cut, log)

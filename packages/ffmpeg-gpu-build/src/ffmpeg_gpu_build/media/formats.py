@@ -28,6 +28,11 @@ MARKS = (
 )
 
 
+def empty(where: str, called: str) -> FfmpegError:
+    """The error of a file without a byte."""
+    return FfmpegError(f"{where}: {called!r} is empty: there is no byte in it", "bad-input")
+
+
 def no_reader(where: str, demuxers: Container[str], file: Path, called: str) -> FfmpegError | None:
     """The error of a file of a known kind that is not among these demuxers; None otherwise."""
     try:
@@ -36,7 +41,7 @@ def no_reader(where: str, demuxers: Container[str], file: Path, called: str) -> 
     except OSError:
         return None
     if not head:
-        return FfmpegError(f"{where}: {called!r} is empty: there is no byte in it", "bad-input")
+        return empty(where, called)
     kind = next((name for mark, name in MARKS if re.match(mark, head, re.S)), None)
     if kind is None or kind in demuxers:
         return None

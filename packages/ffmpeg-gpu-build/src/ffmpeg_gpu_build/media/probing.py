@@ -16,7 +16,7 @@ from .. import proc
 from ..doctor.failures import diagnose, last_lines
 from ..ffmpeg import Ffmpeg, FfmpegError, file_argument
 from .endings import unfinished
-from .formats import no_reader
+from .formats import empty, no_reader
 from .reach import PROTOCOLS, for_av, is_playlist, opening_file, playlist_error
 from .session import is_stream
 
@@ -169,6 +169,8 @@ def probe(
     if not Path(path).is_file():
         what = "is a folder" if Path(path).is_dir() else "there is none"
         raise FileNotFoundError(f"probe: path must be a file, {what} at {os.fspath(path)!r}")
+    if not Path(path).stat().st_size:
+        raise empty("probe", os.fspath(path))
     program = Ffmpeg.at(ffmpeg)
     ask = _ask_ffprobe if program.probe_path else _ask_av
     answer = ask(Path(path), program, urls)
