@@ -216,6 +216,7 @@ def tool_environment(**extra: str) -> dict[str, str]:
         OMP_WAIT_POLICY=os.environ.get("OMP_WAIT_POLICY", "passive"),
         PYTHONDONTWRITEBYTECODE="1",
     )
+    environment.pop("PYTHONUNBUFFERED", None)  # users have none: what is not flushed shows
     environment.update(extra)
     return environment
 

@@ -211,7 +211,9 @@ def test_scenes_of_instances_are_seen_whole(planet_asset):
 def test_the_command_serves_a_mesh_until_it_is_interrupted(planet_asset, tmp_path):
     stored = planet_asset.save(tmp_path / "planet.ncl")
     command = [sys.executable, "-m", "nanite_cull", "view", str(stored), "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    usual = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": usual}
+    with subprocess.Popen(command, **pipes) as process:
         address = json.loads(process.stdout.readline())["address"]
         host, token = re.fullmatch(r"http://([^/]+)/([^/]+)/", address).groups()
         connection = http.client.HTTPConnection(host)

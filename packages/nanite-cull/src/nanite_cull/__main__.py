@@ -216,7 +216,8 @@ def _view(args: argparse.Namespace) -> int:
     with Viewer(scene, Path(args.mesh).name, port=args.port, threads=args.threads) as viewer:
         _print(args, {"address": viewer.address})
         if not args.json:
-            print("for a browser on this machine; Ctrl-C ends it", flush=True)
+            print("for a browser on this machine; Ctrl-C ends it")
+        sys.stdout.flush()  # a program that reads the address waits for it
         viewer.serve_forever()
     return 0
 
