@@ -12,11 +12,12 @@ from ffmpeg_gpu_build.media.endings import unfinished
 
 av = pytest.importorskip("av")
 ENGINES = ("pipe", "av")
+EVERY = ["-fps_mode", "passthrough"]
 X264 = ["-c:v", "libx264", "-preset", "veryfast", "-g", "12"]
 SOURCES = {
     "slow.mp4": ["testsrc2=s=160x96:r=1/2:d=40", *X264],
     "slow.gif": ["testsrc2=s=160x96:r=1/2:d=12"],
-    "twice.mkv": ["testsrc2=s=160x96:d=3,setpts=floor(N/2)*2/25/TB", "-fps_mode", "passthrough", "-c:v", "ffv1"],
+    "twice.mkv": ["testsrc2=s=160x96:d=3,setpts=floor(N/2)*2/25/TB", *EVERY, "-c:v", "ffv1"],
     "a.h264": ["testsrc2=s=160x96:d=3", *X264, "-bf", "2"],
     "a.m2v": ["testsrc2=s=160x96:d=3", "-c:v", "mpeg2video", "-bf", "2"],
     "a.h263": ["testsrc2=s=176x144:d=3", "-c:v", "h263"],
