@@ -172,6 +172,13 @@ def test_written_files_have_the_users_permissions_and_links_stay(tmp_path):
     assert stat.S_ISCHR(os.stat("/dev/full").st_mode)
 
 
+def test_a_link_that_leads_to_itself_is_told_and_stays(tmp_path):
+    (tmp_path / "a.gif").symlink_to("a.gif")
+    with pytest.raises(OSError, match="a symlink that leads to itself"):
+        pictures.gif({"a": np.ones((3, 8, 8, 1))}, tmp_path / "a.gif")
+    assert (tmp_path / "a.gif").is_symlink()
+
+
 @pytest.mark.parametrize("many", [3, 20])
 def test_no_frame_that_is_held_out_is_trained_on_with_several_recordings(many):
     """Every frame holds its recording and its time, so a window tells where it comes from."""

@@ -82,3 +82,10 @@ def test_a_suffix_that_is_no_image_is_refused(planet_asset, tmp_path):
     frame = nc.Renderer(8, 8).render(nc.Scene(planet_asset), nc.Camera.around(planet_asset))
     with pytest.raises(ValueError, match=r"'\.xyz' names no kind of image"):
         frame.save(tmp_path / "a.xyz")
+
+
+def test_a_link_that_leads_to_itself_is_told_and_stays(name, planet_asset, tmp_path):
+    (tmp_path / name).symlink_to(name)
+    with pytest.raises(OSError, match="a symlink that leads to itself"):
+        WRITERS[name](planet_asset, tmp_path / name)
+    assert (tmp_path / name).is_symlink()

@@ -81,3 +81,12 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     with pytest.raises(IsADirectoryError):
         write_text(tmp_path, "x")
+
+
+def test_a_link_that_leads_to_itself_is_told_and_stays(tmp_path):
+    (tmp_path / "a.txt").symlink_to("b.txt")
+    (tmp_path / "b.txt").symlink_to("a.txt")
+    with pytest.raises(OSError, match="a symlink that leads to itself"):
+        write_text(tmp_path / "a.txt", "text")
+    assert (tmp_path / "a.txt").is_symlink()
+    assert (tmp_path / "b.txt").is_symlink()

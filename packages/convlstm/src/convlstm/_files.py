@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -21,6 +22,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     written to, never replaced. Raises FileNotFoundError where the folder does not exist.
     """
     path = Path(os.path.realpath(path))
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "a symlink that leads to itself", os.fspath(path))
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} in")
     special = path.exists() and not path.is_file()

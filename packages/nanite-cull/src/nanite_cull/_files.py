@@ -1,6 +1,7 @@
 """Files that people share: named where they are none; written whole or not at all, with the user's
 umask."""
 
+import errno
 import os
 import secrets
 import stat
@@ -38,6 +39,8 @@ def write_file(path: str | Path, data: bytes) -> Path:
     """
     path = Path(path)
     target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, "a symlink that leads to itself", os.fspath(path))
     mode = target.stat().st_mode if target.exists() else None
     if mode is not None and not stat.S_ISREG(mode):
         with open(target, "wb", buffering=0) as file:

@@ -6,6 +6,7 @@ What is no plain file (a device, a FIFO) is written to, never renamed over.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -23,6 +24,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     block raises, `path` is as it was. Raises OSError.
     """
     target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, "a symlink that leads to itself", os.fspath(path))
     if target.exists() and not target.is_file():
         with tempfile.TemporaryDirectory() as folder:
             aside = Path(folder) / "content"
