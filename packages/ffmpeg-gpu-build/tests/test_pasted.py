@@ -104,3 +104,16 @@ def test_a_long_log_is_made_plain_in_no_time():
 def test_a_path_of_windows_is_not_torn():
     log = r"C:\new\nvidia\ffmpeg.exe: Unknown encoder 'h264_nvenc'"
     assert re.search(r"C:\\new", diagnose(log).line)
+
+
+def test_breaks_that_a_terminal_made_do_not_hide_a_message():
+    text = "ERROR - worker 12 of 16 ended: " + LINE + " and the queue goes on without it"
+    log = "\n".join(line[i : i + 80] for line in [text] * 3 for i in range(0, len(line), 80))
+    assert diagnose(log).code == "too-many-encodes"
+    assert "\n" not in diagnose(log).line
+    assert pasted.unwrapped("a" * 70 + "\n" + "b" * 69 + "\n") == "a" * 70 + "\n" + "b" * 69 + "\n"
+
+
+def test_lines_of_one_length_are_no_wrapped_line():
+    log = ("x" * 79 + "\n") * 4
+    assert pasted.unwrapped(log) == log

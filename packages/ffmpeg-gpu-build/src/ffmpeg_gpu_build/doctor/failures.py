@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .pasted import plain
+from .pasted import plain, unwrapped
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -75,11 +75,16 @@ def _loud(log: str) -> str:
 def find(known: Sequence[Failure], log: str) -> Diagnosis | None:
     """The first of `known` whose pattern is in the log, with its line; None if there is none.
 
-    Errors come first: a warning names the cause only if no error does.
+    Errors come first: a warning names the cause only if no error does. A log that says nothing is
+    read once more without the breaks that a terminal made.
     """
     log = plain(log)
-    loud = _loud(log)
-    return (_find(known, loud) if loud else None) or _find(known, log)
+    loud, joined = _loud(log), unwrapped(log)
+    return (
+        (_find(known, loud) if loud else None)
+        or _find(known, log)
+        or (_find(known, joined) if joined != log else None)
+    )
 
 
 def _find(known: Sequence[Failure], log: str) -> Diagnosis | None:

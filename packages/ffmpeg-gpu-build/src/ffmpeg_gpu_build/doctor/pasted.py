@@ -23,8 +23,11 @@ _COLOURS = re.compile(r"(\x1b|#033|\^\[|\\x1b|\\e|\\033)\[[0-9;?]*[A-Za-z]")
 _QUOTES = str.maketrans(
     dict(zip("\u2018\u2019\u201c\u201d\u00a0\ufeff", ["'", "'", '"', '"', " ", ""], strict=True))
 )
+_PROGRESS = re.compile(r"^(\[\w+\] )?(frame|size)= .* time=.*\n", re.M)
 _UNICODE = re.compile(r"\\u00([2-7][0-9a-fA-F])")
-_QUOTED = re.compile(r"""\A\s*[\[({]\s*['"b]|\bb['"]""")  # JSON, a list, Python's bytes
+# JSON, a list, Python's bytes, a string as its language writes it
+_QUOTED = re.compile(r"""\A\s*[\[({]\s*['"b]|\bb['"]|\\r\\+n|"\w+": ?["\[{]""")
+_WIDE = 60  # columns: no terminal that wraps lines is narrower
 
 
 @cache
@@ -33,9 +36,22 @@ def _phrases() -> tuple[tuple[re.Pattern[str], str], ...]:
     return tuple((re.compile(said), row["english"]) for row in rows for said in row["said"])
 
 
+def unwrapped(log: str) -> str:
+    """The log without the breaks of a terminal: where several lines have the same greatest length,
+    as a wrap leaves them, each goes on in the next.
+    """
+    lines = log.split("\n")
+    widest = max(map(len, lines))
+    full = sum(len(line) == widest for line in lines)
+    if widest < _WIDE or not 2 <= full <= 0.75 * len(lines):
+        return log
+    return "".join(line if len(line) == widest else line + "\n" for line in lines)
+
+
 def plain(log: str) -> str:
     """The log as the program wrote it, in English."""
     text = _COLOURS.sub("", log.replace("\r\n", "\n").replace("\r", "\n"))
+    text = _PROGRESS.sub("", text)
     if "&" in text:
         text = html.unescape(text)
     if _QUOTED.search(text):
