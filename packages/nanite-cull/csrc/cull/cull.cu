@@ -55,12 +55,12 @@ CullPass Culler::prepare(const DeviceScene& scene, const View& view, const CullO
 
   constants_ = {};
   static_assert(sizeof(constants_.view) == sizeof(view), "the same bits");
-  std::memcpy(&constants_.view, &view, sizeof(view));
+  std::memcpy(static_cast<void*>(&constants_.view), &view, sizeof(view));
   world_planes(view, constants_.planes);
   constants_.frustum = options.frustum;
   if (last) {
     constants_.occluders.before = last->pyramid, constants_.occluders.count_before = last->count;
-    std::memcpy(&constants_.occluders.view_before, &last->view, sizeof(view));
+    std::memcpy(static_cast<void*>(&constants_.occluders.view_before), &last->view, sizeof(view));
     sights_.resize(arrays.count);
   }
   CullPass pass{};

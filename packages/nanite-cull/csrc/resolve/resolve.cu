@@ -14,7 +14,7 @@ void project(const DeviceScene& scene, const InstanceRecord* places, const Culle
              float* out, dev::Stream stream) {
   BasicView<Wide> view;
   static_assert(sizeof(view) == sizeof(from), "the same bits");
-  std::memcpy(&view, &from, sizeof(view));
+  std::memcpy(static_cast<void*>(&view), &from, sizeof(view));
   dev::launch(project_instances, resolve_blocks(int64_t(scene.arrays().count) * 16), resolve_threads, 0,
               stream, view, places, culler.entered(), &culler.counts()->entered, out);
 }
