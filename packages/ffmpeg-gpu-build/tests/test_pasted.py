@@ -6,6 +6,7 @@ import pytest
 
 from ffmpeg_gpu_build import diagnose
 from ffmpeg_gpu_build.doctor import FAILURES, TRAPS, pasted, recognise
+from ffmpeg_gpu_build.doctor.failures import END
 
 LINE = "[h264_nvenc @ 0x55d4] OpenEncodeSessionEx failed: out of memory (10): (no details)"
 
@@ -117,3 +118,16 @@ def test_breaks_that_a_terminal_made_do_not_hide_a_message():
 def test_lines_of_one_length_are_no_wrapped_line():
     log = ("x" * 79 + "\n") * 4
     assert pasted.unwrapped(log) == log
+
+
+@pytest.mark.parametrize("place", ["begin", "error", "end"])
+def test_a_long_log_is_read_at_its_ends_and_its_errors_everywhere(place):
+    line = {"error": "[out#0 @ 0x5] [error] ", "begin": "", "end": ""}[place]
+    line += "av_interleaved_write_frame(): No space left on device"
+    many = [f"[h264 @ 0x5] [verbose] frame {number} of a film" for number in range(40_000)]
+    before = {"begin": 0, "error": 20_000, "end": 40_000}[place]
+    log = [*many[:before], line, *many[before:]]
+    assert len("\n".join(log)) > 3 * END
+    found = diagnose("\n".join(log))
+    assert found is not None
+    assert found.code == diagnose(line).code

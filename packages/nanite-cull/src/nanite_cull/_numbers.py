@@ -4,6 +4,8 @@ import math
 import operator
 from typing import Any
 
+import numpy as np
+
 
 def whole(value: Any, function: str, name: str, least: int = -(2**31)) -> int:
     """`value` as an int of 32 bits, at least `least`. Raises TypeError, ValueError by name."""
@@ -30,7 +32,7 @@ def real(value: Any, function: str, name: str) -> float:
 
 def flag(value: Any, function: str, name: str) -> bool:
     """`value` as a bool, also numpy's. Raises TypeError by name: "no" would be true."""
-    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
+    if isinstance(value, bool | np.bool_):
         return bool(value)
     raise TypeError(f"{function}: {name} must be True or False, got {value!r}")
 

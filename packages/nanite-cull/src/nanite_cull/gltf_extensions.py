@@ -39,9 +39,8 @@ def _of_geometry(header: dict[str, Any]) -> set[str]:
 
 def require_read(header: dict[str, Any], path: Path) -> None:
     """Raises ValueError for a glTF file of another version than 2, or that needs an extension which
-    is not read; warns
-    (RuntimeWarning) of one that is not read of its nodes, meshes and primitives, and of a look that
-    the file requires and that is not drawn."""
+    is not read; warns (RuntimeWarning) of one that is not read of its nodes, meshes and primitives,
+    and of a look that the file requires and that is not drawn."""
     try:
         version = str(header.get("asset", {}).get("version", "2.0"))
         required, used = (set(header.get(f"extensions{n}", ())) for n in ("Required", "Used"))

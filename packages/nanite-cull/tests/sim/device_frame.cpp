@@ -62,6 +62,22 @@ Drawn draw(gpu::DeviceFrame& device, const Scene& scene, const View& view, bool 
   return out;
 }
 
+// What the host draws, with the buffers that it keeps.
+struct Host {
+  CullContext context;
+  VisibleClusters visible;
+  Draws draws;
+  VisibilityBuffer buffer;
+  CullStats stats;
+  RasterStats drawn;
+
+  void draw(const Scene& scene, const View& view, const View* culled = nullptr) {
+    context.init_context(culled ? *culled : view, options(), culled ? &view : nullptr);
+    context.cull(scene, visible, stats, &draws, nullptr);
+    raster(draws, view, visible, drawing(), buffer, drawn);
+  }
+};
+
 }  // namespace
 
 CUSIM_CASE(a_frame_and_its_planes_are_those_of_the_host) {
@@ -69,30 +85,23 @@ CUSIM_CASE(a_frame_and_its_planes_are_those_of_the_host) {
   Scene scene;
   fill(scene, 8, random);
   gpu::DeviceFrame there;
-  CullContext context;
-  VisibleClusters visible;
-  Draws draws;
-  VisibilityBuffer buffer;
-  CullStats stats;
-  RasterStats drawn;
+  Host host;
   for (int frame = 0; frame < 3; ++frame) {
     const View view = look(random, 6, 47, 31);
-    context.init_context(view, options());
-    context.cull(scene, visible, stats, &draws, nullptr);
-    raster(draws, view, visible, drawing(), buffer, drawn);
+    host.draw(scene, view);
     const Drawn got = draw(there, scene, view, frame == 1);
-    const size_t pixels = buffer.id.size();
-    CUSIM_REQUIRE(got.buffer.depth == buffer.depth);
-    CUSIM_REQUIRE(frame == 1 || got.buffer.id == buffer.id);
+    const size_t pixels = host.buffer.id.size();
+    CUSIM_REQUIRE(got.buffer.depth == host.buffer.depth);
+    CUSIM_REQUIRE(frame == 1 || got.buffer.id == host.buffer.id);
 
     std::vector<float> normal(3 * pixels), albedo(4 * pixels), want_albedo(4 * pixels);
     std::vector<uint32_t> instance(pixels), material(pixels);
     ResolveTargets t;
     t.normal = normal.data(), t.instance = instance.data(), t.material = material.data();
-    resolve(draws, view, visible, buffer, {}, t, 1);
-    resolve_albedo(draws, view, visible, buffer, want_albedo.data(), 1);
+    resolve(host.draws, view, host.visible, host.buffer, {}, t, 1);
+    resolve_albedo(host.draws, view, host.visible, host.buffer, want_albedo.data(), 1);
     const auto plane = [&](gpu::Plane which) { return there.plane(got.picture, which); };
-    CUSIM_REQUIRE(copied<float>(plane(gpu::Plane::depth), pixels) == buffer.depth);
+    CUSIM_REQUIRE(copied<float>(plane(gpu::Plane::depth), pixels) == host.buffer.depth);
     CUSIM_REQUIRE(copied<float>(plane(gpu::Plane::normal), 3 * pixels) == normal);
     CUSIM_REQUIRE(copied<uint32_t>(plane(gpu::Plane::instance), pixels) == instance);
     CUSIM_REQUIRE(copied<uint32_t>(plane(gpu::Plane::material), pixels) == material);
@@ -116,26 +125,19 @@ CUSIM_CASE(what_one_view_culls_another_draws) {
   Scene scene;
   fill(scene, 8, random);
   gpu::DeviceFrame there;
-  CullContext context;
-  VisibleClusters visible;
-  Draws draws;
-  VisibilityBuffer buffer;
-  CullStats stats;
-  RasterStats drawn;
+  Host host;
   for (const double distance : {7.0, 0.4, -3.0}) {  // the second crosses the near plane
     const View culled = look(random, 4, 30, 30), view = look(random, distance, 47, 31);
-    context.init_context(culled, options(), &view);
-    context.cull(scene, visible, stats, &draws, nullptr);
-    raster(draws, view, visible, drawing(), buffer, drawn);
+    host.draw(scene, view, &culled);
     Drawn got;
     got.picture = there.draw(scene, Streamer::Hold(nullptr), view, options(), drawing(), false, nullptr,
                              got.visible, got.stats, got.buffer, got.raster, &culled);
-    CUSIM_REQUIRE(got.buffer.depth == buffer.depth && got.buffer.id == buffer.id);
-    const size_t pixels = buffer.id.size();
+    CUSIM_REQUIRE(got.buffer.depth == host.buffer.depth && got.buffer.id == host.buffer.id);
+    const size_t pixels = host.buffer.id.size();
     std::vector<float> normal(3 * pixels), velocity(2 * pixels, -7.0f), seen(3 * pixels);
     ResolveTargets t;
     t.normal = normal.data(), t.velocity = velocity.data();
-    resolve(draws, view, visible, buffer, {}, t, 1);
+    resolve(host.draws, view, host.visible, host.buffer, {}, t, 1);
     t.normal = seen.data();
     CUSIM_REQUIRE(there.resolve(got.picture, t) && seen == normal);
     CUSIM_REQUIRE(velocity == std::vector<float>(2 * pixels, 0.0f));

@@ -299,10 +299,10 @@ def _overlays(
 
 def _list(options: Any) -> int:
     entries = [entry for name in list_models(options.pattern) for entry in WEIGHTS[name]]
-    if not entries and (variants := list_models(options.pattern, variants=True)):
-        _model_name(variants[0])
     if not entries:
-        raise ValueError(f"no model matches {options.pattern!r}; try: resnet-zoo list")
+        raise _unpublished(options.pattern) or ValueError(
+            f"no model matches {options.pattern!r}; try: resnet-zoo list"
+        )
     if options.json:
         print(json.dumps([_describe(entry) for entry in entries], indent=1))
         return 0
@@ -332,14 +332,21 @@ def _entries(name: str) -> list[WeightsEnum]:
 
 
 def _model_name(name: str) -> str:
-    if name in list_models(variants=True) and name not in WEIGHTS:
-        raise ValueError(
+    if name not in WEIGHTS:
+        raise _unpublished(name) or ValueError(
+            f"there is no model {name!r}; there are {', '.join(WEIGHTS)}"
+        )
+    return name
+
+
+def _unpublished(pattern: str) -> ValueError | None:
+    """The error of a variant, whose weights torchvision does not publish; None for what is none."""
+    for name in list_models(pattern, variants=True):
+        return ValueError(
             f"{name} has no weights among torchvision's. Cure: name a file or a Hugging Face repo, "
             "as in predict --model NAME --weights timm/..."
         )
-    if name not in WEIGHTS:
-        raise ValueError(f"there is no model {name!r}; there are {', '.join(WEIGHTS)}")
-    return name
+    return None
 
 
 def _info(options: Any) -> int:
@@ -414,7 +421,7 @@ def _bench(options: Any) -> int:
     shape = (options.batch, input_channels(model), options.size, options.size)
     if not Path(options.model).is_file():
         with torch.no_grad():
-            model.train()(torch.randn(4, *shape[1:2], 64, 64, device=device))
+            model.train()(torch.randn(4, shape[1], 64, 64, device=device))
     dtype = getattr(torch, options.dtype)
     chosen = {"dtype": dtype, "example": shape, "engine": options.engine}
     print(optimize(model.eval(), options.level, **chosen).report)

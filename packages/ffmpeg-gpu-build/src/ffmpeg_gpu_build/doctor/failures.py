@@ -20,6 +20,7 @@ else:
     import tomli as tomllib
 
 TABLE = Path(__file__).parent.parent / "data" / "messages.toml"
+END = 1 << 18  # characters at each end of a log that are read whole: hundreds of patterns take time
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,21 @@ def _loud(log: str) -> str:
     return "\n".join(line for line in log.splitlines() if re.search(r"\[(error|fatal)\]", line))
 
 
+def _ends(log: str) -> str:
+    """Both ends of a long log: causes stand where it begins or where it stops."""
+    return log if len(log) <= 2 * END else f"{log[:END]}\n{log[-END:]}"
+
+
 def find(known: Sequence[Failure], log: str) -> Diagnosis | None:
     """The first of `known` whose pattern is in the log, with its line; None if there is none.
 
-    Errors come first: a warning names the cause only if no error does. A log that says nothing is
-    read once more without the breaks that a terminal made.
+    Errors come first: a warning names the cause only if no error does. Lines of level error are
+    read wherever they stand, the others at both ends of a log longer than 2 `END`. A log that says
+    nothing is read once more without the breaks that a terminal made.
     """
     log = plain(log)
-    loud, joined = _loud(log), unwrapped(log)
+    loud, log = _ends(_loud(log)), _ends(log)
+    joined = unwrapped(log)
     return (
         (_find(known, loud) if loud else None)
         or _find(known, log)

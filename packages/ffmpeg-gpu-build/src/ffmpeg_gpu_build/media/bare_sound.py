@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
 from pathlib import Path
 
-Read = Callable[[int, int], bytes]  # (offset, length) -> bytes, fewer at the end of the file
+from .chunks import Read
+
 # Kilobits a second by the header's number (ISO/IEC 11172-3, 2.4.2.3; 13818-3): MPEG-1 layers I to
 # III, MPEG-2 layer I, MPEG-2 layers II and III
 _RATES = (
