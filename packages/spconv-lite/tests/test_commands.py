@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from spconv_lite.__main__ import main
+from spconv_lite.data import timing
 
 PIL = pytest.importorskip("PIL.Image")
 FIELDS = ("x", "y", "z", "intensity")
@@ -133,6 +134,7 @@ def test_bench_times_the_steps_of_a_layer_and_counts_its_pairs(capsys):
     assert 500 <= facts["pairs"] <= 27 * 500
     assert all(facts[name] >= 0 for name in facts if name.endswith("ms"))
     assert facts["forward, GFLOP/s"] > 0
+    assert [timing.three_digits(figure) for figure in (0.00123456, 98765.4)] == [0.00123, 98800]
     with pytest.raises(SystemExit):
         main(["bench", "--sites", "-3"])
     assert "must be a positive integer, got '-3'" in capsys.readouterr().err

@@ -24,6 +24,11 @@ def median_ms(call: Callable[[], object], repeats: int) -> float:
     return 1e3 * statistics.median(times)
 
 
+def three_digits(figure: float) -> float:
+    """A slow machine's rate is small, never 0.0."""
+    return float(f"{figure:.3g}")
+
+
 def measure(sites: int, channels: int, repeats: int) -> dict[str, float]:
     """Milliseconds of the steps of one 3x3x3 layer on `sites` voxels of a street, with the threads
     that torch has, and the rate of its forward pass."""
@@ -51,9 +56,9 @@ def measure(sites: int, channels: int, repeats: int) -> dict[str, float]:
     forward_ms = median_ms(forward, repeats)
     return {
         "pairs": pairs,
-        "submanifold rulebook, ms": round(median_ms(subm, repeats), 2),
-        "stride 2 rulebook, ms": round(median_ms(strided, repeats), 2),
-        "forward, ms": round(forward_ms, 2),
-        "forward + backward, ms": round(median_ms(both, repeats), 2),
-        "forward, GFLOP/s": round(2 * pairs * channels**2 / forward_ms / 1e6, 1),
+        "submanifold rulebook, ms": three_digits(median_ms(subm, repeats)),
+        "stride 2 rulebook, ms": three_digits(median_ms(strided, repeats)),
+        "forward, ms": three_digits(forward_ms),
+        "forward + backward, ms": three_digits(median_ms(both, repeats)),
+        "forward, GFLOP/s": three_digits(2 * pairs * channels**2 / forward_ms / 1e6),
     }
