@@ -150,6 +150,11 @@ def main() -> int:
                 "value": f"{differ:,} of {exact.coverage.size:,}",
             },
         ],
+        "beside": {
+            "result": "frame-2026-11-29.json",
+            "case": "10 M heightfield, 1 px, beside llvmpipe",
+            "peer": "llvmpipe (LLVM 15.0.6)",
+        },
         "pictures": [
             {
                 "file": "orbit.gif",

@@ -145,6 +145,7 @@ def main() -> None:
             {"label": "training, seconds", "value": f"{seconds:.0f}"},
             {"label": "parameters", "value": f"{parameters:,}"},
         ],
+        "beside": {"result": "fast-2026-11-24.json", "case": "resnet50, batch 1, 1 thread"},
         "pictures": [
             {"file": "digits.png", "caption": "Predictions on the unseen half, mistakes first"},
             {"file": "gradcam.png", "caption": "Grad-CAM: where the evidence was"},

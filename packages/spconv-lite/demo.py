@@ -136,6 +136,7 @@ def main() -> None:
             {"label": "U-Net, training steps", "value": str(TRAINING_STEPS)},
             {"label": "mean IoU on an unseen street", "value": f"{quality:.2f}"},
         ],
+        "beside": {"result": "encoder-2026-11-30.json", "case": "inference, lidar 120k, 1 threads"},
         "pictures": [
             {"file": "scan.png", "caption": "The scan; colours are the classes of the scene"},
             {

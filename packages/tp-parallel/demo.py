@@ -137,6 +137,7 @@ def main() -> None:
              "value": f"{held_one:.4f} and {held_two:.4f}"},
             {"label": "largest difference of any step's loss", "value": f"{largest:.1e}"},
         ],
+        "beside": {"result": "step-2026-11-30.json", "case": "step, tp 2"},
         "pictures": [
             {"file": "loss.png", "caption": "Loss of the unsplit and the split run, and their "
              "difference: rounding of float32, nothing else."},
