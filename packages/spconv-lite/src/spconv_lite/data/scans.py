@@ -38,12 +38,21 @@ def read_points(path: str | Path, columns: int | None = None) -> np.ndarray:
     elif columns is not None:
         raise ValueError(f"{path}: columns is for .bin files; a {path.suffix} says its own")
     else:
-        points = readers[path.suffix](path)
-    return np.ascontiguousarray(points, dtype=np.float32)
+        try:
+            points = readers[path.suffix](path)
+        except OSError:
+            raise
+        except Exception as error:  # of a damaged header int, zip, dtype and numpy raise many kinds
+            if str(error).startswith(str(path)):
+                raise
+            told = str(error).splitlines() or [type(error).__name__]
+            raise ValueError(f"{path}: damaged, or no {path.suffix}: {told[0]:.200}") from error
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
+        return np.ascontiguousarray(points, dtype=np.float32)
 
 
 def _read_npy(path: Path) -> np.ndarray:
-    points = np.load(path, allow_pickle=False)
+    points = np.load(path, mmap_mode="r", allow_pickle=False)  # no memory for what is not there
     if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind != "f":
         raise ValueError(
             f"{path}: points must be floating (N, 3 or more), got {points.dtype} {points.shape}"
@@ -84,6 +93,8 @@ def _columns(path: Path, table: np.ndarray) -> np.ndarray:
 
 
 def _table(path: Path, body: bytes, dtype: np.dtype, count: int, ascii_rows: bool) -> np.ndarray:
+    if count < 0 or not dtype.itemsize:
+        raise ValueError(f"{path}: {count} points of {dtype.itemsize} bytes are promised")
     if ascii_rows:
         rows = body.decode("ascii", errors="replace").splitlines()[:count]
         if len(rows) < count:
