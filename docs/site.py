@@ -12,7 +12,7 @@ import importlib
 import json
 import posixpath
 import re
-import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,14 +20,15 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+import results  # noqa: E402
+
 PACKAGES = sorted(path.name for path in (ROOT / "packages").iterdir() if path.is_dir())
 HOUSE = {"README.md": "index.md"} | {
     name: name.lower()
     for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
     if (ROOT / name).exists()
 }
-# What results on a CPU do not measure.
-NOT_MEASURED = ("*.cu", "*.cuh", "**/cuda/**", "**/triton/**", "*.pyi")
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```$", re.M | re.S)
 
@@ -101,26 +102,16 @@ def benchmarks(package: str) -> str:
         f"# {package}: figures\n\nMade from the files under `benchmarks/results/`; every row was "
     )
     head += "measured beside its peer in the same run, and a ratio above 1 means faster than it.\n"
-    if changed := last_change(package):
-        head += f"What they measure last changed on {changed}: earlier figures are of older code.\n"
     return head + "\n".join(tables)
 
 
-def last_change(package: str) -> str:
-    """The day (ISO) of the last commit to a package's sources; "" where git does not know it."""
-    folder = f"packages/{package}"
-    paths = [f"{folder}/src", f"{folder}/csrc"]
-    paths += [f":(exclude,glob){folder}/**/{pattern}" for pattern in NOT_MEASURED]
-    command = ["git", "-C", str(ROOT), "log", "-1", "--format=%cs", "--", *paths]
-    try:
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    except OSError:
-        return ""
-
-
-def stale(path: Path) -> bool:
-    """Whether a committed result is of a day before the last change of what it measures."""
-    return json.loads(path.read_text())["date"] < last_change(path.parents[2].name)
+def age(path: Path) -> str:
+    """What a reader must know of a result's age: a later one, or that the code has changed."""
+    if later := results.newer(path):
+        return f"Kept for comparison; the latest: [{later.stem}](#{later.stem})."
+    if day := results.changed_since(path):
+        return f"**Older than the last change of what it measures, {day}.**"
+    return ""
 
 
 def benchmark(path: Path) -> str:
@@ -131,8 +122,8 @@ def benchmark(path: Path) -> str:
     lines[-1] += ", ".join(str(machine[key]) for key in ("processor", "system") if key in machine)
     lines[-1] += f", {machine.get('cores', '?')} cores. "
     lines[-1] += ", ".join(f"{name} {value}" for name, value in versions.items()) + "\n"
-    if stale(path):
-        lines.append("**Older than the last change of what it measures.**\n")
+    if sentence := age(path):
+        lines.append(f"{sentence}\n")
     if rows := [row for row in result.get("rows", []) if row.get("ours")]:
         lines += [
             "| case | ours, ms | peer, ms | ratio | by CPU time | spread |",

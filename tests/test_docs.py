@@ -2,7 +2,6 @@
 
 import html
 import importlib
-import importlib.util
 import inspect
 import json
 import re
@@ -11,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import results
 import workspace
 
 ROOT = workspace.ROOT
@@ -49,43 +49,66 @@ def test_every_exported_name_is_documented(package, site):
     assert not [n for n, thing in things.items() if callable(thing) and not inspect.getdoc(thing)]
 
 
-@pytest.fixture(scope="module")
-def hook():
-    spec = importlib.util.spec_from_file_location("pages_of_the_site", ROOT / "docs" / "site.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def all_results() -> list[Path]:
+    return [p for package in PACKAGES for p in package.folder.glob("benchmarks/results/*.json")]
 
 
-def test_figures_older_than_the_code_they_measure_are_marked(site, hook):
-    marked, old = set(), set()
-    for package in PACKAGES:
-        page = (site / package.name / "benchmarks.html").read_text()
-        sections = dict(re.findall(r'<h2 id="([^"]+)">(.*?)(?=<h2|$)', page, re.S))
-        for path in (package.folder / "benchmarks" / "results").glob("*.json"):
-            old |= {path} if hook.stale(path) else set()
-            marked |= {path} if "Older than the last change" in sections[path.stem] else set()
+def test_figures_older_than_the_code_they_measure_are_marked(site):
+    marked, old, later = set(), set(), set()
+    for path in all_results():
+        page = (site / path.parents[2].name / "benchmarks.html").read_text()
+        section = re.search(rf'<h2 id="{path.stem}">(.*?)(?=<h2|$)', page, re.S)[1]
+        marked |= {path} if "Older than the last change" in section else set()
+        if results.newer(path):
+            later |= {path}
+            assert "Kept for comparison" in section
+        elif results.changed_since(path):
+            old |= {path}
     print("to be measured again:", *sorted(path.stem for path in old), sep="\n")
     assert marked == old
+    assert not marked & later
 
 
-def test_kernels_for_cuda_do_not_make_figures_of_a_cpu_old(tmp_path, monkeypatch, hook):
-    monkeypatch.setattr(hook, "ROOT", tmp_path)
+def test_every_result_says_what_it_measures():
+    for path in all_results():
+        assert all(part.exists() for part in results.measured(path)), path.name
+
+
+def test_a_result_is_old_once_what_it_measures_has_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "ROOT", tmp_path)
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run([*git, "init", "--quiet"], check=True)
-    for day, name in (("02", "cpu/a.cpp"), ("03", "cuda/a.cpp"), ("04", "core/a.cu")):
-        file = tmp_path / "packages" / "one" / "csrc" / name
+    package = tmp_path / "packages" / "one"
+    commits = {}
+    for day, name in (("02", "cpu/a.cpp"), ("03", "cuda/a.cpp"), ("04", "core/a.cu"), ("05", "b")):
+        file = package / "csrc" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("")
         monkeypatch.setenv("GIT_COMMITTER_DATE", f"2020-01-{day}T12:00:00")
         subprocess.run([*git, "add", "."], check=True)
         subprocess.run([*git, "commit", "--quiet", "-m", "a"], check=True)
-    assert hook.last_change("one") == "2020-01-02"
-    results = tmp_path / "packages" / "one" / "benchmarks" / "results"
-    results.mkdir(parents=True)
-    for date, old in (("2020-01-01", True), ("2020-01-02", False)):
-        (results / "a.json").write_text(json.dumps({"date": date}))
-        assert hook.stale(results / "a.json") is old
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+        commits[day] = head.stdout.strip()
+    folder = package / "benchmarks" / "results"
+    folder.mkdir(parents=True)
+    paths = {"a": ["csrc/cpu", "csrc/cuda", "csrc/core"], "a-of-others": []}
+    (folder.parent / "measures.json").write_text(json.dumps(paths))
+
+    def changed(name: str, **facts: str) -> str:
+        (folder / name).write_text(json.dumps(facts))
+        return results.changed_since(folder / name)
+
+    assert changed("a-1.json", date="2020-01-01") == "2020-01-02"
+    assert changed("a-1.json", date="2020-01-02") == ""
+    assert changed("a-1.json", date="2020-01-01", commit=commits["02"]) == ""
+    assert changed("a-1.json", date="2020-01-01", commit="0123abcd") == "2020-01-02"
+    assert changed("a-of-others-1.json", date="2019-01-01") == ""
+    (folder / "a-avx2-2.json").write_text(json.dumps({"date": "2020-01-03"}))
+    assert results.newer(folder / "a-1.json") == folder / "a-avx2-2.json"
+    assert results.newer(folder / "a-avx2-2.json") is None
+    assert results.newer(folder / "a-of-others-1.json") is None
+    with pytest.raises(KeyError, match=r"b-1.json: measures.json .* names no benchmark"):
+        results.benchmark_of(folder / "b-1.json")
 
 
 def test_links_between_pages_lead_somewhere(site):

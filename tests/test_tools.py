@@ -10,7 +10,7 @@ import pytest
 import workspace
 
 ROOT = workspace.ROOT
-COMMANDS = ["setup", "demo", "test", "bench", "gpu_check"]
+COMMANDS = ["setup", "demo", "test", "bench", "versions", "gpu_check"]
 
 
 def tool(name: str, *arguments: str) -> subprocess.CompletedProcess:
@@ -36,7 +36,7 @@ def test_help_says_what_the_command_is_for(name):
     assert len(done.stdout) > 250
 
 
-@pytest.mark.parametrize("name", ["setup", "demo", "test", "bench"])
+@pytest.mark.parametrize("name", ["setup", "demo", "test", "bench", "versions"])
 def test_a_wrong_package_name_is_answered_with_the_right_ones(name):
     done = tool(name, "spconv-light")
     assert done.returncode == 1
@@ -51,6 +51,41 @@ def test_gpu_check_without_a_gpu_says_so_and_exits_3():
     done = tool("gpu_check")
     assert done.returncode == 3
     assert "no GPU check: no CUDA device answers" in done.stdout
+
+
+def test_tests_on_another_torch_run_in_a_clone_that_pins_it(tmp_path, monkeypatch, capsys):
+    versions = load("versions")
+    for pin, moved in (
+        ("torch==2.13.0\n", "torch==2.14.1\n"),
+        ("torchvision==0.28.0\n", "torchvision==0.29.1\n"),
+        ("triton==3.7.1; platform_system == 'Linux'\nx==1\n", "x==1\n"),
+    ):
+        assert versions.repinned(pin, "2.14.1") == moved
+    origin = tmp_path / "origin"
+    repository(origin)
+    (origin / "tools").mkdir()
+    for name, text in (
+        ("constraints.txt", "torch==2.13.0\n"),
+        ("test.py", "print('a', open('tools/constraints.txt').read(), end='')"),
+    ):
+        (origin / "tools" / name).write_text(text)
+    commit = ["git", "-c", "user.name=t", "-c", "user.email=t@e", "commit", "-qm", "two"]
+    subprocess.run(["git", "add", "."], cwd=origin, check=True)
+    subprocess.run(commit, cwd=origin, check=True)
+    monkeypatch.setattr(workspace, "ROOT", origin)
+    monkeypatch.setattr(versions, "FOLDER", tmp_path / "clones")
+    for _ in range(2):
+        monkeypatch.setattr(sys, "argv", ["versions.py", "--torch", "2.13.0", "2.14.1"])
+        assert versions.main() == 0
+        lines = capsys.readouterr().out.splitlines()[-2:]
+        assert [line.split()[1:] for line in lines] == [
+            ["ok", "a", "torch==2.13.0"],
+            ["ok", "a", "torch==2.14.1"],
+        ]
+    monkeypatch.setattr(sys, "argv", ["versions.py", "--torch", "2.14"])
+    with pytest.raises(SystemExit):
+        versions.main()
+    assert "--torch: a version like 2.13.0, got 2.14" in capsys.readouterr().err
 
 
 def test_both_spellings_of_a_package_name_are_understood():

@@ -23,6 +23,7 @@ import os
 import platform
 import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -74,15 +75,35 @@ def cpu_time() -> float:
     return sum(u.ru_utime + u.ru_stime for u in used)
 
 
+def cpu_fact(name: str) -> str:
+    """A line of Linux's own account of the processor, or ""."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []:
+        if line.partition(":")[0].strip() == name:
+            return line.partition(":")[2].strip()
+    return ""
+
+
+def instruction_set() -> str:
+    """The widest vectors of this processor: amx, avx512, avx2 or its architecture."""
+    flags = cpu_fact("flags").split()
+    known = {"amx_tile": "amx", "avx512f": "avx512", "avx2": "avx2"}
+    return next((name for flag, name in known.items() if flag in flags), platform.machine())
+
+
+def commit() -> str:
+    """The repository's commit, or "" where git does not know one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
+
+
 def machine() -> dict[str, object]:
     """Processor, cores, load and interpreter: what a reader needs to judge a figure."""
-    model = platform.processor()
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []:
-        if line.startswith("model name"):
-            model = line.split(":", 1)[1].strip()
-            break
     return {
-        "processor": model,
+        "processor": cpu_fact("model name") or platform.processor(),
+        "instruction_set": instruction_set(),
         "cores": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 2),
         "system": f"{platform.system()} {platform.machine()}",
@@ -183,6 +204,7 @@ class Bench:
             "benchmark": self.name,
             "peer": self.peer,
             "date": datetime.date.today().isoformat(),
+            "commit": commit(),
             "machine": machine() | {"load_average_before": round(self._load_at_start, 2)},
             "versions": self.versions,
             "rows": [asdict(row) for row in self.rows],

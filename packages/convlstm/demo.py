@@ -114,7 +114,7 @@ def main() -> None:
             {"label": "last frame copied, rain", "value": f"{rain_last[3]:.2f}"},
             {"label": "difference after the Keras file", "value": f"{error:.1g}"},
         ],
-        "beside": {"result": "seed-model-2026-11-30.json", "case": "B 5, T 10, 40x40, inference"},
+        "beside": {"result": "seed_model-2026-11-30.json", "case": "B 5, T 10, 40x40, inference"},
         "pictures": [
             {"file": "forecast.gif", "caption": "Eight frames given, eight forecast at once"},
             {"file": "digits.png", "caption": "Truth, forecast and two baselines, frame by frame"},
