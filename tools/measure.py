@@ -126,7 +126,7 @@ class Bench:
         self.repeats = 3 if self.options.quick else repeats
         self.rows: list[Row] = []
         self.facts: dict[str, object] = {}
-        self._load_at_start = os.getloadavg()[0]
+        self._load_at_start, self._commit = os.getloadavg()[0], commit()
 
     def wants(self, case: str) -> bool:
         return self.options.only in case
@@ -204,7 +204,7 @@ class Bench:
             "benchmark": self.name,
             "peer": self.peer,
             "date": datetime.date.today().isoformat(),
-            "commit": commit(),
+            "commit": self._commit,
             "machine": machine() | {"load_average_before": round(self._load_at_start, 2)},
             "versions": self.versions,
             "rows": [asdict(row) for row in self.rows],
