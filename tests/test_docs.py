@@ -141,45 +141,48 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 # Runs the scripts that it is given, each in a folder of its own; writes what failed.
 RUN_ALL = """
-import json, os, runpy, sys, traceback
+import contextlib, io, json, os, runpy, sys, traceback
 import matplotlib
 matplotlib.use("Agg")
-failed = {}
+outcomes = {}
 for script in sys.argv[2:]:
     os.chdir(os.path.dirname(script))
+    failure, said = "", io.StringIO()
     try:
-        runpy.run_path(script, run_name="__main__")
+        with contextlib.redirect_stdout(said):
+            runpy.run_path(script, run_name="__main__")
     except BaseException:
-        failed[script] = traceback.format_exc()
+        failure = traceback.format_exc()
+    outcomes[script] = [failure, said.getvalue()]
 with open(sys.argv[1], "w") as file:
-    json.dump(failed, file)
+    json.dump(outcomes, file)
 """
 
 
 @pytest.fixture(scope="session")
 def outcome(tmp_path_factory):
-    """What the scripts of a package's pages ended with; one process runs them all."""
+    """(failure or "", what it printed) of a page's script; one process runs a package's all."""
     folder = tmp_path_factory.mktemp("pages")
-    failed: dict[str, dict[str, str]] = {}
+    outcomes: dict[Path, dict[str, tuple[str, str]]] = {}
 
     def script(page: Path) -> Path:
         return folder / page.with_suffix("") / "page.py"
 
-    def run_all(of: Path) -> dict[str, str]:
+    def run_all(of: Path) -> dict[str, tuple[str, str]]:
         scripts = []
         for page in (page for page in RUN if package_of(page) == of and not processes(page)):
             script(page).parent.mkdir(parents=True)
             script(page).write_text(program(page))
             scripts.append(script(page))
-        answer = folder / "failed.json"
+        answer = folder / "outcomes.json"
         python(["-c", RUN_ALL, answer, *scripts], folder)
         return json.loads(answer.read_text())
 
-    def one(page: Path) -> str:
+    def one(page: Path) -> tuple[str, str]:
         of = package_of(page)
-        if of not in failed:
-            failed[of] = run_all(of)
-        return failed[of].get(str(script(page)), "")
+        if of not in outcomes:
+            outcomes[of] = run_all(of)
+        return outcomes[of][str(script(page))]
 
     return one
 
@@ -198,13 +201,29 @@ def processes(page: Path) -> str:
     return found[1] if found else ""
 
 
-def python(words: list, folder: Path) -> None:
+def not_printed(code: str, said: str) -> list[str]:
+    """What the comments `# -> ...` behind its prints promise and its output lacks, in their order.
+
+    A promise that ends with `...` is the beginning of a line.
+    """
+    lines, missing = iter(said.splitlines()), []
+    for promise in re.findall(r"(?m)print\(.*#.*->\s(.+?)\s*$", code):
+        begins = promise.removesuffix("...")
+        if not any(
+            line.startswith(begins) if begins != promise else line == promise for line in lines
+        ):
+            missing.append(promise)
+    return missing
+
+
+def python(words: list, folder: Path) -> str:
     command = [sys.executable, *map(str, words)]
     environment = workspace.tool_environment()
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 RUN = [page for page in PAGES if program(page)]
@@ -218,9 +237,27 @@ def test_the_python_of_a_page_runs(page, outcome, tmp_path):
         script = tmp_path / "page.py"
         script.write_text(program(page))
         launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={many}"]
-        python([*launcher, script], tmp_path)
+        said = python([*launcher, script], tmp_path)
     else:
-        assert outcome(page) == ""
+        failure, said = outcome(page)
+        assert failure == ""
+    assert not not_printed(program(page), said)
+
+
+def test_a_promise_of_a_page_is_held_to_what_is_printed():
+    code = "print(a)  # -> 3\nprint(b)  # -> 0.27...\nx = 1  # (N, C) -> (N,)\n"
+    assert not_printed(code, "3\nother\n0.2712\n") == []
+    assert not_printed(code, "0.2712\n3\n") == ["0.27..."]
+    assert not_printed(code, "31\n0.28\n") == ["3", "0.27..."]
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
+def test_the_first_example_of_a_readme_shows_what_it_prints(package):
+    before, first = (package.folder / "README.md").read_text().split("```python\n")[:2]
+    own_test = re.search(r"<!-- not run: .*(tests/\w+\.py) runs it .*-->\n$", before)
+    assert (
+        "-> " in first.split("```")[0] or "printed ==" in (package.folder / own_test[1]).read_text()
+    )
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
