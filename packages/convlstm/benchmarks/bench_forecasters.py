@@ -65,7 +65,7 @@ def trained(name: str, kind: str, seconds: float, steps: int = 10**6) -> tuple[n
     options = train.TrainOptions(
         steps=steps, seconds=seconds, decay=True, every=10**6, seed=0, **given
     )
-    trainer = train.Trainer(model, source, options, bar=False, clock=time.process_time)
+    trainer = train.Trainer(model, source, options, progress=False, clock=time.process_time)
     progress = trainer.run()
     facts = {"parameters": sum(p.numel() for p in model.parameters())}
     facts |= {"updates": progress.step, "cpu_seconds": round(progress.seconds, 1)}

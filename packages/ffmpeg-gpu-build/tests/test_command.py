@@ -26,7 +26,7 @@ def test_verify_writes_json_and_html_and_answers_by_exit_code(tmp_path, capsys):
     assert "encode.libx264" in html.read_text()
     assert main([*arguments, "--require", "encode.h264_nvenc"]) == 3
     capsys.readouterr()
-    assert main([*arguments, "--json", "-"]) == 0
+    assert main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["counts"]["proven"] == 2
 
 

@@ -83,7 +83,7 @@ run("predict", "photos", "--weights", weights, "--json", "--decode", "fast", "--
 run("list"), run("info", "resnet50"), run("summary", "resnet18"), run("draw", "resnet18")
 run("draw", "resnet26t", "-o", "d.svg"), run("weights", "path", "resnet50")
 run("weights", "verify"), run("bench", "resnet18", "--size", "64", "--engine", "auto")
-run("export", weights, "--onnx", "m.onnx", code=2)
+run("export", weights, "-o", "m.onnx", code=2)
 run("predict", "photos/a/0.jpg", "--model", "resnet18", "--offline", code=2)
 model = rz.load_model(weights).eval()
 rz.save_weights(model, "again.safetensors")

@@ -55,7 +55,7 @@ def test_the_command_exports_a_trained_file(model, tmp_path, capsys):
             "--size",
             "64",
             "--fixed-batch",
-            "--onnx",
+            "--out",
             str(out),
         ]
     )
@@ -69,7 +69,7 @@ def test_the_command_takes_no_choice_without_following_it(model, tmp_path, capsy
     path, target = tmp_path / "small.pth", tmp_path / "small.onnx"
     small = get_model("resnet18", num_classes=3, stem="small").eval()
     torch.save(small.state_dict(), path)
-    command = ["export", "resnet18", "--weights", str(path), "--onnx", str(target), "--size", "32"]
+    command = ["export", "resnet18", "--weights", str(path), "--out", str(target), "--size", "32"]
     assert main([*command, "--stem", "small"]) == 0
     x = torch.randn(1, 3, 32, 32)
     with torch.no_grad():

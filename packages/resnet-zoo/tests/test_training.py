@@ -499,10 +499,10 @@ def test_a_run_goes_on_with_the_pictures_it_began_with_alone(sources, tmp_path):
     fewer = ArraySource(learn.images[:90], learn.labels[:90], learn.categories)
     renamed = ArraySource(learn.images, learn.labels, ["no", "yes"])
     for changed, said in ((fewer, "pictures: 100 then, 90 now"), (renamed, "classes: .* then")):
-        with pytest.raises(ValueError, match=f"belongs to other data \\({said}.*--restart"):
+        with pytest.raises(ValueError, match=f"belongs to other data \\({said}.*--overwrite"):
             train(changed, valid, recipe(), tmp_path)
     whole = (tmp_path / "last.ckpt").read_bytes()
     for damaged in (whole[:100], b"", b"no checkpoint"):
         (tmp_path / "last.ckpt").write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"last\.ckpt is damaged .*--restart"):
+        with pytest.raises(ValueError, match=r"last\.ckpt is damaged .*--overwrite"):
             train(learn, valid, recipe(), tmp_path)

@@ -144,7 +144,7 @@ def point_labels(classes: Tensor, sample: Sample) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the picture, a .png")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="the picture, a .png")
     parser.add_argument("--steps", type=int, default=300, help="of training, default 300")
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -158,8 +158,8 @@ def main() -> None:
         print(f"  {name:10} {value:.2f}")
     from drawing import draw_segmentation  # needs matplotlib
 
-    draw_segmentation(options.output, unseen.scan, point_labels(got, unseen))
-    print(f"written to {options.output}")
+    draw_segmentation(options.out, unseen.scan, point_labels(got, unseen))
+    print(f"written to {options.out}")
 
 
 if __name__ == "__main__":

@@ -53,7 +53,9 @@ def _plan(a: argparse.Namespace) -> Any:
 
 def _verify_arguments(p: argparse.ArgumentParser) -> None:
     _ffmpeg_argument(p)
-    p.add_argument("--json", metavar="FILE", help="write the report as JSON ('-': to stdout)")
+    p.add_argument(
+        "--json", nargs="?", const="-", metavar="FILE", help="the report as JSON (or into FILE)"
+    )
     p.add_argument("--html", metavar="FILE", help="write the report as a page")
     p.add_argument(
         "--only", action="append", default=[], metavar="PATH", help="e.g. 'filter.*_opencl'"

@@ -133,9 +133,9 @@ def _version(args: argparse.Namespace) -> int:
 
 def _build(args: argparse.Namespace) -> int:
     asset = _asset(args)
-    ncl.save(asset, args.output, threads=args.threads)
-    size, source = args.output.stat().st_size, asset.statistics()["source_triangles"]
-    _print(args, {"file": str(args.output), "bytes": size, "bytes_per_triangle": size / source})
+    ncl.save(asset, args.out, threads=args.threads)
+    size, source = args.out.stat().st_size, asset.statistics()["source_triangles"]
+    _print(args, {"file": str(args.out), "bytes": size, "bytes_per_triangle": size / source})
     if not args.json:
         print()
         _print_levels(asset)
@@ -174,8 +174,8 @@ def _camera(args: argparse.Namespace, asset: nc.Asset) -> nc.Camera:
 def _render(args: argparse.Namespace) -> int:
     asset = _asset(args)
     frame = _renderer(args).render(nc.Scene(asset), _camera(args, asset))
-    frame.save(args.output, args.kind)
-    _print(args, {"picture": str(args.output), **frame.stats})
+    frame.save(args.out, args.kind)
+    _print(args, {"picture": str(args.out), **frame.stats})
     return 0
 
 
@@ -185,8 +185,8 @@ def _orbit(args: argparse.Namespace) -> int:
     asset, renderer = _asset(args), _renderer(args)
     frames = orbit.turn(asset, renderer, args.frames, distances=(args.distance, args.distance))
     images = [f.picture(args.kind) for f in tqdm(frames, "orbit", args.frames, disable=None)]
-    orbit.save_gif(images, args.output)
-    _print(args, {"animation": str(args.output), "frames": len(images)})
+    orbit.save_gif(images, args.out)
+    _print(args, {"animation": str(args.out), "frames": len(images)})
     return 0
 
 
@@ -201,8 +201,8 @@ def _fly(args: argparse.Namespace) -> int:
         renderer.render(scene, camera).picture(args.kind)
         for camera in tqdm(flight.cameras(places, count, asset), "fly", count, disable=None)
     )
-    flight.write(images, args.output, args.fps)
-    _print(args, {"flight": str(args.output), "frames": count, "fps": args.fps})
+    flight.write(images, args.out, args.fps)
+    _print(args, {"flight": str(args.out), "frames": count, "fps": args.fps})
     return 0
 
 
@@ -256,12 +256,33 @@ def _add_budget(p: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_out(p: argparse.ArgumentParser, text: str) -> None:
+    names = p.add_mutually_exclusive_group(required=True)
+    names.add_argument("-o", "--out", type=Path, help=text)
+    names.add_argument("--output", dest="out", action=Renamed, type=Path, help=argparse.SUPPRESS)
+
+
+class Renamed(argparse.Action):
+    """An option under its former name: it counts, and a line on stderr tells the new one."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        print(f"{parser.prog}: {option_string} is called --{self.dest} now", file=sys.stderr)
+        setattr(namespace, self.dest, values if self.nargs != 0 else True)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nanite-cull",
         description="Cluster level of detail: build, look at and draw huge meshes.",
         epilog="Exit code: 0 done, 1 a check failed, 2 wrong usage or input.",
     )
+    parser.add_argument("--version", action="version", version=f"nanite-cull {nc.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command")
 
     def command(
@@ -332,12 +353,12 @@ def _parser() -> argparse.ArgumentParser:
                 metavar="KIND",
                 help=KIND_HELP,
             )
-            p.add_argument("-o", "--output", type=Path, required=True, help=OUTPUT_HELP[name])
+            _add_out(p, OUTPUT_HELP[name])
         return p
 
     command("version", _version, "what this build is and where meshoptimizer was found")
     p = command("build", _build, "build a mesh and store it as .ncl", "mesh")
-    p.add_argument("-o", "--output", type=Path, required=True, help=".ncl file to write")
+    _add_out(p, ".ncl file to write")
     command("info", _info, "levels, clusters and figures of a mesh", "mesh")
     command("validate", _validate, "check every structural promise", "mesh")
     command("render", _render, "draw one picture", "mesh", "view", "picture")

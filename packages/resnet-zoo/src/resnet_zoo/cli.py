@@ -39,12 +39,12 @@ EXAMPLES = {
     "info": ("ResNet50_Weights.IMAGENET1K_V2",),
     "summary": ("resnet50 --depth stage", "run/best.safetensors --size 32"),
     "draw": ("resnet50", "resnet50 -o resnet50.svg"),
-    "export": ("resnet50 --onnx r50.onnx", "run/best.safetensors --onnx mine.onnx --size 96"),
+    "export": ("resnet50 -o r50.onnx", "run/best.safetensors -o mine.onnx --size 96"),
     "bench": ("resnet50 --batch 8 --threads 1", "resnet18 --engine auto"),
     "weights": ("download resnet50", "verify", "path ResNet18_Weights.DEFAULT"),
     "train": (
         "flowers/train --valid flowers/test -o run --set epochs=10",
-        "digits.npz --valid held.npz -o run --preset small --restart",
+        "digits.npz --valid held.npz -o run --preset small --overwrite",
     ),
 }
 
@@ -72,6 +72,20 @@ def main(arguments: list[str] | None = None) -> int:
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     """One line on stderr, without the place in our source."""
     print(message, file=sys.stderr)
+
+
+class Renamed(argparse.Action):
+    """An option under its former name: it counts, and a line on stderr tells the new one."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        print(f"{parser.prog}: {option_string} is called --{self.dest} now", file=sys.stderr)
+        setattr(namespace, self.dest, values if self.nargs != 0 else True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,7 +124,9 @@ def _parser() -> argparse.ArgumentParser:
     export = command("export", _export, "write the model as ONNX")
     _model_arguments(export)
     export.add_argument("--weights", help="as for predict; DEFAULT is the default")
-    export.add_argument("--onnx", type=Path, required=True, metavar="FILE.onnx")
+    out = export.add_mutually_exclusive_group(required=True)
+    out.add_argument("-o", "--out", type=Path, metavar="FILE.onnx")
+    out.add_argument("--onnx", dest="out", action=Renamed, type=Path, help=argparse.SUPPRESS)
     export.add_argument("--fixed-batch", action="store_true", help="N = 1 instead of any N")
     export.add_argument("--offline", action="store_true", default=None, help="no downloads")
     bench = command("bench", _bench, "time the ways to run a model on this machine")
@@ -408,7 +424,7 @@ def _export(options: Any) -> int:
             "weights of its own. Cure: leave out --weights, or name the model"
         )
     dynamic = not options.fixed_batch
-    print(export_onnx(model, options.onnx, size=options.size, dynamic_batch=dynamic))
+    print(export_onnx(model, options.out, size=options.size, dynamic_batch=dynamic))
     return 0
 
 
@@ -493,7 +509,14 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
         help="change one choice of resnet_zoo.training.Recipe, e.g. --set epochs=10",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
-    parser.add_argument("--restart", action="store_true", help="ignore the run's last checkpoint")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="start anew in place of OUT's run (else it goes on)",
+    )
+    parser.add_argument(
+        "--restart", dest="overwrite", action=Renamed, nargs=0, help=argparse.SUPPRESS
+    )
 
 
 def _train(options: Any) -> int:
@@ -517,7 +540,7 @@ def _train(options: Any) -> int:
         Recipe.preset(options.preset, **changes),
         options.out,
         device=options.device,
-        resume=not options.restart,
+        resume=not options.overwrite,
     )
     print(
         f"top-1 {result.top1:.2f} %  top-5 {result.top5:.2f} %  best {result.best_top1:.2f} %  "

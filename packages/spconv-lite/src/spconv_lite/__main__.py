@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,17 +43,17 @@ def _print(facts: dict[str, object], as_json: bool) -> None:
 
 def voxelize(options: argparse.Namespace) -> dict[str, object]:
     """Reads a scan, cuts it into voxels and draws them from above."""
-    pictures.check_name(options.output)
+    pictures.check_name(options.out)
     points = torch.from_numpy(scans.read_points(options.scan, options.columns))
     make = PointToVoxel(options.voxel, options.range, points.shape[1], len(points) + 1, 1)
     _, indices, _ = make(points)
     picture = pictures.from_above(indices.numpy(), tuple(make.grid_size))
-    pictures.write(options.output, picture)
+    pictures.write(options.out, picture)
     return {
         "points": len(points),
         "voxels": len(indices),
         "grid (z, y, x)": " x ".join(map(str, make.grid_size)),
-        "picture": str(options.output),
+        "picture": str(options.out),
     }
 
 
@@ -71,24 +72,35 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+class Renamed(argparse.Action):
+    """An option under its former name: it counts, and a line on stderr tells the new one."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        print(f"{parser.prog}: {option_string} is called --{self.dest} now", file=sys.stderr)
+        setattr(namespace, self.dest, values if self.nargs != 0 else True)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="spconv-lite", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"spconv-lite {__version__}")
     parser.add_argument("--json", action="store_true", help="for machines")
     commands = parser.add_subparsers(dest="command")
-    commands.add_parser("info", help="version, build, threads and CUDA (the default)")
+    info = commands.add_parser("info", help="version, build, threads and CUDA (the default)")
     make = commands.add_parser(
         "voxelize",
         help="a scan (.npy, KITTI .bin, .ply, .pcd) as voxels, drawn from above",
         epilog="example: spconv-lite voxelize 000000.bin -o scan.png --voxel 0.1 0.1 0.2",
     )
     make.add_argument("scan", type=Path)
-    make.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        required=True,
-        help="the picture, a .png or (with Pillow) a .jpg",
-    )
+    out = make.add_mutually_exclusive_group(required=True)
+    out.add_argument("-o", "--out", type=Path, help="the picture, a .png or (with Pillow) a .jpg")
+    out.add_argument("--output", dest="out", action=Renamed, type=Path, help=argparse.SUPPRESS)
     make.add_argument(
         "--columns", type=int, metavar="N",
         help="floats a point of a .bin; default 5 for .pcd.bin (nuScenes), else 4 (KITTI)",
@@ -110,6 +122,8 @@ def _parser() -> argparse.ArgumentParser:
     ):
         shown = meaning if default is None else f"{meaning}, default {default}"
         time.add_argument(f"--{name}", type=_positive, default=default, metavar="N", help=shown)
+    for command in (info, make, time):  # before or behind the command's name
+        command.add_argument("--json", action="store_true", default=argparse.SUPPRESS)
     return parser
 
 

@@ -24,6 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments and arguments[0] in COMMANDS:
         module = import_module(f"{__package__}.training.{arguments[0]}")
         return module.main(arguments[1:])
+    if arguments == ["--version"]:
+        print(f"tp-parallel {__version__}")
+        return 0
     if arguments and arguments != ["--help"]:
         print(f"tp-parallel: no command {arguments[0]!r}; there are {', '.join(COMMANDS)}",
               file=sys.stderr)  # fmt: skip

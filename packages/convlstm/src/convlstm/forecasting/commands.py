@@ -122,7 +122,7 @@ def add_train(commands) -> None:
             about += f" (default: {shown})"
         p.add_argument(f"--{name}", help=about, default=None, **options)
 
-    p.add_argument("--out", required=True, help="folder of checkpoints and logs")
+    p.add_argument("-o", "--out", required=True, help="folder of checkpoints and logs")
     add("data", SOURCES, metavar="SOURCE")
     add("seed", "of data and weights", type=int)
     add(
@@ -278,7 +278,7 @@ def add_gif(commands) -> None:
         "an MP4, by the ending of FILE.",
     )  # fmt: skip
     _add_forecast_arguments(p)
-    p.add_argument("--out", required=True, metavar="FILE", help="FILE.gif or FILE.mp4")
+    p.add_argument("-o", "--out", required=True, metavar="FILE", help="FILE.gif or FILE.mp4")
     p.add_argument("--number", type=int, default=0, help="which sequence (default: 0)")
     p.set_defaults(run=run_gif)
 

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -129,15 +130,24 @@ def refuse_other_options(
         )
 
 
+def _renamed(former: str, value: Any, name: str, given: Any) -> Any:
+    """What an argument is: `given`, or what came under its former name, with a warning."""
+    if value is None:
+        return given
+    warnings.warn(f"Trainer: {former}= is called {name}= now", DeprecationWarning, stacklevel=3)
+    return value
+
+
 class Trainer:
-    """Trains `model` on `source`; with `folder`, keeps checkpoints there and goes on from them.
+    """Trains `model` on `source`; keeps checkpoints in the folder `out` and goes on from them.
 
     A batch depends on the seed and its number alone, and checkpoints hold weights, optimizer
     state, torch's random state and progress: a run that was cut off and resumed ends with the
     same bits as one that was not. `checkpoint.pt` is the last state, `best.pt` that of the best
-    validation. run: what the checkpoint tells about the run besides, such as its data. A folder
-    that holds another run is refused with a ValueError, unless `overwrite` says otherwise. clock:
-    what counts the seconds (time.process_time: those of the processor).
+    validation. progress: a bar on stderr; None: a bar on a terminal, lines elsewhere. run: what the
+    checkpoint tells about the run besides, such as its data. A folder that holds another run is
+    refused with a ValueError, unless `overwrite` says otherwise. clock: what counts the seconds
+    (time.process_time: those of the processor). folder, bar: former names of out and progress.
     """
 
     def __init__(
@@ -145,17 +155,21 @@ class Trainer:
         model: KerasModel,
         source: Source,
         options: TrainOptions,
-        folder: str | os.PathLike[str] | None = None,
+        out: str | os.PathLike[str] | None = None,
         tensorboard: bool = False,
-        bar: bool | None = None,
+        progress: bool | None = None,
         *,
         run: Mapping[str, Any] | None = None,
         overwrite: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        folder: str | os.PathLike[str] | None = None,
+        bar: bool | None = None,
     ) -> None:
+        out = _renamed("folder", folder, "out", out)
+        progress = _renamed("bar", bar, "progress", progress)
         self.clock = clock
         self.model, self.source, self.options = model, source, options
-        self.folder = None if folder is None else Path(folder)
+        self.folder = None if out is None else Path(out)
         self.progress = Progress()
         trained = [p for p in model.parameters() if p.requires_grad] or list(model.parameters())
         self.optimizer = (
@@ -167,8 +181,8 @@ class Trainer:
         self.average: dict[str, Tensor] = {}
         if options.ema:
             self.average = {n: p.detach().clone() for n, p in model.named_parameters()}
-        self.bar = sys.stderr.isatty() if bar is None else bar
-        self.lines = bar is None and not self.bar
+        self.bar = sys.stderr.isatty() if progress is None else progress
+        self.lines = progress is None and not self.bar
         self.history: list[dict[str, Any]] = []
         self.run_facts = dict(run or {})
         self.overwrite = overwrite

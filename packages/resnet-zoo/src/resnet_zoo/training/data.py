@@ -216,6 +216,19 @@ def open_source(path: str | Path, like: Any = None) -> ArraySource | FolderSourc
     path = Path(path)
     if path.is_dir():
         return FolderSource(path, like.categories if like else None)
+    if path.suffix not in (".safetensors", ".npz"):
+        raise ValueError(
+            f"open_source: {path} must be a folder, .safetensors or .npz with images and labels"
+        )
+    try:
+        return _array_source(path, like)
+    except Exception as error:  # of damaged files the libraries raise several kinds
+        if isinstance(error, OSError) and error.filename:
+            raise
+        raise ValueError(f"open_source: {path} has no pictures with labels: {error}") from error
+
+
+def _array_source(path: Path, like: Any) -> ArraySource:
     categories = None
     if path.suffix == ".safetensors":
         from safetensors import safe_open
@@ -223,17 +236,13 @@ def open_source(path: str | Path, like: Any = None) -> ArraySource | FolderSourc
         with safe_open(path, framework="pt") as file:
             images, labels = file.get_tensor("images"), file.get_tensor("labels")
             categories = json.loads((file.metadata() or {}).get("categories", "null"))
-    elif path.suffix == ".npz":
+    else:
         import numpy as np
 
         with np.load(path, allow_pickle=False) as arrays:
             images, labels = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])
             if "categories" in arrays:
                 categories = [str(name) for name in arrays["categories"]]
-    else:
-        raise ValueError(
-            f"open_source: {path} must be a folder, .safetensors or .npz with images and labels"
-        )
     if images.ndim == 3:
         images = images[:, None]
     elif images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):

@@ -220,7 +220,7 @@ class _Run:
             f"train: {bad} in epoch {position.epoch + 1}, step {position.step}; "
             + (f"{kept} is the last good state" if kept.is_file() else "nothing was saved yet")
             + "; cure: a lower lr, a longer warmup_epochs or clip_norm=1, in another folder or "
-            "with --restart"
+            "with --overwrite"
         )
 
     def _step(self, learner: nn.Module, batches: Any, position: Position) -> Tensor:

@@ -6,7 +6,6 @@ Randomness and learning rates (`learning_rate`) need none: they follow from (see
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,28 +133,43 @@ def load_checkpoint(
     Raises ValueError if the recipe or the data differ, or the file is damaged.
     """
     cure = (
-        "cure: the same settings and pictures, another output folder, or --restart (resume=False)"
+        "cure: the same settings and pictures, another output folder, or --overwrite (resume=False)"
     )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"train: {path} is damaged ({told}); {cure}") from error
+        then_recipe, then_data = dict(state["recipe"]), dict(state.get("data", data))
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        raise _damaged(path, error, cure) from error
     machinery = {"workers", "checkpoint_steps", "tensorboard"}
     own = {k: v for k, v in recipe.to_dict().items() if k not in machinery}
     for kind, now, then in (
-        ("another recipe", own, state["recipe"]),
-        ("other data", data, state.get("data", data)),  # earlier versions did not note it
+        ("another recipe", own, then_recipe),
+        ("other data", data, then_data),  # earlier versions did not note it
     ):
         differing = sorted(k for k in now if now[k] != then.get(k))
         if differing:
             told = "; ".join(f"{k}: {then.get(k)!r} then, {now[k]!r} now" for k in differing)
             raise ValueError(f"train: {path} belongs to {kind} ({told}); {cure}")
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    scaler.load_state_dict(state["scaler"])
-    if average is not None:
-        average.steps = state["average_steps"]
-        for key, value in state["average"].items():
-            average.tensors[key].copy_(value)
-    return Position(**state["position"])
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        if average is not None:
+            average.steps = int(state["average_steps"])
+            for key, value in state["average"].items():
+                average.tensors[key].copy_(value)
+        return _position(state["position"])
+    except Exception as error:
+        raise _damaged(path, error, cure) from error
+
+
+def _damaged(path: Path, error: Exception, cure: str) -> ValueError:
+    told = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ValueError(f"train: {path} is damaged ({told}); {cure}")
+
+
+def _position(saved: Any) -> Position:
+    position = Position(**saved)
+    if not (type(position.epoch) is type(position.step) is int and position.epoch >= 0):
+        raise ValueError(f"its position is {saved}")
+    return Position(position.epoch, position.step, float(position.best))
