@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from ..weights.cache import WeightsError
 from ..weights.checkpoint import read_metadata, read_state_dict
 from ..weights.keys import LoadReport, load_into
@@ -138,8 +140,32 @@ def load_model(path: str | os.PathLike[str], **kwargs: Any) -> ResNet:
             f"get_model(NAME, weights={os.fspath(path)!r}), or in a command the model's name and "
             "the file as --weights"
         )
-    arguments = {**metadata.get("model_args", {}), **kwargs}
-    return get_model(metadata["model"], weights=path, **arguments)
+    arguments = metadata.get("model_args", {})
+    _refuse_larger(path, metadata["model"], arguments)
+    return get_model(metadata["model"], weights=path, **{**arguments, **kwargs})
+
+
+def _refuse_larger(path: str | os.PathLike[str], name: str, arguments: Any) -> None:
+    """Raises WeightsError for arguments, read from the file, that are none, or those of a network
+    of more numbers than the file has bytes for: no memory is taken for it."""
+    try:
+        with torch.device("meta"):
+            model = _build(name, **arguments)
+    except (
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
+        raise WeightsError(f"load_model: {path} has damaged model_args: {error}") from error
+    needed = sum(p.numel() for p in model.parameters())
+    if needed > os.path.getsize(path):  # a byte each is less than any file has
+        raise WeightsError(
+            f"load_model: {path} has model_args of a network of {needed:,} numbers, and "
+            f"{os.path.getsize(path):,} bytes"
+        )
 
 
 def list_models(pattern: str = "*", *, variants: bool = False) -> list[str]:

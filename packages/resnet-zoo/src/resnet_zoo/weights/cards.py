@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..pictures.transforms import IMAGENET_MEAN, IMAGENET_STD
+from ..pictures.transforms import IMAGENET_MEAN, IMAGENET_STD, ImageClassification
 from .cache import WeightsError
 from .names import imagenet_categories
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}  # PIL's numbers, which transformers writes
+_MOST_PIXELS = 4096  # along a side of what a card asks for
 _SQUASH_FROM = 384  # transformers' ConvNextImageProcessor does not crop from this size on
 
 
@@ -25,7 +26,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises WeightsError for anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise WeightsError(f"weights: {path} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise WeightsError(f"weights: {path} holds {type(content).__name__}, not an object")
@@ -42,12 +43,34 @@ def card_from(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None)
             return _from_timm(config)
         if config.get("model_type") == "resnet" or "ResNet" in str(config.get("architectures")):
             return _from_transformers(config, preprocessor)
-    except (TypeError, ValueError, AttributeError, LookupError) as error:
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
         raise WeightsError(
             f"weights: {CONFIG} or {PREPROCESSOR} beside the weights holds what no such file does "
             f"({error}); cure: correct or remove it"
         ) from error
     return {}
+
+
+def checked(card: dict[str, Any], label: str) -> dict[str, Any]:
+    """`card`, whose values are those of a stranger's file. Raises WeightsError, with `label`, for
+    classes that are no names, and for a preprocessing that there is not."""
+    try:
+        names, transforms = card.get("categories"), card.get("transforms")
+        if names and not all(isinstance(name, str) for name in names):
+            raise TypeError(f"categories must be names, got {names!r:.80}")
+        if transforms:
+            made = ImageClassification(**transforms)
+            sides = (made.crop_size, made.resize_size)
+            if max(max(s) if isinstance(s, Sequence) else s for s in sides) > _MOST_PIXELS:
+                raise ValueError(f"sides must be at most {_MOST_PIXELS}, got {sides}")
+        if not isinstance(card.get("model"), (str, type(None))):
+            raise TypeError(f"model must be a name, got {card['model']!r:.80}")
+    except (TypeError, ValueError, OverflowError) as error:
+        raise WeightsError(
+            f"weights: {label}: what it, or {CONFIG} beside it, says of classes and preprocessing "
+            f"is damaged: {error}"
+        ) from error
+    return card
 
 
 def _from_timm(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Partial:
     def note(self) -> dict[str, str]:
         try:
             note = json.loads(self.note_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return note if isinstance(note, dict) else {}
 

@@ -149,6 +149,11 @@ def unwrap(loaded: Any, label: str) -> StateDict:
             f"read_state_dict: {label} is not a state dict: {wrong[0]!r} is "
             f"{type(mapping[wrong[0]]).__name__}, not a tensor"
         )
+    if larger := [_text(key) for key, value in mapping.items() if _exceeds_storage(value)]:
+        raise WeightsError(
+            f"read_state_dict: {label} is not a state dict: {larger[0]!r} has more numbers than "
+            "are stored; cure: save its contiguous()"
+        )
     tensors = {_SHELLS.sub("", _text(key)): value for key, value in mapping.items()}
     prefix = _prefix(tensors, label)
     inside = {key[len(prefix) :]: v for key, v in tensors.items() if key.startswith(prefix)}
@@ -165,6 +170,13 @@ def unwrap(loaded: Any, label: str) -> StateDict:
         _adopt_head(found, beside, prefix)
     found.left_out += beside
     return found
+
+
+def _exceeds_storage(tensor: Tensor) -> bool:
+    """Whether numbers are repeated by strides of 0: a copy would take memory without bound."""
+    if tensor.is_meta or tensor.is_quantized or tensor.layout is not torch.strided:
+        return False
+    return tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size()
 
 
 def _descend(loaded: Any) -> Any:

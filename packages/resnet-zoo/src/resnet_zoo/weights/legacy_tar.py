@@ -10,6 +10,7 @@ persistent ids. (torch/serialization.py, `legacy_load`; today's torch reads it w
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import struct
 import tarfile
@@ -33,11 +34,12 @@ _DTYPES = {
 
 
 def is_legacy_tar(path: Path) -> bool:
-    """Whether the file is such a tar."""
-    if not tarfile.is_tarfile(path):
+    """Whether the file is such a tar, which is never compressed."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            return {"storages", "tensors", "pickle"} <= set(tar.getnames())
+    except tarfile.TarError:
         return False
-    with tarfile.open(path, "r:") as tar:
-        return {"storages", "tensors", "pickle"} <= set(tar.getnames())
 
 
 def read_legacy_tar(path: Path) -> Any:
@@ -55,8 +57,8 @@ def read_legacy_tar(path: Path) -> Any:
 
 def _member(tar: tarfile.TarFile, name: str) -> BinaryIO:
     file = tar.extractfile(name)
-    if file is None:
-        raise ValueError(f"{name} is no file in the archive")
+    if file is None or tar.getmember(name).issparse():  # which unpacks to any size
+        raise ValueError(f"{name} is no plain file in the archive")
     return io.BytesIO(file.read())
 
 
@@ -84,6 +86,8 @@ def _tensors(file: BinaryIO, storages: dict[Any, Tensor]) -> dict[int, Tensor]:
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         if min(size, default=1) > 0 and not 0 <= offset <= last < len(base):
             raise ValueError(f"tensor {key} reaches outside its storage")
+        if math.prod(size) > len(base):  # by strides of 0
+            raise ValueError(f"tensor {key} has more numbers than its storage")
         tensors[int(key)] = torch.as_strided(base, size, stride, offset).clone()
     return tensors
 
@@ -102,7 +106,7 @@ class _Kind:
         self.dtype = dtype
 
 
-class _Reader(pickle.Unpickler):
+class _Reader(pickle._Unpickler):  # the one in C takes memory by the numbers in a memo
     """Knows OrderedDict and the names of torch's storage and tensor types; nothing else."""
 
     def __init__(self, file: BinaryIO, tensors: dict[int, Tensor] | None = None) -> None:

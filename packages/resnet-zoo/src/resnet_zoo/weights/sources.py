@@ -15,7 +15,7 @@ from typing import Any
 
 from ..pictures.transforms import ImageClassification
 from .cache import Remote, WeightsError, cache_dir, fetch, is_offline, sha256_of
-from .cards import CONFIG, PREPROCESSOR, card_from, read_json
+from .cards import CONFIG, PREPROCESSOR, card_from, checked, read_json
 from .checkpoint import SUFFIXES, read_metadata
 from .hub import FILES, Repo
 from .names import WEIGHTS, WeightsEnum, published
@@ -48,9 +48,12 @@ class Source:
         return fetch(self.remote(), offline=self.offline, progress=self.progress)
 
     def describe(self) -> dict[str, Any]:
-        """What is known beside the tensors: "categories", "transforms", "model"; read once."""
+        """What is known beside the tensors: "categories", "transforms", "model"; read once.
+
+        Raises WeightsError for values that are none of these.
+        """
         if self._card is None:
-            self._card = self._describe()
+            self._card = checked(self._describe(), self.label)
         return self._card
 
     def _describe(self) -> dict[str, Any]:
