@@ -40,10 +40,9 @@ def read_points(path: str | Path, columns: int | None = None) -> np.ndarray:
     else:
         try:
             points = readers[path.suffix](path)
-        except OSError:
-            raise
         except Exception as error:  # of a damaged header int, zip, dtype and numpy raise many kinds
-            if str(error).startswith(str(path)):
+            known = isinstance(error, OSError) and error.filename
+            if known or str(error).startswith(str(path)):
                 raise
             told = str(error).splitlines() or [type(error).__name__]
             raise ValueError(f"{path}: damaged, or no {path.suffix}: {told[0]:.200}") from error
