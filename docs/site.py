@@ -29,6 +29,7 @@ HOUSE = {"README.md": "index.md"} | {
     for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
     if (ROOT / name).exists()
 }
+MACHINE = ("processor", "instruction_set", "system")
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```$", re.M | re.S)
 
@@ -118,8 +119,9 @@ def benchmark(path: Path) -> str:
     result = json.loads(path.read_text())
     machine, versions = result.get("machine", {}), result.get("versions", {})
     peer = f", beside {result['peer']}" if result.get("peer") else ""
-    lines = [f"\n## {result['benchmark']}{peer} {{#{path.stem}}}\n", f"{result['date']}, "]
-    lines[-1] += ", ".join(str(machine[key]) for key in ("processor", "system") if key in machine)
+    heading = f"{result['benchmark']}{peer}, {result['date']}"
+    lines = [f"\n## {heading} {{#{path.stem}}}\n", ""]
+    lines[-1] += ", ".join(str(machine[key]) for key in MACHINE if key in machine)
     lines[-1] += f", {machine.get('cores', '?')} cores. "
     lines[-1] += ", ".join(f"{name} {value}" for name, value in versions.items()) + "\n"
     if sentence := age(path):
