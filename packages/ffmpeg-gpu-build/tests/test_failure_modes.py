@@ -120,6 +120,14 @@ def test_messages_of_ffmpeg_are_recognised_by_text(log, code):
     assert found.line == log
 
 
+def test_a_disk_that_is_full_from_the_start_is_no_encoder_that_did_not_open():
+    found = diagnose(
+        "[error] Could not write header for output file #0 (incorrect codec parameters ?): "
+        "No space left on device\n[error] Error initializing output stream 0:0 -- \n"
+    )
+    assert found.code == "disk-full"
+
+
 def test_the_cause_is_named_before_its_consequence():
     found = diagnose(
         "[h264] Device does not support the VK_KHR_video_decode_queue extension!\n"
