@@ -70,7 +70,7 @@ def answer(
     older than `seconds`. A disk that cannot be written to keeps nothing and is no error.
     """
     file = _file(kind, question)
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
         if file.stat().st_uid == os.geteuid():
             known = json.loads(file.read_bytes())
             if seconds is None or 0 <= time.time() - known["time"] < seconds:

@@ -6,6 +6,7 @@ default gzip-compressed, whose first lines name the PTX version and the lowest G
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import re
 import struct
@@ -134,38 +135,43 @@ def ptx_floor(modules: list[Ptx]) -> Ptx | None:
 
 def dynamic(path: Path) -> Dynamic | None:
     """The dynamic section of a 64-bit little-endian ELF file; None for anything else."""
-    with _mapped(path) as data:
-        if len(data) < 64 or data[:6] != b"\x7fELF\x02\x01":
-            return None
-        header = struct.unpack_from(_FIELDS_64, data, 16)
-        table, size, count = header[4], header[8], header[9]
-        loads, section = [], None
-        for index in range(count):
-            kind, _, offset, address, _, length = struct.unpack_from(
-                "<IIQQQQ", data, table + index * size
-            )
-            if kind == _PT_LOAD:
-                loads.append((address, offset, length))
-            elif kind == _PT_DYNAMIC:
-                section = (offset, length)
-        if section is None:
-            return Dynamic((), ())
-        entries = [
-            struct.unpack_from("<qQ", data, at)
-            for at in range(section[0], section[0] + section[1] - 15, 16)
-        ]
-        strings = next((value for tag, value in entries if tag == _DT_STRTAB), 0)
-        base = next((o + strings - a for a, o, n in loads if a <= strings < a + n), None)
-        if base is None:
-            return Dynamic((), ())
+    with contextlib.suppress(struct.error, OverflowError), _mapped(path) as data:
+        return _dynamic(data)
+    return None  # its tables reach outside of it
 
-        def text(value: int) -> str:
-            end = data.find(b"\0", base + value)
-            return data[base + value : end].decode("utf-8", "replace")
 
-        needed = tuple(text(v) for tag, v in entries if tag == _DT_NEEDED)
-        paths = [text(v) for tag, v in entries if tag in (_DT_RPATH, _DT_RUNPATH)]
-        return Dynamic(needed, tuple(part for p in paths for part in p.split(":")))
+def _dynamic(data: mmap.mmap | bytes) -> Dynamic | None:
+    if len(data) < 64 or data[:6] != b"\x7fELF\x02\x01":
+        return None
+    header = struct.unpack_from(_FIELDS_64, data, 16)
+    table, size, count = header[4], header[8], header[9]
+    loads, section = [], None
+    for index in range(count):
+        kind, _, offset, address, _, length = struct.unpack_from(
+            "<IIQQQQ", data, table + index * size
+        )
+        if kind == _PT_LOAD:
+            loads.append((address, offset, length))
+        elif kind == _PT_DYNAMIC:
+            section = (offset, length)
+    if section is None:
+        return Dynamic((), ())
+    entries = [
+        struct.unpack_from("<qQ", data, at)
+        for at in range(section[0], section[0] + section[1] - 15, 16)
+    ]
+    strings = next((value for tag, value in entries if tag == _DT_STRTAB), 0)
+    base = next((o + strings - a for a, o, n in loads if a <= strings < a + n), None)
+    if base is None:
+        return Dynamic((), ())
+
+    def text(value: int) -> str:
+        end = data.find(b"\0", base + value)
+        return data[base + value : end].decode("utf-8", "replace")
+
+    needed = tuple(text(v) for tag, v in entries if tag == _DT_NEEDED)
+    paths = [text(v) for tag, v in entries if tag in (_DT_RPATH, _DT_RUNPATH)]
+    return Dynamic(needed, tuple(part for p in paths for part in p.split(":")))
 
 
 def libraries(program: Path, env: dict[str, str] | None = None) -> dict[str, Path]:

@@ -208,7 +208,7 @@ class Plan:
 def _load(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DescriptionError(f"{path}: no valid TOML: {error}") from None
 
 

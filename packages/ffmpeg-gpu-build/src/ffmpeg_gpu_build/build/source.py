@@ -195,7 +195,9 @@ def unpack(file: Path, into: Path, top: str | None = None) -> Path:
                 shutil.rmtree(target, ignore_errors=True)
                 Path(aside, first).rename(target)
             return target
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except SourceError:
+        raise
+    except Exception as error:  # of damaged archives tarfile and what unpacks raise many kinds
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise SourceError(f"unpack: {file.name} is damaged: {error}", "damaged") from None

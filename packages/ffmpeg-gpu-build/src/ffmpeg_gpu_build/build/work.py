@@ -71,7 +71,7 @@ class State:
     def __init__(self, file: Path, fingerprint: str) -> None:
         self.file, self.fingerprint = file, fingerprint
         self.done: list[str] = []
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
             old = json.loads(file.read_text())
             if old["fingerprint"] == fingerprint:
                 self.done = [s for s in KEPT if s in old["done"]]

@@ -174,6 +174,22 @@ def probe(
     program = Ffmpeg.at(ffmpeg)
     ask = _ask_ffprobe if program.probe_path else _ask_av
     answer = ask(Path(path), program, urls)
+    return described(Path(path), answer)
+
+
+def described(path: Path, answer: Any) -> Media:
+    """The Media of ffprobe's answer on a file. Raises FfmpegError, code "bad-input", for what no
+    ffprobe says."""
+    try:
+        return _described(path, answer)
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        raise FfmpegError(
+            f"probe: {os.fspath(path)!r}: ffprobe's answer is not understood: {error!r}",
+            "bad-input",
+        ) from error
+
+
+def _described(path: Path, answer: dict[str, Any]) -> Media:
     container = answer.get("format", {}).get("format_name", "unknown")
     streams = answer.get("streams", [])
     # a cover picture is a video stream to FFmpeg, not to us
@@ -184,7 +200,7 @@ def probe(
     ]
     seconds = answer.get("format", {}).get("duration")
     return Media(
-        path=Path(path),
+        path=path,
         container=container,
         seconds=float(seconds) if seconds else None,
         video=_video(moving[0]) if moving and moving[0].get("width") else None,
@@ -227,7 +243,11 @@ def _ask_ffprobe(path: Path, program: Ffmpeg, urls: bool) -> dict[str, Any]:
         text = found.sentence if found else last_lines(done.err, 1)
         code = found.code if found else "bad-input"
         raise FfmpegError(f"probe: {os.fspath(path)!r}: {text}", code, done.err)
-    return json.loads(done.out)
+    try:
+        return json.loads(done.out)
+    except (ValueError, RecursionError) as error:
+        text = f"probe: {os.fspath(path)!r}: ffprobe's answer is no JSON: {error}"
+        raise FfmpegError(text, "bad-input", done.err) from error
 
 
 def _ask_av(path: Path, _: Ffmpeg, urls: bool) -> dict[str, Any]:
