@@ -6,8 +6,9 @@ At random times, half of them while a checkpoint is being written, a random rank
 SIGSTOP or the launcher SIGTERM. torchrun restarts the ranks; a launcher that has ended is started
 again. When the time is up the run goes on undisturbed for some steps, and another one runs without
 any signal or save until it has made as many steps or its own time is up. Losses in float64 must be
-equal to the last bit, step by step; the exit status says so. FILE is written anew after each shot,
-so that what was seen is there however this ends.
+equal to the last bit, step by step, memory, descriptors and processes stay as they were, and no
+process is left; the exit status says so. FILE is written anew after each shot, so that what was
+seen is there however this ends.
 """
 
 from __future__ import annotations
@@ -27,7 +28,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
 
-from measure import machine
+import torch
+from measure import commit, machine
+from soaking import SAMPLES, Sample, family, look, verdict
+
+import tp_parallel
 
 RANKS, TIMEOUT = 4, 15.0
 KINDS = ("KILL", "STOP", "TERM")
@@ -45,10 +50,19 @@ class Record:
         self.path = Path(path) if path else None
         self.began = time.monotonic()
         self.values: dict[str, object] = {
-            "benchmark": "soak", "date": datetime.date.today().isoformat(), "machine": machine(),
+            "benchmark": "soak", "date": datetime.date.today().isoformat(), "commit": commit(),
+            "machine": machine(),
+            "versions": {"tp-parallel": tp_parallel.__version__, "torch": torch.__version__},
             **first,
         }  # fmt: skip
+        self.samples: list[Sample] = []
         self.shots = dict.fromkeys([*KINDS, "in a save", "starts again"], 0)
+
+    def look(self, every: float) -> None:
+        """A sample of this process and all below it, if the last is `every` seconds old."""
+        seconds = time.monotonic() - self.began
+        if not self.samples or seconds - self.samples[-1].seconds >= every:
+            self.samples.append(look(os.getpid(), seconds))
 
     def write(self, **more: object) -> None:
         seconds = round(time.monotonic() - self.began)
@@ -129,6 +143,7 @@ def shoot(run: Run, minutes: float, draw: random.Random, record: Record) -> None
     """Signals to `run` for so long, each counted in `record`."""
     end, seen = time.monotonic() + 60 * minutes, 0
     while time.monotonic() < end:
+        record.look(60 * minutes / SAMPLES)
         if run.launcher.poll() is not None:
             record.shots["starts again"] += 1
             run.launcher = run.start()
@@ -180,13 +195,17 @@ def main() -> int:
     both = sorted(shot.keys() & whole.keys())
     other = [step for step in both if shot[step] != whole[step]]
     missing = [step for step in range(len(shot)) if step not in shot]
-    record.write(**{"phase": "ended", "went on after the last shot": calm, "steps": len(shot),
-                    "steps compared": len(both), "steps that differ": other,
-                    "steps that are missing": missing})  # fmt: skip
+    facts, leaks = verdict(record.samples)
+    left = len(family(os.getpid())) - 1
+    record.write(**facts, **{"phase": "ended", "leaks": leaks, "processes left": left,
+                             "went on after the last shot": calm, "steps": len(shot),
+                             "steps compared": len(both), "steps that differ": other,
+                             "steps that are missing": missing})  # fmt: skip
     print(json.dumps(record.values, indent=1))
     print(f"logs: {folder}")
     every = all(record.shots[kind] for kind in KINDS)
-    return 0 if calm and both and every and not other and not missing else 1
+    kept = not other and not missing and not leaks and not left
+    return 0 if calm and both and every and kept else 1
 
 
 if __name__ == "__main__":
