@@ -21,7 +21,8 @@ STORED = ("positions", "normals", "uvs", "colors", "materials", "vertex_refs", "
           "clusters", "groups", "nodes")  # fmt: skip
 
 
-VERSION_2 = Path(__file__).parent / "data" / "torus_version_2.ncl"
+DATA = Path(__file__).parent / "data"
+VERSION_2 = DATA / "torus_version_2.ncl"
 VERSION_2_ARRAYS = "fb2651d5d32a20f179742f34a2cbb085d808a1e722ec514e65a1b18d6c77c757"
 
 
@@ -322,6 +323,26 @@ def test_the_validator_finds_a_broken_promise(field, value, message, stored):
     stored.write_bytes(data)
     with pytest.raises(ValueError, match="content is unsound: " + message):
         _C.read_ncl(str(stored), 1, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "faces"), [("torus.ncl", 3, 2304), ("square_version_4.ncl", 4, 2)]
+)
+def test_files_of_versions_3_and_4_are_read_opened_and_streamed_for_ever(name, version, faces):
+    assert ncl.version(DATA / name) == version
+    asset = nc.load(DATA / name)
+    assert asset.validate() == []
+    leaves = asset.clusters[asset.clusters["level"] == 0]
+    assert int(leaves["triangle_count"].sum()) == faces
+    again = ncl.open(DATA / name).load()
+    assert _equal(asset, again)
+    assert len(again.material_table) == (version == 4)
+    camera = nc.Camera.around(asset)
+    pictures = [
+        nc.Renderer(64, 64, wait_resident=True).render(nc.Scene(a), camera).depth
+        for a in (nc.open(DATA / name), asset)
+    ]
+    assert np.array_equal(*pictures)
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ NclBytes NclBytes::of_file(const std::string& path) {
     throw native::MachineError("read_ncl: cannot open " + path + ": " + why);
   }
   NclBytes bytes(nullptr, static_cast<size_t>(info.st_size));
+  bytes.where_ = ", in " + path;
   bytes.file_ = std::shared_ptr<const int>(new int(file), [](const int* descriptor) {
     close(*descriptor);
     delete descriptor;
@@ -38,9 +39,10 @@ void NclBytes::read(uint64_t offset, size_t bytes, void* target) const {
         pread(*file_, static_cast<uint8_t*>(target) + done, bytes - done, static_cast<off_t>(offset + done));
     if (count == 0)
       throw native::ValueError("read_ncl: the file was cut short while it was open: byte " +
-                               std::to_string(offset + done) + " of " + std::to_string(size_) + " is gone");
+                               std::to_string(offset + done) + " of " + std::to_string(size_) + " is gone" +
+                               where_);
     if (count < 0 && errno != EINTR)
-      throw native::MachineError(std::string("read_ncl: cannot read: ") + std::strerror(errno));
+      throw native::MachineError(std::string("read_ncl: cannot read: ") + std::strerror(errno) + where_);
     if (count > 0) done += static_cast<size_t>(count);
   }
 }

@@ -21,6 +21,8 @@ class NclBytes {
   static NclBytes of_file(const std::string& path);
 
   size_t size() const { return size_; }
+  // Said of the file in errors: ", in " and its path; nothing of memory.
+  const std::string& where() const { return where_; }
 
   // Copies `bytes` from `offset`, which lie inside. Throws native::ValueError when the file no longer has
   // them, native::MachineError when it cannot be read.
@@ -32,6 +34,7 @@ class NclBytes {
  private:
   const uint8_t* data_ = nullptr;
   size_t size_ = 0;
+  std::string where_;
   std::shared_ptr<const int> file_;  // closed by its last owner
 };
 

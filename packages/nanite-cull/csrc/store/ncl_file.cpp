@@ -211,6 +211,8 @@ NclFile::NclFile(NclBytes bytes, const ReadOptions& options)
   find_ranges();
 }
 
+void NclFile::refuse(const std::string& why) const { nanite_cull::refuse(why + bytes_.where()); }
+
 Asset NclFile::graph() const {
   Asset graph = graph_of(tables_);
   finish_hierarchy(graph);

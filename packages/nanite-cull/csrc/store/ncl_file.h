@@ -82,6 +82,7 @@ class NclFile {
     uint32_t vertex_begin, triangle_begin, vertices, triangles;
   };
   void find_ranges();
+  [[noreturn]] void refuse(const std::string& why) const;  // and where
 
   NclBytes bytes_;
   ReadOptions options_;

@@ -1,10 +1,12 @@
 """Files that people share: named where they are none; written whole or not at all, with the user's
 umask."""
 
+import contextlib
 import errno
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -29,6 +31,23 @@ def existing(path: str | Path, function: str) -> Path:
             f"{function}: path must be a file, got the device or pipe {path}; copy it into a file"
         )
     return path
+
+
+@contextlib.contextmanager
+def reading(path: Path, function: str, *more: type[Exception]) -> Iterator[None]:
+    """Errors of the block name the file at `path` that it reads: a ValueError, and one of the kinds
+    `more`, becomes a ValueError that does; errors of the system pass."""
+    try:
+        yield
+    except ImportError:
+        raise
+    except (ValueError, *more) as error:
+        if isinstance(error, (ValueError, OSError)) and str(path) in str(error):
+            raise
+        told = str(error).removeprefix(f"{function}: ")
+        if not isinstance(error, ValueError):
+            told = f"it is damaged ({type(error).__name__}: {told})"
+        raise ValueError(f"{function}: {path} cannot be read: {told}") from error
 
 
 def write_file(path: str | Path, data: bytes) -> Path:

@@ -13,7 +13,7 @@ from nanite_cull import _C  # type: ignore[attr-defined]
 from nanite_cull._arrays import as_numpy, floats, indices
 from nanite_cull._arrays import colors as rgba
 from nanite_cull._core import open_meshoptimizer
-from nanite_cull._files import existing, write_file
+from nanite_cull._files import existing, reading, write_file
 from nanite_cull._numbers import flag, point, real, whole
 from nanite_cull.materials import Material, pack, surfaces, unpack
 
@@ -318,8 +318,9 @@ def open(path: str | Path) -> Asset:
     IsADirectoryError for a folder, TypeError for what is no path.
     """
     path = existing(path, "open")
-    core = _C.open_asset(str(path))
-    return Asset(core, unpack(core.stored_materials()), path=path.absolute())
+    with reading(path, "read_ncl"):
+        core = _C.open_asset(str(path))
+        return Asset(core, unpack(core.stored_materials()), path=path.absolute())
 
 
 def _lock_mask(lock: Any, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nanite_cull._files import existing
+from nanite_cull._files import existing, reading
 from nanite_cull.lights import Lamp, Sun
 
 LIGHTS = "KHR_lights_punctual"
@@ -36,7 +36,7 @@ def read_header(path: Path) -> dict[str, Any]:
                 header = json.loads(head + file.read())
             else:
                 return {}
-    except (ValueError, struct.error):
+    except (ValueError, struct.error, RecursionError):
         return {}  # trimesh says what is wrong
     return header if isinstance(header, dict) else {}
 
@@ -163,7 +163,7 @@ def load_lights(path: str | Path, *, scale: float = 1.0) -> tuple[Sun | Lamp, ..
                 stacklevel=4,
             )
 
-    try:
+    with reading(path, "load_lights", Exception):
         nodes = header.get("nodes", [])
         lights = header.get("extensions", {}).get(LIGHTS, {}).get("lights", [])
         scenes = header.get("scenes", [])
@@ -177,6 +177,4 @@ def load_lights(path: str | Path, *, scale: float = 1.0) -> tuple[Sun | Lamp, ..
             if used is not None:
                 add(lights[used["light"]], to_world)
             waiting += [(child, to_world) for child in node.get("children", [])]
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise ValueError(f"load_lights: the lights of {path} are damaged: {error!r}") from error
     return tuple(out)

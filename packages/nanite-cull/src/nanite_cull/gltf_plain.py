@@ -20,6 +20,8 @@ CODES = {"<u4": 5125, "<f4": 5126}  # of what is added
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
 READ = ("POSITION", "NORMAL", "TEXCOORD_0", "COLOR_0")  # by trimesh
 TRIANGLES, FAN = 4, 6
+MOST_ZEROS = 256  # of accessors without values, for each byte of the buffers
+FEW_ZEROS = 1 << 16
 BINARY = "binary chunk"  # the name of a GLB file's own buffer
 
 
@@ -65,8 +67,25 @@ class _Accessors:
         stride = view.get("byteStride", width * dtype.itemsize)
         start, first = view.get("byteOffset", 0), where.get("byteOffset", 0)
         data = self._buffer(view["buffer"])[start : start + view["byteLength"]]
+        if len(data) != view["byteLength"]:
+            raise ValueError(f"bufferView {where['bufferView']} reaches beyond its buffer")
         strides = (stride, dtype.itemsize)
         return np.ndarray((count, width), dtype, data, first, strides)
+
+    def require_sizes(self) -> None:
+        """Raises ValueError for accessors of more values than there are bytes for."""
+        views, zeros = self.header.get("bufferViews", []), 0
+        for number, accessor in enumerate(self.header.get("accessors", [])):
+            count, view = accessor["count"], accessor.get("bufferView")
+            most = None if view is None else views[view]["byteLength"]
+            if type(count) is not int or count < 0 or (most is not None and count > most):
+                raise ValueError(f"accessor {number}: count must fit its bytes, got {count!r}")
+            zeros += count if view is None else 0
+        if zeros > FEW_ZEROS:
+            numbers = range(len(self.header.get("buffers", [])))
+            most = MOST_ZEROS * sum(len(self._buffer(number)) for number in numbers)
+            if zeros > most:
+                raise ValueError(f"accessors without a bufferView have {zeros} values in all")
 
     def read(self, number: int) -> np.ndarray:
         """(count, width): sparse values in their places, normalised integers as float32."""
@@ -188,6 +207,7 @@ def load_scene(path: Path, header: dict[str, Any]) -> Any:
     require_trees(header)
     files = _Files(path)
     accessors = _Accessors(header, files, path)
+    accessors.require_sizes()
     before = json.dumps(header.get("meshes")), len(header.get("nodes", []))
     for mesh in header.get("meshes", []):
         for primitive in mesh["primitives"]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nanite_cull._files import existing
+from nanite_cull._files import existing, reading
 from nanite_cull.asset import Asset, build
 from nanite_cull.gltf import read_header, samplings
 from nanite_cull.gltf_extensions import require_read
@@ -28,9 +28,8 @@ class _Part:
     material: Material
 
 
-def _open(path: str | Path) -> Any:
+def _open(path: Path) -> Any:
     """The file as a trimesh.Scene."""
-    path = existing(path, "load")
     try:
         import trimesh
     except ImportError as error:
@@ -250,10 +249,11 @@ def _moved(part: _Part, transform: np.ndarray) -> _Part:
                  part.material)  # fmt: skip
 
 
-def _read(path: str | Path) -> list[_Part]:
-    scene = _open(path)
-    parts = _parts(scene, path)
-    return [_moved(parts[name], transform) for name, transform in _placed(scene, parts)]
+def _read(path: Path) -> list[_Part]:
+    with reading(path, "load", Exception):
+        scene = _open(path)
+        parts = _parts(scene, path)
+        return [_moved(parts[name], transform) for name, transform in _placed(scene, parts)]
 
 
 def read_mesh(path: str | Path) -> dict[str, Any]:
@@ -265,7 +265,7 @@ def read_mesh(path: str | Path) -> dict[str, Any]:
     file without triangles, that cannot be read or that requires a glTF extension which is not read,
     ImportError when trimesh is not installed.
     """
-    return _arguments(_read(path))
+    return _arguments(_read(existing(path, "load")))
 
 
 def load(path: str | Path, **options: Any) -> Asset:
@@ -276,12 +276,14 @@ def load(path: str | Path, **options: Any) -> Asset:
     `vanishing` says otherwise; for an .ncl file only `threads` has a meaning. Raises what
     `read_mesh` and `build` do.
     """
-    if existing(path, "load").suffix.lower() == ".ncl":
+    path = existing(path, "load")
+    if path.suffix.lower() == ".ncl":
         from nanite_cull import ncl
 
         return ncl.read(path, threads=options.get("threads", 0))
-    parts = _read(path)
-    return build(**_arguments(parts), **{"vanishing": "warn", **options})
+    mesh = _arguments(_read(path))
+    with reading(path, "load"):
+        return build(**mesh, **{"vanishing": "warn", **options})
 
 
 def load_instances(path: str | Path, **options: Any) -> list[tuple[Asset, np.ndarray]]:
@@ -289,18 +291,21 @@ def load_instances(path: str | Path, **options: Any) -> list[tuple[Asset, np.nda
 
     Nodes with a singular transform draw nothing and are left out. Raises what `load` does.
     """
-    if existing(path, "load").suffix.lower() == ".ncl":
+    path = existing(path, "load")
+    if path.suffix.lower() == ".ncl":
         return [(load(path, **options), np.eye(4)[None])]
-    source = _open(path)
-    parts = _parts(source, path)
     placed: dict[str, list[np.ndarray]] = {}
-    for name, transform in _placed(source, parts):
-        if abs(np.linalg.det(transform[:3, :3])) > 1e-12 * np.abs(transform[:3, :3]).max() ** 3:
-            placed.setdefault(name, []).append(transform)
+    with reading(path, "load", Exception):
+        source = _open(path)
+        parts = _parts(source, path)
+        for name, transform in _placed(source, parts):
+            if abs(np.linalg.det(transform[:3, :3])) > 1e-12 * np.abs(transform[:3, :3]).max() ** 3:
+                placed.setdefault(name, []).append(transform)
     if not placed:
         raise ValueError(f"load: no node of {path} draws a triangle")
     out = []
-    for name, transforms in placed.items():
-        asset = build(**_arguments([parts[name]]), **{"vanishing": "warn", **options})
-        out.append((asset, np.stack(transforms)))
+    with reading(path, "load"):
+        for name, transforms in placed.items():
+            asset = build(**_arguments([parts[name]]), **{"vanishing": "warn", **options})
+            out.append((asset, np.stack(transforms)))
     return out

@@ -8,7 +8,7 @@ import numpy as np
 
 from nanite_cull import _C
 from nanite_cull._core import open_meshoptimizer
-from nanite_cull._files import existing
+from nanite_cull._files import existing, reading
 from nanite_cull._numbers import whole
 from nanite_cull.asset import Asset
 from nanite_cull.materials import Material, unpack
@@ -30,8 +30,10 @@ def read(path: str | Path, *, threads: int = 0) -> Asset:
     FileNotFoundError when there is none, IsADirectoryError for a folder, TypeError for no path.
     """
     open_meshoptimizer()
-    core, materials = _C.read_ncl(str(existing(path, "load")), whole(threads, "load", "threads", 0))
-    return Asset(core, unpack(materials))
+    path, count = existing(path, "load"), whole(threads, "load", "threads", 0)
+    with reading(path, "read_ncl"):
+        core, materials = _C.read_ncl(str(path), count)
+        return Asset(core, unpack(materials))
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +67,9 @@ class File:
 
     def __init__(self, path: str | Path, *, threads: int = 0) -> None:
         count = whole(threads, "ncl.open", "threads", 0)
-        self._core = _C.NclFile(str(existing(path, "ncl.open")), True, count)
+        self._path = existing(path, "ncl.open")
+        with reading(self._path, "read_ncl"):
+            self._core = _C.NclFile(str(self._path), True, count)
 
     @cached_property
     def _graph(self) -> Asset:
@@ -108,7 +112,8 @@ class File:
 
     def page(self, page: int) -> list[Part]:
         """Reads, checks and decodes one page. Raises ValueError where it is damaged."""
-        held = self._core.page(page)
+        with reading(self._path, "read_ncl"):
+            held = self._core.page(page)
         records = self.parts[self.parts["page"] == page]
         clusters, first = self.clusters, int(records["cluster_begin"].min())
 
@@ -133,11 +138,13 @@ class File:
     @cached_property
     def materials(self) -> tuple[Material, ...]:
         """What the materials look like: `Asset.material_table`."""
-        return unpack(self._core.materials())
+        with reading(self._path, "read_ncl"):
+            return unpack(self._core.materials())
 
     def load(self) -> Asset:
-        """The whole asset, as `load` gives it."""
-        return Asset(self._core.load(), self.materials)
+        """The whole asset, as `load` gives it. Raises ValueError where a page is damaged."""
+        with reading(self._path, "read_ncl"):
+            return Asset(self._core.load(), self.materials)
 
 
 def open(path: str | Path, *, threads: int = 0) -> File:
