@@ -6,9 +6,9 @@ animation, a video and an `.npz` are decoded once as a whole.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -135,7 +135,7 @@ def open_recordings(
         raise ValueError(f"load_frames: channels must be 1 or 3, got {channels!r}")
     if limit is not None and limit < 1:
         raise ValueError(f"load_frames: limit must be at least 1 frame, got {limit!r}")
-    found = _values(Path(path), channels, limit)
+    found = _found(Path(path), channels, limit)
     if scale is None:
         scales = [values.scale() for values in found]
         if len(set(scales)) == 1:
@@ -203,6 +203,20 @@ def load_frames(
             f"load_frames: {path} has {len(recordings)} recordings; use load_recordings"
         )
     return recordings[0]
+
+
+def _found(path: Path, channels: int, limit: int | None) -> list[Values]:
+    """`_values`; what a library raises of a damaged file is a ValueError that names it."""
+    try:
+        return _values(path, channels, limit)
+    except RuntimeError:  # a package is missing
+        raise
+    except Exception as error:
+        named = isinstance(error, (OSError, ValueError)) and str(path) in str(error)
+        if named:
+            raise
+        told = str(error).removeprefix("load_frames: ") or type(error).__name__
+        raise ValueError(f"load_frames: {path} is damaged, or no recording: {told}") from error
 
 
 def _values(path: Path, channels: int, limit: int | None) -> list[Values]:
@@ -292,7 +306,7 @@ def _array_recordings(path: Path, channels: int, limit: int | None) -> list[Valu
             if len(names) != 1:
                 raise ValueError(f"it must hold one array, it has {', '.join(names)}")
             loaded = loaded[names[0]]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of a damaged header numpy raises many kinds
         raise ValueError(f"load_frames: {path} is no array of numbers: {error}") from error
     if loaded.dtype.kind not in "buif" or loaded.size == 0:
         raise ValueError(f"load_frames: {path} must hold numbers, got {loaded.dtype}")
@@ -346,35 +360,38 @@ def _pillow():
 
 def _open(path: Path):
     image = _pillow()
-    try:
+    with _decoding(path):
         return image.open(path)
-    except (OSError, SyntaxError) as error:
-        raise _damaged(path, error) from error
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"load_frames: {path} is no picture, or damaged: {error}")
+@contextlib.contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Makes what Pillow raises of a damaged file, of many kinds, a ValueError that names it."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
+        raise ValueError(f"load_frames: {path} is no picture, or damaged: {error}") from error
 
 
 def _one(path: Path, *missing: float | None):
     """The picture of a file in a folder, with the value for what is missing that others have."""
     picture = _open(path)
-    pages = getattr(picture, "n_frames", 1)
-    if pages > 1:
-        raise ValueError(
-            f"load_frames: {path} holds {pages} frames, its folder one a file; give the file "
-            "itself, or a folder of such for each"
-        )
-    if missing and _nodata(picture) not in missing:
-        raise ValueError(
-            f"load_frames: all frames must have one NODATA, {path} has {_nodata(picture)}, the "
-            f"first {missing[0]}"
-        )
-    _refuse_cut_depth(picture, path)
-    try:
+    with _decoding(path):
+        pages = getattr(picture, "n_frames", 1)
+        if pages > 1:
+            raise ValueError(
+                f"load_frames: {path} holds {pages} frames, its folder one a file; give the file "
+                "itself, or a folder of such for each"
+            )
+        if missing and _nodata(picture) not in missing:
+            raise ValueError(
+                f"load_frames: all frames must have one NODATA, {path} has {_nodata(picture)}, the "
+                f"first {missing[0]}"
+            )
+        _refuse_cut_depth(picture, path)
         picture.load()
-    except (OSError, SyntaxError) as error:
-        raise _damaged(path, error) from error
     return picture
 
 

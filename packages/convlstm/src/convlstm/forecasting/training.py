@@ -478,10 +478,24 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict:
 def load_checkpoint(path: str | os.PathLike[str]) -> KerasModel:
     """The model of a checkpoint, with its weights (their average where the run kept one), in eval
     mode. Its `scale` is that of the data
-    that it was trained on, None where the data were in [0, 1] as they are."""
+    that it was trained on, None where the data were in [0, 1] as they are.
+
+    Raises FileNotFoundError, or ValueError for a damaged file."""
     state = read_checkpoint(path)
-    model = from_config(state["model"], draw=False)
-    model.load_state_dict({**state["weights"], **state.get("average", {})}, assign=True)
-    scale = state.get("scale")
-    model.scale = None if scale is None else Scale(**scale)
+    try:
+        model = from_config(state["model"], draw=False)
+        weights = {**state["weights"], **state.get("average", {})}
+        _refuse_repeated(weights)
+        model.load_state_dict(weights, assign=True)
+        scale = state.get("scale")
+        model.scale = None if scale is None else Scale(**scale)
+    except Exception as error:  # of a damaged configuration many kinds are raised
+        raise ValueError(f"load_checkpoint: {path} is damaged: {error!r}") from error
     return model.eval()
+
+
+def _refuse_repeated(weights: dict[str, torch.Tensor]) -> None:
+    """Raises ValueError for numbers repeated by strides of 0, of which a copy could be any size."""
+    for name, value in weights.items():
+        if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+            raise ValueError(f"{name} has more numbers than are stored")
