@@ -141,7 +141,7 @@ def test_a_rebuild_with_nothing_to_do_takes_less_than_a_second(package):
 def test_pip_install_of_a_folder_works_with_build_isolation(fresh):
     before = fresh.freeze()
     try:
-        fresh.pip(f"-Ccmake.define.{QUICK}", ROOT / "packages" / "tp-parallel")
+        fresh.pip(f"--config-settings=cmake.define.{QUICK}", ROOT / "packages" / "tp-parallel")
         assert fresh.run("-c", "import tp_parallel").returncode == 0
     finally:
         fresh.remove(fresh.freeze() - before)
@@ -173,7 +173,7 @@ def spconv_wheel(tmp_path_factory):
         if tag not in made:
             folder = tmp_path_factory.mktemp("wheel")
             command = [python, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, SPCONV.folder]
-            command.append(f"-Ccmake.define.{QUICK}")
+            command.append(f"--config-settings=cmake.define.{QUICK}")
             subprocess.run(
                 command, check=True, env=os.environ | {"GPU": "OFF"}, capture_output=True
             )

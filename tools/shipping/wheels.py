@@ -50,7 +50,7 @@ def build_wheel(source: Path, out: Path, *settings: str, **environment: str) -> 
     """
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     command += ["--no-index", "-w", str(out), str(source)]
-    command += [f"-Ccmake.define.{setting}" for setting in settings]
+    command += [f"--config-settings=cmake.define.{setting}" for setting in settings]
     before = set(out.glob("*.whl"))
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     _run(command, env=os.environ | {"GPU": "OFF", "PATH": path} | environment)
@@ -65,7 +65,8 @@ def build_from_sdist(
     sdist = build_sdist(source, out)
     scratch.mkdir(parents=True)
     with tarfile.open(sdist) as archive:
-        archive.extractall(scratch, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # 3.11.4
+        archive.extractall(scratch)
     unpacked = scratch / sdist.name.removesuffix(".tar.gz")
     return sdist, build_wheel(unpacked, out, *settings, **environment)
 

@@ -35,7 +35,8 @@ CASES = [
 def folder(tmp_path_factory):
     target = tmp_path_factory.mktemp("zoo")
     with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(target, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # 3.11.4
+        archive.extractall(target)
     return target
 
 

@@ -16,7 +16,8 @@ FILES = Path(__file__).parent / "data" / "version_0_1.tar.xz"
 @pytest.fixture
 def folder(tmp_path):
     with tarfile.open(FILES) as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # 3.11.4
+        archive.extractall(tmp_path)
     return tmp_path
 
 

@@ -18,7 +18,8 @@ TINY = {"stem": "small", "planes": 8}
 @pytest.fixture
 def folder(tmp_path):
     with tarfile.open(FILES) as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # 3.11.4
+        archive.extractall(tmp_path)
     return tmp_path
 
 
