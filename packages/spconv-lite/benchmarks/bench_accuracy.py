@@ -14,8 +14,8 @@ from types import ModuleType
 
 import peer
 import torch
-from bench_encoder import encoder
 from measure import Bench
+from networks import second_encoder
 from torch import Tensor, nn
 
 import spconv_lite as sp
@@ -61,7 +61,7 @@ class Run:
     ) -> None:
         torch.manual_seed(0)
         self.library, self.dtype, self.kinks = library, dtype, []
-        self.net = encoder(library).to(dtype)
+        self.net = second_encoder(library).to(dtype)
         self.layers, self.hooks = [], []  # layer, its input
         for i, module in enumerate(self.net):
             if isinstance(module, nn.ReLU):

@@ -8,33 +8,10 @@ import sys
 import peer
 import torch
 from measure import Bench
+from networks import second_encoder
 from torch import nn
 
 import spconv_lite as sp
-
-
-def encoder(library, channels: int = 4) -> nn.Module:
-    """SECOND's middle encoder: 4 stages, BatchNorm and ReLU after each of 12 layers."""
-
-    def block(make, c_in, c_out, key, kernel=3, **settings):
-        conv = make(c_in, c_out, kernel, bias=False, indice_key=key, **settings)
-        return conv, nn.BatchNorm1d(c_out), nn.ReLU()
-
-    subm, conv = library.SubMConv3d, library.SparseConv3d
-    return library.SparseSequential(
-        *block(subm, channels, 16, "1"),
-        *block(subm, 16, 16, "1"),
-        *block(conv, 16, 32, "down1", stride=2, padding=1),
-        *block(subm, 32, 32, "2"),
-        *block(subm, 32, 32, "2"),
-        *block(conv, 32, 64, "down2", stride=2, padding=1),
-        *block(subm, 64, 64, "3"),
-        *block(subm, 64, 64, "3"),
-        *block(conv, 64, 64, "down3", stride=2, padding=[0, 1, 1]),
-        *block(subm, 64, 64, "4"),
-        *block(subm, 64, 64, "4"),
-        *block(conv, 64, 128, "down4", kernel=(3, 1, 1), stride=(2, 1, 1)),
-    )
 
 
 def flop_of(net: nn.Module, out: sp.SparseConvTensor) -> int:
@@ -52,7 +29,7 @@ def flop_of(net: nn.Module, out: sp.SparseConvTensor) -> int:
 def calls_of(library, indices: torch.Tensor) -> tuple:
     """Inference, a training step, and the network."""
     torch.manual_seed(0)
-    net, features = encoder(library), torch.randn(len(indices), 4)
+    net, features = second_encoder(library), torch.randn(len(indices), 4)
 
     def infer():
         with torch.no_grad():

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
 
 import torch
 from measure import Bench
+from networks import second_encoder
 from torch import nn
 
 import spconv_lite as sp
@@ -46,30 +47,6 @@ def fourteen_layers(library: ModuleType) -> nn.Module:
             layers.append(library.SubMConv3d(channels, width, 3, bias=False, indice_key=key))
         before = width
     return library.SparseSequential(*layers)
-
-
-def second_encoder(library: ModuleType) -> nn.Module:
-    """SECOND's middle encoder: 12 layers, each with BatchNorm and ReLU."""
-
-    def block(make, c_in, c_out, key, kernel=3, **settings):
-        conv = make(c_in, c_out, kernel, bias=False, indice_key=key, **settings)
-        return conv, nn.BatchNorm1d(c_out, eps=1e-3, momentum=0.01), nn.ReLU()
-
-    subm, conv = library.SubMConv3d, library.SparseConv3d
-    return library.SparseSequential(
-        *block(subm, 4, 16, "1"),
-        *block(subm, 16, 16, "1"),
-        *block(conv, 16, 32, "down1", stride=2, padding=1),
-        *block(subm, 32, 32, "2"),
-        *block(subm, 32, 32, "2"),
-        *block(conv, 32, 64, "down2", stride=2, padding=1),
-        *block(subm, 64, 64, "3"),
-        *block(subm, 64, 64, "3"),
-        *block(conv, 64, 64, "down3", stride=2, padding=[0, 1, 1]),
-        *block(subm, 64, 64, "4"),
-        *block(subm, 64, 64, "4"),
-        *block(conv, 64, 128, "down4", kernel=(3, 1, 1), stride=(2, 1, 1)),
-    )
 
 
 NETWORKS = {"SECOND encoder": second_encoder, "14 layers": fourteen_layers}

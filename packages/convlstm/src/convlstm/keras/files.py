@@ -50,10 +50,6 @@ class KerasFile:
     lists: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
     @property
-    def has_config(self) -> bool:
-        return self.config is not None
-
-    @property
     def layers(self) -> list[KerasLayer]:
         if self.config is None:
             return self._bare_layers()

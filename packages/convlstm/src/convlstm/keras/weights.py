@@ -113,7 +113,7 @@ def _from_groups(model: nn.Module, root: Tree, where: str, pairs: list, seen: se
     groups: dict[str, list[str]] = {}
     for group in sorted(root.children, key=_by_number):
         if holds_arrays(root.children[group]):
-            groups.setdefault(_plain(_stem(group, root)), []).append(group)
+            groups.setdefault(_plain(_by_number(group)[0]), []).append(group)
     for class_name, name, layer in children(model):
         if id(layer) in seen or not slots(layer):
             continue
@@ -131,11 +131,6 @@ def _from_groups(model: nn.Module, root: Tree, where: str, pairs: list, seen: se
             f"load_keras_weights: the file has weights for {', '.join(rest)}, which the model does "
             f"not have; {_census(model, root)}"
         )
-
-
-def _stem(group: str, root: Tree) -> str:
-    """A group's class: conv_lstm2d_1 without its number, conv1d as it is."""
-    return _by_number(group)[0]
 
 
 def _plain(stem: str) -> str:
