@@ -33,6 +33,7 @@ from ffmpeg_gpu_build.build.description import DescriptionError, resolve
 from ffmpeg_gpu_build.build.source import SourceError, unpack
 from ffmpeg_gpu_build.build.work import State
 from ffmpeg_gpu_build.doctor.failures import diagnose, last_lines
+from ffmpeg_gpu_build.doctor.pasted import plain
 from ffmpeg_gpu_build.doctor.traps import recognise
 from ffmpeg_gpu_build.media.crops import crop_of
 from ffmpeg_gpu_build.media.endings import unfinished
@@ -46,7 +47,8 @@ SECONDS = 10  # of the processor for one example; one that waits may do so 60 ti
 NUMBERS = [0, 1, 127, 255, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1]
 WORDS = [b"", b"-1", b"0", b"1e9", b"nan", b"inf", b"9" * 30, b"9" * 5000, b"\0", b"\xff\xfe",
          b"[[" * 500, b"{a = 1}", b'"x"', b"true", b"[1]", b"\n", b"1979-05-27", b"a.b.c = 1",
-         b"'''", b"[error]", b"%s{0}{x}", b"../x", b"'" * 500, b"Error " * 100]  # fmt: skip
+         b"'''", b"[error]", b"%s{0}{x}", b"../x", b"'" * 500, b"Error " * 100,
+         b"A" * 60000]  # fmt: skip
 VALUES: list[Any] = [None, True, -1, 0, 1, 3, 0.5, 2**31, 2**63, 10**30, 1e308, float("nan"),
                      float("inf"), "", "\0", "\ud800", "x", "1e9", [], {}, [0], [[]], {"x": 1},
                      "0/0", "1/x", "9" * 5000, "video", "\u00b2", "-90"]  # fmt: skip
@@ -413,6 +415,13 @@ def test_what_the_fuzzer_begins_with_is_whole_and_known_to_be_cut(kind, tmp_path
     assert unfinished(tmp_path / "m") is None
     (tmp_path / "m").write_bytes(data[:-13])
     assert unfinished(tmp_path / "m")
+
+
+def test_a_word_without_end_is_cut_before_the_patterns_see_it():
+    """They take time by the square of its length: 20,000 characters took 7 seconds."""
+    log = f"[info] data:image/png;base64,{'A' * (1 << 20)}\n[error] No space left on device\n"
+    assert max(map(len, plain(log).split())) < 400
+    assert diagnose(log).code == "disk-full"
 
 
 def run(seconds: float, most: int, seed: int, first: int = 0) -> tuple[int, int]:

@@ -27,6 +27,8 @@ _PROGRESS = re.compile(r"^(\[\w+\] )?(frame|size)= .* time=.*\n", re.M)
 _UNICODE = re.compile(r"\\u00([2-7][0-9a-fA-F])")
 # JSON, a list, Python's bytes, a string as its language writes it
 _QUOTED = re.compile(r"""\A\s*[\[({]\s*['"b]|\bb['"]|\\r\\+n|"\w+": ?["\[{]""")
+# Longer words name nothing (base64, hashes), and patterns take time by the square of their length
+_LONG = re.compile(r"(\S{128})\S{128,}(\S{128})")
 _WIDE = 60  # columns: no terminal that wraps lines is narrower
 
 
@@ -49,7 +51,7 @@ def unwrapped(log: str) -> str:
 
 
 def plain(log: str) -> str:
-    """The log as the program wrote it, in English."""
+    """The log as the program wrote it, in English; of words without end both ends."""
     text = _COLOURS.sub("", log.replace("\r\n", "\n").replace("\r", "\n"))
     text = _PROGRESS.sub("", text)
     if "&" in text:
@@ -57,6 +59,7 @@ def plain(log: str) -> str:
     if _QUOTED.search(text):
         text = re.sub(r"\\+r?\\+n|\\+n", "\n", text).replace('\\"', '"')
     text = _UNICODE.sub(lambda found: chr(int(found[1], 16)), text).translate(_QUOTES)
+    text = _LONG.sub(r"\1 ... \2", text)
     said = text
     for pattern, english in _phrases():
         text = pattern.sub(english, text)
