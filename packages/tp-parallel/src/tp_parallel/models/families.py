@@ -36,6 +36,7 @@ _NAMES = """
 """
 NEUTRAL = frozenset(_NAMES.split())
 
+MOST_LAYERS = 1 << 16
 # fields of any family that must have this value (or be absent): another one is not computed here
 FIXED: Fields = {
     "is_encoder_decoder": False, "is_decoder": False, "add_cross_attention": False,
@@ -105,6 +106,9 @@ class Family:
         out = dict(self.always)
         out |= {ours: hf[theirs] for theirs, ours in self.renamed.items()
                 if hf.get(theirs) is not None}  # fmt: skip
+        if not isinstance(out["layers"], int) or out["layers"] > MOST_LAYERS:
+            theirs = next(name for name, ours in self.renamed.items() if ours == "layers")
+            raise _refused(kind, theirs, f"must be at most {MOST_LAYERS}, got {out['layers']!r}")
         names = self.activations
         name = hf.get(self.act) or self.default_act
         if name not in names:

@@ -9,7 +9,10 @@ never computed.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -26,9 +29,28 @@ def config_from_huggingface(hf: Mapping[str, Any], **changes: Any) -> GPTConfig:
 
     Of model_type gpt2, gpt_neox, llama, mistral, qwen2, qwen3, gemma2 or gemma3_text. Raises
     ValueError for another model type and, naming the field, for a variant that is not computed here
-    or a field that nobody here knows.
+    or a field that nobody here knows or that is of another kind.
     """
-    return GPTConfig(**config_fields(hf) | changes)
+    try:
+        return GPTConfig(**config_fields(hf) | changes)
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        said = isinstance(error, ValueError) and re.match(r"\w+: ", str(error))
+        if said or any(name in str(error) for name in changes):
+            raise
+        raise ValueError(
+            f"config_from_huggingface: a field of config.json is of another kind: {error}"
+        ) from error
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The object in a config.json. Raises ValueError, naming the file, for anything else."""
+    try:
+        hf = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"config_from_huggingface: {path} is no JSON: {error}") from error
+    if not isinstance(hf, dict):
+        raise ValueError(f"config_from_huggingface: {path} holds {type(hf).__name__}, no object")
+    return hf
 
 
 class Entry(NamedTuple):

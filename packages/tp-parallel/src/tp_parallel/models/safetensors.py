@@ -8,6 +8,8 @@ columns of a tensor reads these alone, at most `most` bytes at once.
 from __future__ import annotations
 
 import json
+import math
+import operator
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -50,24 +52,30 @@ class TensorFiles:
             if not 2 <= length <= _MOST_CONTENTS:
                 raise ValueError(f"TensorFiles: {file} is no safetensors file, or is damaged")
             try:
-                contents = json.loads(stream.read(length))
-            except ValueError as error:
+                contents = dict(json.loads(stream.read(length)))
+            except (ValueError, TypeError, RecursionError) as error:
                 raise ValueError(f"TensorFiles: {file} is damaged: {error}") from error
-        size = file.stat().st_size
+        room = file.stat().st_size - 8 - length
         for name, entry in contents.items():
             if name == "__metadata__":
                 continue
-            begin, end = entry["data_offsets"]
-            shape, dtype = tuple(entry["shape"]), _DTYPES.get(entry["dtype"])
+            try:
+                begin, end = map(operator.index, entry["data_offsets"])
+                shape, code = tuple(map(operator.index, entry["shape"])), str(entry["dtype"])
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(
+                    f"TensorFiles: {file} is damaged at {name!r}: {error!r}"
+                ) from error
+            dtype = _DTYPES.get(code)
             if dtype is None:
                 if name.endswith((".bias", ".masked_bias")):
                     continue  # GPT-2's masks
                 raise ValueError(
-                    f"TensorFiles: {name!r} of {file} is {entry['dtype']}; weights of "
+                    f"TensorFiles: {name!r} of {file} is {code}; weights of "
                     f"{', '.join(_DTYPES)} are read, no quantised ones"
                 )
-            values = torch.Size(shape).numel()
-            if end - begin != values * dtype.itemsize or 8 + length + end > size:
+            size = math.prod(shape) * dtype.itemsize
+            if min(shape, default=0) < 0 or end - begin != size or not 0 <= begin <= end <= room:
                 raise ValueError(f"TensorFiles: {file} is damaged: {name!r} does not fit into it")
             self.shapes[name], self.dtypes[name] = shape, dtype
             self._places[name] = file, 8 + length + begin

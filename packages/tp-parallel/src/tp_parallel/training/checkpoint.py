@@ -16,7 +16,7 @@ import shutil
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -34,6 +34,9 @@ FORMAT = 1
 # fields of a config that change no result
 _FREE = ("init_std", "recompute", "recompute_keep", "sequence_parallel")
 _MANIFEST = "manifest.json"
+# of the manifest's entries; older ones have no model, imported ones no grid and no seed
+_KINDS: dict[str, Any] = {"step": int, "grid": dict | None, "model": dict | None, "extra": dict,
+                          "files": dict}  # fmt: skip
 ASIDE = "huggingface"  # folder of a checkpoint for config.json, tokenizer and the like
 _READ_BYTES = 1 << 20
 
@@ -187,6 +190,8 @@ def _read(
 ) -> dict[str, Any]:
     import torch.distributed.checkpoint as dcp
 
+    from .contents import Reader  # which imports torch's
+
     _check_config(path, manifest, models, allow)
     state = _state(models, optimizer, context)
     same_grid = manifest["grid"] == _grid_of(context)
@@ -195,7 +200,9 @@ def _read(
     _check_complete(path, state, context)
     try:
         with quiet_alone() as alone:
-            dcp.load(state, storage_reader=dcp.FileSystemReader(path), no_dist=alone)
+            dcp.load(state, storage_reader=Reader(path), no_dist=alone)
+    except CheckpointError:
+        raise
     except (Exception, dcp.api.CheckpointException) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(
@@ -244,7 +251,8 @@ def _config_of(models: Iterable[nn.Module]) -> dict[str, Any] | None:
 
 def model_fields(manifest: dict[str, Any]) -> dict[str, Any] | None:
     """The fields of the GPTConfig of a checkpoint's model; None where it does not say them."""
-    return manifest.get("model") or manifest["extra"].get("config")
+    found = manifest.get("model") or manifest["extra"].get("config")
+    return found if isinstance(found, dict) else None
 
 
 def demand_config(name: str, path: str | os.PathLike[str], manifest: dict[str, Any]) -> GPTConfig:
@@ -256,7 +264,21 @@ def demand_config(name: str, path: str | os.PathLike[str], manifest: dict[str, A
             f"{name}: {path} does not say of which model it is; save it from a GPTModel, or build "
             "the model yourself and use checkpoint.load"
         )
-    return GPTConfig(**fields)
+    try:
+        config = GPTConfig(**fields)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise CheckpointError(f"{name}: {path} has a damaged model config: {error}") from error
+    # each number takes two bytes at least: no memory is taken for a model larger than its files
+    heads = config.heads * config.head_dim
+    numbers = config.hidden * (config.vocab_size + config.layers * (heads + config.inner))
+    numbers += config.hidden * config.max_positions * (config.position == "learned")
+    there = sum(file.stat().st_size for _, file in _files_under(Path(path)))
+    if 2 * numbers > there:
+        raise CheckpointError(
+            f"{name}: {path} has the config of a model of {numbers:,} numbers at least, and "
+            f"{there:,} bytes; its files are missing, or the config is damaged"
+        )
+    return config
 
 
 def _check_config(
@@ -282,14 +304,14 @@ def _check_config(
 
 def _check_complete(path: Path, state: dict[str, Any], context: ParallelContext) -> None:
     """Refuses to leave saved parameters unread: those of a larger model."""
-    import torch.distributed.checkpoint as dcp
+    from .contents import Reader
 
     read = set(state)
     if context.pp.size > 1:
         every: list[Any] = [None] * context.pp.size
         dist.all_gather_object(every, sorted(read), group=context.pp.group)
         read = {name for names in every for name in names}
-    saved = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    saved = Reader(path).read_metadata().state_dict_metadata
     left = sorted(name for name in saved if name.startswith("model/") and name not in read)
     if left:
         raise CheckpointError(
@@ -310,12 +332,24 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(
             f"checkpoint: {path} has no {_MANIFEST}: it was not written to the end; use another one"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"checkpoint: {path / _MANIFEST} is no JSON: {error}") from error
-    if manifest.get("format") != FORMAT:
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
         raise CheckpointError(
-            f"checkpoint: {path} has format {manifest.get('format')!r}, this version reads {FORMAT}"
+            f"checkpoint: {path} has format {found!r}, this version reads {FORMAT}"
         )
+    for name, kinds in _KINDS.items():
+        if not isinstance(manifest.get(name), kinds):
+            raise CheckpointError(
+                f"checkpoint: {path / _MANIFEST} is damaged: {name} is {manifest.get(name)!r:.80}"
+            )
+    for name, facts in manifest["files"].items():
+        outside = PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
+        if outside or not isinstance(facts, dict) or not {"size", "sha256"} <= facts.keys():
+            raise CheckpointError(
+                f"checkpoint: {path / _MANIFEST} is damaged: its file {name!r} is {facts!r:.80}"
+            )
     return manifest
 
 

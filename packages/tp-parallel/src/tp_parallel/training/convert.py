@@ -17,11 +17,12 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..grid.context import planned_grid
+from ..grid.errors import CheckpointError
 from ..layers.config import GPTConfig
 from ..models.families import FAMILIES, ROPE_NAMES
 from ..models.huggingface import (
@@ -30,6 +31,7 @@ from ..models.huggingface import (
     config_from_huggingface,
     find,
     part,
+    read_config,
     runs,
     shapes,
     table,
@@ -38,6 +40,9 @@ from ..models.safetensors import READ_BYTES, TensorFiles, write_file
 from ..pipeline.stages import build_stages
 from . import checkpoint
 from .parts import part_of_whole
+
+if TYPE_CHECKING:
+    from .contents import Reader
 
 FILE_BYTES = 1 << 30  # of a file of the checkpoint, which is held while it is written
 SHARD_BYTES = 5 << 30  # of a safetensors file
@@ -123,9 +128,14 @@ def import_folder(
     from torch.distributed.checkpoint.planner import SavePlan
 
     folder, final = Path(folder), Path(root) / "step_00000000"
-    hf = json.loads((folder / "config.json").read_text())
+    hf = read_config(folder / "config.json")
     files = TensorFiles(folder, most)
     config = config_from_huggingface(hf, dtype=dtype or _common_dtype(files))
+    if config.layers > len(files.shapes):
+        raise ValueError(
+            f"convert: {folder / 'config.json'} has {config.layers} layers, its files "
+            f"{len(files.shapes)} tensors"
+        )
     source = _Source(files, config)
     part_folder = final.with_suffix(".part")
     shutil.rmtree(part_folder, ignore_errors=True)
@@ -212,7 +222,11 @@ def export_folder(
     config = checkpoint.demand_config("convert", path, manifest)
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"convert: {folder} must be empty; choose another folder")
-    hf = manifest["extra"].get("huggingface") or config_to_huggingface(config)
+    hf = manifest["extra"].get("huggingface")
+    try:
+        hf = hf if hf and isinstance(hf, dict) else config_to_huggingface(config)
+    except ValueError as error:
+        raise ValueError(f"convert: {path}: {error}") from error
     aside = folder.with_name(folder.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -227,7 +241,9 @@ def export_folder(
 
 
 def _write_shards(path: Path, folder: Path, config: GPTConfig, shard_bytes: int) -> None:
-    sizes = shapes(config)
+    from .contents import Reader  # which imports torch's
+
+    sizes, reader = shapes(config), Reader(path)
     groups: list[list[Entry]] = [[]]
     held = 0
     for entry in table(config):
@@ -248,7 +264,7 @@ def _write_shards(path: Path, folder: Path, config: GPTConfig, shard_bytes: int)
             if theirs not in kept:
                 entry = source[theirs]
                 kept.clear()
-                kept.update(zip(entry.theirs, part(entry, _load(path, entry, config), config),
+                kept.update(zip(entry.theirs, part(entry, _load(reader, entry, config), config),
                                 strict=True))  # fmt: skip
             return kept[theirs]
 
@@ -259,16 +275,21 @@ def _write_shards(path: Path, folder: Path, config: GPTConfig, shard_bytes: int)
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _load(path: Path, entry: Entry, config: GPTConfig) -> torch.Tensor:
+def _load(reader: Reader, entry: Entry, config: GPTConfig) -> torch.Tensor:
     """One unsplit tensor of a checkpoint."""
     import torch.distributed.checkpoint as dcp
 
-    reader = dcp.FileSystemReader(path)
-    name = f"model/{entry.ours}"
-    saved = reader.read_metadata().state_dict_metadata[name]
+    name, path = f"model/{entry.ours}", reader.path
+    saved = reader.read_metadata().state_dict_metadata.get(name)
+    wanted = sum(torch.Size(size).numel() for size in shapes(config)[entry.ours])
+    if saved is None or torch.Size(saved.size).numel() != wanted:
+        raise CheckpointError(f"convert: {path} does not hold {entry.ours!r} as its config has it")
     value = torch.empty(saved.size, dtype=config.torch_dtype)
-    with checkpoint.quiet_alone() as alone:
-        dcp.load({name: value}, storage_reader=reader, no_dist=alone)
+    try:
+        with checkpoint.quiet_alone() as alone:
+            dcp.load({name: value}, storage_reader=reader, no_dist=alone)
+    except (Exception, dcp.api.CheckpointException) as error:
+        raise CheckpointError(f"convert: {path}: {entry.ours!r} is damaged: {error}") from error
     several = entry.form == "stacked" and len(entry.theirs) > 1
     return value.flatten(0, 1) if several else value
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,7 +12,7 @@ from ..grid.context import DEFAULT_TIMEOUT
 from ..layers.activation import ACTIVATIONS
 from ..layers.config import GPTConfig
 from ..layers.kinds import check_kinds
-from ..models.huggingface import config_from_huggingface
+from ..models.huggingface import config_from_huggingface, read_config
 from ..pipeline.schedules import SCHEDULES
 from .checkpoint import demand_config, latest, read_manifest
 
@@ -106,7 +105,7 @@ class Settings:
             manifest = read_manifest(latest(self.load) or self.load)
             return GPTConfig(**demand_config("load", self.load, manifest).to_dict() | run)
         if self.architecture:
-            return config_from_huggingface(json.loads(Path(self.architecture).read_text()), **run)
+            return config_from_huggingface(read_config(Path(self.architecture)), **run)
         return GPTConfig(
             vocab_size=vocab_size, hidden=self.hidden, layers=self.layers, heads=self.heads,
             kv_heads=self.kv_heads, ffn=self.ffn, max_positions=self.seq, position=self.position,

@@ -43,7 +43,9 @@ def open_tokens(path: str | os.PathLike[str], end: int | None = None) -> Tokens:
         return _open_indexed(path.with_suffix("") if path.suffix in (".bin", ".idx") else path)
     try:
         stream = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:  # it names no file
+    except Exception as error:  # of a damaged header numpy raises several kinds, naming no file
+        if isinstance(error, OSError) and error.filename:
+            raise
         raise ValueError(f"open_tokens: {path} is damaged or no .npy: {error}") from error
     if stream.ndim != 1 or stream.dtype.kind not in "iu":
         raise ValueError(
@@ -93,7 +95,7 @@ def _open_indexed(prefix: Path) -> Tokens:
     stream = np.memmap(binary, _CODES[code], "r", shape=(int(starts[-1]),)) if starts[-1] else (
         np.empty(0, _CODES[code])
     )  # fmt: skip
-    begins = np.unique(starts[documents[:-1]] if boundaries else starts[:1])
+    begins = np.unique(np.concatenate([starts[:1], starts[documents[:-1]]]))
     return Tokens(stream, begins[begins < len(stream)])
 
 
