@@ -298,6 +298,37 @@ def fuzz(readers: list[str], seconds: float, most: int, seed: int, first: int) -
     return number - first, read
 
 
+def broken(place: str, value: Any) -> Files:
+    """The square with another value at a place such as "accessors/0/count"."""
+    header, data = header_and_buffer()
+    *path, last = [int(key) if key.isdigit() else key for key in place.split("/")]
+    inside: Any = header
+    for key in path:
+        inside = inside[key]
+    inside[last] = value
+    return glb(header, data)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [("scenes/0/nodes", []), ("accessors/0/count", 1 << 40), ("accessors/7/count", 1 << 40),
+     ("accessors/0/count", -1), ("bufferViews/0/byteLength", 1 << 40), ("nodes/0/mesh", 9),
+     ("meshes/0/primitives/0/material", 9), ("nodes/0/rotation", "x"), ("accessors/1", None),
+     ("textures/0/sampler", 7), ("materials/0/alphaMode", "odd")],
+)  # fmt: skip
+def test_what_the_fuzzer_found_in_a_gltf_is_refused_by_name(place, value, tmp_path):
+    for name, data in broken(place, value).items():
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match=r"m\.glb"):
+        nc.load(tmp_path / "m.glb")
+
+
+def test_a_header_nested_without_end_is_refused_by_name(tmp_path):
+    (tmp_path / "m.gltf").write_text('{"nodes":' + "[" * 100000)
+    with pytest.raises(ValueError, match=r"m\.gltf"):
+        nc.load(tmp_path / "m.gltf")
+
+
 def run(seconds: float, most: int, seed: int, first: int = 0) -> tuple[int, int]:
     """`fuzz` in a process of its own: what ends that one is a failure here."""
     command = [sys.executable, __file__, "--seconds", seconds, "--most", most, "--seed", seed]

@@ -253,7 +253,10 @@ def _read(path: Path) -> list[_Part]:
     with reading(path, "load", Exception):
         scene = _open(path)
         parts = _parts(scene, path)
-        return [_moved(parts[name], transform) for name, transform in _placed(scene, parts)]
+        placed = _placed(scene, parts)
+        if not placed:
+            raise ValueError(f"load: no node of {path} draws a triangle")
+        return [_moved(parts[name], transform) for name, transform in placed]
 
 
 def read_mesh(path: str | Path) -> dict[str, Any]:
