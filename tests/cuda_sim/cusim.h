@@ -54,12 +54,35 @@ class Device {
   ~Device();  // forgets what was never waited for
 
   void wait();
+  void finish() noexcept;  // as wait(); errors are another's to find
   std::size_t queued() const { return queue_.size(); }
 
  private:
+  friend class Event;
   friend void enqueue(Device* device, std::function<void()> work);
   friend void run_first(Device* device);
   std::vector<std::function<void()>> queue_;
+  std::shared_ptr<std::uint64_t> done_ = std::make_shared<std::uint64_t>(0);  // operations that have run
+};
+
+// A place in the order of a stream: behind what was queued there when it was last recorded.
+class Event {
+ public:
+  Event() = default;
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  void record(Device* device);
+  void hold_back(Device* device);  // what is queued there from now on runs behind it
+  void wait();
+
+ private:
+  struct Place {
+    Device* device = nullptr;
+    std::uint64_t at = 0;
+    std::shared_ptr<const std::uint64_t> done;  // outlives the device
+    void reach() const;
+  };
+  Place place_;
 };
 
 Device& default_device();
@@ -100,6 +123,8 @@ void fill_bytes(Device* device, void* target, int byte, std::size_t bytes);
 void copy_on_device(Device* device, void* target, const void* source, std::size_t bytes);
 void read_back(Device* device, void* host, const void* source, std::size_t bytes);
 void upload(void* target, const void* host, std::size_t bytes);
+// Queued: `host` is read when the stream comes so far.
+void upload_later(Device* device, void* target, const void* host, std::size_t bytes);
 
 // A device array owned by a test.
 template <class T>

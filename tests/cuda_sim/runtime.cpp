@@ -259,14 +259,17 @@ void run_first(Device* device) {
   try {
     work();
   } catch (...) {
+    *device->done_ += 1 + device->queue_.size();
     device->queue_.clear();
     forget(device);
     throw;
   }
+  ++*device->done_;
   if (device->queue_.empty()) forget(device);
 }
 
 Device::~Device() {
+  *done_ += queue_.size();
   queue_.clear();
   forget(this);
 }
@@ -274,6 +277,27 @@ Device::~Device() {
 void Device::wait() {
   while (!queue_.empty()) run_first(this);
 }
+
+void Device::finish() noexcept {
+  try {
+    wait();
+  } catch (...) {}
+}
+
+void Event::Place::reach() const {
+  while (done && *done < at) run_first(device);
+}
+
+void Event::record(Device* device) {
+  if (device == nullptr) device = &default_device();
+  place_ = {device, *device->done_ + device->queue_.size(), device->done_};
+}
+
+void Event::hold_back(Device* device) {
+  if (place_.done) enqueue(device, [place = place_] { place.reach(); });
+}
+
+void Event::wait() { place_.reach(); }
 
 void wait_for_all() {
   while (!waiting.empty()) run_first(waiting[host_draw(waiting.size())]);
@@ -385,6 +409,16 @@ void upload(void* target, const void* host, std::size_t bytes) {
   require_device(nullptr, "upload", target, bytes);
   DeviceMemoryOpen open;
   std::memcpy(target, host, bytes);
+}
+
+void upload_later(Device* device, void* target, const void* host, std::size_t bytes) {
+  if (bytes == 0) return;
+  require_device(device, "upload_later", target, bytes);
+  enqueue(device, [=] {
+    require_device(device, "upload_later", target, bytes);
+    DeviceMemoryOpen open;
+    std::memcpy(target, host, bytes);
+  });
 }
 
 void read_back(Device* device, void* host, const void* source, std::size_t bytes) {

@@ -204,6 +204,53 @@ inline void read_back(void* host, const void* device, std::size_t bytes, Stream 
   wait(stream);
 }
 
+// Waits until every stream of the current device has done all that is queued.
+inline void wait_for_device() { check(cudaDeviceSynchronize(), "dev::wait_for_device"); }
+
+// Memory of the host that the device copies from by itself, while the host goes on.
+inline void* allocate_pinned(std::size_t bytes) {
+  void* memory = nullptr;
+  if (bytes) check(cudaMallocHost(&memory, bytes), "dev::allocate_pinned");
+  return memory;
+}
+inline void release_pinned(void* memory) { cudaFreeHost(memory); }
+
+// Queues a copy to the device from pinned memory, which stays as it is until the stream has come so far.
+inline void upload_later(void* target, const void* pinned, std::size_t bytes, Stream stream) {
+  if (bytes)
+    check(cudaMemcpyAsync(target, pinned, bytes, cudaMemcpyHostToDevice, stream), "dev::upload_later");
+}
+
+// A stream that runs beside all others.
+class SideStream {
+ public:
+  SideStream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "dev::SideStream"); }
+  ~SideStream() { cudaStreamDestroy(stream_); }  // what is queued is done all the same
+  SideStream(const SideStream&) = delete;
+  SideStream& operator=(const SideStream&) = delete;
+  Stream get() { return stream_; }
+
+ private:
+  Stream stream_ = nullptr;
+};
+
+// A place in the order of a stream: behind what was queued there when it was last recorded.
+class Event {
+ public:
+  Event() { check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "dev::Event"); }
+  ~Event() { cudaEventDestroy(event_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  void record(Stream stream) { check(cudaEventRecord(event_, stream), "dev::Event::record"); }
+  // What is queued on `stream` from now on waits for it; the host does not.
+  void hold_back(Stream stream) { check(cudaStreamWaitEvent(stream, event_, 0), "dev::Event::hold_back"); }
+  // The host waits for it.
+  void wait() { check(cudaEventSynchronize(event_), "dev::Event::wait"); }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
 // Bytes between arrays that are cut from one allocation; the simulator leaves some and guards them.
 inline constexpr std::size_t red_zone = 0;
 inline void cut(void*, std::size_t, std::size_t) {}
@@ -291,6 +338,26 @@ inline void upload(void* target, const void* host, std::size_t bytes, Stream str
 inline void read_back(void* host, const void* device, std::size_t bytes, Stream stream) {
   cusim::read_back(stream, host, device, bytes);
 }
+
+inline void wait_for_device() { cusim::wait_for_all(); }
+
+inline void* allocate_pinned(std::size_t bytes) { return bytes ? ::operator new(bytes) : nullptr; }
+inline void release_pinned(void* memory) { ::operator delete(memory); }
+
+inline void upload_later(void* target, const void* pinned, std::size_t bytes, Stream stream) {
+  cusim::upload_later(stream, target, pinned, bytes);
+}
+
+class SideStream {
+ public:
+  ~SideStream() { device_.finish(); }
+  Stream get() { return &device_; }
+
+ private:
+  cusim::Device device_;
+};
+
+using Event = cusim::Event;
 
 inline constexpr std::size_t red_zone = 256;
 inline void cut(void* start, std::size_t bytes, std::size_t gap) { cusim::cut(start, bytes, gap); }

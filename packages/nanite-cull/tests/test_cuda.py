@@ -35,7 +35,7 @@ def test_an_unknown_device_is_refused():
 @built
 @pytest.mark.parametrize(
     "option",
-    [{"traversal": "instances"}, {"hierarchy": False}, {"overdraw": True}],
+    [{"traversal": "instances"}, {"hierarchy": False}, {"large_path_only": True}],
 )
 def test_what_a_device_does_not_do_is_refused(option):
     with pytest.raises(
@@ -52,6 +52,12 @@ class _Device:
     def plane(self, core, which):
         return core.depth if self.held and which == "the depth" else None
 
+    def distances(self, core, lens):
+        return core.depth if self.held else None
+
+    def shaded(self, core, *arguments):
+        return core.depth if self.held else None
+
 
 def test_arrays_of_a_device_are_its_own_or_refused_by_name(planet_asset, monkeypatch):
     frame = nc.Renderer(32, 24).render(nc.Scene(planet_asset), nc.Camera.around(planet_asset))
@@ -61,14 +67,32 @@ def test_arrays_of_a_device_are_its_own_or_refused_by_name(planet_asset, monkeyp
         frame.device_array("uv")
     planes = SimpleNamespace(depth="the depth", velocity="the velocity")
     monkeypatch.setattr(_C, "Plane", planes, raising=False)
+    with pytest.raises(ValueError, match=r"kind must be one of shaded, .*got 'depth'; of a plane"):
+        frame.device_picture("depth")
+    with pytest.raises(
+        RuntimeError, match=r'needs a frame of .*from_dlpack\(frame.picture\("level'
+    ):
+        frame.device_picture("level")
+    with pytest.raises(ValueError, match="light must be a direction"):
+        frame.device_picture(light=(0, 0, 0))
     device = _Device()
     frame._device = (device, threading.Lock())
     assert np.shares_memory(frame.device_array("depth"), frame.depth)
-    with pytest.raises(RuntimeError, match=r"use Renderer\(..., velocity=True\)"):
-        frame.device_array("velocity")
+    assert np.shares_memory(frame.device_array("distance"), frame.depth)
+    assert np.shares_memory(frame.device_picture(), frame.depth)
+    for name in ("velocity", "overdraw"):
+        with pytest.raises(RuntimeError, match=rf"use Renderer\(..., {name}=True\)"):
+            frame.device_array(name)
     device.held = False
-    with pytest.raises(RuntimeError, match="a later frame or another scene by now"):
-        frame.device_array("depth")
+    for call in (lambda: frame.device_array("depth"), frame.device_picture):
+        with pytest.raises(RuntimeError, match="a later frame or another scene by now"):
+            call()
+
+
+def test_depths_of_a_device_need_one(planet_asset):
+    renderer = nc.Renderer(32, 24)
+    with pytest.raises(RuntimeError, match=r"device_depths: needs Renderer\(device=.*shares"):
+        renderer.device_depths(nc.Scene(planet_asset), [nc.Camera.around(planet_asset)])
 
 
 @pytest.fixture(scope="module")
@@ -165,15 +189,34 @@ def test_holes_on_a_device_are_those_of_the_cpu(leaves, cull_back, occlusion):
 
 @pytest.mark.gpu
 @built
-def test_depths_of_views_and_shadows_on_a_device_are_those_of_the_cpu(leaves):
+@pytest.mark.parametrize("occlusion", [False, True])
+@pytest.mark.parametrize("traversal", ["levels", "persistent"])
+def test_depths_of_views_and_shadows_on_a_device_are_those_of_the_cpu(leaves, traversal, occlusion):
     options = {"lights": [nc.Sun((1, 1, 0.4)), nc.Lamp((-2, 6, 2))], "shadow_size": 256}
+    options |= {"occlusion": occlusion, "traversal": traversal}
     cpu, cuda = (nc.Renderer(320, 200, device=d, **options) for d in ("cpu", "cuda"))
-    cameras = [nc.Camera.look_at((x, 9, 2), (0, 0, 0)) for x in (-5.0, 0.1, 7.0)]
-    assert np.array_equal(cuda.render_depths(leaves, cameras), cpu.render_depths(leaves, cameras))
-    frames = [renderer.render(leaves, cameras[0]) for renderer in (cpu, cuda)]
-    assert np.array_equal(frames[0].lit, frames[1].lit)
-    for kind in ("shaded", "cluster", "triangle", "instance", "level"):
-        assert np.array_equal(frames[0].picture(kind), frames[1].picture(kind)), kind
+    for step in range(3):
+        cameras = [nc.Camera.look_at((x + 0.1 * step, 9, 2), (0, 0, 0)) for x in (-5.0, 0.1, 7.0)]
+        want = cpu.render_depths(leaves, cameras)
+        assert np.array_equal(cuda.render_depths(leaves, cameras), want)
+        assert cuda.stats["culled"] == cpu.stats["culled"]
+        frames = [renderer.render(leaves, cameras[0]) for renderer in (cpu, cuda)]
+        assert np.array_equal(frames[0].lit, frames[1].lit)
+        for kind in ("shaded", "cluster", "triangle", "instance", "level"):
+            assert np.array_equal(frames[0].picture(kind), frames[1].picture(kind)), kind
+
+
+@pytest.mark.gpu
+@built
+@pytest.mark.parametrize("occlusion", [False, True])
+def test_overdraw_of_a_device_is_that_of_the_cpu(leaves, occlusion):
+    options = {"overdraw": True, "occlusion": occlusion}
+    cpu, cuda = (nc.Renderer(320, 200, device=d, **options) for d in ("cpu", "cuda"))
+    for x in (0.0, 0.2, 0.4):
+        camera = nc.Camera.look_at((x, 2, 1), (0, 0, 0), near=0.05)
+        assert np.array_equal(
+            cuda.render(leaves, camera).overdraw, cpu.render(leaves, camera).overdraw
+        )
 
 
 @pytest.mark.gpu
@@ -228,16 +271,20 @@ def test_frozen_culling_on_a_device_is_that_of_the_cpu(leaves):
 @built
 def test_tensors_of_a_device_hold_its_planes(leaves):
     torch = pytest.importorskip("torch")
-    renderer = nc.Renderer(320, 200, device="cuda", velocity=True)
+    options = {"lights": [nc.Sun()], "shadow_size": 256, "velocity": True, "overdraw": True}
+    renderer = nc.Renderer(320, 200, device="cuda", **options)
     camera = nc.Camera.look_at((0, 9, 2), (0, 0, 0))
     frame = renderer.render(leaves, camera)
     tensors = {n: torch.from_dlpack(frame.device_array(n)) for n in DEVICE_PLANES}
+    tensors["picture"] = torch.from_dlpack(frame.device_picture())
+    depths = torch.from_dlpack(renderer.device_depths(leaves, [camera]))
+    assert np.array_equal(depths.cpu().numpy()[0], frame.depth)
     renderer.render(leaves, nc.Camera.look_at((5, 5, 2), (0, 0, 0)))
     for name, tensor in tensors.items():
-        array = getattr(frame, name)
+        array = frame.picture() if name == "picture" else getattr(frame, name)
         assert tensor.is_cuda
         assert tensor.shape == array.shape
-        assert np.array_equal(tensor.cpu().numpy(), array), name
+        assert np.array_equal(tensor.cpu().numpy(), array, equal_nan=name == "position"), name
     with pytest.raises(RuntimeError, match="a later frame"):
         frame.device_array("depth")
 

@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 TOOLS = PACKAGE.parents[1] / "tests" / "cuda_sim"
 SIM, CSRC = PACKAGE / "tests" / "sim", PACKAGE / "csrc"
 TIES = "equal_depths_are_decided_by_instance_cluster_and_triangle"
+PAGES = "streamed_pages_draw_and_wish_as_on_the_host"
 SEEDED = {
     ("traversal", "relaxed_publish"): "tsan",
     ("traversal", "missing_commit"): "tsan",
@@ -24,6 +25,8 @@ SEEDED = {
     ("traversal", "stale_commits"): "plain",
     ("unsorted", TIES): "plain",
     ("first_come", TIES): "plain",
+    ("unheld_copies", PAGES): "plain",
+    ("staging_used_too_early", PAGES): "plain",
 }
 KERNELS = {
     "cull/cull.cu": {
@@ -34,6 +37,9 @@ KERNELS = {
         "draw_small", "set_up_large", "draw_pieces", "rename_pixels", "split_pixels",
     },
     "raster/two_pass.cu": {"halve_depths"},
+    "resolve/planes.cu": {
+        "cover_pixels", "distance_pixels", "unproject_pixels", "list_visible",
+    },
     "resolve/resolve.cu": {
         "project_instances", "resolve_pixels", "count_bins", "scan_bins", "scatter_pixels",
         "resolve_albedos",
@@ -88,6 +94,20 @@ def test_workers_at_one_queue_lose_and_repeat_nothing():
 )
 def test_simulated_kernels_give_what_the_cpu_gives(program, flavour):
     _run_all(program, flavour, {"asan": 6, "tsan": 2}[flavour])
+
+
+@pytest.mark.slow
+@needs_simulator
+def test_frames_of_a_simulated_device_are_those_of_the_cpu_by_every_call_of_python():
+    """Renderer(device="cuda") itself: a native module whose kernels run in the simulator."""
+    pytest.importorskip("nanobind")
+    sys.path.insert(0, str(SIM / "extension"))
+    import build
+
+    folder = build.build(_cpu_core())
+    command = [sys.executable, str(SIM / "extension" / "frames.py"), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "all equal\n", done.stdout + done.stderr
 
 
 @pytest.mark.slow

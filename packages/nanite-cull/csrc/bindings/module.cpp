@@ -30,4 +30,7 @@ NB_MODULE(_C, m) {
   bind_streaming(m);
   bind_shading(m);
   bind_frame(m);
+#ifdef WITH_CUDA
+  bind_device(m);
+#endif
 }

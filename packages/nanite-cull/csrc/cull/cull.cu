@@ -25,10 +25,28 @@ int64_t blocks_for(int64_t threads) {
   return dev::grid_blocks((threads + cull_threads - 1) / cull_threads, blocks_per_multiprocessor);
 }
 
+BasicView<Wide> wide(const View& view) {
+  BasicView<Wide> out;
+  static_assert(sizeof(out) == sizeof(view), "the same bits");
+  std::memcpy(static_cast<void*>(&out), &view, sizeof(view));
+  return out;
+}
+
+// `last`: may be null.
+CullView camera_of(const View& view, bool frustum, const LastFrame* last) {
+  CullView out{};
+  out.view = wide(view), out.frustum = frustum;
+  world_planes(view, out.planes);
+  if (!last) return out;
+  out.occluders.before = last->pyramid, out.occluders.view_before = wide(last->view);
+  out.occluders.places_before = last->places, out.occluders.count_before = last->count;
+  return out;
+}
+
 }  // namespace
 
-CullPass Culler::prepare(const DeviceScene& scene, const View& view, const CullOptions& options,
-                         const LastFrame* last) {
+CullPass Culler::prepare(const DeviceScene& scene, const std::vector<View>& views, const CullOptions& options,
+                         const std::vector<LastFrame>& last) {
   native::demand(options.traversal != Traversal::instances && options.hierarchy, [] {
     return std::string("cull: a device goes level by level or persistently through hierarchies");
   });
@@ -37,53 +55,54 @@ CullPass Culler::prepare(const DeviceScene& scene, const View& view, const CullO
                      options.max_visible_clusters <= most_capacity,
                  [] { return std::string("cull: capacities on a device are at most 2^28"); });
   const SceneArrays arrays = scene.arrays();
-  const KeyLayout layout{bits_for(arrays.count), bits_for(scene.most_clusters())};
+  const KeyLayout layout{bits_for(views.size()), bits_for(arrays.count), bits_for(scene.most_clusters())};
   native::demand(layout.bits() < 64 && scene.depth() < most_levels, [] {
     return std::string(
-        "cull: on a device hierarchies have fewer than 64 levels, and numbers of instances "
-        "and clusters 62 bits together");
+        "cull: on a device hierarchies have fewer than 64 levels, and numbers of views, instances and "
+        "clusters 62 bits together");
+  });
+  const uint64_t seen = uint64_t(views.size()) * arrays.count;
+  native::demand(seen < none, [&] {
+    return "cull: on a device instances times views must stay below 2^32 - 1, got " +
+           std::to_string(arrays.count) + " in " + std::to_string(views.size()) + "; ask for fewer views";
   });
   capacity_ = {static_cast<uint32_t>(options.max_candidate_nodes),
                static_cast<uint32_t>(options.max_candidate_clusters),
                static_cast<uint32_t>(options.max_visible_clusters)};
-  instances_ = arrays.count, persistent_ = options.traversal == Traversal::persistent;
-  views_.resize(arrays.count), to_clip_.resize(16 * size_t(arrays.count)), entered_.resize(arrays.count);
+  persistent_ = options.traversal == Traversal::persistent;
+  views_.resize(seen), to_clip_.resize(16 * seen), entered_.resize(seen);
+  if (!last.empty()) sights_.resize(seen);
   for (auto& nodes : nodes_) nodes.resize(capacity_.nodes);
   groups_.resize(capacity_.groups);
   keys_.resize(capacity_.visible), other_keys_.resize(capacity_.visible), visible_.resize(capacity_.visible);
-  view_.resize(1), counts_.resize(2), listed_.resize(2);
+  device_cameras_.resize(views.size()), counts_.resize(2), listed_.resize(2);
 
-  constants_ = {};
-  static_assert(sizeof(constants_.view) == sizeof(view), "the same bits");
-  std::memcpy(static_cast<void*>(&constants_.view), &view, sizeof(view));
-  world_planes(view, constants_.planes);
-  constants_.frustum = options.frustum;
-  if (last) {
-    constants_.occluders.before = last->pyramid, constants_.occluders.count_before = last->count;
-    std::memcpy(static_cast<void*>(&constants_.occluders.view_before), &last->view, sizeof(view));
-    sights_.resize(arrays.count);
-  }
+  cameras_.clear();
+  for (size_t v = 0; v < views.size(); ++v)
+    cameras_.push_back(camera_of(views[v], options.frustum, last.empty() ? nullptr : &last[v]));
   CullPass pass{};
-  pass.scene = arrays, pass.view = view_.data(), pass.capacity = capacity_, pass.layout = layout;
+  pass.scene = arrays, pass.cameras = device_cameras_.data(), pass.seen_count = static_cast<uint32_t>(seen);
+  pass.capacity = capacity_, pass.layout = layout;
   pass.views = views_.data(), pass.to_clip = to_clip_.data(), pass.entered = entered_.data();
-  pass.sights = sights_.data(), pass.instances_before = last ? last->instances : nullptr;
+  pass.sights = last.empty() ? nullptr : sights_.data();
   pass.groups = groups_.data(), pass.counts = counts_.data();
   return pass;
 }
 
-void Culler::cull(const DeviceScene& scene, const View& view, const CullOptions& options, dev::Stream stream,
-                  const LastFrame* last) {
-  pass_ = prepare(scene, view, options, last);
+void Culler::cull(const DeviceScene& scene, const std::vector<View>& views, const CullOptions& options,
+                  dev::Stream stream, const std::vector<LastFrame>& last) {
+  pass_ = prepare(scene, views, options, last);
   depth_ = scene.depth(), passes_ = 1;
   counts_.fill(0, stream), keys_.fill(0xff, stream);
   run(stream);
 }
 
-void Culler::post_pass(const Hzb& now, dev::Stream stream) {
+void Culler::post_pass(const std::vector<Hzb>& now, dev::Stream stream) {
   main_keys_.resize(keys_.size());
   added_[0].resize(capacity_.visible), added_[1].resize(capacity_.visible);
   dev::copy_on_device(main_keys_.data(), keys_.data(), keys_.size() * sizeof(uint64_t), stream);
-  constants_.occluders.now = now, constants_.occluders.post = true;
+  for (size_t v = 0; v < now.size(); ++v)
+    cameras_[v].occluders.now = now[v], cameras_[v].occluders.post = true;
   passes_ = 2;
   pass_.counts = counts_.data() + 1;
   dev::launch(begin_post_pass, 1, 1, 0, stream, counts_.data(), pass_.counts);
@@ -95,14 +114,14 @@ void Culler::post_pass(const Hzb& now, dev::Stream stream) {
 
 // A pass from the instances to the slots.
 void Culler::run(dev::Stream stream) {
-  view_.upload(&constants_, 0, 1, stream);
+  device_cameras_.upload(cameras_, stream);
   pass_.from = nodes_[1].data(), pass_.to = nodes_[0].data(), pass_.keys = keys_.data();
-  if (instances_ > 0) {
+  if (pass_.seen_count > 0) {
     if (persistent_) nodes_[0].fill(0xff, stream);  // empty_slot
-    dev::launch(cull_instances, blocks_for(instances_), cull_threads, 0, stream, pass_);
-    dev::launch(enter_instances, blocks_for(int64_t(instances_) * view_lanes), cull_threads, 0, stream,
+    dev::launch(cull_instances, blocks_for(pass_.seen_count), cull_threads, 0, stream, pass_);
+    dev::launch(enter_instances, blocks_for(int64_t(pass_.seen_count) * view_lanes), cull_threads, 0, stream,
                 pass_);
-    dev::launch(begin_instances, blocks_for(instances_), cull_threads, 0, stream, pass_);
+    dev::launch(begin_instances, blocks_for(pass_.seen_count), cull_threads, 0, stream, pass_);
     if (persistent_)
       traverse_persistent(stream);
     else
@@ -144,7 +163,7 @@ void Culler::add_work(const CullCounts& counts, CullStats& stats) const {
 CullCounts Culler::add_stats(CullStats& stats, dev::Stream stream) const {
   CullCounts all[2];
   counts_.read_back(all, 0, 2, stream);
-  stats.instances += instances_, stats.tested_instances += instances_;
+  stats.instances += pass_.seen_count, stats.tested_instances += pass_.seen_count;
   stats.visible_instances += all[0].entered, stats.far_instances += all[0].far;
   for (int pass = 0; pass < passes_; ++pass) add_work(all[pass], stats);
   if (passes_ == 2) {

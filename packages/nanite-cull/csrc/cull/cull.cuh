@@ -2,7 +2,7 @@
 // The host learns no count on the way: every list has a counter in device memory, and each kernel strides
 // over what the one before left.
 //
-//   cull_instances   instances whose sphere meets the frustum
+//   cull_instances   instances whose sphere meets the frustum, in each view
 //   enter_instances  what each of them is in this view
 //   begin_instances  those that show no more than their root cluster are done, of the others the root node is
 //                    the first candidate
@@ -22,18 +22,19 @@
 namespace nanite_cull::cuda {
 
 DEV_KERNEL(cull_threads) cull_instances(CullPass pass) {
-  const CullView& view = *pass.view;
-  const uint32_t count = pass.scene.count;
+  const uint32_t count = pass.seen_count;
   for (int64_t first = first_of_warp(32); first < count; first += stride_of_warps(32)) {
     const int64_t i = first + dev::lane();
+    const auto seen = static_cast<uint32_t>(i);
     bool take = i < count;
     if (take) {
-      const Sphere s = pass.scene.spheres[i];
+      const CullView& view = pass.cameras[pass.view_of(seen)];
+      const Sphere s = pass.scene.spheres[pass.instance_of(seen)];
       take = s.r >= 0;  // hidden ones are not
       for (int p = 0; view.frustum && take && p < 6; ++p)
         take = !sphere_misses(view.planes[p], s.x, s.y, s.z, s.r);
     }
-    append(take, static_cast<uint32_t>(i), pass.entered, count, &pass.counts->entered);
+    append(take, seen, pass.entered, count, &pass.counts->entered);
   }
 }
 
@@ -51,9 +52,10 @@ struct Tally {
   }
 };
 
-DEV_FN bool append_cluster(bool take, bool large, uint32_t instance, uint32_t cluster, const CullPass& pass) {
-  return append(take, pass.layout.key(large, instance, take ? cluster : 0), pass.keys, pass.capacity.visible,
-                &pass.counts->visible);
+DEV_FN bool append_cluster(bool take, bool large, uint32_t view, uint32_t instance, uint32_t cluster,
+                           const CullPass& pass) {
+  return append(take, pass.layout.key(large, view, instance, take ? cluster : 0), pass.keys,
+                pass.capacity.visible, &pass.counts->visible);
 }
 
 // Whether an instance that lies wholly in the frustum shows no more than its root cluster (cull/cull_far.h).
@@ -65,13 +67,15 @@ DEV_FN bool is_far(const AssetArrays& asset, const Sphere& s, const LodView& lod
 }
 
 // What occlusion tests need of an instance: its lanes bring an entry each.
-DEV_FN void enter_sight(const CullPass& pass, uint32_t instance, const Box& box, const Wide* now,
-                        Wide* before, int part, bool active) {
-  const DeviceOccluders& by = pass.view->occluders;
-  if (by.before.levels == 0) return;  // the same for all
-  InstanceSight& out = pass.sights[instance];
+DEV_FN void enter_sight(const CullPass& pass, uint32_t seen, const Box& box, const Wide* now, Wide* before,
+                        int part, bool active) {
+  if (!pass.sights) return;  // the same for all
+  const CullView& camera = pass.cameras[pass.view_of(seen)];
+  const DeviceOccluders& by = camera.occluders;
+  const uint32_t instance = pass.instance_of(seen);
+  InstanceSight& out = pass.sights[seen];
   const bool was_there = instance < by.count_before;
-  const InstanceRecord& record = was_there ? pass.instances_before[instance] : pass.scene.instances[instance];
+  const InstanceRecord& record = was_there ? by.places_before[instance] : pass.scene.instances[instance];
   before[part] = clip_entry(by.view_before, record.placement(), part / 4, part % 4);
   __syncwarp();
   if (!active) return;
@@ -82,8 +86,8 @@ DEV_FN void enter_sight(const CullPass& pass, uint32_t instance, const Box& box,
   if (part > 0) return;
   out.before.half_x = static_cast<float>(by.view_before.width) * 0.5f;
   out.before.half_y = static_cast<float>(by.view_before.height) * 0.5f;
-  out.now.half_x = static_cast<float>(pass.view->view.width) * 0.5f;
-  out.now.half_y = static_cast<float>(pass.view->view.height) * 0.5f;
+  out.now.half_x = static_cast<float>(camera.view.width) * 0.5f;
+  out.now.half_y = static_cast<float>(camera.view.height) * 0.5f;
 }
 
 // A warp works on two instances, 16 lanes each.
@@ -92,23 +96,23 @@ DEV_KERNEL(cull_threads) enter_instances(CullPass pass) {
   const int part = static_cast<int>(threadIdx.x) % view_lanes;
   Wide* const matrix = matrices + 2 * (static_cast<int>(threadIdx.x) - part);
   const int64_t count = static_cast<int64_t>(pass.counts->entered);
-  const CullView& view = *pass.view;
   for (int64_t first = first_of_warp(2); first < count; first += stride_of_warps(2)) {
     const int64_t k = first + dev::lane() / view_lanes;
     const bool active = k < count;
-    const uint32_t instance = pass.entered[active ? k : first];
-    const InstanceRecord& record = pass.scene.instances[instance];
+    const uint32_t seen = pass.entered[active ? k : first];
+    const CullView& view = pass.cameras[pass.view_of(seen)];
+    const InstanceRecord& record = pass.scene.instances[pass.instance_of(seen)];
     const Box& box = pass.scene.assets[record.asset].box;
     matrix[part] = clip_entry(view.view, record.placement(), part / 4, part % 4);
-    if (active) pass.to_clip[16 * int64_t(instance) + part] = static_cast<float>(matrix[part]);
+    if (active) pass.to_clip[16 * int64_t(seen) + part] = static_cast<float>(matrix[part]);
     __syncwarp();
-    InstanceView& out = pass.views[instance];
+    InstanceView& out = pass.views[seen];
     if (active && part < 6) frustum_plane(matrix, box, part, out.planes[part]);
     if (active && part == 6) {
       out.lod = lod_view(view.view, record.translation, record.inverse, record.largest, record.smallest);
       out.plane_count = view.frustum ? 6 : 0;
     }
-    enter_sight(pass, instance, box, matrix, matrix + view_lanes, part, active);
+    enter_sight(pass, seen, box, matrix, matrix + view_lanes, part, active);
     __syncwarp();  // before the matrices of the next two
   }
 }
@@ -120,23 +124,24 @@ DEV_KERNEL(cull_threads, cull_blocks) begin_instances(CullPass pass) {
   uint32_t far_count = 0, hidden = 0;
   for (int64_t first = first_of_warp(32); first < count; first += stride_of_warps(32)) {
     const int64_t k = first + dev::lane();
-    const uint32_t instance = pass.entered[k < count ? k : first];
+    const uint32_t seen = pass.entered[k < count ? k : first];
+    const uint32_t view = pass.view_of(seen), instance = pass.instance_of(seen);
     const AssetArrays& asset = pass.scene.assets[pass.scene.instances[instance].asset];
-    const LodView& lod = pass.views[instance].lod;
+    const LodView& lod = pass.views[seen].lod;
     bool far = false, large = false, near = false;
     Sight sight = Sight::hidden;
     if (k < count) {
-      far = is_far(asset, pass.scene.spheres[instance], lod, *pass.view);
+      far = is_far(asset, pass.scene.spheres[instance], lod, pass.cameras[view]);
       const Box& box = far ? asset.root.box : asset.box;
-      sight = look_at(pass, instance, box.lo, box.hi, far ? cluster_widening : node_widening, false);
+      sight = look_at(pass, view, instance, box.lo, box.hi, far ? cluster_widening : node_widening, false);
       large = far && is_large(lod, box.lo, box.hi, asset.root.longest_edge);
       near = !far && sight != Sight::hidden;
       far_count += far, hidden += sight == Sight::hidden;
     }
-    append(near, pack({0, instance, 0, sight == Sight::missed}), pass.to, pass.capacity.nodes,
+    append(near, pack({view, instance, 0, sight == Sight::missed}), pass.to, pass.capacity.nodes,
            &pass.counts->nodes[0]);
     const bool take = far && sight == drawn_by(pass);
-    const bool fits = append_cluster(take, large, instance, asset.root.cluster, pass);
+    const bool fits = append_cluster(take, large, view, instance, asset.root.cluster, pass);
     tally.take(take && fits, large, asset.root.triangles);
   }
   tally.add(*pass.counts), add_up(far_count, &pass.counts->far),
@@ -150,13 +155,13 @@ DEV_KERNEL(cull_threads, cull_blocks) cull_nodes(CullPass pass, int level) {
   for (int64_t first = first_of_warp(4); first < count; first += stride_of_warps(4)) {
     const int64_t k = first + dev::lane() / 8;
     const int i = dev::lane() % 8;
-    uint32_t child = none, instance = 0;
+    uint32_t child = none;
+    Candidate from{};
     Sight sight = Sight::hidden;
     if (k < count) {
-      const Candidate from = unpack(pass.from[k]);
-      instance = from.instance;
-      const AssetArrays& asset = pass.scene.assets[pass.scene.instances[instance].asset];
-      const InstanceView& view = pass.views[instance];
+      from = unpack(pass.from[k]);
+      const AssetArrays& asset = pass.scene.assets[pass.scene.instances[from.instance].asset];
+      const InstanceView& view = pass.views[pass.seen(from.view, from.instance)];
       const Node& node = asset.nodes[from.item];
       if (child_wanted(node, i, view)) {
         sight = look_at_child(pass, from, node, i);
@@ -172,7 +177,8 @@ DEV_KERNEL(cull_threads, cull_blocks) cull_nodes(CullPass pass, int level) {
       }
     }
     const bool take = child != none, leaf = (child & leaf_bit) != 0;
-    const uint64_t word = pack({0, instance, child & ~leaf_bit & (most_items - 1), sight == Sight::missed});
+    const uint64_t word =
+        pack({from.view, from.instance, child & ~leaf_bit & (most_items - 1), sight == Sight::missed});
     append(take && !leaf, word, pass.to, pass.capacity.nodes, &pass.counts->nodes[level + 1]);
     append(take && leaf, word, pass.groups, pass.capacity.groups, &pass.counts->groups);
   }
@@ -189,7 +195,7 @@ DEV_KERNEL(cull_threads, cull_blocks) cull_clusters(CullPass pass) {
     const int64_t k = first + dev::lane() / group_lanes;
     const Candidate from = unpack(pass.groups[k < count ? k : first]);
     const AssetArrays& asset = pass.scene.assets[pass.scene.instances[from.instance].asset];
-    const InstanceView& view = pass.views[from.instance];
+    const InstanceView& view = pass.views[pass.seen(from.view, from.instance)];
     const Group& group = asset.groups[from.item];
     const uint32_t clusters = k < count ? group.cluster_count : 0;
     const uint32_t most_clusters = most(clusters, __shfl_xor_sync(dev::all_lanes, clusters, group_lanes));
@@ -199,11 +205,11 @@ DEV_KERNEL(cull_threads, cull_blocks) cull_clusters(CullPass pass) {
       float lo[3], hi[3];
       bool take = c < clusters && cluster_wanted(asset, cluster, view, lo, hi);
       if (take) {
-        const Sight sight = look_at(pass, from.instance, lo, hi, cluster_widening, from.missed);
+        const Sight sight = look_at(pass, from.view, from.instance, lo, hi, cluster_widening, from.missed);
         hidden += sight == Sight::hidden, take = sight == drawn_by(pass);
       }
       const bool large = take && is_large(view.lod, lo, hi, asset.clusters[cluster].longest_edge);
-      const bool fits = append_cluster(take, large, from.instance, cluster, pass);
+      const bool fits = append_cluster(take, large, from.view, from.instance, cluster, pass);
       tally.take(take && fits, large, take ? asset.clusters[cluster].triangle_count : 0);
     }
   }

@@ -16,7 +16,7 @@ constexpr int most_levels = 64;    // nodes from a root to a leaf
 
 // What a pass counts, in device memory. Zero before it.
 struct CullCounts {
-  Count entered;             // instances in the frustum
+  Count entered;             // instances in the frustum, in each view
   Count far;                 // of these: drawn as their root cluster
   Count nodes[most_levels];  // candidates offered to each level; without levels all but the roots in [1]
   Count visited;             // nodes, where there are no levels
@@ -58,28 +58,35 @@ struct CullCapacities {
   uint32_t nodes, groups, visible;
 };
 
-// One word for a visible cluster: large, instance, cluster. Their order is that of the words.
+// One word for a visible cluster: large, view, instance, cluster. Their order is that of the words.
 struct KeyLayout {
-  int instance_bits, cluster_bits;
+  int view_bits, instance_bits, cluster_bits;
 
-  HD int bits() const { return instance_bits + cluster_bits + 1; }
-  HD uint64_t key(bool large, uint32_t instance, uint32_t cluster) const {
-    return uint64_t(large) << (instance_bits + cluster_bits) | uint64_t(instance) << cluster_bits | cluster;
+  HD int bits() const { return view_bits + instance_bits + cluster_bits + 1; }
+  HD uint64_t key(bool large, uint32_t view, uint32_t instance, uint32_t cluster) const {
+    const uint64_t place = uint64_t(view) << instance_bits | instance;
+    return uint64_t(large) << (bits() - 1) | place << cluster_bits | cluster;
   }
   HD Visible visible(uint64_t key) const {
-    return {0, static_cast<uint32_t>(key >> cluster_bits & ((uint64_t(1) << instance_bits) - 1)),
-            static_cast<uint32_t>(key & ((uint64_t(1) << cluster_bits) - 1))};
+    return {part(key, instance_bits + cluster_bits, view_bits), part(key, cluster_bits, instance_bits),
+            part(key, 0, cluster_bits)};
+  }
+
+ private:
+  HD static uint32_t part(uint64_t key, int first, int bits) {
+    return static_cast<uint32_t>(key >> first & ((uint64_t(1) << bits) - 1));
   }
 };
 constexpr uint64_t no_key = ~uint64_t(0);  // behind all others
 
-// What hides: the last frame's pyramid and the view it was made with; in the post pass also the pyramid of
-// what the main pass drew. Without levels they hide nothing.
+// What hides: the last frame's pyramid, the view it was made with and where instances were then; in the post
+// pass also the pyramid of what the main pass drew. Without levels they hide nothing.
 struct DeviceOccluders {
   Hzb before, now;
   BasicView<Wide> view_before;
+  const InstanceRecord* places_before;
   uint32_t count_before;  // instances that were there
-  bool post;
+  bool post;              // of all views alike
 };
 
 // One instance in those views.
@@ -94,21 +101,25 @@ struct CullView {
   DeviceOccluders occluders;
 };
 
-// What the kernels of a pass share, in device memory.
+// What the kernels of a pass share, in device memory. An instance in a view is `seen`, numbered view by view.
 struct CullPass {
   SceneArrays scene;
-  const CullView* view;
+  const CullView* cameras;  // (views)
+  uint32_t seen_count;      // views * instances
   CullCapacities capacity;
   KeyLayout layout;
-  InstanceView* views;                     // (instances): of those that were entered
-  float* to_clip;                          // (instances, 16): the same
-  InstanceSight* sights;                   // (instances): the same, with occluders
-  const InstanceRecord* instances_before;  // where they were in the last frame
-  uint32_t* entered;                       // (instances)
-  uint64_t *from, *to;                     // candidate nodes of this level and of the next
+  InstanceView* views;    // (seen): of those that were entered
+  float* to_clip;         // (seen, 16): the same
+  InstanceSight* sights;  // (seen): the same; null without occluders
+  uint32_t* entered;      // (seen)
+  uint64_t *from, *to;    // candidate nodes of this level and of the next
   uint64_t* groups;
   uint64_t* keys;
   CullCounts* counts;
+
+  HD uint32_t seen(uint32_t view, uint32_t instance) const { return view * scene.count + instance; }
+  HD uint32_t view_of(uint32_t seen) const { return seen / scene.count; }
+  HD uint32_t instance_of(uint32_t seen) const { return seen % scene.count; }
 };
 
 }  // namespace nanite_cull::cuda

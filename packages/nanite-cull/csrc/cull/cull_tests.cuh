@@ -8,21 +8,23 @@
 
 namespace nanite_cull::cuda {
 
-// What this pass knows of a box of an instance (cull/occlusion.h). `missed`: the main pass did not come as
-// far.
-DEV_FN Sight look_at(const CullPass& pass, uint32_t instance, const float* lo, const float* hi,
+// What this pass knows of a box of an instance in a view (cull/occlusion.h). `missed`: the main pass did not
+// come as far.
+DEV_FN Sight look_at(const CullPass& pass, uint32_t view, uint32_t instance, const float* lo, const float* hi,
                      float widening, bool missed) {
-  const DeviceOccluders& by = pass.view->occluders;
-  if (by.post && occluded(pass.sights[instance].now, by.now, lo, hi, widening)) return Sight::hidden;
+  if (!pass.sights) return Sight::seen;
+  const DeviceOccluders& by = pass.cameras[view].occluders;
+  const InstanceSight& sight = pass.sights[pass.seen(view, instance)];
+  if (by.post && occluded(sight.now, by.now, lo, hi, widening)) return Sight::hidden;
   if (!missed)
     missed = by.before.levels > 0 && instance < by.count_before &&
-             occluded(pass.sights[instance].before, by.before, lo, hi, widening);
+             occluded(sight.before, by.before, lo, hi, widening);
   return !missed ? Sight::seen : by.post ? Sight::missed : Sight::hidden;
 }
 
 // What a pass draws.
 DEV_FN Sight drawn_by(const CullPass& pass) {
-  return pass.view->occluders.post ? Sight::missed : Sight::seen;
+  return pass.cameras->occluders.post ? Sight::missed : Sight::seen;
 }
 
 // The child of a node that a lane looks at: box and errors stand side by side with its neighbours'.
@@ -34,7 +36,7 @@ DEV_FN bool child_wanted(const Node& n, int i, const InstanceView& view) {
 
 DEV_FN Sight look_at_child(const CullPass& pass, const Candidate& from, const Node& n, int i) {
   const float lo[3] = {n.lo[0][i], n.lo[1][i], n.lo[2][i]}, hi[3] = {n.hi[0][i], n.hi[1][i], n.hi[2][i]};
-  return look_at(pass, from.instance, lo, hi, node_widening, from.missed);
+  return look_at(pass, from.view, from.instance, lo, hi, node_widening, from.missed);
 }
 
 // Whether the clusters of a group are candidates: their parents are too coarse.

@@ -12,25 +12,30 @@ namespace nanite_cull::cuda {
 void sort_keys(DeviceArray<uint64_t>& keys, DeviceArray<uint64_t>& other, DeviceArray<uint8_t>& scratch,
                int bits, dev::Stream stream);
 
-// The frame before, in device memory.
+// A view's frame before, in device memory.
 struct LastFrame {
-  Hzb pyramid;
+  Hzb pyramid;  // no levels: there was none
   View view;
-  const InstanceRecord* instances;  // where they were
+  const InstanceRecord* places;  // where instances were
   uint32_t count;
 };
 
 class Culler {
  public:
-  // Queues a pass over the scene in one view, level by level or persistent; with `last` the main pass of two:
-  // it leaves out what lay behind that frame's depth. Throws native::ValueError for capacities or a scene
-  // that candidates have no room for, std::runtime_error for what CUDA refuses.
-  void cull(const DeviceScene& scene, const View& view, const CullOptions& options, dev::Stream stream,
-            const LastFrame* last = nullptr);
+  // Queues a pass over the scene in all views, level by level or persistent; with `last`, a frame for each
+  // view, the main pass of two: it leaves out what lay behind that frame's depth. Capacities hold for all
+  // views together. Throws native::ValueError for capacities or a scene that candidates have no room for,
+  // std::runtime_error for what CUDA refuses.
+  void cull(const DeviceScene& scene, const std::vector<View>& views, const CullOptions& options,
+            dev::Stream stream, const std::vector<LastFrame>& last = {});
+  void cull(const DeviceScene& scene, const View& view, const CullOptions& options, dev::Stream stream) {
+    cull(scene, std::vector<View>{view}, options, stream);
+  }
 
-  // Queues the post pass: adds what the main pass should not have left out and `now`, the pyramid of what it
-  // drew, does not hide. Slots change; see rename_pixels() in raster/raster.cuh.
-  void post_pass(const Hzb& now, dev::Stream stream);
+  // Queues the post pass: adds what the main pass should not have left out and `now`, of each view the
+  // pyramid of what it drew, does not hide. The stream has been waited for since cull(). Slots change; see
+  // rename_pixels() in raster/raster.cuh.
+  void post_pass(const std::vector<Hzb>& now, dev::Stream stream);
 
   // What was found, in device memory: counts, slots from both ends, matrices of the instances.
   const CullCounts* counts() const { return counts_.data() + (passes_ - 1); }
@@ -39,7 +44,7 @@ class Culler {
   float* to_clip() { return to_clip_.data(); }
   const uint32_t* entered() const {
     return entered_.data();
-  }  // instances in the frustum; how many, counts() says
+  }  // instances in the frustum, numbered view by view; how many, counts() says
 
   // After a post pass: the sorted list of the main pass, its counts, and that of both.
   const uint64_t* main_keys() const { return main_keys_.data(); }
@@ -56,20 +61,19 @@ class Culler {
   void read_back(VisibleClusters& out, CullStats& stats, dev::Stream stream) const;
 
  private:
-  CullPass prepare(const DeviceScene& scene, const View& view, const CullOptions& options,
-                   const LastFrame* last);
+  CullPass prepare(const DeviceScene& scene, const std::vector<View>& views, const CullOptions& options,
+                   const std::vector<LastFrame>& last);
   void run(dev::Stream stream);
   void traverse_levels(dev::Stream stream);
   void traverse_persistent(dev::Stream stream);
   void add_work(const CullCounts& counts, CullStats& stats) const;
 
   CullPass pass_ = {};
-  CullView constants_ = {};  // uploaded from here: changes only where the last pass has been waited for
+  std::vector<CullView> cameras_;  // uploaded from here: changes only where the stream has been waited for
   CullCapacities capacity_ = {};
   bool persistent_ = false;
   int passes_ = 1, depth_ = 0;
-  uint32_t instances_ = 0;
-  DeviceArray<CullView> view_;
+  DeviceArray<CullView> device_cameras_;
   DeviceArray<InstanceView> views_;
   DeviceArray<InstanceSight> sights_;
   DeviceArray<float> to_clip_;

@@ -25,7 +25,7 @@ struct DeviceWork {
   DEV_FN void visit(uint64_t word, Children& out) {
     const Candidate from = unpack(word);
     const AssetArrays& asset = pass->scene.assets[pass->scene.instances[from.instance].asset];
-    const InstanceView& view = pass->views[from.instance];
+    const InstanceView& view = pass->views[pass->seen(from.view, from.instance)];
     const Node& node = asset.nodes[from.item];
     out.nodes = out.groups = 0;
     ++nodes;
@@ -36,9 +36,9 @@ struct DeviceWork {
       if (sight == Sight::hidden) continue;
       const uint32_t child = node.child[i], item = child & ~leaf_bit;
       if (!(child & leaf_bit)) {
-        out.node[out.nodes++] = pack({0, from.instance, item, sight == Sight::missed});
+        out.node[out.nodes++] = pack({from.view, from.instance, item, sight == Sight::missed});
       } else if (expands(asset, view.lod, item)) {
-        out.group[out.groups++] = pack({0, from.instance, item, sight == Sight::missed});
+        out.group[out.groups++] = pack({from.view, from.instance, item, sight == Sight::missed});
         offered_clusters += asset.groups[item].cluster_count;
       }
     }
@@ -48,19 +48,19 @@ struct DeviceWork {
   DEV_FN void group(uint64_t word) {
     const Candidate from = unpack(word);
     const AssetArrays& asset = pass->scene.assets[pass->scene.instances[from.instance].asset];
-    const InstanceView& view = pass->views[from.instance];
+    const InstanceView& view = pass->views[pass->seen(from.view, from.instance)];
     const Group& group = asset.groups[from.item];
     candidate_clusters += group.cluster_count;
     for (uint32_t c = group.cluster_begin; c < group.cluster_begin + group.cluster_count; ++c) {
       float lo[3], hi[3];
       if (!cluster_wanted(asset, c, view, lo, hi)) continue;
-      const Sight sight = look_at(*pass, from.instance, lo, hi, cluster_widening, from.missed);
+      const Sight sight = look_at(*pass, from.view, from.instance, lo, hi, cluster_widening, from.missed);
       hidden_clusters += sight == Sight::hidden;
       if (sight != drawn_by(*pass)) continue;
       const bool is_large_one = is_large(view.lod, lo, hi, asset.clusters[c].longest_edge);
       const Count at = atomicAdd(&pass->counts->visible, Count(1));
       if (at >= pass->capacity.visible) continue;
-      pass->keys[at] = pass->layout.key(is_large_one, from.instance, c);
+      pass->keys[at] = pass->layout.key(is_large_one, from.view, from.instance, c);
       ++(is_large_one ? large : small), triangles += asset.clusters[c].triangle_count;
     }
   }

@@ -12,6 +12,10 @@ namespace {
 static_assert(id_triangle_bits == triangle_bits, "ids are those of the host");
 constexpr uint64_t most_room = uint64_t(1) << 31;
 
+int64_t blocks_for(size_t pixels) {
+  return dev::grid_blocks(static_cast<int64_t>((pixels + piece_threads - 1) / piece_threads), 16);
+}
+
 // Gives a list half as much again as it needs, for the next frame's needs are others. Where there is no
 // memory for that, `room` stays.
 template <class T>
@@ -24,33 +28,38 @@ void grow(DeviceArray<T>& list, uint64_t& room, uint64_t needed) {
 
 }  // namespace
 
-void Rasteriser::draw(const DeviceScene& scene, const Culler& culler, const View& view,
-                      const RasterOptions& options, RasterStats& stats, dev::Stream stream) {
+void Rasteriser::draw(DeviceScene& scene, const Culler& culler, const View& view,
+                      const RasterOptions& options, RasterStats& stats, dev::Stream stream, size_t views) {
   const uint64_t slots = culler.visible().size();
   native::demand(slots <= max_slots, [&] {
     return "raster: max_visible_clusters must be at most 2^25 (the ids of a visibility buffer), got " +
            std::to_string(slots);
   });
   width_ = view.width, height_ = view.height;
-  pixels_.resize(size_t(width_) * height_), left_.resize(slots);
+  pixels_.resize(views * size_t(width_) * height_), left_.resize(slots);
   small_.resize(1), large_.resize(1);
   pixels_.fill(0, stream);
+  scene.bring_pages(stream);
   pass_ = {};
   pass_.scene = scene.arrays(), pass_.to_clip = culler.to_clip();
   pass_.visible = culler.visible().data(), pass_.capacity = static_cast<uint32_t>(slots);
   pass_.small_count = &culler.counts()->small, pass_.large_count = &culler.counts()->large;
   pass_.pixels = pixels_.data(), pass_.width = width_, pass_.height = height_;
+  if (options.overdraw) {
+    overdraw_.resize(pixels_.size()), overdraw_.fill(0, stream);
+    pass_.overdraw = overdraw_.data();
+  }
   pass_.cull_back = options.cull_back, has_holes_ = scene.any_masked();
   pass_.left = left_.data(), pass_.small = small_.data(), pass_.large = large_.data();
   stats = {};
   run(pass_, stats, stream);
 }
 
-void Rasteriser::draw_added(const Culler& culler, RasterStats& stats, dev::Stream stream) {
-  const size_t count = pixels_.size();
-  dev::launch(rename_pixels, dev::grid_blocks((count + piece_threads - 1) / piece_threads, 16), piece_threads,
-              0, stream, pixels_.data(), static_cast<int64_t>(count), pass_.capacity, culler.main_keys(),
-              culler.main_counts(), culler.keys(), culler.counts());
+void Rasteriser::draw_added(const Culler& culler, bool ids, RasterStats& stats, dev::Stream stream) {
+  if (ids)
+    dev::launch(rename_pixels, blocks_for(pixels_.size()), piece_threads, 0, stream, pixels_.data(),
+                static_cast<int64_t>(pixels_.size()), pass_.capacity, culler.main_keys(),
+                culler.main_counts(), culler.keys(), culler.counts());
   RasterPass pass = pass_;
   pass.small_slots = culler.added(0), pass.large_slots = culler.added(1);
   pass.small_count = culler.added_count(0), pass.large_count = culler.added_count(1);
@@ -59,7 +68,8 @@ void Rasteriser::draw_added(const Culler& culler, RasterStats& stats, dev::Strea
 
 void Rasteriser::run(RasterPass pass, RasterStats& stats, dev::Stream stream) {
   small_.fill(0, stream);
-  dev::launch(draw_small, dev::grid_blocks(pass.capacity, 16), small_threads, 0, stream, pass);
+  dev::launch(pass.overdraw ? draw_small<true> : draw_small<false>, dev::grid_blocks(pass.capacity, 16),
+              small_threads, 0, stream, pass);
   triangles_.resize(triangle_room), pieces_.resize(piece_room);
   LargeCounts large;
   for (bool fits = false; !fits;) {
@@ -68,8 +78,11 @@ void Rasteriser::run(RasterPass pass, RasterStats& stats, dev::Stream stream) {
     large_.fill(0, stream);
     dev::launch(set_up_large, dev::grid_blocks(pass.capacity, 6), set_up_threads, 0, stream, pass);
     const int64_t piece_blocks = dev::grid_blocks(piece_room / 4, 16);
-    dev::launch(draw_pieces<false>, piece_blocks, piece_threads, 0, stream, pass);
-    if (has_holes_) dev::launch(draw_pieces<true>, piece_blocks, piece_threads, 0, stream, pass);
+    dev::launch(pass.overdraw ? draw_pieces<false, true> : draw_pieces<false, false>, piece_blocks,
+                piece_threads, 0, stream, pass);
+    if (has_holes_)
+      dev::launch(pass.overdraw ? draw_pieces<true, true> : draw_pieces<true, false>, piece_blocks,
+                  piece_threads, 0, stream, pass);
     large_.read_back(&large, 0, 1, stream);
     fits = large.triangles <= triangle_room && large.pieces <= piece_room;
     native::demand(large.triangles <= most_room && large.pieces <= most_room, [] {
@@ -86,44 +99,20 @@ void Rasteriser::run(RasterPass pass, RasterStats& stats, dev::Stream stream) {
   stats.drawn_triangles += small.drawn + large.triangles, stats.clipped_triangles += large.clipped;
 }
 
-void Rasteriser::split(float* depths, dev::Stream stream) {
-  const size_t count = pixels_.size();
-  ids_.resize(count);
-  dev::launch(split_pixels, dev::grid_blocks((count + piece_threads - 1) / piece_threads, 16), piece_threads,
-              0, stream, pixels_.data(), static_cast<int64_t>(count), depths, ids_.data());
+void Rasteriser::split(float* depths, uint32_t* ids, dev::Stream stream) {
+  dev::launch(split_pixels, blocks_for(pixels_.size()), piece_threads, 0, stream, pixels_.data(),
+              static_cast<int64_t>(pixels_.size()), depths, ids);
 }
 
 void Rasteriser::read_back(VisibilityBuffer& out, dev::Stream stream) {
-  depths_.resize(pixels_.size());
-  split(depths_.data(), stream);
   const size_t count = pixels_.size();
+  depths_.resize(count), ids_.resize(count);
+  split(depths_.data(), ids_.data(), stream);
   out.width = width_, out.height = height_;
-  out.depth.resize(count), out.id.resize(count), out.overdraw.clear();
+  out.depth.resize(count), out.id.resize(count), out.overdraw.resize(overdraw() ? count : 0);
   depths_.read_back(out.depth.data(), 0, count, stream);
   ids_.read_back(out.id.data(), 0, count, stream);
-}
-
-void Rasteriser::read_back_depths(float* out, dev::Stream stream) {
-  depths_.resize(pixels_.size());
-  split(depths_.data(), stream);
-  depths_.read_back(out, 0, pixels_.size(), stream);
-}
-
-void Rasteriser::copy_depths(float* out, dev::Stream stream) { split(out, stream); }
-
-void draw_views(const DeviceScene& scene, Culler& culler, Rasteriser& rasteriser,
-                const std::vector<View>& views, const CullOptions& culling, const RasterOptions& drawing,
-                float* out, CullStats& cull_stats, RasterStats& raster_stats, dev::Stream stream) {
-  cull_stats = {}, raster_stats = {};
-  for (const View& view : views) {
-    RasterStats drawn;
-    culler.cull(scene, view, culling, stream);
-    rasteriser.draw(scene, culler, view, drawing, drawn, stream);
-    rasteriser.read_back_depths(out, stream);
-    out += size_t(view.width) * view.height;
-    culler.add_stats(cull_stats, stream);
-    raster_stats.add(drawn);
-  }
+  if (overdraw()) overdraw_.read_back(out.overdraw.data(), 0, count, stream);
 }
 
 }  // namespace nanite_cull::cuda

@@ -1,5 +1,5 @@
-// Visible clusters to pixels on a device. A pixel is one word, depth above id, and the largest stays: so
-// any order of threads gives the picture that the CPU's tiles give.
+// Visible clusters to pixels on a device, of all views at once. A pixel is one word, depth above id, and the
+// largest stays: so any order of threads gives the picture that the CPU's tiles give.
 //
 //   draw_small    a block a cluster: its vertices go to shared memory once, then a thread a triangle; what
 //                 has to be clipped, is larger than 64 pixels or may have holes is left to the others
@@ -24,15 +24,16 @@ struct DrawnCluster {
   const AssetArrays* asset;
   const Cluster* cluster;
   const float* matrix;
-  uint32_t slot;
+  uint32_t slot, view;
   int cull;  // see set_up(); of materials of one side
 
   DEV_FN DrawnCluster(const RasterPass& pass, uint32_t at) : slot(at) {
     const Visible v = pass.visible[at];
+    view = v.view;
     const InstanceRecord& record = pass.scene.instances[v.instance];
     asset = pass.scene.assets + record.asset;
     cluster = asset->clusters + v.cluster;
-    matrix = pass.to_clip + 16 * int64_t(v.instance);
+    matrix = pass.to_clip + 16 * (int64_t(v.view) * pass.scene.count + v.instance);
     cull = !pass.cull_back ? 0 : record.mirrored ? -1 : 1;
   }
   DEV_FN const uint8_t* corners(int triangle) const {
@@ -70,19 +71,33 @@ struct Solid {
   DEV_FN bool operator()(int, int) const { return true; }
 };
 
-template <class IsSolid>
-DEV_FN void put(const RasterPass& pass, const FixedTriangle& t, uint32_t id, int px, int py,
-                const IsSolid& is_solid) {
-  const float z = t.depth(px, py);
-  if (!(z > 0)) return;
-  uint32_t bits;
-  memcpy(&bits, &z, sizeof(bits));
-  const Count word = Count(bits) << 32 | id;
-  Count* const pixel = pass.pixels + (int64_t(py) * pass.width + px);
-  if (word > dev::load_relaxed(pixel) && is_solid(px, py)) atomicMax(pixel, word);
-}
+// The pixels of a view. `counts`: fragments are.
+template <bool counts>
+struct Target {
+  Count* pixels;
+  uint32_t* overdraw;
+  int width;
 
-DEV_KERNEL(small_threads) draw_small(RasterPass pass) {
+  DEV_FN Target(const RasterPass& pass, uint32_t view) : width(pass.width) {
+    const int64_t first = int64_t(view) * pass.width * pass.height;
+    pixels = pass.pixels + first, overdraw = counts ? pass.overdraw + first : nullptr;
+  }
+  template <class IsSolid>
+  DEV_FN void put(const FixedTriangle& t, uint32_t id, int px, int py, const IsSolid& is_solid) const {
+    const int64_t at = int64_t(py) * width + px;
+    if constexpr (counts) atomicAdd(overdraw + at, 1u);
+    const float z = t.depth(px, py);
+    if (!(z > 0)) return;
+    uint32_t bits;
+    memcpy(&bits, &z, sizeof(bits));
+    const Count word = Count(bits) << 32 | id;
+    if (word > dev::load_relaxed(pixels + at) && is_solid(px, py)) atomicMax(pixels + at, word);
+  }
+};
+
+template <bool counts>
+DEV_KERNEL(small_threads)
+draw_small(RasterPass pass) {
   DEV_SHARED(FixedVertex, vertices, max_cluster_vertices);
   const Screen screen = pass.screen();
   const auto count = static_cast<uint32_t>(*pass.small_count);
@@ -90,6 +105,7 @@ DEV_KERNEL(small_threads) draw_small(RasterPass pass) {
   for (uint32_t k = blockIdx.x; k < count; k += gridDim.x) {
     const uint32_t slot = pass.small_slots ? pass.small_slots[k] : k;
     const DrawnCluster drawing(pass, slot);
+    const Target<counts> target(pass, drawing.view);
     drawing.project(screen, vertices);
     __syncthreads();
     bool left = false;
@@ -106,7 +122,7 @@ DEV_KERNEL(small_threads) draw_small(RasterPass pass) {
         if (!t.small) continue;
         ++drawn;
         const uint32_t id = slot << id_triangle_bits | static_cast<uint32_t>(i);
-        each_pixel(t, [&](int px, int py) { put(pass, t, id, px, py, Solid{}); });
+        each_pixel(t, [&](int px, int py) { target.put(t, id, px, py, Solid{}); });
       }
     }
     // a barrier too: the next cluster's vertices take the place of these
@@ -116,12 +132,13 @@ DEV_KERNEL(small_threads) draw_small(RasterPass pass) {
 }
 
 // A triangle in fixed point: appended, with the tiles that its box touches.
-DEV_FN void append_large(const RasterPass& pass, const FixedVertex& a, const FixedVertex& b,
+DEV_FN void append_large(const RasterPass& pass, uint32_t view, const FixedVertex& a, const FixedVertex& b,
                          const FixedVertex& c, uint32_t id, int cull, bool masked) {
   FixedTriangle t;
   if (!set_up(a, b, c, 0, 0, pass.width, pass.height, pass.width, pass.height, cull, t)) return;
   const int x0 = t.px0 >> piece_shift, x1 = t.px1 >> piece_shift, y0 = t.py0 >> piece_shift,
-            y1 = t.py1 >> piece_shift, columns = ((pass.width - 1) >> piece_shift) + 1;
+            y1 = t.py1 >> piece_shift, columns = pass.columns();
+  const auto above = static_cast<int>(view) * pass.rows();  // rows of tiles
   const Count number = atomicAdd(&pass.large->triangles, Count(1));
   const Count first = atomicAdd(&pass.large->pieces, Count(x1 - x0 + 1) * Count(y1 - y0 + 1));
   if (number >= pass.triangle_capacity) return;
@@ -130,7 +147,8 @@ DEV_FN void append_large(const RasterPass& pass, const FixedVertex& a, const Fix
   for (int y = y0; y <= y1; ++y)
     for (int x = x0; x <= x1; ++x, ++at)
       if (at < pass.piece_capacity)
-        pass.pieces[at] = number << 32 | (masked ? masked_piece : 0) | static_cast<uint32_t>(y * columns + x);
+        pass.pieces[at] =
+            number << 32 | (masked ? masked_piece : 0) | static_cast<uint32_t>((above + y) * columns + x);
 }
 
 DEV_KERNEL(set_up_threads) set_up_large(RasterPass pass) {
@@ -160,9 +178,10 @@ DEV_KERNEL(set_up_threads) set_up_large(RasterPass pass) {
         for (int v = 0; v < 3; ++v) polygon[v] = drawing.clip_vertex(corner[v]);
         const int count = clip_triangle(screen, polygon, polygon + max_clipped_corners, fan);
         ++clipped;
-        for (int v = 1; v + 1 < count; ++v) append_large(pass, fan[0], fan[v], fan[v + 1], id, cull, masked);
+        for (int v = 1; v + 1 < count; ++v)
+          append_large(pass, drawing.view, fan[0], fan[v], fan[v + 1], id, cull, masked);
       } else if (!was_left || masked || !is_small(a, b, c)) {
-        append_large(pass, a, b, c, id, cull, masked);
+        append_large(pass, drawing.view, a, b, c, id, cull, masked);
       }
     }
     __syncthreads();  // before the next cluster's vertices
@@ -171,42 +190,44 @@ DEV_KERNEL(set_up_threads) set_up_large(RasterPass pass) {
 }
 
 // One triangle in one tile, by a warp.
-template <class IsSolid>
-DEV_FN void draw_piece(const RasterPass& pass, const FixedTriangle& t, uint32_t id, const IsSolid& is_solid) {
+template <bool counts, class IsSolid>
+DEV_FN void draw_piece(const Target<counts>& target, const FixedTriangle& t, uint32_t id,
+                       const IsSolid& is_solid) {
   for (int px = t.px0 + dev::lane(); px <= t.px1; px += 32) {
     int64_t e[3];
     for (int i = 0; i < 3; ++i) e[i] = t.edge(i, px, t.py0);
     for (int py = t.py0; py <= t.py1; ++py) {
-      if ((e[0] | e[1] | e[2]) >= 0) put(pass, t, id, px, py, is_solid);
+      if ((e[0] | e[1] | e[2]) >= 0) target.put(t, id, px, py, is_solid);
       for (int i = 0; i < 3; ++i) e[i] += int64_t(t.x[i == 2 ? 0 : i + 1] - t.x[i]) * subpixels;
     }
   }
 }
 
-template <bool masked>
+template <bool masked, bool counts>
 DEV_KERNEL(piece_threads)
 draw_pieces(RasterPass pass) {
   if (pass.large->triangles > pass.triangle_capacity || pass.large->pieces > pass.piece_capacity) return;
   const auto count = static_cast<int64_t>(pass.large->pieces);
-  const int columns = ((pass.width - 1) >> piece_shift) + 1;
+  const int columns = pass.columns(), rows = pass.rows();
   for (int64_t k = first_of_warp(1); k < count; k += stride_of_warps(1)) {
     const uint64_t piece = pass.pieces[k];
     if (((piece & masked_piece) != 0) != masked) continue;
     const LargeTriangle& triangle = pass.triangles[piece >> 32];
     const int tile = static_cast<int>(piece & (masked_piece - 1));
-    const int x0 = tile % columns << piece_shift, y0 = tile / columns << piece_shift;
+    const int x0 = tile % columns << piece_shift, y0 = tile / columns % rows << piece_shift;
     FixedTriangle t;
     if (!set_up(triangle.corner[0], triangle.corner[1], triangle.corner[2], x0, y0,
                 least(x0 + (1 << piece_shift), pass.width), least(y0 + (1 << piece_shift), pass.height),
                 pass.width, pass.height, 0, t))
       continue;
+    const Target<counts> target(pass, static_cast<uint32_t>(tile / columns / rows));
     if constexpr (masked) {
       const DrawnCluster drawing(pass, triangle.id >> id_triangle_bits);
       Mask mask;
       drawing.mask(pass, drawing.corners(triangle.id & ((1u << id_triangle_bits) - 1)), mask);
-      draw_piece(pass, t, triangle.id, mask);
+      draw_piece(target, t, triangle.id, mask);
     } else {
-      draw_piece(pass, t, triangle.id, Solid{});
+      draw_piece(target, t, triangle.id, Solid{});
     }
   }
 }
@@ -227,12 +248,12 @@ rename_pixels(Count* pixels, int64_t count, uint32_t capacity, const uint64_t* m
   }
 }
 
-// Words to the planes that the host has.
+// Words to the planes that the host has; `id` may be null.
 DEV_KERNEL(piece_threads) split_pixels(const Count* pixels, int64_t count, float* depth, uint32_t* id) {
   for (int64_t i = dev::thread_index(); i < count; i += dev::thread_count()) {
     const auto bits = static_cast<uint32_t>(pixels[i] >> 32);
     memcpy(depth + i, &bits, sizeof(bits));
-    id[i] = static_cast<uint32_t>(pixels[i] & 0xffffffffu);
+    if (id) id[i] = static_cast<uint32_t>(pixels[i] & 0xffffffffu);
   }
 }
 

@@ -37,18 +37,21 @@ struct RasterPass {
   // slots to draw, by size; null: as many as the count says, from the front and from the back
   const uint32_t *small_slots, *large_slots;
   const Count *small_count, *large_count;
-  const float* to_clip;  // (instances, 16)
-  Count* pixels;         // (height, width)
+  const float* to_clip;  // (views, instances, 16)
+  Count* pixels;         // (views, height, width)
+  uint32_t* overdraw;    // the same: fragments that were tested; null: not counted
   int width, height;
   bool cull_back;
   uint32_t* left;  // slots of small clusters with triangles that were left
   LargeTriangle* triangles;
-  uint64_t* pieces;  // triangle << 32 | masked_piece where it may have holes | tile
+  uint64_t* pieces;  // triangle << 32 | masked_piece where it may have holes | tile, view by view
   uint32_t triangle_capacity, piece_capacity;
   SmallCounts* small;
   LargeCounts* large;
 
   HD Screen screen() const { return Screen(width, height); }
+  HD int columns() const { return ((width - 1) >> piece_shift) + 1; }  // of tiles
+  HD int rows() const { return ((height - 1) >> piece_shift) + 1; }
 };
 
 }  // namespace nanite_cull::cuda

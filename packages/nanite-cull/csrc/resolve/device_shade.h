@@ -12,11 +12,12 @@ struct WindowSum;
 
 class Shader {
  public:
-  // Queues find_light() of resolve/light.h, of what `rasteriser` drew of what `culler` found. `lens` and
-  // `lights`, with the depths of the maps, are the host's and stay until the stream has been waited for;
-  // `targets` are device memory. Throws std::runtime_error for what CUDA refuses.
+  // Queues find_light() of resolve/light.h, of what `rasteriser` drew of what `culler` found. `lens` is the
+  // host's and stays until the stream has been waited for; the maps' depths, in place of those of `lights`,
+  // and `targets` are device memory. Throws std::runtime_error for what CUDA refuses.
   void find_light(DeviceScene& scene, const Culler& culler, const Rasteriser& rasteriser, const Lens& lens,
-                  const double* eye, const Lights& lights, const LightTargets& targets, dev::Stream stream);
+                  const double* eye, const Lights& lights, const float* depths, const LightTargets& targets,
+                  dev::Stream stream);
 
   // Queues shade() of resolve/shade.h. As find_light(); of `shading` ramp and background are the host's,
   // `direct` and `out` are device memory.
@@ -27,7 +28,7 @@ class Shader {
   Lens bring_lens(const Lens& lens, ImageSize image, dev::Stream stream);
   void sum_squares(const Rasteriser& rasteriser, const Lens& lens, dev::Stream stream);
 
-  DeviceArray<float> rays_[2], depths_, ramp_, background_, display_;
+  DeviceArray<float> rays_[2], ramp_, background_, display_;
   DeviceArray<ByteTable> bytes_;
   DeviceArray<SeenLight> lights_;
   DeviceArray<SeenMap> maps_;

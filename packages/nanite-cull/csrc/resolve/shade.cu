@@ -61,14 +61,13 @@ Lens Shader::bring_lens(const Lens& lens, ImageSize image, dev::Stream stream) {
 }
 
 void Shader::find_light(DeviceScene& scene, const Culler& culler, const Rasteriser& rasteriser,
-                        const Lens& lens, const double* eye, const Lights& lights,
+                        const Lens& lens, const double* eye, const Lights& lights, const float* depths,
                         const LightTargets& targets, dev::Stream stream) {
   scene.bring_attributes(stream);
   const LightsFromEye from_here(lights, eye);
   lights_.upload(from_here.lights(), stream), maps_.upload(from_here.maps(), stream);
   dev::wait(stream);  // before the host's lists go
-  bring(depths_, lights.depth, lights.maps.size() * lights.size * lights.size, stream);
-  SeenLights seen = from_here.seen(depths_.data());
+  SeenLights seen = from_here.seen(depths);
   seen.lights = lights_.data(), seen.maps = maps_.data();
   dev::launch(light_pixels, resolve_blocks(rasteriser.pixels().size()), resolve_threads, 0, stream,
               pass_of(scene, culler, rasteriser, nullptr), bring_lens(lens, rasteriser.image(), stream), seen,

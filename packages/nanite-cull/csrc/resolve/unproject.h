@@ -16,6 +16,6 @@ struct Unprojection {
 };
 
 // At the pixels' centres, (height, width, 3); NaN where nothing was drawn.
-void unproject(const VisibilityBuffer& buffer, const Unprojection& camera, float* out, int threads);
+void unproject(const VisibilityBuffer& buffer, const Unprojection& unprojection, float* out, int threads);
 
 }  // namespace nanite_cull

@@ -12,8 +12,8 @@ namespace nanite_cull::cuda {
 namespace {
 
 template <class T>
-void upload_rows(DeviceArray<T>& pool, const std::vector<T>& rows, size_t first, dev::Stream stream) {
-  if (!rows.empty()) pool.upload(rows.data(), first, rows.size(), stream);
+void upload_rows(DeviceArray<T>& pool, const std::vector<T>& rows, size_t first, UploadStream& copies) {
+  if (!rows.empty()) copies.upload(pool.data() + first, rows.data(), rows.size() * sizeof(T));
 }
 
 }  // namespace
@@ -40,21 +40,28 @@ DevicePages::DevicePages(std::shared_ptr<const Asset> asset)
   slot_triangles_ = *std::max_element(triangles.begin(), triangles.end());
 }
 
-void DevicePages::put_in(uint32_t page, const Page& data, dev::Stream stream) {
-  const uint32_t slot = free_.back();
+void DevicePages::take_slot(uint32_t page) {
+  slot_of_[page] = free_.back();
   free_.pop_back();
-  slot_of_[page] = slot;
-  const size_t vertex = size_t(slot) * slot_vertices_, triangle = size_t(slot) * slot_triangles_;
-  upload_rows(positions_, data.positions, 3 * vertex, stream);
-  upload_rows(normals_, data.normals, 3 * vertex, stream);
-  upload_rows(uvs_, data.uvs, 2 * vertex, stream);
-  upload_rows(colors_, data.colors, 4 * vertex, stream);
-  upload_rows(materials_, data.materials, vertex, stream);
-  upload_rows(triangles_, data.triangles, 3 * triangle, stream);
+  coming_.push_back(page);
+}
+
+void DevicePages::bring(UploadStream& copies) {
+  for (const uint32_t page : coming_) {
+    const Page& data = *held_[page];
+    const size_t slot = slot_of_[page], vertex = slot * slot_vertices_, triangle = slot * slot_triangles_;
+    upload_rows(positions_, data.positions, 3 * vertex, copies);
+    upload_rows(normals_, data.normals, 3 * vertex, copies);
+    upload_rows(uvs_, data.uvs, 2 * vertex, copies);
+    upload_rows(colors_, data.colors, 4 * vertex, copies);
+    upload_rows(materials_, data.materials, vertex, copies);
+    upload_rows(triangles_, data.triangles, 3 * triangle, copies);
+  }
+  coming_.clear();
 }
 
 // Slots for all pages that are there. A larger pool begins empty.
-void DevicePages::make_room(const PageTable& pages) {
+void DevicePages::make_room(const PageTable& pages, UploadStream& copies) {
   const auto needed =
       static_cast<uint32_t>(std::count_if(pages.begin(), pages.end(), [](auto& p) { return p; }));
   if (needed <= slots_) return;
@@ -64,6 +71,7 @@ void DevicePages::make_room(const PageTable& pages) {
         "Renderer: device \"cuda\" takes pages of a file with less than 2^32 vertices together; "
         "lower budget=");
   });
+  copies.wait();
   const Vertices& like = **std::find_if(pages.begin(), pages.end(), [](auto& p) { return p; });
   const size_t vertices = size_t(slots_) * slot_vertices_;
   positions_.resize(3 * vertices), triangles_.resize(3 * size_t(slots_) * slot_triangles_);
@@ -71,12 +79,12 @@ void DevicePages::make_room(const PageTable& pages) {
   colors_.resize(like.colors.empty() ? 0 : 4 * vertices);
   materials_.resize(like.materials.empty() ? 0 : vertices);
   std::fill(held_.begin(), held_.end(), nullptr), std::fill(slot_of_.begin(), slot_of_.end(), nowhere);
-  free_.clear();
+  free_.clear(), coming_.clear();
   for (uint32_t slot = slots_; slot > 0; --slot) free_.push_back(slot - 1);
 }
 
 // What says of groups, clusters and nodes whether they are there; once also all else that stays.
-void DevicePages::bring_errors(const Residency& residency, dev::Stream stream) {
+void DevicePages::bring_errors(const Residency& residency, UploadStream& copies, dev::Stream stream) {
   const Asset& asset = residency.asset();
   if (version_ == 0) {
     std::vector<uint32_t> numbers;
@@ -84,26 +92,29 @@ void DevicePages::bring_errors(const Residency& residency, dev::Stream stream) {
     numbers_.upload(numbers, stream);
     wishes_.resize(asset.groups.size()), wishes_.fill(0, stream);
     upload_bounds(asset.bounds, bounds_, stream);
+    nodes_.resize(asset.nodes.size()), groups_.resize(asset.groups.size()), clusters_.resize(records_.size());
     dev::wait(stream);  // before the host's numbers go
   }
   const size_t count = asset.clusters.size();
-  nodes_.upload(asset.nodes, stream), groups_.upload(asset.groups, stream);
-  bounds_.upload(asset.bounds.error.data(), row_error * count, count, stream);
-  clusters_.upload(records_, stream);
+  upload_rows(nodes_, asset.nodes, 0, copies), upload_rows(groups_, asset.groups, 0, copies);
+  upload_rows(bounds_, asset.bounds.error, row_error * count, copies);
+  upload_rows(clusters_, records_, 0, copies);
   root_ = root_of(asset);
 }
 
-bool DevicePages::update(const Residency& residency, dev::Stream stream) {
-  if (version_ == residency.version()) return false;
+bool DevicePages::update(const Residency& residency, UploadStream& copies, dev::Stream stream) {
+  if (!changed(residency)) return false;
   const PageTable& pages = residency.pages();
   for (uint32_t p = 0; p < pages.size(); ++p)
     if (held_[p] && held_[p] != pages[p]) {
       free_.push_back(slot_of_[p]);
       held_[p] = nullptr, slot_of_[p] = nowhere;
     }
-  make_room(pages);
+  coming_.erase(std::remove_if(coming_.begin(), coming_.end(), [&](uint32_t p) { return !held_[p]; }),
+                coming_.end());
+  make_room(pages, copies);
   for (uint32_t p = 0; p < pages.size(); ++p)
-    if (pages[p] && !held_[p]) put_in(p, *(held_[p] = pages[p]), stream);
+    if (pages[p] && !held_[p]) held_[p] = pages[p], take_slot(p);
   for (uint32_t c = 0; c < records_.size(); ++c) {
     const uint32_t page = source_->file->page_of(c), slot = slot_of_[page];
     if (slot == nowhere) continue;
@@ -112,8 +123,7 @@ bool DevicePages::update(const Residency& residency, dev::Stream stream) {
     records_[c].triangle_begin =
         slot * slot_triangles_ + (stored.triangle_begin - held_[page]->triangle_begin);
   }
-  bring_errors(residency, stream);
-  dev::wait(stream);  // the host's records may change
+  bring_errors(residency, copies, stream);
   version_ = residency.version();
   return true;
 }

@@ -3,11 +3,13 @@
 // simulated, never run.
 //
 // A pool of slots, each with room for the largest page of the file. A page is put in by writing where its
-// clusters' vertices and triangles lie into their records, so kernels know no pages.
+// clusters' vertices and triangles lie into their records, so kernels know no pages. What culling reads is
+// copied first; the pages themselves, by a stream of their own, while the device culls.
 #pragma once
 
 #include "scene/asset_arrays.h"
 #include "scene/device_array.h"
+#include "scene/upload_stream.h"
 #include "store/residency.h"
 
 namespace nanite_cull::cuda {
@@ -20,10 +22,16 @@ class DevicePages {
   // `asset` has a file.
   explicit DevicePages(std::shared_ptr<const Asset> asset);
 
-  // Brings what came and goes since the last call; false where nothing did. Waits for the stream where
-  // something did. Throws native::ValueError for pages that 32-bit numbers of vertices do not reach,
+  // Tells of what came and went since the last call; false where nothing did. `copies` has begun, and brings
+  // what culling reads. Throws native::ValueError for pages that 32-bit numbers of vertices do not reach,
   // std::runtime_error for what CUDA refuses.
-  bool update(const Residency& residency, dev::Stream stream);
+  bool update(const Residency& residency, UploadStream& copies, dev::Stream stream);
+
+  // Whether update() has anything to tell.
+  bool changed(const Residency& residency) const { return version_ != residency.version(); }
+
+  // Brings the pages that came.
+  void bring(UploadStream& copies);
 
   // Before a pass: what wishes are written as. `frame`: of the residency's requests.
   void begin_wishes(uint32_t frame, dev::Stream stream);
@@ -35,14 +43,15 @@ class DevicePages {
  private:
   static constexpr uint32_t nowhere = none;
 
-  void make_room(const PageTable& pages);
-  void put_in(uint32_t page, const Page& data, dev::Stream stream);
-  void bring_errors(const Residency& residency, dev::Stream stream);
+  void make_room(const PageTable& pages, UploadStream& copies);
+  void take_slot(uint32_t page);
+  void bring_errors(const Residency& residency, UploadStream& copies, dev::Stream stream);
 
   std::shared_ptr<const Asset> source_;
   uint32_t slot_vertices_ = 0, slot_triangles_ = 0, slots_ = 0;
   uint64_t version_ = 0;                           // of the residency; 0: none
-  std::vector<std::shared_ptr<const Page>> held_;  // what was copied; null: nothing
+  std::vector<std::shared_ptr<const Page>> held_;  // what has a slot; null: nothing
+  std::vector<uint32_t> coming_;                   // of these: what is to be copied
   std::vector<uint32_t> slot_of_, free_;
   std::vector<Cluster> records_;  // with places in the pool
   uint32_t wish_frame_ = 0;

@@ -146,6 +146,7 @@ bool DeviceScene::holds_assets(const Scene& scene) const {
 }
 
 void DeviceScene::bring_assets(const Scene& scene, dev::Stream stream) {
+  if (copies_) copies_->wait();  // before memory goes
   // those that stay keep their memory
   std::vector<AssetMemory> before = std::move(assets_);
   assets_.clear();
@@ -201,7 +202,7 @@ void DeviceScene::each_stretch(Changed&& changed, Bring&& bring) const {
 }
 
 // Whether pages came or went, or frames of wishes are counted on: then kernels are told.
-bool DeviceScene::bring_pages(const Streamer::Hold& streamed, dev::Stream stream) {
+bool DeviceScene::tell_of_pages(const Streamer::Hold& streamed, dev::Stream stream) {
   bool changed = false, any = false;
   for (AssetMemory& memory : assets_) {
     if (!memory.pages) continue;
@@ -210,11 +211,25 @@ bool DeviceScene::bring_pages(const Streamer::Hold& streamed, dev::Stream stream
       return std::string(
           "Renderer: an asset is streamed from a file; give a Streamer that has begun a frame of it");
     });
-    any = true, changed |= memory.pages->update(*residency, stream);
+    if (memory.pages->changed(*residency)) {
+      if (!copies_) copies_ = std::make_unique<UploadStream>(staging_bytes);
+      if (!changed) copies_->begin(stream);
+      changed = memory.pages->update(*residency, *copies_, stream);
+    }
+    any = true;
     memory.pages->begin_wishes(residency->requests().frame, stream);
   }
+  if (changed) copies_->hold_back(stream), pages_come_ = true;
   if (any) bring_arrays(stream);
   return changed;
+}
+
+void DeviceScene::bring_pages(dev::Stream stream) {
+  if (!pages_come_) return;
+  for (AssetMemory& memory : assets_)
+    if (memory.pages) memory.pages->bring(*copies_);
+  copies_->hold_back(stream);
+  pages_come_ = false;
 }
 
 void DeviceScene::hand_back_wishes(const Streamer::Hold& streamed, dev::Stream stream) const {
@@ -231,7 +246,7 @@ void DeviceScene::update(const Scene& scene, dev::Stream stream, const Streamer:
   changed_ = true;
   if (scene_changed) scene_ = nullptr;  // until all is there
   if (!has_assets) bring_assets(scene, stream);
-  const bool pages_changed = bring_pages(streamed, stream);
+  const bool pages_changed = tell_of_pages(streamed, stream);
   changed_ = scene_changed || pages_changed;
   if (!scene_changed) return;
   if (anew) instances_.resize(count), spheres_.resize(count);
@@ -261,12 +276,21 @@ void DeviceScene::bring_motion(const Scene& scene, const Track& track, uint64_t 
                });
 }
 
-void DeviceScene::keep_places(dev::Stream stream) {
-  if (places_revision_ == revision_ && places_before_.size() == instances_.size()) return;
-  places_before_.resize(instances_.size());
-  dev::copy_on_device(places_before_.data(), instances_.data(), instances_.size() * sizeof(InstanceRecord),
+std::shared_ptr<const Places> DeviceScene::keep_places(dev::Stream stream) {
+  const auto find = [&](auto&& fits) {
+    const auto found = std::find_if(places_.begin(), places_.end(), fits);
+    return found == places_.end() ? nullptr : *found;
+  };
+  const auto current = find([&](auto& p) {
+    return p.use_count() > 1 && p->revision == revision_ && p->records.size() == instances_.size();
+  });
+  if (current) return current;
+  std::shared_ptr<Places> places = find([](auto& p) { return p.use_count() == 1; });
+  if (!places) places_.push_back(places = std::make_shared<Places>());
+  places->records.resize(instances_.size()), places->revision = revision_;
+  dev::copy_on_device(places->records.data(), instances_.data(), instances_.size() * sizeof(InstanceRecord),
                       stream);
-  places_revision_ = revision_;
+  return places;
 }
 
 SceneArrays DeviceScene::arrays() const {

@@ -11,14 +11,24 @@
 
 namespace nanite_cull::cuda {
 
+// Where the instances of a scene were in some frame.
+struct Places {
+  DeviceArray<InstanceRecord> records;
+  uint64_t revision = 0;  // of the scene in that frame
+};
+
 class DeviceScene {
  public:
-  // Brings what changed since the last call, and waits for the stream where there was anything. The caller
-  // holds the scene's lock; `streamed`: what is there of the pages of streamed assets. Throws
-  // native::ValueError for a streamed asset that no frame of the streamer began with, std::runtime_error for
-  // what CUDA refuses.
+  // Brings what changed since the last call, of streamed assets what culling reads; waits for the stream
+  // where there was anything. The caller holds the scene's lock; `streamed`: what is there of their pages.
+  // Throws native::ValueError for a streamed asset that no frame of the streamer began with,
+  // std::runtime_error for what CUDA refuses.
   void update(const Scene& scene, dev::Stream stream,
               const Streamer::Hold& streamed = Streamer::Hold(nullptr));
+
+  // Brings the pages that came, by a stream of their own, for which `stream` waits: before it draws, and
+  // while it culls.
+  void bring_pages(dev::Stream stream);
 
   // After a pass: what it would rather have shown of streamed assets. Waits for the stream.
   void hand_back_wishes(const Streamer::Hold& streamed, dev::Stream stream) const;
@@ -31,10 +41,8 @@ class DeviceScene {
   uint32_t bins() const { return bins_; }               // of material_bin(), of all assets
   const float* light() const { return light_.data(); }  // of build/srgb.h
 
-  // Keeps where the instances are, for the next frame's occlusion.
-  void keep_places(dev::Stream stream);
-  const InstanceRecord* places_before() const { return places_before_.data(); }
-  uint32_t count_before() const { return static_cast<uint32_t>(places_before_.size()); }
+  // Where the instances are, for the next frame's occlusion: one copy for all who ask before it changes.
+  std::shared_ptr<const Places> keep_places(dev::Stream stream);
   const Scene* source() const { return scene_; }  // compared, not followed
 
   // Brings where the instances were when `epoch` of a track began, for velocities; one that was not there
@@ -48,6 +56,8 @@ class DeviceScene {
   uint32_t most_clusters() const { return most_clusters_; }  // of an asset
   uint64_t copied_bytes() const { return copied_bytes_; }    // by the last update
   bool changed_by_last_update() const { return changed_; }
+
+  std::size_t staging_bytes = 4 << 20;  // pinned memory: three times as much
 
  private:
   struct TextureMemory {
@@ -83,7 +93,7 @@ class DeviceScene {
   std::shared_ptr<TextureMemory> bring_texture(const Surfaces& surfaces, const Texture& texture,
                                                dev::Stream stream);
   bool holds_assets(const Scene& scene) const;
-  bool bring_pages(const Streamer::Hold& streamed, dev::Stream stream);
+  bool tell_of_pages(const Streamer::Hold& streamed, dev::Stream stream);
   void bring_assets(const Scene& scene, dev::Stream stream);
   void bring_instances(const Scene& scene, int64_t first, int64_t count, dev::Stream stream);
   template <class Changed, class Bring>
@@ -100,8 +110,10 @@ class DeviceScene {
   DeviceArray<float> linear_, light_;                   // of Texture, of colours of vertices
   DeviceArray<AssetArrays> asset_arrays_;
   DeviceArray<Sphere> spheres_;
-  DeviceArray<InstanceRecord> instances_, places_before_, motion_;
-  uint64_t places_revision_ = 0;
+  DeviceArray<InstanceRecord> instances_, motion_;
+  std::vector<std::shared_ptr<Places>> places_;  // those that nobody else has serve again
+  bool pages_come_ = false;                      // since bring_pages()
+  std::unique_ptr<UploadStream> copies_;         // of pages; goes before what they write to
 };
 
 }  // namespace nanite_cull::cuda

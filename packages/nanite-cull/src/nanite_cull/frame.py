@@ -12,8 +12,10 @@ from nanite_cull.asset import NONE, Asset
 from nanite_cull.camera import Camera
 from nanite_cull.lights import Lamp, Sun
 
-DEVICE_PLANES = ("depth", "instance", "cluster", "triangle", "level", "material", "normal", "uv",
-                 "color", "velocity", "albedo")  # fmt: skip
+DEVICE_PLANES = ("depth", "coverage", "visibility", "overdraw", "instance", "cluster", "triangle",
+                 "level", "material", "normal", "uv", "color", "albedo", "velocity", "lit",
+                 "distance", "position", "visible_clusters")  # fmt: skip
+DEVICE_PICTURES = ("shaded", "cluster", "level", "triangle", "instance")
 
 
 class CutMesh(NamedTuple):
@@ -38,8 +40,12 @@ class Shadows(NamedTuple):
 
     lights: list[_C.Light]
     views: list[_C.View]
-    depths: np.ndarray
-    """(views, size, size) float32, as `Frame.depth`."""
+    maps: Any
+    """(views, size, size) float32, as `Frame.depth`: an array, or _C.DeviceDepths."""
+
+    def depths(self) -> np.ndarray:
+        """The maps on the CPU."""
+        return self.maps if isinstance(self.maps, np.ndarray) else self.maps.read_back()
 
 
 class Frame:
@@ -99,9 +105,12 @@ class Frame:
     @property
     def overdraw(self) -> np.ndarray:
         """uint32: fragments tested at each pixel. Needs Renderer(overdraw=True)."""
+        self._check_overdraw()
+        return self._core.overdraw
+
+    def _check_overdraw(self) -> None:
         if self._core.overdraw.size == 0:
             raise RuntimeError("Frame.overdraw: was not counted; use Renderer(..., overdraw=True)")
-        return self._core.overdraw
 
     def _resolve(self, **targets: np.ndarray) -> None:
         names = ("instance", "cluster", "triangle", "level", "material", "normal", "uv", "color",
@@ -122,32 +131,76 @@ class Frame:
     def device_array(self, plane: str) -> Any:
         """A plane as it is on the device that drew this frame: no copy, nothing comes to the CPU.
 
-        plane: "depth", "instance", "cluster", "triangle", "level", "material", "normal", "uv",
-        "color", "velocity" or "albedo", of the shape and dtype of the attribute. Returns an object
-        of the DLPack protocol, `torch.from_dlpack(frame.device_array("normal"))`, in memory of its
-        own, complete for any stream. Raises ValueError for another name; RuntimeError for a frame
-        of the CPU (`torch.from_dlpack(frame.normal)` shares memory there), for one after which its
-        Renderer drew another, and for velocities that were not kept track of.
+        plane: the name of an attribute (depth, coverage, visibility, overdraw, instance, cluster,
+        triangle, level, material, normal, uv, color, albedo, velocity, lit, distance, position,
+        visible_clusters), of its shape and dtype. Returns an object of the DLPack protocol,
+        `torch.from_dlpack(frame.device_array("normal"))`, in memory of its own, complete for any
+        stream; when the last tensor of it has gone, the Renderer's next plane takes its place.
+        Raises ValueError for another name; RuntimeError for a frame of the CPU
+        (`torch.from_dlpack(frame.normal)` shares memory there), for one after which its Renderer
+        drew another, and for velocities and overdraw that were not kept track of.
         """
         if plane not in DEVICE_PLANES:
             raise ValueError(
                 f"Frame.device_array: plane must be one of {', '.join(DEVICE_PLANES)}, "
                 f"got {plane!r}"
             )
-        if self._device is None:
-            raise RuntimeError(
-                'Frame.device_array: needs a frame of Renderer(device="cuda"); on the CPU '
-                f"torch.from_dlpack(frame.{plane}) shares the memory of the array"
-            )
+        self._need_device("device_array", plane)
         if plane == "velocity":
             self._check_velocity()
+        if plane == "overdraw":
+            self._check_overdraw()
+        if plane == "lit":
+            return self._from_device(plane, "light", self._lens(), *self._maps_of_device())
+        if plane in ("distance", "position"):
+            function = "distances" if plane == "distance" else "places"
+            return self._from_device(plane, function, self._lens())
+        return self._from_device(plane, "plane", getattr(_C.Plane, plane))
+
+    def device_picture(self, kind: str = "shaded", *, light: Any = None) -> Any:
+        """(height, width, 3) uint8: `picture` on the device that drew this frame, as device_array.
+
+        kind: "shaded", "cluster", "level", "triangle" or "instance"; the others are colours of one
+        plane. Raises as device_array does, and ValueError as `picture`; of samples of a pixel the
+        device holds the last one, so that Renderer(samples=...) needs `picture`.
+        """
+        if kind not in DEVICE_PICTURES:
+            raise ValueError(
+                f"Frame.device_picture: kind must be one of {', '.join(DEVICE_PICTURES)}, "
+                f"got {kind!r}; of a plane take frame.device_array"
+            )
+        towards = None if light is None else pictures.direction(light)
+        self._need_device("device_picture", f'picture("{kind}")')
+        lights: tuple[Any, ...] = (None, [], None)
+        if self._shadows is not None and light is None:
+            lights = self._maps_of_device()
+        name, shading = f'picture("{kind}")', self._shading(kind, towards)
+        return self._from_device(name, "shaded", *shading, *lights)
+
+    def _maps_of_device(self) -> tuple[list[_C.Light], list[_C.View], Any]:
+        """Lights, views and maps; where the frame shows nothing, lights that nobody reads."""
+        if self._shadows is not None:
+            return tuple(self._shadows)
+        dark = _C.Light(True, [0.0, 0.0, 1.0], 0.0, 0.0, 0, 0)
+        return [dark] * len(self.lights), [], _C.DeviceDepths()
+
+    def _need_device(self, caller: str, name: str) -> None:
+        if self._device is None:
+            raise RuntimeError(
+                f'Frame.{caller}: needs a frame of Renderer(device="cuda"); on the CPU '
+                f"torch.from_dlpack(frame.{name}) shares the memory of the array"
+            )
+
+    def _from_device(self, name: str, function: str, *arguments: Any) -> Any:
+        assert self._device is not None
         device, drawing = self._device
         with drawing:
-            array = device.plane(self._core, getattr(_C.Plane, plane))
+            array = getattr(device, function)(self._core, *arguments)
         if array is None:
+            caller = "device_picture" if function == "shaded" else "device_array"
             raise RuntimeError(
-                "Frame.device_array: the device holds a later frame or another scene by now; take "
-                f"arrays before the next render, or frame.{plane} from the CPU"
+                f"Frame.{caller}: the device holds a later frame or another scene by now; take "
+                f"arrays before the next render, or frame.{name} from the CPU"
             )
         return array
 
@@ -285,9 +338,14 @@ class Frame:
         self, share: np.ndarray | None = None, direct: np.ndarray | None = None
     ) -> None:
         if self._shadows is not None:
-            wanted = (self._lens(), *self._shadows, share, direct)
-            if not self._on_device("find_light", *wanted):
-                self._core.find_light(*wanted, self._threads)
+            lens, targets = self._lens(), (share, direct)
+            if not self._on_device("find_light", lens, *self._shadows, *targets):
+                lights, views, depths = (
+                    self._shadows.lights,
+                    self._shadows.views,
+                    self._shadows.depths(),
+                )
+                self._core.find_light(lens, lights, views, depths, *targets, self._threads)
 
     @property
     def distance(self) -> np.ndarray:
@@ -321,18 +379,22 @@ class Frame:
     def _shade(self, kind: str, light: np.ndarray | None) -> np.ndarray:
         """(height, width, 3) uint8: the lit picture of a kind, `reference.picture`."""
         shadows = self._shadows if light is None else None
-        lamp = (pictures.LIGHT if light is None else light).astype(np.float32)
-        colored = self.has_colors or self.has_textures
-        base = kind if kind != "shaded" else "color" if colored else "plain"
         out = np.empty((self.height, self.width, 3), np.uint8)
-        shading = (
-            self._lens(), getattr(_C.Base, base), lamp, pictures.RELIEF, pictures.LEVEL_RAMP,
-            self.top_level, pictures.background(self.height),
-        )  # fmt: skip
+        shading = self._shading(kind, light)
         if not self._on_device("shade", *shading, *(shadows or (None, [], None)), out):
             direct = None if shadows is None else self._direct
             self._core.shade(*shading, direct, out, self._threads)
         return out
+
+    def _shading(self, kind: str, light: np.ndarray | None) -> tuple[Any, ...]:
+        """What a lit picture is made by, but for lights; `light`: unit, or None."""
+        lamp = (pictures.LIGHT if light is None else light).astype(np.float32)
+        colored = self.has_colors or self.has_textures
+        base = kind if kind != "shaded" else "color" if colored else "plain"
+        return (
+            self._lens(), getattr(_C.Base, base), lamp, pictures.RELIEF, pictures.LEVEL_RAMP,
+            self.top_level, pictures.background(self.height),
+        )  # fmt: skip
 
     def picture(self, kind: str = "shaded", *, light: Any = None) -> np.ndarray:
         """(height, width, 3) uint8. kind: one of nanite_cull.pictures.KINDS. light: (3,), world,

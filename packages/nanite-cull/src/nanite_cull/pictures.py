@@ -57,13 +57,19 @@ def background(height: int) -> np.ndarray:
     )
 
 
+def direction(light: Any) -> np.ndarray:
+    """(3,) unit: the way to a light. Raises ValueError for what has no direction."""
+    towards = np.asarray(light, float)
+    if towards.shape != (3,) or not 0 < np.linalg.norm(towards) < np.inf:
+        raise ValueError(f"picture: light must be a direction (x, y, z), got {light}")
+    return towards / np.linalg.norm(towards)
+
+
 def picture(frame: Frame, kind: str, light: Any = None) -> np.ndarray:
     """(height, width, 3) uint8 picture of a frame. light: (3,), towards a lamp without shadows;
     None: the frame's lights, LIGHT where it has none. Raises ValueError for an unknown kind, and
     for a light without direction."""
-    towards = np.asarray(LIGHT if light is None else light, float)
-    if towards.shape != (3,) or not 0 < np.linalg.norm(towards) < np.inf:
-        raise ValueError(f"picture: light must be a direction (x, y, z), got {light}")
+    towards = None if light is None else direction(light)
     if kind not in KINDS:
         raise ValueError(f"picture: kind must be one of {', '.join(KINDS)}, got {kind!r}")
     if kind == "normal":
@@ -78,7 +84,7 @@ def picture(frame: Frame, kind: str, light: Any = None) -> np.ndarray:
         )
         color = ramp(0.08 + 0.92 * (frame.depth - far) / max(near - far, 1e-30))
     else:
-        return frame._shade(kind, None if light is None else towards / np.linalg.norm(towards))
+        return frame._shade(kind, towards)
     color = np.where(frame.coverage[..., None], color, background(frame.height)[:, None])
     return (np.clip(color, 0, 1) ** (1 / 1.1) * 255 + 0.5).astype(np.uint8)
 

@@ -90,7 +90,7 @@ def _check_device(options: dict[str, Any]) -> None:
     wanted = {
         "traversal": options["traversal"] == "instances",
         "hierarchy": not options["hierarchy"],
-        **{k: options[k] for k in ("overdraw", "large_path_only")},
+        "large_path_only": options["large_path_only"],
     }
     for name, given in wanted.items():
         if given:
@@ -117,12 +117,11 @@ class Renderer:
 
     device: "cpu", or "cuda": culling and drawing by CUDA kernels, on the device that is current,
     with the bits of the CPU; the scene stays there and what changes is copied. Compiled and
-    simulated, never run. Needs a build with CUDA (GPU=ON), and draws without overdraw;
-    shadow maps and `render_depths` there take a view after the other, without
-    occlusion. Planes and lit pictures of the last frame (ids, normal, uv, color, albedo, velocity,
+    simulated, never run. Needs a build with CUDA (GPU=ON). Shadow maps are made and read there.
+    Planes and lit pictures of the last frame (ids, normal, uv, color, albedo, velocity,
     lit) are made there, those of older ones on the CPU, with the same bits; `Frame.device_array`
-    leaves planes where they are. Pages of streamed assets are decoded on the CPU and copied as
-    they come.
+    and `Frame.device_picture` leave them where they are. Pages of streamed assets are decoded on
+    the CPU and copied as they come, beside the culling of the frame that first needs them.
 
     traversal: the order in which the hierarchies are gone through; what is found is the same. None
     is "instances" on the CPU and "levels" on a device.
@@ -493,13 +492,12 @@ class Renderer:
         image = (self.width, self.height)
         cameras, lights = shadow_cameras(self.lights, camera, (near, far), box, image, size)
         core = self.__dict__.pop("_shadow_core", None) or _C.Frame()
-        histories = self._take_histories("_shadow_histories", len(cameras))
-        views, depths, _ = self._draw_views(
-            scene, cameras, (size, size), core, Counter[str](), histories
+        views, maps, _ = self._draw_views(
+            scene, cameras, (size, size), core, Counter[str](), "_shadow_histories"
         )
-        self._shadow_core, self._shadow_histories = core, histories
+        self._shadow_core = core
         seconds["shadows"] = perf_counter() - start
-        return Shadows(lights, views, depths)
+        return Shadows(lights, views, maps)
 
     def render_depths(self, scene: Scene, cameras: Sequence[Camera]) -> np.ndarray:
         """Depth alone, of 1 to 255 cameras in one call: lamps, cascades of a sun, a camera rig.
@@ -507,26 +505,38 @@ class Renderer:
         Returns (cameras, height, width) float32, each as `Frame.depth`. Faster than as many frames
         where views are small: all are culled side by side, and no ids are kept. With occlusion each
         camera has a last frame of its own, by its place in `cameras`. `stats` counts all views
-        together; max_visible_clusters holds for all together. With device="cuda" views are drawn
-        one after the other, without occlusion, each with the full max_visible_clusters.
+        together; max_visible_clusters holds for all together, with device="cuda" for as many as
+        have room at once (4 million instances times views, 64 million pixels).
         """
+        out = self._depths(scene, cameras)
+        return out if isinstance(out, np.ndarray) else out.read_back()
+
+    def device_depths(self, scene: Scene, cameras: Sequence[Camera]) -> Any:
+        """`render_depths` in the memory of the device: an object of the DLPack protocol, as
+        `Frame.device_array`. Raises RuntimeError for a Renderer of the CPU."""
+        if self._device is None:
+            raise RuntimeError(
+                'Renderer.device_depths: needs Renderer(device="cuda"); on the CPU '
+                "torch.from_dlpack(renderer.render_depths(...)) shares the memory of the array"
+            )
+        return self._depths(scene, cameras).array()
+
+    def _depths(self, scene: Scene, cameras: Sequence[Camera]) -> Any:
         cameras, core, seconds = list(cameras), self._take_core(), Counter[str]()
         if not 1 <= len(cameras) <= MAX_VIEWS:
             raise ValueError(
                 f"Renderer.render_depths: needs 1 to {MAX_VIEWS} cameras, got {len(cameras)}"
             )
-        histories = self._take_histories("_view_histories", len(cameras))
         _, out, stats = self._draw_views(
-            scene, cameras, (self.width, self.height), core, seconds, histories
+            scene, cameras, (self.width, self.height), core, seconds, "_view_histories"
         )
-        self._view_histories = histories
         self._note(stats, seconds)
         self._core = core
         return out
 
     def _take_histories(self, name: str, count: int) -> list[_C.History]:
         """What the last frames of so many views left; nobody else gets them until they are back.
-        Empty without occlusion, and on a device, where each view is culled alone."""
+        Empty without occlusion, and on a device, which keeps them."""
         if not self.occlusion or self._device is not None:
             return []
         histories = self.__dict__.pop(name, [])[:count]
@@ -539,25 +549,34 @@ class Renderer:
         image: tuple[int, int],
         core: _C.Frame,
         seconds: Counter[str],
-        histories: list[_C.History],
-    ) -> tuple[list[_C.View], np.ndarray, dict[str, Any]]:
-        """Views of (width, height) `image`, their depths and what they took together."""
-        out = np.empty((len(cameras), *image[::-1]), np.float32)
+        which: str,
+    ) -> tuple[list[_C.View], Any, dict[str, Any]]:
+        """Views of (width, height) `image`, their depths (an array, or _C.DeviceDepths) and what
+        they took together. `which`: "_view_histories" or "_shadow_histories"."""
         views: list[_C.View] = []
+        out: list[Any] = []
 
         def draw(first: _C.View) -> dict[str, Any]:
             views[:] = [camera._core(*image, first.threshold) for camera in cameras]
-            if self._device is not None:
+            if self._device is None:
+                depths = np.empty((len(cameras), *image[::-1]), np.float32)
+                stats = core.draw_views(
+                    scene._core, views, self._cull, self._raster, self._streamer, depths, histories
+                )
+            else:
+                of = _C.ViewsOf.lights if which == "_shadow_histories" else _C.ViewsOf.cameras
                 with self._drawing:
-                    return self._device.draw_views(
-                        core, scene._core, views, self._cull, self._raster, out, self._streamer
-                    )
-            return core.draw_views(
-                scene._core, views, self._cull, self._raster, self._streamer, out, histories
-            )
+                    stats, depths = self._device.draw_views(
+                        core, scene._core, views, self._cull, self._raster, self.occlusion, of,
+                        self._streamer,
+                    )  # fmt: skip
+            out[:] = [depths]
+            return stats
 
+        histories = self._take_histories(which, len(cameras))
         _, stats = self._cull_until_resident(scene, cameras[0], seconds, draw)
-        return views, out, stats
+        setattr(self, which, histories)
+        return views, out[0], stats
 
     def __getstate__(self) -> dict[str, Any]:
         return dict(self._options)

@@ -135,31 +135,114 @@ CUSIM_CASE(holes_and_materials_of_two_sides_are_those_of_the_host) {
   CUSIM_REQUIRE(clipped > 0 && holes > 0);
 }
 
+// Several views in one call beside the host's: what they show and what it took.
+struct Views {
+  CullContext context;
+  std::vector<History> histories;
+  VisibleClusters visible;
+  Draws draws;
+  VisibilityBuffer buffer;
+  Drawer drawer;
+  gpu::DeviceViews on_device;
+  CullStats stats;
+
+  void draw(cusim::Device& device, const Scene& scene, const std::vector<View>& views, bool occlusion,
+            Traversal traversal = Traversal::levels) {
+    const size_t pixels = views.size() * views.front().width * views.front().height;
+    std::vector<float> want(pixels), got(pixels);
+    cusim::Buffer<float> depths(pixels);
+    RasterStats drawn, device_drawn;
+    RasterOptions drawing;
+    drawing.threads = 1;
+    CullStats s;
+    histories.resize(occlusion ? views.size() : 0);
+    std::vector<History*> each;
+    for (History& history : histories) each.push_back(&history);
+    context.init_context(views, options());
+    draw_views(context, scene, views, drawing, each, visible, draws, buffer, want.data(), stats, drawn,
+               nullptr);
+    drawer.scene.update(scene, &device);
+    on_device.draw(drawer.scene, drawer.culler, drawer.rasteriser, views, options(traversal), drawing,
+                   occlusion, depths.data(), s, device_drawn, &device);
+    CUSIM_REQUIRE(depths.host() == want);
+    CUSIM_REQUIRE(s.instances == stats.instances && s.visible_instances == stats.visible_instances);
+    CUSIM_REQUIRE(s.visible_small == stats.visible_small && s.visible_large == stats.visible_large);
+    CUSIM_REQUIRE(s.triangles == stats.triangles && s.post_clusters == stats.post_clusters);
+    CUSIM_REQUIRE(s.occluded_instances == stats.occluded_instances);
+    CUSIM_REQUIRE(s.occluded_clusters == stats.occluded_clusters);
+    CUSIM_REQUIRE(device_drawn.clusters == drawn.clusters);
+  }
+};
+
 CUSIM_CASE(depths_of_several_views_are_those_of_the_host) {
   scenes::Random random(device.config.seed);
   Scene scene;
   scenes::fill(scene, 12, 1.5, random, true);
   std::vector<View> views;
   for (const double distance : {5.0, -4.0, 0.6}) views.push_back(look(random, distance, 0.1, 47, 33));
-  std::vector<float> want(3 * 47 * 33), got(want.size(), -1.0f);
-  CullContext context;
-  VisibleClusters visible;
-  Draws draws;
-  VisibilityBuffer buffer;
-  CullStats stats, device_stats;
-  RasterStats drawn, device_drawn;
-  RasterOptions drawing;
-  drawing.threads = 1;
-  context.init_context(views, options());
-  draw_views(context, scene, views, drawing, {}, visible, draws, buffer, want.data(), stats, drawn, nullptr);
+  for (const Traversal traversal : {Traversal::levels, Traversal::persistent}) {
+    Views beside;
+    beside.draw(device, scene, views, false, traversal);
+    CUSIM_REQUIRE(beside.stats.visible_large > 0 && beside.stats.visible_small > 0);
+    beside.on_device.most_pixels = 2 * 47 * 33;  // in two turns
+    beside.draw(device, scene, views, false, traversal);
+  }
+  Views beside;
+  beside.draw(device, Scene(), views, true);
+}
+
+// A wall before the others moves; views move, come, go and change places, so that each hides behind another's
+// last frame. `most_pixels`: of views at once.
+void views_hide(cusim::Device& device, Traversal traversal, int64_t most_pixels) {
+  scenes::Random random(device.config.seed);
+  Scene scene;
+  scenes::fill(scene, 10, 1.5, random, true);
+  const uint32_t wall = scene.add_asset(scenes::patch(4, 1, 0.3f));
+  const double before[12] = {4, 0, 0, 0, 0, 4, 0, 0, 0, 0, 1, 3},
+               aside[12] = {4, 0, 0, 7, 0, 4, 0, 0, 0, 0, 1, 3};
+  scene.add(wall, before, 1, 1);
+  Views beside;
+  beside.on_device.most_pixels = most_pixels;
+  uint64_t hidden = 0, brought = 0;
+  for (int frame = 0; frame < 4; ++frame) {
+    std::vector<View> views;
+    for (const double x : {0.0, 0.5, -8.0}) {
+      const double eye[3] = {x + 0.1 * frame, 0.1, 9}, centre[3] = {0, 0, 0};
+      views.push_back(scenes::perspective(eye, centre, 0.9, 0.1, 41, 33, 1));
+    }
+    if (frame == 1) views.pop_back();
+    if (frame == 2) scene.update(10, aside, 1, 1);
+    if (frame == 3) std::swap(views[0], views[2]), scene.add(wall, before, 1, 1);
+    beside.draw(device, scene, views, true, traversal);
+    hidden += beside.stats.occluded_instances + beside.stats.occluded_clusters;
+    brought += beside.stats.post_clusters;
+  }
+  CUSIM_REQUIRE(hidden > 0 && brought > 0);
+}
+
+CUSIM_CASE(views_hide_behind_their_last_frames_as_on_the_host) {
+  views_hide(device, Traversal::levels, 1 << 20);
+}
+CUSIM_CASE(views_in_two_persistent_passes_do_too) { views_hide(device, Traversal::persistent, 1 << 20); }
+
+// Fragments of small, large, clipped and masked triangles, by both passes, with lists that grow.
+CUSIM_CASE(overdraw_is_that_of_the_host) {
+  scenes::Random random(device.config.seed);
+  Scene scene;
+  scenes::fill(scene, 8, 1, random, true);
+  RasterOptions counting;
+  counting.overdraw = true, counting.threads = 1;
   Drawer drawer;
-  drawer.scene.update(scene, &device);
-  gpu::draw_views(drawer.scene, drawer.culler, drawer.rasteriser, views, options(), {}, got.data(),
-                  device_stats, device_drawn, &device);
-  CUSIM_REQUIRE(got == want);
-  CUSIM_REQUIRE(device_stats.visible_small == stats.visible_small);
-  CUSIM_REQUIRE(device_stats.visible_large == stats.visible_large && stats.visible_large > 0);
-  CUSIM_REQUIRE(device_stats.triangles == stats.triangles && device_drawn.clusters == drawn.clusters);
+  drawer.rasteriser.piece_room = drawer.rasteriser.triangle_room = 1;
+  for (const double distance : {0.4, 5.0}) {
+    const View view = look(random, distance, 0.3, 75, 53);
+    const Picture want = on_host(scene, view, options(), counting);
+    const Picture got = drawer.draw(device, scene, view, counting);
+    require_equal(got, want);
+    CUSIM_REQUIRE(got.buffer.overdraw == want.buffer.overdraw);
+    CUSIM_REQUIRE(*std::max_element(want.buffer.overdraw.begin(), want.buffer.overdraw.end()) > 1);
+  }
+  CUSIM_REQUIRE(drawer.draw(device, scene, look(random, 3, 0.3, 9, 7), {}).buffer.overdraw.empty());
 }
 
 CUSIM_CASE(lists_of_large_triangles_grow) {
@@ -234,6 +317,8 @@ void two_passes(cusim::Device& device, Traversal traversal, bool ties = false, b
   Draws draws;
   CullStats stats, device_stats;
   uint64_t hidden = 0, brought = 0;
+  RasterOptions counting;
+  counting.overdraw = true, counting.threads = 1;
   for (int frame = 0; frame < 6; ++frame) {
     const double eye[3] = {0.2 * frame, 0.1, frame == 4 ? -9.0 : 9.0}, centre[3] = {0, 0, 0};
     const View view = ties ? before_the_plane(0.2 * frame, 0.1, eye[2], 59 - frame, 43)
@@ -243,12 +328,13 @@ void two_passes(cusim::Device& device, Traversal traversal, bool ties = false, b
     if (frame == 5) scene.add(wall, aside, 1, 1);
     Picture want, got;
     context.init_context(view, options(Traversal::instances));
-    draw_two_pass(context, scene, view, {}, history, visible, draws, want.buffer, stats, want.stats);
+    draw_two_pass(context, scene, view, counting, history, visible, draws, want.buffer, stats, want.stats);
     copy.update(scene, &device);
-    device_history.draw(copy, culler, rasteriser, view, culling, {}, got.stats, &device);
+    device_history.draw(copy, culler, rasteriser, {view}, true, culling, counting, got.stats, &device);
     culler.read_back(device_visible, device_stats, &device);
     rasteriser.read_back(got.buffer, &device);
     require_equal(got, want);
+    CUSIM_REQUIRE(got.buffer.overdraw == want.buffer.overdraw);
     CUSIM_REQUIRE(got.buffer.depth == on_host(scene, view, options(), {}).buffer.depth);
     CUSIM_REQUIRE(device_visible.small == visible.small && device_visible.large == visible.large);
     CUSIM_REQUIRE(device_stats.post_clusters == stats.post_clusters);
@@ -292,12 +378,16 @@ CUSIM_CASE(the_pyramid_is_that_of_the_host) {
     }
     DepthPyramid want;
     want.build(depth.data(), width, height, 1);
-    cusim::Buffer<float> depths(depth), from_words(want.texels.size()), from_depths(want.texels.size());
+    // two images, the second without anything
+    words.resize(2 * words.size()), depth.resize(2 * depth.size());
+    std::vector<float> texels = want.texels;
+    texels.resize(2 * texels.size());
+    cusim::Buffer<float> depths(depth), from_words(texels.size()), from_depths(texels.size());
     cusim::Buffer<gpu::Count> pixels(words);
-    gpu::build_pyramid(pixels.data(), width, height, from_words.data(), &device);
-    gpu::build_pyramid(depths.data(), width, height, from_depths.data(), &device);
-    CUSIM_REQUIRE(from_words.host() == want.texels);
-    CUSIM_REQUIRE(from_depths.host() == want.texels);
+    gpu::build_pyramids(pixels.data(), width, height, 2, from_words.data(), &device);
+    gpu::build_pyramids(depths.data(), width, height, 2, from_depths.data(), &device);
+    CUSIM_REQUIRE(from_words.host() == texels);
+    CUSIM_REQUIRE(from_depths.host() == texels);
   }
 }
 

@@ -82,7 +82,7 @@ struct Device {
     scene.update(from, &device, streamed);
     history.enter(from), history.begin_frame();
     if (occlusion) {
-      occluders.draw(scene, culler, rasteriser, view, options(traversal), {}, drawn, &device);
+      occluders.draw(scene, culler, rasteriser, {view}, true, options(traversal), {}, drawn, &device);
     } else {
       culler.cull(scene, view, options(traversal), &device);
       rasteriser.draw(scene, culler, view, {}, drawn, &device);
@@ -253,6 +253,7 @@ void pages_come_and_go(cusim::Device& device, bool occlusion, Traversal traversa
   }
   Streamer streamer({uint64_t(1) << 30, 128, 1, true});
   Device on_device;
+  on_device.scene.staging_bytes = 512;  // less than a page: chunks are used again and again
   Host host;
   host.history.occlusion = occlusion;
   const size_t pages = asset->file->tables().pages.size();

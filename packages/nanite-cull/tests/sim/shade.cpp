@@ -8,6 +8,7 @@
 #include <scene/device_scene.cu>
 
 #include "cusim_test.h"
+#include "lamps.h"
 #include "painted.h"
 #include "resolve/hollows.h"
 #include "sort.h"
@@ -16,67 +17,10 @@ namespace gpu = nanite_cull::cuda;
 using namespace nanite_cull;
 using cusim::Buffer;
 using namespace painted;
+using lamps::Lamps;
+using lamps::ViewLens;
 
 namespace {
-
-constexpr double fov = 1.2;  // of painted::look
-
-// The lens of such a view. `orthographic`: one that says so of the same picture, for what it then computes.
-struct ViewLens {
-  std::vector<float> x, y;
-  Lens lens;
-
-  ViewLens(const View& view, bool orthographic) {
-    const double f = 1 / std::tan(fov / 2), window[2] = {f * view.height / view.width, f};
-    for (int a = 0; a < 3; ++a) {
-      const double* m = view.relative_to_clip + a;
-      const double rows[3] = {m[0] / window[0], m[4] / window[1], -m[12]};
-      for (int i = 0; i < 3; ++i)
-        lens.rotation[3 * i + a] = lens.to_world[3 * a + i] = static_cast<float>(rows[i]);
-    }
-    for (int i = 0; i < view.width; ++i)
-      x.push_back(static_cast<float>(((i + 0.5) * 2 / view.width - 1) / window[0]));
-    for (int i = 0; i < view.height; ++i)
-      y.push_back(static_cast<float>((1 - (i + 0.5) * 2 / view.height) / window[1]));
-    lens.ray_x = x.data(), lens.ray_y = y.data();
-    lens.orthographic = orthographic, lens.near_distance = view.near_distance;
-    lens.far_distance = 9, lens.extent = lens.far_distance - lens.near_distance;
-    lens.pixel = static_cast<float>(2 / (f * view.height));
-  }
-};
-
-// Two suns and two lamps, one that fades, with maps of any depths: finer ones that hold little, a coarse one.
-struct Lamps {
-  std::vector<float> depth;
-  Lights all;
-
-  explicit Lamps(scenes::Random& random) {
-    all.size = 20;
-    for (int m = 0; m < 6; ++m) {
-      const double eye[3] = {random(-3, 3), random(-3, 3), random(3, 6)}, centre[3] = {0, 0, 0};
-      View map = scenes::perspective(eye, centre, m % 2 ? 1.5 : 0.5, 0.1, all.size, all.size, 1);
-      if (m < 4) {  // a sun's
-        map.orthographic = true;
-        for (int j = 0; j < 4; ++j) map.relative_to_clip[12 + j] = j == 3;
-        for (int j = 0; j < 8; ++j) map.relative_to_clip[j] *= 0.4;
-        for (int j = 0; j < 3; ++j) map.relative_to_clip[8 + j] = 0.05 * eye[j];
-        map.relative_to_clip[11] = 0.5;
-      }
-      all.maps.push_back(map);
-    }
-    for (size_t i = 0; i < all.maps.size() * all.size * all.size; ++i)
-      depth.push_back(static_cast<float>(random(0, 1)));
-    all.depth = depth.data();
-    for (uint32_t l = 0; l < 4; ++l) {
-      Light light;
-      light.sun = l < 2, light.strength = 0.2f + 0.1f * static_cast<float>(l), light.bias = 2;
-      for (double& x : light.at) x = light.sun ? random(0.3, 0.8) : random(-2, 2);
-      if (l == 3) light.fade = 2, light.range = 4;
-      light.first_map = l < 2 ? 2 * l : 2 + l, light.maps = l < 2 ? 2 : 1;
-      all.lights.push_back(light);
-    }
-  }
-};
 
 const float ramp[9] = {0.1f, 0.2f, 0.9f, 0.5f, 0.6f, 0.1f, 0.9f, 0.3f, 0.2f};
 
@@ -141,9 +85,11 @@ struct Beside {
     const size_t pixels = rasteriser.pixels().size();
     Picture out;
     Buffer<float> share(lights.lights.size() * pixels), direct(pixels);
+    Buffer<float> maps(
+        std::vector<float>(lights.depth, lights.depth + lights.maps.size() * lights.size * lights.size));
     Buffer<uint8_t> shaded(3 * pixels);
-    shader.find_light(device_scene, culler, rasteriser, lens, view.eye, lights, {share.data(), direct.data()},
-                      &device);
+    shader.find_light(device_scene, culler, rasteriser, lens, view.eye, lights, maps.data(),
+                      {share.data(), direct.data()}, &device);
     const auto shade = [&](const Shading& how) {
       shader.shade(device_scene, culler, rasteriser, lens, how, shaded.data(), &device);
       device.wait();
