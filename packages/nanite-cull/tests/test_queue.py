@@ -1,13 +1,12 @@
 """The protocol of the persistent traversal: every order of its steps, threads at tiny capacities,
 and the mistakes that such queues are made with, each of which must be found."""
 
-import shutil
 import subprocess
-from pathlib import Path
+import time
 
 import pytest
+import queue_seeds
 
-HERE = Path(__file__).resolve().parent
 BUGS = {
     "relaxed_publish": "what is published without a release may be seen before what it stands for",
     "missing_commit": "a reserved slot is read as if it were written",
@@ -18,19 +17,10 @@ BUGS = {
 
 
 def _build(name, folder, *options):
-    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        pytest.skip("needs a C++ compiler")
-    out = folder / name
-    done = subprocess.run(
-        [compiler, "-std=c++17", *options, "-pthread", f"-I{HERE.parent / 'csrc'}",
-         str(HERE / f"{name}.cpp"), "-o", str(out)],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    if done.returncode != 0 and "tsan" in done.stderr:
-        pytest.skip("needs the compiler's thread sanitizer")
-    assert done.returncode == 0, done.stderr
-    return out
+    try:
+        return queue_seeds.build(name, folder, *options)
+    except queue_seeds.NoSanitizer as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +38,10 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stress(tmp_path_factory):
-    program = _build(
-        "queue_stress", tmp_path_factory.mktemp("stress"), "-O1", "-g", "-fsanitize=thread"
-    )
-
-    def run(first, runs, threads, bug="none"):
-        command = [str(c) for c in (program, first, runs, threads, bug)]
-        return subprocess.run(command, capture_output=True, text=True)
-
-    return run
+    try:
+        return queue_seeds.build_stress(tmp_path_factory.mktemp("stress"))
+    except queue_seeds.NoSanitizer as error:
+        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("tree", range(4))
@@ -89,22 +74,42 @@ def test_the_model_finds_each_mistake(model, bug):
 
 
 def test_threads_at_tiny_capacities_are_ordered_and_lose_nothing(stress):
-    done = stress(1, 60, 4)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert int(done.stdout.split()[1]) > 100  # dropped: many runs overflow, and none hangs
+    code, words = queue_seeds.run(stress, 1, 60, 4)
+    assert code == 0, words
+    assert int(words.split()[1]) > 100  # dropped: many runs overflow, and none hangs
 
 
 @pytest.mark.slow
 def test_ten_thousand_seeds(stress):
-    for first in range(1, 10_001, 1000):
-        done = stress(first, 1000, 2 + first // 1000 % 3)
-        assert done.returncode == 0, done.stdout + done.stderr
+    """Those that have passed before, of the sources as they are, are not run again."""
+    assert queue_seeds.go_on(stress, 10_000, float("inf")) == 10_000
+
+
+def test_seeds_that_passed_are_counted_and_not_run_again(tmp_path, monkeypatch):
+    kept, ran = tmp_path / "seeds.json", []
+    assert queue_seeds.passed(kept) == 0
+
+    def run(program, first, runs, threads):
+        ran.extend(range(first, first + runs))
+        return (1, "seed 71: lost") if 71 in ran else (0, "ok")
+
+    monkeypatch.setattr(queue_seeds, "run", run)
+    silent = {"kept": kept, "say": lambda words: None}
+    assert queue_seeds.go_on(None, 30, time.monotonic() - 1, **silent) == 0
+    assert queue_seeds.go_on(None, 30, float("inf"), **silent) == 30
+    assert queue_seeds.go_on(None, 50, float("inf"), **silent) == 50
+    assert ran == list(range(1, 51))
+    with pytest.raises(AssertionError, match="seed 71: lost"):
+        queue_seeds.go_on(None, 100, float("inf"), **silent)
+    assert queue_seeds.passed(kept) == 70
+    monkeypatch.setattr(queue_seeds, "fingerprint", lambda: "of other sources")
+    assert queue_seeds.passed(kept) == 0
 
 
 @pytest.mark.parametrize("bug", BUGS)
 def test_threads_find_each_mistake(stress, bug):
-    done = stress(1, 60, 4, bug)
-    assert done.returncode != 0
-    assert "data race" in done.stderr or "seed" in done.stdout
+    code, words = queue_seeds.run(stress, 1, 60, 4, bug)
+    assert code != 0
+    assert "data race" in words or "seed" in words
     if bug == "relaxed_publish":
-        assert "data race" in done.stderr
+        assert "data race" in words
