@@ -148,19 +148,19 @@ def stored() -> list[Files]:
     return [{"m.ncl": data} for data in (new, *old)]
 
 
-def damaged(rng: np.random.Generator, whole: bytes) -> bytes:
-    """Some bytes changed, cut out, doubled; numbers and words that no writer writes."""
+def damaged(rng: np.random.Generator, whole: bytes, kinds: int = 7) -> bytes:
+    """Some bytes changed, cut out, doubled; numbers and words that no writer writes. Of the first
+    two `kinds` alone the file keeps its length."""
     data = bytearray(whole)
     for _ in range(int(rng.integers(1, 6))):
         at, length = int(rng.integers(len(data))), int(rng.integers(1, 9))
-        kind = rng.integers(7)
+        kind = rng.integers(kinds)
         if kind == 0:
-            data[at : at + length] = rng.bytes(length)
+            data[at : at + length] = rng.bytes(length)[: len(data) - at]
         elif kind == 1:
             width = 2 ** int(rng.integers(4))
-            data[at : at + width] = (NUMBERS[rng.integers(11)] % 256**width).to_bytes(
-                width, "little"
-            )
+            number = NUMBERS[rng.integers(len(NUMBERS))] % 256**width
+            data[at : at + width] = number.to_bytes(width, "little")[: len(data) - at]
         elif kind == 2:
             del data[at : at + length]
         elif kind == 3:
@@ -214,7 +214,8 @@ def example(reader: str, rng: np.random.Generator) -> Files:
     files = make(*parts) if make else SOURCES[reader][rng.integers(len(SOURCES[reader]))]
     names = list(files)
     hurt = names[0 if rng.random() < 0.8 else rng.integers(len(names))]
-    return {name: damaged(rng, data) if name == hurt else data for name, data in files.items()}
+    kinds = 2 if reader == "ncl" and rng.random() < 0.9 else 7  # of another length none is read
+    return files | {hurt: damaged(rng, files[hurt], kinds)}
 
 
 def read_mesh(path: Path, rng: np.random.Generator) -> None:
