@@ -82,6 +82,32 @@ CUSIM_CASE(block_reduce) {
   CUSIM_REQUIRE(std::accumulate(parts.begin(), parts.end(), 0) == std::accumulate(x.begin(), x.end(), 0));
 }
 
+// By a stream of its own a copy comes behind the kernel that reads what was there, and before the next one.
+CUSIM_CASE(copies_beside_kernels) {
+  constexpr int n = 300;
+  Buffer<int> in(n, 1), before(3, 0), after(3, 0);
+  dev::SideStream side;
+  dev::Event read, copied;
+  auto* const pinned = static_cast<int*>(dev::allocate_pinned(n * sizeof(int)));
+  dev::launch(block_reduce, 3, 64, 0, &device, in.data(), n, before.data());
+  read.record(&device), read.hold_back(side.get());
+  for (int part = 0; part < 2; ++part) {
+    std::fill_n(pinned, n / 2, 2 + part);
+    dev::upload_later(in.data() + part * n / 2, pinned, n / 2 * sizeof(int), side.get());
+    copied.record(side.get());
+    if (part == 0) copied.wait();  // before the memory is filled again
+  }
+  copied.hold_back(&device);
+  dev::launch(block_reduce, 3, 64, 0, &device, in.data(), n, after.data());
+  const auto total = [](const std::vector<int>& parts) {
+    return std::accumulate(parts.begin(), parts.end(), 0);
+  };
+  device.wait();
+  CUSIM_REQUIRE(total(before.host()) == n);
+  CUSIM_REQUIRE(total(after.host()) == n / 2 * (2 + 3));
+  dev::release_pinned(pinned);
+}
+
 CUSIM_CASE(grid_barrier) {
   const int rounds = 3;
   const unsigned blocks = 4;  // as many as are resident

@@ -28,6 +28,7 @@ SOUND = [
     "hash_insert_counts_what_does_not_fit",
     "block_reduce",
     "grid_barrier",
+    "copies_beside_kernels",
 ]
 
 RACE = "ThreadSanitizer: data race"
@@ -83,6 +84,8 @@ BUGS = {
             "above_the_launch_bound": "256 threads a block, the kernel is bound to 64",
             "above_the_launch_bound_of_a_template": "96 threads a block, the kernel is bound to 64",
             "launch_on_another_stream": "not so: out.host()[0] == 5",
+            "copy_that_no_kernel_waits_for": "not so: out.host()[0] == 5",
+            "memory_that_changes_before_its_copy": "not so: out.host()[0] == 5",
             "grid_without_stride": "not so: out.host() == std::vector<int>(n, 1)",
             "unwritten_memory_is_read": "not so: out.host()[0] == 0",
             "float_atomics_said_to_be_deterministic": "out.host() is the same with every seed",

@@ -112,6 +112,25 @@ CUSIM_CASE(barrier_count_fits_by_luck) {
   run(barrier_in_a_loop, 1, 64, 0, &device, 128, out.data());
 }
 
+// A stream of its own copies `five` while a kernel waits for it, or not, and its memory changes.
+inline void copy_beside(cusim::Device& device, bool held_back, bool waited_for) {
+  Buffer<int> x(32, 0), out(32, 0);
+  std::vector<int> five(32, 5);
+  dev::SideStream side;
+  dev::Event copied;
+  dev::upload_later(x.data(), five.data(), 32 * sizeof(int), side.get());
+  copied.record(side.get());
+  if (held_back) copied.hold_back(&device);
+  if (waited_for) copied.wait();
+  five.assign(32, 6);
+  dev::launch(reads_pointer, 1, 32, 0, &device, x.data(), out.data());
+  device.wait();
+  CUSIM_REQUIRE(out.host()[0] == 5);
+}
+
+CUSIM_CASE(copy_that_no_kernel_waits_for) { copy_beside(device, false, false); }
+CUSIM_CASE(memory_that_changes_before_its_copy) { copy_beside(device, true, false); }
+
 CUSIM_CASE(launch_on_another_stream) {
   Buffer<int> x(32, 0), out(32, 0);
   dev::launch(set_to, 1, 32, 0, &device, x.data(), 5);
