@@ -61,7 +61,9 @@ def satisfies(text: str, wanted: str) -> bool:
     for part in wanted.split(","):
         match = re.fullmatch(r"\s*(>=|<=|==|<|>)?\s*([\d.]+)\s*", part)
         if match is None:
-            raise ValueError(f"{wanted!r} is no range of versions: {part!r}")
+            raise ValueError(
+                f"satisfies: wanted must be a range of versions, got {part!r} in {wanted!r}"
+            )
         sign, number = match.groups()
         bound = version(number)
         short = have[: len(bound)] if sign in ("==", "<=", None) else have

@@ -118,7 +118,7 @@ def initialize(initializer: Initializer, shape: Sequence[int]) -> Tensor:
     name = CLASS_NAMES.get(name, name)
     if name not in INITIALIZERS:
         known = ", ".join(sorted(INITIALIZERS))
-        raise ValueError(f"initializer must be one of {known}; got {name!r}")
+        raise ValueError(f"initializer must be one of {known}, got {name!r}")
     if name.startswith(("glorot", "he_", "lecun")):
         options = {}
     return INITIALIZERS[name](shape, **options)

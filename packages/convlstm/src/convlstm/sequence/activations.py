@@ -66,4 +66,4 @@ def resolve_activation(name: str | None) -> Callable[[Tensor], Tensor]:
         return ACTIVATIONS[activation_name(name)]
     except (KeyError, TypeError):
         known = ", ".join(sorted(ACTIVATIONS))
-        raise ValueError(f"activation must be one of {known}; got {name!r}") from None
+        raise ValueError(f"activation must be one of {known}, got {name!r}") from None

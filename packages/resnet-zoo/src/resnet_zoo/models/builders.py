@@ -89,7 +89,7 @@ def _legacy(name: str, pretrained: bool | None, weights: Any) -> Any:
         raise ValueError(f"{name}: give weights= or pretrained=, not both")
     if pretrained and name not in WEIGHTS:
         raise ValueError(
-            f"{name} has no entry of torchvision; say which weights: {name}(weights=...)"
+            f"{name}: torchvision has no weights of it; say which: {name}(weights=...)"
         )
     entry = WEIGHTS[name]["IMAGENET1K_V1"] if pretrained else None
     said = f'"{entry.name}"' if entry else "None"
@@ -198,7 +198,7 @@ def get_weight(name: str) -> WeightsEnum:
 def _known(name: str | Callable[..., Any]) -> str:
     text = name if isinstance(name, str) else getattr(name, "__name__", repr(name))
     if text.lower() not in ALL:
-        raise ValueError(f"there is no model {text!r}; there are {', '.join(ALL)}")
+        raise ValueError(f"get_model: there is no model {text!r}; there are {', '.join(ALL)}")
     return text.lower()
 
 

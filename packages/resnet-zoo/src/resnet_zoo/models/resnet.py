@@ -483,7 +483,9 @@ def take_indices(indices: int | Sequence[int] | None, count: int = 5) -> list[in
     chosen = range(-indices, 0) if isinstance(indices, int) else indices
     taken = [index + count if index < 0 else index for index in chosen]
     if not taken or not all(0 <= index < count for index in taken):
-        raise ValueError(f"feature indices must be within {-count} to {count - 1}, got {indices!r}")
+        raise ValueError(
+            f"ResNet: feature indices must be within {-count} to {count - 1}, got {indices!r}"
+        )
     return taken
 
 

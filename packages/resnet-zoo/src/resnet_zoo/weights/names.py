@@ -162,7 +162,9 @@ class WeightsEnum(enum.Enum):
                 return cls[name]
             names = ", ".join(cls.__members__)
             raise ValueError(f"{cls.__name__}: there is no entry {entry!r}; there are {names}")
-        raise TypeError(f"weights must be an entry of {cls.__name__}, got {entry!r}")
+        raise TypeError(
+            f"{cls.__name__}.verify: entry must be one of it or its name, got {entry!r}"
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}.{self.name}"

@@ -197,7 +197,7 @@ def resolve(
         weights = _entry_named(text, model)
     if not isinstance(weights, WeightsEnum):
         raise TypeError(
-            "weights must be an entry, a name, a path, an address or a Hugging Face repo, "
+            "resolve: weights must be an entry, a name, a path, an address or a Hugging Face repo, "
             f"got {weights!r:.80}" + _STATE_DICT * isinstance(weights, Mapping)
         )
     if model is not None and not isinstance(weights, WEIGHTS.get(model, ())):
@@ -216,8 +216,8 @@ def _entry_named(text: str, model: str | None) -> WeightsEnum:
         return WEIGHTS[model].verify(text)
     elif model is not None:
         raise ValueError(
-            f"{model} has no published entries; give a file, an address or a Hugging Face repo "
-            f"such as timm/{model}.a1_in1k"
+            f"{model}: weights must be a file, an address or a Hugging Face repo such as "
+            f"timm/{model}.a1_in1k, got {text!r}: it has no published entries"
         )
     raise ValueError(
         f"weights: {text!r} is neither a file, an address, a repo (owner/name) nor an entry such "

@@ -38,7 +38,7 @@ def check_name(path: Path) -> None:
     """Raises ValueError for a name that `write` cannot give a picture."""
     ending = path.suffix.lower()
     if ending not in (".png", ".jpg", ".jpeg"):
-        raise ValueError(f"the picture must be a .png, .jpg or .jpeg, got {path.name!r}")
+        raise ValueError(f"write: path must be a .png, .jpg or .jpeg, got {path.name!r}")
     if ending != ".png" and importlib.util.find_spec("PIL") is None:
         raise ValueError(
             f"{path.name}: a JPEG needs Pillow; install it (pip install pillow) or write a .png"

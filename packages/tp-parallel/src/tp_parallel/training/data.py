@@ -60,14 +60,15 @@ class FileTokenizer:
             ) from error
         if not Path(path).is_file():
             raise FileNotFoundError(
-                f"tokenizer must be 'bytes' or the path of a tokenizer.json, got {str(path)!r}"
+                "FileTokenizer: path must be 'bytes' or the path of a tokenizer.json, got "
+                f"{str(path)!r}"
             )
         try:
             self._tokenizer = Tokenizer.from_file(os.fspath(path))
         except Exception as error:  # the library's own has no other type
             raise ValueError(
-                f"tokenizer must be 'bytes' or the path of a tokenizer.json; {str(path)!r} is none "
-                f"({error})"
+                "FileTokenizer: path must be 'bytes' or the path of a tokenizer.json, got "
+                f"{str(path)!r} ({error})"
             ) from None
         self.vocab_size = self._tokenizer.get_vocab_size()
 
