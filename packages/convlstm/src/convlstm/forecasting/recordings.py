@@ -397,10 +397,14 @@ def _one(path: Path, *missing: float | None):
 
 def _animation(path: Path):
     picture = _open(path)
-    for k in range(getattr(picture, "n_frames", 1)):
-        picture.seek(k)
-        _refuse_cut_depth(picture, path)
-        yield picture.copy()
+    with _decoding(path):
+        count = getattr(picture, "n_frames", 1)
+    for k in range(count):
+        with _decoding(path):
+            picture.seek(k)
+            _refuse_cut_depth(picture, path)
+            frame = picture.copy()
+        yield frame
 
 
 def _refuse_cut_depth(picture, path: Path) -> None:
