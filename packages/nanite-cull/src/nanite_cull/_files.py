@@ -36,10 +36,10 @@ def existing(path: str | Path, function: str) -> Path:
 @contextlib.contextmanager
 def reading(path: Path, function: str, *more: type[Exception]) -> Iterator[None]:
     """Errors of the block name the file at `path` that it reads: a ValueError, and one of the kinds
-    `more`, becomes a ValueError that does; errors of the system pass."""
+    `more`, becomes a ValueError that does; what the machine lacks passes."""
     try:
         yield
-    except ImportError:
+    except (ImportError, MemoryError):
         raise
     except (ValueError, *more) as error:
         if isinstance(error, (ValueError, OSError)) and str(path) in str(error):
