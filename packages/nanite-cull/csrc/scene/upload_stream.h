@@ -16,7 +16,9 @@ class UploadStream {
       chunk.memory = static_cast<unsigned char*>(dev::allocate_pinned(chunk_bytes));
   }
   ~UploadStream() {
-    for (Chunk& chunk : chunks_) dev::release_pinned(chunk.memory);
+    try {
+      wait();  // before pinned memory goes
+    } catch (...) {}
   }
   UploadStream(const UploadStream&) = delete;
   UploadStream& operator=(const UploadStream&) = delete;
@@ -60,6 +62,7 @@ class UploadStream {
   struct Chunk {
     unsigned char* memory = nullptr;
     dev::Event sent;
+    ~Chunk() { dev::release_pinned(memory); }
   };
   const std::size_t chunk_bytes_;
   std::size_t used_ = 0;  // of the current chunk
