@@ -6,6 +6,7 @@ they returned comes back, rank by rank. Workers are forked once for the whole ru
 has imported torch, so a case costs milliseconds, not a start of Python.
 """
 
+import gc
 import importlib.util
 import multiprocessing
 import os
@@ -34,6 +35,8 @@ def _serve(rank, port, pipe):
     torch.manual_seed(0)
     store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=60))
     cases = {}
+    gc.collect()
+    gc.freeze()  # what stands for ever is not gone through after each case
     while True:
         try:
             number, size, path, name, arguments = pipe.recv()
@@ -52,6 +55,7 @@ def _serve(rank, port, pipe):
         finally:
             if dist.is_initialized():
                 dist.destroy_process_group()
+            gc.collect()  # a group has a thread that polls as long as anything holds it
 
 
 @pytest.fixture(scope="session")

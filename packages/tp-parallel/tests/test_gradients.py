@@ -1,5 +1,8 @@
 """Gradient sums over the data axis travel during the backward pass; optimizer states are shared."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -54,6 +57,24 @@ def watch(models, axis):
             weight = layer.attention_norm.weight  # the first layer to run is the last to be done
             weight.register_post_accumulate_grad_hook(lambda _, n=name: events.append(n))
     return events
+
+
+def forgotten():
+    """Whether a trained model, its buckets and its context are gone once nobody holds them."""
+    context = ParallelContext(dp=2, device="cpu")
+    models = build_stages(GPTConfig(**SHAPE), context)
+    buckets = GradientBuckets(models, context)
+    buckets.zero()
+    models[0].loss_sum(torch.zeros(2, 8, dtype=torch.long), torch.zeros(2, 8).long()).backward()
+    finish_gradients(models, context, buckets)
+    there = [weakref.ref(each) for each in (context, models[0], buckets)]
+    del context, models, buckets
+    gc.collect()
+    return [each() is None for each in there]
+
+
+def test_models_with_buckets_are_given_back_when_nobody_holds_them(world):
+    assert world(2, forgotten) == [[True, True, True]] * 2
 
 
 def test_sums_start_while_earlier_layers_are_still_at_work(world):

@@ -7,8 +7,10 @@ layers are still at work (Li et al., 2020, arXiv 2006.15704, section 3.2).
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import nn
@@ -76,9 +78,9 @@ class GradientBuckets:
             self._buckets.append([_Bucket(group) for group in _groups(backwards, elements)])
         for bucket in (b for buckets in self._buckets for b in buckets):
             for parameter in bucket.parameters:
-                parameter.register_post_accumulate_grad_hook(
-                    lambda _, bucket=bucket: self._arrived(bucket)
-                )
+                # weak: a circle through a tensor's hooks is never collected
+                hook = partial(_arrived, weakref.ref(self), weakref.ref(bucket))
+                parameter.register_post_accumulate_grad_hook(hook)
 
     def zero(self) -> None:
         """Clears every gradient."""
@@ -133,6 +135,15 @@ class GradientBuckets:
         bucket.started = True
         label = "GradientBuckets: data parallel"
         self._pending.append(self._axis.all_reduce_async(bucket.flat, label=label, kind="gradient"))
+
+
+def _arrived(
+    buckets: weakref.ref[GradientBuckets], bucket: weakref.ref[_Bucket], _: torch.Tensor
+) -> None:
+    """A parameter's hook: its gradient is there. Buckets that nobody holds hear of nothing."""
+    there, its = buckets(), bucket()
+    if there is not None and its is not None:
+        there._arrived(its)
 
 
 @torch.no_grad()
