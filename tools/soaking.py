@@ -30,7 +30,7 @@ from pathlib import Path
 
 from measure import commit, machine
 
-SAMPLES = 240  # at most so many, from the beginning to the end
+SAMPLES = 120  # at most so many, from the beginning to the end
 LEAST_S = 0.1  # between two samples
 LEAST_MIB = 4.0  # in quarter of an hour: an allocator's pages come and go by as much
 KEPT = 48  # samples in the result, for a reader to plot

@@ -11,6 +11,7 @@ than the server's own fault, and at the end nothing half-made is left.
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import multiprocessing
 import os
@@ -38,6 +39,8 @@ from resnet_zoo.weights.cache import Remote, WeightsError, cache_dir, fetch
 FILES, SIZE = 5, 300_000  # bytes
 KINDS = ("fetched", "taken away meanwhile", "server's fault", "wrong", "other errors")
 SERVERS_FAULT = ("gave no more bytes", "whose SHA-256 starts with", "answered 500")
+PAUSE = 2.0  # seconds at most from one file to the next
+KILLS_A_SECOND, TAKEN_A_SECOND = 0.2, 1.0
 SPARED = 5  # processes that are never killed, so that a leak in one would show
 FORK = multiprocessing.get_context("fork")
 
@@ -87,9 +90,21 @@ def serve(server: ThreadingHTTPServer) -> None:
     server.serve_forever()
 
 
+def warm_up(port: int, name: str) -> None:
+    """A download of this process's own, so that it has all that a first one brings: modules, and
+    the thread of tqdm; and none of the descriptors that a fork inherits."""
+    os.closerange(3, 1 << 12)
+    with suppress(WeightsError):
+        own = f"own{os.getpid()}-{name.rpartition('-')[2]}"
+        fetch(Remote(f"http://127.0.0.1:{port}/{name}", own), progress=False)
+    for path in cache_dir().glob(f"own{os.getpid()}-*"):
+        path.unlink()
+
+
 def work(port: int, seed: int, counts: list[int]) -> None:
     """Fetches until it is killed; counts[k] is how often KINDS[k] happened."""
     draw, files = random.Random(seed), contents()
+    warm_up(port, draw.choice(list(files)))
     while True:
         name = draw.choice(list(files))
         try:
@@ -102,22 +117,21 @@ def work(port: int, seed: int, counts: list[int]) -> None:
             counts[2 if known else 4] += 1
             if not known:
                 print(f"soak_cache: {error}", file=sys.stderr, flush=True)
-        time.sleep(draw.uniform(0, 0.2))
+        time.sleep(draw.uniform(0, PAUSE))
 
 
 def disturb(workers: dict, start: Callable[[int], None], draw: random.Random, soak: Soak) -> None:
-    """Kills one process and takes one file of the cache, now and then."""
-    if draw.random() < 0.2:
+    """Kills processes and takes files of the cache, so many a second."""
+    while soak.done["killed"] < KILLS_A_SECOND * soak.seconds():
         victim = draw.choice(list(workers)[SPARED:])
         os.kill(workers[victim].pid, signal.SIGKILL)
         workers[victim].join()
         workers[victim].close()
         soak.done["killed"] += 1
         start(victim)
-    if draw.random() < 0.3:
-        with suppress(FileNotFoundError):
-            (cache_dir() / draw.choice(list(Handler.files))).unlink()
-            soak.done["files taken away"] += 1
+    while soak.done["files taken away"] < TAKEN_A_SECOND * soak.seconds():
+        (cache_dir() / draw.choice(list(Handler.files))).unlink(missing_ok=True)
+        soak.done["files taken away"] += 1
 
 
 def judge(soak: Soak, port: int, counts: list[int]) -> None:
@@ -135,7 +149,8 @@ def judge(soak: Soak, port: int, counts: list[int]) -> None:
         if path.name != name or path.read_bytes() != data:
             soak.lost.append(f"{name} in the cache is wrong")
     known = {f"{name}{end}" for name in Handler.files for end in ("", ".sha256", ".lock")}
-    left = sorted({path.name for path in cache_dir().iterdir()} - known)
+    names = {path.name for path in cache_dir().iterdir() if not path.name.startswith("own")}
+    left = sorted(names - known)  # `own` ones are of who was killed before it fetched them
     soak.lost += [f"left behind: {name}" for name in left]
 
 
@@ -150,6 +165,7 @@ def main() -> int:
         os.environ["TORCH_HOME"] = folder
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         port = server.server_port
+        gc.freeze()  # a collection in a child would copy the pages that it shares with this process
         serving = FORK.Process(target=serve, args=(server,), daemon=True)
         serving.start()
         server.socket.close()
