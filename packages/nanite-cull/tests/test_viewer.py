@@ -104,6 +104,23 @@ def test_every_option_of_the_page_has_its_effect(viewer):
     assert drawn(size=[100_000, 1])[0].shape == (1, 1920, 3)
 
 
+def test_one_thread_draws_for_all_connections(viewer, monkeypatch):
+    """What a thread keeps for drawing, it keeps once: each had some 20 MiB of its own."""
+    drew, render = set(), nc.Renderer.render
+
+    def noted(self, *args, **options):
+        drew.add(threading.get_ident())
+        return render(self, *args, **options)
+
+    monkeypatch.setattr(nc.Renderer, "render", noted)
+    clients = [threading.Thread(target=ask, args=(viewer, "frame", WISH)) for _ in range(4)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    assert len(drew) == 1
+
+
 def test_another_light_is_the_definitions_too(planet_asset):
     frame = nc.Renderer(80, 60).render(nc.Scene(planet_asset), nc.Camera.around(planet_asset))
     for light in ((0, -2, 0.5), (1e-3, 0, 0)):

@@ -9,7 +9,7 @@ import io
 import json
 import secrets
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -66,7 +66,8 @@ class Studio:
             "streamed": any(asset.streamed for asset in scene.assets),
         }
         self._renderer: Renderer | None = None
-        self._drawing = threading.Lock()
+        # One thread draws for all: what a thread keeps (scratch, a pool of OpenMP) is kept once.
+        self._hand = ThreadPoolExecutor(1, "drawing")
 
     def _renderer_for(self, width: int, height: int, options: dict[str, Any]) -> Renderer:
         """The last picture's renderer, or another where what cannot be changed differs."""
@@ -101,11 +102,15 @@ class Studio:
             "occlusion": bool(wish["occlusion"]),
             "overdraw": kind == "overdraw",
         }
-        with self._drawing:
+        threshold = min(max(0.0, float(wish["threshold"])), 1e6)
+
+        def picture() -> tuple[np.ndarray, dict[str, Any]]:
             renderer = self._renderer_for(width, height, options)
-            renderer.threshold = min(max(0.0, float(wish["threshold"])), 1e6)
+            renderer.threshold = threshold
             frame = renderer.render(self.scene, camera, cull_camera=frozen)
-            image, stats = frame.picture(kind, light=light), renderer.stats
+            return frame.picture(kind, light=light), renderer.stats
+
+        image, stats = self._hand.submit(picture).result()
         from PIL import Image
 
         data = io.BytesIO()
