@@ -161,7 +161,7 @@ def main() -> int:
     soak = Soak("soak_cache", versions, parser)
     downloading.FIRST_PAUSE = 0.01
     draw, many = random.Random(soak.options.seed), soak.options.processes
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.environ["TORCH_HOME"] = folder
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         port = server.server_port

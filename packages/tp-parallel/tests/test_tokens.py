@@ -185,7 +185,7 @@ def test_a_text_is_encoded_once_a_host_and_mapped_by_all_its_ranks(world, tmp_pa
 def test_what_is_no_tokenizer_no_npy_and_no_pair_is_named(tmp_path):
     pytest.importorskip("tokenizers")
     (tmp_path / "book.txt").write_text("the cat")
-    with pytest.raises(ValueError, match=r"path of a tokenizer\.json; '.*book\.txt' is none"):
+    with pytest.raises(ValueError, match=r"path of a tokenizer\.json, got '.*book\.txt'"):
         make_tokenizer(str(tmp_path / "book.txt"))
     (tmp_path / "bad.npy").write_bytes(b"\x93NUMPY")
     with pytest.raises(ValueError, match=r"bad\.npy is damaged or no \.npy: "):
