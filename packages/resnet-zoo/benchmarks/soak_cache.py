@@ -123,7 +123,7 @@ def work(port: int, seed: int, counts: list[int]) -> None:
 def disturb(workers: dict, start: Callable[[int], None], draw: random.Random, soak: Soak) -> None:
     """Kills processes and takes files of the cache, so many a second."""
     while soak.done["killed"] < KILLS_A_SECOND * soak.seconds():
-        victim = draw.choice(list(workers)[SPARED:])
+        victim = draw.choice(list(workers)[min(SPARED, len(workers) // 2) :])
         os.kill(workers[victim].pid, signal.SIGKILL)
         workers[victim].join()
         workers[victim].close()
@@ -161,7 +161,7 @@ def main() -> int:
     soak = Soak("soak_cache", versions, parser)
     downloading.FIRST_PAUSE = 0.01
     draw, many = random.Random(soak.options.seed), soak.options.processes
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         os.environ["TORCH_HOME"] = folder
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         port = server.server_port
