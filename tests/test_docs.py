@@ -103,6 +103,9 @@ def test_a_result_is_old_once_what_it_measures_has_changed(tmp_path, monkeypatch
     assert changed("a-1.json", date="2020-01-01", commit=commits["02"]) == ""
     assert changed("a-1.json", date="2020-01-01", commit="0123abcd") == "2020-01-02"
     assert changed("a-of-others-1.json", date="2019-01-01") == ""
+    with monkeypatch.context() as nowhere:
+        nowhere.setenv("PATH", "")
+        assert changed("a-1.json", date="2020-01-01", commit=commits["02"]) == ""
     (folder / "a-avx2-2.json").write_text(json.dumps({"date": "2020-01-03"}))
     assert results.newer(folder / "a-1.json") == folder / "a-avx2-2.json"
     assert results.newer(folder / "a-avx2-2.json") is None

@@ -39,11 +39,11 @@ def changed_since(result: Path) -> str:
     left_out = [f":(exclude,glob){package.relative_to(ROOT)}/**/{kind}" for kind in NOT_MEASURED]
     log = ["git", "-C", str(ROOT), "log", "-1", "--format=%cs"]
     where = ["--", *map(str, paths), *left_out]
-    if commit := facts.get("commit"):
-        done = subprocess.run([*log, f"{commit}..HEAD", *where], capture_output=True, text=True)
-        if done.returncode == 0:
-            return done.stdout.strip()
     try:
+        if commit := facts.get("commit"):
+            done = subprocess.run([*log, f"{commit}..HEAD", *where], capture_output=True, text=True)
+            if done.returncode == 0:
+                return done.stdout.strip()
         day = subprocess.run([*log, *where], capture_output=True, text=True).stdout.strip()
     except OSError:  # no git: nobody knows
         return ""

@@ -236,9 +236,9 @@ def test_damaged_data_are_refused_by_name_or_read():
 
 
 @pytest.mark.slow
-def test_five_minutes_of_damaged_data():
-    tried, _ = run(300, 10**9, 1)
-    assert tried > 5000
+def test_thousands_of_damaged_data():
+    tried, _ = run(10**9, 5000, 1)
+    assert tried == 5000
 
 
 if __name__ == "__main__":

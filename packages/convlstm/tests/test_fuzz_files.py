@@ -121,9 +121,9 @@ def test_files_on_which_hdf5_itself_ends_the_process(example):
 
 
 @pytest.mark.slow
-def test_five_minutes_of_damaged_files():
-    tried, _ = run(300, 10**9, 1)
-    assert tried > 1000
+def test_thousands_of_damaged_files():
+    tried, _ = run(10**9, 1000, 1)
+    assert tried == 1000
 
 
 if __name__ == "__main__":

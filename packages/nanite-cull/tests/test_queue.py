@@ -16,16 +16,18 @@ BUGS = {
 }
 
 
-def _build(name, folder, *options):
+def _built(build, *arguments):
+    """A program, or a skip that names what the machine lacks."""
     try:
-        return queue_seeds.build(name, folder, *options)
+        return build(*arguments)
     except queue_seeds.NoSanitizer as error:
         pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    program = _build("queue_model", tmp_path_factory.mktemp("model"), "-O2", "-Wall", "-Werror")
+    folder = tmp_path_factory.mktemp("model")
+    program = _built(queue_seeds.build, "queue_model", folder, "-O2", "-Wall", "-Werror")
 
     def run(workers, nodes, clusters, batch, tree, bug="none"):
         command = [program, workers, nodes, clusters, batch, tree, bug]
@@ -38,10 +40,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stress(tmp_path_factory):
-    try:
-        return queue_seeds.build_stress(tmp_path_factory.mktemp("stress"))
-    except queue_seeds.NoSanitizer as error:
-        pytest.skip(str(error))
+    return _built(queue_seeds.build_stress, tmp_path_factory.mktemp("stress"))
 
 
 @pytest.mark.parametrize("tree", range(4))

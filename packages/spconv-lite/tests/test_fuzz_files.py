@@ -166,9 +166,9 @@ def test_damaged_scans_are_refused_by_name_or_read():
 
 
 @pytest.mark.slow
-def test_five_minutes_of_damaged_scans():
-    tried, _ = run(300, 10**9, 1)
-    assert tried > 10000
+def test_thousands_of_damaged_scans():
+    tried, _ = run(10**9, 10000, 1)
+    assert tried == 10000
 
 
 if __name__ == "__main__":
