@@ -404,6 +404,21 @@ def test_a_preprocessing_that_there_is_not_is_refused(tmp_path, transforms):
     refused(lambda path: resolve(path).describe(), tmp_path / "w.safetensors", whole)
 
 
+@pytest.mark.parametrize("name", [["resnet18"], {}, 3, None])
+def test_a_model_that_is_no_name_is_refused(tmp_path, name):
+    whole = safetensors.torch.save(STATE, {"resnet_zoo": json.dumps({"model": name})})
+    refused(load_model, tmp_path / "w.safetensors", whole, "which model")
+
+
+def test_an_architecture_beside_weights_that_is_no_name_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"architecture": ["resnet18"]}')
+    told = json.dumps({"model": "resnet18"})
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(safetensors.torch.save(STATE, {"resnet_zoo": told}))
+    with pytest.raises(WeightsError, match=r"config\.json.*architecture must be a name"):
+        resolve(path).describe()
+
+
 @pytest.mark.parametrize("lost", ["recipe", "position", "model", "average"])
 def test_a_checkpoint_that_lacks_a_part_is_refused(tmp_path, lost):
     state = torch.load(io.BytesIO(checkpoint()), weights_only=True)

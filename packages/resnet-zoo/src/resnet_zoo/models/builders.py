@@ -134,15 +134,16 @@ def load_model(path: str | os.PathLike[str], **kwargs: Any) -> ResNet:
     its model: then build it by name, with `weights=path`.
     """
     metadata = read_metadata(path)
-    if metadata.get("model") not in ALL:
+    name = metadata.get("model")
+    if not isinstance(name, str) or name not in ALL:
         raise WeightsError(
             f"load_model: {path} does not say which model it belongs to; cure: "
             f"get_model(NAME, weights={os.fspath(path)!r}), or in a command the model's name and "
             "the file as --weights"
         )
     arguments = metadata.get("model_args", {})
-    _refuse_larger(path, metadata["model"], arguments)
-    return get_model(metadata["model"], weights=path, **{**arguments, **kwargs})
+    _refuse_larger(path, name, arguments)
+    return get_model(name, weights=path, **{**arguments, **kwargs})
 
 
 def _refuse_larger(path: str | os.PathLike[str], name: str, arguments: Any) -> None:

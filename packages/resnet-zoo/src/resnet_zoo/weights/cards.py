@@ -89,7 +89,10 @@ def _from_timm(config: Mapping[str, Any]) -> dict[str, Any]:
     }
     if (mode := card.get("crop_mode") or "center") != "center":
         transforms["crop_mode"] = mode
-    described: dict[str, Any] = {"model": card.get("architecture"), "transforms": transforms}
+    model = card.get("architecture")
+    if not isinstance(model, (str, type(None))):
+        raise TypeError(f"architecture must be a name, got {model!r:.80}")
+    described: dict[str, Any] = {"model": model, "transforms": transforms}
     if names := card.get("label_names"):
         described["categories"] = list(names)
     elif card.get("num_classes") == 1000:
