@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -153,6 +155,48 @@ def test_no_option_is_taken_for_an_abbreviation_by_torchrun():
 def test_settings_that_do_not_fit_are_refused_before_training(text, more, message):
     with pytest.raises(ValueError, match=message):
         run(text, *more)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pretrain"], "pretrain: data must name a text or token file"),
+        (["pretrain", "--data", "missing.txt"], "there is no 'missing.txt'"),
+        (["pretrain", "--data", "."], "data must be a file, got the folder"),
+        (["pretrain", "--data", __file__, "--steps", "-1"], "steps must be at least 0, got -1"),
+        (["pretrain", "--data", __file__, "--tp", "2"], "start 2 processes"),
+        (["pretrain", "--data", __file__, "--load", "missing"], "missing has no manifest.json"),
+        (["pretrain", "--data", __file__, "--metrics", "."], "metrics must be a file"),
+        (["generate", "--checkpoint", "missing"], "missing has no manifest.json"),
+        (["generate", "--checkpoint", __file__], "Not a directory"),
+        (["convert", "missing", "out"], "missing has no manifest.json"),
+    ],
+)
+def test_a_command_that_does_not_fit_ends_in_one_sentence(words, message, capsys):
+    assert __main__.main(words) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"tp-parallel {words[0]}: ")
+    assert said.count("\n") == 1
+    assert message in said
+
+
+def test_a_result_that_cannot_be_printed_or_a_wrong_option_is_told(capsys):
+    done = subprocess.run(
+        [sys.executable, "-m", "tp_parallel.pretrain", "--data", "missing.txt"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "tp_parallel"],
+            env=environment, stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert done.stderr == "tp-parallel: [Errno 28] No space left on device\n"
+    assert done.returncode == 2
+    assert __main__.main(["--wrong"]) == 2
+    assert capsys.readouterr().err.startswith("tp-parallel: no option '--wrong'")
+    assert __main__.main(["-h"]) == 0
 
 
 def test_the_module_prints_version_and_back_ends(capsys):

@@ -43,9 +43,16 @@ class _Moved(MetaPathFinder, Loader):
         sys.modules[module.__name__] = importlib.import_module(_NEW[module.__name__])
 
     def get_code(self, fullname: str) -> CodeType:
-        """For `python -m`: runs the module under its new name."""
-        run = f"run_module({_NEW[fullname]!r}, run_name='__main__', alter_sys=True)"
-        return compile(f"from runpy import run_module; {run}", f"<{fullname}>", "exec")
+        """For `python -m`: the command of that name, or else the module under its new name."""
+        command = fullname.rpartition(".")[2]
+        run = f"""
+import runpy, sys
+from {_PACKAGE}.__main__ import COMMANDS, main
+if {command!r} in COMMANDS:
+    sys.exit(main([{command!r}, *sys.argv[1:]]))
+runpy.run_module({_NEW[fullname]!r}, run_name='__main__', alter_sys=True)
+"""
+        return compile(run, f"<{fullname}>", "exec")
 
 
 def install() -> None:
