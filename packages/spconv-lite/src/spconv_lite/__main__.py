@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a scan (.npy, KITTI .bin, .ply, .pcd) as voxels, drawn from above",
         epilog="example: spconv-lite voxelize 000000.bin -o scan.png --voxel 0.1 0.1 0.2",
     )
-    make.add_argument("scan", type=Path)
+    make.add_argument("scan", type=Path, help=".npy, .bin (KITTI, nuScenes), .ply or .pcd")
     out = make.add_mutually_exclusive_group(required=True)
     out.add_argument("-o", "--out", type=Path, help="the picture, a .png or (with Pillow) a .jpg")
     out.add_argument("--output", dest="out", action=Renamed, type=Path, help=argparse.SUPPRESS)
@@ -123,7 +124,9 @@ def _parser() -> argparse.ArgumentParser:
         shown = meaning if default is None else f"{meaning}, default {default}"
         time.add_argument(f"--{name}", type=_positive, default=default, metavar="N", help=shown)
     for command in (info, make, time):  # before or behind the command's name
-        command.add_argument("--json", action="store_true", default=argparse.SUPPRESS)
+        command.add_argument(
+            "--json", action="store_true", default=argparse.SUPPRESS, help="for machines"
+        )
     return parser
 
 
@@ -131,14 +134,29 @@ COMMANDS = {"voxelize": voxelize, "bench": bench, "info": lambda _: build_info()
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0, or 2 with a sentence on stderr when a file or an option does not fit."""
+    """0, or 2 with a sentence on stderr when a file or an option does not fit; 130 after Ctrl-C."""
     options = _parser().parse_args(argv)
     try:
         _print(COMMANDS[options.command or "info"](options), options.json)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of stdout left
+        _leave_stdout()
     except (ValueError, OSError) as error:
         print(f"spconv-lite: {error}", file=sys.stderr)
+        _leave_stdout()
         return 2
+    except KeyboardInterrupt:
+        print("spconv-lite: interrupted", file=sys.stderr)
+        return 130
     return 0
+
+
+def _leave_stdout() -> None:
+    """What could not be printed is dropped: Python tries again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

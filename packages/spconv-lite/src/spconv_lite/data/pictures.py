@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
+
+from .files import write_file
 
 # dark violet to yellow, by height
 _STOPS = np.array(
@@ -46,27 +49,24 @@ def check_name(path: Path) -> None:
 
 
 def write(path: Path, picture: np.ndarray) -> None:
-    """Writes uint8 (rows, columns, 3) in the format that the name says, aside and renamed.
+    """Writes uint8 (rows, columns, 3) in the format that the name says, as `write_file` does.
 
-    Raises: ValueError for another ending than .png, .jpg and .jpeg, or a JPEG without Pillow.
+    Raises: ValueError for another ending than .png, .jpg and .jpeg, or a JPEG without Pillow;
+    OSError where the file cannot be written.
     """
     check_name(path)
-    if path.suffix.lower() == ".png":
-        write_png(path, picture)
-        return
+    write_file(path, _png(picture) if path.suffix.lower() == ".png" else _jpeg(picture))
+
+
+def _jpeg(picture: np.ndarray) -> bytes:
     from PIL import Image
 
-    aside = path.with_name(path.name + ".part")
-    try:
-        Image.fromarray(np.ascontiguousarray(picture)).save(aside, format="JPEG", quality=92)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    out = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(picture)).save(out, format="JPEG", quality=92)
+    return out.getvalue()
 
 
-def write_png(path: Path, picture: np.ndarray) -> None:
-    """Writes uint8 (rows, columns, 3) as a PNG, aside and renamed."""
-
+def _png(picture: np.ndarray) -> bytes:
     def part(kind: bytes, content: bytes) -> bytes:
         check = zlib.crc32(kind + content)
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
@@ -75,7 +75,4 @@ def write_png(path: Path, picture: np.ndarray) -> None:
     lines = np.concatenate([np.zeros((rows, 1), np.uint8), picture.reshape(rows, -1)], 1)
     header = struct.pack(">IIBBBBB", columns, rows, 8, 2, 0, 0, 0)
     content = b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header)
-    content += part(b"IDAT", zlib.compress(lines.tobytes(), 6)) + part(b"IEND", b"")
-    aside = path.with_name(path.name + ".part")
-    aside.write_bytes(content)
-    aside.replace(path)
+    return content + part(b"IDAT", zlib.compress(lines.tobytes(), 6)) + part(b"IEND", b"")

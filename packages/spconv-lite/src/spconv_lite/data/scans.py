@@ -6,6 +6,7 @@ Files are data from outside: sizes in headers are checked against the file befor
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +42,10 @@ def read_points(path: str | Path, columns: int | None = None) -> np.ndarray:
         try:
             points = readers[path.suffix](path)
         except Exception as error:  # of a damaged header int, zip, dtype and numpy raise many kinds
-            known = isinstance(error, OSError) and error.filename
-            if known or str(error).startswith(str(path)):
+            if str(error).startswith(str(path)):
                 raise
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise OSError(error.errno, error.strerror, str(path)) from error  # the system's
             told = str(error).splitlines() or [type(error).__name__]
             raise ValueError(f"{path}: damaged, or no {path.suffix}: {told[0]:.200}") from error
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
