@@ -264,6 +264,40 @@ def test_the_threshold_settles_under_pressure(large_planet, tmp_path):
     assert frames[-1].stats["missing_pages"] == 0
 
 
+def test_a_frame_and_its_shadows_share_a_threshold_that_settles(field_asset, tmp_path):
+    """Maps want more than the picture: together under pressure, one alone would let go of it."""
+    sun = {"lights": [nc.Sun((0.4, 0.8, 0.3))], "shadow_size": 512}
+    scene = nc.Scene(nc.open(store(field_asset, tmp_path / "a.ncl")))
+    camera = nc.Camera.around(field_asset, elevation=15, distance=0.6)
+    waits = nc.Renderer(96, 72, threshold=2, wait_resident=True, **sun)
+    picture = waits.render(scene, camera).stats["wanted_bytes"]
+    maps = waits._streamer.stats()["wanted_bytes"]
+    budget = int(0.9 * maps)
+    assert picture < 0.7 * budget
+    renderer = nc.Renderer(96, 72, threshold=2, budget=budget, **sun)
+    frames, states = [], set()
+    while len(frames) < 20 or len(states) > 1:
+        frames.append(renderer.render(scene, camera))
+        states = {(f.stats["installed_pages"], f.stats["threshold"]) for f in frames[-10:]}
+        assert len(frames) < 200, states
+        time.sleep(0.005)
+    assert frames[-1].stats["threshold"] > 2
+    assert frames[-1].stats["missing_pages"] == 0
+    assert np.array_equal(frames[-1].picture(), frames[-10].picture())
+
+
+@pytest.mark.parametrize("views", [{"samples": 3}, {"lights": [nc.Sun()], "shadow_size": 256}])
+def test_no_more_pages_come_for_more_views_of_a_frame(views, field_asset, tmp_path):
+    scene = nc.Scene(nc.open(store(field_asset, tmp_path / "a.ncl")))
+    camera = nc.Camera.around(field_asset, elevation=15, distance=0.6)
+    renderer, installed = nc.Renderer(96, 72, threshold=0.5, max_installs=2, **views), []
+    for _ in range(12):
+        installed.append(renderer.render(scene, camera).stats["installed_pages"])
+        time.sleep(0.01)
+    assert installed[-1] > 4
+    assert np.diff(installed).max() <= 2
+
+
 def test_a_frame_keeps_what_it_saw(torus_asset, tmp_path):
     path = store(torus_asset, tmp_path / "a.ncl")
     camera = nc.Camera.around(torus_asset)

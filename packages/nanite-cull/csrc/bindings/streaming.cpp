@@ -21,6 +21,11 @@ std::shared_ptr<Asset> open_asset(const std::string& path) {
   return streamed_asset(std::make_shared<const NclFile>(NclBytes::of_file(path), ReadOptions{}));
 }
 
+std::vector<std::shared_ptr<const Asset>> assets_of(const Scene& scene) {
+  const std::shared_lock held(scene.lock);
+  return scene.assets;
+}
+
 nb::dict stream_stats(const StreamStats& s) {
   nb::dict d;
   d["resident_pages"] = s.pages, d["resident_bytes"] = s.bytes;
@@ -59,16 +64,11 @@ void nanite_cull::bind_streaming(nb::module_& m) {
           },
           "budget"_a, "max_installs"_a, "threads"_a, "wait"_a)
       .def(
-          "begin_frame",
-          [](Streamer& s, const Scene& scene) {
-            std::vector<std::shared_ptr<const Asset>> assets;
-            {
-              const std::shared_lock held(scene.lock);
-              assets = scene.assets;
-            }
-            s.begin_frame(assets);
-          },
-          "scene"_a, nb::call_guard<nb::gil_scoped_release>())
+          "begin_frame", [](Streamer& s, const Scene& scene) { s.begin_frame(assets_of(scene)); }, "scene"_a,
+          nb::call_guard<nb::gil_scoped_release>())
+      .def(
+          "begin_view", [](Streamer& s, const Scene& scene) { s.begin_view(assets_of(scene)); }, "scene"_a,
+          nb::call_guard<nb::gil_scoped_release>())
       .def("load_wanted", &Streamer::load_wanted, nb::call_guard<nb::gil_scoped_release>())
       .def("stats", [](const Streamer& s) { return stream_stats(s.stats()); })
       .def_prop_ro("threshold_scale", [](const Streamer& s) { return s.stats().threshold_scale; })

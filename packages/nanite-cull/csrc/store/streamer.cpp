@@ -19,6 +19,10 @@ namespace {
 constexpr double high_pressure = 0.85, low_pressure = 0.70;  // of the budget
 constexpr float largest_scale = 1024, most_rise = 2, fall = 1.05f;
 
+bool any_streamed(const std::vector<std::shared_ptr<const Asset>>& assets) {
+  return std::any_of(assets.begin(), assets.end(), [](const auto& asset) { return asset->file != nullptr; });
+}
+
 }  // namespace
 
 struct Streamer::Entry {
@@ -139,15 +143,9 @@ const Residency* Streamer::Hold::find(const Asset& asset) const {
 }
 
 void Streamer::begin_frame(const std::vector<std::shared_ptr<const Asset>>& assets) {
-  if (std::none_of(assets.begin(), assets.end(), [](const auto& asset) { return asset->file != nullptr; }))
-    return;
+  if (!any_streamed(assets)) return;
   const std::unique_lock held(lock_);
-  for (const auto& asset : assets)
-    if (const auto known = entries_.find(asset.get()); known != entries_.end())
-      known->second->residency.own(asset);
-  forget_unused();
-  for (const auto& asset : assets)
-    if (asset->file) entry_of(asset);
+  enter(assets);
   if (!options_.wait) {
     std::vector<Wish> wishes = read_wishes();
     take_decoded();
@@ -156,6 +154,23 @@ void Streamer::begin_frame(const std::vector<std::shared_ptr<const Asset>>& asse
     plan(wishes);
   }
   next_frame();
+}
+
+void Streamer::begin_view(const std::vector<std::shared_ptr<const Asset>>& assets) {
+  if (options_.wait) return begin_frame(assets);
+  if (!any_streamed(assets)) return;
+  const std::unique_lock held(lock_);
+  enter(assets);
+  for (auto& [_, entry] : entries_) entry->residency.requests().frame = word_frame_;  // new ones' too
+}
+
+void Streamer::enter(const std::vector<std::shared_ptr<const Asset>>& assets) {
+  for (const auto& asset : assets)
+    if (const auto known = entries_.find(asset.get()); known != entries_.end())
+      known->second->residency.own(asset);
+  forget_unused();
+  for (const auto& asset : assets)
+    if (asset->file) entry_of(asset);
 }
 
 // What no scene and no frame has any more.

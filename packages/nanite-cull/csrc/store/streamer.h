@@ -44,6 +44,11 @@ class Streamer {
   // the pages that stay do not fit the budget.
   void begin_frame(const std::vector<std::shared_ptr<const Asset>>& assets);
 
+  // Begins one more view of the frame that has begun: what is there stays there, and what it wants counts
+  // with what the others want. Where nothing is decoded but by load_wanted(), a frame of its own. Throws as
+  // begin_frame does.
+  void begin_view(const std::vector<std::shared_ptr<const Asset>>& assets);
+
   // Reads what the last frame wanted, as far as the budget reaches, and waits for it; how many pages that
   // were. Throws as begin_frame does.
   uint64_t load_wanted();
@@ -73,6 +78,7 @@ class Streamer {
   struct Job;     // a page to decode
   class Workers;  // the threads that do
 
+  void enter(const std::vector<std::shared_ptr<const Asset>>& assets);
   Entry& entry_of(const std::shared_ptr<const Asset>& asset);
   void forget_unused();
   uint64_t pinned_bytes() const;

@@ -75,11 +75,22 @@ def _check_lights(lights: Sequence[Sun | Lamp], size: int) -> tuple[Sun | Lamp, 
     return lights
 
 
+def _check_seen(scene: Any, *cameras: Any) -> None:
+    if not isinstance(scene, Scene):
+        raise TypeError(f"Renderer: scene must be a Scene, got {type(scene).__name__}")
+    for camera in cameras:
+        if not isinstance(camera, Camera):
+            raise TypeError(f"Renderer: camera must be a Camera, got {type(camera).__name__}")
+
+
 def _check_device(options: dict[str, Any]) -> None:
     """Raises for a device that this build or machine lacks, and for what it does not do there."""
     device = options["device"]
     if device not in DEVICES:
-        raise ValueError(f"Renderer: device must be one of {DEVICES}, got {device!r}")
+        raise ValueError(
+            f"Renderer: device must be one of {DEVICES}, got {device!r}; of several CUDA devices "
+            "it is the current one (CUDA_VISIBLE_DEVICES chooses)"
+        )
     if device == "cpu":
         return
     if not _C.cuda_architectures:
@@ -154,10 +165,11 @@ class Renderer:
     assets of this Renderer together; nothing else sets it. A frame draws what is there, coarser
     where pages are missing and never with a hole, and what it would rather have shown is read for
     the next ones: by `decode_threads` threads, at most `max_installs` pages from frame to frame.
-    What was not wanted for longest goes first; where a view wants more than 85 % of the budget the
-    threshold rises, below 70 % it falls back (`Frame.stats["threshold"]`). With `wait_resident` a
-    frame waits for its pages and is the picture that the whole mesh in memory gives; a view that
-    does not fit the budget then is an overflow (see on_overflow).
+    What was not wanted for longest goes first; where a frame, its shadows and samples with it,
+    wants more than 85 % of the budget the threshold rises, below 70 % it falls back
+    (`Frame.stats["threshold"]`). With `wait_resident` a frame waits for its pages and is the
+    picture that the whole mesh in memory gives; a view that does not fit the budget then is an
+    overflow (see on_overflow).
 
     Raises ValueError for a value out of its range, TypeError for one of the wrong kind.
     """
@@ -190,6 +202,7 @@ class Renderer:
         max_installs: int = 128,
         device: str = "cpu",
     ) -> None:
+        device = str(device)  # of a torch.device too
         _check_numbers(locals())
         if traversal is None:
             traversal = "levels" if device == "cuda" else "instances"
@@ -308,15 +321,16 @@ class Renderer:
         camera: Camera,
         seconds: dict[str, float],
         cull: Callable[[_C.View], dict[str, Any]],
+        more: bool = False,
     ) -> tuple[_C.View, dict[str, Any]]:
-        """Begins a frame of the streamer and culls, with wait_resident until no page is missing.
-        Adds to `seconds` what each stage took."""
-        if not isinstance(scene, Scene):
-            raise TypeError(f"Renderer: scene must be a Scene, got {type(scene).__name__}")
+        """Begins a frame of the streamer (`more`: one more view of the one that has begun) and
+        culls, with wait_resident until no page is missing. Adds to `seconds` what each stage took.
+        """
+        begin = self._streamer.begin_view if more else self._streamer.begin_frame
         with self._waiting:  # one frame's pages may be another's victims
             while True:
                 start = perf_counter()
-                self._streamer.begin_frame(scene._core)
+                begin(scene._core)
                 begun = perf_counter()
                 threshold = self.threshold * self._streamer.threshold_scale
                 view = camera._core(self.width, self.height, threshold)
@@ -353,6 +367,7 @@ class Renderer:
 
         Nothing is left out for being hidden: that needs a picture.
         """
+        _check_seen(scene, camera)
         core, seconds = self._take_core(), Counter[str]()
 
         def cull(view: _C.View) -> dict[str, Any]:
@@ -373,6 +388,7 @@ class Renderer:
         cull_camera: freezes culling: what this camera sees, in the detail that it sees it in, is
         drawn as `camera` sees it (without occlusion), to look at a cut from elsewhere.
         """
+        _check_seen(scene, camera, cull_camera or camera)
         core, seconds = self._take_core(), Counter[str]()
         if (self.occlusion or self.velocity) and cull_camera is None:
             history = self.__dict__.pop("_history", None) or _C.History(self.occlusion)
@@ -401,11 +417,17 @@ class Renderer:
             sample, shifted = _C.Frame(), camera.shifted(x, y, self.width, self.height)
             if self._device is not None:
                 its_view, its_stats = self._draw_on_device(
-                    scene, shifted, sample, Counter[str](), False, cull_camera=cull_camera
+                    scene,
+                    shifted,
+                    sample,
+                    Counter[str](),
+                    False,
+                    cull_camera=cull_camera,
+                    more=True,
                 )
             else:
                 its_view, its_stats = self._draw(
-                    scene, shifted, cull_camera or shifted, sample, Counter[str]()
+                    scene, shifted, cull_camera or shifted, sample, Counter[str](), more=True
                 )
             frame._samples.append(
                 Frame(sample, scene.assets, shifted, its_view, self.threads, its_stats, **shared)
@@ -423,14 +445,15 @@ class Renderer:
         cull_camera: Camera,
         core: _C.Frame,
         seconds: Counter[str],
+        more: bool = False,
     ) -> tuple[_C.View, dict[str, Any]]:
-        """Culls and draws without a history."""
+        """Culls and draws without a history; `more`: see _cull_until_resident."""
         view = camera._core(self.width, self.height, self.threshold)
 
         def cull(culled: _C.View) -> dict[str, Any]:
             return core.cull(scene._core, culled, self._cull, True, self._streamer, view)
 
-        _, stats = self._cull_until_resident(scene, cull_camera, seconds, cull)
+        _, stats = self._cull_until_resident(scene, cull_camera, seconds, cull, more)
         start = perf_counter()
         stats |= core.raster(view, self._raster)
         seconds["raster"] = perf_counter() - start
@@ -462,9 +485,10 @@ class Renderer:
         occlusion: bool,
         history: _C.History | None = None,
         cull_camera: Camera | None = None,
+        more: bool = False,
     ) -> tuple[_C.View, dict[str, Any]]:
         """Culls and draws on a device; with occlusion by its last such frame. `history`: for
-        velocities."""
+        velocities. `more`: see _cull_until_resident."""
         device: Any = self._device
         drawn = camera._core(self.width, self.height, self.threshold)
 
@@ -476,7 +500,7 @@ class Renderer:
                     self._streamer, views[1],
                 )  # fmt: skip
 
-        view, stats = self._cull_until_resident(scene, cull_camera or camera, seconds, draw)
+        view, stats = self._cull_until_resident(scene, cull_camera or camera, seconds, draw, more)
         return view if cull_camera is None else drawn, stats
 
     def _draw_shadows(
@@ -522,7 +546,14 @@ class Renderer:
         return self._depths(scene, cameras).array()
 
     def _depths(self, scene: Scene, cameras: Sequence[Camera]) -> Any:
-        cameras, core, seconds = list(cameras), self._take_core(), Counter[str]()
+        if not isinstance(cameras, Iterable):
+            raise TypeError(
+                "Renderer.render_depths: cameras must be a sequence of Camera, got "
+                f"{type(cameras).__name__}; put one camera into a list"
+            )
+        cameras = list(cameras)
+        _check_seen(scene, *cameras)
+        core, seconds = self._take_core(), Counter[str]()
         if not 1 <= len(cameras) <= MAX_VIEWS:
             raise ValueError(
                 f"Renderer.render_depths: needs 1 to {MAX_VIEWS} cameras, got {len(cameras)}"
@@ -573,13 +604,13 @@ class Renderer:
             out[:] = [depths]
             return stats
 
-        histories = self._take_histories(which, len(cameras))
-        _, stats = self._cull_until_resident(scene, cameras[0], seconds, draw)
+        histories, more = self._take_histories(which, len(cameras)), which == "_shadow_histories"
+        _, stats = self._cull_until_resident(scene, cameras[0], seconds, draw, more)
         setattr(self, which, histories)
         return views, out[0], stats
 
     def __getstate__(self) -> dict[str, Any]:
-        return dict(self._options)
+        return {name: getattr(self, name, value) for name, value in self._options.items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         type(self).__init__(self, **state)
