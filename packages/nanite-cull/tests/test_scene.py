@@ -228,6 +228,28 @@ def test_a_transform_that_is_refused_changes_nothing(planet_asset):
     assert scene.transforms[1:, 0, 3].tolist() == [3, 6, 9]
 
 
+def test_an_asset_of_refused_instances_is_not_in_the_scene(planet_asset, torus_asset, field_asset):
+    scene, camera = nc.Scene(planet_asset), nc.Camera.around(planet_asset)
+    with pytest.raises(ValueError, match="finite and invertible, instance 1"):
+        scene.add(torus_asset, np.zeros((3, 4)))
+    assert scene.assets == [planet_asset]
+    assert nc.Renderer(64, 48).render(scene, camera).source_triangle.shape == (48, 64)
+    scene.add(field_asset, _shift(3, 0, 0))
+    assert scene.assets == [planet_asset, field_asset]
+    assert scene.asset_of.tolist() == [0, 1]
+    assert len(pickle.loads(pickle.dumps(scene)).assets) == 2
+
+
+def test_a_copy_of_a_renderer_is_as_the_renderer_is_now(planet_asset):
+    renderer = nc.Renderer(64, 48, threshold=1)
+    renderer.threshold, renderer.width = 40.0, 32
+    for other in (copy.copy(renderer), pickle.loads(pickle.dumps(renderer))):
+        assert (other.threshold, other.width, other.height) == (40.0, 32, 48)
+        frames = [r.render(nc.Scene(planet_asset), nc.Camera.around(planet_asset))
+                  for r in (renderer, other)]  # fmt: skip
+        assert np.array_equal(frames[0].visibility, frames[1].visibility)
+
+
 COLOURS = {
     "uint8": np.uint8([200, 30, 30]),
     "uint8 with alpha": np.uint8([200, 30, 30, 255]),

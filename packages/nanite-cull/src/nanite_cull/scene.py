@@ -91,10 +91,9 @@ class Scene:
             raise TypeError(f"Scene.add: asset must be an Asset, got {type(asset).__name__}")
         rows = _rows(np.eye(4) if transforms is None else transforms, "Scene.add")
         count = whole(threads, "Scene.add", "threads", 0)
-        number = self._core.add_asset(asset._core)
+        number, first = self._core.add_with_asset(asset._core, rows, count)
         if number == len(self._assets):
             self._assets.append(asset)
-        first = self._core.add(number, rows, count)
         return slice(first, first + len(rows))
 
     def update(self, first: int, transforms: Any, *, threads: int = 0) -> None:
