@@ -1,5 +1,6 @@
 """Arguments of the wrong kind: named, with what is asked for and what was given."""
 
+import copy
 import io
 import os
 
@@ -139,6 +140,79 @@ def test_threads_are_none_below_zero(planet_asset, tmp_path):
             use(-1)
         with pytest.raises(TypeError, match=f"{name}: threads must be a whole number, got '1'"):
             use("1")
+
+
+@pytest.mark.parametrize("bad", [None, 1, "x"])
+def test_what_is_no_camera_is_named(planet_asset, bad):
+    renderer, camera, scene = nc.Renderer(8, 8), nc.Camera.around(planet_asset), nc.Scene()
+    kind = type(bad).__name__
+    for use in (
+        lambda: renderer.render(scene, bad),
+        lambda: renderer.cull(scene, bad),
+        lambda: renderer.render_depths(scene, [camera, bad]),
+        lambda: renderer.render(scene, camera, cull_camera=bad or 1),
+    ):
+        with pytest.raises(TypeError, match=f"camera must be a Camera, got ({kind}|int)"):
+            use()
+    with pytest.raises(TypeError, match="scene must be a Scene, got Camera"):
+        renderer.render(camera, scene)
+    with pytest.raises(TypeError, match="cameras must be a sequence of Camera, got Camera; put"):
+        renderer.render_depths(scene, camera)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "text"),
+    [
+        ({"lens": (0, 50, 32, 24, 64, 48)}, ValueError, "fx, fy, width and height positive"),
+        ({"lens": (-50, 50, 32, 24, 64, 48)}, ValueError, "fx, fy, width and height positive"),
+        ({"lens": (50, 50, 32, 24, 0, 48)}, ValueError, "fx, fy, width and height positive"),
+        ({"lens": (50, 50, np.nan, 24, 64, 48)}, ValueError, "lens must be finite"),
+        ({"lens": (50, 50, 32)}, ValueError, r"lens must be finite, of shape \(6,\)"),
+        ({"fov_y": "60"}, TypeError, "fov_y must be a number, got '60'"),
+        ({"near": None}, TypeError, "near must be a number, got None"),
+        ({"fov_y": None, "height": "2"}, TypeError, "height must be a number, got '2'"),
+        ({"view": "no"}, TypeError, "view must be an array"),
+        ({"view": [["a"]]}, TypeError, "view must be numbers"),
+    ],
+)
+def test_a_camera_of_wrong_numbers_is_refused(planet_asset, changes, error, text):
+    camera = nc.Camera.around(planet_asset)
+    with pytest.raises(error, match=f"Camera.*{text}"):
+        nc.Renderer(8, 8).render(nc.Scene(planet_asset), camera.moved(**changes))
+
+
+@pytest.mark.parametrize("again", [lambda c: c, copy.deepcopy, lambda c: c.moved(near=0.02)])
+def test_a_camera_keeps_its_view(planet_asset, again):
+    view = nc.Camera.around(planet_asset).view.copy()
+    camera = again(nc.Camera(view, fov_y=40))
+    frame = nc.Renderer(64, 48).render(nc.Scene(planet_asset), camera)
+    expected = nc.Renderer(64, 48).render(nc.Scene(planet_asset), camera).position.copy()
+    view[:3, 3] += 5  # the loop goes on with its matrix; what was drawn is of the old one
+    assert np.array_equal(frame.position, expected, equal_nan=True)
+    with pytest.raises(ValueError, match="read-only"):
+        camera.view[0, 3] = 1
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: nc.Sun(cascades=2.5), "Sun: cascades must be a whole number, got 2.5"),
+        (lambda: nc.Sun(strength="1"), "Sun: strength must be a number, got '1'"),
+        (lambda: nc.Sun("up"), "Sun: direction must be three finite numbers"),
+        (lambda: nc.Lamp((0, 0, 0), near="1"), "Lamp: near must be a number, got '1'"),
+        (lambda: nc.Lamp((0, 0, 0), bias=[3]), "Lamp: bias must be a number"),
+    ],
+)
+def test_numbers_of_lights(make, text):
+    with pytest.raises(TypeError, match=text):
+        make()
+
+
+def test_a_device_is_named_by_torch_too():
+    torch = pytest.importorskip("torch")
+    assert nc.Renderer(8, 8, device=torch.device("cpu")).device == "cpu"
+    with pytest.raises(ValueError, match=r"device must be one of .*, got 'cuda:1'; of several"):
+        nc.Renderer(8, 8, device="cuda:1")
 
 
 def test_cameras_and_lights_are_compared_and_hashed():

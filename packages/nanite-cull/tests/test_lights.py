@@ -216,6 +216,35 @@ def test_shadows_of_a_streamed_scene(torus_asset, tmp_path):
     assert 0 < lit[0].mean() < 1
 
 
+@pytest.mark.parametrize("size", [1e-200, 1e200, 3.0])
+def test_a_direction_is_none_the_less_for_its_length(planet_asset, size):
+    scene, camera = nc.Scene(planet_asset), nc.Camera.around(planet_asset)
+    way = np.array([0.5, 1.0, 0.25])
+    frames = [
+        nc.Renderer(64, 48, lights=[nc.Sun(w)]).render(scene, camera) for w in (way, size * way)
+    ]
+    assert 0 < frames[0].lit.mean() < 1
+    assert np.allclose(frames[0].lit, frames[1].lit, atol=1e-3)
+    pictures = [frames[0].picture(light=w).astype(int) for w in (way, size * way)]
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+
+
+@pytest.mark.parametrize("light", [nc.Sun(), nc.Lamp((3, 3, 3))])
+def test_a_scene_may_lose_what_a_frame_drew_before_its_shadows(planet_asset, light):
+    """As another thread hides it, between the frame and its maps: then nothing casts a shadow."""
+
+    class Late(nc.Renderer):
+        def _draw_shadows(self, scene, *others):
+            scene.hide(slice(None))
+            return super()._draw_shadows(scene, *others)
+
+    camera = nc.Camera.around(planet_asset)
+    frame = Late(64, 48, lights=[light]).render(nc.Scene(planet_asset), camera)
+    assert frame.coverage.any()
+    assert set(np.unique(frame.lit)) == {0, 1}  # 0: behind, and around it
+    assert frame.picture().shape == (48, 64, 3)
+
+
 @pytest.mark.parametrize(
     ("make", "text"),
     [

@@ -9,6 +9,7 @@ import re
 import resource
 import select
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -197,6 +198,25 @@ def test_a_wrong_request_is_refused_with_the_reason(viewer, wish, status):
     assert found == status
     assert status == 200 or 3 < len(data) < 400
     assert ask(viewer, "frame", WISH)[0] == 200  # and it goes on
+
+
+@pytest.mark.parametrize("length", ["\xb2", "9" * 5000, "-1", "1e3", "0x10"])
+def test_a_length_that_is_none_is_refused(viewer, capfd, length):
+    with socket.create_connection(("127.0.0.1", viewer.server_port), timeout=20) as line:
+        head = (
+            f"POST /{viewer.token}/frame HTTP/1.1\r\nHost: 127.0.0.1:{viewer.server_port}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        )
+        line.sendall(head.encode("latin-1"))
+        answer = line.makefile("rb").read()
+    assert re.match(rb"HTTP/1.1 4(04|13) ", answer)
+    assert capfd.readouterr().err == ""
+    assert ask(viewer, "frame", WISH)[0] == 200
+
+
+def test_a_scene_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="view: the scene has no instances"):
+        Viewer(nc.Scene(), "nothing")
 
 
 def test_the_page_is_one_file_that_asks_nobody_else(viewer):

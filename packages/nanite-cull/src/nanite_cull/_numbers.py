@@ -37,6 +37,13 @@ def flag(value: Any, function: str, name: str) -> bool:
     raise TypeError(f"{function}: {name} must be True or False, got {value!r}")
 
 
+def unit(vector: np.ndarray) -> np.ndarray:
+    """A vector at length one, however tiny or huge it is: scaled by a power of two first, which
+    changes no bit of what comes out."""
+    scaled = np.ldexp(vector, -np.frexp(np.abs(vector).max())[1])
+    return scaled / np.linalg.norm(scaled)
+
+
 def point(value: Any, function: str, name: str) -> tuple[float, float, float]:
     """`value` as three finite floats. Raises TypeError, ValueError by name."""
     asked = f"{function}: {name} must be 3 finite numbers (x, y, z)"

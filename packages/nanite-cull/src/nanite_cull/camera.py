@@ -1,11 +1,13 @@
 """Where a picture is taken from."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
 from nanite_cull import _C  # type: ignore[attr-defined]
+from nanite_cull._arrays import as_numpy
+from nanite_cull._numbers import real
 
 
 def _numbers(function: str, name: str, value: Any, *shapes: tuple[int, ...]) -> np.ndarray:
@@ -39,7 +41,8 @@ class Camera:
     angle in degrees, or None for orthographic. height: of the orthographic image in the camera's
     units. near, far: the camera's units (world units times the scale of `view`); a perspective
     camera has no far plane. lens: fx, fy, cx, cy, width, height in pixels where the camera comes
-    from intrinsics (`from_intrinsics`); fov_y then does not count. A camera equals itself alone.
+    from intrinsics (`from_intrinsics`); fov_y then does not count. A camera equals itself alone. It
+    keeps a copy of `view`, which cannot be written to: `moved` makes another camera.
     """
 
     view: np.ndarray
@@ -48,6 +51,17 @@ class Camera:
     near: float = 0.01
     far: float = 1000.0
     lens: tuple[float, float, float, float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            view = np.array(as_numpy(self.view, "Camera", "view"), float)
+        except ValueError:
+            raise TypeError(f"Camera: view must be numbers, got {self.view!r}") from None
+        view.setflags(write=False)  # frames ask their camera long after they were drawn
+        object.__setattr__(self, "view", view)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
     @classmethod
     def look_at(
@@ -223,8 +237,18 @@ class Camera:
         return inside / np.float32(self.scale)
 
     def _check(self) -> np.ndarray:
-        """The view in double precision. Raises ValueError for what is no camera."""
+        """The view in double precision. Raises ValueError, TypeError for what is no camera."""
         view = np.ascontiguousarray(self.view, dtype=np.float64)
+        for name in ("near", "far", "height", "fov_y"):
+            if name != "fov_y" or self.fov_y is not None:
+                real(getattr(self, name), "Camera", name)
+        if self.lens is not None:
+            fx, fy, *_, width, height = _numbers("lens", "lens", self.lens, (6,)).tolist()
+            if not min(fx, fy, width, height) > 0:
+                raise ValueError(
+                    "Camera: lens must be fx, fy, cx, cy, width, height with fx, fy, width and "
+                    f"height positive, got {self.lens}"
+                )
         if view.shape != (4, 4) or not np.isfinite(view).all():
             raise ValueError("Camera: the view matrix must be finite, of shape (4, 4)")
         _require_affine("Camera: view", view)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nanite_cull import _C  # type: ignore[attr-defined]
+from nanite_cull._numbers import real, unit, whole
 from nanite_cull.camera import Camera
 
 MARGIN = 4  # texels around what a map must hold: the filter's, and a point's lift off its surface
@@ -15,16 +16,20 @@ UNIFORM = 0.25  # share of equal slices in the cascades' split; the rest is loga
 
 
 def _vector(value: Any, what: str) -> tuple[float, ...]:
-    array = np.asarray(value, float)
+    asked = f"{what} must be three finite numbers (x, y, z), got {value!r}"
+    try:
+        array = np.asarray(value, float)
+    except (TypeError, ValueError):
+        raise TypeError(asked) from None
     if array.shape != (3,) or not np.isfinite(array).all():
-        raise ValueError(f"{what} must be three finite numbers (x, y, z), got {value!r}")
+        raise ValueError(asked)
     return tuple(array.tolist())
 
 
 def _check(light: "Sun | Lamp") -> None:
     name = type(light).__name__
     for field in ("strength", "bias"):
-        if not 0 <= getattr(light, field) < np.inf:
+        if not 0 <= real(getattr(light, field), name, field) < np.inf:
             raise ValueError(
                 f"{name}: {field} must be zero or positive, got {getattr(light, field)}"
             )
@@ -39,7 +44,7 @@ class Sun:
     bias: how far a point is lifted off its surface before its shadow is looked up, in texels of
     the map (or pixels of the image, where those are larger): 3 is what the filter reaches, so that
     no plane shades itself; less brings shadows closer to what casts them. Raises ValueError for
-    other values.
+    other values, TypeError for other kinds.
     """
 
     direction: Any = (0.45, 0.75, 0.5)
@@ -53,7 +58,7 @@ class Sun:
         object.__setattr__(self, "direction", direction)  # of arrays too: suns can be compared
         if not any(direction):
             raise ValueError(f"Sun: direction must not be zero, got {self.direction!r}")
-        if not 1 <= self.cascades <= 8:
+        if not 1 <= whole(self.cascades, "Sun", "cascades") <= 8:
             raise ValueError(f"Sun: cascades must be 1 to 8, got {self.cascades}")
 
     @property
@@ -63,8 +68,7 @@ class Sun:
     @property
     def _towards(self) -> np.ndarray:
         """`direction` at length one."""
-        towards = np.asarray(self.direction, float)
-        return towards / np.linalg.norm(towards)
+        return unit(np.asarray(self.direction, float))
 
     def _core(self, first: int, maps: int) -> _C.Light:
         return _C.Light(True, self._towards.tolist(), self.strength, self.bias, first, maps)
@@ -101,7 +105,8 @@ class Lamp:
     shadow; None: a thousandth of the way to the scene's farthest corner. fade: the distance at
     which the light has its strength, from where it falls by the inverse square; None: it does not
     fade. range: the distance from which on a lamp that fades gives no light, reached smoothly
-    (KHR_lights_punctual); None: none. Raises ValueError for other values.
+    (KHR_lights_punctual); None: none. Raises ValueError for other values, TypeError for other
+    kinds.
     """
 
     position: Any
@@ -116,7 +121,7 @@ class Lamp:
         object.__setattr__(self, "position", _vector(self.position, "Lamp: position"))
         for field in ("near", "fade", "range"):
             value = getattr(self, field)
-            if value is not None and not 0 < value < np.inf:
+            if value is not None and not 0 < real(value, "Lamp", field) < np.inf:
                 raise ValueError(f"Lamp: {field} must be positive, got {value}")
         if self.range is not None and self.fade is None:
             raise ValueError("Lamp: range needs fade, the distance at which it has its strength")
@@ -197,8 +202,12 @@ def shadow_cameras(
     """The cameras of all shadow maps, and the lights that know which are theirs.
 
     seen: the nearest and the farthest distance that `camera` drew in an image of (width, height)
-    `image`. box: (2, 3), around the scene. size: pixels of a map, in width and height.
+    `image`. box: (2, 3), around the scene; it is not finite where the scene has lost all that the
+    frame drew: then nothing casts a shadow. size: pixels of a map, in width and height.
     """
+    if not np.isfinite(box).all():
+        corners = _frustum_corners(camera, *seen, *image)
+        box = np.stack([corners.min(0), corners.max(0)])
     cameras: list[Camera] = []
     of: list[_C.Light] = []
     for light in lights:

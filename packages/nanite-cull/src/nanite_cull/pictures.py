@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from nanite_cull._files import write_file
+from nanite_cull._numbers import unit
 
 KINDS = ("shaded", "cluster", "level", "triangle", "instance", "normal", "depth", "overdraw")
 BACKGROUND_TOP, BACKGROUND_BOTTOM = (0.16, 0.19, 0.24), (0.42, 0.47, 0.54)
@@ -59,10 +60,14 @@ def background(height: int) -> np.ndarray:
 
 def direction(light: Any) -> np.ndarray:
     """(3,) unit: the way to a light. Raises ValueError for what has no direction."""
-    towards = np.asarray(light, float)
-    if towards.shape != (3,) or not 0 < np.linalg.norm(towards) < np.inf:
-        raise ValueError(f"picture: light must be a direction (x, y, z), got {light}")
-    return towards / np.linalg.norm(towards)
+    asked = f"picture: light must be a direction (x, y, z), got {light}"
+    try:
+        towards = np.asarray(light, float)
+    except (TypeError, ValueError):
+        raise ValueError(asked) from None
+    if towards.shape != (3,) or not 0 < np.abs(towards).max() < np.inf:
+        raise ValueError(asked)
+    return unit(towards)
 
 
 def picture(frame: Frame, kind: str, light: Any = None) -> np.ndarray:

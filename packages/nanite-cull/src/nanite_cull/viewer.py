@@ -38,6 +38,8 @@ POLICY = (
 
 def _sphere(scene: Scene) -> tuple[np.ndarray, float]:
     """Centre and radius of a sphere around the scene's instances."""
+    if not len(scene):
+        raise ValueError("view: the scene has no instances; add one")
     lows, highs = [], []
     for transform, number in zip(scene.transforms, scene.asset_of.tolist(), strict=True):
         lo, hi = scene.assets[number].box
@@ -153,9 +155,9 @@ class _Handler(BaseHTTPRequestHandler):
         if name is None:
             return
         length = self.headers.get("Content-Length", "")
-        if name != "frame" or not length.isdigit():
+        if name != "frame" or not (length.isascii() and length.isdigit()):
             self._refuse(HTTPStatus.NOT_FOUND, "there is nothing to post here")
-        elif int(length) > LONGEST_BODY:
+        elif len(length) > len(str(LONGEST_BODY)) or int(length) > LONGEST_BODY:
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is too long")
         elif self.headers.get_content_type() != "application/json":
             self._refuse(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send application/json")
