@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -166,3 +169,14 @@ def test_the_kernel_is_registered_and_starts(tmp_path, capsys):
     (folder / "kernel.json").write_text(json.dumps(spec))
     with pytest.raises(RuntimeError):
         environment.check_kernel(folder, seconds=10)
+
+
+def test_a_result_that_nobody_takes_ends_in_one_sentence():
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "convlstm", "env"],
+            env=environment, stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert done.stderr == "convlstm: [Errno 28] No space left on device\n"
+    assert done.returncode == 1

@@ -59,14 +59,23 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader of stdout left: `convlstm predict run | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave_stdout()
         return 0
     except (ValueError, OSError, RuntimeError) as error:
         print(f"convlstm: {error}", file=sys.stderr)
+        _leave_stdout()
         return 1
     except KeyboardInterrupt:
         print("convlstm: interrupted; the last checkpoint is kept", file=sys.stderr)
         return 130
+
+
+def _leave_stdout() -> None:
+    """What could not be printed is dropped: Python tries again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The one way in which this package writes a file."""
+"""The one way in which this package writes a file, and what the system says of one that is read."""
 
 from __future__ import annotations
 
@@ -44,3 +44,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def system_error(error: BaseException, path: str | os.PathLike[str]) -> OSError | None:
+    """Where a file could not be read for lack of a permission, of memory, of descriptors, or by a
+    bad disk: that error, naming the file. None for all that tells of what is in the file."""
+    own = type(error).__module__ == "builtins"  # PyAV's have numbers of FFmpeg
+    if not (own and isinstance(error, OSError)) or error.errno in (None, errno.EINVAL):
+        return None
+    return OSError(error.errno, error.strerror, os.fspath(path)) if error.errno > 0 else None

@@ -52,9 +52,10 @@ def add_kernel(commands) -> None:
         "kernel", help="register this environment as a Jupyter kernel",
         description="Registers this interpreter as a Jupyter kernel and checks that it starts.",
     )  # fmt: skip
-    p.add_argument("action", choices=["install"])
-    p.add_argument("--name", default="convlstm")
-    p.add_argument("--display-name", default=f"convlstm {__version__}")
+    p.add_argument("action", choices=["install"], help="what is done")
+    p.add_argument("--name", default="convlstm", help="the kernel's folder (default: convlstm)")
+    shown = f"convlstm {__version__}"
+    p.add_argument("--display-name", default=shown, help=f"as Jupyter shows it (default: {shown})")
     p.add_argument("--prefix", help="install below this folder (default: the user's)")
     p.set_defaults(run=_kernel)
 

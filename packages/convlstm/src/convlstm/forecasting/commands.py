@@ -194,6 +194,10 @@ def _said(a: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
 
 
 def run_train(a: argparse.Namespace) -> int:
+    out = Path(a.out)
+    held = next((p for p in (out, *out.parents) if p.exists()), out)
+    if held.exists() and not held.is_dir():
+        raise NotADirectoryError(f"train: --out must be a folder, got {a.out}: {held} is a file")
     said, said_training = _said(a, RUN), _said(a, TRAINING)
     kept = None
     if a.resume and (Path(a.out) / training.CHECKPOINT).exists():

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .._files import system_error
 from .gridded import GRIDDED_ENDINGS, gridded_array
 from .scales import Scale, scale_of_unit
 
@@ -215,6 +216,8 @@ def _found(path: Path, channels: int, limit: int | None) -> list[Values]:
         named = isinstance(error, (OSError, ValueError)) and str(path) in str(error)
         if named:
             raise
+        if system := system_error(error, path):
+            raise system from error
         told = str(error).removeprefix("load_frames: ") or type(error).__name__
         raise ValueError(f"load_frames: {path} is damaged, or no recording: {told}") from error
 
@@ -225,6 +228,8 @@ def _values(path: Path, channels: int, limit: int | None) -> list[Values]:
     suffix = Path(file).suffix.lower()
     if not Path(file).exists():
         raise FileNotFoundError(f"load_frames: there is no {file}")
+    if Path(file).is_file():
+        open(file, "rb").close()  # what the system refuses is told here, whoever reads the file
     if suffix in GRIDDED_ENDINGS:
         return _gridded(Path(file), variable, channels, limit)
     if path.is_dir():
@@ -307,6 +312,8 @@ def _array_recordings(path: Path, channels: int, limit: int | None) -> list[Valu
                 raise ValueError(f"it must hold one array, it has {', '.join(names)}")
             loaded = loaded[names[0]]
     except Exception as error:  # of a damaged header numpy raises many kinds
+        if system := system_error(error, path):
+            raise system from error
         raise ValueError(f"load_frames: {path} is no array of numbers: {error}") from error
     if loaded.dtype.kind not in "buif" or loaded.size == 0:
         raise ValueError(f"load_frames: {path} must hold numbers, got {loaded.dtype}")
@@ -372,6 +379,8 @@ def _decoding(path: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, ValueError) and str(path) in str(error):
             raise
+        if system := system_error(error, path):
+            raise system from error
         raise ValueError(f"load_frames: {path} is no picture, or damaged: {error}") from error
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from .._files import replacing
+from .._files import replacing, system_error
 from .h5 import MAX_RATIO, MAX_TEXT_BYTES, Reader, Tree, h5py
 
 # The Keras whose files these functions write like.
@@ -134,8 +134,8 @@ def _class_of(name: str) -> str:
 def read_keras(path: str | os.PathLike[str]) -> KerasFile:
     """Reads a `.keras`, `.weights.h5` or legacy `.h5` file.
 
-    Raises FileNotFoundError, or ValueError for a file that is none of these, is damaged, points
-    outside itself, or asks for far more memory than it has bytes.
+    Raises OSError for a file that cannot be opened or read, and ValueError for one that is none of
+    these, is damaged, points outside itself, or asks for far more memory than it has bytes.
     """
     path = Path(path)
     if path.is_dir():
@@ -152,7 +152,10 @@ def read_keras(path: str | os.PathLike[str]) -> KerasFile:
         RuntimeError, NotImplementedError, RecursionError, AttributeError, OverflowError,
         MemoryError, UnicodeError, EOFError,
     ) as error:  # fmt: skip
-        raise ValueError(f"read_keras: {path} is no Keras file, or damaged: {error}") from error
+        if system := system_error(error, path):
+            raise system from error
+        told = "or not enough memory" if isinstance(error, MemoryError) else error
+        raise ValueError(f"read_keras: {path} is no Keras file, or damaged: {told}") from error
 
 
 def _folder(path: Path) -> str:
