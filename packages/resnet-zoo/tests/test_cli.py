@@ -284,3 +284,14 @@ def test_the_commands_ask_for_huge_pages_unless_the_user_has_said(given, kept):
     code = "import os, resnet_zoo.__main__; print(os.environ['THP_MEM_ALLOC_ENABLE'])"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
     assert done.stdout.decode().strip() == kept, done.stderr
+
+
+def test_a_result_that_nobody_takes_ends_in_one_sentence():
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "resnet_zoo", "list", "resnet18"],
+            env=environment, stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert done.stderr == "resnet-zoo list: [Errno 28] No space left on device\n"
+    assert done.returncode == 2

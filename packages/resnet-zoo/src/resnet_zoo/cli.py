@@ -59,14 +59,23 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader of stdout left: `resnet-zoo list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave_stdout()
         return 0
     except (WeightsError, ValueError, TypeError, RuntimeError, OSError) as error:
         print(f"resnet-zoo {options.command}: {error}", file=sys.stderr)
+        _leave_stdout()
         return 2
     except KeyboardInterrupt:
         print("resnet-zoo: interrupted", file=sys.stderr)
         return 130
+
+
+def _leave_stdout() -> None:
+    """What could not be printed is dropped: Python tries again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
@@ -112,12 +121,13 @@ def _parser() -> argparse.ArgumentParser:
     _predict_arguments(command("predict", _predict, "classify image files or folders"))
     listing = command("list", _list, "models and their published weights")
     listing.add_argument("pattern", nargs="?", default="*", help='shell pattern, e.g. "resnext*"')
-    listing.add_argument("--json", action="store_true")
+    listing.add_argument("--json", action="store_true", help="for machines")
     info = command("info", _info, "what is known about one set of weights")
     info.add_argument("weights", help="e.g. ResNet50_Weights.IMAGENET1K_V2, or a model's name")
     summary = command("summary", _summary, "a table of shapes, parameters and MACs")
     _model_arguments(summary)
-    summary.add_argument("--depth", choices=("stage", "block", "layer"), default="block")
+    depths = ("stage", "block", "layer")
+    summary.add_argument("--depth", choices=depths, default="block", help="what a row stands for")
     draw = command("draw", _draw, "draw the structure, as SVG (-o FILE.svg) or text")
     _model_arguments(draw)
     draw.add_argument("-o", "--out", type=Path, help="SVG file; text on stdout without it")
@@ -125,17 +135,18 @@ def _parser() -> argparse.ArgumentParser:
     _model_arguments(export)
     export.add_argument("--weights", help="as for predict; DEFAULT is the default")
     out = export.add_mutually_exclusive_group(required=True)
-    out.add_argument("-o", "--out", type=Path, metavar="FILE.onnx")
+    out.add_argument("-o", "--out", type=Path, metavar="FILE.onnx", help="the file to write")
     out.add_argument("--onnx", dest="out", action=Renamed, type=Path, help=argparse.SUPPRESS)
     export.add_argument("--fixed-batch", action="store_true", help="N = 1 instead of any N")
     export.add_argument("--offline", action="store_true", default=None, help="no downloads")
     bench = command("bench", _bench, "time the ways to run a model on this machine")
     _model_arguments(bench)
-    bench.add_argument("--batch", type=_positive, default=1, metavar="N")
-    bench.add_argument("--level", choices=("fold", "fast", "max"), default="fast")
-    bench.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    bench.add_argument("--batch", type=_positive, default=1, metavar="N", help="pictures at once")
+    levels, dtypes = ("fold", "fast", "max"), ("float32", "bfloat16", "float16")
+    bench.add_argument("--level", choices=levels, default="fast", help="of optimize()")
+    bench.add_argument("--dtype", choices=dtypes, default="float32", help="of optimize()")
     bench.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
-    bench.add_argument("--engine", choices=_ENGINES, default="torch")
+    bench.add_argument("--engine", choices=_ENGINES, default="torch", help="of optimize()")
     bench.add_argument("--threads", type=_positive, help="torch's threads on the CPU")
     _weights_arguments(command("weights", _weights, "download, verify or locate weight files"))
     _train_arguments(command("train", _train, "train on an image folder or an array file"))
@@ -157,7 +168,8 @@ def _count(text: str) -> int:
 def _model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a model's name, or a file that training wrote")
     parser.add_argument("--size", type=_positive, default=224, help="height and width of the input")
-    parser.add_argument("--stem", choices=("imagenet", "small"), default=None)
+    stems = ("imagenet", "small")
+    parser.add_argument("--stem", choices=stems, help="small: for pictures of about 32 pixels")
 
 
 def _built(options: Any, device: str) -> ResNet:
@@ -183,11 +195,11 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", help="entry, file, address or Hugging Face repo; DEFAULT is the default"
     )
-    parser.add_argument("--top-k", type=_positive, default=5, metavar="K")
+    parser.add_argument("--top-k", type=_positive, default=5, metavar="K", help="guesses of each")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("-o", "--out", type=Path, help="write JSON lines into this file")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
-    parser.add_argument("--batch", type=_positive, default=8, metavar="N")
+    parser.add_argument("--batch", type=_positive, default=8, metavar="N", help="images at once")
     parser.add_argument("--offline", action="store_true", default=None, help="no downloads")
     parser.add_argument("--optimize", choices=("fold", "fast", "max"), help="run a faster model")
     parser.add_argument("--engine", choices=_ENGINES, default="torch", help="with --optimize")
@@ -445,7 +457,8 @@ def _bench(options: Any) -> int:
 
 
 def _weights_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("download", "verify", "path"))
+    actions = ("download", "verify", "path")
+    parser.add_argument("action", choices=actions, help="path: where a file would lie")
     parser.add_argument(
         "weights",
         nargs="*",
@@ -500,7 +513,8 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, help="folder DIR/CLASS/*.jpg, or .npz or .safetensors")
     parser.add_argument("--valid", type=Path, required=True, help="the same for validation")
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for the run")
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="finetune")
+    presets = tuple(PRESETS)
+    parser.add_argument("--preset", choices=presets, default="finetune", help="the recipe's values")
     parser.add_argument(
         "--set",
         action="append",

@@ -58,3 +58,11 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def _flush(path: Path) -> None:
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
+
+
+def system_error(error: BaseException, path: str | os.PathLike[str]) -> OSError | None:
+    """Where a file could not be read for lack of a permission, of memory, of descriptors, or by a
+    bad disk: that error, naming the file. None for all that tells of what is in the file."""
+    if not isinstance(error, OSError) or error.errno in (None, errno.EINVAL):
+        return None
+    return OSError(error.errno, error.strerror, os.fspath(path))

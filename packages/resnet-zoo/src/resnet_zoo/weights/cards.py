@@ -23,10 +23,11 @@ _SQUASH_FROM = 384  # transformers' ConvNextImageProcessor does not crop from th
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises WeightsError for anything else."""
+    """The object in a JSON file. Raises WeightsError for anything else, OSError where the system
+    does not let it be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, OSError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"weights: {path} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise WeightsError(f"weights: {path} holds {type(content).__name__}, not an object")

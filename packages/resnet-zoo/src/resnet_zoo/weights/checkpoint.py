@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from ..files import replacing
+from ..files import replacing, system_error
 from .cache import WeightsError
 from .keys import LoadReport, StateDict, load_into, unwrap
 from .legacy_tar import is_legacy_tar, read_legacy_tar
@@ -62,7 +62,7 @@ _OTHERS = (
 def read_state_dict(path: str | Path) -> StateDict:
     """Tensors of a weight file on the CPU, under the names of torchvision and timm.
 
-    Raises WeightsError with what is wrong.
+    Raises WeightsError with what is wrong, OSError where the system does not let it be read.
     """
     path = Path(path)
     if not path.is_file():
@@ -73,14 +73,17 @@ def read_state_dict(path: str | Path) -> StateDict:
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """What `save_weights` stored beside the tensors (model, classes, transforms); {} if nothing."""
+    """What `save_weights` stored beside the tensors (model, classes, transforms); {} if nothing.
+
+    Raises OSError for a file that is not there or cannot be opened.
+    """
+    if not _is_safetensors(Path(path)):
+        return {}
     try:
-        if not _is_safetensors(Path(path)):
-            return {}
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_METADATA_KEY, "{}")
         metadata = json.loads(text)
-    except (SafetensorError, OSError, ValueError, RecursionError):
+    except (SafetensorError, ValueError, RecursionError):
         return {}
     return metadata if isinstance(metadata, dict) else {}
 
@@ -127,6 +130,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except Exception as error:  # of a damaged header the library raises several kinds
+        if system := system_error(error, path):
+            raise system from error
         what, _ = _looks_like(path)
         raise WeightsError(
             f"read_state_dict: {path} is not a sound safetensors file ({what}): "
@@ -142,6 +147,8 @@ def _read_pickle(path: Path) -> Any:
         with open(path, "rb") as file, allowed:  # of a path torch would judge the name
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickled bytes may call what is allowed in any wrong way
+        if system := system_error(error, path):
+            raise system from error
         if re.search("unsupported (global|class)|can only |TorchScript", str(error), re.IGNORECASE):
             told = f"was refused: {_carries_code(path)}"
         else:
