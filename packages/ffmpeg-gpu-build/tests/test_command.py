@@ -226,3 +226,14 @@ def test_the_old_module_names_give_the_modules_in_the_wings():
     assert verify is ffmpeg_gpu_build.verify
     with pytest.raises(ImportError):
         importlib.import_module("ffmpeg_gpu_build.never_was")
+
+
+def test_a_result_that_nobody_takes_ends_in_one_sentence():
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "ffmpeg_gpu_build"],
+            env=environment, stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert done.stderr == "ffmpeg-gpu-build: [Errno 28] No space left on device\n"
+    assert done.returncode == 1

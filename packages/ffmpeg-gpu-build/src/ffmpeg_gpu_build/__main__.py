@@ -81,11 +81,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ffmpeg-gpu-build: {error}", file=sys.stderr)
         return EXIT_USAGE
     except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave_stdout()
         return EXIT_FAILED
     except (FfmpegError, OSError) as error:
         print(f"ffmpeg-gpu-build: {error}", file=sys.stderr)
+        _leave_stdout()
         return EXIT_FAILED
+
+
+def _leave_stdout() -> None:
+    """What could not be printed is dropped: Python tries again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

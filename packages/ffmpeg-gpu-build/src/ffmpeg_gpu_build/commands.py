@@ -173,7 +173,7 @@ def _doctor_log(name: str) -> int:
 
 def _probe_arguments(p: argparse.ArgumentParser) -> None:
     _ffmpeg_argument(p)
-    p.add_argument("file", nargs="+")
+    p.add_argument("file", nargs="+", help="media files")
     _urls_argument(p)
 
 
