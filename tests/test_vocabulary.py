@@ -113,6 +113,16 @@ def test_commands_use_the_words(package):
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
+def test_the_help_says_what_each_command_does_and_each_option_means(package):
+    found = commands(package)
+    assert not [command for command, parser in found.items() if not parser.description]
+    shown = [(c, a) for c, parser in found.items() for a in parser._actions]
+    shown = [(c, a) for c, a in shown if not isinstance(a, argparse._SubParsersAction)]
+    assert len(shown) > len(found)
+    assert not [f"{c} {a.option_strings or a.dest}" for c, a in shown if not a.help]
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
 def test_a_command_tells_its_version(package, capsys):
     main = importlib.import_module(f"{package.import_name}.__main__").main
     with contextlib.suppress(SystemExit):

@@ -92,10 +92,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"spconv-lite {__version__}")
     parser.add_argument("--json", action="store_true", help="for machines")
     commands = parser.add_subparsers(dest="command")
-    info = commands.add_parser("info", help="version, build, threads and CUDA (the default)")
+    text = "version, build, threads and CUDA (the default)"
+    info = commands.add_parser("info", help=text, description=text)
+    text = "a scan (.npy, KITTI .bin, .ply, .pcd) as voxels, drawn from above"
     make = commands.add_parser(
         "voxelize",
-        help="a scan (.npy, KITTI .bin, .ply, .pcd) as voxels, drawn from above",
+        help=text,
+        description=text,
         epilog="example: spconv-lite voxelize 000000.bin -o scan.png --voxel 0.1 0.1 0.2",
     )
     make.add_argument("scan", type=Path, help=".npy, .bin (KITTI, nuScenes), .ply or .pcd")
@@ -114,7 +117,8 @@ def _parser() -> argparse.ArgumentParser:
         "--range", type=float, nargs=6, default=[-50.0, -50.0, -4.0, 50.0, 50.0, 4.0],
         metavar=("X0", "Y0", "Z0", "X1", "Y1", "Z1"), help="default -50 -50 -4 50 50 4",
     )  # fmt: skip
-    time = commands.add_parser("bench", help="rulebooks and convolutions on voxels of a street")
+    text = "rulebooks and convolutions on voxels of a street"
+    time = commands.add_parser("bench", help=text, description=text)
     for name, default, meaning in (
         ("sites", 120_000, "voxels"),
         ("channels", 32, "input and output channels"),
