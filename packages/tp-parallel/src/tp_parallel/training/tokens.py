@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from ..grid.rng import derive_seed
+from .files import replacing
 
 _MAGIC = b"MMIDIDX\x00\x00"  # Megatron-LM, megatron/core/datasets/indexed_dataset.py
 _HEADER = struct.Struct("<9sQBQQ")  # magic, version, dtype, sequences, document boundaries
@@ -109,26 +110,25 @@ def write_tokens(prefix: str | os.PathLike[str], documents: Iterable[Sequence[in
     names = [os.fspath(prefix) + end for end in (".bin", ".idx")]
     lengths: list[int] = []
     limits = np.iinfo(dtype)
-    with open(names[0] + ".part", "wb") as stream:
-        for document in documents:
-            if isinstance(document, bytes):
-                document = np.frombuffer(document, np.uint8)
-            values = np.asarray(document, np.int64)
-            if values.size and (values.min() < limits.min or values.max() > limits.max):
-                raise ValueError(
-                    f"write_tokens: tokens must fit into {np.dtype(dtype)}, got {values.min()} to "
-                    f"{values.max()}; pass a wider dtype"
-                )
-            stream.write(values.astype(dtype).tobytes())
-            lengths.append(len(values))
-    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
-    with open(names[1] + ".part", "wb") as stream:
-        stream.write(_HEADER.pack(_MAGIC, 1, code, len(lengths), len(lengths) + 1))
-        stream.write(np.asarray(lengths, "<i4").tobytes())
-        stream.write((starts[:-1] * np.dtype(dtype).itemsize).astype("<i8").tobytes())
-        stream.write(np.arange(len(lengths) + 1, dtype="<i8").tobytes())
-    for name in names:
-        os.replace(name + ".part", name)
+    with replacing(names[0]) as binary, replacing(names[1]) as index:
+        with open(binary, "wb") as stream:
+            for document in documents:
+                if isinstance(document, bytes):
+                    document = np.frombuffer(document, np.uint8)
+                values = np.asarray(document, np.int64)
+                if values.size and (values.min() < limits.min or values.max() > limits.max):
+                    raise ValueError(
+                        f"write_tokens: tokens must fit into {np.dtype(dtype)}, got {values.min()} "
+                        f"to {values.max()}; pass a wider dtype"
+                    )
+                stream.write(values.astype(dtype).tobytes())
+                lengths.append(len(values))
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+        with open(index, "wb") as stream:
+            stream.write(_HEADER.pack(_MAGIC, 1, code, len(lengths), len(lengths) + 1))
+            stream.write(np.asarray(lengths, "<i4").tobytes())
+            stream.write((starts[:-1] * np.dtype(dtype).itemsize).astype("<i8").tobytes())
+            stream.write(np.arange(len(lengths) + 1, dtype="<i8").tobytes())
     return int(starts[-1])
 
 
