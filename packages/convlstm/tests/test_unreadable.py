@@ -82,8 +82,11 @@ def test_what_a_library_raises_of_the_content_is_no_error_of_the_system():
     assert told.filename == "a"
 
 
-def test_training_into_a_file_is_refused_before_work_begins(tmp_path, capsys):
+def test_a_file_in_place_of_the_folder_for_a_run_is_told_before_work_begins(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    for out in (tmp_path / "file", tmp_path / "file" / "run"):
-        assert main(["train", "-o", str(out), "--data", str(tmp_path / "missing")]) == 1
-        assert "--out must be a folder" in capsys.readouterr().err
+    missing = str(tmp_path / "missing")
+    for out in (str(tmp_path / "file"), str(tmp_path / "file" / "run")):
+        for words in (["train", "-o", out, "--data", missing], ["import-keras", missing, out]):
+            assert main(words) == 1
+            said = capsys.readouterr().err
+            assert said.startswith(f"convlstm: {words[0]}: out must be a folder, got {out}: ")

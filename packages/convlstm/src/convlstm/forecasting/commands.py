@@ -193,11 +193,15 @@ def _said(a: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
     return {n: getattr(a, n) for n in names if getattr(a, n) is not None}
 
 
+def _require_folder(name: str, out: str) -> None:
+    """Raises NotADirectoryError, before work begins, where `out` cannot be a folder."""
+    held = next((p for p in (Path(out), *Path(out).parents) if p.exists()), None)
+    if held is not None and not held.is_dir():
+        raise NotADirectoryError(f"{name}: out must be a folder, got {out}: {held} is a file")
+
+
 def run_train(a: argparse.Namespace) -> int:
-    out = Path(a.out)
-    held = next((p for p in (out, *out.parents) if p.exists()), out)
-    if held.exists() and not held.is_dir():
-        raise NotADirectoryError(f"train: --out must be a folder, got {a.out}: {held} is a file")
+    _require_folder("train", a.out)
     said, said_training = _said(a, RUN), _said(a, TRAINING)
     kept = None
     if a.resume and (Path(a.out) / training.CHECKPOINT).exists():
@@ -411,6 +415,7 @@ def add_import(commands) -> None:
 
 
 def run_import(a: argparse.Namespace) -> int:
+    _require_folder("import-keras", a.out)
     model = models.load_keras(a.file)
     trainer = training.Trainer(
         model, data.MovingSquares(), training.TrainOptions(), a.out, overwrite=a.overwrite
