@@ -81,6 +81,8 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     with pytest.raises(IsADirectoryError):
         write_text(tmp_path, "x")
+    with pytest.raises(NotADirectoryError, match=r"cannot be written: .*: '.*/a/b\.svg'$"):
+        write_text(tmp_path / "a" / "b.svg", "x")
 
 
 def test_a_link_that_leads_to_itself_is_told_and_stays(tmp_path):

@@ -34,7 +34,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
                 shutil.copyfileobj(source, sink)
         return
     aside = target.with_name(f".{secrets.token_hex(8)}.tmp")
-    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError as error:  # which names a file of ours
+        raise OSError(error.errno, f"cannot be written: {error.strerror}", str(path)) from error
     try:
         permissions = stat.S_IMODE((target if target.exists() else aside).stat().st_mode)
         os.close(handle)
