@@ -1,8 +1,9 @@
 """Figures in prose are those of the committed results beside which they stand.
 
-In each section of a package's pages that links to files under benchmarks/results/, every number of
-three digits or more, or with a decimal point, is a value of one of these files (or of a benchmark's
-settings) as it would be printed there: in another unit, as a percentage, or turned upside down.
+In each section of a page, and in each row of the root's README, that links to files under
+benchmarks/results/, every number of three digits or more, or with a decimal point, is a value of one
+of these files (or of a benchmark's settings) as it would be printed there: in another unit, as a
+percentage, or turned upside down.
 """
 
 import json
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted(ROOT.glob("packages/*/README.md")) + sorted(ROOT.glob("packages/*/docs/*.md"))
+PLACES = ("README.md", "docs/*.md", "packages/*/README.md", "packages/*/docs/*.md")
+PAGES = sorted(path for place in PLACES for path in ROOT.glob(place))
 LINK = re.compile(r"\]\(([^)\s]*benchmarks/results/[^)\s]+\.json)\)")
 NUMBER = re.compile(r"(?<![\w.,-])\d[\d,]*(?:\.\d+)?(?!\w*\.\d)")
 HEADING = re.compile(r"^#+ ", re.M)
@@ -68,20 +70,18 @@ def untraced(section: str, page: Path, settings: set[float]) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT / "packages")))
+def settings_of(section: str, page: Path) -> set[float]:
+    """Numbers in the benchmarks beside the results that a section links."""
+    folders = {(page.parent / link).resolve().parents[1] for link in LINK.findall(section)}
+    scripts = (script for folder in folders for script in folder.glob("*.py"))
+    return {number for script in scripts for number in numbers(script.read_text())}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_figures_are_those_of_the_committed_results(page):
-    package = page.relative_to(ROOT / "packages").parts[0]
-    scripts = (ROOT / "packages" / package / "benchmarks").glob("*.py")
-    settings = {number for script in scripts for number in numbers(script.read_text())}
-    text = page.read_text()
-    starts = [match.start() for match in HEADING.finditer(text)]
-    sections = [text[a:b] for a, b in zip([0, *starts], [*starts, len(text)], strict=True)]
-    found = [
-        figure
-        for section in sections
-        if LINK.search(section)
-        for figure in untraced(section, page, settings)
-    ]
+    split = re.compile(r"^", re.M) if page.parent == ROOT else HEADING  # a row of each package
+    sections = [section for section in split.split(page.read_text()) if LINK.search(section)]
+    found = [f for section in sections for f in untraced(section, page, settings_of(section, page))]
     assert not found, "no committed result says:\n" + "\n".join(found)
 
 
