@@ -228,6 +228,15 @@ def test_the_old_module_names_give_the_modules_in_the_wings():
         importlib.import_module("ffmpeg_gpu_build.never_was")
 
 
+def test_a_folder_without_videos_is_no_success(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "notes.txt").write_text("no video")
+    assert main(["transcode", str(tmp_path / "in"), str(tmp_path / "out")]) == 1
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert "src has no videos" in said.err
+
+
 def test_a_result_that_nobody_takes_ends_in_one_sentence():
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     with open("/dev/full", "w") as full:

@@ -312,6 +312,9 @@ def _transcode_folder(a: argparse.Namespace, common: dict[str, Any]) -> int:
         done=done,
         **common,
     )
+    if not items:
+        print(f"ffmpeg-gpu-build: transcode: src has no videos: {a.src}", file=sys.stderr)
+        return 1
     failed = sum(item.error is not None for item in items)
     print(f"{len(items) - failed} of {len(items)} files")
     return 1 if failed else 0
