@@ -1,9 +1,9 @@
 """Figures in prose are those of the committed results beside which they stand.
 
 In each section of a page, and in each row of the root's README, that links to files under
-benchmarks/results/, every number of three digits or more, or with a decimal point, is a value of one
-of these files (or of a benchmark's settings) as it would be printed there: in another unit, as a
-percentage, or turned upside down.
+benchmarks/results/, every number of three digits or more, or with a decimal point, is a value of
+one of these files (or of a benchmark's settings) as it would be printed there: in another unit, as
+a percentage, or turned upside down.
 """
 
 import json
