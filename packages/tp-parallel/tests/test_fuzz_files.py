@@ -8,6 +8,7 @@ Mostly the manifest of a damaged checkpoint is true to it, as whoever forges one
 
 import argparse
 import copy
+import dataclasses
 import faulthandler
 import hashlib
 import itertools
@@ -333,6 +334,18 @@ def test_a_table_of_contents_names_no_file_outside_the_folder(tmp_path, place):
 def test_a_tensor_of_which_a_part_is_missing_is_refused(tmp_path):
     table = pickle.loads(saved()[".metadata"])
     table.state_dict_metadata["model/head.weight"].chunks.clear()
+    path = forged(tmp_path / "run", ".metadata", pickle.dumps(table))
+    with pytest.raises(CheckpointError, match=r"boxes of 'model/head\.weight' do not fill it"):
+        load_model(path, context())
+
+
+def test_boxes_that_lie_over_each_other_do_not_fill_a_tensor(tmp_path):
+    """Their sizes add up, and what lies beside them would stay as memory was."""
+    table = pickle.loads(saved()[".metadata"])
+    chunks = table.state_dict_metadata["model/head.weight"].chunks
+    (whole,) = chunks
+    half = torch.Size([whole.sizes[0] // 2, *whole.sizes[1:]])
+    chunks[:] = [dataclasses.replace(whole, sizes=half) for _ in range(2)]
     path = forged(tmp_path / "run", ".metadata", pickle.dumps(table))
     with pytest.raises(CheckpointError, match=r"boxes of 'model/head\.weight' do not fill it"):
         load_model(path, context())

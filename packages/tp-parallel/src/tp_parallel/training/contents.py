@@ -19,6 +19,7 @@ from torch.distributed.checkpoint import FileSystemReader, filesystem, metadata
 from ..grid.errors import CheckpointError
 
 _NAME = ".metadata"
+Box = list[tuple[int, int]]  # begin and end along each axis
 _RECORDS: dict[tuple[str, str], Any] = {
     (kind.__module__, kind.__name__): kind
     for kind in (
@@ -74,6 +75,22 @@ def _read(path: Path) -> metadata.Metadata:
     return table
 
 
+def _overlap(boxes: list[Box]) -> bool:
+    """Whether two boxes that are not empty meet: a sweep along the axis with most beginnings."""
+    boxes = [box for box in boxes if all(begin < end for begin, end in box)]
+    if not boxes or not boxes[0]:
+        return len(boxes) > 1
+    axis = max(range(len(boxes[0])), key=lambda k: len({box[k][0] for box in boxes}))
+    boxes.sort(key=lambda box: box[axis][0])
+    for number, box in enumerate(boxes):
+        other = number + 1
+        while other < len(boxes) and boxes[other][axis][0] < box[axis][1]:
+            if all(a < f and b < e for (a, e), (b, f) in zip(box, boxes[other], strict=True)):
+                return True
+            other += 1
+    return False
+
+
 def _check(table: Any) -> None:
     """Raises ValueError, AttributeError, TypeError or KeyError for a table that is not sound."""
     if not isinstance(table, metadata.Metadata):
@@ -81,16 +98,15 @@ def _check(table: Any) -> None:
     for name, entry in table.state_dict_metadata.items():
         if isinstance(entry, metadata.BytesStorageMetadata):
             continue
-        filled = 0
-        for chunk in entry.chunks:
-            ends = [a + n for a, n in zip(chunk.offsets, chunk.sizes, strict=True)]
-            inside = [
-                0 <= a <= e <= n for a, e, n in zip(chunk.offsets, ends, entry.size, strict=True)
-            ]
-            if not all(inside):
+        boxes = [
+            [(a, a + n) for a, n in zip(chunk.offsets, chunk.sizes, strict=True)]
+            for chunk in entry.chunks
+        ]
+        for box in boxes:
+            if not all(0 <= a <= e <= n for (a, e), n in zip(box, entry.size, strict=True)):
                 raise ValueError(f"a box of {name!r} lies outside of it")
-            filled += math.prod(chunk.sizes)
-        if filled != math.prod(entry.size):
+        filled = sum(math.prod(chunk.sizes) for chunk in entry.chunks)
+        if filled != math.prod(entry.size) or _overlap(boxes):
             raise ValueError(f"the boxes of {name!r} do not fill it")
     for index, place in table.storage_data.items():
         if Path(place.relative_path).name != place.relative_path or place.transform_descriptors:
