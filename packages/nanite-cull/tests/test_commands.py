@@ -111,6 +111,18 @@ def test_a_flight_is_frames_in_a_folder_or_an_animation(tmp_path, capsys):
     assert np.allclose(eyes[4], [0, 0, 2.1])
 
 
+@pytest.mark.parametrize("side", [1, -1])
+def test_a_flight_may_look_straight_down(tmp_path, side):
+    asset, path = nc.build(*meshes.planet(3)), tmp_path / "path.json"
+    places = [{"eye": [x, 4 * side, 0.25], "target": [x, 0, 0.25]} for x in (-0.3, 0, 0.3)]
+    path.write_text(json.dumps(places))
+    for camera in flight.cameras(flight.read_path(path), 5, asset):
+        frame = nc.Renderer(32, 24).render(nc.Scene(asset), camera)
+        assert frame.coverage.sum() > 100
+        north, south = (np.nanmean(half[..., 2]) for half in np.split(frame.position, 2))
+        assert north < south  # -z is up
+
+
 @pytest.mark.slow
 def test_a_flight_is_a_video_where_the_command_is_installed(tmp_path):
     tried = [sys.executable, "-m", "ffmpeg_gpu_build", "--version"]

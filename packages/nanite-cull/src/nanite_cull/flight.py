@@ -50,7 +50,8 @@ def read_path(path: str | Path) -> np.ndarray:
 
 
 def cameras(places: np.ndarray, frames: int, asset: Asset) -> Iterator[Camera]:
-    """`frames` cameras along a Catmull-Rom curve through (K, 2, 3) places; y is up."""
+    """`frames` cameras along a Catmull-Rom curve through (K, 2, 3) places; y is up, and in a view
+    straight along y, -z, as north on a map."""
     near = 1e-3 * asset.radius
     ends = np.concatenate([2 * places[:1] - places[1:2], places, 2 * places[-1:] - places[-2:-1]])
     for at in np.linspace(0, len(places) - 1, frames):
@@ -59,7 +60,9 @@ def cameras(places: np.ndarray, frames: int, asset: Asset) -> Iterator[Camera]:
         eye, target = b + t / 2 * (
             c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a))
         )
-        yield Camera.look_at(eye, target, fov_y=50, near=near)
+        right, _, back = np.abs(eye - target)
+        up = (0, 1, 0) if right + back > 1e-12 * np.abs(eye).max() else (0, 0, -1)
+        yield Camera.look_at(eye, target, up, fov_y=50, near=near)
 
 
 def write(images: Iterable[np.ndarray], path: Path, fps: int) -> None:
