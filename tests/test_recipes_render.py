@@ -68,6 +68,19 @@ def test_every_recipe_tests_import_and_main_function(package):
         assert any("script" in kind for kind in kinds), "no test of the main function"
 
 
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
+def test_a_recipe_brings_each_file_of_data_that_its_tests_name(package):
+    data = [path for path in (package.folder / "tests" / "data").rglob("*") if path.is_file()]
+    recipe = render(package)[0]
+    (brought,) = (test["files"]["source"] for test in recipe["tests"] if "files" in test)
+    found = {pattern: set(workspace.ROOT.glob(pattern)) for pattern in brought}
+    assert all(found.values()), found
+    files = set().union(*found.values())
+    texts = [path.read_text() for path in files if path.suffix == ".py"]
+    named = {path for path in data if any(path.name in text for text in texts)}
+    assert named <= files
+
+
 @pytest.mark.parametrize("package", [p for p in PACKAGES if p.native], ids=lambda p: p.name)
 def test_the_stable_abi_is_that_of_the_pinned_python(package):
     """In the recipe, in its host environment and in the wheel that is built there."""
