@@ -2,6 +2,7 @@
 incomplete.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from tp_parallel import (
 )
 from tp_parallel.pipeline import build_stages, run_schedule
 from tp_parallel.pipeline.schedules import make_schedule
+from tp_parallel.training import contents as contents_of_torch
 
 SHAPE = {"vocab_size": 35, "hidden": 16, "layers": 4, "heads": 4, "max_positions": 8,
          "activation": "swiglu"}  # fmt: skip
@@ -174,6 +176,27 @@ def test_a_damaged_checkpoint_is_refused_with_the_reason(tmp_path, harm, message
     harm(path)
     context, models = single(tmp_path)
     with pytest.raises(CheckpointError, match=message):
+        checkpoint.load(path, models, context=context)
+
+
+def test_what_the_system_refuses_is_told_as_that_and_not_as_another_model(tmp_path, monkeypatch):
+    import torch.distributed.checkpoint as dcp
+
+    path = saved(tmp_path)
+    context, models = single(tmp_path)
+
+    def refuse(name, mode):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(name))
+
+    def fail(*args, **kwargs):
+        raise dcp.api.CheckpointException("read", {0: (OSError(errno.EIO, "a bad disk"), None)})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(contents_of_torch, "open", refuse, raising=False)
+        with pytest.raises(OSError, match=r"Too many open files: '.*\.metadata'"):
+            checkpoint.load(path, models, context=context)
+    monkeypatch.setattr(dcp, "load", fail)
+    with pytest.raises(OSError, match=f"a bad disk: '{path}'"):
         checkpoint.load(path, models, context=context)
 
 

@@ -28,6 +28,7 @@ from ..grid.context import ParallelContext
 from ..grid.errors import CheckpointError
 from ..layers.config import GPTConfig
 from ..layers.layout import placed_parameters
+from .files import system_error
 from .parts import part_of_whole
 
 FORMAT = 1
@@ -204,6 +205,8 @@ def _read(
     except CheckpointError:
         raise
     except (Exception, dcp.api.CheckpointException) as error:
+        if system := system_error(error):
+            raise OSError(system.errno, system.strerror, system.filename or str(path)) from error
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(
             f"checkpoint.load: {path} does not fit the model: {lines[-1]}; build the model "

@@ -17,6 +17,7 @@ import torch
 from torch.distributed.checkpoint import FileSystemReader, filesystem, metadata
 
 from ..grid.errors import CheckpointError
+from .files import system_error
 
 _NAME = ".metadata"
 Box = list[tuple[int, int]]  # begin and end along each axis
@@ -50,7 +51,7 @@ class Reader(FileSystemReader):
     """torch's reader of a folder, its table of contents read as data, once.
 
     `read_metadata` raises CheckpointError, naming the file, for a table that is damaged or holds
-    anything else.
+    anything else, and OSError where the system does not let it be read.
     """
 
     _table: metadata.Metadata | None = None
@@ -69,6 +70,8 @@ def _read(path: Path) -> metadata.Metadata:
             table = _Unpickler(file).load()
         _check(table)
     except Exception as error:
+        if system_error(error):
+            raise
         raise CheckpointError(
             f"checkpoint: {path} is no table of contents, or damaged: {error}"
         ) from error

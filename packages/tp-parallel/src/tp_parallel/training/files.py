@@ -1,4 +1,5 @@
-"""The one way in which single files are written; a checkpoint is a folder, see `checkpoint`."""
+"""The one way in which single files are written (a checkpoint is a folder, see `checkpoint`), and
+what the system says of those that are read."""
 
 from __future__ import annotations
 
@@ -33,3 +34,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(aside, target)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def system_error(error: BaseException) -> OSError | None:
+    """The error, or that of a rank in torch's CheckpointException, which tells of a permission,
+    memory, descriptors or a disk that are wanting; None for all that tells of what is in a file."""
+    for one in (error, *(found for found, _ in getattr(error, "failures", {}).values())):
+        if isinstance(one, OSError) and one.errno not in (None, errno.EINVAL, errno.ENOENT):
+            return one
+    return None
