@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from resnet_zoo import load_model, read_metadata, read_state_dict
+from resnet_zoo.training.state import load_checkpoint
 from resnet_zoo.weights.cards import read_json
 
 
@@ -47,3 +48,13 @@ def test_a_disk_that_fails_under_the_unpickler_is_named_with_the_file(tmp_path, 
 def test_a_model_file_that_is_not_there_is_said_to_be_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"missing\.safetensors"):
         load_model(tmp_path / "missing.safetensors")
+
+
+def test_a_run_that_cannot_be_read_is_not_said_to_be_damaged_and_overwritten(tmp_path):
+    path = tmp_path / "last.pt"
+    path.write_bytes(b"no checkpoint")
+    nothing: tuple = (None, None, None, None, None, {})
+    with pytest.raises(ValueError, match=r"last\.pt is damaged .*--overwrite"):
+        load_checkpoint(path, *nothing)
+    with no_descriptors(), pytest.raises(OSError, match=r"Too many open files: '.*last\.pt'"):
+        load_checkpoint(path, *nothing)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..files import replacing
+from ..files import replacing, system_error
 from .recipe import Recipe
 
 
@@ -130,7 +130,8 @@ def load_checkpoint(
 ) -> Position:
     """Put a saved state into all parts.
 
-    Raises ValueError if the recipe or the data differ, or the file is damaged.
+    Raises ValueError if the recipe or the data differ, or the file is damaged; OSError where the
+    system does not let it be read.
     """
     cure = (
         "cure: the same settings and pictures, another output folder, or --overwrite (resume=False)"
@@ -139,6 +140,8 @@ def load_checkpoint(
         state = torch.load(path, map_location="cpu", weights_only=True)
         then_recipe, then_data = dict(state["recipe"]), dict(state.get("data", data))
     except Exception as error:  # torch.load raises many kinds for a damaged file
+        if system := system_error(error, path):
+            raise system from error
         raise _damaged(path, error, cure) from error
     machinery = {"workers", "checkpoint_steps", "tensorboard"}
     own = {k: v for k, v in recipe.to_dict().items() if k not in machinery}
