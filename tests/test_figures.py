@@ -1,6 +1,6 @@
 """Figures in prose are those of the committed results beside which they stand.
 
-In each section of a page, and in each row of the root's README, that links to files under
+In each section of a page, and in each line of the root's pages, that links to files under
 benchmarks/results/, every number of three digits or more, or with a decimal point, is a value of
 one of these files (or of a benchmark's settings) as it would be printed there: in another unit, as
 a percentage, or turned upside down.
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PLACES = ("README.md", "docs/*.md", "packages/*/README.md", "packages/*/docs/*.md")
+PLACES = ("README.md", "CHANGELOG.md", "docs/*.md", "packages/*/README.md", "packages/*/docs/*.md")
 PAGES = sorted(path for place in PLACES for path in ROOT.glob(place))
 LINK = re.compile(r"\]\(([^)\s]*benchmarks/results/[^)\s]+\.json)\)")
 NUMBER = re.compile(r"(?<![\w.,-])\d[\d,]*(?:\.\d+)?(?!\w*\.\d)")
@@ -79,7 +79,7 @@ def settings_of(section: str, page: Path) -> set[float]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_figures_are_those_of_the_committed_results(page):
-    split = re.compile(r"^", re.M) if page.parent == ROOT else HEADING  # a row of each package
+    split = re.compile(r"^", re.M) if page.parent == ROOT else HEADING  # a line of each package
     sections = [section for section in split.split(page.read_text()) if LINK.search(section)]
     found = [f for section in sections for f in untraced(section, page, settings_of(section, page))]
     assert not found, "no committed result says:\n" + "\n".join(found)
