@@ -1,9 +1,10 @@
 """aarch64: the four cores build with Debian's cross compiler, pass their tests under qemu, and give
-the rulebooks of x86-64, byte for byte.
+the rulebooks, the culled clusters and the pictures of x86-64, byte for byte.
 
 Needs `apt-get install g++-aarch64-linux-gnu qemu-user`. Only with --full.
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -77,6 +78,15 @@ def test_rulebooks_are_equal_byte_for_byte(foreign, own):
     here = run(own / "rulebook")
     assert run("qemu-aarch64", "-L", LIBRARIES, foreign / "rulebook") == here
     assert len(here.splitlines()) == 12
+
+
+def test_culled_clusters_and_pictures_are_equal_byte_for_byte(foreign, own):
+    mesh = workspace.ROOT / "packages" / "nanite-cull" / "tests" / "data" / "torus.ncl"
+    here = run(own / "picture", mesh)
+    assert run("qemu-aarch64", "-L", LIBRARIES, foreign / "picture", mesh) == here
+    seen = re.findall(r"^(\d+) clusters \w+, (\d+) pixels", here, re.M)
+    assert len(seen) == 3
+    assert all(int(clusters) > 25 and int(pixels) > 1000 for clusters, pixels in seen)
 
 
 @pytest.mark.parametrize(
