@@ -60,7 +60,10 @@ void draw(Streamer& streamer, const Scene& scene, int frames, int seed, bool wai
   Draws draws;
   for (int i = 0; i < frames; ++i) {
     const double angle = i * 0.1 + seed;
-    streamer.begin_frame(scene.assets);
+    if (i % 3 == 2)
+      streamer.begin_view(scene.assets);
+    else
+      streamer.begin_frame(scene.assets);
     context.init_context(looking_down(std::cos(angle), std::sin(angle), float(random() % 100) / 20), options);
     CullStats stats;
     context.cull(scene, visible, stats, &draws, &streamer);

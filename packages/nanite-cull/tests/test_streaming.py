@@ -138,6 +138,32 @@ def test_a_view_that_exceeds_the_budget_says_so(planet_asset, planet_file):
         nc.Renderer(16, 16, budget=0)
 
 
+@pytest.mark.parametrize("seed", [1, 31])
+def test_waiting_ends_whatever_the_budget_lacks(seed, tmp_path, monkeypatch):
+    """Where not all fits, what is there says what is wanted next: pages may not take turns."""
+    path = store(nc.build(*meshes.planet(6), max_triangles=32, group_size=6), tmp_path / "a.ncl")
+    random, scene, waits = np.random.default_rng(seed), nc.Scene(), []
+    places = np.tile(np.eye(4), (6, 1, 1))
+    places[1:, :3, 3] = random.normal(size=(5, 3)) * 2
+    scene.add(nc.open(path), places)
+    camera = nc.Camera.look_at(random.normal(size=3), near=1e-3)
+    load = nc.Renderer._load_wanted
+
+    def counted(renderer):
+        waits.append(renderer.budget)
+        assert waits.count(renderer.budget) < 20
+        return load(renderer)
+
+    monkeypatch.setattr(nc.Renderer, "_load_wanted", counted)
+    for percent in range(14, 64, 2):
+        budget = memory(path) * percent // 100
+        options = {"budget": budget, "wait_resident": True, "on_overflow": "warn"}
+        with pytest.warns(RuntimeWarning, match="more than the budget"):
+            frame = nc.Renderer(96, 72, threshold=0.1, **options).render(scene, camera)
+        assert frame.stats["resident_bytes"] <= budget < frame.stats["wanted_bytes"]
+    assert len(waits) > 25
+
+
 @pytest.mark.parametrize("installs", [3, 17])
 def test_without_waiting_it_converges_as_fast_as_pages_may_come(
     installs, planet_asset, planet_file

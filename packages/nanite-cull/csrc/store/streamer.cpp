@@ -157,7 +157,6 @@ void Streamer::begin_frame(const std::vector<std::shared_ptr<const Asset>>& asse
 }
 
 void Streamer::begin_view(const std::vector<std::shared_ptr<const Asset>>& assets) {
-  if (options_.wait) return begin_frame(assets);
   if (!any_streamed(assets)) return;
   const std::unique_lock held(lock_);
   enter(assets);

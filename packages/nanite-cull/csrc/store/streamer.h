@@ -44,9 +44,8 @@ class Streamer {
   // the pages that stay do not fit the budget.
   void begin_frame(const std::vector<std::shared_ptr<const Asset>>& assets);
 
-  // Begins one more view of the frame that has begun: what is there stays there, and what it wants counts
-  // with what the others want. Where nothing is decoded but by load_wanted(), a frame of its own. Throws as
-  // begin_frame does.
+  // Begins one more view of the frame that has begun, or the same one again: what is there stays there, and
+  // what it wants counts with what was wanted before. Throws as begin_frame does.
   void begin_view(const std::vector<std::shared_ptr<const Asset>>& assets);
 
   // Reads what the last frame wanted, as far as the budget reaches, and waits for it; how many pages that

@@ -325,8 +325,12 @@ class Renderer:
     ) -> tuple[_C.View, dict[str, Any]]:
         """Begins a frame of the streamer (`more`: one more view of the one that has begun) and
         culls, with wait_resident until no page is missing. Adds to `seconds` what each stage took.
+
+        A view that waits is a frame of its own, and the same one each time it is culled again: what
+        it wants only grows, so this ends, also where the budget has no room for all of it.
         """
-        begin = self._streamer.begin_view if more else self._streamer.begin_frame
+        joins = more and not self.wait_resident
+        begin = self._streamer.begin_view if joins else self._streamer.begin_frame
         with self._waiting:  # one frame's pages may be another's victims
             while True:
                 start = perf_counter()
@@ -341,6 +345,7 @@ class Renderer:
                 seconds["cull"] += culled - begun
                 if complete:
                     break
+                begin = self._streamer.begin_view
         self._check_overflow(stats)
         if any(asset.streamed for asset in scene.assets):
             stats |= self._streamer.stats() | {"threshold": view.threshold}
