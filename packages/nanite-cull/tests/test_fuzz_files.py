@@ -315,7 +315,9 @@ def broken(place: str, value: Any) -> Files:
     [("scenes/0/nodes", []), ("accessors/0/count", 1 << 40), ("accessors/7/count", 1 << 40),
      ("accessors/0/count", -1), ("bufferViews/0/byteLength", 1 << 40), ("nodes/0/mesh", 9),
      ("meshes/0/primitives/0/material", 9), ("nodes/0/rotation", "x"), ("accessors/1", None),
-     ("textures/0/sampler", 7), ("materials/0/alphaMode", "odd")],
+     ("textures/0/sampler", 7), ("materials/0/alphaMode", "odd"),
+     ("meshes/0/primitives/0/attributes/TEXCOORD_0", 0),
+     ("meshes/0/primitives/0/attributes/COLOR_0", 1)],
 )  # fmt: skip
 def test_what_the_fuzzer_found_in_a_gltf_is_refused_by_name(place, value, tmp_path):
     for name, data in broken(place, value).items():

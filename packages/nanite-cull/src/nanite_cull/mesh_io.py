@@ -129,6 +129,13 @@ def _material(
     )
 
 
+def _require_width(values: Any, what: str, *widths: int) -> None:
+    """Raises ValueError for numbers of a vertex, where there are any, that are not so many."""
+    if values is not None and (np.ndim(values) != 2 or np.shape(values)[1] not in widths):
+        needed = " or ".join(map(str, widths))
+        raise ValueError(f"{what} must be {needed} numbers a vertex, got {np.shape(values)}")
+
+
 def _part(
     mesh: Any,
     name: str,
@@ -142,6 +149,7 @@ def _part(
     uvs = getattr(visual, "uv", None)
     if uvs is not None and len(uvs) != len(vertices):
         uvs = None
+    _require_width(uvs, "texture coordinates", 2)
     colors = None
     if visual.kind == "vertex":
         colors = np.asarray(visual.vertex_colors)
@@ -156,6 +164,7 @@ def _part(
             own = attributes.get("color")
             if own is not None and len(own) == len(vertices):
                 colors = np.asarray(own)
+    _require_width(colors, "colours", 3, 4)
     if colors is not None:
         colors = colors.astype(np.float32) / (255 if colors.dtype.kind in "iu" else 1)
         if colors.shape[1] == 3:
