@@ -108,11 +108,11 @@ def benchmarks(package: str) -> str:
 
 def age(path: Path) -> str:
     """What a reader must know of a result's age: a later one, or that the code has changed."""
+    day = results.changed_since(path)
     if later := results.newer(path):
-        return f"Kept for comparison; the latest: [{later.stem}](#{later.stem})."
-    if day := results.changed_since(path):
-        return f"**Older than the last change of what it measures, {day}.**"
-    return ""
+        since = f" What it measures has changed since, on {day}." if day else ""
+        return f"Kept for comparison; the latest: [{later.stem}](#{later.stem}).{since}"
+    return f"**Older than the last change of what it measures, {day}.**" if day else ""
 
 
 def benchmark(path: Path) -> str:

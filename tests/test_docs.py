@@ -62,6 +62,7 @@ def test_figures_older_than_the_code_they_measure_are_marked(site):
         if results.newer(path):
             later |= {path}
             assert "Kept for comparison" in section
+            assert ("has changed since" in section) == bool(results.changed_since(path))
         elif results.changed_since(path):
             old |= {path}
     print("to be measured again:", *sorted(path.stem for path in old), sep="\n")
