@@ -235,6 +235,21 @@ def test_the_page_is_one_file_that_asks_nobody_else(viewer):
     assert ask(viewer, "info", b"{}")[0] == 404
 
 
+def test_a_sphere_holds_instances_of_all_assets(planet_asset, torus_asset):
+    scene, random = nc.Scene(), np.random.default_rng(5)
+    for asset in (torus_asset, planet_asset):
+        scene.add(asset, random.normal(size=(20, 3, 4)) * [1, 1, 1, 30])
+    corners = [
+        transform[:, :3] @ np.choose(choice, scene.assets[number].box) + transform[:, 3]
+        for transform, number in zip(scene.transforms, scene.asset_of, strict=True)
+        for choice in np.ndindex(2, 2, 2)
+    ]
+    lo, hi = np.min(corners, 0), np.max(corners, 0)
+    with Viewer(scene, "many") as viewer:
+        assert np.allclose(viewer.studio.centre, (lo + hi) / 2)
+        assert np.isclose(viewer.studio.radius, np.linalg.norm(hi - lo) / 2)
+
+
 def test_scenes_of_instances_are_seen_whole(planet_asset):
     scene = nc.Scene()
     transforms = np.tile(np.eye(4), (2, 1, 1))

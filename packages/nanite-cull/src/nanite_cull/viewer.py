@@ -40,14 +40,11 @@ def _sphere(scene: Scene) -> tuple[np.ndarray, float]:
     """Centre and radius of a sphere around the scene's instances."""
     if not len(scene):
         raise ValueError("view: the scene has no instances; add one")
-    lows, highs = [], []
-    for transform, number in zip(scene.transforms, scene.asset_of.tolist(), strict=True):
-        lo, hi = scene.assets[number].box
-        centre = transform[:, :3] @ ((lo + hi) / 2) + transform[:, 3]
-        half = np.abs(transform[:, :3]) @ ((hi - lo) / 2)
-        lows.append(centre - half)
-        highs.append(centre + half)
-    lo, hi = np.min(lows, 0), np.max(highs, 0)
+    transforms = scene.transforms
+    lo, hi = np.array([asset.box for asset in scene.assets])[scene.asset_of].transpose(1, 0, 2)
+    centre = np.einsum("nij,nj->ni", transforms[..., :3], (lo + hi) / 2) + transforms[..., 3]
+    half = np.einsum("nij,nj->ni", np.abs(transforms[..., :3]), (hi - lo) / 2)
+    lo, hi = (centre - half).min(0), (centre + half).max(0)
     return (lo + hi) / 2, float(np.linalg.norm(hi - lo) / 2) or 1.0
 
 
