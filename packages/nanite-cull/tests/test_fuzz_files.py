@@ -317,13 +317,18 @@ def broken(place: str, value: Any) -> Files:
      ("meshes/0/primitives/0/material", 9), ("nodes/0/rotation", "x"), ("accessors/1", None),
      ("textures/0/sampler", 7), ("materials/0/alphaMode", "odd"),
      ("meshes/0/primitives/0/attributes/TEXCOORD_0", 0),
-     ("meshes/0/primitives/0/attributes/COLOR_0", 1)],
+     ("meshes/0/primitives/0/attributes/COLOR_0", 1),
+     ("nodes/1/matrix", [*np.eye(4).ravel()[:15].tolist(), 2.0]),
+     ("nodes/1/matrix", [1.0, 0.0, 0.0, 0.5, *np.eye(4).ravel()[4:].tolist()]),
+     ("nodes/1/matrix", [float("nan"), *np.eye(4).ravel()[1:].tolist()]),
+     ("nodes/0/translation", [float("inf"), 0, 0])],
 )  # fmt: skip
 def test_what_the_fuzzer_found_in_a_gltf_is_refused_by_name(place, value, tmp_path):
     for name, data in broken(place, value).items():
         (tmp_path / name).write_bytes(data)
-    with pytest.raises(ValueError, match=r"m\.glb"):
-        nc.load(tmp_path / "m.glb")
+    for read in (nc.load, nc.Scene.from_file):
+        with pytest.raises(ValueError, match=r"m\.glb"):
+            read(tmp_path / "m.glb")
 
 
 def test_a_header_nested_without_end_is_refused_by_name(tmp_path):

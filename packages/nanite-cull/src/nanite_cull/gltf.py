@@ -24,18 +24,29 @@ MINIFY = {
 DRAWN_MODES = (0, 1, 4, 5)  # of primitives: those that trimesh reads
 
 
+class _NoNumber(ValueError):
+    """NaN or an infinity where a number belongs."""
+
+
 def read_header(path: Path) -> dict[str, Any]:
-    """The JSON of a glTF or GLB file; empty for what is none."""
+    """The JSON of a glTF or GLB file; empty for what is none. Raises ValueError for numbers that
+    JSON has not, which Python and trimesh would read."""
+
+    def refuse(word: str) -> None:
+        raise _NoNumber(f"load: {path} cannot be read: {word} is no number of JSON")
+
     try:
         with path.open("rb") as file:
             head = file.read(20)
             if head[:4] == b"glTF":
                 (length,) = struct.unpack("<I", head[12:16])
-                header = json.loads(file.read(length))
+                header = json.loads(file.read(length), parse_constant=refuse)
             elif path.suffix.lower() == ".gltf":
-                header = json.loads(head + file.read())
+                header = json.loads(head + file.read(), parse_constant=refuse)
             else:
                 return {}
+    except _NoNumber:
+        raise
     except (ValueError, struct.error, RecursionError):
         return {}  # trimesh says what is wrong
     return header if isinstance(header, dict) else {}

@@ -208,12 +208,21 @@ def _parts(scene: Any, path: str | Path) -> dict[str, _Part]:
 
 
 def _placed(scene: Any, parts: dict[str, _Part]) -> list[tuple[str, np.ndarray]]:
-    """Geometry and transform of every node that draws something."""
+    """Geometry and transform of every node that draws something. Raises ValueError for a transform
+    that is not affine."""
     placed = []
     for node in scene.graph.nodes_geometry:
-        transform, name = scene.graph[node]
-        if name in parts:
-            placed.append((name, np.asarray(transform, float)))
+        found, name = scene.graph[node]
+        if name not in parts:
+            continue
+        transform = np.array(found, float)
+        if not np.isfinite(transform).all() or not np.allclose(transform[3], (0, 0, 0, 1)):
+            raise ValueError(
+                f"the transform of node {node!r} must be finite and affine, its last row "
+                f"(0, 0, 0, 1), got {transform.tolist()}"
+            )
+        transform[3] = (0, 0, 0, 1)
+        placed.append((name, transform))
     return placed
 
 
