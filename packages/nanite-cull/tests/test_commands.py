@@ -111,6 +111,14 @@ def test_a_flight_is_frames_in_a_folder_or_an_animation(tmp_path, capsys):
     assert np.allclose(eyes[4], [0, 0, 2.1])
 
 
+def test_frames_of_a_longer_flight_are_named(tmp_path):
+    images = np.zeros((5, 4, 4, 3), np.uint8)
+    flight.write(images, tmp_path / "frames", 25)
+    flight.write(images, tmp_path / "frames", 25)
+    with pytest.warns(RuntimeWarning, match="2 pictures of another .*, frame_00003.png and on"):
+        flight.write(images[:3], tmp_path / "frames", 25)
+
+
 @pytest.mark.parametrize("side", [1, -1])
 def test_a_flight_may_look_straight_down(tmp_path, side):
     asset, path = nc.build(*meshes.planet(3)), tmp_path / "path.json"

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def write(images: Iterable[np.ndarray], path: Path, fps: int) -> None:
 
     A video is made by the command of ffmpeg-gpu-build, where that is installed: packages do not
     import each other, they meet in files. Raises ValueError for another suffix, ImportError where
-    the command is missing, RuntimeError where it fails, OSError.
+    the command is missing, RuntimeError where it fails, OSError. Warns of other frames in a folder.
     """
     suffix = path.suffix.lower()
     if suffix == ".gif":
@@ -80,8 +81,14 @@ def write(images: Iterable[np.ndarray], path: Path, fps: int) -> None:
         _write_video(images, path, fps)
     elif not suffix:
         path.mkdir(parents=True, exist_ok=True)
-        for number, image in enumerate(images):
-            save(image, path / f"frame_{number:05}.png")
+        names = [save(image, path / f"frame_{i:05}.png").name for i, image in enumerate(images)]
+        if older := sorted({file.name for file in path.glob("frame_*.png")}.difference(names)):
+            warnings.warn(
+                f"fly: {len(older)} pictures of another flight are still in {path}, {older[0]} and "
+                "on; remove them before the folder becomes a video",
+                RuntimeWarning,
+                stacklevel=2,
+            )
     else:
         raise ValueError(
             f"fly: {path} must be a folder, a .gif or a video ({', '.join(VIDEOS)}), got {suffix!r}"
