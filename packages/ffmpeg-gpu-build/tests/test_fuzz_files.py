@@ -333,7 +333,7 @@ def look_into(path: Path) -> None:
 def read_answer(path: Path) -> None:
     try:
         answer = json.loads(path.read_bytes())
-    except ValueError:  # `probe` says so before it looks at the answer
+    except (ValueError, RecursionError):  # `probe` says so before it looks at the answer
         return
     media = described(path, answer)
     assert media.frames is None or media.frames >= 0

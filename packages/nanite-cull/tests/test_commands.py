@@ -119,6 +119,19 @@ def test_frames_of_a_longer_flight_are_named(tmp_path):
         flight.write(images[:3], tmp_path / "frames", 25)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["{}", "[", "[" * 100_000, '[{"eye": [0, 0, 1]}]', '[{"eye": [0, 0], "target": [0, 0, 0]}]',
+     "3",
+     '[{"eye": [0, 0, NaN], "target": [0, 0, 0]}, {"eye": [0, 0, 1], "target": [0, 0, 0]}]'],
+)  # fmt: skip
+def test_a_path_that_is_no_list_of_places_is_refused_by_name(text, tmp_path):
+    path = tmp_path / "path.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"path\.json must"):
+        flight.read_path(path)
+
+
 @pytest.mark.parametrize("side", [1, -1])
 def test_a_flight_may_look_straight_down(tmp_path, side):
     asset, path = nc.build(*meshes.planet(3)), tmp_path / "path.json"

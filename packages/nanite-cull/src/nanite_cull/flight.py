@@ -41,7 +41,7 @@ def read_path(path: str | Path) -> np.ndarray:
     try:
         rows = json.loads(Path(path).read_text())
         places = np.array([[row["eye"], row["target"]] for row in rows], float)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f'fly: {path} must be a list of {{"eye": [x, y, z], "target": [x, y, z]}}: {error}'
         ) from error
