@@ -7,6 +7,7 @@
 
 import argparse
 import base64
+import contextlib
 import copy
 import faulthandler
 import io
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -335,6 +337,19 @@ def test_a_header_nested_without_end_is_refused_by_name(tmp_path):
     (tmp_path / "m.gltf").write_text('{"nodes":' + "[" * 100000)
     with pytest.raises(ValueError, match=r"m\.gltf"):
         nc.load(tmp_path / "m.gltf")
+
+
+def test_no_memory_is_taken_for_a_header_that_is_not_there(tmp_path):
+    header, data = header_and_buffer()
+    whole = bytearray(glb(header, data)["m.glb"])
+    whole[12:16] = (0xFFFFFF00).to_bytes(4, "little")
+    (tmp_path / "m.glb").write_bytes(whole)
+    tracemalloc.start()
+    with contextlib.suppress(ValueError):
+        nc.load_lights(tmp_path / "m.glb")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 1 << 24
 
 
 def run(seconds: float, most: int, seed: int, first: int = 0) -> tuple[int, int]:

@@ -40,6 +40,7 @@ def read_header(path: Path) -> dict[str, Any]:
             head = file.read(20)
             if head[:4] == b"glTF":
                 (length,) = struct.unpack("<I", head[12:16])
+                length = min(length, path.stat().st_size)  # no memory for what is not there
                 header = json.loads(file.read(length), parse_constant=refuse)
             elif path.suffix.lower() == ".gltf":
                 header = json.loads(head + file.read(), parse_constant=refuse)
