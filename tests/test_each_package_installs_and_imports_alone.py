@@ -37,6 +37,8 @@ def test_its_wheel_holds_licence_and_types_and_no_tests(package, wheels):
         names = wheel.namelist()
         folder = f"{package.import_name}/"
         assert f"{folder}py.typed" in names
+        assert (f"{folder}_C.pyi" in names) == package.native
+        assert not package.native or b"\ndef " in wheel.read(f"{folder}_C.pyi")
         packed = {name.partition("/licenses/")[2] for name in names if "/licenses/" in name}
         assert packed == {"LICENSE", *(["NOTICE"] if (package.folder / "NOTICE").exists() else [])}
         outside = [n for n in names if not n.startswith((folder, f"{package.import_name}-"))]
