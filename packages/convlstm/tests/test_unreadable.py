@@ -15,6 +15,7 @@ import convlstm
 from convlstm.__main__ import main
 from convlstm._files import system_error
 from convlstm.forecasting.recordings import load_recordings
+from convlstm.forecasting.training import read_checkpoint
 
 READERS = {
     "a.keras": convlstm.load_keras,
@@ -24,6 +25,7 @@ READERS = {
     "a.png": load_recordings,
     "a.gif": load_recordings,
     "a.mp4": load_recordings,
+    "a.pt": read_checkpoint,
 }
 
 

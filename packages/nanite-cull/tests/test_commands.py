@@ -1,6 +1,7 @@
 """The command line: files in, files and figures out, and exit codes that mean something."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -212,3 +213,19 @@ def test_import_is_light():
     ).stdout
     for module in ("torch", "matplotlib", "scipy", "trimesh", "PIL", "tqdm"):
         assert f"'{module}'" not in out
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_result_that_nobody_takes_ends_in_one_sentence(tmp_path):
+    command = [sys.executable, "-m", "nanite_cull", "version", "--json"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines() == [
+        "nanite-cull version: [Errno 28] No space left on device"
+    ]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")

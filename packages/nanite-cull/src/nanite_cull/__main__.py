@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -394,13 +395,27 @@ def main(arguments: list[str] | None = None) -> int:
     if args.command is None:
         args = parser.parse_args(["version"])
     try:
-        return args.run(args)
+        code = args.run(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader of stdout left: `nanite-cull stats a.ncl | head`
+        _leave_stdout()
+        return 0
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         print(f"nanite-cull {args.command}: {error}", file=sys.stderr)
+        _leave_stdout()
         return 2
     except KeyboardInterrupt:
         print("nanite-cull: interrupted", file=sys.stderr)
         return 130
+
+
+def _leave_stdout() -> None:
+    """What could not be printed is dropped: Python tries again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

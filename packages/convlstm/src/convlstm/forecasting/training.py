@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._files import replacing
+from .._files import replacing, system_error
 from ..keras.model import KerasModel, from_config
 from ..keras.optim import KerasAdam
 from .data import Scale, Source
@@ -469,6 +469,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict:
         state = torch.load(path, map_location="cpu", weights_only=True)
         missing = {"model", "weights", "optimizer", "random", "progress"} - set(state)
     except Exception as error:  # torch.load raises many kinds for a damaged file
+        if system := system_error(error, path):
+            raise system from error
         raise ValueError(f"read_checkpoint: {path} is no checkpoint, or damaged: {error}") from None
     if missing:
         raise ValueError(f"read_checkpoint: {path} lacks {', '.join(sorted(missing))}")

@@ -105,7 +105,7 @@ def _tokenizer_of(path: Path, manifest: dict) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m tp_parallel.generate", description="Continue a prompt from a checkpoint."
+        prog="tp-parallel generate", description="Continue a prompt from a checkpoint."
     )
     parser.add_argument("--checkpoint", required=True, help="step_XXXXXXXX folder, or its parent")
     parser.add_argument("--prompt", default="\n", help="text to continue")
