@@ -75,7 +75,7 @@ def test_tests_on_another_torch_run_in_a_clone_that_pins_it(tmp_path, monkeypatc
     monkeypatch.setattr(workspace, "ROOT", origin)
     monkeypatch.setattr(versions, "FOLDER", tmp_path / "clones")
     for _ in range(2):
-        monkeypatch.setattr(sys, "argv", ["versions.py", "--torch", "2.13.0", "2.14.1"])
+        monkeypatch.setattr(sys, "argv", ["versions.py", "--torch", "2.13.0,2.14.1", "convlstm"])
         assert versions.main() == 0
         lines = capsys.readouterr().out.splitlines()[-2:]
         assert [line.split()[1:] for line in lines] == [

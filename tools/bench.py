@@ -33,6 +33,7 @@ def main() -> int:
     parser.add_argument("package", nargs="*", help="only these packages (default: all)")
     parser.add_argument("--only", default="", help="only scripts whose name contains this text")
     parser.add_argument("--stale", action="store_true", help="only where the code is newer")
+    parser.add_argument("--list", action="store_true", help="name them and run nothing")
     parser.add_argument("--quick", action="store_true", help="three repeats in place of many")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/*.json")
     options = parser.parse_args()
@@ -42,6 +43,9 @@ def main() -> int:
     for package in wanted:
         for script in sorted((package.folder / "benchmarks").glob("bench_*.py")):
             if options.only not in script.stem or (options.stale and not stale(script)):
+                continue
+            if options.list:
+                print(f"{package.name}: {script.stem}")
                 continue
             command = [str(workspace.PYTHON), str(script)]
             command += ["--quick"] if options.quick else []

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The tests on other Pythons and torches, each in a clone of its own under build/versions/.
 
-  python tools/versions.py --python python3.10 python3.13
-  python tools/versions.py --torch 2.13.0 2.14.1 spconv-lite
+  python tools/versions.py --python python3.10,python3.13
+  python tools/versions.py --torch 2.13.0,2.14.1 spconv-lite
 
 A clone holds the last commit, with torch pinned to the named version and torchvision to its
 partner; it is kept, so a second run installs what has changed. The commands in it are the usual
@@ -53,11 +53,15 @@ def last_line(command: list[str], folder: Path, log: Path) -> tuple[int, str]:
     return done.returncode, (log.read_text().splitlines() or [""])[-1]
 
 
+def _split(text: str) -> list[str]:
+    return text.split(",")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("package", nargs="*", help="only these packages (default: all)")
-    parser.add_argument("--python", nargs="+", default=[sys.executable], help="interpreters")
-    parser.add_argument("--torch", nargs="+", default=[""], help="versions (default: the pin)")
+    parser.add_argument("--python", type=_split, default=[sys.executable], help="interpreters")
+    parser.add_argument("--torch", type=_split, default=[""], help="versions (default: the pin)")
     options = parser.parse_args()
     names = [package.name for package in workspace.packages(options.package)]
     for python in options.python:
