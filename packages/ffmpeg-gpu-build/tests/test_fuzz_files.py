@@ -424,6 +424,18 @@ def test_a_word_without_end_is_cut_before_the_patterns_see_it():
     assert diagnose(log).code == "disk-full"
 
 
+@pytest.mark.parametrize(("said", "seconds"), [("nan", 0), ("inf", 0), ("-3", None), ("0.5", 0.5)])
+def test_a_duration_is_a_number_of_seconds_or_none(said, seconds, tmp_path):
+    video = {"codec_type": "video", "width": 8, "height": 8, "index": 0, "avg_frame_rate": "8/1"}
+    answer = {"format": {"duration": said}, "streams": [video]}
+    if seconds == 0:
+        with pytest.raises(FfmpegError, match=rf"a\.mp4.*a duration of {said}"):
+            described(tmp_path / "a.mp4", answer)
+    else:
+        media = described(tmp_path / "a.mp4", answer)
+        assert (media.seconds, media.frames) == (seconds, seconds and 4)
+
+
 def run(seconds: float, most: int, seed: int, first: int = 0) -> tuple[int, int]:
     """`fuzz` in a process of its own: what ends that one is a failure here."""
     command = [sys.executable, __file__, "--seconds", seconds, "--most", most, "--seed", seed]

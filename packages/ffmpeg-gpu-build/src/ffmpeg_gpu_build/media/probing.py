@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -97,6 +98,16 @@ class Media:
         if self.video.frames:
             return self.video.frames
         return round(self.seconds * self.video.rate) if self.seconds and self.video.rate else None
+
+
+def _seconds(said: str | None) -> float | None:
+    """A duration; None where none is said, or one below 0. Raises ValueError for no number."""
+    if not said:
+        return None
+    seconds = float(said)
+    if not math.isfinite(seconds):
+        raise ValueError(f"a duration of {said}")
+    return seconds if seconds >= 0 else None
 
 
 def _rate(stream: dict[str, Any]) -> Fraction:
@@ -198,11 +209,10 @@ def _described(path: Path, answer: dict[str, Any]) -> Media:
         for s in streams
         if s.get("codec_type") == "video" and not s.get("disposition", {}).get("attached_pic")
     ]
-    seconds = answer.get("format", {}).get("duration")
     return Media(
         path=path,
         container=container,
-        seconds=float(seconds) if seconds else None,
+        seconds=_seconds(answer.get("format", {}).get("duration")),
         video=_video(moving[0]) if moving and moving[0].get("width") else None,
         audio=_codecs(streams, "audio"),
         subtitle_codecs=_codecs(streams, "subtitle"),
