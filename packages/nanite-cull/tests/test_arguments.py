@@ -77,6 +77,64 @@ def test_numbers_of_numpy_are_numbers(planet_asset):
     assert frame.coverage.shape == (24, 32)
 
 
+@pytest.mark.parametrize(
+    "name", ["budget", "wait_resident", "decode_threads", "max_installs", "device"]
+)
+def test_what_a_renderer_is_made_with_stays(name):
+    renderer = nc.Renderer(8, 8)
+    made = getattr(renderer, name)
+    with pytest.raises(AttributeError, match=f"Renderer: {name} is read-only, it is set when"):
+        setattr(renderer, name, made)
+    assert getattr(renderer, name) == made
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "error"),
+    [
+        ("width", 0, ValueError), ("height", 64.5, TypeError), ("samples", 0, ValueError),
+        ("threshold", "x", TypeError), ("threads", -1, ValueError), ("shadow_size", 8, ValueError),
+        ("lights", nc.Sun(), TypeError), ("on_overflow", "no", ValueError),
+        ("occlusion", 1, TypeError), ("velocity", "no", TypeError), ("traversal", "no", ValueError),
+        ("max_visible_clusters", -1, ValueError),
+    ],
+)  # fmt: skip
+def test_what_is_set_is_checked_as_what_is_given(name, bad, error):
+    renderer = nc.Renderer(8, 8)
+    was = getattr(renderer, name)
+    with pytest.raises(error, match=f"^Renderer: {name}.* must be "):
+        setattr(renderer, name, bad)
+    assert getattr(renderer, name) == was
+
+
+def test_what_is_set_counts_as_what_is_given(planet_asset):
+    renderer, camera = nc.Renderer(48, 32), nc.Camera.around(planet_asset)
+    scene = nc.Scene(planet_asset)
+    scene.add(planet_asset, np.diag([0.5, 0.5, 0.5, 1]))  # hidden by the other
+    renderer.render(scene, camera)
+    wanted = {
+        "width": np.uint8(64), "threshold": 0.5, "samples": 2, "threads": 1, "overdraw": True,
+        "cull_back": True, "lights": [nc.Sun()], "shadow_size": 64, "traversal": "levels",
+        "velocity": True, "occlusion": True,
+    }  # fmt: skip
+    for name, value in wanted.items():
+        setattr(renderer, name, value)
+        renderer.render(scene, camera)  # what is kept between frames was made for the value before
+    made = nc.Renderer(**{"height": 32, **wanted})
+    for _ in range(2):
+        set_later, expected = (r.render(scene, camera) for r in (renderer, made))
+        assert np.array_equal(set_later.visibility, expected.visibility)
+        assert np.array_equal(set_later.overdraw, expected.overdraw)
+        assert np.array_equal(set_later.picture(), expected.picture())
+        assert not set_later.velocity.any()
+        hidden = set_later.stats["occluded_clusters"] + set_later.stats["occluded_instances"]
+        assert hidden == expected.stats["occluded_clusters"] + expected.stats["occluded_instances"]
+    assert hidden > 0
+    renderer.velocity = False
+    renderer.max_visible_clusters = 1
+    with pytest.raises(RuntimeError, match="visible_clusters dropped"):
+        renderer.render(scene, camera)
+
+
 @pytest.mark.parametrize("lights", [nc.Sun(), nc.Lamp((0, 1, 0)), None])
 def test_one_light_is_no_list_of_them(lights):
     kind = type(lights).__name__

@@ -25,6 +25,7 @@ DEVICES = ("cpu", "cuda")
 CAPACITIES = ("max_candidate_nodes", "max_candidate_clusters", "max_visible_clusters")
 FLAGS = ("cull_back", "overdraw", "frustum", "hierarchy", "occlusion", "velocity",
          "large_path_only", "wait_resident")  # fmt: skip
+FIXED = ("budget", "wait_resident", "decode_threads", "max_installs", "device")  # once it is made
 
 
 def _sample_offsets(count: int) -> np.ndarray:
@@ -40,15 +41,44 @@ def _sample_offsets(count: int) -> np.ndarray:
     return (out + 0.5) % 1 - 0.5
 
 
-def _check_numbers(options: dict[str, Any]) -> None:
+def _numbers(options: dict[str, Any]) -> dict[str, Any]:
+    """The numbers and switches among the options, as Python's own."""
+    out: dict[str, Any] = {}
     for name in ("width", "height", "samples", "shadow_size", "decode_threads", "max_installs"):
-        whole(options[name], "Renderer", name)
+        out[name] = whole(options[name], "Renderer", name)
     for name in ("threads", *CAPACITIES):
-        whole(options[name], "Renderer", name, 0)
+        out[name] = whole(options[name], "Renderer", name, 0)
     for name in ("threshold", "budget"):
-        real(options[name], "Renderer", name)
+        out[name] = real(options[name], "Renderer", name)
     for name in FLAGS:
-        flag(options[name], "Renderer", name)
+        out[name] = flag(options[name], "Renderer", name)
+    width, height = out["width"], out["height"]
+    if not (1 <= width <= 16384 and 1 <= height <= 16384):
+        raise ValueError(f"Renderer: width and height must be 1 to 16384, got {width} x {height}")
+    if not 0 <= out["threshold"] <= 1e9:
+        raise ValueError(f"Renderer: threshold must be 0 to 1e9 pixels, got {out['threshold']}")
+    if not 1 <= out["samples"] <= 256:
+        raise ValueError(f"Renderer: samples must be 1 to 256, got {out['samples']}")
+    if not 1 <= out["decode_threads"] <= 256:
+        raise ValueError(f"Renderer: decode_threads must be 1 to 256, got {out['decode_threads']}")
+    for name in ("budget", "max_installs"):
+        if not 1 <= out[name] < 2**63:
+            raise ValueError(f"Renderer: {name} must be at least 1, got {options[name]}")
+    return out | {"budget": int(out["budget"])}
+
+
+def _checked(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a Renderer, with what None stands for. Raises as Renderer does."""
+    options = options | _numbers(options)
+    options["device"] = str(options["device"])  # of a torch.device too
+    if options["traversal"] is None:
+        options["traversal"] = "levels" if options["device"] == "cuda" else "instances"
+    for name, known in (("on_overflow", ON_OVERFLOW), ("traversal", TRAVERSALS)):
+        if options[name] not in known:
+            raise ValueError(f"Renderer: {name} must be one of {known}, got {options[name]!r}")
+    options["lights"] = _check_lights(options["lights"], options["shadow_size"])
+    _check_device(options)
+    return options
 
 
 def _check_lights(lights: Sequence[Sun | Lamp], size: int) -> tuple[Sun | Lamp, ...]:
@@ -171,8 +201,27 @@ class Renderer:
     picture that the whole mesh in memory gives; a view that does not fit the budget then is an
     overflow (see on_overflow).
 
+    Options are attributes too. One that is set counts from the next frame on and is checked as
+    here; budget, wait_resident, decode_threads, max_installs and device are read-only.
+
     Raises ValueError for a value out of its range, TypeError for one of the wrong kind.
     """
+
+    width: int
+    height: int
+    threshold: float
+    samples: int
+    threads: int
+    occlusion: bool
+    velocity: bool
+    on_overflow: str
+    lights: tuple[Sun | Lamp, ...]
+    shadow_size: int
+    budget: int
+    wait_resident: bool
+    decode_threads: int
+    max_installs: int
+    device: str
 
     def __init__(
         self,
@@ -202,51 +251,40 @@ class Renderer:
         max_installs: int = 128,
         device: str = "cpu",
     ) -> None:
-        device = str(device)  # of a torch.device too
-        _check_numbers(locals())
-        if traversal is None:
-            traversal = "levels" if device == "cuda" else "instances"
-        if on_overflow not in ON_OVERFLOW:
-            raise ValueError(
-                f"Renderer: on_overflow must be one of {ON_OVERFLOW}, got {on_overflow!r}"
-            )
-        if traversal not in TRAVERSALS:
-            raise ValueError(f"Renderer: traversal must be one of {TRAVERSALS}, got {traversal!r}")
-        if not (1 <= width <= 16384 and 1 <= height <= 16384):
-            raise ValueError(
-                f"Renderer: width and height must be 1 to 16384, got {width} x {height}"
-            )
-        if not 1 <= samples <= 256:
-            raise ValueError(f"Renderer: samples must be 1 to 256, got {samples}")
-        self.samples = samples
-        self.lights = lights = _check_lights(lights, shadow_size)
-        self.shadow_size = shadow_size
-        self._options = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        _check_device(self._options)
-        self.device = device
-        self._device = _C.DeviceFrame() if device == "cuda" else None
+        options = _checked({k: v for k, v in locals().items() if k not in ("self", "__class__")})
+        self.__dict__.update(options, _options=options)
+        self._device = _C.DeviceFrame() if self.device == "cuda" else None
         self._drawing = threading.Lock()  # one thread at a time on the device
-        self.width, self.height, self.threshold, self.threads = width, height, threshold, threads
-        self.on_overflow, self.occlusion, self.velocity = on_overflow, occlusion, velocity
-        self.budget, self.wait_resident = budget, wait_resident
-        for name, value in (
-            ("budget", budget),
-            ("decode_threads", decode_threads),
-            ("max_installs", max_installs),
-        ):
-            if not 1 <= value < 2**63:
-                raise ValueError(f"Renderer: {name} must be at least 1, got {value}")
-        self._streamer = _C.Streamer(int(budget), max_installs, decode_threads, wait_resident)
-        self._waiting = threading.Lock() if wait_resident else nullcontext()
+        self._streamer = _C.Streamer(
+            self.budget, self.max_installs, self.decode_threads, self.wait_resident
+        )
+        self._waiting = threading.Lock() if self.wait_resident else nullcontext()
         self._stats: dict[str, Any] = {}
+        self._tell_core()
+
+    def _tell_core(self) -> None:
+        """Makes the options of the core anew."""
         self._cull, self._raster = _C.CullOptions(), _C.RasterOptions()
-        self._cull.frustum, self._cull.hierarchy, self._cull.threads = frustum, hierarchy, threads
-        self._cull.traversal = getattr(_C.Traversal, traversal)
-        self._cull.max_candidate_nodes = max_candidate_nodes
-        self._cull.max_candidate_clusters = max_candidate_clusters
-        self._cull.max_visible_clusters = max_visible_clusters
-        self._raster.cull_back, self._raster.overdraw = cull_back, overdraw
-        self._raster.large_path_only, self._raster.threads = large_path_only, threads
+        for name in ("frustum", "hierarchy", "threads", *CAPACITIES):
+            setattr(self._cull, name, self._options[name])
+        self._cull.traversal = getattr(_C.Traversal, self._options["traversal"])
+        for name in ("cull_back", "overdraw", "large_path_only", "threads"):
+            setattr(self._raster, name, self._options[name])
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in self.__dict__.get("_options", ()):
+            super().__setattr__(name, value)
+        elif name in FIXED:
+            raise AttributeError(
+                f"Renderer: {name} is read-only, it is set when a Renderer is made; make another: "
+                f"Renderer(..., {name}={value!r})"
+            )
+        else:
+            options = _checked({**self._options, name: value})
+            self.__dict__.update(options, _options=options)
+            self._tell_core()
+            if name in ("occlusion", "velocity"):
+                self.forget()  # a history keeps what it was made for
 
     def _check_overflow(self, stats: dict[str, Any]) -> None:
         dropped = {
@@ -615,7 +653,7 @@ class Renderer:
         return views, out[0], stats
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name, value) for name, value in self._options.items()}
+        return dict(self._options)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         type(self).__init__(self, **state)
