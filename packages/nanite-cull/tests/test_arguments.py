@@ -110,15 +110,14 @@ def test_what_is_set_counts_as_what_is_given(planet_asset):
     renderer, camera = nc.Renderer(48, 32), nc.Camera.around(planet_asset)
     scene = nc.Scene(planet_asset)
     scene.add(planet_asset, np.diag([0.5, 0.5, 0.5, 1]))  # hidden by the other
-    renderer.render(scene, camera)
     wanted = {
         "width": np.uint8(64), "threshold": 0.5, "samples": 2, "threads": 1, "overdraw": True,
         "cull_back": True, "lights": [nc.Sun()], "shadow_size": 64, "traversal": "levels",
         "velocity": True, "occlusion": True,
     }  # fmt: skip
     for name, value in wanted.items():
-        setattr(renderer, name, value)
         renderer.render(scene, camera)  # what is kept between frames was made for the value before
+        setattr(renderer, name, value)
     made = nc.Renderer(**{"height": 32, **wanted})
     for _ in range(2):
         set_later, expected = (r.render(scene, camera) for r in (renderer, made))
