@@ -424,6 +424,13 @@ def test_a_word_without_end_is_cut_before_the_patterns_see_it():
     assert diagnose(log).code == "disk-full"
 
 
+def test_an_flv_that_ends_within_its_own_size_is_looked_at(tmp_path):
+    for rest in range(9):
+        path = tmp_path / "m.flv"
+        path.write_bytes(flv()[:13] + bytes(60) + b"\0\x08filesize\0" + bytes(rest))
+        look_at(path)
+
+
 @pytest.mark.parametrize(("said", "seconds"), [("nan", 0), ("inf", 0), ("-3", None), ("0.5", 0.5)])
 def test_a_duration_is_a_number_of_seconds_or_none(said, seconds, tmp_path):
     video = {"codec_type": "video", "width": 8, "height": 8, "index": 0, "avg_frame_rate": "8/1"}

@@ -46,7 +46,8 @@ def _ogg(head: bytes, tail: bytes, size: int) -> str | None:
 def _flv(head: bytes, tail: bytes, size: int) -> str | None:
     """Each tag is followed by its size; the first may say that of the file (FLV 10.1, annex E)."""
     place = head.find(b"\0\x08filesize\0", 0, 4096)
-    said = struct.unpack_from(">d", head, place + 11)[0] if place >= 0 else 0.0
+    told = place >= 0 and len(head) >= place + 19
+    said = struct.unpack_from(">d", head, place + 11)[0] if told else 0.0
     if size < said < 1 << 53:
         return f"its header says {said:.0f} bytes, {size} are there"
     (last,) = struct.unpack(">I", tail[-4:])
