@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 import nanite_cull as nc
 from nanite_cull import flight, meshes
@@ -110,6 +110,27 @@ def test_a_flight_is_frames_in_a_folder_or_an_animation(tmp_path, capsys):
     assert np.allclose(eyes[0], [0, 0, 3])
     assert np.allclose(eyes[-1], [0, 0, 1.2])
     assert np.allclose(eyes[4], [0, 0, 2.1])
+
+
+@pytest.mark.parametrize("fps", [1, 25, 30, 40, 48, 50])
+def test_a_gif_plays_as_fast_as_the_flight_says(fps, tmp_path):
+    """Its delays are hundredths of a second: at 30 a second no one of them does."""
+    images = (np.full((4, 4, 3), i, np.uint8) for i in range(0, 240, 2))
+    flight.write(images, tmp_path / "a.gif", fps)
+    with Image.open(tmp_path / "a.gif") as image:
+        delays = [frame.info["duration"] for frame in ImageSequence.Iterator(image)]
+    assert len(delays) == 120
+    assert abs(sum(delays) - 120_000 / fps) <= 5
+    assert set(delays) <= {1000 // fps // 10 * 10, -(-1000 // fps // 10) * 10}
+    assert min(delays) >= 20
+
+
+def test_a_gif_that_would_play_slower_than_said_is_refused(tmp_path, capsys):
+    path = tmp_path / "a.gif"
+    flown = ["fly", "icosphere:2", "-o", str(path), "--size", "8x8", "--frames", "2"]
+    assert main([*flown, "--fps", "51"]) == 2
+    assert "--fps of a GIF must be at most 50, got 51; write a video" in capsys.readouterr().err
+    assert not path.exists()
 
 
 def test_frames_of_a_longer_flight_are_named(tmp_path):

@@ -372,7 +372,11 @@ def _parser() -> argparse.ArgumentParser:
         "--frames", type=_positive, default=120, metavar="N", help="of the flight (default 120)"
     )
     p.add_argument(
-        "--fps", type=_positive, default=25, metavar="N", help="frames a second (default 25)"
+        "--fps",
+        type=_positive,
+        default=25,
+        metavar="N",
+        help="frames a second (default 25; of a GIF at most 50)",
     )
     p.add_argument(
         "--path", type=Path, metavar="FILE", help='JSON: [{"eye": [x, y, z], "target": [...]}, ...]'

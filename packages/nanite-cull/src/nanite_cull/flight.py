@@ -17,6 +17,7 @@ from nanite_cull.orbit import save_gif
 from nanite_cull.pictures import save
 
 VIDEOS = (".mp4", ".mkv", ".mov", ".webm")
+GIF_FPS = 50  # players show what a GIF gives less than two hundredths of a second for a tenth
 
 
 def around(asset: Asset) -> np.ndarray:
@@ -70,11 +71,17 @@ def write(images: Iterable[np.ndarray], path: Path, fps: int) -> None:
     """Writes (height, width, 3) uint8 pictures: to a folder (no suffix), a .gif or a video.
 
     A video is made by the command of ffmpeg-gpu-build, where that is installed: packages do not
-    import each other, they meet in files. Raises ValueError for another suffix, ImportError where
-    the command is missing, RuntimeError where it fails, OSError. Warns of other frames in a folder.
+    import each other, they meet in files. Raises ValueError for another suffix and for a GIF of
+    more than 50 pictures a second, ImportError where the command is missing, RuntimeError where it
+    fails, OSError. Warns of other frames in a folder.
     """
     suffix = path.suffix.lower()
     if suffix == ".gif":
+        if fps > GIF_FPS:
+            raise ValueError(
+                f"fly: --fps of a GIF must be at most {GIF_FPS}, got {fps}; write a video "
+                f"({', '.join(VIDEOS)}) or a folder"
+            )
         pictures = list(images)
         save_gif(pictures, path, seconds=len(pictures) / fps)
     elif suffix in VIDEOS:

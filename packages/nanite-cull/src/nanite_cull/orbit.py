@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +33,18 @@ def turn(
 
 
 def save_gif(pictures: list[np.ndarray], path: str | Path, *, seconds: float = 4.0) -> Path:
-    """Writes (height, width, 3) uint8 pictures as an endless GIF, aside and then renamed."""
+    """Writes (height, width, 3) uint8 pictures as an endless GIF, aside and then renamed.
+
+    seconds: of all together. A GIF shows each for whole hundredths of a second, two or more: they
+    differ by one where that makes the sum, and more than 50 pictures a second take longer.
+    """
     from PIL import Image
 
     images = [Image.fromarray(p).quantize(128, dither=Image.Dither.NONE) for p in pictures]
+    ends = [round(100 * seconds * i / len(images)) for i in range(len(images) + 1)]
     data = io.BytesIO()
     images[0].save(
         data, "GIF", save_all=True, append_images=images[1:], loop=0,
-        duration=max(20, round(1000 * seconds / len(images))),
+        duration=[10 * max(2, b - a) for a, b in pairwise(ends)],
     )  # fmt: skip
     return write_file(path, data.getvalue())
