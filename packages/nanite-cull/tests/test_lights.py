@@ -145,6 +145,18 @@ def test_cascades_are_finer_near_the_eye(scene):
     assert soft[1] < 0.7 * soft[0]
 
 
+@pytest.mark.parametrize("far", [1e4, -1e8, 1e9])
+def test_what_is_parked_far_away_takes_no_shadows(scene, far):
+    """A lamp's maps begin near it and a sun's end behind what is seen, however large the scene."""
+    lit, lights = [], (LIGHTS["lamp among them"], LIGHTS["high"])
+    for places in ([], [_place(far, 0, 0)]):
+        other = pickle.loads(pickle.dumps(scene))
+        other.add(other.assets[1], np.reshape(places, (-1, 4, 4)))
+        lit.append(_render(other, PERSPECTIVE, *lights).lit)
+    assert ((lit[0] == 0).mean((1, 2)) > 0.2).all()
+    assert ((np.abs(lit[0] - lit[1]) > 1e-3).mean((1, 2)) < 1e-3).all()
+
+
 def test_a_lit_picture_is_that_of_the_reference(scene):
     for camera in ("perspective", "orthographic", "scaled"):
         lights = (nc.Sun((0.5, 1, 0.3), strength=0.5), nc.Lamp((0.5, 3.5, 0.7), strength=0.3))

@@ -12,6 +12,7 @@ from nanite_cull._numbers import real, unit, whole
 from nanite_cull.camera import Camera
 
 MARGIN = 4  # texels around what a map must hold: the filter's, and a point's lift off its surface
+NEAR = 1e-15  # of a lamp's reach: reversed Z in floats is as exact however near a map begins
 UNIFORM = 0.25  # share of equal slices in the cascades' split; the rest is logarithmic
 
 
@@ -86,11 +87,12 @@ class Sun:
             corners = _frustum_corners(camera, near, far, *image) @ frame.T
             lo = np.maximum(corners.min(0), scene.min(0))
             hi = np.minimum(corners.max(0), scene.max(0))
-            side = max((hi - lo)[:2].max(), 1e-6 * np.ptp(scene, axis=0).max(), 1e-30)
+            side = max((hi - lo)[:2].max(), 1e-6 * np.ptp(corners, axis=0).max(), 1e-29)
             side *= size / (size - 2 * MARGIN)
-            # along the light the whole scene: what lies between sun and slice casts a shadow
-            length = np.ptp(scene[:, 2]) + side
+            # along the light from the scene's end, for what lies between sun and slice casts a
+            # shadow, to that of the slice: depths are as exact there as they are near zero
             eye = np.array([*((lo + hi) / 2)[:2], scene[:, 2].max() + side])
+            length = eye[2] - lo[2]
             view = np.eye(4)
             view[:3, :3], view[:3, 3] = frame, -eye
             out.append(Camera(view, None, height=side, near=side / 2, far=float(length + side)))
@@ -102,11 +104,11 @@ class Lamp:
     """Light from one place in all directions, with shadows.
 
     position: (3,), world. strength, bias: as a Sun's. near: what is nearer to the lamp casts no
-    shadow; None: a thousandth of the way to the scene's farthest corner. fade: the distance at
-    which the light has its strength, from where it falls by the inverse square; None: it does not
-    fade. range: the distance from which on a lamp that fades gives no light, reached smoothly
-    (KHR_lights_punctual); None: none. Raises ValueError for other values, TypeError for other
-    kinds.
+    shadow, as the glass around a bulb; None: 1e-15 of the way to the scene's farthest corner, which
+    leaves nothing out. fade: the distance at which the light has its strength, from where it falls
+    by the inverse square; None: it does not fade. range: the distance from which on a lamp that
+    fades gives no light, reached smoothly (KHR_lights_punctual); None: none. Raises ValueError for
+    other values, TypeError for other kinds.
     """
 
     position: Any
@@ -142,7 +144,7 @@ class Lamp:
         """One camera for each side of a cube, a few texels wider than a right angle."""
         at = np.asarray(self.position, float)
         reach = np.linalg.norm(_box_corners(box) - at, axis=1).max()
-        near = self.near or max(1e-3 * float(reach), 1e-30)
+        near = self.near or max(NEAR * float(reach), 1e-30)
         fov = float(np.degrees(2 * np.arctan(size / (size - 2 * MARGIN))))
         return [
             Camera.look_at(at, at + side * reach, up, fov_y=fov, near=near)
