@@ -225,11 +225,28 @@ def test_what_is_no_camera_is_named(planet_asset, bad):
         ({"lens": (50, 50, 32, 24, 0, 48)}, ValueError, "fx, fy, width and height positive"),
         ({"lens": (50, 50, np.nan, 24, 64, 48)}, ValueError, "lens must be finite"),
         ({"lens": (50, 50, 32)}, ValueError, r"lens must be finite, of shape \(6,\)"),
+        ({"lens": (1e40, 1e40, 32, 24, 64, 48)}, ValueError, "focal lengths of 1e-12 to 1e.12 im"),
+        ({"lens": (50, 50, -1e39, 24, 64, 48)}, ValueError, "and its centre as near, got"),
+        ({"fov_y": 1e-40}, ValueError, "fov_y must be 1e-9 to 179 degrees, got 1e-40"),
+        (
+            {"near": 1e-40},
+            ValueError,
+            "near must be 1e-34 to 1e.34, got 1e-40; choose another unit",
+        ),
+        ({"fov_y": None, "height": 1e-40}, ValueError, "height must be 1e-34 to 1e.34, got 1e-40"),
+        ({"fov_y": None, "far": 1e39}, ValueError, "far must be 1e-34 to 1e.34, got 1e.39"),
+        ({"view": np.diag([1e-40, 1e-40, 1e-40, 1])}, ValueError, "scale of view must be 1e-34 to"),
+        (
+            {"view": [[1, 0, 0, 1e39], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]},
+            ValueError,
+            "eye o",
+        ),
         ({"fov_y": "60"}, TypeError, "fov_y must be a number, got '60'"),
         ({"near": None}, TypeError, "near must be a number, got None"),
         ({"fov_y": None, "height": "2"}, TypeError, "height must be a number, got '2'"),
         ({"view": "no"}, TypeError, "view must be an array"),
         ({"view": [["a"]]}, TypeError, "view must be numbers"),
+        ({"view": np.eye(4) * 1j}, TypeError, "view must be numbers"),
     ],
 )
 def test_a_camera_of_wrong_numbers_is_refused(planet_asset, changes, error, text):
@@ -248,6 +265,50 @@ def test_a_camera_keeps_its_view(planet_asset, again):
     assert np.array_equal(frame.position, expected, equal_nan=True)
     with pytest.raises(ValueError, match="read-only"):
         camera.view[0, 3] = 1
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "text"),
+    [
+        (lambda a: nc.Camera.around(a, distance=0), ValueError, "around: distance must be positi"),
+        (lambda a: nc.Camera.around(a, distance=-1), ValueError, "around: distance must be positi"),
+        (
+            lambda a: nc.Camera.around(a, "x"),
+            TypeError,
+            "around: azimuth must be a number, got 'x'",
+        ),
+        (lambda a: nc.Camera.look_at(np.array([0, 1j, 3])), TypeError, "eye must be numbers"),
+        (lambda a: nc.Camera.from_intrinsics("9", 9, 4, 4, 8, 8), TypeError, "fx must be a number"),
+        (lambda a: nc.Camera.from_intrinsics(9, [9], 4, 4, 8, 8), TypeError, "fy must be a number"),
+    ],
+)
+def test_where_a_camera_is_made_its_numbers_are_named(planet_asset, make, error, text):
+    with pytest.raises(error, match=text):
+        make(planet_asset)
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: nc.Sun(strength=1e39), "Sun: strength must be zero or positive, up to 1e.34"),
+        (lambda: nc.Sun(bias=1e39), "Sun: bias must be zero or positive, up to 1e.34"),
+        (lambda: nc.Lamp((1e39, 0, 0)), "Lamp: position must lie within 1e.34 of the origin"),
+        (lambda: nc.Lamp((0, 0, 0), fade=1e-50), "Lamp: fade must be positive, 1e-34 to 1e.34"),
+        (lambda: nc.Lamp((0, 0, 0), fade=1, range=1e39), "Lamp: range must be positive, 1e-34"),
+        (lambda: nc.Lamp((0, 0, 0), near=1e-50), "Lamp: near must be positive, 1e-34 to 1e.34"),
+    ],
+)
+def test_lights_that_single_precision_does_not_hold_are_refused(make, text):
+    with pytest.raises(ValueError, match=text):
+        make()
+
+
+def test_colours_of_the_other_byte_order_are_the_same():
+    vertices, faces = meshes.planet(1)
+    dark = np.full((len(vertices), 3), 200, np.uint16)
+    built = [nc.build(vertices, faces, colors=c).colors for c in (dark, dark.astype(">u2"))]
+    assert np.array_equal(*built)
+    assert built[0][:, :3].max() < 0.01
 
 
 @pytest.mark.parametrize(
@@ -282,3 +343,4 @@ def test_cameras_and_lights_are_compared_and_hashed():
         assert lists == arrays
         assert hash(lists) == hash(arrays)
         assert make((1, 2, 4)) not in {lists, arrays}
+        assert hash(make([1, 2, 3], np.array(0.5))) == hash(make([1, 2, 3], 0.5))

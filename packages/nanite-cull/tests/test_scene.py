@@ -228,6 +228,45 @@ def test_a_transform_that_is_refused_changes_nothing(planet_asset):
     assert scene.transforms[1:, 0, 3].tolist() == [3, 6, 9]
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e20, 1e30])
+def test_an_instance_is_drawn_at_any_size_that_is_taken(size, planet_asset):
+    shown = []
+    for s in (1.0, size):
+        scene = nc.Scene()
+        scene.add(planet_asset, np.diag([s, s, s, 1]))
+        camera = nc.Camera.look_at((0, 0, 3 * s), near=0.01 * s)
+        shown.append(nc.Renderer(64, 48).render(scene, camera).coverage)
+    assert (shown[0] == shown[1]).mean() > 0.99
+    assert shown[0].mean() > 0.2
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.diag([1e40, 1e40, 1e40, 1]),
+        np.diag([1e-40, 1e-40, 1e-40, 1]),
+        np.diag([1e-22, 1e-22, 1e-33, 1]),
+        _shift(1e39, 0, 0),
+        _shift(0, -1e33, 0),
+        np.diag([4e31, 4e31, 4e31, 1]),  # the asset reaches farther than one
+    ],
+)
+def test_what_single_precision_does_not_hold_is_refused(bad, planet, planet_asset):
+    scene = nc.Scene(planet_asset)
+    large = nc.build(planet[0] * 1e15, planet[1], progress=False)
+    scene.add(large, np.diag([1e12, 1e12, 1e12, 1]))
+    with pytest.raises(
+        ValueError, match=r"well within 1e32 of the world's .*; instance 3 lies beyond"
+    ):
+        scene.add(planet_asset, np.stack([np.eye(4), bad]))
+    with pytest.raises(ValueError, match=r"scale of 1e-32 or more; instance 0 lies beyond or"):
+        scene.update(0, bad)
+    assert len(scene) == 2
+    scene.update(0, np.diag([1e28, 1e28, 1e28, 1]))  # too far for the other asset
+    with pytest.raises(ValueError, match="instance 1 lies beyond"):
+        scene.update(1, np.diag([1e28, 1e28, 1e28, 1]))
+
+
 def test_an_asset_of_refused_instances_is_not_in_the_scene(planet_asset, torus_asset, field_asset):
     scene, camera = nc.Scene(planet_asset), nc.Camera.around(planet_asset)
     with pytest.raises(ValueError, match="finite and invertible, instance 1"):

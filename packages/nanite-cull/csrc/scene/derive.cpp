@@ -107,7 +107,8 @@ INLINE void derive_lanes(const Transforms& in, Derived& out) {
   }
 }
 
-INLINE bool all_invertible_lanes(const double* t, int64_t count) {
+INLINE bool all_placeable_lanes(const double* t, int64_t count, double reach, double farthest) {
+  const double least = 1 / farthest;  // an inverse's entries are at most 2 largest^2 / determinant
   bool fine = true;
   for (int64_t i = 0; i < count; ++i, t += 12) {
     double nothing[4], size[4];  // of each column
@@ -117,14 +118,17 @@ INLINE bool all_invertible_lanes(const double* t, int64_t count) {
     }
     const double largest = std::max(std::max(size[0], size[1]), size[2]);
     fine &= ((nothing[0] + nothing[1]) + (nothing[2] + nothing[3]) == 0) &
-            (std::fabs(determinant(t)) > flatness * largest * largest * largest);
+            (std::fabs(determinant(t)) > std::max(flatness * largest, least) * largest * largest) &
+            (size[3] + largest * reach <= farthest);
   }
   return fine;
 }
 
 #if defined(__x86_64__)
 AVX2 void derive_avx2(const Transforms& in, Derived& out) { derive_lanes(in, out); }
-AVX2 bool all_invertible_avx2(const double* t, int64_t count) { return all_invertible_lanes(t, count); }
+AVX2 bool all_placeable_avx2(const double* t, int64_t count, double reach, double farthest) {
+  return all_placeable_lanes(t, count, reach, farthest);
+}
 #endif
 
 }  // namespace
@@ -136,11 +140,11 @@ void derive(const Transforms& in, Derived& out) {
   derive_lanes(in, out);
 }
 
-bool all_invertible(const double* t, int64_t count) {
+bool all_placeable(const double* t, int64_t count, double reach, double farthest) {
 #if defined(__x86_64__)
-  if (native::isa() != native::Isa::baseline) return all_invertible_avx2(t, count);
+  if (native::isa() != native::Isa::baseline) return all_placeable_avx2(t, count, reach, farthest);
 #endif
-  return all_invertible_lanes(t, count);
+  return all_placeable_lanes(t, count, reach, farthest);
 }
 
 }  // namespace nanite_cull

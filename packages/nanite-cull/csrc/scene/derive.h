@@ -22,8 +22,10 @@ struct Derived {
 
 void derive(const Transforms& in, Derived& out);
 
-// Whether all `count` transforms (count, 12) are finite and invertible.
-bool all_invertible(const double* transforms, int64_t count);
+// Whether all `count` transforms (count, 12) are finite and invertible, bring an asset of `reach` within
+// `farthest` of the world's origin, and scale no direction by less than 1 / farthest; infinity: nothing is
+// too far or small. reach: what the entries of the linear part are multiplied by, in the sum over the axes.
+bool all_placeable(const double* transforms, int64_t count, double reach, double farthest);
 
 // The determinant of the linear part.
 double determinant(const double* transform);

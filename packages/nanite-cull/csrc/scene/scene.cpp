@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <limits>
 #include <mutex>
 #include <string>
 
@@ -16,7 +17,8 @@ namespace {
 
 constexpr int64_t chunk = 4096;  // instances of one piece of work
 std::atomic<uint64_t> last_revision{0};
-constexpr float rounded_up = 1.00001f;  // what a drift can lose by rounding
+constexpr double farthest_place = 1e32;  // and the least scale is its inverse
+constexpr float rounded_up = 1.00001f;   // what a drift can lose by rounding
 // Calls body for every vector that has one entry (or nine) for each instance.
 template <class Body>
 void each_column(InstanceSpheres& spheres, InstanceLanes& lanes, Body&& body) {
@@ -27,17 +29,35 @@ void each_column(InstanceSpheres& spheres, InstanceLanes& lanes, Body&& body) {
   body(lanes.asset, 1);
 }
 
-// Throws for a transform that is singular or not finite.
-void check_transforms(const double* t, int64_t count, int64_t first, int threads) {
+// How far an asset reaches from its own origin, in the sum over the axes; a radius is stretched by the
+// largest singular value, at most three times the largest entry.
+double reach_of(const Asset& asset) {
+  const Sphere& s = asset.sphere;
+  double reach = std::fabs(s.x) + std::fabs(s.y) + std::fabs(s.z) + 3 * double(s.r);
+  for (const double o : asset.origin) reach += std::fabs(o);
+  return reach;
+}
+
+[[noreturn]] void refuse(const double* t, int64_t number) {
+  const std::string instance = "instance " + std::to_string(number);
+  if (all_placeable(t, 1, 0, std::numeric_limits<double>::infinity()))
+    throw native::ValueError(
+        "Scene: transforms must place assets well within 1e32 of the world's origin, at a scale of " +
+        ("1e-32 or more; " + instance) + " lies beyond or is smaller; choose another unit of length");
+  throw native::ValueError("Scene: transforms must be finite and invertible, " + instance +
+                           " has determinant " + std::to_string(determinant(t)) +
+                           "; leave an instance out to hide it");
+}
+
+// Throws for a transform that is singular, not finite or out of range. reach(i): of the asset of transform i;
+// no asset reaches farther than `farthest_reach`.
+template <class Reach>
+void check_transforms(const double* t, int64_t count, int64_t first, int threads, double farthest_reach,
+                      Reach&& reach) {
   native::parallel_for(count, chunk, threads, [&](int64_t begin, int64_t end) {
-    if (all_invertible(t + 12 * begin, end - begin)) return;
-    int64_t bad = begin;
-    while (all_invertible(t + 12 * bad, 1)) ++bad;
-    native::demand(false, [&] {
-      return "Scene: transforms must be finite and invertible, instance " + std::to_string(first + bad) +
-             " has determinant " + std::to_string(determinant(t + 12 * bad)) +
-             "; leave an instance out to hide it";
-    });
+    if (all_placeable(t + 12 * begin, end - begin, farthest_reach, farthest_place)) return;
+    for (int64_t i = begin; i < end; ++i)
+      if (!all_placeable(t + 12 * i, 1, reach(i), farthest_place)) refuse(t + 12 * i, first + i);
   });
 }
 
@@ -74,6 +94,7 @@ uint32_t Scene::add_asset(std::shared_ptr<const Asset> asset) {
   for (uint32_t i = 0; i < assets.size(); ++i)
     if (assets[i] == asset) return i;
   roots.push_back(root_of(*asset));
+  farthest_reach_ = std::max(farthest_reach_, reach_of(*asset));
   assets.push_back(std::move(asset));
   return static_cast<uint32_t>(assets.size() - 1);
 }
@@ -85,7 +106,8 @@ uint32_t Scene::add(uint32_t asset, const double* transforms, int64_t count, int
   native::demand(size() + count < int64_t(none),
                  [] { return std::string("Scene.add: at most 2^32 - 2 instances"); });
   const int64_t first = size();
-  check_transforms(transforms, count, first, threads);
+  const double reach = reach_of(*assets[asset]);
+  check_transforms(transforms, count, first, threads, reach, [&](int64_t) { return reach; });
   resize(first + count);
   note_change(first, first + count);
   std::fill(lanes.asset.begin() + first, lanes.asset.end(), asset);
@@ -106,7 +128,8 @@ void Scene::check_slice(const char* function, int64_t first, int64_t count) cons
 void Scene::update(int64_t first, const double* transforms, int64_t count, int threads) {
   const std::unique_lock held(lock);
   check_slice("update", first, count);
-  check_transforms(transforms, count, first, threads);
+  check_transforms(transforms, count, first, threads, farthest_reach_,
+                   [&](int64_t i) { return reach_of(*assets[lanes.asset[first + i]]); });
   note_change(first, first + count);
   const std::vector<std::shared_ptr<Track>> tracks = live_tracks();
   for (const auto& track : tracks) track->make_room();

@@ -30,8 +30,8 @@ class Scene {
   uint32_t add_asset(std::shared_ptr<const Asset> asset);
 
   // Appends `count` instances; `transforms` is (count, 12), rows of 3x4. Returns the first one's number.
-  // Throws native::ValueError for an unknown asset or a transform that is singular or not finite; the scene
-  // is then as it was.
+  // Throws native::ValueError for an unknown asset or a transform that is singular, not finite or out of
+  // range; the scene is then as it was.
   uint32_t add(uint32_t asset, const double* transforms, int64_t count, int threads);
 
   // Replaces the transforms of instances [first, first + count).
@@ -88,6 +88,7 @@ class Scene {
   void store(int64_t to, const Derived& from, int count, InstanceTree::Moves& moves);
   void place(int64_t to, const Derived& from, int count, InstanceTree::Moves& moves);
 
+  double farthest_reach_ = 0;   // of an asset from its own origin
   std::vector<double> linear_;  // (n, 9)
   std::vector<uint8_t> hidden_;
 

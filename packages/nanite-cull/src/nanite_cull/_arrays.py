@@ -59,7 +59,7 @@ def colors(value: Any, function: str, name: str, rows: int) -> np.ndarray:
         )
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{function}: {name} must be numbers, got {array.dtype}")
-    top = 1 if array.dtype.kind == "f" else 65535 if array.dtype == np.uint16 else 255
+    top = 1 if array.dtype.kind == "f" else 65535 if array.dtype.str[1:] == "u2" else 255
     out = np.ones((rows, 4), np.float32)
     out[:, : array.shape[1]] = array.astype(np.float32) / np.float32(top)
     if not np.isfinite(out).all():

@@ -9,11 +9,21 @@ from nanite_cull import _C  # type: ignore[attr-defined]
 from nanite_cull._arrays import as_numpy
 from nanite_cull._numbers import real
 
+LARGEST = 1e34  # of lengths, whose least is its inverse: single precision holds their products
+LARGEST_LENS = 1e12  # of focal lengths, in images
+
+
+def _reals(value: Any) -> np.ndarray:
+    """float64. Raises TypeError, ValueError for what is not: the imaginary part is not dropped."""
+    if np.iscomplexobj(value):
+        raise TypeError("complex")
+    return np.asarray(value, float)
+
 
 def _numbers(function: str, name: str, value: Any, *shapes: tuple[int, ...]) -> np.ndarray:
     """A finite float64 array of one of the shapes. Raises ValueError, TypeError by name."""
     try:
-        array = np.asarray(value, float)
+        array = _reals(value)
     except (TypeError, ValueError):
         raise TypeError(f"Camera.{function}: {name} must be numbers, got {value!r}") from None
     if array.shape not in shapes or not np.isfinite(array).all():
@@ -33,6 +43,16 @@ def _require_affine(what: str, matrix: np.ndarray) -> None:
         )
 
 
+def _require_held(name: str, *sizes: float) -> None:
+    """Hold lengths to what single precision does not lose."""
+    for size in sizes:
+        if not 1 / LARGEST <= size <= LARGEST:
+            raise ValueError(
+                f"Camera: {name} must be {1 / LARGEST:g} to {LARGEST:g}, got {size:g}; choose "
+                "another unit of length"
+            )
+
+
 @dataclass(frozen=True, eq=False)
 class Camera:
     """A pinhole or an orthographic camera, right-handed, looking along its -z axis.
@@ -41,7 +61,10 @@ class Camera:
     angle in degrees, or None for orthographic. height: of the orthographic image in the camera's
     units. near, far: the camera's units (world units times the scale of `view`); a perspective
     camera has no far plane. lens: fx, fy, cx, cy, width, height in pixels where the camera comes
-    from intrinsics (`from_intrinsics`); fov_y then does not count. A camera equals itself alone. It
+    from intrinsics (`from_intrinsics`); fov_y then does not count. Frames refuse what single
+    precision loses: a fov_y below 1e-9, a focal length or principal point of more than 1e12 images
+    (or less than 1e-12), a scale, height, near or far beyond 1e-34 to 1e34, an eye beyond 1e34; in
+    perspective they show nothing farther than 1e37 times near. A camera equals itself alone. It
     keeps a copy of `view`, which cannot be written to: `moved` makes another camera.
     """
 
@@ -53,9 +76,10 @@ class Camera:
     lens: tuple[float, float, float, float, float, float] | None = None
 
     def __post_init__(self) -> None:
+        given = as_numpy(self.view, "Camera", "view")
         try:
-            view = np.array(as_numpy(self.view, "Camera", "view"), float)
-        except ValueError:
+            view = _reals(given).copy()
+        except (TypeError, ValueError):
             raise TypeError(f"Camera: view must be numbers, got {self.view!r}") from None
         view.setflags(write=False)  # frames ask their camera long after they were drawn
         object.__setattr__(self, "view", view)
@@ -114,6 +138,9 @@ class Camera:
                 f"Camera.from_intrinsics: convention must be one of {', '.join(flips)}, "
                 f"got {convention!r}"
             )
+        sides = {"fx": fx, "fy": fy, "width": width, "height": height}
+        for name, side in sides.items():
+            real(side, "Camera.from_intrinsics", name)
         if not all(0 < side < np.inf for side in (fx, fy, width, height)):
             raise ValueError(
                 "Camera.from_intrinsics: fx, fy, width and height must be positive and finite, "
@@ -147,7 +174,17 @@ class Camera:
         distance: float = 1.0,
         **options: Any,
     ) -> "Camera":
-        """A camera that sees the whole asset: degrees around y and above ground."""
+        """A camera that sees the whole asset: degrees around y and above ground.
+
+        distance: 1 shows the whole asset, 0.5 is twice as near. Raises ValueError unless it is
+        positive, TypeError for other kinds.
+        """
+        azimuth, elevation = (
+            real(angle, "Camera.around", name)
+            for name, angle in (("azimuth", azimuth), ("elevation", elevation))
+        )
+        if not 0 < real(distance, "Camera.around", "distance") < np.inf:
+            raise ValueError(f"Camera.around: distance must be positive, got {distance}")
         lo, hi = asset.box
         centre, radius = (lo + hi) / 2, asset.radius
         a, e = np.radians(azimuth), np.radians(elevation)
@@ -243,11 +280,19 @@ class Camera:
             if name != "fov_y" or self.fov_y is not None:
                 real(getattr(self, name), "Camera", name)
         if self.lens is not None:
-            fx, fy, *_, width, height = _numbers("lens", "lens", self.lens, (6,)).tolist()
+            fx, fy, cx, cy, width, height = _numbers("lens", "lens", self.lens, (6,)).tolist()
             if not min(fx, fy, width, height) > 0:
                 raise ValueError(
                     "Camera: lens must be fx, fy, cx, cy, width, height with fx, fy, width and "
                     f"height positive, got {self.lens}"
+                )
+            focal, centre = (fx / width, fy / height), (cx / width, cy / height)
+            if not (
+                min(focal) >= 1 / LARGEST_LENS and max(map(abs, focal + centre)) <= LARGEST_LENS
+            ):
+                raise ValueError(
+                    f"Camera: lens must have focal lengths of {1 / LARGEST_LENS:g} to "
+                    f"{LARGEST_LENS:g} images and its centre as near, got {self.lens}"
                 )
         if view.shape != (4, 4) or not np.isfinite(view).all():
             raise ValueError("Camera: the view matrix must be finite, of shape (4, 4)")
@@ -268,8 +313,18 @@ class Camera:
             )
         if self.orthographic and not (self.height > 0 and np.isfinite(self.height)):
             raise ValueError(f"Camera: height must be positive, got {self.height}")
-        if self.fov_y is not None and self.lens is None and not 0 < self.fov_y < 179:
-            raise ValueError(f"Camera: fov_y must be 0 to 179 degrees, got {self.fov_y}")
+        if self.fov_y is not None and self.lens is None and not 1e-9 <= self.fov_y < 179:
+            raise ValueError(f"Camera: fov_y must be 1e-9 to 179 degrees, got {self.fov_y}")
+        _require_held("the scale of view", scale)
+        _require_held("near", self.near, self.near / scale)
+        if self.orthographic:
+            _require_held("height", self.height)
+            _require_held("far", self.far)
+        if np.abs(view[:3, 3]).max() > LARGEST * scale:
+            raise ValueError(
+                f"Camera: the eye of view must lie within {LARGEST:g} of the world's origin, got "
+                f"{self.eye.tolist()}; choose another unit of length"
+            )
         return view
 
     def _core(self, width: int, height: int, threshold: float) -> _C.View:

@@ -9,7 +9,7 @@ import numpy as np
 
 from nanite_cull import _C  # type: ignore[attr-defined]
 from nanite_cull._numbers import real, unit, whole
-from nanite_cull.camera import Camera
+from nanite_cull.camera import LARGEST, Camera
 
 MARGIN = 4  # texels around what a map must hold: the filter's, and a point's lift off its surface
 NEAR = 1e-15  # of a lamp's reach: reversed Z in floats is as exact however near a map begins
@@ -30,10 +30,12 @@ def _vector(value: Any, what: str) -> tuple[float, ...]:
 def _check(light: "Sun | Lamp") -> None:
     name = type(light).__name__
     for field in ("strength", "bias"):
-        if not 0 <= real(getattr(light, field), name, field) < np.inf:
+        number = real(getattr(light, field), name, field)
+        if not 0 <= number <= LARGEST:
             raise ValueError(
-                f"{name}: {field} must be zero or positive, got {getattr(light, field)}"
+                f"{name}: {field} must be zero or positive, up to {LARGEST:g}, got {number}"
             )
+        object.__setattr__(light, field, number)  # of arrays too: lights can be hashed
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Sun:
         object.__setattr__(self, "direction", direction)  # of arrays too: suns can be compared
         if not any(direction):
             raise ValueError(f"Sun: direction must not be zero, got {self.direction!r}")
-        if not 1 <= whole(self.cascades, "Sun", "cascades") <= 8:
+        object.__setattr__(self, "cascades", whole(self.cascades, "Sun", "cascades"))
+        if not 1 <= self.cascades <= 8:
             raise ValueError(f"Sun: cascades must be 1 to 8, got {self.cascades}")
 
     @property
@@ -121,10 +124,19 @@ class Lamp:
     def __post_init__(self) -> None:
         _check(self)
         object.__setattr__(self, "position", _vector(self.position, "Lamp: position"))
+        if np.abs(self.position).max() > LARGEST:
+            raise ValueError(
+                f"Lamp: position must lie within {LARGEST:g} of the origin, got {self.position}"
+            )
         for field in ("near", "fade", "range"):
-            value = getattr(self, field)
-            if value is not None and not 0 < real(value, "Lamp", field) < np.inf:
-                raise ValueError(f"Lamp: {field} must be positive, got {value}")
+            if getattr(self, field) is None:
+                continue
+            number = real(getattr(self, field), "Lamp", field)
+            if not 1 / LARGEST <= number <= LARGEST:
+                raise ValueError(
+                    f"Lamp: {field} must be positive, {1 / LARGEST:g} to {LARGEST:g}, got {number}"
+                )
+            object.__setattr__(self, field, number)
         if self.range is not None and self.fade is None:
             raise ValueError("Lamp: range needs fade, the distance at which it has its strength")
 

@@ -84,8 +84,11 @@ class Scene:
         """Adds instances of `asset` and returns their numbers.
 
         transforms: affine, object to world, (N, 3, 4) or (N, 4, 4) or one of them; None: one,
-        untouched.
-        Raises ValueError for one that is singular or not finite; the scene then is as it was.
+        untouched. Single precision, in which instances are culled and drawn, bounds them: placed,
+        an asset must lie well within 1e32 of the world's origin, and no direction be scaled by
+        less than 1e-32.
+        Raises ValueError for one that is singular, not finite or beyond those bounds; the scene
+        then is as it was.
         """
         if not isinstance(asset, Asset):
             raise TypeError(f"Scene.add: asset must be an Asset, got {type(asset).__name__}")
