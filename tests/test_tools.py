@@ -74,6 +74,7 @@ def test_tests_on_another_torch_run_in_a_clone_that_pins_it(tmp_path, monkeypatc
     subprocess.run(commit, cwd=origin, check=True)
     monkeypatch.setattr(workspace, "ROOT", origin)
     monkeypatch.setattr(versions, "FOLDER", tmp_path / "clones")
+    monkeypatch.setattr(workspace, "packages", lambda names: [workspace.Package(n) for n in names])
     for _ in range(2):
         monkeypatch.setattr(sys, "argv", ["versions.py", "--torch", "2.13.0,2.14.1", "convlstm"])
         assert versions.main() == 0
