@@ -1,6 +1,5 @@
 // Views, options and scenes.
 #include <algorithm>
-#include <mutex>
 #include <utility>
 
 #include <nanobind/stl/pair.h>
@@ -11,25 +10,6 @@
 #include "raster/two_pass.h"
 
 using namespace nanite_cull;
-
-namespace {
-
-// An asset and instances of it: its number and the first one's. Where they are refused the scene does not
-// have the asset either, unless it had it before.
-std::pair<uint32_t, uint32_t> add_with_asset(Scene& scene, std::shared_ptr<Asset> asset,
-                                             Array<double, nb::shape<-1, 12>> transforms, int threads) {
-  const size_t known = scene.assets.size();
-  const uint32_t number = scene.add_asset(std::move(asset));
-  try {
-    return {number, scene.add(number, transforms.data(), transforms.shape(0), threads)};
-  } catch (...) {
-    const std::unique_lock held(scene.lock);
-    scene.assets.resize(known), scene.roots.resize(known);
-    throw;
-  }
-}
-
-}  // namespace
 
 void nanite_cull::bind_scene(nb::module_& m) {
   nb::class_<View>(m, "View")
@@ -74,8 +54,12 @@ void nanite_cull::bind_scene(nb::module_& m) {
       .def(
           "add_asset", [](Scene& s, std::shared_ptr<Asset> asset) { return s.add_asset(std::move(asset)); },
           "asset"_a)
-      .def("add_with_asset", &add_with_asset, "asset"_a, "transforms"_a.noconvert(), "threads"_a,
-           nb::call_guard<nb::gil_scoped_release>())
+      .def(
+          "add_with_asset",
+          [](Scene& s, std::shared_ptr<Asset> asset, Array<double, nb::shape<-1, 12>> t, int threads) {
+            return s.add_with_asset(std::move(asset), t.data(), t.shape(0), threads);
+          },
+          "asset"_a, "transforms"_a.noconvert(), "threads"_a, nb::call_guard<nb::gil_scoped_release>())
       .def(
           "add",
           [](Scene& s, uint32_t asset, Array<double, nb::shape<-1, 12>> t, int threads) {

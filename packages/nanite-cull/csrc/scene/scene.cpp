@@ -91,6 +91,26 @@ RootCluster root_of(const Asset& asset) {
 
 uint32_t Scene::add_asset(std::shared_ptr<const Asset> asset) {
   const std::unique_lock held(lock);
+  return enter(std::move(asset));
+}
+
+uint32_t Scene::add(uint32_t asset, const double* transforms, int64_t count, int threads) {
+  const std::unique_lock held(lock);
+  native::demand(asset < assets.size(),
+                 [&] { return "Scene.add: asset " + std::to_string(asset) + " is unknown"; });
+  check_new(*assets[asset], transforms, count, threads);
+  return append(asset, transforms, count, threads);
+}
+
+std::pair<uint32_t, uint32_t> Scene::add_with_asset(std::shared_ptr<const Asset> asset,
+                                                    const double* transforms, int64_t count, int threads) {
+  const std::unique_lock held(lock);
+  check_new(*asset, transforms, count, threads);
+  const uint32_t number = enter(std::move(asset));
+  return {number, append(number, transforms, count, threads)};
+}
+
+uint32_t Scene::enter(std::shared_ptr<const Asset> asset) {
   for (uint32_t i = 0; i < assets.size(); ++i)
     if (assets[i] == asset) return i;
   roots.push_back(root_of(*asset));
@@ -99,15 +119,15 @@ uint32_t Scene::add_asset(std::shared_ptr<const Asset> asset) {
   return static_cast<uint32_t>(assets.size() - 1);
 }
 
-uint32_t Scene::add(uint32_t asset, const double* transforms, int64_t count, int threads) {
-  const std::unique_lock held(lock);
-  native::demand(asset < assets.size(),
-                 [&] { return "Scene.add: asset " + std::to_string(asset) + " is unknown"; });
+void Scene::check_new(const Asset& asset, const double* transforms, int64_t count, int threads) const {
   native::demand(size() + count < int64_t(none),
                  [] { return std::string("Scene.add: at most 2^32 - 2 instances"); });
+  const double reach = reach_of(asset);
+  check_transforms(transforms, count, size(), threads, reach, [&](int64_t) { return reach; });
+}
+
+uint32_t Scene::append(uint32_t asset, const double* transforms, int64_t count, int threads) {
   const int64_t first = size();
-  const double reach = reach_of(*assets[asset]);
-  check_transforms(transforms, count, first, threads, reach, [&](int64_t) { return reach; });
   resize(first + count);
   note_change(first, first + count);
   std::fill(lanes.asset.begin() + first, lanes.asset.end(), asset);

@@ -34,6 +34,10 @@ class Scene {
   // range; the scene is then as it was.
   uint32_t add(uint32_t asset, const double* transforms, int64_t count, int threads);
 
+  // The same for an asset that the scene may not have yet: its number and the first instance's.
+  std::pair<uint32_t, uint32_t> add_with_asset(std::shared_ptr<const Asset> asset, const double* transforms,
+                                               int64_t count, int threads);
+
   // Replaces the transforms of instances [first, first + count).
   void update(int64_t first, const double* transforms, int64_t count, int threads);
 
@@ -87,6 +91,11 @@ class Scene {
   std::vector<std::shared_ptr<Track>> live_tracks() const;
   void store(int64_t to, const Derived& from, int count, InstanceTree::Moves& moves);
   void place(int64_t to, const Derived& from, int count, InstanceTree::Moves& moves);
+
+  // Of the three ways above; the lock is held.
+  uint32_t enter(std::shared_ptr<const Asset> asset);
+  void check_new(const Asset& asset, const double* transforms, int64_t count, int threads) const;
+  uint32_t append(uint32_t asset, const double* transforms, int64_t count, int threads);
 
   double farthest_reach_ = 0;   // of an asset from its own origin
   std::vector<double> linear_;  // (n, 9)
