@@ -9,7 +9,7 @@ import pytest
 
 import nanite_cull as nc
 from nanite_cull import _C, meshes
-from nanite_cull.render import TRAVERSALS
+from nanite_cull._options import TRAVERSALS
 
 pytestmark = pytest.mark.native
 

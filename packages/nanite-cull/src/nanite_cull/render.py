@@ -12,20 +12,11 @@ from typing import Any
 import numpy as np
 
 from nanite_cull import _C  # type: ignore[attr-defined]
-from nanite_cull._numbers import flag, real, whole
+from nanite_cull._options import CAPACITIES, FIXED, MAX_VIEWS, checked
 from nanite_cull.camera import Camera
 from nanite_cull.frame import Frame, Shadows
 from nanite_cull.lights import Lamp, Sun, shadow_cameras
 from nanite_cull.scene import Scene
-
-ON_OVERFLOW = ("raise", "warn")
-MAX_VIEWS = 255  # of one call
-TRAVERSALS = ("instances", "levels", "persistent")
-DEVICES = ("cpu", "cuda")
-CAPACITIES = ("max_candidate_nodes", "max_candidate_clusters", "max_visible_clusters")
-FLAGS = ("cull_back", "overdraw", "frustum", "hierarchy", "occlusion", "velocity",
-         "large_path_only", "wait_resident")  # fmt: skip
-FIXED = ("budget", "wait_resident", "decode_threads", "max_installs", "device")  # once it is made
 
 
 def _sample_offsets(count: int) -> np.ndarray:
@@ -41,109 +32,12 @@ def _sample_offsets(count: int) -> np.ndarray:
     return (out + 0.5) % 1 - 0.5
 
 
-def _numbers(options: dict[str, Any]) -> dict[str, Any]:
-    """The numbers and switches among the options, as Python's own."""
-    out: dict[str, Any] = {}
-    for name in ("width", "height", "samples", "shadow_size", "decode_threads", "max_installs"):
-        out[name] = whole(options[name], "Renderer", name)
-    for name in ("threads", *CAPACITIES):
-        out[name] = whole(options[name], "Renderer", name, 0)
-    for name in ("threshold", "budget"):
-        out[name] = real(options[name], "Renderer", name)
-    for name in FLAGS:
-        out[name] = flag(options[name], "Renderer", name)
-    width, height = out["width"], out["height"]
-    if not (1 <= width <= 16384 and 1 <= height <= 16384):
-        raise ValueError(f"Renderer: width and height must be 1 to 16384, got {width} x {height}")
-    if not 0 <= out["threshold"] <= 1e9:
-        raise ValueError(f"Renderer: threshold must be 0 to 1e9 pixels, got {out['threshold']}")
-    if not 1 <= out["samples"] <= 256:
-        raise ValueError(f"Renderer: samples must be 1 to 256, got {out['samples']}")
-    if not 1 <= out["decode_threads"] <= 256:
-        raise ValueError(f"Renderer: decode_threads must be 1 to 256, got {out['decode_threads']}")
-    for name in ("budget", "max_installs"):
-        if not 1 <= out[name] < 2**63:
-            raise ValueError(f"Renderer: {name} must be at least 1, got {options[name]}")
-    return out | {"budget": int(out["budget"])}
-
-
-def _checked(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a Renderer, with what None stands for. Raises as Renderer does."""
-    options = options | _numbers(options)
-    options["device"] = str(options["device"])  # of a torch.device too
-    if options["traversal"] is None:
-        options["traversal"] = "levels" if options["device"] == "cuda" else "instances"
-    for name, known in (("on_overflow", ON_OVERFLOW), ("traversal", TRAVERSALS)):
-        if options[name] not in known:
-            raise ValueError(f"Renderer: {name} must be one of {known}, got {options[name]!r}")
-    options["lights"] = _check_lights(options["lights"], options["shadow_size"])
-    _check_device(options)
-    return options
-
-
-def _check_lights(lights: Sequence[Sun | Lamp], size: int) -> tuple[Sun | Lamp, ...]:
-    if not isinstance(lights, Iterable):
-        raise TypeError(
-            f"Renderer: lights must be a sequence of Sun or Lamp, got {type(lights).__name__}; put "
-            "one light into a list, none is ()"
-        )
-    lights = tuple(lights)
-    for light in lights:
-        if not isinstance(light, Sun | Lamp):
-            raise TypeError(
-                f"Renderer: lights must be Sun or Lamp, got {type(light).__name__}; "
-                "a direction becomes one by Sun(direction)"
-            )
-    maps = sum(light._maps for light in lights)
-    if maps > MAX_VIEWS:
-        raise ValueError(
-            f"Renderer: lights may have {MAX_VIEWS} shadow maps together, got {maps}; a Sun has "
-            "one for each cascade, a Lamp 6"
-        )
-    if not 16 <= size <= 8192:
-        raise ValueError(f"Renderer: shadow_size must be 16 to 8192, got {size}")
-    return lights
-
-
 def _check_seen(scene: Any, *cameras: Any) -> None:
     if not isinstance(scene, Scene):
         raise TypeError(f"Renderer: scene must be a Scene, got {type(scene).__name__}")
     for camera in cameras:
         if not isinstance(camera, Camera):
             raise TypeError(f"Renderer: camera must be a Camera, got {type(camera).__name__}")
-
-
-def _check_device(options: dict[str, Any]) -> None:
-    """Raises for a device that this build or machine lacks, and for what it does not do there."""
-    device = options["device"]
-    if device not in DEVICES:
-        raise ValueError(
-            f"Renderer: device must be one of {DEVICES}, got {device!r}; of several CUDA devices "
-            "it is the current one (CUDA_VISIBLE_DEVICES chooses)"
-        )
-    if device == "cpu":
-        return
-    if not _C.cuda_architectures:
-        raise RuntimeError(
-            'Renderer: device "cuda" needs a build with CUDA kernels, and this one has none; build '
-            'with GPU=ON in the environment where nvcc is, or use device "cpu"'
-        )
-    wanted = {
-        "traversal": options["traversal"] == "instances",
-        "hierarchy": not options["hierarchy"],
-        "large_path_only": options["large_path_only"],
-    }
-    for name, given in wanted.items():
-        if given:
-            raise ValueError(
-                f'Renderer: {name}={options[name]!r} is not to be had on device "cuda", which '
-                'culls by "levels" or "persistent" and draws; leave it out or use device "cpu"'
-            )
-    if not _C.cuda_devices():
-        raise RuntimeError(
-            'Renderer: device "cuda" needs a CUDA device, and none answers (nvidia-smi lists those '
-            'that the driver knows); use device "cpu"'
-        )
 
 
 class Renderer:
@@ -251,7 +145,7 @@ class Renderer:
         max_installs: int = 128,
         device: str = "cpu",
     ) -> None:
-        options = _checked({k: v for k, v in locals().items() if k not in ("self", "__class__")})
+        options = checked({k: v for k, v in locals().items() if k not in ("self", "__class__")})
         self.__dict__.update(options, _options=options)
         self._device = _C.DeviceFrame() if self.device == "cuda" else None
         self._drawing = threading.Lock()  # one thread at a time on the device
@@ -280,7 +174,7 @@ class Renderer:
                 f"Renderer(..., {name}={value!r})"
             )
         else:
-            options = _checked({**self._options, name: value})
+            options = checked({**self._options, name: value})
             self.__dict__.update(options, _options=options)
             self._tell_core()
             if name in ("occlusion", "velocity"):
